@@ -3,23 +3,15 @@
  * The command line of raft.ts: a server, three of them at once, and a client of the key-value
  * store. Events become the story that people read; errors become one sentence and an exit code.
  */
+import dns from "node:dns/promises";
 import { mkdtempSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
-import dns from "node:dns/promises";
 import packageJson from "./package.json";
-import {
-  Client,
-  KeyValueStore,
-  KeyValues,
-  Node,
-  type NodeEvent,
-  parseServer,
-  RaftError,
-  type RoleName,
-} from "./raft.ts";
+import { Client, KeyValues, KeyValueStore, Node, type NodeEvent, parseServer, RaftError,
+  type RoleName } from "./raft.ts";
 
 const HELP = `raft.ts: a replicated key-value store, and three servers to see how it works.
 
@@ -73,15 +65,10 @@ function milliseconds(flags: Flags, flag: "election-timeout" | "heartbeat" | "ti
 }
 
 function list(flags: Flags): string[] {
-  return (
-    flags.peers
-      ?.split(",")
-      .map((peer) => peer.trim())
-      .filter((peer) => peer !== "") ?? []
-  );
+  return (flags.peers?.split(",").map((peer) => peer.trim()).filter((peer) => peer !== "") ?? []);
 }
 
-// ------------------------------------------ The story ------------------------------------------
+// ------------------------------------------ The story -------------------------------------------
 
 const COLOURS = ["cyan", "yellow", "magenta", "green", "blue", "red"] as const;
 
@@ -104,17 +91,16 @@ function narrator(name: string, tell: ReturnType<typeof teller>) {
   return (event: NodeEvent) => {
     switch (event.type) {
       case "preVoteLost":
-        if (!asked)
+        if (!asked) {
           tell(
             `Would get ${event.votes} of ${event.needed} votes needed: staying Follower, asking on`,
           );
+        }
         asked = true;
         return;
       case "campaign":
-        tell(
-          `No valid RPC received in the last ${Math.round(event.silentMs)} milliseconds, ` +
-            "switching to Candidate",
-        );
+        tell(`No valid RPC received in the last ${Math.round(event.silentMs)} milliseconds, `
+          + "switching to Candidate");
         return tell("Starting vote...");
       case "voted":
         tell(`Voting for ${event.candidate}`);
@@ -142,14 +128,10 @@ function narrator(name: string, tell: ReturnType<typeof teller>) {
           `${event.server} was started with other members (${event.members}) and is not heard`,
           "WARNING",
         );
-      case "listening":
-        if (event.cutBytes > 0) {
-          tell(`Cut ${event.cutBytes} bytes of an unfinished write, kept as log.cut`, "WARNING");
-        }
-        return;
-      case "otherMembers":
+      case "recovered":
+        if (event.cutBytes === 0) return;
         return tell(
-          `Peers differ from the members it was founded with: ${event.members.join(", ")}`,
+          `Cut ${event.cutBytes} bytes of an unfinished write off the log, kept as log.cut`,
           "WARNING",
         );
       case "committed":
@@ -160,22 +142,21 @@ function narrator(name: string, tell: ReturnType<typeof teller>) {
   };
 }
 
-// ----------------------------------------- One server ------------------------------------------
+// ------------------------------------------ One server ------------------------------------------
 
 async function serve(flags: Flags): Promise<void> {
   const { host, port } = flags;
-  if (!host || !port)
+  if (!host || !port) {
     throw usage("A server needs --host and --port, and --peers unless it is alone.");
+  }
   const self = parseServer(`${flags.name ?? `${host}:${port}`}=${host}:${port}`);
   const peers = list(flags).map(parseServer);
   const tell = teller(self.name, self.port);
   tell("Starting server...");
   tell(`Peers: [${peers.map((peer) => peer.name).join(", ")}]`);
-  tell(
-    peers.length > 0
-      ? `${peers.length} peers configured, starting as Follower`
-      : "No peers configured, starting as Leader",
-  );
+  tell(peers.length > 0
+    ? `${peers.length} peers configured, starting as Follower`
+    : "No peers configured, starting as Leader");
   const node = await Node.start({
     ...self,
     peers: list(flags),
@@ -196,7 +177,7 @@ async function serve(flags: Flags): Promise<void> {
   process.exit(0);
 }
 
-// ---------------------------------------- Three servers ----------------------------------------
+// ---------------------------------------- Three servers -----------------------------------------
 
 async function trioNames(): Promise<{ servers: string[]; note?: string }> {
   const local = os.hostname();
@@ -230,7 +211,7 @@ async function trio(flags: Flags): Promise<void> {
   process.exit(0);
 }
 
-// ------------------------------------------ A client -------------------------------------------
+// ------------------------------------------- A client -------------------------------------------
 
 const text = (bytes: Uint8Array) => Buffer.from(bytes);
 
@@ -255,7 +236,7 @@ async function client(flags: Flags, [verb = "", ...words]: string[]): Promise<nu
       case "delete":
         return (await store.delete(bytes(key))) ? 0 : 1;
       case "cas": {
-        const { done } = await store.cas(bytes(key), bytes(value), bytes(next));
+        const done = await store.cas(bytes(key), bytes(value), bytes(next));
         return done ? 0 : 1;
       }
       default:

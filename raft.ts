@@ -37,6 +37,7 @@
  * (Extended Version)", Ongaro and Ousterhout, 2014; (thesis §6.4) is of Ongaro's dissertation,
  * "Consensus: Bridging Theory and Practice", 2014.
  */
+import { Decoder, Encoder } from "@msgpack/msgpack";
 import { Database } from "bun:sqlite";
 import { timingSafeEqual } from "node:crypto";
 import dgram from "node:dgram";
@@ -44,11 +45,11 @@ import dns from "node:dns/promises";
 import fs from "node:fs";
 import { networkInterfaces } from "node:os";
 import path from "node:path";
-import { Decoder, Encoder } from "@msgpack/msgpack";
+import { crc32 } from "node:zlib";
 
-// ==================================== Part I: The algorithm ====================================
+// ==================================== Part I: The algorithm =====================================
 
-// ---------------------------------- 1 Vocabulary and messages ----------------------------------
+// ---------------------------------- 1 Vocabulary and messages -----------------------------------
 // Servers talk in two requests and their replies (§5). The fields are those of Figure 2, by name;
 // `candidateId` and `leaderId` are `from`. What Figure 2 does not have is explained here. One
 // table yields the types, and in section 11 the encoding, the decoding and the check of every
@@ -59,64 +60,40 @@ export type Name = string;
 
 /**
  * One entry of the log. A "command" is for the state machine, a "session" opens one for a client,
- * a "noop" asks for nothing. The log file has two more kinds beside its entries (section 12).
+ * a "noop" asks for nothing; the log file has two more kinds beside its entries (section 12).
+ * `data` is opaque until it is applied. `record` is the whole entry as disk and wire know it,
+ * encoded once.
  */
-export type Entry = {
-  readonly index: number;
-  readonly term: number;
-  readonly kind: "start" | "vote" | "noop" | "session" | "command";
-  /** Opaque until it is applied: nobody on the way needs to decode it. */
-  readonly data: Buffer;
-  /**
-   * The whole entry as the disk and the wire know it, encoded once, by the leader that took it.
-   */
-  readonly record: Buffer;
-};
+export type Entry = { readonly index: number; readonly term: number;
+  readonly kind: "start" | "vote" | "noop" | "session" | "command"; readonly data: Buffer;
+  readonly record: Buffer };
 
-/** The kinds of field that messages are made of, and what each is in TypeScript. */
-type FieldTypes = {
-  natural: number;
-  flag: boolean;
-  text: string;
-  bytes: Uint8Array;
-  entries: readonly Entry[];
-};
-type Table = Record<string, Record<string, keyof FieldTypes>>;
-
+/**
+ * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
+ * (thesis §9.6); `campaign` tells a candidate's attempts apart. `round` counts the AppendEntries
+ * of a leader: a reply proves that it was still followed after that round was sent (thesis §6.4).
+ * Up to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`,
+ * where the follower's entry is of `hintTerm`, or before it, but nowhere behind.
+ */
 export const messages = {
-  // `preVote` only asks "would you?" about the term that a campaign would open; it binds nobody
-  // (thesis §9.6). `campaign` tells a candidate's attempts apart; the reply repeats both.
-  RequestVote: {
-    term: "natural",
-    preVote: "flag",
-    campaign: "natural",
-    lastLogIndex: "natural",
-    lastLogTerm: "natural",
-  },
-  RequestVoteReply: { term: "natural", preVote: "flag", campaign: "natural", voteGranted: "flag" },
-  // `round` counts the AppendEntries of a leader, so the reply, which repeats it, proves that the
-  // leader was still followed after whatever came before that round was sent (thesis §6.4).
-  AppendEntries: {
-    term: "natural",
-    round: "natural",
-    prevLogIndex: "natural",
-    prevLogTerm: "natural",
-    leaderCommit: "natural",
-    entries: "entries",
-  },
-  // `matchIndex`: up to here the logs agree, durably. If not `success`: the logs can agree at
-  // `hintIndex`, where the follower's entry is of `hintTerm`, or before it, but nowhere behind.
-  AppendEntriesReply: {
-    term: "natural",
-    round: "natural",
-    success: "flag",
-    matchIndex: "natural",
-    hintIndex: "natural",
-    hintTerm: "natural",
-  },
-} as const satisfies Table;
+  RequestVote: ["term", "preVote", "campaign", "lastLogIndex", "lastLogTerm"],
+  RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
+  AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
+  AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
+} as const;
 
-type Fields<T extends Table[string]> = { -readonly [Field in keyof T]: FieldTypes[T[Field]] };
+/** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
+const flags = ["preVote", "voteGranted", "success"] as const;
+const texts = ["cluster", "from", "to", "leader", "address", "reason", "asked", "members"] as const;
+const blobs = ["data", "command", "question", "answer"] as const;
+type Value<Field> = Field extends (typeof flags)[number] ? boolean
+  : Field extends (typeof texts)[number] ? string
+  : Field extends (typeof blobs)[number] ? Uint8Array
+  : Field extends "entries" ? readonly Entry[]
+  : number;
+
+type Table = Record<string, readonly string[]>;
+type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
  * The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's.
  */
@@ -145,16 +122,20 @@ export function assert(condition: unknown, sentence: string): asserts condition 
 
 const NOTHING = Buffer.alloc(0);
 
-// ------------------------------------------ 2 The log ------------------------------------------
+// ------------------------------------------ 2 The log -------------------------------------------
 // Entries are numbered from 1. The sentinel at 0, of term 0, is in every log, so the first entry
 // has a predecessor to agree on like all others (§5.3). All arithmetic with indexes is done here.
 
 export class Log {
   /** How far this log is on this server's disk. Nothing above it may be promised to anyone. */
   savedIndex = 0;
-  private readonly entries: Entry[] = [
-    { index: 0, term: 0, kind: "noop", data: NOTHING, record: NOTHING },
-  ];
+  private readonly entries: Entry[] = [{
+    index: 0,
+    term: 0,
+    kind: "noop",
+    data: NOTHING,
+    record: NOTHING,
+  }];
   /** `sizes[i]` is how many bytes entries 1 to i take, so a range of them is one subtraction. */
   private readonly sizes = [0];
 
@@ -231,24 +212,18 @@ export class Log {
   }
 }
 
-// ------------------------------------- 3 A server's state --------------------------------------
+// -------------------------------------- 3 A server's state --------------------------------------
 // Figure 2's three blocks. What only a leader has is a part of its role, so that nothing else can
 // touch it: a server that stops leading has no `nextIndex` left to misuse.
 
-/** What a server is told once. Durations are in milliseconds, sizes in bytes. */
-export type Settings = {
-  name: Name;
-  /** All members, this server included. */
-  members: readonly Name[];
-  /** T: who hears no leader for a time drawn from T to 2T calls an election (§5.2). */
-  electionTimeoutMs: number;
-  /** How often a leader speaks to a follower to which it has nothing to say. Well below T. */
-  heartbeatMs: number;
-  /** How much one AppendEntries carries, unless a single entry is larger. */
-  batchBytes: number;
-  /** How much may be on the way to one follower, unacknowledged. */
-  windowBytes: number;
-};
+/**
+ * What a server is told once. `members` are all, itself included. Who hears no leader for a time
+ * drawn from `electionTimeoutMs` to twice that calls an election (§5.2); a leader that has nothing
+ * to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries, unless a
+ * single one is larger; `windowBytes` may be on the way to one follower, unacknowledged.
+ */
+export type Settings = { name: Name; members: readonly Name[]; electionTimeoutMs: number;
+  heartbeatMs: number; batchBytes: number; windowBytes: number };
 
 /** What a leader knows of one follower. */
 export class Progress {
@@ -263,11 +238,7 @@ export class Progress {
   refusedRound = 0;
 
   /** `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. */
-  constructor(
-    public nextIndex: number,
-    public heardAt: number,
-    public sentAt = heardAt,
-  ) {
+  constructor(public nextIndex: number, public heardAt: number, public sentAt = heardAt) {
     this.sentFrom = nextIndex;
   }
 }
@@ -283,13 +254,8 @@ type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askedA
  * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
  * own to be confirmed, and for `index` to be applied.
  */
-type Leader = {
-  name: "Leader";
-  followers: Map<Name, Progress>;
-  round: number;
-  firstIndex: number;
-  reads: { id: number; round: number; index: number }[];
-};
+type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; firstIndex: number;
+  reads: { id: number; round: number; index: number }[] };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
@@ -325,12 +291,8 @@ export class Raft {
   /**
    * Continues from what the disk remembers, all of it durable. `random` gives from 0 to below 1.
    */
-  constructor(
-    readonly settings: Settings,
-    disk: HardState & { entries: readonly Entry[] },
-    public now: number,
-    random: () => number,
-  ) {
+  constructor(readonly settings: Settings, disk: HardState & { entries: readonly Entry[] },
+    public now: number, random: () => number) {
     this.#random = random;
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
@@ -342,7 +304,7 @@ export class Raft {
     this.electionDueAt = this.others.length > 0 ? this.drawElectionTimeout() : now;
   }
 
-  // ------------------------------- 4 What can happen to a server -------------------------------
+  // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a client wants something
   // (`propose`, `read`), a turn of the event loop ends (`prepare`), the disk has done its work
   // (`onSaved`). The outputs, `outbox`, `unsaved`, `takeCommitted`, `takeReads` and `events`, are
@@ -375,18 +337,11 @@ export class Raft {
     const { type, term } = message;
     const granted = type === "RequestVoteReply" && message.preVote && message.voteGranted;
     if (term > this.currentTerm && type !== "RequestVote" && !granted) this.adopt(term);
-    switch (type) {
-      case "RequestVote":
-        return this.onRequestVote(message);
-      case "RequestVoteReply":
-        return this.onRequestVoteReply(message);
-      case "AppendEntries":
-        return this.onAppendEntries(message);
-      case "AppendEntriesReply":
-        return this.onAppendEntriesReply(message);
-      default:
-        message satisfies never;
-    }
+    if (type === "RequestVote") return this.onRequestVote(message);
+    if (type === "RequestVoteReply") return this.onRequestVoteReply(message);
+    if (type === "AppendEntries") return this.onAppendEntries(message);
+    if (type === "AppendEntriesReply") return this.onAppendEntriesReply(message);
+    message satisfies never;
   }
 
   /**
@@ -437,17 +392,14 @@ export class Raft {
     return entries;
   }
 
-  private send<Type extends Message["type"]>(
-    type: Type,
-    { from: to, id }: { from: Name; id: number },
-    fields: Fields<(typeof messages)[Type]>,
-  ): void {
+  private send<Type extends Message["type"]>(type: Type,
+    { from: to, id }: { from: Name; id: number }, fields: Fields<(typeof messages)[Type]>): void {
     // The compiler cannot see that the fields are those of the type: the signature does.
     const message: unknown = { type, from: this.settings.name, to, id, ...fields };
     this.outbox.push(message as Message);
   }
 
-  // ---------------------------------------- 5 Elections ----------------------------------------
+  // ---------------------------------------- 5 Elections -----------------------------------------
   // Who hears no leader asks the others for their votes, and leads if a majority grants them
   // (§5.2). Two refinements keep a server that was away from deposing a leader that works: it
   // first asks whether it could win (PreVote, thesis §9.6), and who hears a leader refuses
@@ -462,8 +414,9 @@ export class Raft {
   /** Whether a leader was heard within T. A leader hears one as long as it hears a majority. */
   hearsLeader(): boolean {
     const { role, now, settings } = this;
-    const heardAt =
-      role.name === "Leader" ? this.reached(role, now, (f) => f.heardAt) : this.heardAt;
+    const heardAt = role.name === "Leader"
+      ? this.reached(role, now, (f) => f.heardAt)
+      : this.heardAt;
     return this.leader !== undefined && now < heardAt + settings.electionTimeoutMs;
   }
 
@@ -588,8 +541,8 @@ export class Raft {
 
   private lead(): void {
     const firstIndex = this.log.lastIndex + 1;
-    const followers = this.others.map(
-      (name) => [name, new Progress(firstIndex, this.now)] as const,
+    const followers = this.others.map((name) =>
+      [name, new Progress(firstIndex, this.now)] as const
     );
     this.become({ name: "Leader", followers: new Map(followers), round: 0, firstIndex, reads: [] });
     // An entry of an earlier term is only ever committed beneath one of our own (§5.4.2), so a
@@ -598,7 +551,7 @@ export class Raft {
     this.propose("noop", NOTHING);
   }
 
-  // ------------------------------- 6 Replication and commitment --------------------------------
+  // -------------------------------- 6 Replication and commitment --------------------------------
   // The leader's log is the truth, and followers are brought to agree with it (§5.3). An entry is
   // committed, and may be applied, once a majority has it durably and the leader of its own term
   // counted them (§5.4.2). Heartbeat, new entries, catch-up and retry are one act, `replicate`.
@@ -618,8 +571,8 @@ export class Raft {
     const window = follower.matchIndex >= follower.sentFrom - 1 ? settings.windowBytes : 1;
     const first = Math.max(follower.matchIndex + 1, follower.sentFrom);
     while (
-      follower.nextIndex <= log.lastIndex &&
-      log.bytes(first, follower.nextIndex - 1) < window
+      follower.nextIndex <= log.lastIndex
+      && log.bytes(first, follower.nextIndex - 1) < window
     ) {
       const entries = log.batch(follower.nextIndex, settings.batchBytes);
       this.sendAppendEntries(role, to, follower, entries);
@@ -719,7 +672,7 @@ export class Raft {
     this.events.push({ type: "committed", commitIndex: index });
   }
 
-  // ----------------------------------- 7 Reads and sessions ------------------------------------
+  // ------------------------------------ 7 Reads and sessions ------------------------------------
   // A read changes nothing, so it needs no entry in the log. But a leader may have been replaced
   // and not know it, so it asks a majority, once for all reads that wait (ReadIndex, thesis
   // §6.4). Sessions, the other half of what clients need, are a class of their own below.
@@ -748,7 +701,7 @@ export class Raft {
     return ready.map((read) => read.id);
   }
 
-  // ----------------------------------------- 9 Members -----------------------------------------
+  // ----------------------------------------- 9 Members ------------------------------------------
   // Membership decides what is counted, never what is heard (thesis §4.1). Elections, commitment,
   // reads and CheckQuorum all count with `majority` and `reached`.
 
@@ -771,7 +724,7 @@ export class Raft {
   }
 }
 
-// ----------------------------------- 7, continued: Sessions ------------------------------------
+// ------------------------------------ 7, continued: Sessions ------------------------------------
 // A client that gets no answer must ask again, perhaps another server, and its command must still
 // be applied only once (thesis §6.3). So it opens a session, by an entry whose index is the
 // session's id, and numbers its commands. The table of sessions is replicated like the state
@@ -806,27 +759,26 @@ export class Sessions {
     return Buffer.from(String(entry.index));
   }
 
-  private applyCommand(entry: Entry, machine: StateMachine): Uint8Array | string {
-    const [id, sequence, acknowledged] = readCommand(entry.data);
-    const session = this.open.get(id);
+  private applyCommand({ data, index }: Entry, machine: StateMachine): Uint8Array | string {
+    const fields = readFields(commandFields, readArray(data));
+    if (!fields) return "it is not a command";
+    const session = this.open.get(fields.session);
     if (!session) return "the session has ended, or never was";
-    this.open.delete(id); // To the end of the map: no session was used more recently.
-    this.open.set(id, session);
+    this.open.delete(fields.session); // To the end of the map: no session was used more recently.
+    this.open.set(fields.session, session);
     // What the client has seen is forgotten. All else is kept, not only the latest answer:
     // commands of a session may be under way together, and overtake each other.
-    for (; session.acknowledged < acknowledged; session.acknowledged += 1) {
+    for (; session.acknowledged < fields.acknowledged; session.acknowledged += 1) {
       session.answers.delete(session.acknowledged + 1);
     }
-    if (sequence <= session.acknowledged) return "the client has already seen the answer";
-    const answer =
-      session.answers.get(sequence) ??
-      machine.apply(entry.data.subarray(COMMAND_HEADER), entry.index);
-    session.answers.set(sequence, answer);
+    if (fields.sequence <= session.acknowledged) return "the client has already seen the answer";
+    const answer = session.answers.get(fields.sequence) ?? machine.apply(fields.command, index);
+    session.answers.set(fields.sequence, answer);
     return answer;
   }
 }
 
-// ---------------------------------------- 10 Invariants ----------------------------------------
+// ---------------------------------------- 10 Invariants -----------------------------------------
 // What must be true of a server whenever a turn ends. It is checked in production too: it costs
 // little beside a datagram, and a server that breaks a rule must not say another word.
 
@@ -849,159 +801,122 @@ export function checkInvariants(raft: Raft): void {
   }
 }
 
-// ================================== Part II: The machine room ==================================
+// ================================== Part II: The machine room ===================================
 
-// ----------------------------------------- 11 The wire -----------------------------------------
-// A datagram is a code that authenticates the rest (16 bytes), the version of this format (1),
-// the kind of the sender (1), then MessagePack: an envelope, and any number of messages. Numbers
-// are at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes
-// that its datagrams carry are the bytes that every disk keeps.
+// ----------------------------------------- 11 The wire ------------------------------------------
+// A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
+// kind of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
+// at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes that
+// its datagrams carry are the bytes that every disk keeps.
 
 /**
  * What clients ask of servers, and what servers answer. Texts are empty where nothing is known.
  */
-export const clientMessages = {
-  OpenSession: {},
-  Command: { data: "bytes" },
-  Read: { question: "bytes" },
-  Inspect: {},
-  Answer: { answer: "bytes" },
-  NotLeader: { leader: "text", address: "text" },
-  Refused: { reason: "text" },
-} as const satisfies Table;
+export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
+  Answer: ["answer"], NotLeader: ["leader", "address"], Refused: ["reason"] } as const;
 export type ClientMessage = MessageOf<typeof clientMessages>;
-type Unaddressed<M = ClientMessage> = M extends ClientMessage
-  ? Omit<M, "from" | "to" | "id">
-  : never;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
-const greetings = { Greeting: { asked: "text", members: "text" } } as const satisfies Table;
+const greetings = { Greeting: ["asked", "members"] } as const;
 type Greeting = MessageOf<typeof greetings>;
 type AnyMessage = Message | ClientMessage | Greeting;
 
 /** Peers and clients have keys of their own, so that no client can forge an AppendEntries. */
-export type Kind = "peer" | "client";
-const layouts = {
-  peer: Object.entries<Table[string]>({ ...messages, ...greetings }),
-  client: Object.entries<Table[string]>({ ...clientMessages, ...greetings }),
-};
 const kinds = ["peer", "client"] as const;
+export type Kind = (typeof kinds)[number];
+const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
+  peer: Object.entries({ ...messages, ...greetings }),
+  client: Object.entries({ ...clientMessages, ...greetings }),
+};
 
 /** Who speaks to whom. `boot` counts the starts of a server, `disk` is drawn at the first one. */
-const envelopeTable = {
-  cluster: "text",
-  from: "text",
-  to: "text",
-  disk: "natural",
-  boot: "natural",
-  toBoot: "natural",
-  sequence: "natural",
-} as const satisfies Table[string];
-type Envelope = Fields<typeof envelopeTable>;
+const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence"] as const;
+type Envelope = Fields<typeof envelopeFields>;
 
 const VERSION = 1;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
 /** Believes no claim of a size that a datagram could not hold: it would allocate by it. */
-const decoder = new Decoder({
-  maxStrLength: MAX_DATAGRAM_BYTES,
-  maxBinLength: MAX_DATAGRAM_BYTES,
-  maxArrayLength: 16,
-  maxMapLength: 0,
-  maxExtLength: 0,
-});
+const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MAX_DATAGRAM_BYTES,
+  maxArrayLength: 16, maxMapLength: 0, maxExtLength: 0 });
 
-/**
- * Reads a field of each kind. Undefined is not a value: the datagram that holds it is dropped.
- */
-const readers: { [Kind in keyof FieldTypes]: (raw: unknown) => FieldTypes[Kind] | undefined } = {
-  natural: (raw) => (isNatural(raw) ? raw : undefined),
-  flag: (raw) => (typeof raw === "boolean" ? raw : undefined),
-  text: (raw) => (typeof raw === "string" && raw.isWellFormed() ? raw : undefined),
-  bytes: (raw) => (raw instanceof Uint8Array ? raw : undefined),
-  entries: (raw) => (raw instanceof Uint8Array ? readRecords(asBuffer(raw)) : undefined),
-};
+const asBuffer = (bytes: Uint8Array) =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-function isNatural(raw: unknown): raw is number {
-  return Number.isInteger(raw) && Number(raw) >= 0 && Number(raw) < 2 ** 48 && !Object.is(raw, -0);
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
-
-function writeFields(table: Table[string], values: Record<string, unknown>): unknown[] {
-  return Object.entries(table).map(([field, kind]) => {
-    const value = values[field];
-    return kind === "entries" ? Buffer.concat((value as Entry[]).map((e) => e.record)) : value;
-  });
-}
-
-function readFields<T extends Table[string]>(table: T, raw: unknown): Fields<T> | undefined {
-  const fields = Object.entries(table);
-  if (!Array.isArray(raw) || raw.length !== fields.length) return undefined;
-  const values: Record<string, unknown> = {};
-  for (const [i, [field, kind]] of fields.entries()) {
-    const value = readers[kind](raw[i]);
-    if (value === undefined) return undefined;
-    values[field] = value;
+/** The value of a field, or undefined if it is none: then the whole datagram is dropped. */
+function readField(field: string, raw: unknown): unknown {
+  const is = (list: readonly string[]) => list.includes(field);
+  if (is(flags)) return typeof raw === "boolean" ? raw : undefined;
+  if (is(texts)) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
+  if (is(blobs)) return raw instanceof Uint8Array ? raw : undefined;
+  if (field === "entries") {
+    return raw instanceof Uint8Array ? readRecords(asBuffer(raw)) : undefined;
   }
-  return values as Fields<T>;
+  const isNatural = Number.isSafeInteger(raw) && !Object.is(raw, -0) && Number(raw) >= 0;
+  return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
+}
+
+function readFields<List extends readonly string[]>(list: List, raw: unknown) {
+  if (!Array.isArray(raw) || raw.length !== list.length) return undefined;
+  const values = list.map((field, i) => readField(field, raw[i]));
+  if (values.includes(undefined)) return undefined;
+  return Object.fromEntries(list.map((field, i) => [field, values[i]])) as Fields<List>;
 }
 
 /** A message is [its place in the table of its kind, id, its fields in order]. */
 function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
-  const number = layouts[kind].findIndex(([type]) => type === message.type);
-  return encoder.encode([
-    number,
-    message.id,
-    ...writeFields(layouts[kind][number]?.[1] ?? {}, message),
-  ]);
+  const number = tables[kind].findIndex(([type]) => type === message.type);
+  const [, fields = []] = tables[kind][number] ?? [];
+  const values = fields.map((field) => {
+    const value: unknown = message[field as keyof AnyMessage];
+    return field === "entries" ? Buffer.concat((value as Entry[]).map((e) => e.record)) : value;
+  });
+  return encoder.encode([number, message.id, ...values]);
 }
 
-function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage | undefined {
-  if (!Array.isArray(raw)) return undefined;
-  const [number, id, ...rest] = raw;
-  const layout = layouts[kind][number];
-  const fields = layout && readFields(layout[1], rest);
-  if (!fields || !isNatural(id)) return undefined;
-  const message = { ...fields, type: layout[0], from: envelope.from, to: envelope.to, id };
-  // The table has made sure of every field; what remains is what it cannot say.
-  const known = message as unknown as AnyMessage;
-  return known.type === "AppendEntries" && !isCoherent(known) ? undefined : known;
+function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMessage | undefined {
+  const [number, ...values] = Array.isArray(raw) ? raw : [];
+  const [type, list = []] = tables[kind][number] ?? [];
+  const fields = readFields(["id", ...list], values);
+  if (!type || !fields) return undefined;
+  const m = { ...fields, type, from, to } as unknown as AnyMessage; // The table says which it is.
+  if (m.type !== "AppendEntries") return m;
+  // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
+  const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
+  return fits && m.entries.every((e) => e.kind !== "start" && e.kind !== "vote") ? m : undefined;
 }
 
-/** Entries must be entries, follow on prevLogIndex without a gap, and be of no later term. */
-function isCoherent({ term, prevLogIndex, entries }: Of<"AppendEntries">): boolean {
-  return entries.every(
-    (entry, i) =>
-      entry.kind !== "start" &&
-      entry.kind !== "vote" &&
-      entry.index === prevLogIndex + 1 + i &&
-      entry.term <= term,
-  );
+/** What a command is in the log: one of a session, and which answers its client has seen. */
+const commandFields = ["session", "sequence", "acknowledged", "command"] as const;
+
+/** Whoever can send can send anything: what is not a MessagePack array is an empty one. */
+function readArray(bytes: Uint8Array): unknown[] {
+  try {
+    const decoded = decoder.decode(bytes);
+    return Array.isArray(decoded) ? decoded : [];
+  } catch {
+    return [];
+  }
 }
 
-/** A key from a secret, for one kind of sender in one cluster. */
-export function deriveKey(secret: string, kind: Kind, cluster: string): Bun.CryptoHasher {
-  const derive = new Bun.CryptoHasher("sha256", secret);
-  return new Bun.CryptoHasher("sha256", derive.update(`raft.ts ${kind} ${cluster}`).digest());
+type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
+/** A key from a secret, for one kind of sender in the clusters of one name. */
+function deriveKey(secret: string, kind: Kind, cluster: string): Bun.CryptoHasher {
+  const purpose = new Bun.CryptoHasher("sha256", secret).update(`raft.ts ${kind} ${cluster}`);
+  return new Bun.CryptoHasher("sha256", purpose.digest());
 }
-type Keys = Partial<Record<Kind, Bun.CryptoHasher>>;
 
-function authenticate(key: Bun.CryptoHasher, sealed: Buffer): Buffer {
-  return key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
-}
+const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
+  key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
 
 function seal(keys: Keys, kind: Kind, envelope: Envelope, bodies: Uint8Array[]): Buffer {
-  const header = encoder.encode(writeFields(envelopeTable, envelope));
+  const key = keys.get(kind);
+  assert(key, "nobody speaks as what it has no key for");
   const prefix = Buffer.alloc(MAC_BYTES + 2);
-  prefix[MAC_BYTES] = VERSION;
-  prefix[MAC_BYTES + 1] = kinds.indexOf(kind);
+  prefix.set([VERSION, kinds.indexOf(kind)], MAC_BYTES);
+  const header = encoder.encode(envelopeFields.map((field) => envelope[field]));
   const sealed = Buffer.concat([prefix, header, ...bodies]);
-  const key = keys[kind];
-  assert(key, "nobody speaks as a kind whose key it does not have");
   authenticate(key, sealed).copy(sealed);
   return sealed;
 }
@@ -1009,25 +924,23 @@ function seal(keys: Keys, kind: Kind, envelope: Envelope, bodies: Uint8Array[]):
 type Opened = { kind: Kind; envelope: Envelope; messages: AnyMessage[] };
 
 /**
- * What a datagram says, or in a word why it is dropped. Nothing is decoded before the code is
- * right.
+ * What a datagram says, or in a word why it is dropped. Nothing is decoded before the code fits.
  */
 function open(keys: Keys, sealed: Buffer): Opened | string {
   const kind = kinds[sealed[MAC_BYTES + 1] ?? -1];
-  if (sealed.length <= MAC_BYTES + 2 || sealed[MAC_BYTES] !== VERSION || !kind) return "foreign";
-  const key = keys[kind];
-  if (!key || !timingSafeEqual(authenticate(key, sealed), sealed.subarray(0, MAC_BYTES))) {
-    return "unauthenticated";
-  }
+  if (sealed[MAC_BYTES] !== VERSION || kind === undefined) return "foreign";
+  const key = keys.get(kind);
+  const code = key && authenticate(key, sealed);
+  if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
   try {
     const [header, ...bodies] = decoder.decodeMulti(sealed.subarray(MAC_BYTES + 2));
-    const envelope = readFields(envelopeTable, header);
+    const envelope = readFields(envelopeFields, header);
     if (!envelope) return "malformed";
-    const decoded = bodies.map((body) => decodeMessage(kind, envelope, body));
-    const messages = decoded.filter((message) => message !== undefined);
-    return messages.length === bodies.length ? { kind, envelope, messages } : "malformed";
+    const messages = bodies.map((body) => decodeMessage(kind, envelope, body));
+    const isWhole = messages.every((message) => message !== undefined);
+    return isWhole ? { kind, envelope, messages } : "malformed";
   } catch {
-    return "malformed"; // This is how the decoder says that the bytes are not MessagePack.
+    return "malformed"; // This is how the decoder says that it is not MessagePack.
   }
 }
 
@@ -1035,62 +948,41 @@ const RECORD_HEADER = 17;
 const recordKinds = ["start", "vote", "noop", "session", "command"] as const;
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
-export function makeEntry(
-  index: number,
-  term: number,
-  kind: Entry["kind"],
-  data: Uint8Array,
-): Entry {
-  const record = Buffer.allocUnsafe(RECORD_HEADER + data.length);
+export function makeEntry(index: number, term: number, kind: Entry["kind"],
+  bytes: Uint8Array): Entry {
+  const record = Buffer.allocUnsafe(RECORD_HEADER + bytes.length);
   record[0] = recordKinds.indexOf(kind);
   record.writeUIntBE(term, 1, 6);
   record.writeUIntBE(index, 7, 6);
-  record.writeUInt32BE(data.length, 13);
-  record.set(data, RECORD_HEADER);
+  record.writeUInt32BE(bytes.length, 13);
+  record.set(bytes, RECORD_HEADER);
   return { index, term, kind, data: record.subarray(RECORD_HEADER), record };
 }
 
 /** The records that `bytes` consists of; undefined if it is anything else. */
-export function readRecords(bytes: Buffer): Entry[] | undefined {
+function readRecords(bytes: Buffer): Entry[] | undefined {
   const records: Entry[] = [];
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     if (at + RECORD_HEADER > bytes.length) return undefined;
     const kind = recordKinds[bytes[at] ?? -1];
-    const end = at + RECORD_HEADER + bytes.readUInt32BE(at + 13);
-    if (kind === undefined || end > bytes.length) return undefined;
-    const term = bytes.readUIntBE(at + 1, 6);
-    const index = bytes.readUIntBE(at + 7, 6);
-    const [data, record] = [bytes.subarray(at + RECORD_HEADER, end), bytes.subarray(at, end)];
-    records.push({ index, term, kind, data, record });
-    at = end;
+    const record = bytes.subarray(at, at + RECORD_HEADER + bytes.readUInt32BE(at + 13));
+    at += RECORD_HEADER + bytes.readUInt32BE(at + 13);
+    if (kind === undefined || at > bytes.length) return undefined;
+    const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
+    records.push({ index, term, kind, data: record.subarray(RECORD_HEADER), record });
   }
   return records;
 }
 
-/**
- * A command's data: session, sequence and acknowledged (6 bytes each), then the command itself.
- */
-const COMMAND_HEADER = 18;
+// -------------------------------------- 12 Stable storage ---------------------------------------
+// One file, `log`, that is only ever appended to: entries, terms and votes are records in it, so a
+// single sync makes a whole turn durable, in order. What one sync covers is one frame: marker,
+// length and CRC-32 (4 bytes each), records. When the power fails the last frame may be torn, but
+// it was promised to nobody. A damaged frame with a good one behind it was promised: that is not
+// ours to repair. The marker is random and the same in all frames of a file, so no client can
+// forge one.
 
-export function makeCommand(header: [number, number, number], command: Uint8Array): Buffer {
-  const data = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
-  for (const [i, number] of header.entries()) data.writeUIntBE(number, 6 * i, 6);
-  data.set(command, COMMAND_HEADER);
-  return data;
-}
-
-function readCommand(data: Buffer): [session: number, sequence: number, acknowledged: number] {
-  return [data.readUIntBE(0, 6), data.readUIntBE(6, 6), data.readUIntBE(12, 6)];
-}
-
-// -------------------------------------- 12 Stable storage --------------------------------------
-// One file, `log`, that is only ever appended to: entries, terms and votes are records in it, so
-// a single sync makes all of a turn durable, in order. What one sync covers is one frame: marker,
-// length and CRC-32 (4 bytes each), records. If the power fails, the last frame may be torn, but
-// it was not yet promised to anyone. A damaged frame with a good one behind it was synced, and
-// promised: that is not ours to repair. The marker is random, so no client can forge a frame.
-
-/** What went wrong, for programs: `code` is stable, `message` is for people. */
+/** What went wrong: `code` for programs, `message` for people. */
 export class RaftError extends Error {
   constructor(
     readonly code: "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown",
@@ -1101,46 +993,21 @@ export class RaftError extends Error {
 }
 
 /**
- * The file system, as far as a server needs it. All calls may throw; none may do half of its
- * work.
+ * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
+ * `lock` makes a directory, if need be, and holds it until released or until this process ends.
+ * `create` makes an empty file in place of any that is there. `rename` is durable when it returns.
  */
-export interface Files {
-  /**
-   * Makes the directory if there is none, and holds it for this process: a second call throws
-   * until the returned function is called, or the process ends in whatever way.
-   */
-  lock(directory: string): () => void;
-  read(file: string): Buffer | undefined;
-  /** Creates an empty file in place of any that is there. */
-  create(file: string): WritableFile;
-  /** Durable when it returns. */
-  rename(from: string, to: string): void;
-}
-export interface WritableFile {
-  write(bytes: Uint8Array, position: number): void;
-  /**
-   * Extends the file with zeros, so that a sync after a later write has no new length to store.
-   */
-  extend(size: number): void;
-  sync(): void;
-  close(): void;
-}
+export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
+  create(file: string): WritableFile; rename(from: string, to: string): void };
+/** `extend` adds zeros, so that a sync after a later write has no new length to store. */
+export type WritableFile = { write(bytes: Uint8Array, position: number): void;
+  extend(size: number): void; sync(): void; close(): void };
 
-/**
- * Whose data a directory holds. `id` tells clusters apart, `disk` is drawn at the first start.
- */
-export type Identity = {
-  cluster: string;
-  id: string;
-  name: Name;
-  members: readonly Name[];
-  disk: number;
-  boot: number;
-};
+type Founder = { cluster: string; name: Name; members: readonly Name[] };
+/** Whose data a directory holds. `id` tells clusters apart, `disk` is drawn at the first start. */
+type Identity = Founder & { id: string; disk: number; boot: number };
 
-const LOG_MAGIC = Buffer.from("raft.ts\n");
-const LOG_HEADER_BYTES = 16; // the magic, the marker, the CRC-32 of both
-const FRAME_HEADER_BYTES = 12;
+const FRAME_HEADER = 12;
 const EXTEND_BYTES = 4 << 20;
 const ENTRIES_PER_FRAME = 1000;
 
@@ -1148,93 +1015,45 @@ export class Storage {
   readonly identity: Identity;
   hardState: HardState = { currentTerm: 0, votedFor: undefined };
   readonly entries: Entry[] = [];
-  /** How much of an unfinished write was cut off the log at this start, and kept as `log.cut`. */
+  /** How much of an unfinished write was cut off at this start, and kept as `log.cut`. */
   cutBytes = 0;
+  private readonly release: () => void;
   private readonly file: WritableFile;
-  private readonly marker = Buffer.alloc(4);
-  private end = LOG_HEADER_BYTES;
+  private marker = NOTHING;
+  private end = 0;
   private size = 0;
 
-  /** Takes a directory, which is made if there is none, for the founder or whoever was there. */
-  static open(
-    files: Files,
-    directory: string,
-    founder: Omit<Identity, "id" | "disk" | "boot">,
-    random: () => number,
-  ): Storage {
-    const release = attempt(`use ${directory}`, () => files.lock(directory));
+  /** Takes a directory, for the founder or, if it holds something, for whose it is. */
+  constructor(private readonly files: Files, private readonly directory: string, founder: Founder,
+    random: () => number) {
+    this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
-      return new Storage(files, directory, founder, random, release);
+      const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
+      const before = found ? this.recover(found) : foundCluster(founder, random);
+      if (before.name !== founder.name || before.cluster !== founder.cluster) {
+        throw this.wrong(`is of server ${before.name} of cluster ${before.cluster}, not of ` +
+          `${founder.name} of ${founder.cluster}. Choose another directory, or start that server.`);
+      }
+      this.identity = { ...before, boot: before.boot + 1 };
+      this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
+      this.file = attempt(`write ${directory}/log.new`, () => this.rewrite());
     } catch (error) {
-      release();
+      this.release();
       throw error;
     }
   }
 
-  private constructor(
-    private readonly files: Files,
-    private readonly directory: string,
-    founder: Omit<Identity, "id" | "disk" | "boot">,
-    random: () => number,
-    private readonly release: () => void,
-  ) {
-    const log = path.join(directory, "log");
-    const found = attempt(`read ${log}`, () => files.read(log));
-    const before = found ? this.recover(found) : foundCluster(founder, random);
-    if (before.name !== founder.name || before.cluster !== founder.cluster) {
-      const owner = `server ${before.name} of cluster ${before.cluster}`;
-      throw new RaftError(
-        "storage",
-        `${directory} holds the data of ${owner}, not of ${founder.name} of ${founder.cluster}. ` +
-          "Choose another --data, or start that server.",
-      );
-    }
-    this.identity = { ...before, boot: before.boot + 1 };
-    this.marker.writeUInt32BE(1 + Math.floor(random() * (2 ** 32 - 1)));
-    this.file = attempt(`write ${log}`, () => this.rewrite(log));
-  }
-
-  /**
-   * Writes all that is known to a new file and puts it in the place of the old one. What was read
-   * at the start is not yet durable: if a crash came between write and sync, it may only be in
-   * the page cache. It is written again, and synced, before anything is promised (thesis §3.8).
-   */
-  private rewrite(log: string): WritableFile {
-    const file = this.files.create(`${log}.new`);
-    const header = Buffer.concat([LOG_MAGIC, this.marker]);
-    file.write(Buffer.concat([header, checksum(header)]), 0);
-    const start = Buffer.from(JSON.stringify(this.identity));
-    this.writeFrame(file, [makeEntry(0, 0, "start", start).record, this.voteRecord()]);
-    for (let i = 0; i < this.entries.length; i += ENTRIES_PER_FRAME) {
-      const entries = this.entries.slice(i, i + ENTRIES_PER_FRAME);
-      this.writeFrame(
-        file,
-        entries.map((entry) => entry.record),
-      );
-    }
-    file.sync();
-    this.files.rename(`${log}.new`, log);
-    return file;
-  }
-
-  /**
-   * Makes all of it durable, by one sync. After an error nothing is certain: the server must
-   * stop.
-   */
+  /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
-    const before = this.hardState;
+    const { hardState: before } = this;
     const records = entries.map((entry) => entry.record);
     this.hardState = { currentTerm, votedFor };
-    if (before.currentTerm !== currentTerm || before.votedFor !== votedFor) {
-      records.unshift(this.voteRecord());
-    }
-    attempt(
-      `write ${this.directory}/log, and a server must not promise what it cannot keep`,
-      () => {
-        this.writeFrame(this.file, records);
-        this.file.sync();
-      },
-    );
+    const isNew = before.currentTerm !== currentTerm || before.votedFor !== votedFor;
+    if (isNew) records.unshift(this.voteRecord());
+    attempt(`write ${this.directory}/log, and who cannot remember must not promise`, () => {
+      this.append(this.file, records);
+      this.file.sync();
+    });
   }
 
   close(): void {
@@ -1242,158 +1061,151 @@ export class Storage {
     this.release();
   }
 
+  /**
+   * Writes all that is known into a new file, which then takes the place of the old one. What was
+   * read at the start may only be in the page cache, if the server was killed between write and
+   * sync. So it is written again, and synced, before anything is promised by it.
+   */
+  private rewrite(): WritableFile {
+    const log = `${this.directory}/log`;
+    const file = this.files.create(`${log}.new`);
+    const start = makeEntry(0, 0, "start", Buffer.from(JSON.stringify(this.identity)));
+    this.append(file, [start.record, this.voteRecord()]);
+    for (let i = 0; i < this.entries.length; i += ENTRIES_PER_FRAME) {
+      this.append(file, this.entries.slice(i, i + ENTRIES_PER_FRAME).map((entry) => entry.record));
+    }
+    file.sync();
+    this.files.rename(`${log}.new`, log);
+    return file;
+  }
+
   private voteRecord(): Buffer {
     const { currentTerm, votedFor = "" } = this.hardState;
     return makeEntry(0, currentTerm, "vote", Buffer.from(votedFor)).record;
   }
 
-  private writeFrame(file: WritableFile, records: Buffer[]): void {
-    const frame = Buffer.concat([Buffer.alloc(FRAME_HEADER_BYTES), ...records]);
-    const body = frame.subarray(FRAME_HEADER_BYTES);
-    this.marker.copy(frame);
-    frame.writeUInt32BE(body.length, 4);
-    checksum(body).copy(frame, 8);
-    if (this.end + frame.length > this.size) {
-      this.size = this.end + frame.length + EXTEND_BYTES;
-      file.extend(this.size);
-    }
+  private append(file: WritableFile, records: Buffer[]): void {
+    const frame = Buffer.concat([this.marker, Buffer.alloc(FRAME_HEADER - 4), ...records]);
+    frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
+    frame.writeUInt32BE(frameChecksum(frame), 8);
+    const end = this.end + frame.length;
+    if (end > this.size) file.extend(this.size = end + EXTEND_BYTES);
     file.write(frame, this.end);
-    this.end += frame.length;
+    this.end = end;
   }
 
-  /** Reads a log from its beginning to the last whole frame. Returns whose it is. */
+  /** Reads a log up to its last whole frame. Returns whose it is. */
   private recover(log: Buffer): Identity {
-    const header = log.subarray(0, LOG_HEADER_BYTES - 4);
-    const isLog = log.subarray(0, LOG_MAGIC.length).equals(LOG_MAGIC);
-    if (!isLog || !checksum(header).equals(log.subarray(header.length, LOG_HEADER_BYTES))) {
-      throw this.damaged("does not begin like a log of raft.ts");
-    }
-    const marker = header.subarray(LOG_MAGIC.length);
     let identity: Identity | undefined;
-    let at = LOG_HEADER_BYTES;
-    for (let frame = readFrame(log, at, marker); frame; frame = readFrame(log, at, marker)) {
+    let end = 0;
+    for (let frame = readFrame(log, 0); frame; frame = readFrame(log, end)) {
       for (const record of frame.records) {
         if (record.kind === "start") identity = JSON.parse(record.data.toString());
-        else this.replay(record);
+        else if (record.kind === "vote") {
+          this.hardState = {
+            currentTerm: record.term,
+            votedFor: record.data.toString() || undefined,
+          };
+        } else {
+          this.entries.length = record.index - 1; // It took the place of all that conflicted with it.
+          this.entries.push(record);
+        }
       }
-      at = frame.end;
+      end = frame.end;
     }
-    const rest = log.subarray(at);
-    if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, at, marker);
-    if (!identity) throw this.damaged("does not say whose it is");
+    if (!identity) {
+      throw this.wrong("does not begin as a log of raft.ts does. It is left as it is.");
+    }
+    const rest = log.subarray(end);
+    if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
     return identity;
   }
 
-  private replay(record: Entry): void {
-    if (record.kind === "vote") {
-      const votedFor = record.data.length > 0 ? record.data.toString() : undefined;
-      this.hardState = { currentTerm: record.term, votedFor };
-      return;
-    }
-    if (record.index > this.entries.length + 1)
-      throw this.damaged(`lacks entry ${record.index - 1}`);
-    this.entries.length = record.index - 1; // An entry takes the place of all that conflicts with it.
-    this.entries.push(record);
-  }
-
-  /**
-   * What follows the last whole frame is a write that was never finished, or else it is damage.
-   */
-  private cut(log: Buffer, end: number, marker: Buffer): void {
+  /** What follows the last whole frame was never finished, or else it is damaged. */
+  private cut(log: Buffer, end: number): void {
+    const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
-      if (!readFrame(log, at, marker)) continue;
-      throw this.damaged(`is damaged at byte ${end}, though all is well again at byte ${at}`);
+      if (!readFrame(log, at)) continue;
+      throw this.wrong(`is damaged at byte ${end}, and left as it is. A majority of the other ` +
+        "servers has what was acknowledged: restore the file, or replace this server.");
     }
-    const rest = log.subarray(end);
-    this.cutBytes = rest.length;
-    const file = this.files.create(path.join(this.directory, "log.cut"));
-    file.write(rest, 0);
+    const file = this.files.create(`${this.directory}/log.cut`);
+    file.write(log.subarray(end), 0);
     file.close();
+    this.cutBytes = log.length - end;
   }
 
-  private damaged(how: string): RaftError {
-    return new RaftError(
-      "storage",
-      `${this.directory}/log ${how}. Nothing was changed. A majority of the other servers has all ` +
-        "that was acknowledged: restore this file, or replace this server by a new one.",
-    );
+  private wrong(how: string): RaftError {
+    return new RaftError("storage", `${this.directory}/log ${how}`);
   }
 }
 
-function foundCluster(
-  founder: Omit<Identity, "id" | "disk" | "boot">,
-  random: () => number,
-): Identity {
-  const disk = 1 + Math.floor(random() * (2 ** 48 - 1));
-  // A digest of name and members: servers that were given different lists are different clusters.
-  // Those of one member would otherwise be too much alike.
+function foundCluster(founder: Founder, random: () => number): Identity {
+  const disk = drawId(random);
+  // Servers that were given different lists are different clusters; so are two clusters of one.
   const members = founder.members.toSorted();
-  const seed = JSON.stringify([founder.cluster, ...members, members.length === 1 ? disk : 0]);
-  const id = new Bun.CryptoHasher("sha256").update(seed).digest("hex").slice(0, 16);
+  const digested = JSON.stringify([founder.cluster, members, members.length === 1 ? disk : 0]);
+  const id = new Bun.CryptoHasher("sha256").update(digested).digest("hex").slice(0, 16);
   return { ...founder, members, id, disk, boot: 0 };
 }
 
-function checksum(bytes: Uint8Array): Buffer {
-  const sum = Buffer.alloc(4);
-  sum.writeUInt32BE(Bun.hash.crc32(bytes));
-  return sum;
-}
+const drawId = (random: () => number) =>
+  1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
 
-function readFrame(
-  log: Buffer,
-  at: number,
-  marker: Buffer,
-): { records: Entry[]; end: number } | undefined {
-  const start = at + FRAME_HEADER_BYTES;
-  if (start > log.length || !log.subarray(at, at + 4).equals(marker)) return undefined;
-  const end = start + log.readUInt32BE(at + 4);
-  const body = log.subarray(start, end);
-  if (end > log.length || !checksum(body).equals(log.subarray(at + 8, start))) return undefined;
-  const records = readRecords(body);
+const frameChecksum = (frame: Buffer) =>
+  crc32(frame.subarray(FRAME_HEADER), crc32(frame.subarray(0, 8)));
+
+function readFrame(log: Buffer, at: number): { records: Entry[]; end: number } | undefined {
+  const isMarked = at + FRAME_HEADER <= log.length && log.readUInt32BE(at) === log.readUInt32BE(0);
+  const end = isMarked ? at + FRAME_HEADER + log.readUInt32BE(at + 4) : log.length + 1;
+  const frame = log.subarray(at, end);
+  if (end > log.length || frameChecksum(frame) !== frame.readUInt32BE(8)) return undefined;
+  const records = readRecords(frame.subarray(FRAME_HEADER));
   return records && { records, end };
 }
 
-/** Turns what the system says into a sentence that says what could not be done. */
+/** Says what could not be done, where the system only says why. */
 function attempt<T>(what: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    if (error instanceof RaftError) throw error;
     throw new RaftError("storage", `Cannot ${what}: ${(error as Error).message}.`);
   }
 }
 
-export const systemFiles: Files = {
+function syncDirectory(directory: string): void {
+  const fd = fs.openSync(directory, "r");
+  fs.fsyncSync(fd);
+  fs.closeSync(fd);
+}
+
+const systemFiles: Files = {
   lock(directory) {
     const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
-    // A new directory is durable when its parent is synced, and so on up to the first one made.
-    const stop = path.dirname(path.resolve(made ?? directory));
-    for (let at = path.resolve(directory); made && at !== stop; ) {
-      at = path.dirname(at);
-      syncDirectory(at);
+    // A new directory is durable once its parent is synced, and so on up to the first one made.
+    const top = path.dirname(path.resolve(made ?? directory));
+    for (let at = path.resolve(directory); made && at !== top; at = path.dirname(at)) {
+      syncDirectory(path.dirname(at));
     }
     // Bun has no flock, but SQLite locks its files, and the kernel unlocks them with the process.
-    const lock = new Database(path.join(directory, "lock"), { create: true });
+    const lock = new Database(`${directory}/lock`, { create: true });
     try {
       lock.run("PRAGMA journal_mode = MEMORY");
       lock.run("BEGIN EXCLUSIVE");
     } catch (error) {
       lock.close();
-      if ((error as { code?: string }).code !== "SQLITE_BUSY") throw error;
-      const use = `${directory} is in use by a running server.`;
-      throw new RaftError("storage", `${use} Stop that server, or choose another --data.`);
+      const isHeld = (error as { code?: string }).code === "SQLITE_BUSY";
+      throw isHeld ? new Error("a running server has it. Stop that one, or take another") : error;
     }
     return () => lock.close();
   },
-  read(file) {
-    return fs.existsSync(file) ? fs.readFileSync(file) : undefined;
-  },
+  read: (file) => fs.existsSync(file) ? fs.readFileSync(file) : undefined,
   create(file) {
     const fd = fs.openSync(file, "w", 0o600);
     return {
       write(bytes, position) {
         // A full disk shows itself by a short count before it is an error.
-        for (let at = 0; at < bytes.length; ) {
+        for (let at = 0; at < bytes.length;) {
           at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
         }
       },
@@ -1408,57 +1220,41 @@ export const systemFiles: Files = {
   },
 };
 
-function syncDirectory(directory: string): void {
-  const fd = fs.openSync(directory, "r");
-  fs.fsyncSync(fd);
-  fs.closeSync(fd);
-}
-
-// ------------------------------------ 13 Datagrams and RPC -------------------------------------
+// ------------------------------------- 13 Datagrams and RPC -------------------------------------
 // UDP loses, repeats, reorders and delays, and anyone can send it. Here it becomes what Part I
 // expects: messages that a member of this cluster meant for this server in its present life, each
-// delivered at most once. A datagram names the boot of its receiver, so what was recorded before
-// a restart is worthless after it. Who has the wrong name or boot for us is greeted, and learns.
+// delivered at most once. A datagram names the boot of its receiver, so what was recorded before a
+// restart is worthless after it. Who has name, boot or cluster wrong is greeted, and learns them.
 
 /** An IP address, or a name that resolves to one, and a port. */
 export type Address = { host: string; port: number };
 /** A server as its peers and its clients know it. */
 export type Server = Address & { name: Name };
 
-/**
- * Reads `HOST:PORT`, or `NAME=HOST:PORT`. Throws a RaftError, "usage", that says what is wrong.
- */
+/** Reads `HOST:PORT` or `NAME=HOST:PORT`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
-  const match = /^(?:(?<name>[^=,\s]+)=)?(?<host>[^=:,\s]+):(?<port>\d+)$/.exec(text);
-  const { name, host = "", port = "" } = match?.groups ?? {};
-  if (!match || Number(port) < 1 || Number(port) > 65_535) {
-    const want = "Write HOST:PORT or NAME=HOST:PORT, with a port from 1 to 65535.";
-    throw new RaftError("usage", `"${text}" is not the address of a server. ${want}`);
+  const [, name, host = "", port = ""] = /^(?:([^=,\s]+)=)?([^=:,\s]+):(\d+)$/.exec(text) ?? [];
+  if (Number(port) >= 1 && Number(port) <= 65_535) {
+    return { name: name ?? `${host}:${port}`, host, port: Number(port) };
   }
-  return { name: name ?? `${host}:${port}`, host, port: Number(port) };
+  throw new RaftError("usage", `"${text}" is not the address of a server. Write HOST:PORT, or ` +
+    "NAME=HOST:PORT, with a port from 1 to 65535.");
 }
 
-/** Milliseconds from an arbitrary origin that never go back. */
-export interface Clock {
-  now(): number;
-  /** Returns a function that cancels it. */
-  setTimer(delayMs: number, action: () => void): () => void;
-  /** Runs the action when what has arrived by then was received. */
-  defer(action: () => void): void;
-}
-export interface Socket {
-  readonly receiveBufferBytes: number;
-  /** Never throws: what cannot be sent is lost, as datagrams are. */
-  send(bytes: Buffer, to: Address): void;
-  close(): void;
-}
-export interface Datagrams {
-  /** Finds the IP address of a host. */
-  resolve(host: string): Promise<string>;
-  /** Each datagram comes in a buffer of its own, which the receiver may keep. */
-  bind(at: Address, receive: (bytes: Buffer, from: Address) => void): Promise<Socket>;
-}
-/** The four ways in which anything impure gets in. `random` yields numbers in [0, 1). */
+/**
+ * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
+ * cancels. `defer` acts at the end of this turn of the event loop, after what arrived in it.
+ */
+export type Clock = { now(): number; setTimer(delayMs: number, action: () => void): () => void;
+  defer(action: () => void): void };
+/** `send` never throws: what cannot be sent is lost, as datagrams are. */
+export type Socket = { readonly receiveBufferBytes: number; send(bytes: Buffer, to: Address): void;
+  close(): void };
+export type Receive = (bytes: Buffer, from: Address) => void;
+/** `resolve` finds the IP address of a host. Each datagram has a buffer of its own, to be kept. */
+export type Datagrams = { resolve(host: string): Promise<string>;
+  bind(at: Address, receive: Receive): Promise<Socket> };
+/** The four ways for anything impure to get in. `random` gives numbers from 0 to below 1. */
 export type World = { clock: Clock; random: () => number; datagrams: Datagrams; files: Files };
 
 export const systemWorld: World = {
@@ -1471,155 +1267,106 @@ export const systemWorld: World = {
     defer: (action) => void setImmediate(action),
   },
   random: () => (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) / 2 ** 32,
-  datagrams: {
-    resolve: async (host) => (await dns.lookup(host, 4)).address,
-    bind: bindSocket,
-  },
+  datagrams: { resolve: async (host) => (await dns.lookup(host, 4)).address, bind: bindSocket },
   files: systemFiles,
 };
 
-/** The kernel drops what its buffer cannot hold while we sync, so ask for a large one. */
-const RECEIVE_BUFFER_BYTES = 4 << 20;
-
-async function bindSocket(
-  { host, port }: Address,
-  receive: (bytes: Buffer, from: Address) => void,
-): Promise<Socket> {
-  const socket = dgram.createSocket({
-    type: "udp4",
-    recvBufferSize: RECEIVE_BUFFER_BYTES,
-    lookup: (address, _options, done) => done(null, address, 4), // We resolve names ourselves.
-  });
-  const { address } = await dns.lookup(host, 4).catch(() => ({ address: undefined }));
+async function bindSocket({ host, port }: Address, receive: Receive): Promise<Socket> {
+  // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
+  const socket = dgram.createSocket({ type: "udp4", recvBufferSize: 4 << 20,
+    lookup: (address, _options, done) => done(null, address, 4) });
   try {
-    if (!address) throw { code: "ENOTFOUND" };
-    await new Promise<void>((resolve, reject) => {
-      socket.once("error", reject);
-      socket.bind({ address, port, exclusive: true }, resolve);
-    });
+    const address = await systemWorld.datagrams.resolve(host);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    socket.once("error", reject).bind({ address, port }, resolve);
+    await promise;
   } catch (error) {
-    throw new RaftError("network", `Cannot listen on ${host}:${port}: ${whyNot(error)}`);
+    throw new RaftError("network", `Cannot listen on ${host}:${port}: ${whyNot(error as Error)}`);
   }
-  socket.removeAllListeners("error");
-  socket.on("error", () => {}); // A refusal by some peer's port; it says nothing about this socket.
+  socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   return {
     receiveBufferBytes: socket.getRecvBufferSize(),
     send(bytes, to) {
-      // If nobody listens at one peer, the kernel fails the *next* send, to whomever. Once more
-      // helps.
-      socket.send(bytes, to.port, to.host, (error) => {
-        if (error) socket.send(bytes, to.port, to.host, () => {});
-      });
+      // If nobody listens at one peer, the kernel fails the *next* send, to whomever. Send it
+      // again.
+      socket.send(bytes, to.port, to.host,
+        (error) => error && socket.send(bytes, to.port, to.host, () => {}));
     },
     close: () => void socket.close(),
   };
 }
 
-function whyNot(error: unknown): string {
-  const { code, message } = error as { code?: string; message?: string };
-  const own = Object.values(networkInterfaces()).flatMap((list = []) => list);
-  const addresses = own.filter(({ family }) => family === "IPv4").map(({ address }) => address);
-  const use = `Use one of ${addresses.join(", ")}, or 0.0.0.0.`;
-  if (code === "ENOTFOUND") return `the name does not resolve to an address. ${use}`;
-  if (code === "EADDRNOTAVAIL") return `no network interface has that address. ${use}`;
-  if (code === "EADDRINUSE")
-    return "another process has that port. Stop it, or use another --port.";
-  if (code === "EACCES") return "this user may not use that port. Use one from 1024 on.";
-  return message ?? "the system does not say why.";
+function whyNot({ code, message }: Error & { code?: string }): string {
+  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  const use = own.filter(({ family }) => family === "IPv4").map(({ address }) => `${address}, `);
+  if (code === "EADDRINUSE") return "another process has that port. Stop it, or use another port.";
+  if (code === "EADDRNOTAVAIL") {
+    return `no network interface has that address. Use one of ${use.join("")}or 0.0.0.0.`;
+  }
+  return `${message}.`;
 }
 
-/** How many of the last datagrams of a sender are told apart. It must exceed any reordering. */
+/** How many of a sender's last datagrams are told apart: more than any network reorders. */
 const SEEN = 1024;
 const MAX_CORRESPONDENTS = 4096;
-const RESOLVE_EVERY_MS = 5000;
 const GREET_EVERY_MS = 10;
+const RESOLVE_EVERY_MS = 1000;
 /**
- * What an Ethernet frame holds, less the headers: a fragmented datagram is lost with any
- * fragment.
+ * What an Ethernet frame holds, less headers: a datagram in fragments is lost with any of them.
  */
 const DATAGRAM_BYTES = 1400;
 const ENVELOPE_BYTES = 150;
 
-/** Somebody that we exchange datagrams with. */
+/** Somebody that we exchange datagrams with, in one of its lives. */
 class Correspondent {
+  server: Server | undefined;
   address: Address | undefined;
-  disk = 0;
-  boot = 0;
   sent = 0;
-  heardAt = Number.NEGATIVE_INFINITY;
-  resolvedAt = Number.NEGATIVE_INFINITY;
-  greetedAt = Number.NEGATIVE_INFINITY;
-  told = "";
+  newest = 0;
+  readonly seen = new Float64Array(SEEN);
   bodies: Uint8Array[] = [];
   bytes = 0;
-  private newest = 0;
-  private readonly seen = new Float64Array(SEEN);
+  greetedAt = Number.NEGATIVE_INFINITY;
+  resolvedAt = Number.NEGATIVE_INFINITY;
+  /** What was last told about it, so that it is not told again. */
+  told = "";
 
-  constructor(
-    readonly kind: Kind,
-    readonly name: Name,
-    public server?: Server,
-  ) {}
-
-  /** Whether it can be the sender: nobody returns to an earlier life, or with another disk. */
-  recognises({ boot, disk }: Envelope): boolean {
-    if (boot < this.boot || (this.disk !== 0 && disk !== this.disk)) return false;
-    if (boot > this.boot) {
-      this.boot = boot;
-      this.disk = disk;
-      this.newest = 0;
-      this.seen.fill(0);
-    }
-    return true;
-  }
-
-  /** Accepts every sequence number once: a slot of `seen` only ever grows. */
-  accepts(sequence: number, from: Address): boolean {
-    if (sequence <= (this.seen[sequence % SEEN] ?? 0)) return false;
-    this.seen[sequence % SEEN] = sequence;
-    if (sequence > this.newest) {
-      this.newest = sequence;
-      this.address = from; // Where its newest datagram came from is where it is.
-    }
-    return true;
-  }
+  constructor(readonly kind: Kind, readonly name: Name, public boot = 0, public disk = 0) {}
 }
 
-/** What an endpoint does with what it has authenticated. */
-export type Receiver = {
-  onMessage(message: Message | ClientMessage): void;
-  onGreeting(): void;
-  tell(event: EndpointEvent): void;
-};
 export type EndpointEvent =
   | { type: "unresolved"; server: Server }
   | { type: "foreign"; server: Name; members: string };
+type Receiver = { onMessage(message: Message | ClientMessage): void; onGreeting(): void;
+  tell(event: EndpointEvent): void };
 
-/** One socket and all that are known on it. Messages are packed into datagrams until `flush`. */
+/** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
-  /** Datagrams that were dropped, by reason. */
+  /** How many datagrams were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
   private readonly known = new Map<string, Correspondent>();
   private readonly queued = new Set<Correspondent>();
+  private readonly keys: Keys;
+  private cluster: string;
 
-  constructor(
-    private readonly world: World,
-    private readonly socket: Socket,
-    private readonly keys: Keys,
-    private readonly self: Omit<Identity, "cluster">,
-    private readonly receiver: Receiver,
-  ) {}
+  constructor(private readonly world: World, readonly socket: Socket, secret: string,
+    kinds: readonly Kind[], readonly self: Identity, private readonly receiver: Receiver) {
+    this.keys = new Map(kinds.map((kind) => [kind, deriveKey(secret, kind, self.cluster)]));
+    this.cluster = self.id;
+  }
 
-  /** Says where a server is, and says hello: its greeting tells its boot before it is needed. */
-  async introduce(kind: Kind, server: Server): Promise<void> {
+  /**
+   * Says where a server is. A first, empty datagram makes it tell its boot before that is needed.
+   */
+  introduce(kind: Kind, server: Server): Promise<void> {
     const correspondent = this.meet(kind, server.name);
     correspondent.server = server;
-    await this.resolve(correspondent, server);
-    this.transmit(correspondent);
+    return this.resolve(correspondent, server);
   }
 
   send(kind: Kind, message: Message | ClientMessage): void {
+    if (message.to === this.self.name) return this.receiver.onMessage(message);
     const to = this.meet(kind, message.to);
     const body = encodeMessage(kind, message);
     if (to.bytes + body.length > DATAGRAM_BYTES - ENVELOPE_BYTES) this.transmit(to);
@@ -1633,98 +1380,91 @@ export class Endpoint {
     this.queued.clear();
   }
 
-  receive(sealed: Buffer, from: Address): void {
+  receive(sealed: Buffer, address: Address): void {
     const opened = open(this.keys, sealed);
     if (typeof opened === "string") return this.drop(opened);
-    const { kind, envelope, messages } = opened;
+    const { kind, envelope, messages: received } = opened;
+    const { to, boot, disk, sequence } = envelope;
     if (envelope.from === this.self.name) return this.drop("reflected");
-    const sender = this.meet(kind, envelope.from);
-    if (!sender.recognises(envelope)) return this.drop("outdated");
-    const [greeting] = messages.filter((message) => message.type === "Greeting");
-    const meant = envelope.to === this.self.name && envelope.toBoot === this.self.boot;
-    if (!meant || (!greeting && envelope.cluster !== this.self.id)) {
-      this.drop("misaddressed");
-      return greeting ? undefined : this.greet(sender, envelope, from);
+    const from = this.meet(kind, envelope.from);
+    // Nobody returns to an earlier life, or with another disk.
+    if (boot < from.boot || (from.disk !== 0 && disk !== from.disk)) return this.drop("outdated");
+    if (boot > from.boot) {
+      Object.assign(from, { boot, disk, newest: 0, seen: new Float64Array(SEEN) });
     }
-    if (!sender.accepts(envelope.sequence, from)) return this.drop("repeated");
-    sender.heardAt = this.world.clock.now();
-    if (greeting) return this.onGreeting(sender, envelope, greeting);
-    for (const message of messages) {
-      if (message.type !== "Greeting") this.receiver.onMessage(message);
+    const greeting = received.find((message) => message.type === "Greeting");
+    const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
+    if (!isMeant || (!greeting && envelope.cluster !== this.cluster)) {
+      if (!greeting) this.greet(from, to, address);
+      return this.drop("misaddressed");
     }
+    // A slot only ever grows, so each sequence number is accepted once.
+    if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
+    from.seen[sequence % SEEN] = sequence;
+    if (sequence > from.newest) [from.newest, from.address] = [sequence, address];
+    if (greeting) return this.onGreeting(from, envelope, greeting);
+    for (const message of received) this.receiver.onMessage(message as Message | ClientMessage);
   }
 
-  /** A greeting tells who we are to one who has it wrong, but not more often than needed. */
-  private greet(to: Correspondent, { to: asked }: Envelope, address: Address): void {
+  /** Tells who is here to somebody who has it wrong, but not at any rate. */
+  private greet(to: Correspondent, asked: Name, address: Address): void {
     const now = this.world.clock.now();
     if (now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = now;
-    const { name: from } = this.self;
-    const members = this.self.members.join(", ");
-    const message = { type: "Greeting", from, to: to.name, id: 0, asked, members } as const;
-    this.socket.send(this.seal(to, [encodeMessage(to.kind, message)]), address);
+    const [from, members] = [this.self.name, this.self.members.join(", ")];
+    const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, members } as const;
+    this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)]), address);
   }
 
-  private onGreeting(
-    from: Correspondent,
-    { cluster }: Envelope,
-    { asked, members }: Greeting,
-  ): void {
-    if (this.self.id === "") this.self.id = cluster; // A client joins the cluster it finds.
-    if (cluster !== this.self.id)
+  private onGreeting(from: Correspondent, { cluster }: Envelope,
+    { asked, members }: Greeting): void {
+    if (this.cluster === "") this.cluster = cluster; // A client joins the cluster that it finds.
+    if (cluster !== this.cluster) {
       return this.tell(from, { type: "foreign", server: from.name, members });
-    // A client may know a server by an address and not by its name. Both now mean the same.
+    }
+    // A client may know a server by an address only. From now on both names are the same to it.
     this.known.set(`${from.kind} ${asked}`, from);
     this.receiver.onGreeting();
   }
 
   private meet(kind: Kind, name: Name): Correspondent {
-    const key = `${kind} ${name}`;
-    const met = this.known.get(key) ?? new Correspondent(kind, name);
-    if (this.known.has(key)) return met;
-    this.known.set(key, met);
-    if (this.known.size > MAX_CORRESPONDENTS) {
-      const [oldest] = this.known.entries().filter(([, { server }]) => !server);
-      if (oldest) this.known.delete(oldest[0]);
-    }
+    const met = this.known.get(`${kind} ${name}`) ?? new Correspondent(kind, name);
+    if (met.sent > 0 || met.boot > 0) return met;
+    this.known.set(`${kind} ${name}`, met);
+    const [stranger] = this.known.entries().filter(([, { server }]) => !server);
+    if (stranger && this.known.size > MAX_CORRESPONDENTS) this.known.delete(stranger[0]);
     return met;
   }
 
   private transmit(to: Correspondent): void {
-    const { bodies } = to;
-    to.bodies = [];
-    to.bytes = 0;
-    const silentSince = Math.max(to.heardAt, to.resolvedAt);
-    if (to.server && this.world.clock.now() > silentSince + RESOLVE_EVERY_MS) {
-      void this.resolve(to, to.server);
-    }
-    if (to.address) this.socket.send(this.seal(to, bodies), to.address);
+    const { bodies, server, resolvedAt } = to;
+    [to.bodies, to.bytes] = [[], 0];
+    if (to.address) return this.socket.send(this.seal(to, bodies), to.address);
+    const isDue = this.world.clock.now() >= resolvedAt + RESOLVE_EVERY_MS;
+    if (server && isDue) void this.resolve(to, server);
   }
 
-  private seal(to: Correspondent, bodies: Uint8Array[]): Buffer {
-    const { id: cluster, name: from, disk, boot } = this.self;
-    to.sent += 1;
-    const { name, boot: toBoot, sent: sequence } = to;
-    const envelope = { cluster, from, to: name, disk, boot, toBoot, sequence };
-    return seal(this.keys, to.kind, envelope, bodies);
+  private seal(correspondent: Correspondent, bodies: Uint8Array[]): Buffer {
+    correspondent.sent += 1;
+    const { kind, name: to, boot: toBoot, sent: sequence } = correspondent;
+    const { name: from, disk, boot } = this.self;
+    const envelope = { cluster: this.cluster, from, to, disk, boot, toBoot, sequence };
+    return seal(this.keys, kind, envelope, bodies);
   }
 
-  /** A peer whose name does not resolve, or no longer to where it is, may come back any time. */
-  private async resolve(correspondent: Correspondent, server: Server): Promise<void> {
-    correspondent.resolvedAt = this.world.clock.now();
+  private async resolve(to: Correspondent, server: Server): Promise<void> {
+    to.resolvedAt = this.world.clock.now();
     try {
-      const host = await this.world.datagrams.resolve(server.host);
-      correspondent.address = { host, port: server.port };
-      correspondent.told = "";
+      to.address = { host: await this.world.datagrams.resolve(server.host), port: server.port };
+      this.transmit(to);
     } catch {
-      this.tell(correspondent, { type: "unresolved", server });
+      this.tell(to, { type: "unresolved", server });
     }
   }
 
   private tell(about: Correspondent, event: EndpointEvent): void {
-    if (about.told === event.type) return;
+    if (about.told !== event.type) this.receiver.tell(event);
     about.told = event.type;
-    this.receiver.tell(event);
   }
 
   private drop(reason: string): void {
@@ -1732,91 +1472,59 @@ export class Endpoint {
   }
 }
 
-/** The requests that are under way: numbers them, knows their replies, and how long they took. */
-export class Calls<What> {
-  private lastId = 0;
-  private readonly pending = new Map<number, { what: What; sentAt: number }>();
-
-  start(what: What, sentAt: number): number {
-    this.lastId += 1;
-    this.pending.set(this.lastId, { what, sentAt });
-    return this.lastId;
-  }
-
-  /** The request that a reply belongs to. Undefined for a second reply, and for one too late. */
-  finish(id: number): { what: What; sentAt: number } | undefined {
-    const call = this.pending.get(id);
-    this.pending.delete(id);
-    return call;
-  }
-
-  /** Gives up the requests that were sent before an instant. They are in the order of sending. */
-  expire(before: number): void {
-    for (const [id, { sentAt }] of this.pending) {
-      if (sentAt >= before) return;
-      this.pending.delete(id);
-    }
-  }
-}
-
-// ----------------------------- 14 A running node, and its clients ------------------------------
-// A node is a server that runs: the algorithm of Part I, with a disk, a socket and a state
-// machine. What has arrived in one turn of the event loop is carried out together, by one
-// `flush`.
+// ------------------------------ 14 A running node, and its clients ------------------------------
+// A node is a server that runs: the algorithm of Part I with a disk, a socket and a state machine.
+// All that arrives in one turn of the event loop is carried out together, by one `flush`.
 
 export type NodeEvent =
   | Event
   | EndpointEvent
-  | { type: "listening"; cutBytes: number }
-  | { type: "slow"; peer: Name; ms: number }
-  | { type: "otherMembers"; members: readonly Name[] };
+  | { type: "recovered"; cutBytes: number; members: readonly Name[] }
+  | { type: "slow"; peer: Name; ms: number };
 
+/** Durations are in milliseconds. */
 export type NodeOptions = {
-  /** Where this server listens; a host name or an IP address of this machine. */
+  /** Where this server listens: a name or an IP address of this machine. */
   host: string;
   port: number;
   /** By what name its peers know it. Default: `host:port`. */
   name?: Name;
-  /** The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. */
+  /** The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. Each of them lists this one too. */
   peers: readonly string[];
+  /** Where its log is. Made if there is none. */
   directory: string;
   machine: StateMachine;
-  /** Servers and clients of one cluster agree on its name. Default: "raft". */
+  /** What all servers and clients of one cluster share: its name (default "raft"), ... */
   cluster?: string;
-  /** Servers and clients of one cluster agree on it. Default: "", which keeps nobody out. */
+  /** ... and a secret (default "", which keeps nobody out). */
   secret?: string;
   /** Default: 1000. */
   electionTimeoutMs?: number;
-  /** Default: 100. At most half of the election timeout. */
+  /** Default: 100. */
   heartbeatMs?: number;
-  /** How long `propose` and `read` wait. Default: 5000. */
+  /** How long `propose` and `read` wait for an answer. Default: 5000. */
   timeoutMs?: number;
   onEvent?: (event: NodeEvent) => void;
   world?: World;
 };
 
-/**
- * The largest command or question, in bytes: what one datagram holds beside envelope and record.
- */
+/** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
 
-/** Who asked, and with which request: what it takes to answer. */
-type Asker = { from: Name; id: number };
+type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
-  /** Resolves when the server has stopped; rejects when it had to, with the reason. */
+  /** Resolves when the server has stopped; rejects, with the reason, when it had to. */
   readonly stopped: Promise<void>;
-  /** Reaches the leader, wherever it is. */
-  readonly client: Client;
+  private readonly end = Promise.withResolvers<void>();
   private readonly core: Raft;
   private readonly endpoint: Endpoint;
+  private readonly client: Client;
   private readonly sessions = new Sessions();
-  private readonly calls = new Calls<Name>();
-  /** Clients that wait for the entry at an index, and the term in which it was proposed. */
-  private readonly proposals = new Map<number, Asker & { term: number }>();
-  private readonly questions = new Map<number, Asker & { question: Uint8Array }>();
+  /** Who waits for the entry at an index, proposed in a term; and who for a read, by its id. */
+  private readonly proposals = new Map<number, ClientMessage & { term: number }>();
+  private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
   private readonly slow = new Set<Name>();
-  private readonly end = Promise.withResolvers<void>();
   private isStopping = false;
   private isScheduled = false;
   private wakesAt = Number.POSITIVE_INFINITY;
@@ -1825,193 +1533,149 @@ export class Node {
   /**
    * Starts a server with what its directory remembers. Throws a RaftError: "usage" if the options
    * contradict each other, "network" if it cannot listen, "storage" if the directory is in use,
-   * of another server, damaged or not writable.
+   * not its own, damaged or not writable.
    */
   static async start(options: NodeOptions): Promise<Node> {
-    const { host, port, cluster = "raft", world = systemWorld } = options;
-    const name = options.name ?? `${host}:${port}`;
-    const peers = options.peers.map(parseServer);
-    const members = [name, ...peers.map((peer) => peer.name)];
+    const { host, port, name = `${host}:${port}`, cluster = "raft", world = systemWorld } = options;
+    const members = [name, ...options.peers.map((peer) => parseServer(peer).name)];
     if (new Set(members).size < members.length) {
-      const list = members.join(", ");
-      throw new RaftError("usage", `Every server must be listed once, without this one: ${list}.`);
+      throw new RaftError("usage",
+        `A server is listed twice, or is its own peer: ${members.join(", ")}.`);
     }
-    let node: Node | undefined;
-    const socket = await world.datagrams.bind({ host, port }, (bytes, from) =>
-      node?.guard(() => node?.endpoint.receive(bytes, from)),
-    );
+    const founder = { cluster, name, members };
+    const storage = new Storage(world.files, options.directory, founder, world.random);
     try {
-      const founder = { cluster, name, members };
-      const storage = Storage.open(world.files, options.directory, founder, world.random);
-      node = new Node(options, peers, world, socket, storage);
+      const socket = await world.datagrams.bind({ host, port }, (bytes, from) =>
+        node.receive(bytes, from));
+      const node: Node = new Node(options, world, storage, socket);
       return node;
     } catch (error) {
-      socket.close();
+      storage.close();
       throw error;
     }
   }
 
-  private constructor(
-    private readonly options: NodeOptions,
-    private readonly peers: readonly Server[],
-    private readonly world: World,
-    private readonly socket: Socket,
-    private readonly storage: Storage,
-  ) {
+  private constructor(private readonly options: NodeOptions, private readonly world: World,
+    private readonly storage: Storage, socket: Socket) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
-    const { identity, hardState, entries } = storage;
-    const { name, members, cluster } = identity;
-    const settings = {
-      name,
-      members,
-      electionTimeoutMs,
-      heartbeatMs,
-      batchBytes: DATAGRAM_BYTES - ENVELOPE_BYTES - 50,
-      windowBytes: socket.receiveBufferBytes / 4, // The kernel counts much more than the payload.
-    };
-    const { clock, random } = world;
-    this.core = new Raft(settings, { ...hardState, entries }, clock.now(), random);
-    const keys = {
-      peer: deriveKey(secret, "peer", cluster),
-      client: deriveKey(secret, "client", cluster),
-    };
-    this.endpoint = new Endpoint(world, socket, keys, identity, {
-      onMessage: (message) => this.onMessage(message),
-      onGreeting: () => this.client.askAgain(),
-      tell: (event) => options.onEvent?.(event),
-    });
-    this.client = new Client(clock, name, [...members], timeoutMs, {
-      send: (message) => {
-        if (message.to === name) this.onClientMessage(message);
-        else this.endpoint.send("client", message);
-        this.schedule();
-      },
-      introduce: (server) => void this.endpoint.introduce("client", server),
-      close: () => {},
-    });
+    const { identity, hardState, entries, cutBytes } = storage;
+    const { name, members } = identity;
+    const batchBytes = DATAGRAM_BYTES - ENVELOPE_BYTES - 50;
+    const windowBytes = socket.receiveBufferBytes / 4; // The kernel counts more than the payload.
+    const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
     this.stopped = this.end.promise;
-    this.tell({ type: "listening", cutBytes: storage.cutBytes });
-    for (const peer of peers) {
-      void this.endpoint.introduce("peer", peer);
-      void this.endpoint.introduce("client", peer);
+    this.core = new Raft(settings, { ...hardState, entries }, world.clock.now(), world.random);
+    this.endpoint = new Endpoint(world, socket, secret, kinds, identity, {
+      onMessage: (m) => this.onMessage(m),
+      onGreeting: () => this.client.askAgain(),
+      tell: (event) => this.tell(event),
+    });
+    this.client = new Client(world.clock, this.endpoint, [...members], timeoutMs,
+      () => this.schedule());
+    this.tell({ type: "recovered", cutBytes, members });
+    for (const peer of options.peers.map(parseServer)) {
+      for (const kind of kinds) void this.endpoint.introduce(kind, peer);
     }
     this.schedule();
   }
 
-  get name(): Name {
-    return this.storage.identity.name;
-  }
-
   /**
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * "refused" if it is too large, "outcomeUnknown" if there was no answer in time. Such a command
-   * may have been applied, or may be yet.
+   * "refused" if it is too large, "outcomeUnknown" if no answer came in time; then it may have
+   * been applied, or may be yet.
    */
   propose(command: Uint8Array): Promise<Uint8Array> {
     return this.client.propose(command);
   }
 
   /**
-   * Asks the state machine, and resolves to an answer that reflects every command that was
-   * answered before (it is linearizable). Rejects with a RaftError: "timeout", or "refused".
+   * Asks the state machine, and resolves to an answer that reflects every command answered before,
+   * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
    */
   read(question: Uint8Array): Promise<Uint8Array> {
     return this.client.read(question);
   }
 
   status() {
-    const { core, storage, endpoint } = this;
-    const { currentTerm: term, commitIndex, lastApplied, leader, members, log } = core;
-    const { name, cluster, boot } = storage.identity;
-    const role = core.role.name === "PreCandidate" ? "Follower" : core.role.name;
-    const { dropped } = endpoint;
-    const { lastIndex } = log;
+    const { currentTerm: term, leader, commitIndex, lastApplied } = this.core;
+    const role = this.core.role.name === "PreCandidate" ? "Follower" : this.core.role.name;
+    const { lastIndex } = this.core.log;
+    const { dropped } = this.endpoint;
     return {
-      name,
-      cluster,
+      ...this.storage.identity,
       role,
       term,
       leader,
       lastIndex,
       commitIndex,
       lastApplied,
-      members,
-      boot,
       dropped,
     };
   }
 
-  /** Stops serving, and lets go of socket and directory. What was acknowledged is on the disk. */
-  stop(): Promise<void> {
-    if (!this.isStopping) this.close();
-    this.end.resolve();
+  /** Stops serving, and lets go of socket and directory. With a reason, `stopped` rejects. */
+  stop(reason?: unknown): Promise<void> {
+    if (this.isStopping) return this.stopped;
+    this.isStopping = true;
+    this.cancelTimer();
+    this.client.close(); // And with it the socket, which they share.
+    this.storage.close();
+    if (reason === undefined) this.end.resolve();
+    else this.end.reject(reason);
     return this.stopped;
   }
 
-  private close(): void {
-    this.isStopping = true;
-    this.cancelTimer();
-    this.client.close();
-    this.socket.close();
-    this.storage.close();
-  }
-
   /**
-   * Whatever goes wrong in here, in the storage above all, ends the server: it might break
-   * promises.
+   * Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise.
    */
   private guard(action: () => void): void {
-    if (this.isStopping) return;
     try {
-      action();
+      if (!this.isStopping) action();
     } catch (error) {
-      this.close();
-      this.end.reject(error);
+      void this.stop(error);
     }
   }
 
   private tell(event: NodeEvent): void {
+    if (event.type === "leader" && event.to !== undefined) this.client.askAgain(event.to);
     this.options.onEvent?.(event);
   }
 
-  /** One flush for all that arrives in this turn of the event loop. */
   private schedule(): void {
-    if (this.isScheduled) return;
+    if (!this.isScheduled) this.world.clock.defer(() => this.guard(() => this.flush()));
     this.isScheduled = true;
-    this.world.clock.defer(() => this.guard(() => this.flush()));
   }
 
   /**
-   * Turns decisions into facts, and is the only place that does. The order is what makes them
-   * safe: a promise leaves this server only after the disk has what it promises.
+   * Turns decisions into facts, and is the only place that does. The order makes them safe: what
+   * promises something leaves only after the disk has what it promises.
    */
   private flush(): void {
     const { core, endpoint, storage } = this;
     this.isScheduled = false;
     core.prepare();
-    // 1. Send what promises nothing: new entries, while they are not yet on this disk, if the
-    // term
-    //    that they belong to is (thesis §10.2.1).
-    const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === core.saved.currentTerm;
-    const { early = [], promises = [] } = Object.groupBy(core.outbox.splice(0), (message) =>
-      isEarly(message) ? "early" : "promises",
-    );
-    for (const message of early) this.send(message);
+    const outbox = core.outbox.splice(0);
+    const durableTerm = core.saved.currentTerm;
+    const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+    // 1. Send what promises nothing: entries may be on their way to the followers' disks while
+    // they
+    //    are on the way to this one, if their term is durable here (thesis §10.2.1).
+    for (const message of outbox) if (isEarly(message)) this.send(message);
     endpoint.flush();
     // 2. Save: one sync for everything.
     const { unsaved } = core;
     if (unsaved) storage.save(unsaved);
     core.onSaved();
     // 3. Send what is a promise: votes, acknowledgements.
-    for (const message of promises) this.send(message);
+    for (const message of outbox) if (!isEarly(message)) this.send(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     for (const entry of core.takeCommitted()) this.apply(entry);
     for (const id of core.takeReads()) this.answerQuestion(id);
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
-    for (const event of core.events.splice(0)) this.onEvent(event);
-    if (core.unsaved) this.schedule(); // Saving made it a leader, and a leader has something to say.
+    for (const event of core.events.splice(0)) this.tell(event);
+    if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
     this.setTimer();
   }
 
@@ -2020,75 +1684,59 @@ export class Node {
     if (this.core.wakeAt >= this.wakesAt) return;
     this.cancelTimer();
     this.wakesAt = this.core.wakeAt;
-    this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), () => {
-      this.wakesAt = Number.POSITIVE_INFINITY;
-      // After a pause the timer is first, and what arrived meanwhile still unread. It takes a
-      // whole turn to read it; to judge the leader's silence before that would depose it for
-      // nothing.
-      clock.defer(() => clock.defer(() => this.guard(() => this.onTimer())));
-    });
+    // After a pause the timer comes first, and what arrived meanwhile is not read yet. That takes
+    // a turn; to judge the leader's silence before would depose it for nothing.
+    const wake = () => clock.defer(() => clock.defer(() => this.guard(() => this.onTimer())));
+    this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
   }
 
   private onTimer(): void {
-    const now = this.world.clock.now();
-    this.calls.expire(now - this.core.settings.electionTimeoutMs);
-    this.core.tick(now);
+    this.wakesAt = Number.POSITIVE_INFINITY;
+    this.core.tick(this.world.clock.now());
     this.flush();
   }
 
+  /** A request's id is the microsecond in which it leaves, so the reply tells how long it took. */
   private send(message: Message): void {
-    const isRequest = !message.type.endsWith("Reply");
-    const id = isRequest ? this.calls.start(message.to, this.world.clock.now()) : message.id;
-    this.endpoint.send("peer", { ...message, id });
+    if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
+    this.endpoint.send("peer", message);
+  }
+
+  private receive(bytes: Buffer, from: Address): void {
+    this.guard(() => this.endpoint.receive(bytes, from));
   }
 
   private onMessage(message: Message | ClientMessage): void {
-    if (!isPeerMessage(message)) this.onClientMessage(message);
-    else if (!message.type.endsWith("Reply") || this.isAwaited(message)) {
-      this.core.receive(message, this.world.clock.now());
-    }
     this.schedule();
-  }
-
-  private isAwaited({ from, id }: Message): boolean {
-    const call = this.calls.finish(id);
-    if (call?.what !== from) return false;
-    const ms = Math.round(this.world.clock.now() - call.sentAt);
-    const isSlow = ms > this.core.settings.heartbeatMs;
-    if (isSlow && !this.slow.has(from)) this.tell({ type: "slow", peer: from, ms });
-    if (isSlow) this.slow.add(from);
-    else this.slow.delete(from);
-    return true;
-  }
-
-  private onClientMessage(message: ClientMessage): void {
-    switch (message.type) {
-      case "OpenSession":
-        return this.accept(message, this.core.propose("session", NOTHING));
-      case "Command": {
-        const isWhole = message.data.length >= COMMAND_HEADER;
-        if (!isWhole) return this.answer(message, { type: "Refused", reason: "it is no command" });
-        return this.accept(message, this.core.propose("command", message.data));
-      }
-      case "Read": {
-        const id = this.core.read();
-        if (id === undefined) return this.redirect(message);
-        this.questions.set(id, message);
-        return;
-      }
-      case "Inspect":
-        return this.answer(message, {
-          type: "Answer",
-          answer: Buffer.from(JSON.stringify(this.status())),
-        });
-      default:
-        return this.client.onAnswer(message);
+    if (!("term" in message)) return this.onClientMessage(message);
+    const now = this.world.clock.now();
+    if (message.type.endsWith("Reply")) {
+      this.time(message.from, Math.round(now - message.id / 1000));
     }
+    this.core.receive(message, now);
   }
 
-  private accept({ from, id }: Asker, index: number | undefined): void {
-    if (index === undefined) this.redirect({ from, id });
-    else this.proposals.set(index, { from, id, term: this.core.currentTerm });
+  private time(peer: Name, ms: number): void {
+    const isSlow = ms > this.core.settings.heartbeatMs;
+    if (isSlow && !this.slow.has(peer)) this.tell({ type: "slow", peer, ms });
+    this.slow[isSlow ? "add" : "delete"](peer);
+  }
+
+  private onClientMessage(m: ClientMessage): void {
+    if (m.type === "OpenSession") return this.accept(m, this.core.propose("session", NOTHING));
+    if (m.type === "Command") return this.accept(m, this.core.propose("command", m.data));
+    if (m.type === "Read") {
+      const id = this.core.read();
+      if (id === undefined) return this.redirect(m);
+      return void this.questions.set(id, m);
+    }
+    if (m.type !== "Inspect") return this.client.onAnswer(m);
+    this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
+  }
+
+  private accept(asker: ClientMessage, index: number | undefined): void {
+    if (index === undefined) this.redirect(asker);
+    else this.proposals.set(index, { ...asker, term: this.core.currentTerm });
   }
 
   private apply(entry: Entry): void {
@@ -2096,164 +1744,112 @@ export class Node {
     const asker = this.proposals.get(entry.index);
     if (!asker) return;
     this.proposals.delete(entry.index);
-    // Another leader's entry has taken its place: the client must ask again.
-    if (asker.term !== entry.term) this.redirect(asker);
+    if (asker.term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
   }
 
   private answerQuestion(id: number): void {
     const asker = this.questions.get(id);
+    assert(asker, "every read has somebody who asked");
     this.questions.delete(id);
-    if (!asker) return;
     this.answer(asker, { type: "Answer", answer: this.options.machine.query(asker.question) });
   }
 
-  /**
-   * Who does not lead cannot keep clients waiting: what they asked for may never be committed.
-   */
+  /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
-    for (const asker of [...this.proposals.values(), ...this.questions.values()])
+    for (const asker of [...this.proposals.values(), ...this.questions.values()]) {
       this.redirect(asker);
+    }
     this.proposals.clear();
     this.questions.clear();
   }
 
-  private redirect(asker: Asker): void {
+  private redirect(asker: ClientMessage): void {
     const { leader = "" } = this.core;
-    const server = this.peers.find(({ name }) => name === leader);
-    const address = server ? `${server.host}:${server.port}` : "";
+    const address = this.options.peers.find((peer) => parseServer(peer).name === leader) ?? "";
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
-  private answer({ from: to, id }: Asker, answer: Unaddressed): void {
-    const message = { ...answer, from: this.name, to, id };
-    if (to === this.name) this.client.onAnswer(message);
-    else this.endpoint.send("client", message);
-    this.schedule();
-  }
-
-  private onEvent(event: Event): void {
-    if (event.type === "leader" && event.to !== undefined) this.client.follow(event.to);
-    this.tell(event);
+  private answer({ from: to, id }: ClientMessage, content: Content): void {
+    this.endpoint.send("client", { ...content, from: this.endpoint.self.name, to, id });
   }
 }
 
-function isPeerMessage(message: Message | ClientMessage): message is Message {
-  return message.type in messages;
-}
-
-const RETRY_TICK_MS = 50;
-const RETRY_MS = 100;
-const MAX_RETRY_MS = 1000;
-/** How often a request goes where an answer pointed it, before it waits: two servers may err. */
-const MAX_HOPS = 3;
-
-/** Something a client wants, until it is answered or its time is over. */
-type Operation = {
-  readonly ask: Unaddressed;
-  /** The one server that it is for, or else the leader. */
-  readonly only: Name | undefined;
-  readonly deadlineAt: number;
-  readonly resolve: (answer: Uint8Array) => void;
-  readonly reject: (error: RaftError) => void;
-  askAgainAt: number;
-  tries: number;
-  hops: number;
-};
-
-/** What a client needs of the network; a node gives its own client a shorter way to itself. */
-type Via = { send(message: ClientMessage): void; introduce(server: Server): void; close(): void };
-
-export type ClientOptions = {
-  servers: readonly string[];
-  cluster?: string;
-  secret?: string;
-  timeoutMs?: number;
-  world?: World;
-};
+const TICK_MS = 10;
+const RETRY_MS = 200;
 
 /**
- * Finds the leader, follows it when it changes, and repeats what is not answered. All its
- * commands are in one session, so each is applied once, however often it had to be sent (thesis
- * §6.3).
+ * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
+ */
+export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
+  timeoutMs?: number; world?: World };
+
+/**
+ * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered.
+ */
+type Operation = { readonly content: Content; readonly only: Name | undefined;
+  readonly deadlineAt: number; readonly resolve: (answer: Uint8Array) => void;
+  readonly reject: (error: RaftError) => void; asked: Name | undefined; askAt: number };
+
+/**
+ * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
+ * are of one session, so each is applied once, however often it is sent (thesis §6.3).
  */
 export class Client {
-  private readonly operations = new Set<Operation>();
-  private readonly calls = new Calls<Operation>();
-  private session: number | undefined;
-  private opening: Promise<Uint8Array> | undefined;
+  private readonly operations = new Map<number, Operation>();
+  private lastId = 0;
+  private session: Promise<number> | undefined;
   private sequence = 0;
   private readonly outstanding = new Set<number>();
-  private target: Name | undefined;
+  private target: Name;
   private cancelTimer: (() => void) | undefined;
 
-  constructor(
-    private readonly clock: Clock,
-    private readonly name: Name,
-    private readonly servers: Name[],
-    private readonly timeoutMs: number,
-    private readonly via: Via,
-  ) {
-    this.target = servers[0];
+  /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
+  constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
+    private readonly servers: Name[], private readonly timeoutMs: number,
+    private readonly schedule: () => void) {
+    this.target = servers[0] ?? "";
   }
 
-  /** Opens a socket, and looks for the servers. Throws a RaftError, "usage" or "network". */
+  /** Opens a socket and looks for the servers. Throws a RaftError, "usage" or "network". */
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const servers = options.servers.map(parseServer);
-    const draw = () => 1 + Math.floor(world.random() * (2 ** 32 - 1));
-    const name = `client ${draw().toString(36)}${draw().toString(36)}`;
-    const socket = await world.datagrams.bind({ host: "0.0.0.0", port: 0 }, (bytes, from) =>
-      endpoint.receive(bytes, from),
-    );
-    const self = { id: "", name, members: [], disk: draw(), boot: 1 };
-    const keys = { client: deriveKey(secret, "client", cluster) };
-    const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
-      onMessage: (message) => isPeerMessage(message) || client.onAnswer(message),
+    const disk = drawId(world.random);
+    const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
+    const anywhere = { host: "0.0.0.0", port: 0 };
+    const socket = await world.datagrams.bind(anywhere,
+      (bytes, from) => endpoint.receive(bytes, from));
+    const endpoint: Endpoint = new Endpoint(world, socket, secret, ["client"], self, {
+      onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
-      tell: () => {}, // A server that is not there is told by the operation that needs it.
+      tell: () => {}, // Who is not there is told by the operation that needs it.
     });
-    let isScheduled = false;
-    const flush = () => {
-      isScheduled = false;
-      endpoint.flush();
-    };
-    const client: Client = new Client(
-      world.clock,
-      name,
-      servers.map((s) => s.name),
-      timeoutMs,
-      {
-        send(message) {
-          endpoint.send("client", message);
-          if (!isScheduled) world.clock.defer(flush);
-          isScheduled = true;
-        },
-        introduce: (server) => void endpoint.introduce("client", server),
-        close: () => socket.close(),
-      },
-    );
-    await Promise.any(servers.map((server) => endpoint.introduce("client", server)));
+    const flush = () => world.clock.defer(() => endpoint.flush());
+    const names = servers.map((server) => server.name);
+    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, flush);
+    await Promise.race(servers.map((server) => endpoint.introduce("client", server)));
     return client;
   }
 
   /** As `Node.propose`. */
   async propose(command: Uint8Array): Promise<Uint8Array> {
-    const session = this.session ?? (await this.openSession());
-    this.sequence += 1;
-    const { sequence } = this;
+    const sequence = this.sequence += 1;
     this.outstanding.add(sequence);
-    // Commands are outstanding in the order of their numbers: all below the first are answered.
-    const [oldest = sequence] = this.outstanding;
     try {
-      const data = makeCommand([session, sequence, oldest - 1], command);
+      this.session ??= this.perform({ type: "OpenSession" }).then((id) =>
+        Number(Buffer.from(id).toString())
+      );
+      const session = await this.session;
+      // Commands are outstanding in the order of their numbers: all below the first are answered.
+      const [oldest = sequence] = this.outstanding;
+      const data = encoder.encode([session, sequence, oldest - 1, command]);
       return await this.perform({ type: "Command", data });
     } catch (error) {
-      // The session may have ended. The next command opens another one, but this one isn't
-      // repeated: in another session it might be applied a second time.
-      if ((error as RaftError).code === "refused" && this.session === session)
-        this.session = undefined;
+      // Perhaps the session has ended. The next command opens another, but this one is not
+      // repeated in it: it might be applied a second time.
+      this.session = undefined;
       throw error;
     } finally {
       this.outstanding.delete(sequence);
@@ -2265,157 +1861,138 @@ export class Client {
     return this.perform({ type: "Read", question });
   }
 
-  /**
-   * What one server tells about itself. Rejects with a RaftError, "timeout", if it is not there.
-   */
+  /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
-    return JSON.parse(asBuffer(await this.perform({ type: "Inspect" }, server)).toString());
+    return JSON.parse(Buffer.from(await this.perform({ type: "Inspect" }, server)).toString());
   }
 
-  /** Gives up whatever is not answered. */
+  /** Gives up what is not answered. */
   close(): void {
     this.cancelTimer?.();
-    this.via.close();
-    for (const operation of [...this.operations]) this.giveUp(operation, "The client was closed");
+    for (const id of this.operations.keys()) this.giveUp(id, "The client was closed");
+    this.endpoint.socket.close();
   }
 
-  /** Goes to another server with everything that is not answered. */
-  follow(leader: Name): void {
+  /** Everything that is not answered is asked again, at once, or of another server. */
+  askAgain(leader = this.target): void {
     this.target = leader;
-    this.askAgain();
+    for (const id of this.operations.keys()) this.ask(id);
   }
 
-  askAgain(): void {
-    for (const operation of this.operations) this.ask(operation);
-  }
-
-  /** An answer has come, or a hint where to ask. */
   onAnswer(answer: ClientMessage): void {
-    const operation = this.calls.finish(answer.id)?.what;
-    if (!operation || !this.operations.has(operation)) return; // Another answer was faster.
-    if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
-    this.operations.delete(operation);
+    const operation = this.operations.get(answer.id);
+    if (!operation) return;
+    if (answer.type === "NotLeader") {
+      return this.onRedirect(operation, answer.leader, answer.address);
+    }
+    this.operations.delete(answer.id);
     if (answer.type === "Answer") operation.resolve(answer.answer);
-    if (answer.type !== "Refused") return;
-    operation.reject(new RaftError("refused", `The server refused: ${answer.reason}.`));
+    else if (answer.type === "Refused") {
+      operation.reject(new RaftError("refused", `The server refuses: ${answer.reason}.`));
+    }
   }
 
-  private onRedirect(
-    operation: Operation,
-    { leader, address }: { leader: Name; address: string },
-  ): void {
-    operation.hops += 1;
-    if (leader === "" || operation.hops > MAX_HOPS) return; // In a moment they may know better.
+  /**
+   * Asks again at the next tick, not at once: during an election servers may point in a circle.
+   */
+  private onRedirect(operation: Operation, leader: Name, address: string): void {
+    operation.askAt = this.clock.now();
+    if (leader === "") return;
     if (address !== "" && !this.servers.includes(leader)) {
       this.servers.push(leader);
-      this.via.introduce({ ...parseServer(address), name: leader });
+      void this.endpoint.introduce("client", { ...parseServer(address), name: leader });
     }
+    operation.asked = undefined;
     this.target = leader;
-    this.ask(operation);
   }
 
-  private async openSession(): Promise<number> {
-    this.opening ??= this.perform({ type: "OpenSession" });
-    try {
-      this.session = Number(asBuffer(await this.opening).toString());
-      return this.session;
-    } finally {
-      this.opening = undefined;
-    }
-  }
-
-  private perform(ask: Unaddressed, only?: Name): Promise<Uint8Array> {
+  private perform(content: Content, only?: Name): Promise<Uint8Array> {
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    const bytes =
-      "data" in ask
-        ? ask.data.length - COMMAND_HEADER
-        : "question" in ask
-          ? ask.question.length
-          : 0;
+    const bytes = Object.values(content).reduce((sum, value) => sum + value.length, 0);
     if (bytes > MAX_COMMAND_BYTES) {
-      const limit = `at most ${MAX_COMMAND_BYTES} fit into a datagram`;
-      reject(new RaftError("refused", `The command has ${bytes} bytes, and ${limit}. Split it.`));
+      reject(
+        new RaftError("refused", `${bytes} bytes are too many for a datagram, which has room ` +
+          `for ${MAX_COMMAND_BYTES}. Split them.`),
+      );
       return promise;
     }
     const deadlineAt = this.clock.now() + this.timeoutMs;
-    const operation = { ask, only, deadlineAt, resolve, reject, askAgainAt: 0, tries: 0, hops: 0 };
-    this.operations.add(operation);
-    this.ask(operation);
-    this.cancelTimer ??= this.clock.setTimer(RETRY_TICK_MS, () => this.onTimer());
+    this.lastId += 1;
+    this.operations.set(this.lastId, { content, only, deadlineAt, resolve, reject, asked: undefined,
+      askAt: 0 });
+    this.ask(this.lastId);
+    this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
     return promise;
   }
 
-  private ask(operation: Operation): void {
-    const to = operation.only ?? this.target ?? "";
-    const now = this.clock.now();
-    operation.askAgainAt = now + Math.min(RETRY_MS * 2 ** operation.tries, MAX_RETRY_MS);
-    const id = this.calls.start(operation, now);
-    this.via.send({ ...operation.ask, from: this.name, to, id });
+  private ask(id: number): void {
+    const operation = this.operations.get(id);
+    if (!operation) return;
+    const to = operation.only ?? this.target;
+    operation.asked = to;
+    operation.askAt = this.clock.now() + RETRY_MS;
+    this.endpoint.send("client", { ...operation.content, from: this.endpoint.self.name, to, id });
+    this.schedule();
   }
 
-  /** One timer for all operations: they are asked again, at the next server, or given up. */
+  /** One timer for all operations. Who was asked in vain is not asked next. */
   private onTimer(): void {
     const now = this.clock.now();
-    this.calls.expire(now - this.timeoutMs);
-    const due = [...this.operations].filter((operation) => now >= operation.askAgainAt);
-    if (due.some(({ only }) => only === undefined)) {
-      const next = this.servers.indexOf(this.target ?? "") + 1;
-      this.target = this.servers[next % this.servers.length];
-    }
-    for (const operation of this.operations) {
-      if (now >= operation.deadlineAt)
-        this.giveUp(operation, `No answer within ${this.timeoutMs} ms`);
-    }
-    for (const operation of due) {
-      if (!this.operations.has(operation)) continue;
-      operation.tries += 1;
-      operation.hops = 0;
-      this.ask(operation);
+    for (const [id, { deadlineAt, askAt, asked }] of this.operations) {
+      if (now >= deadlineAt) this.giveUp(id, `No answer in ${this.timeoutMs} ms`);
+      else if (now >= askAt) {
+        const next = this.servers.indexOf(this.target) + 1;
+        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
+        this.ask(id);
+      }
     }
     const isIdle = this.operations.size === 0;
-    this.cancelTimer = isIdle
-      ? undefined
-      : this.clock.setTimer(RETRY_TICK_MS, () => this.onTimer());
+    this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp(operation: Operation, why: string): void {
-    this.operations.delete(operation);
-    const asked = operation.only ?? this.servers.join(", ");
-    const unknown = "the command may have been applied, or may be yet. Ask before you repeat it.";
-    operation.reject(
-      operation.ask.type === "Command"
-        ? new RaftError("outcomeUnknown", `${why}: ${unknown} Asked: ${asked}.`)
-        : new RaftError("timeout", `${why}. Does a majority of the servers run? Asked: ${asked}.`),
-    );
+  private giveUp(id: number, why: string): void {
+    const { content, only, reject } = this.operations.get(id) ?? {};
+    this.operations.delete(id);
+    const asked = `Asked: ${only ?? this.servers.join(", ")}.`;
+    reject?.(content?.type === "Command"
+      ? new RaftError("outcomeUnknown",
+        `${why}: the command may have been applied, or may be yet. ` +
+          `Read before you repeat it. ${asked}`)
+      : new RaftError("timeout", `${why}. Does a majority of the servers run? ${asked}`));
   }
 }
 
-// ------------------------------------ 15 A key-value store -------------------------------------
-// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. A
-// command is MessagePack: what to do, the key, a value, the value that is expected. So is the
-// answer: whether it was done, and the value that is there.
+// ------------------------------------- 15 A key-value store -------------------------------------
+// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes.
+// Commands are MessagePack, [what to do, key, value, expected value], and so are the answers:
+// [whether it was done, the value that was there].
 
 export class KeyValueStore implements StateMachine {
   /** By the key's bytes as Latin-1, which has a character for each of them. */
-  private readonly values = new Map<string, Uint8Array>();
+  private readonly values = new Map<string, Buffer>();
 
   apply(command: Uint8Array): Uint8Array {
-    const { verb, key, value, expected } = readRequest(command);
-    const before = this.values.get(key);
-    const matches = before
-      ? Buffer.compare(before, expected ?? NOTHING) === 0 && expected
-      : !expected;
-    if (value && (verb === "put" || (verb === "cas" && matches))) {
-      this.values.set(key, value.slice()); // The command's buffer is the log's.
-      return writeAnswer(true, value);
+    const [verb, key, value, expected] = readArray(command);
+    const before = this.values.get(keyOf(key));
+    const isExpected = expected instanceof Uint8Array ? before?.equals(expected) : !before;
+    const puts = verb === "put" || (verb === "cas" && isExpected);
+    let isDone = verb === "delete" && this.values.delete(keyOf(key));
+    if (puts && key instanceof Uint8Array && value instanceof Uint8Array) {
+      this.values.set(keyOf(key), Buffer.from(value)); // A copy: the command's buffer is the log's.
+      isDone = true;
     }
-    return writeAnswer(verb === "delete" && this.values.delete(key), before);
+    return encoder.encode([isDone, before ?? null]);
   }
 
   query(question: Uint8Array): Uint8Array {
-    const value = this.values.get(readRequest(question).key);
-    return writeAnswer(value !== undefined, value);
+    const [, key] = readArray(question);
+    const value = this.values.get(keyOf(key));
+    return encoder.encode([value !== undefined, value ?? null]);
   }
+}
+
+function keyOf(key: unknown): string {
+  return key instanceof Uint8Array ? asBuffer(key).toString("latin1") : "no key";
 }
 
 /**
@@ -2429,54 +2006,23 @@ export class KeyValues {
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    return readAnswer(await this.via.read(encoder.encode(["get", key]))).value;
+    const [, value] = readArray(await this.via.read(encoder.encode(["get", key])));
+    return value instanceof Uint8Array ? value : undefined;
   }
 
   /** Resolves to whether there was a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    return readAnswer(await this.via.propose(encoder.encode(["delete", key]))).done;
+    const [isDone] = readArray(await this.via.propose(encoder.encode(["delete", key])));
+    return isDone === true;
   }
 
   /**
-   * Compare and set: puts `value` if the present one is `expected`, undefined meaning none.
-   * Resolves to whether it did, and to the value that is there now.
+   * Compare and set: puts `value` if `expected` (undefined: none) is there. Resolves to whether.
    */
-  async cas(
-    key: Uint8Array,
-    expected: Uint8Array | undefined,
-    value: Uint8Array,
-  ): Promise<{ done: boolean; value: Uint8Array | undefined }> {
-    return readAnswer(
-      await this.via.propose(encoder.encode(["cas", key, value, expected ?? null])),
-    );
+  async cas(key: Uint8Array, expected: Uint8Array | undefined,
+    value: Uint8Array): Promise<boolean> {
+    const command = encoder.encode(["cas", key, value, expected ?? null]);
+    const [isDone] = readArray(await this.via.propose(command));
+    return isDone === true;
   }
-}
-
-/** A client can send anything, and no command may stop a server: nonsense asks for nothing. */
-function readRequest(bytes: Uint8Array) {
-  const [verb, key, value, expected] = readArray(bytes);
-  return {
-    verb,
-    key: key instanceof Uint8Array ? asBuffer(key).toString("latin1") : "",
-    value: value instanceof Uint8Array ? value : undefined,
-    expected: expected instanceof Uint8Array ? expected : undefined,
-  };
-}
-
-function readArray(bytes: Uint8Array): unknown[] {
-  try {
-    const decoded = decoder.decode(bytes);
-    return Array.isArray(decoded) ? decoded : [];
-  } catch {
-    return [];
-  }
-}
-
-function writeAnswer(done: boolean, value: Uint8Array | undefined): Uint8Array {
-  return encoder.encode([done, value ?? null]);
-}
-
-function readAnswer(bytes: Uint8Array): { done: boolean; value: Uint8Array | undefined } {
-  const [done, value] = readArray(bytes);
-  return { done: done === true, value: value instanceof Uint8Array ? value : undefined };
 }
