@@ -220,7 +220,7 @@ export class Log {
  * What a server is told once. `members` are all, itself included. Who hears no leader for a time
  * drawn from `electionTimeoutMs` to twice that calls an election (§5.2); a leader that has nothing
  * to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries, unless a
- * single one is larger; `windowBytes` may be on the way to one follower, unacknowledged.
+ * single one is larger; another is sent while less than `windowBytes` is on the way to a follower.
  */
 export type Settings = { name: Name; members: readonly Name[]; electionTimeoutMs: number;
   heartbeatMs: number; batchBytes: number; windowBytes: number };
@@ -496,6 +496,8 @@ export class Raft {
       // or two candidates could each count us: the reply leaves only when the disk has it (§5.2).
       if (this.votedFor === undefined) this.events.push({ type: "voted", candidate: m.from });
       this.votedFor = m.from;
+      // Whoever campaigns itself, or remembers a silent leader, would only obstruct its candidate.
+      this.become({ name: "Follower", leader: undefined });
       this.heardAt = this.now;
       this.drawElectionTimeout();
     }
@@ -524,8 +526,10 @@ export class Raft {
     if (!m.voteGranted || m.preVote !== (role.name === "PreCandidate")) return;
     // A vote counts in its term, whichever request it answers. A pre-vote counts in its campaign:
     // nobody is bound by it, so an answer to an earlier one says nothing about now.
-    const counts = m.preVote ? m.campaign === this.campaigns : m.term === this.currentTerm;
-    if (counts) this.countVote(role, m.from);
+    if (m.preVote && m.campaign !== this.campaigns) return;
+    if (m.term === (m.preVote ? this.currentTerm + 1 : this.currentTerm)) {
+      this.countVote(role, m.from);
+    }
   }
 
   private countVote(role: Campaigner, voter: Name): void {
@@ -724,7 +728,7 @@ export class Raft {
   }
 }
 
-// ------------------------------------ 7, continued: Sessions ------------------------------------
+// ------------------------------- Sessions (section 7, continued) --------------------------------
 // A client that gets no answer must ask again, perhaps another server, and its command must still
 // be applied only once (thesis §6.3). So it opens a session, by an entry whose index is the
 // session's id, and numbers its commands. The table of sessions is replicated like the state
@@ -768,8 +772,10 @@ export class Sessions {
     this.open.set(fields.session, session);
     // What the client has seen is forgotten. All else is kept, not only the latest answer:
     // commands of a session may be under way together, and overtake each other.
-    for (; session.acknowledged < fields.acknowledged; session.acknowledged += 1) {
-      session.answers.delete(session.acknowledged + 1);
+    session.acknowledged = Math.max(session.acknowledged, fields.acknowledged);
+    for (const answered of session.answers.keys()) {
+      if (answered > session.acknowledged) break;
+      session.answers.delete(answered);
     }
     if (fields.sequence <= session.acknowledged) return "the client has already seen the answer";
     const answer = session.answers.get(fields.sequence) ?? machine.apply(fields.command, index);
@@ -1107,7 +1113,8 @@ export class Storage {
             votedFor: record.data.toString() || undefined,
           };
         } else {
-          this.entries.length = record.index - 1; // It took the place of all that conflicted with it.
+          // An entry that was written later took the place of all that conflicted with it.
+          this.entries.length = record.index - 1;
           this.entries.push(record);
         }
       }

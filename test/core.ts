@@ -1,0 +1,387 @@
+/**
+ * What a test of Part I needs: a server in any state, its turns, every message with sane defaults,
+ * and a small cluster. Time is a number that only a test moves, and chance comes from a seed, so a
+ * test that fails once fails always.
+ */
+import { encode } from "@msgpack/msgpack";
+import { type Entry, type HardState, makeEntry, type Message, type Name, type Progress, Raft,
+  type Settings } from "../raft.ts";
+
+export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
+
+/** The election timeout T: who hears nobody for T to 2T, as chance has it, campaigns. */
+export const T = 1_000;
+export const HEARTBEAT = 100;
+export const THREE = ["a", "b", "c"];
+export const FIVE = ["a", "b", "c", "d", "e"];
+
+const defaults: Settings = {
+  name: "a",
+  members: THREE,
+  electionTimeoutMs: T,
+  heartbeatMs: HEARTBEAT,
+  batchBytes: 1_000,
+  windowBytes: 10_000,
+};
+
+/** Numbers from 0 to below 1 that look random and are the same in every run (mulberry32). */
+export function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
+export const makeCommand = ([session, sequence, acknowledged]: readonly [number, number, number],
+  command: Uint8Array): Uint8Array => encode([session, sequence, acknowledged, command]);
+
+/** The only element: a test that expects one message must not be content with two. */
+export function one<Element>(elements: readonly Element[]): Element {
+  const [first, ...rest] = elements;
+  if (first === undefined || rest.length > 0) throw new Error(`${elements.length} are not one`);
+  return first;
+}
+
+// ----------------------------------------- The log ---------------------------------------------
+
+/** A command that tells where it comes from, so that two entries are equal only if they ought. */
+export function entry(index: number, term: number, data = `${index} of term ${term}`): Entry {
+  return makeEntry(index, term, "command", Buffer.from(data));
+}
+
+/** A log as the paper draws it, as a row of terms; `after` is the index before its first entry. */
+export function entries(terms: readonly number[], after = 0): Entry[] {
+  return terms.map((term, i) => entry(after + 1 + i, term));
+}
+
+export function termsOf(log: Raft | readonly Entry[]): number[] {
+  const list = log instanceof Raft ? log.log.slice(1) : log;
+  return list.map(({ term }) => term);
+}
+
+// ------------------------------------ A server and its turns -----------------------------------
+
+export type Options = Partial<Settings> & {
+  /** The terms of its entries, from index 1 on. */
+  log?: readonly number[];
+  term?: number;
+  votedFor?: Name | undefined;
+  now?: number;
+  random?: () => number;
+};
+
+/** A server that has just started from a disk with this log, term and vote. */
+export function server(options: Options = {}): Raft {
+  const { log = [], votedFor, now = 0, random = () => 0.5, ...rest } = options;
+  const { term = log.at(-1) ?? 0, ...settings } = rest;
+  const disk = { currentTerm: term, votedFor, entries: entries(log) };
+  return new Raft({ ...defaults, ...settings }, disk, now, random);
+}
+
+/** What one turn did, in the order in which it was done. */
+export type Turn = {
+  /** What promises nothing, and leaves before the disk has written (thesis §10.2.1). */
+  early: Message[];
+  saved: (HardState & { entries: Entry[] }) | undefined;
+  late: Message[];
+  applied: Entry[];
+  reads: number[];
+};
+
+/** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */
+export function flush(raft: Raft): Turn {
+  raft.prepare();
+  const { currentTerm: durableTerm } = raft.saved;
+  const outbox = raft.outbox.splice(0);
+  const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+  const saved = raft.unsaved;
+  if (saved) raft.onSaved();
+  return {
+    early: outbox.filter(isEarly),
+    saved,
+    late: [...outbox.filter((m) => !isEarly(m)), ...raft.outbox.splice(0)],
+    applied: raft.takeCommitted(),
+    reads: raft.takeReads(),
+  };
+}
+
+/** Ends a turn, and returns what was sent. */
+export function turn(raft: Raft): Message[] {
+  const { early, late } = flush(raft);
+  return [...early, ...late];
+}
+
+/** A message arrives, alone in its turn. Returns what was sent. */
+export function step(raft: Raft, message: Message, now = raft.now): Message[] {
+  raft.receive(message, now);
+  return turn(raft);
+}
+
+/** Time passes, and nothing else happens. Returns what was sent. */
+export function wait(raft: Raft, ms: number): Message[] {
+  raft.tick(raft.now + ms);
+  return turn(raft);
+}
+
+/** The election timeout elapses. */
+export function timeOut(raft: Raft): Message[] {
+  raft.tick(Math.max(raft.now, raft.electionDueAt));
+  return turn(raft);
+}
+
+export function only<Type extends Message["type"]>(type: Type,
+  sent: readonly Message[]): Of<Type>[] {
+  return sent.filter((m): m is Of<Type> => m.type === type);
+}
+
+export function to(name: Name, sent: readonly Message[]): Message[] {
+  return sent.filter((m) => m.to === name);
+}
+
+// ------------------------------------------ Messages -------------------------------------------
+// To "a" from "b", unless the test says otherwise.
+
+type Rest<Type extends Message["type"]> = Partial<Omit<Of<Type>, "type" | "term">>;
+const envelope = { from: "b", to: "a", id: 0 };
+
+export function requestVote(term: number, rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
+  const fields = { preVote: false, campaign: 1, lastLogIndex: 0, lastLogTerm: 0 };
+  return { type: "RequestVote", ...envelope, term, ...fields, ...rest };
+}
+
+export function voteReply(term: number,
+  rest: Rest<"RequestVoteReply"> = {}): Of<"RequestVoteReply"> {
+  const fields = { preVote: false, campaign: 1, voteGranted: true };
+  return { type: "RequestVoteReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function appendEntries(term: number, rest: Rest<"AppendEntries"> = {}): Of<"AppendEntries"> {
+  const fields = { round: 1, prevLogIndex: 0, prevLogTerm: 0, leaderCommit: 0, entries: [] };
+  return { type: "AppendEntries", ...envelope, term, ...fields, ...rest };
+}
+
+export function appendReply(term: number,
+  rest: Rest<"AppendEntriesReply"> = {}): Of<"AppendEntriesReply"> {
+  const fields = { round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
+  return { type: "AppendEntriesReply", ...envelope, term, ...fields, ...rest };
+}
+
+/** The leader's heartbeat to a follower whose log equals its own. */
+export function heartbeat(raft: Raft, rest: Rest<"AppendEntries"> = {}): Of<"AppendEntries"> {
+  const { lastIndex: prevLogIndex, lastTerm: prevLogTerm } = raft.log;
+  return appendEntries(raft.currentTerm, { prevLogIndex, prevLogTerm, ...rest });
+}
+
+/** A candidate's request whose log equals the receiver's. */
+export function request(raft: Raft, term: number,
+  rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
+  const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = raft.log;
+  return requestVote(term, { lastLogIndex, lastLogTerm, ...rest });
+}
+
+// ------------------------------------ A server in each role ------------------------------------
+// Unless told otherwise, the term is the one after the log's last, as after an election.
+
+function withTerm(options: Options): Options & { term: number } {
+  return { term: (options.log?.at(-1) ?? 0) + 1, ...options };
+}
+
+/** A follower that has just heard its leader, "b" unless told otherwise. */
+export function follower(options: Options = {}, leader: Name = "b"): Raft {
+  const raft = server(withTerm(options));
+  step(raft, heartbeat(raft, { from: leader }));
+  return raft;
+}
+
+export function preCandidate(options: Options = {}): Raft {
+  const raft = server(withTerm(options));
+  timeOut(raft);
+  return raft;
+}
+
+/** Of the others, as many as make a majority together with the server itself. */
+function supporters(raft: Raft): Name[] {
+  return raft.others.slice(0, raft.majority - 1);
+}
+
+/** The others grant the pre-vote that is under way, and the campaign begins. */
+export function grantPreVotes(raft: Raft): Message[] {
+  const { campaigns: campaign } = raft;
+  for (const from of supporters(raft)) {
+    raft.receive(voteReply(raft.currentTerm + 1, { from, preVote: true, campaign }), raft.now);
+  }
+  return turn(raft);
+}
+
+export function grantVotes(raft: Raft): Message[] {
+  for (const from of supporters(raft)) {
+    raft.receive(voteReply(raft.currentTerm, { from }), raft.now);
+  }
+  return turn(raft);
+}
+
+export function candidate(options: Options = {}): Raft {
+  const withDefault = withTerm(options);
+  const raft = preCandidate({ ...withDefault, term: withDefault.term - 1 });
+  grantPreVotes(raft);
+  return raft;
+}
+
+/** A leader that was just elected: its no-op is saved and sent, and nobody has answered. */
+export function leader(options: Options = {}): Raft {
+  const raft = candidate(options);
+  grantVotes(raft);
+  return raft;
+}
+
+/** A leader whose no-op is on every server and committed. */
+export function settledLeader(options: Options = {}): Raft {
+  const raft = leader(options);
+  for (const name of raft.others) acknowledge(raft, name);
+  return raft;
+}
+
+/** A follower confirms the latest round, and that it has all up to `matchIndex`. */
+export function acknowledge(raft: Raft, from: Name, matchIndex = raft.log.lastIndex): Message[] {
+  return step(raft, appendReply(raft.currentTerm, { from, matchIndex, round: roundOf(raft) }));
+}
+
+export function roundOf({ role }: Raft): number {
+  if (role.name !== "Leader") throw new Error(`a ${role.name} has no rounds`);
+  return role.round;
+}
+
+export function progress({ role }: Raft, name: Name): Progress {
+  const found = role.name === "Leader" ? role.followers.get(name) : undefined;
+  if (!found) throw new Error(`${name} is not followed here`);
+  return found;
+}
+
+/** A client's command, for a leader. Returns its index. */
+export function propose(raft: Raft, data = "command"): number {
+  const index = raft.propose("command", Buffer.from(data));
+  if (index === undefined) throw new Error(`a ${raft.role.name} takes no commands`);
+  return index;
+}
+
+// ----------------------------------------- A cluster -------------------------------------------
+
+/** Servers in one process. A message takes no time, unless a test loses it. */
+export class Cluster {
+  now = 0;
+  readonly applied = new Map<Name, Entry[]>();
+  /** All that was ever sent, whether it arrived or not. */
+  readonly sent: Message[] = [];
+  /** Which messages do not arrive. */
+  lost: (message: Message) => boolean = () => false;
+  /** Which of the messages under way arrives next: the oldest, unless a test reorders. */
+  next: (underWay: number) => number = () => 0;
+  /** Sees every server after every turn of it. */
+  watch: (raft: Raft) => void = () => {};
+  readonly down = new Set<Name>();
+  private readonly servers = new Map<Name, Raft>();
+  private readonly wire: Message[] = [];
+  private readonly options: Options;
+
+  constructor(names: readonly Name[], options: Options = {}) {
+    this.options = { random: seeded(1), ...options, members: names };
+    for (const name of names) this.servers.set(name, server({ ...this.options, name }));
+    for (const name of names) this.applied.set(name, []);
+  }
+
+  at(name: Name): Raft {
+    const raft = this.servers.get(name);
+    if (!raft) throw new Error(`there is no ${name}`);
+    return raft;
+  }
+
+  get up(): Raft[] {
+    return [...this.servers.values()].filter((raft) => !this.down.has(raft.settings.name));
+  }
+
+  get leaders(): Raft[] {
+    return this.up.filter((raft) => raft.role.name === "Leader");
+  }
+
+  /** Ends a server's turn: its messages are under way, its committed entries are applied. */
+  flush(raft: Raft): void {
+    const { early, late, applied } = flush(raft);
+    this.wire.push(...early, ...late);
+    this.sent.push(...early, ...late);
+    this.applied.get(raft.settings.name)?.push(...applied);
+    this.watch(raft);
+    if (raft.unsaved) this.flush(raft); // A server alone begins to lead when its vote is saved.
+  }
+
+  /** Delivers until nobody has anything to say. */
+  settle(): void {
+    for (let delivered = 0; this.wire.length > 0; delivered += 1) {
+      if (delivered > 5_000) throw new Error("the servers never stop talking");
+      const message = one(this.wire.splice(this.next(this.wire.length), 1));
+      if (this.down.has(message.to) || this.down.has(message.from) || this.lost(message)) continue;
+      const raft = this.at(message.to);
+      raft.receive(message, this.now);
+      this.flush(raft);
+    }
+  }
+
+  /** Time passes, and every server wakes when it wants to. */
+  advance(ms: number): void {
+    const end = this.now + ms;
+    for (let woken = 0; this.now < end; woken += 1) {
+      if (woken > ms) throw new Error("the servers never sleep");
+      this.now = Math.min(end, ...this.up.map((raft) => Math.max(raft.wakeAt, this.now)));
+      for (const raft of this.up.filter((r) => r.wakeAt <= this.now)) {
+        raft.tick(this.now);
+        this.flush(raft);
+      }
+      this.settle();
+    }
+  }
+
+  /**
+   * Nobody hears anybody for long, so a leader steps down; then `name` campaigns, alone, until it
+   * wins or gives up.
+   */
+  elect(name: Name, attempts = 5): boolean {
+    const raft = this.at(name);
+    for (let i = 0; i < attempts && raft.role.name !== "Leader"; i += 1) {
+      this.now += 2 * T;
+      for (const waking of [...this.leaders, raft]) {
+        waking.tick(this.now);
+        this.flush(waking);
+      }
+      this.settle();
+    }
+    return raft.role.name === "Leader";
+  }
+
+  /** A command, for the server that leads. Returns its index. */
+  propose(name: Name, data = "command"): number {
+    const raft = this.at(name);
+    const index = propose(raft, data);
+    this.flush(raft);
+    this.settle();
+    return index;
+  }
+
+  crash(...names: Name[]): void {
+    for (const name of names) this.down.add(name);
+  }
+
+  /** Starts a server again with what its disk remembers, and nothing else. */
+  restart(...names: Name[]): void {
+    for (const name of names) {
+      const { settings, saved, log } = this.at(name);
+      const disk = { ...saved, entries: log.slice(1, log.savedIndex) };
+      const random = this.options.random ?? seeded(1);
+      this.servers.set(name, new Raft(settings, disk, this.now, random));
+      this.applied.set(name, []);
+      this.down.delete(name);
+    }
+  }
+}
