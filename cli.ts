@@ -1,11 +1,11 @@
 #!/usr/bin/env bun
 /**
  * The command line of raft.ts: a server, three of them at once, and a client of the key-value
- * store. Events become the story that people read; errors become one sentence and an exit code.
+ * store. Events become the story that people read; errors become a sentence on stderr and an exit
+ * code.
  */
 import dns from "node:dns/promises";
-import { mkdtempSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -13,95 +13,107 @@ import packageJson from "./package.json";
 import { Client, KeyValues, KeyValueStore, Node, type NodeEvent, parseServer, RaftError,
   type RoleName } from "./raft.ts";
 
-const HELP = `raft.ts: a replicated key-value store, and three servers to see how it works.
+const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
   bun cli.ts --test                                     three servers on this machine
-  bun cli.ts --host H --port P --peers H:P,H:P          one server; each list names the others
-  bun cli.ts put KEY VALUE | get KEY | delete KEY | cas KEY OLD NEW | status
+  bun cli.ts --host H --port P --peers H:P,H:P          one server; --peers are the others
+  bun cli.ts put KEY VALUE                              store a value
+  bun cli.ts get KEY                                    read it
+  bun cli.ts delete KEY                                 remove it
+  bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
+  bun cli.ts status                                     what each server says of itself
 
-Clients need no --peers while the three servers of --test run on this machine.
-
-  --peers LIST            the other servers, or, for clients, all: HOST:PORT or NAME=HOST:PORT
-  --name NAME             how the peers call this server, if not HOST:PORT
-  --data DIR              where a server keeps its log (default raft-data/HOST:PORT, but a
-                          temporary directory for --test)
-  --cluster NAME          servers and clients of one cluster agree on it (default raft)
-  --election-timeout MS   T: who hears no leader for T to 2T calls an election (default 1000)
-  --heartbeat MS          how often a leader speaks when it has nothing to say (default 100)
-  --timeout MS            how long a client waits for an answer (default 5000)
-  --json                  answers of clients as JSON
+Servers:
+  --name NAME             what the peers call this server (default: HOST:PORT)
+  --data DIR              where the log is (default: raft-data/NAME; for --test a temporary one)
+  --election-timeout MS   who hears no leader for this time, up to twice it, calls an election
+                          (default: 1000)
+  --heartbeat MS          how often a leader speaks that has nothing to say (default: 100)
+Clients:
+  --timeout MS            how long to wait for an answer (default: 5000)
+  --json                  answer in JSON
+Both:
+  --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between; clients need none
+                          while the servers of --test run on this machine
+  --cluster NAME          what servers and clients of one cluster agree on (default: raft)
   --help, --version
 
-Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 storage failed, 4 outcome unknown.`;
+Exit codes: 0 done; 1 not done; 2 wrong usage; 3 storage failed; 4 unknown whether it was done.`;
 
-const options = {
-  test: { type: "boolean" },
-  host: { type: "string" },
-  port: { type: "string" },
-  peers: { type: "string" },
-  name: { type: "string" },
-  data: { type: "string" },
-  cluster: { type: "string", default: "raft" },
-  "election-timeout": { type: "string", default: "1000" },
-  heartbeat: { type: "string", default: "100" },
-  timeout: { type: "string", default: "5000" },
-  json: { type: "boolean", default: false },
-  help: { type: "boolean" },
-  version: { type: "boolean" },
-} as const;
+const EXIT_CODES = { storage: 3, network: 1, usage: 2, refused: 1, timeout: 1, outcomeUnknown: 4 };
 
+const parse = () =>
+  parseArgs({
+    args: Bun.argv.slice(2),
+    allowPositionals: true,
+    options: {
+      test: { type: "boolean" },
+      host: { type: "string" },
+      port: { type: "string" },
+      name: { type: "string" },
+      peers: { type: "string" },
+      data: { type: "string" },
+      cluster: { type: "string", default: "raft" },
+      "election-timeout": { type: "string", default: "1000" },
+      heartbeat: { type: "string", default: "100" },
+      timeout: { type: "string", default: "5000" },
+      json: { type: "boolean", default: false },
+      help: { type: "boolean" },
+      version: { type: "boolean" },
+    },
+  });
 type Flags = ReturnType<typeof parse>["values"];
-
-function parse() {
-  return parseArgs({ args: Bun.argv.slice(2), options, allowPositionals: true });
-}
-
-const usage = (message: string) => new RaftError("usage", message);
 
 function milliseconds(flags: Flags, flag: "election-timeout" | "heartbeat" | "timeout"): number {
   const value = Number(flags[flag]);
   if (Number.isInteger(value) && value >= 1 && value <= 3_600_000) return value;
-  throw usage(`--${flag} ${flags[flag]}: write whole milliseconds, from 1 to 3600000.`);
+  const range = "It takes whole milliseconds, from 1 to 3600000.";
+  throw new RaftError("usage", `--${flag} cannot be "${flags[flag]}". ${range}`);
 }
 
-function list(flags: Flags): string[] {
-  return (flags.peers?.split(",").map((peer) => peer.trim()).filter((peer) => peer !== "") ?? []);
-}
+const listOf = (peers = "") => peers.split(",").map((peer) => peer.trim()).filter(Boolean);
 
 // ------------------------------------------ The story -------------------------------------------
 
-const COLOURS = ["cyan", "yellow", "magenta", "green", "blue", "red"] as const;
+const COLOURS = ["cyan", "yellow", "magenta", "green", "blue"] as const;
+type Tell = (message: string, level?: "INFO" | "WARNING") => void;
 
-function teller(name: string, port: number) {
+/** Writes the lines of one server; on a terminal, in a colour of its own. */
+function teller(name: string, port: number): Tell {
   const colour = COLOURS[port % COLOURS.length] ?? "cyan";
-  return (message: string, level = "INFO") => {
-    const now = new Date(Date.now() - new Date().getTimezoneOffset() * 60_000).toISOString();
-    const time = now.slice(0, 23).replace("T", " ").replace(".", ",");
+  const isColoured = process.stdout.isTTY && !process.env.NO_COLOR;
+  return (message, level = "INFO") => {
+    const now = new Date();
+    const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
+    const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
     const line = `${time} - ${level} - raft - ${name} - ${message}`;
-    process.stdout.write(`${styleText(level === "INFO" ? colour : [colour, "bold"], line)}\n`);
+    process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
   };
 }
 
 /**
  * Tells events in the words of an election. What repeats is told once, until something changes.
  */
-function narrator(name: string, tell: ReturnType<typeof teller>) {
-  let asked = false;
-  const world = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
-  return (event: NodeEvent) => {
+function narrator(name: string, tell: Tell): (event: NodeEvent) => void {
+  let isAsking = false;
+  // A pre-candidate only asks whether it could win. Until it could, it is a follower in the story.
+  const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
+  return (event) => {
     switch (event.type) {
-      case "preVoteLost":
-        if (!asked) {
-          tell(
-            `Would get ${event.votes} of ${event.needed} votes needed: staying Follower, asking on`,
-          );
-        }
-        asked = true;
+      case "preVoteLost": {
+        const { votes, needed } = event;
+        const lost = `No leader, and only ${votes} of the ${needed} votes needed to replace it`;
+        if (!isAsking) tell(`${lost}: staying Follower and asking on`, "WARNING");
+        isAsking = true;
         return;
-      case "campaign":
-        tell(`No valid RPC received in the last ${Math.round(event.silentMs)} milliseconds, `
-          + "switching to Candidate");
+      }
+      case "campaign": {
+        const silence = `No valid RPC received in the last ${
+          Math.round(event.silentMs)
+        } milliseconds`;
+        tell(`${silence}, switching to Candidate`);
         return tell("Starting vote...");
+      }
       case "voted":
         tell(`Voting for ${event.candidate}`);
         return tell(`Voted for ${event.candidate}`);
@@ -109,31 +121,34 @@ function narrator(name: string, tell: ReturnType<typeof teller>) {
         tell(`Received ${event.votes} votes`);
         if (event.elected) tell(`Received ${event.votes} votes. Switching to Leader`);
         return;
-      case "role":
-        if (world(event.from) === world(event.to)) return;
-        return tell(`Switching state from ${world(event.from)} to ${world(event.to)}`);
+      case "role": {
+        const [from, to] = [called(event.from), called(event.to)];
+        if (from !== to) tell(`Switching state from ${from} to ${to}`);
+        return;
+      }
       case "leader":
-        asked = false;
+        isAsking = false;
         if (event.to !== undefined && event.to !== name) tell(`New leader: ${event.to}`);
         return tell(`Old Leader: ${event.from ?? "None"}, new leader: ${event.to ?? "None"}`);
-      case "slow":
-        return tell(
-          `It took ${event.ms}ms to send a message to and receive a response from: ${event.peer}`,
-          "WARNING",
-        );
-      case "unresolved":
-        return tell(`The name of ${event.server.name} does not resolve; trying again`, "WARNING");
-      case "foreign":
-        return tell(
-          `${event.server} was started with other members (${event.members}) and is not heard`,
-          "WARNING",
-        );
-      case "recovered":
-        if (event.cutBytes === 0) return;
-        return tell(
-          `Cut ${event.cutBytes} bytes of an unfinished write off the log, kept as log.cut`,
-          "WARNING",
-        );
+      case "slow": {
+        const { ms, peer } = event;
+        return tell(`It took ${ms}ms to send a message to and receive a response from: ${peer}`,
+          "WARNING");
+      }
+      case "unresolved": {
+        const { host, name: server } = event.server;
+        return tell(`The name ${host} of ${server} does not resolve yet; trying on`, "WARNING");
+      }
+      case "foreign": {
+        const members = `${event.server} was founded with other members: ${event.members}`;
+        return tell(`${members}. We do not talk to it until the lists agree`, "WARNING");
+      }
+      case "recovered": {
+        const { cutBytes } = event;
+        if (cutBytes === 0) return;
+        return tell(`Cut ${cutBytes} bytes of an unfinished write off the log, into log.cut`,
+          "WARNING");
+      }
       case "committed":
         return;
       default:
@@ -144,118 +159,185 @@ function narrator(name: string, tell: ReturnType<typeof teller>) {
 
 // ------------------------------------------ One server ------------------------------------------
 
-async function serve(flags: Flags): Promise<void> {
-  const { host, port } = flags;
+async function serve(flags: Flags): Promise<number> {
+  const { host, port, name = `${host}:${port}`, cluster, data } = flags;
   if (!host || !port) {
-    throw usage("A server needs --host and --port, and --peers unless it is alone.");
+    const see = "'bun cli.ts --test' starts three servers, 'bun cli.ts --help' tells the rest.";
+    throw new RaftError("usage", `A server needs --host and --port, a client a command. ${see}`);
   }
-  const self = parseServer(`${flags.name ?? `${host}:${port}`}=${host}:${port}`);
-  const peers = list(flags).map(parseServer);
+  const self = { ...parseServer(`${host}:${port}`), name };
+  const peers = listOf(flags.peers);
+  const names = peers.map((peer) => parseServer(peer).name);
+  const [electionTimeoutMs, heartbeatMs] = [milliseconds(flags, "election-timeout"),
+    milliseconds(flags, "heartbeat")];
+  if (heartbeatMs * 2 > electionTimeoutMs) {
+    const why = "one lost heartbeat would cause an election";
+    throw new RaftError("usage",
+      `--heartbeat must be at most half of --election-timeout, or ${why}.`);
+  }
   const tell = teller(self.name, self.port);
   tell("Starting server...");
-  tell(`Peers: [${peers.map((peer) => peer.name).join(", ")}]`);
-  tell(peers.length > 0
-    ? `${peers.length} peers configured, starting as Follower`
-    : "No peers configured, starting as Leader");
-  const node = await Node.start({
-    ...self,
-    peers: list(flags),
-    directory: flags.data ?? path.join("raft-data", self.name),
-    machine: new KeyValueStore(),
-    cluster: flags.cluster,
-    electionTimeoutMs: milliseconds(flags, "election-timeout"),
-    heartbeatMs: milliseconds(flags, "heartbeat"),
-    onEvent: narrator(self.name, tell),
-  });
+  tell(`Peers: [${names.join(", ")}]`);
+  const role = `${peers.length} peers configured, starting as Follower`;
+  tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
+  const node = await Node.start({ ...self, peers, cluster, electionTimeoutMs, heartbeatMs,
+    directory: data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
+    onEvent: narrator(self.name, tell) });
   tell(`Server listening on ${host}:${port}`);
-  const stop = () => void node.stop();
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
-  process.on("disconnect", stop); // Whoever started this server for itself is gone.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
+  process.on("disconnect", () => void node.stop()); // Who started it for a while is gone.
   await node.stopped;
   tell("Server stopped");
-  process.exit(0);
+  return 0;
 }
 
 // ---------------------------------------- Three servers -----------------------------------------
 
-async function trioNames(): Promise<{ servers: string[]; note?: string }> {
-  const local = os.hostname();
-  const found = await dns.lookup(local, 4).catch(() => undefined);
-  const servers = ["127.0.0.1:48000", "localhost:48001"];
-  if (found?.address.startsWith("127.")) return { servers: [...servers, `${local}:48002`] };
-  const note = `This machine's name, ${local}, is not a loopback address: using 127.0.0.2.`;
-  return { servers: [...servers, "127.0.0.2:48002"], note };
+/** Three names of this machine. The third is its own, if that means the machine itself. */
+async function trioServers(): Promise<string[]> {
+  const own = os.hostname();
+  const { address } = await dns.lookup(own, 4).catch(() => ({ address: "" }));
+  const third = address.startsWith("127.") ? own : "127.0.0.1";
+  return ["127.0.0.1:48000", "localhost:48001", `${third}:48002`];
 }
 
-async function trio(flags: Flags): Promise<void> {
-  const { servers, note } = await trioNames();
+async function trio(flags: Flags): Promise<number> {
+  const servers = await trioServers();
   const data = flags.data ?? mkdtempSync(path.join(os.tmpdir(), "raft-"));
-  if (note) console.log(note);
+  if (servers[2] === "127.0.0.1:48002") {
+    console.log(
+      `The name of this machine, ${os.hostname()}, is not a loopback address: the third ` +
+        "server is 127.0.0.1:48002.",
+    );
+  }
+  let isStopping = false;
   const children = servers.map((server) => {
     const [host = "", port = ""] = server.split(":");
     const peers = servers.filter((peer) => peer !== server).join(",");
-    const command = [process.execPath, import.meta.path, "--host", host, "--port", port];
-    const directory = path.join(data, server);
-    command.push("--peers", peers, "--data", directory, "--cluster", flags.cluster);
-    command.push("--election-timeout", flags["election-timeout"], "--heartbeat", flags.heartbeat);
-    return Bun.spawn(command, { stdio: ["ignore", "inherit", "inherit"], ipc: () => {} });
+    const command = [import.meta.path, "--host", host, "--port", port, "--peers", peers, "--data",
+      path.join(data, server), "--cluster", flags.cluster, "--election-timeout",
+      flags["election-timeout"], "--heartbeat", flags.heartbeat];
+    // A server ends when this channel to its parent closes, however the parent dies.
+    const child = Bun.spawn([process.execPath, ...command], {
+      stdio: ["ignore", "inherit", "inherit"],
+      ipc: () => {},
+      onExit(_child, code, signal) {
+        if (isStopping) return;
+        const how = signal ? "was killed" : `ended with code ${code}`;
+        console.log(`\n${server} ${how}. To start it again:\nbun ${command.join(" ")}\n`);
+      },
+    });
+    return { server, child };
   });
+  const processes = children.map(({ server, child }) => `${server} is process ${child.pid}`);
+  console.log(`Three servers on this machine: ${processes.join(", ")}. Talk to them from another ` +
+    "shell: 'bun cli.ts put hello world', 'bun cli.ts get hello', 'bun cli.ts status'. Kill one " +
+    "with 'kill -9'. Ctrl-C stops them all.\n");
   const stop = () => {
-    for (const child of children) child.disconnect();
+    isStopping = true;
+    for (const { child } of children) child.kill("SIGTERM");
   };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
-  await Promise.all(children.map((child) => child.exited));
-  if (!flags.data) await rm(data, { recursive: true, force: true });
-  process.exit(0);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
+  await Promise.all(children.map(({ child }) => child.exited));
+  if (!flags.data) rmSync(data, { recursive: true, force: true });
+  return isStopping ? 0 : 1;
 }
 
 // ------------------------------------------- A client -------------------------------------------
 
-const text = (bytes: Uint8Array) => Buffer.from(bytes);
+/** How many words each command takes. */
+const COMMANDS: Record<string, number> = { put: 2, get: 1, delete: 1, cas: 3, status: 0 };
 
-async function client(flags: Flags, [verb = "", ...words]: string[]): Promise<number> {
-  const servers = flags.peers ? list(flags) : (await trioNames()).servers;
+async function ask(flags: Flags, [verb = "", ...words]: string[]): Promise<number> {
+  const count = COMMANDS[verb];
+  if (count === undefined) {
+    const known = Object.keys(COMMANDS).join(", ");
+    throw new RaftError("usage", `There is no command "${verb}". There are ${known}.`);
+  }
+  if (words.length !== count) {
+    const line = HELP.split("\n").find((text) => text.includes(`cli.ts ${verb}`)) ?? "";
+    const form = line.trim().split("  ")[0];
+    throw new RaftError("usage", `"${verb}" takes ${count} words, not ${words.length}: ${form}`);
+  }
+  const servers = flags.peers === undefined ? await trioServers() : listOf(flags.peers);
   const timeoutMs = milliseconds(flags, "timeout");
-  const raft = await Client.connect({ servers, cluster: flags.cluster, timeoutMs });
-  const store = new KeyValues(raft);
-  const [key = "", value = "", next = ""] = words;
-  const bytes = (word: string) => Buffer.from(word);
+  const client = await Client.connect({ servers, cluster: flags.cluster, timeoutMs });
   try {
-    switch (verb) {
-      case "put":
-        await store.put(bytes(key), bytes(value));
-        console.log("OK");
-        return 0;
-      case "get": {
-        const found = await store.get(bytes(key));
-        if (found) console.log(text(found).toString());
-        return found ? 0 : 1;
-      }
-      case "delete":
-        return (await store.delete(bytes(key))) ? 0 : 1;
-      case "cas": {
-        const done = await store.cas(bytes(key), bytes(value), bytes(next));
-        return done ? 0 : 1;
-      }
-      default:
-        for (const server of servers) console.log(await raft.inspect(parseServer(server).name));
-        return 0;
-    }
+    return verb === "status"
+      ? await tellStatus(client, servers, flags.json)
+      : await operate(client, verb, words.map((word) => Buffer.from(word)), flags.json);
   } finally {
-    raft.close();
+    client.close();
   }
 }
 
-const { values, positionals } = parse();
-try {
+async function operate(client: Client, verb: string, words: Buffer[],
+  json: boolean): Promise<number> {
+  const store = new KeyValues(client);
+  const [key = Buffer.alloc(0), first = Buffer.alloc(0), second = Buffer.alloc(0)] = words;
+  if (verb === "get") {
+    const value = await store.get(key);
+    if (json) {
+      console.log(JSON.stringify({ found: value !== undefined, value: value && text(value) }));
+    } else if (value) process.stdout.write(process.stdout.isTTY ? `${text(value)}\n` : value);
+    else console.error(`There is no value for "${key}".`);
+    return value ? 0 : 1;
+  }
+  let done = true;
+  if (verb === "put") await store.put(key, first);
+  else if (verb === "delete") done = await store.delete(key);
+  else done = await store.cas(key, first, second);
+  const why = verb === "delete"
+    ? `There was no value for "${key}".`
+    : `"${key}" is not "${first}".`;
+  if (json) console.log(JSON.stringify({ done }));
+  else if (done) console.log("OK");
+  else console.error(why);
+  return done ? 0 : 1;
+}
+
+const text = (bytes: Uint8Array) => Buffer.from(bytes).toString();
+
+async function tellStatus(client: Client, servers: string[], json: boolean): Promise<number> {
+  const asked = servers.map((server) => parseServer(server).name);
+  const answers = await Promise.all(
+    asked.map((name) => client.inspect(name).catch(() => ({ name, role: "no answer" }))),
+  );
+  if (json) console.log(JSON.stringify(answers));
+  else {
+    const row = (cells: unknown[]) =>
+      cells.map((cell, i) => String(cell).padEnd(i === 0 ? 24 : 11)).join("").trimEnd();
+    console.log(row(["server", "role", "term", "last", "committed", "applied", "leader"]));
+    for (const answer of answers) {
+      const { name, role } = answer;
+      if (!("term" in answer)) console.log(row([name, role]));
+      else {
+        const { term, lastIndex, commitIndex, lastApplied, leader = "none" } = answer;
+        console.log(row([name, role, term, lastIndex, commitIndex, lastApplied, leader]));
+      }
+    }
+  }
+  return answers.some((answer) => answer.role === "Leader") ? 0 : 1;
+}
+
+// --------------------------------------------- Main ---------------------------------------------
+
+async function main(): Promise<number> {
+  const { values, positionals } = parse();
   if (values.help) console.log(HELP);
   else if (values.version) console.log(packageJson.version);
-  else if (values.test) await trio(values);
-  else if (positionals.length > 0) process.exit(await client(values, positionals));
-  else await serve(values);
-} catch (error) {
-  console.error(String(error instanceof Error ? error.stack : error));
-  process.exit(2);
+  else if (values.test) return trio(values);
+  else if (positionals.length > 0) return ask(values, positionals);
+  else return serve(values);
+  return 0;
 }
+
+process.exitCode = await main().catch((error: Error & { code?: string }) => {
+  const isUsage = error.code?.startsWith("ERR_PARSE_ARGS");
+  console.error(isUsage ? `${error.message} See 'bun cli.ts --help'.` : error.message);
+  if (isUsage) return EXIT_CODES.usage;
+  if (error instanceof RaftError) return EXIT_CODES[error.code];
+  console.error(error.stack); // What nobody foresaw is told with all that is known.
+  return 1;
+});
+process.exit();

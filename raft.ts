@@ -1549,15 +1549,16 @@ export class Node {
       throw new RaftError("usage",
         `A server is listed twice, or is its own peer: ${members.join(", ")}.`);
     }
-    const founder = { cluster, name, members };
-    const storage = new Storage(world.files, options.directory, founder, world.random);
+    let node: Node | undefined;
+    const socket = await world.datagrams.bind({ host, port },
+      (bytes, from) => node?.receive(bytes, from));
     try {
-      const socket = await world.datagrams.bind({ host, port }, (bytes, from) =>
-        node.receive(bytes, from));
-      const node: Node = new Node(options, world, storage, socket);
+      const founder = { cluster, name, members };
+      const storage = new Storage(world.files, options.directory, founder, world.random);
+      node = new Node(options, world, storage, socket);
       return node;
     } catch (error) {
-      storage.close();
+      socket.close();
       throw error;
     }
   }
