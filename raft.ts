@@ -614,9 +614,8 @@ export class Raft {
     //    from a leader that failed.
     const matchIndex = m.prevLogIndex + m.entries.length;
     this.commitTo(Math.min(m.leaderCommit, matchIndex));
-    const { currentTerm: term } = this;
-    const fields = { term, round: m.round, success: true, matchIndex, hintIndex: 0, hintTerm: 0 };
-    this.send("AppendEntriesReply", m, fields);
+    this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: true,
+      matchIndex, hintIndex: 0, hintTerm: 0 });
   }
 
   private follow(leader: Name): void {
@@ -631,9 +630,8 @@ export class Raft {
     // Where the logs agree, the entry's term is at most prevLogTerm: terms do not decrease.
     const hintIndex = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintTerm = this.log.at(hintIndex).term;
-    const { currentTerm: term } = this;
-    const fields = { term, round: m.round, success: false, matchIndex: 0, hintIndex, hintTerm };
-    this.send("AppendEntriesReply", m, fields);
+    this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: false,
+      matchIndex: 0, hintIndex, hintTerm });
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
@@ -764,7 +762,7 @@ export class Sessions {
   }
 
   private applyCommand({ data, index }: Entry, machine: StateMachine): Uint8Array | string {
-    const fields = readFields(commandFields, readArray(data));
+    const fields = readFields(commandFields, decodeAll(data));
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
     if (!session) return "the session has ended, or never was";
@@ -893,14 +891,16 @@ function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMes
   return fits && m.entries.every((e) => e.kind !== "start" && e.kind !== "vote") ? m : undefined;
 }
 
+const encodeAll = (values: unknown[]) =>
+  Buffer.concat(values.map((value) => encoder.encode(value)));
+
 /** What a command is in the log: one of a session, and which answers its client has seen. */
 const commandFields = ["session", "sequence", "acknowledged", "command"] as const;
 
-/** Whoever can send can send anything: what is not a MessagePack array is an empty one. */
-function readArray(bytes: Uint8Array): unknown[] {
+/** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
+function decodeAll(bytes: Uint8Array): unknown[] {
   try {
-    const decoded = decoder.decode(bytes);
-    return Array.isArray(decoded) ? decoded : [];
+    return [...decoder.decodeMulti(bytes)];
   } catch {
     return [];
   }
@@ -938,16 +938,12 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
   const key = keys.get(kind);
   const code = key && authenticate(key, sealed);
   if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
-  try {
-    const [header, ...bodies] = decoder.decodeMulti(sealed.subarray(MAC_BYTES + 2));
-    const envelope = readFields(envelopeFields, header);
-    if (!envelope) return "malformed";
-    const messages = bodies.map((body) => decodeMessage(kind, envelope, body));
-    const isWhole = messages.every((message) => message !== undefined);
-    return isWhole ? { kind, envelope, messages } : "malformed";
-  } catch {
-    return "malformed"; // This is how the decoder says that it is not MessagePack.
-  }
+  const [header, ...bodies] = decodeAll(sealed.subarray(MAC_BYTES + 2));
+  const envelope = readFields(envelopeFields, header);
+  if (!envelope) return "malformed";
+  const messages = bodies.map((body) => decodeMessage(kind, envelope, body));
+  const isWhole = messages.every((message) => message !== undefined);
+  return isWhole ? { kind, envelope, messages } : "malformed";
 }
 
 const RECORD_HEADER = 17;
@@ -988,12 +984,10 @@ function readRecords(bytes: Buffer): Entry[] | undefined {
 // ours to repair. The marker is random and the same in all frames of a file, so no client can
 // forge one.
 
+type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
 /** What went wrong: `code` for programs, `message` for people. */
 export class RaftError extends Error {
-  constructor(
-    readonly code: "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown",
-    message: string,
-  ) {
+  constructor(readonly code: Failure, message: string) {
     super(message);
   }
 }
@@ -1051,13 +1045,9 @@ export class Storage {
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
-    const { hardState: before } = this;
-    const records = entries.map((entry) => entry.record);
     this.hardState = { currentTerm, votedFor };
-    const isNew = before.currentTerm !== currentTerm || before.votedFor !== votedFor;
-    if (isNew) records.unshift(this.voteRecord());
     attempt(`write ${this.directory}/log, and who cannot remember must not promise`, () => {
-      this.append(this.file, records);
+      this.append(this.file, [this.voteRecord(), ...entries.map((entry) => entry.record)]);
       this.file.sync();
     });
   }
@@ -1367,9 +1357,7 @@ export class Endpoint {
    * Says where a server is. A first, empty datagram makes it tell its boot before that is needed.
    */
   introduce(kind: Kind, server: Server): Promise<void> {
-    const correspondent = this.meet(kind, server.name);
-    correspondent.server = server;
-    return this.resolve(correspondent, server);
+    return this.resolve(this.meet(kind, server.name), server);
   }
 
   send(kind: Kind, message: Message | ClientMessage): void {
@@ -1460,7 +1448,7 @@ export class Endpoint {
   }
 
   private async resolve(to: Correspondent, server: Server): Promise<void> {
-    to.resolvedAt = this.world.clock.now();
+    [to.server, to.resolvedAt] = [server, this.world.clock.now()];
     try {
       to.address = { host: await this.world.datagrams.resolve(server.host), port: server.port };
       this.transmit(to);
@@ -1489,31 +1477,19 @@ export type NodeEvent =
   | { type: "recovered"; cutBytes: number; members: readonly Name[] }
   | { type: "slow"; peer: Name; ms: number };
 
-/** Durations are in milliseconds. */
-export type NodeOptions = {
-  /** Where this server listens: a name or an IP address of this machine. */
-  host: string;
-  port: number;
-  /** By what name its peers know it. Default: `host:port`. */
-  name?: Name;
-  /** The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. Each of them lists this one too. */
-  peers: readonly string[];
-  /** Where its log is. Made if there is none. */
-  directory: string;
-  machine: StateMachine;
-  /** What all servers and clients of one cluster share: its name (default "raft"), ... */
-  cluster?: string;
-  /** ... and a secret (default "", which keeps nobody out). */
-  secret?: string;
-  /** Default: 1000. */
-  electionTimeoutMs?: number;
-  /** Default: 100. */
-  heartbeatMs?: number;
-  /** How long `propose` and `read` wait for an answer. Default: 5000. */
-  timeoutMs?: number;
-  onEvent?: (event: NodeEvent) => void;
-  world?: World;
-};
+/**
+ * `host` and `port`: where this server listens, a name or an IP address of this machine. `name`:
+ * by what name its peers know it; default `host:port`. `peers`: the other servers, each
+ * `HOST:PORT` or `NAME=HOST:PORT`; each of them lists this one too. `directory`: where its log is;
+ * made if there is none. `machine`: what is replicated. `cluster`, `secret`: all servers and
+ * clients of a cluster share them; default "raft", and "", which keeps nobody out.
+ * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
+ * long `propose` and `read` wait for an answer; default 5000.
+ */
+export type NodeOptions = { host: string; port: number; name?: Name; peers: readonly string[];
+  directory: string; machine: StateMachine; cluster?: string; secret?: string;
+  electionTimeoutMs?: number; heartbeatMs?: number; timeoutMs?: number;
+  onEvent?: (event: NodeEvent) => void; world?: World };
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
@@ -1551,7 +1527,7 @@ export class Node {
     }
     let node: Node | undefined;
     const socket = await world.datagrams.bind({ host, port },
-      (bytes, from) => node?.receive(bytes, from));
+      (bytes, from) => node?.guard(() => node?.endpoint.receive(bytes, from)));
     try {
       const founder = { cluster, name, members };
       const storage = new Storage(world.files, options.directory, founder, world.random);
@@ -1605,20 +1581,11 @@ export class Node {
   }
 
   status() {
-    const { currentTerm: term, leader, commitIndex, lastApplied } = this.core;
-    const role = this.core.role.name === "PreCandidate" ? "Follower" : this.core.role.name;
-    const { lastIndex } = this.core.log;
+    const { role, currentTerm: term, leader, log, commitIndex, lastApplied } = this.core;
+    const { lastIndex } = log;
     const { dropped } = this.endpoint;
-    return {
-      ...this.storage.identity,
-      role,
-      term,
-      leader,
-      lastIndex,
-      commitIndex,
-      lastApplied,
-      dropped,
-    };
+    return { ...this.storage.identity, role: role.name, term, leader, lastIndex, commitIndex,
+      lastApplied, dropped };
   }
 
   /** Stops serving, and lets go of socket and directory. With a reason, `stopped` rejects. */
@@ -1694,14 +1661,13 @@ export class Node {
     this.wakesAt = this.core.wakeAt;
     // After a pause the timer comes first, and what arrived meanwhile is not read yet. That takes
     // a turn; to judge the leader's silence before would depose it for nothing.
-    const wake = () => clock.defer(() => clock.defer(() => this.guard(() => this.onTimer())));
+    const tick = () => {
+      this.wakesAt = Number.POSITIVE_INFINITY;
+      this.core.tick(clock.now());
+      this.flush();
+    };
+    const wake = () => clock.defer(() => clock.defer(() => this.guard(tick)));
     this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
-  }
-
-  private onTimer(): void {
-    this.wakesAt = Number.POSITIVE_INFINITY;
-    this.core.tick(this.world.clock.now());
-    this.flush();
   }
 
   /** A request's id is the microsecond in which it leaves, so the reply tells how long it took. */
@@ -1710,24 +1676,16 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private receive(bytes: Buffer, from: Address): void {
-    this.guard(() => this.endpoint.receive(bytes, from));
-  }
-
   private onMessage(message: Message | ClientMessage): void {
     this.schedule();
     if (!("term" in message)) return this.onClientMessage(message);
     const now = this.world.clock.now();
-    if (message.type.endsWith("Reply")) {
-      this.time(message.from, Math.round(now - message.id / 1000));
-    }
-    this.core.receive(message, now);
-  }
-
-  private time(peer: Name, ms: number): void {
+    const { type, from: peer } = message;
+    const ms = type.endsWith("Reply") ? Math.round(now - message.id / 1000) : 0;
     const isSlow = ms > this.core.settings.heartbeatMs;
     if (isSlow && !this.slow.has(peer)) this.tell({ type: "slow", peer, ms });
-    this.slow[isSlow ? "add" : "delete"](peer);
+    if (type.endsWith("Reply")) this.slow[isSlow ? "add" : "delete"](peer);
+    this.core.receive(message, now);
   }
 
   private onClientMessage(m: ClientMessage): void {
@@ -1852,7 +1810,7 @@ export class Client {
       const session = await this.session;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
-      const data = encoder.encode([session, sequence, oldest - 1, command]);
+      const data = encodeAll([session, sequence, oldest - 1, command]);
       return await this.perform({ type: "Command", data });
     } catch (error) {
       // Perhaps the session has ended. The next command opens another, but this one is not
@@ -1980,7 +1938,7 @@ export class KeyValueStore implements StateMachine {
   private readonly values = new Map<string, Buffer>();
 
   apply(command: Uint8Array): Uint8Array {
-    const [verb, key, value, expected] = readArray(command);
+    const [verb, key, value, expected] = decodeAll(command);
     const before = this.values.get(keyOf(key));
     const isExpected = expected instanceof Uint8Array ? before?.equals(expected) : !before;
     const puts = verb === "put" || (verb === "cas" && isExpected);
@@ -1989,13 +1947,13 @@ export class KeyValueStore implements StateMachine {
       this.values.set(keyOf(key), Buffer.from(value)); // A copy: the command's buffer is the log's.
       isDone = true;
     }
-    return encoder.encode([isDone, before ?? null]);
+    return encodeAll([isDone, before ?? null]);
   }
 
   query(question: Uint8Array): Uint8Array {
-    const [, key] = readArray(question);
+    const [, key] = decodeAll(question);
     const value = this.values.get(keyOf(key));
-    return encoder.encode([value !== undefined, value ?? null]);
+    return encodeAll([value !== undefined, value ?? null]);
   }
 }
 
@@ -2010,17 +1968,17 @@ export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
   async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.via.propose(encoder.encode(["put", key, value]));
+    await this.via.propose(encodeAll(["put", key, value]));
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [, value] = readArray(await this.via.read(encoder.encode(["get", key])));
+    const [, value] = decodeAll(await this.via.read(encodeAll(["get", key])));
     return value instanceof Uint8Array ? value : undefined;
   }
 
   /** Resolves to whether there was a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    const [isDone] = readArray(await this.via.propose(encoder.encode(["delete", key])));
+    const [isDone] = decodeAll(await this.via.propose(encodeAll(["delete", key])));
     return isDone === true;
   }
 
@@ -2029,8 +1987,8 @@ export class KeyValues {
    */
   async cas(key: Uint8Array, expected: Uint8Array | undefined,
     value: Uint8Array): Promise<boolean> {
-    const command = encoder.encode(["cas", key, value, expected ?? null]);
-    const [isDone] = readArray(await this.via.propose(command));
+    const command = encodeAll(["cas", key, value, expected ?? null]);
+    const [isDone] = decodeAll(await this.via.propose(command));
     return isDone === true;
   }
 }
