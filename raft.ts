@@ -881,7 +881,7 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
 
 function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMessage | undefined {
   const [number, ...values] = Array.isArray(raw) ? raw : [];
-  const [type, list = []] = tables[kind][number] ?? [];
+  const [type, list = []] = tables[kind][typeof number === "number" ? number : -1] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
   const m = { ...fields, type, from, to } as unknown as AnyMessage; // The table says which it is.
@@ -1196,7 +1196,15 @@ const systemFiles: Files = {
     }
     return () => lock.close();
   },
-  read: (file) => fs.existsSync(file) ? fs.readFileSync(file) : undefined,
+  read(file) {
+    try {
+      return fs.readFileSync(file);
+    } catch (error) {
+      // Only what is not there is new. What cannot be read must not be founded again.
+      if ((error as { code?: string }).code === "ENOENT") return undefined;
+      throw error;
+    }
+  },
   create(file) {
     const fd = fs.openSync(file, "w", 0o600);
     return {
@@ -1228,12 +1236,16 @@ export type Address = { host: string; port: number };
 /** A server as its peers and its clients know it. */
 export type Server = Address & { name: Name };
 
+function readServer(text: string): Server | undefined {
+  const [, name, host = "", port = ""] = /^(?:([^=,\s]+)=)?([^=:,\s]+):(\d{1,5})$/.exec(text) ?? [];
+  const isPort = Number(port) >= 1 && Number(port) <= 65_535;
+  return isPort ? { name: name ?? `${host}:${port}`, host, port: Number(port) } : undefined;
+}
+
 /** Reads `HOST:PORT` or `NAME=HOST:PORT`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
-  const [, name, host = "", port = ""] = /^(?:([^=,\s]+)=)?([^=:,\s]+):(\d+)$/.exec(text) ?? [];
-  if (Number(port) >= 1 && Number(port) <= 65_535) {
-    return { name: name ?? `${host}:${port}`, host, port: Number(port) };
-  }
+  const server = readServer(text);
+  if (server) return server;
   throw new RaftError("usage", `"${text}" is not the address of a server. Write HOST:PORT, or ` +
     "NAME=HOST:PORT, with a port from 1 to 65535.");
 }
@@ -1282,15 +1294,19 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
   }
   socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
+  let isOpen = true;
   return {
     receiveBufferBytes: socket.getRecvBufferSize(),
-    send(bytes, to) {
-      // If nobody listens at one peer, the kernel fails the *next* send, to whomever. Send it
+    send(bytes, { host, port }) {
+      // If nobody listens at one peer, the kernel fails the *next* send, to whomever. Try it
       // again.
-      socket.send(bytes, to.port, to.host,
-        (error) => error && socket.send(bytes, to.port, to.host, () => {}));
+      const again = (error: unknown) => error && isOpen && socket.send(bytes, port, host, () => {});
+      if (isOpen) socket.send(bytes, port, host, again);
     },
-    close: () => void socket.close(),
+    close() {
+      isOpen = false;
+      socket.close();
+    },
   };
 }
 
@@ -1364,7 +1380,8 @@ export class Endpoint {
     if (message.to === this.self.name) return this.receiver.onMessage(message);
     const to = this.meet(kind, message.to);
     const body = encodeMessage(kind, message);
-    if (to.bytes + body.length > DATAGRAM_BYTES - ENVELOPE_BYTES) this.transmit(to);
+    const isFull = to.bytes + body.length > DATAGRAM_BYTES - ENVELOPE_BYTES;
+    if (isFull && to.bytes > 0) this.transmit(to);
     to.bodies.push(body);
     to.bytes += body.length;
     this.queued.add(to);
@@ -1418,7 +1435,8 @@ export class Endpoint {
       return this.tell(from, { type: "foreign", server: from.name, members });
     }
     // A client may know a server by an address only. From now on both names are the same to it.
-    this.known.set(`${from.kind} ${asked}`, from);
+    const isAlias = from.kind === "client" && !this.known.get(`client ${asked}`)?.boot;
+    if (isAlias) this.known.set(`client ${asked}`, from);
     this.receiver.onGreeting();
   }
 
@@ -1493,6 +1511,13 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
+
+function checkSize({ length }: Uint8Array): void {
+  if (length <= MAX_COMMAND_BYTES) return;
+  throw new RaftError("refused",
+    `${length} bytes are too many for a datagram, which has room for ` +
+      `${MAX_COMMAND_BYTES}. Split them.`);
+}
 
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
@@ -1782,6 +1807,9 @@ export class Client {
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const servers = options.servers.map(parseServer);
+    if (servers.length === 0) {
+      throw new RaftError("usage", "A client needs at least one server to ask.");
+    }
     const disk = drawId(world.random);
     const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
     const anywhere = { host: "0.0.0.0", port: 0 };
@@ -1801,6 +1829,7 @@ export class Client {
 
   /** As `Node.propose`. */
   async propose(command: Uint8Array): Promise<Uint8Array> {
+    checkSize(command);
     const sequence = this.sequence += 1;
     this.outstanding.add(sequence);
     try {
@@ -1823,8 +1852,9 @@ export class Client {
   }
 
   /** As `Node.read`. */
-  read(question: Uint8Array): Promise<Uint8Array> {
-    return this.perform({ type: "Read", question });
+  async read(question: Uint8Array): Promise<Uint8Array> {
+    checkSize(question);
+    return await this.perform({ type: "Read", question });
   }
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
@@ -1864,9 +1894,10 @@ export class Client {
   private onRedirect(operation: Operation, leader: Name, address: string): void {
     operation.askAt = this.clock.now();
     if (leader === "") return;
-    if (address !== "" && !this.servers.includes(leader)) {
+    const server = readServer(address);
+    if (server && !this.servers.includes(leader)) {
       this.servers.push(leader);
-      void this.endpoint.introduce("client", { ...parseServer(address), name: leader });
+      void this.endpoint.introduce("client", { ...server, name: leader });
     }
     operation.asked = undefined;
     this.target = leader;
@@ -1874,14 +1905,6 @@ export class Client {
 
   private perform(content: Content, only?: Name): Promise<Uint8Array> {
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    const bytes = Object.values(content).reduce((sum, value) => sum + value.length, 0);
-    if (bytes > MAX_COMMAND_BYTES) {
-      reject(
-        new RaftError("refused", `${bytes} bytes are too many for a datagram, which has room ` +
-          `for ${MAX_COMMAND_BYTES}. Split them.`),
-      );
-      return promise;
-    }
     const deadlineAt = this.clock.now() + this.timeoutMs;
     this.lastId += 1;
     this.operations.set(this.lastId, { content, only, deadlineAt, resolve, reject, asked: undefined,
