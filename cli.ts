@@ -94,7 +94,7 @@ function teller(name: string, port: number): Tell {
 /**
  * Tells events in the words of an election. What repeats is told once, until something changes.
  */
-function narrator(name: string, tell: Tell): (event: NodeEvent) => void {
+function narrator(name: string, members: string[], tell: Tell): (event: NodeEvent) => void {
   let isAsking = false;
   // A pre-candidate only asks whether it could win. Until it could, it is a follower in the story.
   const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
@@ -144,9 +144,15 @@ function narrator(name: string, tell: Tell): (event: NodeEvent) => void {
         return tell(`${members}. We do not talk to it until the lists agree`, "WARNING");
       }
       case "recovered": {
-        const { cutBytes } = event;
-        if (cutBytes === 0) return;
-        return tell(`Cut ${cutBytes} bytes of an unfinished write off the log, into log.cut`,
+        const [founders, now] = [event.members, members].map((list) => list.toSorted().join(", "));
+        if (founders !== now) {
+          tell(
+            `--peers disagrees with the members that the cluster was founded with, which stay: ${founders}`,
+            "WARNING",
+          );
+        }
+        if (event.cutBytes === 0) return;
+        return tell(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`,
           "WARNING");
       }
       case "committed":
@@ -182,7 +188,7 @@ async function serve(flags: Flags): Promise<number> {
   tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
   const node = await Node.start({ ...self, peers, cluster, electionTimeoutMs, heartbeatMs,
     directory: data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
-    onEvent: narrator(self.name, tell) });
+    onEvent: narrator(self.name, [self.name, ...names], tell) });
   tell(`Server listening on ${host}:${port}`);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
   process.on("disconnect", () => void node.stop()); // Who started it for a while is gone.

@@ -1552,7 +1552,7 @@ export class Node {
     }
     let node: Node | undefined;
     const socket = await world.datagrams.bind({ host, port },
-      (bytes, from) => node?.guard(() => node?.endpoint.receive(bytes, from)));
+      (bytes, from) => node?.endpoint.receive(bytes, from));
     try {
       const founder = { cluster, name, members };
       const storage = new Storage(world.files, options.directory, founder, world.random);
@@ -1575,7 +1575,7 @@ export class Node {
     this.stopped = this.end.promise;
     this.core = new Raft(settings, { ...hardState, entries }, world.clock.now(), world.random);
     this.endpoint = new Endpoint(world, socket, secret, kinds, identity, {
-      onMessage: (m) => this.onMessage(m),
+      onMessage: (m) => this.guard(() => this.onMessage(m)),
       onGreeting: () => this.client.askAgain(),
       tell: (event) => this.tell(event),
     });
@@ -1617,11 +1617,11 @@ export class Node {
   stop(reason?: unknown): Promise<void> {
     if (this.isStopping) return this.stopped;
     this.isStopping = true;
+    if (reason === undefined) this.end.resolve();
+    else this.end.reject(reason);
     this.cancelTimer();
     this.client.close(); // And with it the socket, which they share.
     this.storage.close();
-    if (reason === undefined) this.end.resolve();
-    else this.end.reject(reason);
     return this.stopped;
   }
 
@@ -1892,7 +1892,7 @@ export class Client {
    * Asks again at the next tick, not at once: during an election servers may point in a circle.
    */
   private onRedirect(operation: Operation, leader: Name, address: string): void {
-    operation.askAt = this.clock.now();
+    operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     if (leader === "") return;
     const server = readServer(address);
     if (server && !this.servers.includes(leader)) {
