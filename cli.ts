@@ -145,12 +145,8 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
       }
       case "recovered": {
         const [founders, now] = [event.members, members].map((list) => list.toSorted().join(", "));
-        if (founders !== now) {
-          tell(
-            `--peers disagrees with the members that the cluster was founded with, which stay: ${founders}`,
-            "WARNING",
-          );
-        }
+        const stay = `the cluster was founded with other members, which stay: ${founders}`;
+        if (founders !== now) tell(`--peers is not obeyed: ${stay}`, "WARNING");
         if (event.cutBytes === 0) return;
         return tell(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`,
           "WARNING");

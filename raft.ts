@@ -1196,15 +1196,11 @@ const systemFiles: Files = {
     }
     return () => lock.close();
   },
-  read(file) {
-    try {
-      return fs.readFileSync(file);
-    } catch (error) {
-      // Only what is not there is new. What cannot be read must not be founded again.
-      if ((error as { code?: string }).code === "ENOENT") return undefined;
-      throw error;
-    }
-  },
+  // Only what is not listed is new: what cannot be read must not be founded again.
+  read: (file) =>
+    fs.readdirSync(path.dirname(file)).includes(path.basename(file))
+      ? fs.readFileSync(file)
+      : undefined,
   create(file) {
     const fd = fs.openSync(file, "w", 0o600);
     return {
@@ -1608,7 +1604,7 @@ export class Node {
   status() {
     const { role, currentTerm: term, leader, log, commitIndex, lastApplied } = this.core;
     const { lastIndex } = log;
-    const { dropped } = this.endpoint;
+    const dropped = { ...this.endpoint.dropped };
     return { ...this.storage.identity, role: role.name, term, leader, lastIndex, commitIndex,
       lastApplied, dropped };
   }
