@@ -1031,8 +1031,10 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
-        throw this.wrong(`is of server ${before.name} of cluster ${before.cluster}, not of ` +
-          `${founder.name} of ${founder.cluster}. Choose another directory, or start that server.`);
+        throw this.wrong(
+          `holds the data of server ${before.name} of cluster ${before.cluster}, not of ` +
+            `${founder.name} of ${founder.cluster}. Choose another directory, or start that server.`,
+        );
       }
       this.identity = { ...before, boot: before.boot + 1 };
       this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
