@@ -762,7 +762,7 @@ export class Sessions {
   }
 
   private applyCommand({ data, index }: Entry, machine: StateMachine): Uint8Array | string {
-    const fields = readFields(commandFields, decodeAll(data));
+    const fields = readFields(commandFields, decodeArray(data));
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
     if (!session) return "the session has ended, or never was";
@@ -881,7 +881,7 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
 
 function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMessage | undefined {
   const [number, ...values] = Array.isArray(raw) ? raw : [];
-  const [type, list = []] = tables[kind][typeof number === "number" ? number : -1] ?? [];
+  const [type, list = []] = tables[kind][Number(readField("type", number) ?? -1)] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
   const m = { ...fields, type, from, to } as unknown as AnyMessage; // The table says which it is.
@@ -890,9 +890,6 @@ function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMes
   const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
   return fits && m.entries.every((e) => e.kind !== "start" && e.kind !== "vote") ? m : undefined;
 }
-
-const encodeAll = (values: unknown[]) =>
-  Buffer.concat(values.map((value) => encoder.encode(value)));
 
 /** What a command is in the log: one of a session, and which answers its client has seen. */
 const commandFields = ["session", "sequence", "acknowledged", "command"] as const;
@@ -904,6 +901,11 @@ function decodeAll(bytes: Uint8Array): unknown[] {
   } catch {
     return [];
   }
+}
+
+function decodeArray(bytes: Uint8Array): unknown[] {
+  const [array] = decodeAll(bytes);
+  return Array.isArray(array) ? array : [];
 }
 
 type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
@@ -1031,9 +1033,10 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
+        const owner = `server ${before.name} of cluster ${before.cluster}`;
+        const advice = "Choose another directory, or start that server";
         throw this.wrong(
-          `holds the data of server ${before.name} of cluster ${before.cluster}, not of ` +
-            `${founder.name} of ${founder.cluster}. Choose another directory, or start that server.`,
+          `holds the data of ${owner}, not of ${founder.name} of ${founder.cluster}. ${advice}.`,
         );
       }
       this.identity = { ...before, boot: before.boot + 1 };
@@ -1130,6 +1133,7 @@ export class Storage {
     }
     const file = this.files.create(`${this.directory}/log.cut`);
     file.write(log.subarray(end), 0);
+    file.sync();
     file.close();
     this.cutBytes = log.length - end;
   }
@@ -1278,6 +1282,8 @@ export const systemWorld: World = {
   files: systemFiles,
 };
 
+const SEND_TRIES = 5;
+
 async function bindSocket({ host, port }: Address, receive: Receive): Promise<Socket> {
   // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
   const socket = dgram.createSocket({ type: "udp4", recvBufferSize: 4 << 20,
@@ -1293,14 +1299,15 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
   socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   let isOpen = true;
+  // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
+  // helps, and as the next refusal may come in between, once is not enough.
+  const send = (bytes: Buffer, to: Address, tries: number): void => {
+    const again = (error: unknown) => error && tries > 1 && send(bytes, to, tries - 1);
+    if (isOpen) socket.send(bytes, to.port, to.host, again);
+  };
   return {
     receiveBufferBytes: socket.getRecvBufferSize(),
-    send(bytes, { host, port }) {
-      // If nobody listens at one peer, the kernel fails the *next* send, to whomever. Try it
-      // again.
-      const again = (error: unknown) => error && isOpen && socket.send(bytes, port, host, () => {});
-      if (isOpen) socket.send(bytes, port, host, again);
-    },
+    send: (bytes, to) => send(bytes, to, SEND_TRIES),
     close() {
       isOpen = false;
       socket.close();
@@ -1837,7 +1844,7 @@ export class Client {
       const session = await this.session;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
-      const data = encodeAll([session, sequence, oldest - 1, command]);
+      const data = encoder.encode([session, sequence, oldest - 1, command]);
       return await this.perform({ type: "Command", data });
     } catch (error) {
       // Perhaps the session has ended. The next command opens another, but this one is not
@@ -1959,7 +1966,7 @@ export class KeyValueStore implements StateMachine {
   private readonly values = new Map<string, Buffer>();
 
   apply(command: Uint8Array): Uint8Array {
-    const [verb, key, value, expected] = decodeAll(command);
+    const [verb, key, value, expected] = decodeArray(command);
     const before = this.values.get(keyOf(key));
     const isExpected = expected instanceof Uint8Array ? before?.equals(expected) : !before;
     const puts = verb === "put" || (verb === "cas" && isExpected);
@@ -1968,13 +1975,13 @@ export class KeyValueStore implements StateMachine {
       this.values.set(keyOf(key), Buffer.from(value)); // A copy: the command's buffer is the log's.
       isDone = true;
     }
-    return encodeAll([isDone, before ?? null]);
+    return encoder.encode([isDone, before ?? null]);
   }
 
   query(question: Uint8Array): Uint8Array {
-    const [, key] = decodeAll(question);
+    const [, key] = decodeArray(question);
     const value = this.values.get(keyOf(key));
-    return encodeAll([value !== undefined, value ?? null]);
+    return encoder.encode([value !== undefined, value ?? null]);
   }
 }
 
@@ -1989,17 +1996,17 @@ export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
   async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.via.propose(encodeAll(["put", key, value]));
+    await this.via.propose(encoder.encode(["put", key, value]));
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [, value] = decodeAll(await this.via.read(encodeAll(["get", key])));
+    const [, value] = decodeArray(await this.via.read(encoder.encode(["get", key])));
     return value instanceof Uint8Array ? value : undefined;
   }
 
   /** Resolves to whether there was a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    const [isDone] = decodeAll(await this.via.propose(encodeAll(["delete", key])));
+    const [isDone] = decodeArray(await this.via.propose(encoder.encode(["delete", key])));
     return isDone === true;
   }
 
@@ -2008,8 +2015,8 @@ export class KeyValues {
    */
   async cas(key: Uint8Array, expected: Uint8Array | undefined,
     value: Uint8Array): Promise<boolean> {
-    const command = encodeAll(["cas", key, value, expected ?? null]);
-    const [isDone] = decodeAll(await this.via.propose(command));
+    const command = encoder.encode(["cas", key, value, expected ?? null]);
+    const [isDone] = decodeArray(await this.via.propose(command));
     return isDone === true;
   }
 }

@@ -37,8 +37,7 @@ export function seeded(seed: number): () => number {
 
 /** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
 export const makeCommand = ([session, sequence, acknowledged]: readonly [number, number, number],
-  command: Uint8Array): Uint8Array =>
-  Buffer.concat([session, sequence, acknowledged, command].map((value) => encode(value)));
+  command: Uint8Array): Uint8Array => encode([session, sequence, acknowledged, command]);
 
 /** The only element: a test that expects one message must not be content with two. */
 export function one<Element>(elements: readonly Element[]): Element {

@@ -1,0 +1,177 @@
+/**
+ * A directory on a disk in memory. It keeps what was synced, and forgets at a power cut, wholly or
+ * in parts, what was not; it fails when a test wants it to.
+ */
+import type { Files, WritableFile } from "../raft.ts";
+import type { Random } from "./random.ts";
+
+export type Operation = { what: "create" | "write" | "extend" | "sync" | "rename"; file: string };
+/** How an operation fails, and which share of it, from 0 to 1, is done all the same. */
+export type Fault = { code: "ENOSPC" | "EIO"; share: number };
+/** What a power cut leaves of what was not synced. In parts: any sectors of any of the writes. */
+export type Keep = "nothing" | "everything" | "parts";
+
+/** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
+const ZEROS_SHOWN = 64;
+
+class Content {
+  /** What a reader sees, what the platters hold, and what lies between the two. */
+  seen: Buffer = Buffer.alloc(0);
+  durable: Buffer = Buffer.alloc(0);
+  unsynced: { at: number; bytes: Uint8Array }[] = [];
+  size = 0;
+
+  write(at: number, bytes: Uint8Array): void {
+    this.seen = patch(this.seen, at, bytes);
+    this.unsynced.push({ at, bytes: Uint8Array.from(bytes) });
+    this.size = Math.max(this.size, this.seen.length);
+  }
+
+  sync(): void {
+    for (const { at, bytes } of this.unsynced) this.durable = patch(this.durable, at, bytes);
+    this.unsynced = [];
+  }
+
+  /** Forgets what was not synced, but for what chance has brought to the platters in time. */
+  forget(keep: Keep, random: Random): void {
+    const sector = [1, 16, 512][Math.floor(random() * 3)] ?? 512;
+    for (const { at, bytes } of keep === "nothing" ? [] : this.unsynced) {
+      for (let i = 0; i < bytes.length; i += sector - ((at + i) % sector)) {
+        const piece = bytes.subarray(i, i + sector - ((at + i) % sector));
+        const isKept = keep === "everything" || random() < 0.5;
+        if (isKept) this.durable = patch(this.durable, at + i, piece);
+      }
+    }
+    this.unsynced = [];
+    this.seen = Buffer.from(this.durable);
+    this.size = Math.max(this.seen.length, keep === "nothing" ? 0 : this.size);
+  }
+}
+
+function patch(old: Buffer, at: number, bytes: Uint8Array): Buffer {
+  const long = Math.max(old.length, at + bytes.length);
+  const patched = long === old.length ? old : Buffer.concat([old, Buffer.alloc(long - old.length)]);
+  patched.set(bytes, at);
+  return patched;
+}
+
+/** One directory on one disk. It outlives the programs that use it, and the power supply. */
+export class Disk {
+  fault: (operation: Operation) => Fault | undefined = () => undefined;
+  private names = new Map<string, Content>();
+  private durableNames = new Map<string, Content>();
+  private renamed: Map<string, Content>[] = [];
+  private life = 0;
+  private lockedIn = -1;
+
+  constructor(private readonly random: Random,
+    private readonly watch: (operation: Operation) => void = () => {}) {}
+
+  /** The file system as the program sees it that is started now. It dies with that program. */
+  files(): Files {
+    const life = this.life;
+    return {
+      lock: () => {
+        this.alive(life);
+        if (this.lockedIn === life) throw new Error("a running server has it");
+        this.lockedIn = life;
+        return () => void (this.lockedIn = this.lockedIn === life ? -1 : this.lockedIn);
+      },
+      read: (file) => this.read(file),
+      create: (file) => this.open(life, file),
+      rename: (from, to) => {
+        this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
+          if (share > 0.5) this.rename(from, to);
+        });
+        this.durableNames = new Map(this.names);
+        this.renamed = [];
+      },
+    };
+  }
+
+  read(file: string): Buffer | undefined {
+    const content = this.names.get(file);
+    if (!content) return undefined;
+    const zeros = Math.min(content.size - content.seen.length, ZEROS_SHOWN);
+    return Buffer.concat([content.seen, Buffer.alloc(zeros)]);
+  }
+
+  /** What would be left of a file if the power failed now. */
+  durable(file: string): Buffer | undefined {
+    return this.durableNames.get(file)?.durable;
+  }
+
+  /** Puts a file there, durably, for a test that has its own idea of what happened to it. */
+  put(file: string, bytes: Uint8Array): void {
+    const content = new Content();
+    content.write(0, bytes);
+    content.sync();
+    this.names.set(file, content);
+    this.durableNames.set(file, content);
+  }
+
+  /** The program ends where it is. What it has written is in the page cache, and stays there. */
+  kill(): void {
+    this.life += 1;
+    this.lockedIn = -1;
+  }
+
+  powerCut(keep: Keep = "parts"): void {
+    this.kill();
+    const survives = () => keep === "everything" || (keep === "parts" && this.random() < 0.5);
+    for (const names of this.renamed) if (survives()) this.durableNames = names;
+    this.renamed = [];
+    this.names = new Map(this.durableNames);
+    for (const content of this.names.values()) content.forget(keep, this.random);
+  }
+
+  private alive(life: number): void {
+    if (life !== this.life) throw new Error("this program was killed");
+  }
+
+  private open(life: number, file: string): WritableFile {
+    const content = new Content();
+    const made = () => void this.renamed.push(new Map(this.names.set(file, content)));
+    this.act(life, { what: "create", file }, made, (share) => share > 0.5 && made());
+    return {
+      write: (bytes, at) => {
+        const write = (share: number) =>
+          content.write(at, bytes.subarray(0, Math.floor(bytes.length * share)));
+        this.act(life, { what: "write", file }, () => write(1), write);
+      },
+      extend: (size) => {
+        this.act(life, { what: "extend", file }, () => void (content.size = size), () => {});
+      },
+      sync: () => {
+        // After a failed sync Linux takes the pages for clean: to try again would prove nothing.
+        const fail = () => {
+          const { seen, size } = content;
+          content.forget("parts", this.random);
+          Object.assign(content, { seen, size });
+        };
+        this.act(life, { what: "sync", file }, () => content.sync(), fail);
+      },
+      close: () => {},
+    };
+  }
+
+  private rename(from: string, to: string): void {
+    const content = this.names.get(from);
+    if (!content) throw new Error("ENOENT: no such file");
+    this.names.set(to, content).delete(from);
+    this.renamed.push(new Map(this.names));
+  }
+
+  private act(life: number, operation: Operation, whole: () => void,
+    part: (share: number) => unknown): void {
+    this.alive(life);
+    const fault = this.fault(operation);
+    this.alive(life); // The test may have killed the program just now, before this operation.
+    if (fault) {
+      part(fault.share);
+      throw Object.assign(new Error(`${fault.code}: ${operation.what}`), { code: fault.code });
+    }
+    whole();
+    this.watch(operation);
+  }
+}

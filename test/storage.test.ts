@@ -1,0 +1,554 @@
+/** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type Entry, type Files, type HardState, makeEntry, RaftError, Storage,
+  systemWorld } from "../raft.ts";
+import { Disk, type Fault, type Keep, type Operation } from "./disk.ts";
+import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
+
+const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
+const LOG = "data/log";
+
+/** What the disk must remember, in a form that a failed comparison shows well. */
+type State = HardState & { entries: readonly Entry[] };
+const show = ({ currentTerm, votedFor, entries }: State) => ({
+  currentTerm,
+  votedFor,
+  entries: entries.map(({ index, term, kind, data }) =>
+    `${index} of term ${term}: ${kind} ${data.toString("hex")}`
+  ),
+});
+const remembered = ({ hardState, entries }: Storage) => show({ ...hardState, entries });
+const NOTHING: State = { currentTerm: 0, votedFor: undefined, entries: [] };
+
+/** What is known once `change` is saved: its entries take the place of what conflicts with them. */
+function after(before: State, change: State): State {
+  const first = change.entries[0]?.index ?? before.entries.length + 1;
+  return { ...change, entries: [...before.entries.slice(0, first - 1), ...change.entries] };
+}
+
+const command = (index: number, term: number, data: string | Uint8Array) =>
+  makeEntry(index, term, "command", Buffer.from(data));
+
+const start = (disk: Disk, random = randomFrom(7), who = founder) =>
+  new Storage(disk.files(), "data", who, random);
+
+/** The error that an action throws. That it throws none is a failure. */
+function failure(action: () => unknown): RaftError {
+  try {
+    action();
+  } catch (error) {
+    expect(error).toBeInstanceOf(RaftError);
+    if (error instanceof RaftError) return error;
+  }
+  throw new Error("It should have failed.");
+}
+
+function expectRefusal(action: () => unknown, sentence: string): void {
+  const { code, message } = failure(action);
+  expect(code).toBe("storage");
+  expect(message).toContain(sentence);
+}
+
+/** A turn of a server's life: a new term, a vote, entries behind the others or in their place. */
+function drawChange(random: Random, before: State): State {
+  const draw = (n: number) => Math.floor(random() * n);
+  const isNewTerm = random() < 0.3;
+  const currentTerm = before.currentTerm + (isNewTerm || before.currentTerm === 0 ? 1 : 0);
+  const kept = currentTerm === before.currentTerm ? before.votedFor : undefined;
+  const votedFor = kept ?? [undefined, "a", "b", "a rather long name: ünïcödé"][draw(4)];
+  const isConflict = isNewTerm && random() < 0.5;
+  const first = isConflict ? 1 + draw(before.entries.length + 1) : before.entries.length + 1;
+  const entries = Array.from({ length: draw(4) },
+    (_, i) =>
+      makeEntry(first + i, currentTerm,
+        (["noop", "session", "command"] as const)[draw(3)] ?? "noop",
+        Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256))));
+  return { currentTerm, votedFor, entries };
+}
+
+/** Where the frames of a log end: each begins with marker, length and checksum, 4 bytes each. */
+function frameEnds(log: Buffer = Buffer.alloc(0)): number[] {
+  const ends: number[] = [];
+  for (let at = 0; at + 12 <= log.length && log.readUInt32BE(at) !== 0; ends.push(at)) {
+    at += 12 + log.readUInt32BE(at + 4);
+  }
+  return ends;
+}
+
+/** A log of one frame per save, where these end, and what must be known after each of them. */
+function smallLog(changes: State[]): { bytes: Buffer; ends: number[]; states: State[] } {
+  const disk = new Disk(randomFrom(1));
+  const storage = start(disk);
+  const states = [NOTHING];
+  for (const change of changes) {
+    storage.save(change);
+    states.push(after(states.at(-1) ?? NOTHING, change));
+  }
+  const log = disk.read(LOG) ?? Buffer.alloc(0);
+  const ends = frameEnds(log);
+  return { bytes: log.subarray(0, ends.at(-1)), ends, states };
+}
+
+const fourFrames = () =>
+  smallLog([
+    { currentTerm: 1, votedFor: "b", entries: [] },
+    { currentTerm: 1, votedFor: "b", entries: [command(1, 1, "one"), command(2, 1, "two")] },
+    { currentTerm: 3, votedFor: "c", entries: [command(2, 3, "other")] },
+    { currentTerm: 3, votedFor: "c", entries: [command(3, 3, "last")] },
+  ]);
+
+function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
+  const disk = new Disk(randomFrom(1));
+  disk.put(LOG, bytes);
+  return { disk, storage: start(disk) };
+}
+
+describe("what is saved is found again", () => {
+  test("an empty directory is founded: no term, no vote, no entry, boot 1", () => {
+    const { hardState, entries, identity, cutBytes } = start(new Disk(randomFrom(1)));
+    expect(show({ ...hardState, entries })).toEqual(show(NOTHING));
+    expect(identity).toMatchObject({ ...founder, boot: 1 });
+    expect(cutBytes).toBe(0);
+  });
+
+  test("whatever is saved, killed, cut off and started again, no completed save is lost", () => {
+    let [starts, cuts, conflicts] = [0, 0, 0];
+    forSeeds(600, (random) => {
+      const disk = new Disk(random);
+      let storage = start(disk, random);
+      let known = NOTHING;
+      for (let step = 0; step < 20; step += 1) {
+        if (random() < 0.7) {
+          const change = drawChange(random, known);
+          if ((change.entries[0]?.index ?? Infinity) <= known.entries.length) conflicts += 1;
+          storage.save(change);
+          known = after(known, change);
+          continue;
+        }
+        if (random() < 0.3) storage.close();
+        else if (random() < 0.5) disk.kill();
+        else disk.powerCut((["nothing", "everything", "parts"] as const)[Math.floor(random() * 3)]);
+        const { boot, disk: id } = storage.identity;
+        storage = start(disk, random);
+        expect(remembered(storage)).toEqual(show(known));
+        expect(storage.identity).toMatchObject({ ...founder, boot: boot + 1, disk: id });
+        starts += 1;
+        cuts += storage.cutBytes;
+      }
+    });
+    // A run that restarts nothing proves nothing. Between two saves there is nothing to cut.
+    expect(cuts).toBe(0);
+    if (!isReplay) expect(Math.min(starts, conflicts)).toBeGreaterThan(100);
+  });
+
+  test("a save that the power cut interrupts is there as a whole, or not at all", () => {
+    const outcomes = { lost: 0, kept: 0, cut: 0 };
+    forSeeds(600, (random) => {
+      const disk = new Disk(random);
+      let storage = start(disk, random);
+      let known = NOTHING;
+      for (let life = 0; life < 6; life += 1) {
+        for (let saves = Math.floor(random() * 4); saves > 0; saves -= 1) {
+          const change = drawChange(random, known);
+          storage.save(change);
+          known = after(known, change);
+        }
+        // The kill comes at the very moment of the sync: the write was done, nothing is certain.
+        const last = drawChange(random, known);
+        disk.fault = ({ what }) => {
+          if (what === "sync") disk.powerCut("parts");
+          return undefined;
+        };
+        expectRefusal(() => storage.save(last), "killed");
+        disk.fault = () => undefined;
+        storage = start(disk, random);
+        const whole = JSON.stringify(show(after(known, last)));
+        const isKept = JSON.stringify(remembered(storage)) === whole;
+        if (isKept) known = after(known, last);
+        expect(remembered(storage)).toEqual(show(known));
+        outcomes[isKept ? "kept" : storage.cutBytes > 0 ? "cut" : "lost"] += 1;
+      }
+    });
+    if (!isReplay) expect(Math.min(...Object.values(outcomes))).toBeGreaterThan(10);
+  });
+
+  test("an entry that takes the place of another takes away all that followed it", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    const old = [1, 2, 3].map((index) => command(index, 1, `old ${index}`));
+    storage.save({ currentTerm: 1, votedFor: undefined, entries: old });
+    storage.save({ currentTerm: 2, votedFor: "b", entries: [command(2, 2, "new")] });
+    disk.powerCut("nothing");
+    const { entries } = start(disk);
+    expect(entries.map(({ data }) => data.toString())).toEqual(["old 1", "new"]);
+  });
+
+  test("thousands of entries come back in order, and again from the file that replaces it", () => {
+    const disk = new Disk(randomFrom(1));
+    const entries = Array.from({ length: 2500 }, (_, i) => command(i + 1, 1, `command ${i}`));
+    start(disk).save({ currentTerm: 1, votedFor: "a", entries });
+    for (let life = 0; life < 3; life += 1) {
+      disk.powerCut("nothing");
+      expect(remembered(start(disk))).toEqual(show({ currentTerm: 1, votedFor: "a", entries }));
+    }
+  });
+});
+
+describe("the end of the log", () => {
+  const { bytes, ends, states } = fourFrames();
+  const [first = 0] = ends;
+  const [lastBegin = 0, end = 0] = ends.slice(-2);
+
+  test("a log that ends anywhere is recovered up to its last whole frame, the rest kept", () => {
+    for (let length = first; length <= bytes.length; length += 1) {
+      const whole = ends.findLastIndex((frameEnd) => frameEnd <= length);
+      const rest = bytes.subarray(ends[whole], length);
+      const { disk, storage } = recover(bytes.subarray(0, length));
+      expect(remembered(storage)).toEqual(show(states[whole] ?? NOTHING));
+      expect(storage.cutBytes).toBe(rest.length);
+      expect(disk.read("data/log.cut")).toEqual(rest.length > 0 ? rest : undefined);
+    }
+  });
+
+  test("a log without its first frame is of nobody: refused by name, and left as it is", () => {
+    for (let length = 0; length < first; length += 1) {
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, bytes.subarray(0, length));
+      expectRefusal(() => start(disk), LOG);
+      expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
+    }
+  });
+
+  test("a last frame of which any part is missing was promised to nobody, and is cut", () => {
+    const previous = show(states.at(-2) ?? NOTHING);
+    const zeros = Buffer.alloc(100);
+    for (let at = lastBegin; at < end; at += 1) {
+      const head = Buffer.concat([bytes.subarray(0, at), Buffer.alloc(end - at), zeros]);
+      const tail = Buffer.from(head).fill(0, lastBegin);
+      bytes.copy(tail, at + 1, at + 1);
+      const garbage = Buffer.concat([bytes.subarray(0, at), Buffer.alloc(end - at, 0xAA), zeros]);
+      for (const torn of [head, tail, garbage]) {
+        const { disk, storage } = recover(torn);
+        expect(remembered(storage)).toEqual(previous);
+        const isClean = torn.subarray(lastBegin).every((byte) => byte === 0);
+        expect(storage.cutBytes).toBe(isClean ? 0 : torn.length - lastBegin);
+        if (!isClean) expect(disk.read("data/log.cut")).toEqual(torn.subarray(lastBegin));
+      }
+    }
+  });
+
+  test("after a cut the log goes on, and holds", () => {
+    const { disk, storage } = recover(bytes.subarray(0, end - 3));
+    const change = { currentTerm: 4, votedFor: "a", entries: [command(3, 4, "new last")] };
+    storage.save(change);
+    disk.powerCut("nothing");
+    const again = start(disk);
+    expect(remembered(again)).toEqual(show(after(states.at(-2) ?? NOTHING, change)));
+    expect(again.cutBytes).toBe(0);
+  });
+
+  test("one flipped bit is refused if a good frame is behind it; else that frame is cut", () => {
+    let [refused, cut] = [0, 0];
+    const log = Buffer.concat([bytes, Buffer.alloc(20)]);
+    for (let bit = 0; bit < log.length * 8; bit += 1) {
+      const flipped = Buffer.from(log);
+      flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, flipped);
+      if (bit >> 3 < lastBegin) {
+        expectRefusal(() => start(disk), LOG);
+        expect(disk.read(LOG)).toEqual(flipped);
+        refused += 1;
+      } else {
+        const known = bit >> 3 < end ? states.at(-2) : states.at(-1);
+        const storage = start(disk);
+        expect(remembered(storage)).toEqual(show(known ?? NOTHING));
+        expect(storage.cutBytes).toBeGreaterThan(0);
+        cut += 1;
+      }
+    }
+    expect([refused, cut]).toEqual([lastBegin * 8, (log.length - lastBegin) * 8]);
+  });
+
+  test("a frame that is missing in the middle is refused, not closed up", () => {
+    for (const [i, begin] of ends.slice(0, -2).entries()) {
+      const hole = Buffer.from(bytes).fill(0, begin, ends[i + 1]);
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, hole);
+      expectRefusal(() => start(disk), `${LOG} is damaged at byte ${begin}`);
+      expect(disk.read(LOG)).toEqual(hole);
+    }
+  });
+
+  test("a refused directory is let go, so that it can be mended and started", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.put(LOG, Buffer.from(bytes).fill(0, first, first + 1));
+    expectRefusal(() => start(disk), "damaged");
+    disk.put(LOG, bytes);
+    expect(remembered(start(disk))).toEqual(show(states.at(-1) ?? NOTHING));
+  });
+
+  test("commands that look like frames and records neither hide damage nor invent it", () => {
+    // A client may have read an old log, whose marker is another one, and send it as a command.
+    const looksLikeLog = Buffer.concat([bytes, command(9, 9, "forged").record, bytes]);
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk, randomFrom(99));
+    const kept = { currentTerm: 5, votedFor: "a", entries: [command(1, 5, looksLikeLog)] };
+    storage.save(kept);
+    const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
+    storage.save({ ...kept, entries: [command(2, 5, looksLikeLog)] });
+    const log = disk.read(LOG) ?? Buffer.alloc(0);
+    for (let length = end; length < end + looksLikeLog.length; length += 7) {
+      const cut = recover(log.subarray(0, length));
+      expect(remembered(cut.storage)).toEqual(show(kept));
+      expect(cut.storage.cutBytes).toBe(length - end);
+    }
+    expect(remembered(recover(log).storage).entries).toHaveLength(2);
+  });
+});
+
+describe("a start", () => {
+  test("writes and syncs what it read, before anything is promised by it (catalogue 46)", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    const change = { currentTerm: 1, votedFor: "b", entries: [command(1, 1, "in the cache")] };
+    disk.fault = ({ what }) => {
+      if (what === "sync") disk.kill(); // After the write, before the sync.
+      return undefined;
+    };
+    expectRefusal(() => storage.save(change), "killed");
+    disk.fault = () => undefined;
+    // The page cache has it, so this start believes it and may promise by it. Then power fails.
+    expect(remembered(start(disk))).toEqual(show(change));
+    disk.powerCut("nothing");
+    expect(remembered(start(disk))).toEqual(show(change));
+  });
+
+  test("has synced its new file before the file takes the place of the old one", () => {
+    const done: string[] = [];
+    const disk = new Disk(randomFrom(1), ({ what, file }) => done.push(`${what} ${file}`));
+    start(disk);
+    expect(done.slice(-2)).toEqual(["sync data/log.new", `rename ${LOG}`]);
+    expect(done.indexOf("sync data/log.new")).toBe(done.length - 2);
+  });
+
+  test("is counted durably: the boot rises each time, whatever became of the last one", () => {
+    forSeeds(50, (random) => {
+      const disk = new Disk(random);
+      for (let boot = 1; boot < 10; boot += 1) {
+        expect(start(disk, random).identity.boot).toBe(boot);
+        if (random() < 0.5) disk.kill();
+        else disk.powerCut(random() < 0.5 ? "nothing" : "parts");
+      }
+    });
+  });
+
+  test("is refused while another server has the directory", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    expectRefusal(() => start(disk), "Cannot use data: a running server has it");
+    storage.close();
+    expect(start(disk).identity.boot).toBe(2);
+  });
+
+  test("is refused for another server or another cluster, and says whose the directory is", () => {
+    const disk = new Disk(randomFrom(1));
+    start(disk).close();
+    const before = disk.read(LOG);
+    for (const other of [{ ...founder, name: "b" }, { ...founder, cluster: "other" }]) {
+      expectRefusal(() => start(disk, randomFrom(1), other),
+        `${LOG} holds the data of server a of cluster test, not of ${other.name} of ${other.cluster}`);
+    }
+    expect(disk.read(LOG)).toEqual(before);
+  });
+
+  test("remembers the founding members, whatever list it is given later", () => {
+    const disk = new Disk(randomFrom(1));
+    const { id } = start(disk).identity;
+    disk.kill();
+    const later = start(disk, randomFrom(2), { ...founder, members: ["a", "x"] });
+    expect(later.identity).toMatchObject({ id, members: founder.members });
+  });
+
+  test("gives one id to servers of one list in any order, another to each other list", () => {
+    const id = (members: string[], name = "a", cluster = "test", seed = 1) =>
+      start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity.id;
+    expect(id(["c", "a", "b"], "b", "test", 2)).toBe(id(["a", "b", "c"]));
+    const others = [id(["a", "b"]), id(["a", "b", "c", "d"]), id(["a", "b", "c"], "a", "other"),
+      id(["a"], "a", "test", 1), id(["a"], "a", "test", 2)];
+    expect(new Set([id(["a", "b", "c"]), ...others]).size).toBe(6);
+  });
+});
+
+describe("a disk that fails", () => {
+  const faults: Fault[] = [0, 0.5, 1].flatMap((share) => [
+    { code: "ENOSPC", share } as const,
+    { code: "EIO", share } as const,
+  ]);
+  const keeps: Keep[] = ["nothing", "everything", "parts"];
+
+  /** Starts twice and saves between, with the n-th operation failing. Returns what was promised. */
+  function live(disk: Disk, random: Random): { completed: State; attempted: State } {
+    let completed = NOTHING;
+    let attempted = NOTHING;
+    const live = () => {
+      for (let life = 0; life < 2; life += 1) {
+        const storage = start(disk, random);
+        for (let save = 0; save < 3; save += 1) {
+          const change = drawChange(random, completed);
+          attempted = after(completed, change);
+          storage.save(change);
+          completed = attempted;
+        }
+        storage.close();
+      }
+    };
+    expect(failure(live).code).toBe("storage");
+    return { completed, attempted };
+  }
+
+  test("stops whoever writes, at any operation, and what was promised is there again", () => {
+    const failed = new Set<string>();
+    let cases = 0;
+    forSeeds(4, (random, seed) => {
+      for (const fault of faults) {
+        for (const keep of keeps) {
+          for (let n = 0; n < 12; n += 1) {
+            const disk = new Disk(random);
+            let operations = 0;
+            disk.fault = (operation: Operation) => {
+              operations += 1;
+              if (operations !== n + 1) return undefined;
+              failed.add(operation.what);
+              return fault;
+            };
+            const { completed, attempted } = live(disk, randomFrom(seed));
+            disk.fault = () => undefined;
+            disk.powerCut(keep);
+            const found = remembered(start(disk, random));
+            const isWhole = JSON.stringify(found) === JSON.stringify(show(attempted));
+            expect(found).toEqual(show(isWhole ? attempted : completed));
+            cases += 1;
+          }
+        }
+      }
+    });
+    if (isReplay) return;
+    expect([...failed].sort()).toEqual(["create", "extend", "rename", "sync", "write"]);
+    expect(cases % (18 * 12)).toBe(0);
+  });
+
+  test("says which file, and what the system said", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    disk.fault = () => ({ code: "EIO", share: 0 });
+    const change = { currentTerm: 1, votedFor: "a", entries: [] };
+    expectRefusal(() => storage.save(change), `Cannot write ${LOG}`);
+    expectRefusal(() => storage.save(change), "EIO");
+  });
+
+  test("at a start lets go of the directory, so that the next start can have it", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.fault = () => ({ code: "ENOSPC", share: 0 });
+    expectRefusal(() => start(disk), "ENOSPC");
+    disk.fault = () => undefined;
+    expect(start(disk).identity.boot).toBe(1);
+  });
+});
+
+describe("real files", () => {
+  const directories: string[] = [];
+  const fresh = () => {
+    const directory = mkdtempSync(path.join(tmpdir(), "raft-storage-"));
+    directories.push(directory);
+    return path.join(directory, "cluster", "a");
+  };
+  afterAll(() => {
+    for (const directory of directories) rmSync(directory, { recursive: true, force: true });
+  });
+  const open = (directory: string, files: Files = systemWorld.files) =>
+    new Storage(files, directory, founder, systemWorld.random);
+  const change = { currentTerm: 2, votedFor: "c", entries: [command(1, 2, "x".repeat(5000))] };
+
+  test("remember, with a boot that rises, and a tail that is cut and kept", () => {
+    const directory = fresh();
+    const storage = open(directory);
+    storage.save(change);
+    storage.save({ ...change, entries: [command(2, 2, "torn")] });
+    storage.close();
+    const log = readFileSync(`${directory}/log`);
+    const end = log.findLastIndex((byte) => byte !== 0) + 1;
+    writeFileSync(`${directory}/log`, log.subarray(0, end - 1));
+    const again = open(directory);
+    expect(remembered(again)).toEqual(show(change));
+    expect(again.identity.boot).toBe(2);
+    expect(readFileSync(`${directory}/log.cut`).length).toBe(again.cutBytes);
+    expect(again.cutBytes).toBeGreaterThan(0);
+    again.close();
+  });
+
+  test("are the server's alone: modes 0600, in a directory of mode 0700", () => {
+    const directory = fresh();
+    open(directory).close();
+    expect(statSync(directory).mode & 0o777).toBe(0o700);
+    expect(statSync(`${directory}/log`).mode & 0o777).toBe(0o600);
+    expect(existsSync(`${directory}/log.new`)).toBe(false);
+  });
+
+  test("grow in big steps, and a zero tail ends them", () => {
+    const directory = fresh();
+    const storage = open(directory);
+    const sizes = new Set<number>();
+    for (let index = 1; index <= 40; index += 1) {
+      const entries = [command(index, 1, "x".repeat(60_000))];
+      storage.save({ currentTerm: 1, votedFor: undefined, entries });
+      sizes.add(statSync(`${directory}/log`).size);
+    }
+    storage.close();
+    // A sync of a file that has grown must store its new length, too: that is to be rare.
+    expect(sizes.size).toBeLessThanOrEqual(2);
+    expect(Math.min(...sizes)).toBeGreaterThan(1 << 20);
+    const log = readFileSync(`${directory}/log`);
+    expect(log.subarray(40 * 61_000).every((byte) => byte === 0)).toBe(true);
+    const again = open(directory);
+    expect([again.entries.length, again.cutBytes]).toEqual([40, 0]);
+    again.close();
+  });
+
+  test("are locked against a second server, in any process, until kill -9", async () => {
+    const directory = fresh();
+    const storage = open(directory);
+    expectRefusal(() => open(directory), "a running server has it");
+    storage.close();
+    const raft = JSON.stringify(path.join(import.meta.dir, "..", "raft.ts"));
+    // It keeps what it made, or the garbage collector would let the lock go; and it ends in time,
+    // however this test does.
+    const script = `import { Storage, systemWorld } from ${raft};
+      const founder = ${JSON.stringify(founder)};
+      const storage = new Storage(systemWorld.files, ${JSON.stringify(directory)}, founder,
+        systemWorld.random);
+      console.log("held");
+      setTimeout(() => storage.close(), 10_000);`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" });
+    try {
+      const { value } = await child.stdout.getReader().read();
+      expect(Buffer.from(value ?? []).toString()).toContain("held");
+      expectRefusal(() => open(directory), "a running server has it");
+    } finally {
+      child.kill("SIGKILL");
+      await child.exited;
+    }
+    const again = open(directory);
+    expect(again.identity.boot).toBe(3);
+    again.close();
+  });
+
+  test("that are in no directory we may use are refused with a sentence", () => {
+    const directory = fresh();
+    open(directory).close();
+    expectRefusal(() => open(`${directory}/log`), `Cannot use ${directory}/log`);
+  });
+});

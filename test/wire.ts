@@ -1,0 +1,55 @@
+/** Datagrams as section 11 describes them, sealed and opened without a line of raft.ts. */
+import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
+import { createHmac } from "node:crypto";
+import type { Kind } from "../raft.ts";
+
+export const KINDS = ["peer", "client"] as const;
+/** The places of the messages in the tables of their kinds. */
+export const TYPES = {
+  peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "Greeting"],
+  client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
+    "Greeting"],
+};
+
+export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;
+  toBoot: unknown; sequence: unknown };
+
+export const inOrder = (
+  e: Envelope,
+) => [e.cluster, e.from, e.to, e.disk, e.boot, e.toBoot, e.sequence];
+
+/** Whole numbers as floats, too: no other encoding has a -0. */
+export const floats = new Encoder({ forceIntegerToFloat: true });
+
+function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
+  const key = createHmac("sha256", secret).update(`raft.ts ${kind} raft`).digest();
+  return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
+}
+
+/** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
+export function seal(kind: Kind, parts: readonly Uint8Array[],
+  { secret = "", as = kind } = {}): Buffer {
+  const rest = Buffer.concat([Buffer.from([1, KINDS.indexOf(as)]), ...parts]);
+  return Buffer.concat([codeOf(kind, secret, rest), rest]);
+}
+
+export type Opened = { kind: Kind; envelope: unknown[]; bodies: unknown[][]; types: string[] };
+
+/** What a server has sent. Throws if it is not sealed with this secret. */
+export function open(sealed: Buffer, secret = ""): Opened {
+  const kind = KINDS[sealed[17] ?? -1] ?? "peer";
+  if (!codeOf(kind, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
+    throw new Error("This datagram is not sealed with our secret.");
+  }
+  const [envelope = [], ...bodies] = [...decodeMulti(sealed.subarray(18))] as unknown[][];
+  return { kind, envelope, bodies,
+    types: bodies.map(([type]) => TYPES[kind][Number(type)] ?? "?") };
+}
+
+/** A datagram from a client that nobody knows yet, with any number of messages. */
+export function fromClient(to: { id: string; name: string; boot: number },
+  bodies: readonly unknown[], sequence: number, name = "client 9"): Buffer {
+  const header = inOrder({ cluster: to.id, from: name, to: to.name, disk: 9, boot: 1,
+    toBoot: to.boot, sequence });
+  return seal("client", [header, ...bodies].map((part) => encode(part)));
+}
