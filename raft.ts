@@ -129,13 +129,7 @@ const NOTHING = Buffer.alloc(0);
 export class Log {
   /** How far this log is on this server's disk. Nothing above it may be promised to anyone. */
   savedIndex = 0;
-  private readonly entries: Entry[] = [{
-    index: 0,
-    term: 0,
-    kind: "noop",
-    data: NOTHING,
-    record: NOTHING,
-  }];
+  private readonly entries = [makeEntry(0, 0, "noop", NOTHING)];
   /** `sizes[i]` is how many bytes entries 1 to i take, so a range of them is one subtraction. */
   private readonly sizes = [0];
 

@@ -6,6 +6,7 @@
 import { encode } from "@msgpack/msgpack";
 import { type Entry, type HardState, makeEntry, type Message, type Name, type Progress, Raft,
   type Settings } from "../raft.ts";
+import { randomFrom } from "./random.ts";
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
@@ -23,17 +24,6 @@ const defaults: Settings = {
   batchBytes: 1_000,
   windowBytes: 10_000,
 };
-
-/** Numbers from 0 to below 1 that look random and are the same in every run (mulberry32). */
-export function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
 export const makeCommand = ([session, sequence, acknowledged]: readonly [number, number, number],
@@ -288,7 +278,7 @@ export class Cluster {
   private readonly options: Options;
 
   constructor(names: readonly Name[], options: Options = {}) {
-    this.options = { random: seeded(1), ...options, members: names };
+    this.options = { random: randomFrom(1), ...options, members: names };
     for (const name of names) this.servers.set(name, server({ ...this.options, name }));
     for (const name of names) this.applied.set(name, []);
   }
@@ -378,7 +368,7 @@ export class Cluster {
     for (const name of names) {
       const { settings, saved, log } = this.at(name);
       const disk = { ...saved, entries: log.slice(1, log.savedIndex) };
-      const random = this.options.random ?? seeded(1);
+      const random = this.options.random ?? randomFrom(1);
       this.servers.set(name, new Raft(settings, disk, this.now, random));
       this.applied.set(name, []);
       this.down.delete(name);

@@ -11,8 +11,9 @@ import { type Entry, makeEntry, type Message, type Name, type Raft, type RoleNam
   Sessions } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, entries, entry, FIVE, flush,
   follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, leader, makeCommand, type Of, one,
-  only, preCandidate, progress, propose, request, requestVote, roundOf, seeded, server,
-  settledLeader, step, T, termsOf, THREE, timeOut, to, turn, voteReply, wait } from "./core.ts";
+  only, preCandidate, progress, propose, request, requestVote, roundOf, server, settledLeader, step,
+  T, termsOf, THREE, timeOut, to, turn, voteReply, wait } from "./core.ts";
+import { randomFrom } from "./random.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
 const receiversOf = (sent: readonly Message[]) => sent.map((m) => m.to);
@@ -24,7 +25,7 @@ const sameLog = (x: Raft, y: Raft) => expect(x.log.slice(1)).toEqual(y.log.slice
  * recorded once, and each of them is checked against the record.
  */
 function badDay(seed: number) {
-  const random = seeded(seed);
+  const random = randomFrom(seed);
   const cluster = new Cluster(FIVE, { random, batchBytes: 100, windowBytes: 300 });
   const leaders = new Map<number, Set<Name>>();
   const termsSeen = new Map<Name, number[]>();
@@ -502,7 +503,7 @@ describe("§5.2 Leader election", () => {
   test("randomized election timeouts ... ensure that split votes are rare", () => {
     let terms = 0;
     for (let seed = 1; seed <= 100; seed += 1) {
-      const cluster = new Cluster(FIVE, { random: seeded(seed) });
+      const cluster = new Cluster(FIVE, { random: randomFrom(seed) });
       cluster.advance(2 * T);
       expect(cluster.leaders.length).toBe(1);
       terms += cluster.at("a").currentTerm;
@@ -512,7 +513,7 @@ describe("§5.2 Leader election", () => {
 
   test("and that they are resolved quickly", () => {
     for (let seed = 1; seed <= 100; seed += 1) {
-      const random = seeded(seed);
+      const random = randomFrom(seed);
       const cluster = new Cluster(FIVE, { random });
       cluster.lost = () => random() < 0.3;
       cluster.advance(12 * T);
@@ -2321,7 +2322,7 @@ describe("Sessions (thesis §6.3)", () => {
   test("equal logs end equal sessions", () => {
     const [here, there] = [crowd(), crowd()];
     const answers = [here, there].map(({ open, command, ids }) => {
-      const random = seeded(7);
+      const random = randomFrom(7);
       const used: string[] = [];
       for (let i = 0; i < 3_000; i += 1) {
         if (random() < 0.5) open();

@@ -17,14 +17,15 @@ export function randomFrom(seed: number): Random {
 const chosen = process.env["RAFT_SEED"];
 export const isReplay = chosen !== undefined;
 
-/** Runs a case per seed. A failure names its seed: with `RAFT_SEED` set to it, it runs alone. */
+/** Runs a case per seed. A failure tells the command that runs its seed alone. */
 export function forSeeds(count: number, run: (random: Random, seed: number) => void): void {
-  for (let seed = 1; seed <= count; seed += 1) {
-    if (isReplay && seed !== Number(chosen)) continue;
+  const seeds = isReplay ? [Number(chosen)] : Array.from({ length: count }, (_, i) => i + 1);
+  for (const seed of seeds) {
     try {
       run(randomFrom(seed), seed);
     } catch (error) {
-      console.error(`Replay it with RAFT_SEED=${seed} and the name of this file.`);
+      const [file] = /\w+\.test\.ts/.exec(new Error().stack ?? "") ?? [];
+      console.error(`To run this case alone: RAFT_SEED=${seed} bun test test/${file}`);
       throw error;
     }
   }
