@@ -1252,9 +1252,12 @@ export function parseServer(text: string): Server {
  */
 export type Clock = { now(): number; setTimer(delayMs: number, action: () => void): () => void;
   defer(action: () => void): void };
-/** `send` never throws: what cannot be sent is lost, as datagrams are. */
-export type Socket = { readonly receiveBufferBytes: number; send(bytes: Buffer, to: Address): void;
-  close(): void };
+/**
+ * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
+ * they may be and still travel in one piece: what is sent in fragments is lost with any of them.
+ */
+export type Socket = { readonly receiveBufferBytes: number; readonly datagramBytes: number;
+  send(bytes: Buffer, to: Address): void; close(): void };
 export type Receive = (bytes: Buffer, from: Address) => void;
 /** `resolve` finds the IP address of a host. Each datagram has a buffer of its own, to be kept. */
 export type Datagrams = { resolve(host: string): Promise<string>;
@@ -1293,6 +1296,7 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
   socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   let isOpen = true;
+  const isLoopback = socket.address().address.startsWith("127.");
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
   const send = (bytes: Buffer, to: Address, tries: number): void => {
@@ -1301,6 +1305,7 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
   };
   return {
     receiveBufferBytes: socket.getRecvBufferSize(),
+    datagramBytes: DATAGRAM_BYTES[isLoopback ? "loopback" : "ethernet"],
     send: (bytes, to) => send(bytes, to, SEND_TRIES),
     close() {
       isOpen = false;
@@ -1324,10 +1329,8 @@ const SEEN = 1024;
 const MAX_CORRESPONDENTS = 4096;
 const GREET_EVERY_MS = 10;
 const RESOLVE_EVERY_MS = 1000;
-/**
- * What an Ethernet frame holds, less headers: a datagram in fragments is lost with any of them.
- */
-const DATAGRAM_BYTES = 1400;
+/** What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. */
+const DATAGRAM_BYTES = { ethernet: 1400, loopback: 8192 };
 const ENVELOPE_BYTES = 150;
 
 /** Somebody that we exchange datagrams with, in one of its lives. */
@@ -1379,7 +1382,7 @@ export class Endpoint {
     if (message.to === this.self.name) return this.receiver.onMessage(message);
     const to = this.meet(kind, message.to);
     const body = encodeMessage(kind, message);
-    const isFull = to.bytes + body.length > DATAGRAM_BYTES - ENVELOPE_BYTES;
+    const isFull = to.bytes + body.length > this.socket.datagramBytes - ENVELOPE_BYTES;
     if (isFull && to.bytes > 0) this.transmit(to);
     to.bodies.push(body);
     to.bytes += body.length;
@@ -1568,8 +1571,8 @@ export class Node {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
     const { identity, hardState, entries, cutBytes } = storage;
     const { name, members } = identity;
-    const batchBytes = DATAGRAM_BYTES - ENVELOPE_BYTES - 50;
-    const windowBytes = socket.receiveBufferBytes / 4; // The kernel counts more than the payload.
+    const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
+    const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
     this.stopped = this.end.promise;
     this.core = new Raft(settings, { ...hardState, entries }, world.clock.now(), world.random);
@@ -1656,9 +1659,8 @@ export class Node {
     const outbox = core.outbox.splice(0);
     const durableTerm = core.saved.currentTerm;
     const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
-    // 1. Send what promises nothing: entries may be on their way to the followers' disks while
-    // they
-    //    are on the way to this one, if their term is durable here (thesis §10.2.1).
+    // 1. Send what promises nothing: entries, if their term is durable here. They travel to the
+    //    followers' disks while they travel to ours (thesis §10.2.1).
     for (const message of outbox) if (isEarly(message)) this.send(message);
     endpoint.flush();
     // 2. Save: one sync for everything.

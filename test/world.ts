@@ -117,6 +117,7 @@ export class Machine {
     program.ports.set(port, receive);
     return {
       receiveBufferBytes: 4 << 20,
+      datagramBytes: 1400,
       send: (bytes, to) => {
         const isOpen = this.program === program && program.ports.get(port) === receive;
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };
