@@ -87,7 +87,11 @@ function teller(name: string, port: number): Tell {
     const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
     const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
     const line = `${time} - ${level} - raft - ${name} - ${message}`;
-    process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
+    try {
+      process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
+    } catch {
+      // Nobody reads the story any more. That is no reason to stop serving.
+    }
   };
 }
 
@@ -231,10 +235,12 @@ async function trio(flags: Flags): Promise<number> {
     });
     return { server, child };
   });
-  const processes = children.map(({ server, child }) => `${server} is process ${child.pid}`);
-  console.log(`Three servers on this machine: ${processes.join(", ")}. Talk to them from another ` +
-    "shell: 'bun cli.ts put hello world', 'bun cli.ts get hello', 'bun cli.ts status'. Kill one " +
-    "with 'kill -9'. Ctrl-C stops them all.\n");
+  console.log("Three servers on this machine:");
+  for (const { server, child } of children) console.log(`  ${server} is process ${child.pid}`);
+  console.log(
+    "Talk to them from another shell: 'bun cli.ts put hello world', 'bun cli.ts get hello',",
+  );
+  console.log("'bun cli.ts status'. Kill one with 'kill -9'. Ctrl-C stops them all.\n");
   const stop = () => {
     isStopping = true;
     for (const { child } of children) child.kill("SIGTERM");
