@@ -82,16 +82,13 @@ type Tell = (message: string, level?: "INFO" | "WARNING") => void;
 function teller(name: string, port: number): Tell {
   const colour = COLOURS[port % COLOURS.length] ?? "cyan";
   const isColoured = process.stdout.isTTY && !process.env.NO_COLOR;
+  process.stdout.on("error", () => {}); // That nobody reads any more is no reason to stop serving.
   return (message, level = "INFO") => {
     const now = new Date();
     const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
     const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
     const line = `${time} - ${level} - raft - ${name} - ${message}`;
-    try {
-      process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
-    } catch {
-      // Nobody reads the story any more. That is no reason to stop serving.
-    }
+    process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
   };
 }
 
