@@ -242,7 +242,7 @@ async function trio(flags: Flags): Promise<number> {
     isStopping = true;
     for (const { child } of children) child.kill("SIGTERM");
   };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
+  for (const end of ["SIGINT", "SIGTERM", "SIGHUP", "disconnect"]) process.on(end, stop);
   await Promise.all(children.map(({ child }) => child.exited));
   if (!flags.data) rmSync(data, { recursive: true, force: true });
   return isStopping ? 0 : 1;

@@ -1344,6 +1344,7 @@ class Correspondent {
   bytes = 0;
   greetedAt = Number.NEGATIVE_INFINITY;
   resolvedAt = Number.NEGATIVE_INFINITY;
+  heardAt = Number.NEGATIVE_INFINITY;
   /** What was last told about it, so that it is not told again. */
   told = "";
 
@@ -1362,6 +1363,8 @@ export class Endpoint {
   readonly dropped: Record<string, number> = {};
   private readonly known = new Map<string, Correspondent>();
   private readonly queued = new Set<Correspondent>();
+  /** The highest number that a datagram to anybody had who is no longer known. */
+  private forgottenSent = 0;
   private readonly keys: Keys;
   private cluster: string;
 
@@ -1416,6 +1419,7 @@ export class Endpoint {
     if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) [from.newest, from.address] = [sequence, address];
+    from.heardAt = this.world.clock.now();
     if (greeting) return this.onGreeting(from, envelope, greeting);
     for (const message of received) this.receiver.onMessage(message as Message | ClientMessage);
   }
@@ -1437,25 +1441,31 @@ export class Endpoint {
       return this.tell(from, { type: "foreign", server: from.name, members });
     }
     // A client may know a server by an address only. From now on both names are the same to it.
-    const isAlias = from.kind === "client" && !this.known.get(`client ${asked}`)?.boot;
+    const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
     if (isAlias) this.known.set(`client ${asked}`, from);
     this.receiver.onGreeting();
   }
 
   private meet(kind: Kind, name: Name): Correspondent {
-    const met = this.known.get(`${kind} ${name}`) ?? new Correspondent(kind, name);
-    if (met.sent > 0 || met.boot > 0) return met;
+    const known = this.known.get(`${kind} ${name}`);
+    if (known) return known;
+    const met = new Correspondent(kind, name);
     this.known.set(`${kind} ${name}`, met);
+    // Whoever is forgotten may come back, and still knows the numbers that it has seen.
+    met.sent = this.forgottenSent;
     const [stranger] = this.known.entries().filter(([, { server }]) => !server);
-    if (stranger && this.known.size > MAX_CORRESPONDENTS) this.known.delete(stranger[0]);
+    if (this.known.size <= MAX_CORRESPONDENTS || !stranger) return met;
+    this.known.delete(stranger[0]);
+    this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
     return met;
   }
 
   private transmit(to: Correspondent): void {
-    const { bodies, server, resolvedAt } = to;
+    const { bodies, server, resolvedAt, heardAt } = to;
     [to.bodies, to.bytes] = [[], 0];
-    if (to.address) return this.socket.send(this.seal(to, bodies), to.address);
-    const isDue = this.world.clock.now() >= resolvedAt + RESOLVE_EVERY_MS;
+    if (to.address) this.socket.send(this.seal(to, bodies), to.address);
+    // Who is silent may have moved, and its name with it.
+    const isDue = this.world.clock.now() >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
     if (server && isDue) void this.resolve(to, server);
   }
 
@@ -1513,6 +1523,8 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
+/** What session, sequence and acknowledged add to a command, at most. */
+const COMMAND_HEADER_BYTES = 100;
 
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
@@ -1532,7 +1544,8 @@ export class Node {
   private readonly client: Client;
   private readonly sessions = new Sessions();
   /** Who waits for the entry at an index, proposed in a term; and who for a read, by its id. */
-  private readonly proposals = new Map<number, ClientMessage & { term: number }>();
+  private readonly proposals = new Map<number, ClientMessage & { call: string; term: number }>();
+  private readonly underWay = new Set<string>();
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
   private readonly slow = new Set<Name>();
   private isStopping = false;
@@ -1552,15 +1565,16 @@ export class Node {
       throw new RaftError("usage",
         `A server is listed twice, or is its own peer: ${members.join(", ")}.`);
     }
-    let node: Node | undefined;
+    let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind({ host, port },
       (bytes, from) => node?.endpoint.receive(bytes, from));
     try {
       const founder = { cluster, name, members };
-      const storage = new Storage(world.files, options.directory, founder, world.random);
+      storage = new Storage(world.files, options.directory, founder, world.random);
       node = new Node(options, world, storage, socket);
       return node;
     } catch (error) {
+      storage?.close();
       socket.close();
       throw error;
     }
@@ -1715,8 +1729,8 @@ export class Node {
   }
 
   private onClientMessage(m: ClientMessage): void {
-    if (m.type === "OpenSession") return this.accept(m, this.core.propose("session", NOTHING));
-    if (m.type === "Command") return this.accept(m, this.core.propose("command", m.data));
+    if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
+    if (m.type === "Command") return this.accept(m, "command", m.data);
     if (m.type === "Read") {
       const id = this.core.read();
       if (id === undefined) return this.redirect(m);
@@ -1726,9 +1740,16 @@ export class Node {
     this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
   }
 
-  private accept(asker: ClientMessage, index: number | undefined): void {
-    if (index === undefined) this.redirect(asker);
-    else this.proposals.set(index, { ...asker, term: this.core.currentTerm });
+  private accept(asker: ClientMessage, kind: Entry["kind"], data: Uint8Array): void {
+    // What no AppendEntries can carry would hold up all that comes behind it.
+    const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER_BYTES;
+    if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
+    const call = `${asker.from} ${asker.id}`;
+    if (this.underWay.has(call)) return; // It is in the log already, and will be answered.
+    const index = this.core.propose(kind, data);
+    if (index === undefined) return this.redirect(asker);
+    this.underWay.add(call);
+    this.proposals.set(index, { ...asker, call, term: this.core.currentTerm });
   }
 
   private apply(entry: Entry): void {
@@ -1736,6 +1757,7 @@ export class Node {
     const asker = this.proposals.get(entry.index);
     if (!asker) return;
     this.proposals.delete(entry.index);
+    this.underWay.delete(asker.call);
     if (asker.term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
@@ -1753,8 +1775,7 @@ export class Node {
     for (const asker of [...this.proposals.values(), ...this.questions.values()]) {
       this.redirect(asker);
     }
-    this.proposals.clear();
-    this.questions.clear();
+    for (const waiting of [this.proposals, this.underWay, this.questions]) waiting.clear();
   }
 
   private redirect(asker: ClientMessage): void {
@@ -1796,6 +1817,7 @@ export class Client {
   private readonly outstanding = new Set<number>();
   private target: Name;
   private cancelTimer: (() => void) | undefined;
+  private isClosed = false;
 
   /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
@@ -1865,6 +1887,7 @@ export class Client {
 
   /** Gives up what is not answered. */
   close(): void {
+    this.isClosed = true;
     this.cancelTimer?.();
     for (const id of this.operations.keys()) this.giveUp(id, "The client was closed");
     this.endpoint.socket.close();
@@ -1910,7 +1933,8 @@ export class Client {
     this.lastId += 1;
     this.operations.set(this.lastId, { content, only, deadlineAt, resolve, reject, asked: undefined,
       askAt: 0 });
-    this.ask(this.lastId);
+    if (this.isClosed) this.giveUp(this.lastId, "The client was closed");
+    else this.ask(this.lastId);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
     return promise;
   }

@@ -2,8 +2,8 @@
 import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
 import { Client, type Entry, type HardState, KeyValues, KeyValueStore, makeEntry, MAX_COMMAND_BYTES,
-  Node, type NodeEvent, type NodeOptions, RaftError, Sessions, type StateMachine,
-  Storage } from "../raft.ts";
+  Node, type NodeEvent, type NodeOptions, RaftError, Sessions, type StateMachine, Storage,
+  type World } from "../raft.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { fromClient, open } from "./wire.ts";
@@ -98,6 +98,13 @@ class Cluster {
     const { machine } = this.life(name);
     return machine instanceof Diary ? machine.lines : [];
   }
+}
+
+/** A server without peers. */
+function alone() {
+  const cluster = new Cluster(1, ["a"]);
+  cluster.leader();
+  return { simulation: cluster.simulation, life: cluster.life("a") };
 }
 
 /** The code of the RaftError that it rejects with. */
@@ -298,6 +305,26 @@ describe("servers", () => {
     expect(reasons).toEqual([]);
     cluster.start(leader);
     expect(cluster.names).toContain(cluster.leader());
+  });
+
+  test("find each other again, when all of them have moved to new addresses at once", () => {
+    const cluster = new Cluster(3);
+    cluster.leader();
+    cluster.names.forEach((name, i) => cluster.machine(name).ip = `10.0.9.${i}`);
+    cluster.simulation.run(30_000);
+    cluster.leader();
+  });
+
+  test("that cannot start let go of what they had taken", () => {
+    const { simulation, names } = new Cluster(1, []);
+    const world = simulation.machine("a").boot();
+    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data", world,
+      machine: new Diary() };
+    const onEvent = () => {
+      throw new Error("I do not like events.");
+    };
+    expect(() => simulation.settle(Node.start({ ...options, onEvent }))).toThrow("like events");
+    simulation.settle(simulation.settle(Node.start(options)).stop());
   });
 
   test("do not start on contradictory options, a taken port, a held directory", () => {
@@ -628,7 +655,7 @@ describe("a client", () => {
     // Ten thousand others open sessions of their own.
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
     for (let n = 1; n <= 100; n += 1) {
-      const bodies = Array.from({ length: 100 }, (_, id) => [0, id]);
+      const bodies = Array.from({ length: 100 }, (_, id) => [0, 100 * n + id]);
       const status = cluster.life("a").node.status();
       simulation.deliver({ from, to, bytes: fromClient(status, bodies, n) });
     }
@@ -646,6 +673,77 @@ describe("a client", () => {
   });
 
   // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
+  test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
+    const { simulation, life } = alone();
+    const { node } = life;
+    simulation.settle(node.propose(bytes("before")));
+    const busy = node.propose(bytes("while it stops"));
+    void node.stop();
+    expect(codeOf(simulation, busy)).toBe("outcomeUnknown");
+    expect(codeOf(simulation, node.propose(bytes("after")))).toBe("timeout");
+    expect(codeOf(simulation, node.read(bytes("")))).toBe("timeout");
+  });
+
+  test("that is not heard for long is still heard, when thousands of others have come by", () => {
+    const { simulation } = alone();
+    const [old, others] = [simulation.machine("old").boot(), simulation.machine("others").boot()];
+    const connect = (world: World) =>
+      simulation.settle(Client.connect({ servers: ["a:1"], world }));
+    const faithful = connect(old);
+    for (let i = 0; i < 300; i += 1) simulation.settle(faithful.read(bytes("")));
+    for (let i = 0; i < 4200; i += 1) {
+      const passing = connect(others);
+      simulation.settle(passing.read(bytes("")));
+      passing.close();
+    }
+    simulation.settle(faithful.read(bytes("")));
+  });
+
+  test("finds its servers again, when one after the other has moved to a new address", () => {
+    const cluster = new Cluster(4);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    simulation.settle(client.propose(bytes("before")));
+    for (const name of cluster.names) {
+      cluster.leader();
+      cluster.kill(name);
+      cluster.machine(name).ip = `10.0.1.${cluster.names.indexOf(name)}`;
+      cluster.start(name);
+    }
+    cluster.leader();
+    simulation.settle(client.propose(bytes("after")));
+    for (const name of cluster.names) {
+      simulation.settle(cluster.life(name).node.propose(bytes(name)));
+    }
+  });
+
+  test("that asks again while its command is under way does not make the log longer", () => {
+    const cluster = new Cluster(5);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const { node } = cluster.life(leader);
+    simulation.settle(node.propose(bytes("first")));
+    const before = node.status().lastIndex;
+    const others = cluster.names.filter((name) => name !== leader);
+    for (const name of others) cluster.machine(name).pause(900);
+    simulation.settle(node.propose(bytes("asked four times")));
+    expect(node.status().lastIndex).toBe(before + 1);
+  });
+
+  test("of another make cannot have logged what no server could pass on", () => {
+    const cluster = new Cluster(6);
+    const { simulation } = cluster;
+    const { node } = cluster.life(cluster.leader());
+    const { id, name, boot } = node.status();
+    const huge = [[1, 1, Buffer.alloc(65_200)]] as const;
+    const datagram = fromClient({ id, name, boot }, huge.map((message) => [...message]), 1, "odd");
+    expect(datagram.length).toBeLessThan(65_508);
+    const to = { host: cluster.machine(name).ip, port: 1 };
+    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
+    simulation.settle(node.propose(bytes("what comes behind it")));
+    expect(node.status().commitIndex).toBe(node.status().lastIndex);
+  });
+
   test("cannot be had for no servers", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("client").boot();

@@ -105,10 +105,12 @@ export class Program {
   }
 }
 
-/** Runs a command to its end. */
+/** Runs a command to its end; one that does not end is killed. */
 export async function run(...args: string[]) {
   const program = new Program(args);
+  const tooLong = setTimeout(() => program.kill(), GENEROUS_MS);
   const code = await program.exited;
+  clearTimeout(tooLong);
   await program.closed;
   return { code, output: program.output.trim(), errors: program.errors.trim() };
 }
@@ -175,7 +177,7 @@ export async function freePorts(count: number): Promise<number[]> {
     const port = 10_000 + Math.floor(Math.random() * 22_000);
     if (await isFree(port)) ports.add(port);
   }
-  return [...ports];
+  return [...ports].toSorted();
 }
 
 // ------------------------------------------ Clusters -----------------------------------------
@@ -323,7 +325,9 @@ export class Ledger {
 
   /** Puts that are all under way at the same time. */
   putMany(prefix: string, count: number): Promise<void>[] {
-    return Array.from({ length: count }, (_, i) => this.put(`${prefix}, number ${i}`));
+    const puts = Array.from({ length: count }, (_, i) => this.put(`${prefix}, number ${i}`));
+    for (const put of puts) put.catch(() => {}); // Whoever awaits it hears of it.
+    return puts;
   }
 
   async get(key: string): Promise<string | undefined> {

@@ -12,7 +12,7 @@ const BUDGET: [part: string, sections: number[], lines: number][] = [
   ["node and client", [14], 160],
   ["key-value store", [15], 40],
 ];
-const CEILING = 1392;
+const CEILING = 1411;
 const COLUMNS = 100;
 const FUNCTION_LINES = 50;
 

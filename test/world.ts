@@ -70,7 +70,7 @@ export class Machine {
   readonly disk: Disk;
   program: Program | undefined;
 
-  constructor(private readonly simulation: Simulation, readonly name: string, readonly ip: string) {
+  constructor(private readonly simulation: Simulation, readonly name: string, public ip: string) {
     this.disk = new Disk(simulation.random,
       (operation) => simulation.watch({ machine: this, operation }));
   }
