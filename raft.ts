@@ -52,8 +52,7 @@ import { crc32 } from "node:zlib";
 // ---------------------------------- 1 Vocabulary and messages -----------------------------------
 // Servers talk in two requests and their replies (§5). The fields are those of Figure 2, by name;
 // `candidateId` and `leaderId` are `from`. What Figure 2 does not have is explained here. One
-// table yields the types, and in section 11 the encoding, the decoding and the check of every
-// field.
+// table yields the types, and in section 11 the encoding, decoding and checking of every field.
 
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
@@ -94,18 +93,14 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
-/**
- * The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's.
- */
+/** The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's. */
 type MessageOf<T extends Table> = {
   [Type in keyof T]: { type: Type; from: Name; to: Name; id: number } & Fields<T[Type]>;
 }[keyof T];
 export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
-/**
- * What a server tells about itself, for the people who watch it and the program that embeds it.
- */
+/** What a server tells about itself, for the people who watch it and the program that embeds it. */
 export type Event =
   | { type: "preVoteLost"; votes: number; needed: number }
   | { type: "campaign"; silentMs: number }
@@ -180,9 +175,7 @@ export class Log {
     return this.entries.slice(first, last + 1);
   }
 
-  /**
-   * The entries from `first` on: as many as fit into `bytes`, but at least one if there is any.
-   */
+  /** The entries from `first` on: as many as fit into `bytes`, but at least one if there is any. */
   batch(first: number, bytes: number): Entry[] {
     let last = first;
     while (last < this.lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
@@ -377,9 +370,7 @@ export class Raft {
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
   }
 
-  /**
-   * The entries that are committed and not yet applied, in order. The caller applies them now.
-   */
+  /** The entries that are committed and not yet applied, in order. The caller applies them now. */
   takeCommitted(): Entry[] {
     const entries = this.log.slice(this.lastApplied + 1, this.commitIndex);
     this.lastApplied = this.commitIndex;
@@ -429,18 +420,14 @@ export class Raft {
     if (before.name === "Leader") this.drawElectionTimeout();
   }
 
-  /**
-   * A higher term is a fact that nobody can undo. In it this server follows, and has not voted.
-   */
+  /** A higher term is a fact that nobody can undo. In it this server follows, and has not voted. */
   private adopt(term: number): void {
     this.currentTerm = term;
     this.votedFor = undefined;
     this.become({ name: "Follower", leader: undefined });
   }
 
-  /**
-   * Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself.
-   */
+  /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"]): void {
     if (name === "Candidate") {
       this.currentTerm += 1;
@@ -498,9 +485,7 @@ export class Raft {
     this.replyVote(m, true);
   }
 
-  /**
-   * The log whose last entry is of the later term wins; in the same term, the longer (§5.4.1).
-   */
+  /** The log whose last entry is of the later term wins; in the same term, the longer (§5.4.1). */
   private isUpToDate({ lastLogIndex, lastLogTerm }: Of<"RequestVote">): boolean {
     if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;
     return lastLogIndex >= this.log.lastIndex;
@@ -543,9 +528,8 @@ export class Raft {
       [name, new Progress(firstIndex, this.now)] as const
     );
     this.become({ name: "Leader", followers: new Map(followers), round: 0, firstIndex, reads: [] });
-    // An entry of an earlier term is only ever committed beneath one of our own (§5.4.2), so a
-    // term begins with one that asks for nothing (§8). Sent at once, it is the first heartbeat
-    // too.
+    // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
+    // begins with one that asks for nothing (§8). Sent at once, it is the first heartbeat too.
     this.propose("noop", NOTHING);
   }
 
@@ -564,8 +548,7 @@ export class Raft {
     const read = role.reads.at(-1);
     const due = this.now >= follower.sentAt + settings.heartbeatMs;
     let owed = due || (read !== undefined && follower.sentRound <= read.round);
-    // While nothing says that the logs agree where sending began, one batch is enough of a
-    // question.
+    // While nothing says that the logs agree where sending began, one batch is question enough.
     const window = follower.matchIndex >= follower.sentFrom - 1 ? settings.windowBytes : 1;
     const first = Math.max(follower.matchIndex + 1, follower.sentFrom);
     while (
@@ -597,15 +580,14 @@ export class Raft {
     if (m.term < this.currentTerm) return this.refuseEntries(m);
     this.follow(m.from); // Only this term's leader could have sent it.
     // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches
-    // prevLogTerm.
+    //    prevLogTerm (§5.3).
     if (!this.log.matches(m.prevLogIndex, m.prevLogTerm)) return this.refuseEntries(m);
     // 3. If an existing entry conflicts with a new one, delete it and all that follow it.
     // 4. Append any new entries not already in the log.
     this.log.merge(m.entries, this.commitIndex);
     // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new
-    // entry).
-    //    That is never past what this very request vouches for: what we have behind it may come
-    //    from a leader that failed.
+    //    entry). That is never past what this very request vouches for: what we have behind it
+    //    may come from a leader that failed.
     const matchIndex = m.prevLogIndex + m.entries.length;
     this.commitTo(Math.min(m.leaderCommit, matchIndex));
     this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: true,
@@ -642,8 +624,7 @@ export class Raft {
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
     } else if (m.round > follower.refusedRound) {
-      // All that is under way behind a lost request will be refused as well: begin anew only
-      // once.
+      // All that is under way behind a lost request will be refused too: begin anew only once.
       follower.refusedRound = role.round;
       const hint = log.lastUpTo(m.hintIndex, m.hintTerm);
       follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;
@@ -653,9 +634,8 @@ export class Raft {
 
   /**
    * If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
-   * log[N].term
-   * == currentTerm: set commitIndex = N (§5.3, §5.4). An entry of an earlier term may be on a
-   * majority and yet be overwritten, by a leader that was elected without it (Figure 8).
+   * log[N].term == currentTerm: set commitIndex = N (§5.3, §5.4). An entry of an earlier term may
+   * be on a majority and yet be overwritten, by a leader that was elected without it (Figure 8).
    */
   private advanceCommitIndex(role: Leader): void {
     const n = this.reached(role, this.log.savedIndex, (f) => f.matchIndex);
@@ -677,9 +657,8 @@ export class Raft {
   read(): number | undefined {
     const { role } = this;
     if (role.name !== "Leader") return undefined;
-    // All that was committed when the read came must be applied when it is served. A leader that
-    // has committed nothing in its own term cannot know what that is, but all of it is below its
-    // no-op.
+    // All that was committed when the read came must be applied when it is served. Before a
+    // leader has committed its no-op it cannot know what that is, but all of it is below it.
     const index = Math.max(this.commitIndex, role.firstIndex);
     this.lastReadId += 1;
     role.reads.push({ id: this.lastReadId, round: role.round, index });
@@ -726,9 +705,7 @@ export class Raft {
 // session's id, and numbers its commands. The table of sessions is replicated like the state
 // machine: the same entries make the same table everywhere, and no clock has a say in it.
 
-/**
- * What is replicated. It must be deterministic: equal commands, in equal order, equal answers.
- */
+/** What is replicated. It must be deterministic: equal commands, in equal order, equal answers. */
 export interface StateMachine {
   /** Applies a committed command and returns its answer. If it throws, the server stops. */
   apply(command: Uint8Array, index: number): Uint8Array;
@@ -807,9 +784,7 @@ export function checkInvariants(raft: Raft): void {
 // at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes that
 // its datagrams carry are the bytes that every disk keeps.
 
-/**
- * What clients ask of servers, and what servers answer. Texts are empty where nothing is known.
- */
+/** What clients ask of servers, and what servers answer. Texts are empty where nothing is known. */
 export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
   Answer: ["answer"], NotLeader: ["leader", "address"], Refused: ["reason"] } as const;
 export type ClientMessage = MessageOf<typeof clientMessages>;
@@ -1641,9 +1616,7 @@ export class Node {
     return this.stopped;
   }
 
-  /**
-   * Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise.
-   */
+  /** Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise. */
   private guard(action: () => void): void {
     try {
       if (!this.isStopping) action();
@@ -1798,9 +1771,7 @@ const RETRY_MS = 200;
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
   timeoutMs?: number; world?: World };
 
-/**
- * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered.
- */
+/** What a client wants: of one server `only`, or of the leader. `asked` is who has not answered. */
 type Operation = { readonly content: Content; readonly only: Name | undefined;
   readonly deadlineAt: number; readonly resolve: (answer: Uint8Array) => void;
   readonly reject: (error: RaftError) => void; asked: Name | undefined; askAt: number };
@@ -1912,9 +1883,7 @@ export class Client {
     }
   }
 
-  /**
-   * Asks again at the next tick, not at once: during an election servers may point in a circle.
-   */
+  /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
   private onRedirect(operation: Operation, leader: Name, address: string): void {
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     if (leader === "") return;

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import ts from "typescript";
 import { banners, codeBySection, lineOf, nodes, parse, partII, raft } from "./lines.ts";
 
-/** How many lines of code each part of raft.ts may have, by section. */
+/** What each part of raft.ts is meant to have, in lines of code: printed beside what it has. */
 const BUDGET: [part: string, sections: number[], lines: number][] = [
   ["Part I", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 470],
   ["wire", [11], 90],
@@ -12,6 +12,7 @@ const BUDGET: [part: string, sections: number[], lines: number][] = [
   ["node and client", [14], 160],
   ["key-value store", [15], 40],
 ];
+/** What no change may exceed. It comes down with every line that turns out to be unnecessary. */
 const CEILING = 1411;
 const COLUMNS = 100;
 const FUNCTION_LINES = 50;
