@@ -58,7 +58,7 @@ const parse = () =>
       heartbeat: { type: "string", default: "100" },
       timeout: { type: "string", default: "5000" },
       json: { type: "boolean", default: false },
-      help: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
       version: { type: "boolean" },
     },
   });
@@ -100,6 +100,8 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
   // A pre-candidate only asks whether it could win. Until it could, it is a follower in the story.
   const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
   return (event) => {
+    const isAlone = members.length === 1; // It campaigns without having missed anybody.
+    if (isAlone && (event.type === "campaign" || event.type === "role")) return;
     switch (event.type) {
       case "preVoteLost": {
         const { votes, needed } = event;
@@ -165,8 +167,12 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
 async function serve(flags: Flags): Promise<number> {
   const { host, port, name = `${host}:${port}`, cluster, data } = flags;
   if (!host || !port) {
-    const see = "'bun cli.ts --test' starts three servers, 'bun cli.ts --help' tells the rest.";
-    throw new RaftError("usage", `A server needs --host and --port, a client a command. ${see}`);
+    const see = "'bun cli.ts --test' starts three servers, 'bun cli.ts --help' tells the rest";
+    const missing = host ? "--port" : port ? "--host" : "--host and --port";
+    throw new RaftError("usage", `A server needs ${missing}, or a client a command: ${see}.`);
+  }
+  if (!/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65_535) {
+    throw new RaftError("usage", `--port cannot be "${port}". It takes a number from 1 to 65535.`);
   }
   const self = { ...parseServer(`${host}:${port}`), name };
   const peers = listOf(flags.peers);
@@ -213,7 +219,7 @@ async function trio(flags: Flags): Promise<number> {
         "server is 127.0.0.1:48002.",
     );
   }
-  let isStopping = false;
+  let [isStopping, isWhole] = [false, true];
   const children = servers.map((server) => {
     const [host = "", port = ""] = server.split(":");
     const peers = servers.filter((peer) => peer !== server).join(",");
@@ -226,8 +232,10 @@ async function trio(flags: Flags): Promise<number> {
       ipc: () => {},
       onExit(_child, code, signal) {
         if (isStopping) return;
-        const how = signal ? "was killed" : `ended with code ${code}`;
-        console.log(`\n${server} ${how}. To start it again:\nbun ${command.join(" ")}\n`);
+        isWhole = false;
+        const again = `was killed. To start it again:\nbun ${command.join(" ")}\n`;
+        const why = `ended with code ${code}. Is another 'bun cli.ts --test' running here?`;
+        console.log(`\n${server} ${signal ? again : why}`);
       },
     });
     return { server, child };
@@ -244,7 +252,9 @@ async function trio(flags: Flags): Promise<number> {
   };
   for (const end of ["SIGINT", "SIGTERM", "SIGHUP", "disconnect"]) process.on(end, stop);
   await Promise.all(children.map(({ child }) => child.exited));
-  if (!flags.data) rmSync(data, { recursive: true, force: true });
+  // Who was started again by hand may still be using it.
+  if (!flags.data && isWhole) rmSync(data, { recursive: true, force: true });
+  else console.log(`The logs of the servers are kept in ${data}.`);
   return isStopping ? 0 : 1;
 }
 
@@ -257,15 +267,19 @@ async function ask(flags: Flags, [verb = "", ...words]: string[]): Promise<numbe
   const count = COMMANDS[verb];
   if (count === undefined) {
     const known = Object.keys(COMMANDS).join(", ");
-    throw new RaftError("usage", `There is no command "${verb}". There are ${known}.`);
+    const see = "'bun cli.ts --help' explains them";
+    throw new RaftError("usage", `There is no command "${verb}". There are ${known}: ${see}.`);
   }
   if (words.length !== count) {
     const line = HELP.split("\n").find((text) => text.includes(`cli.ts ${verb}`)) ?? "";
     const form = line.trim().split("  ")[0];
-    throw new RaftError("usage", `"${verb}" takes ${count} words, not ${words.length}: ${form}`);
+    throw new RaftError("usage",
+      `"${verb}" came with ${words.length} of the ${count} words it takes. Write: ${form}`);
   }
   const servers = flags.peers === undefined ? await trioServers() : listOf(flags.peers);
-  const timeoutMs = milliseconds(flags, "timeout");
+  // Nobody wants to wait long to hear that a server is down.
+  const longestMs = verb === "status" ? 1000 : Number.POSITIVE_INFINITY;
+  const timeoutMs = Math.min(milliseconds(flags, "timeout"), longestMs);
   const client = await Client.connect({ servers, cluster: flags.cluster, timeoutMs });
   try {
     return verb === "status"
@@ -314,13 +328,20 @@ async function tellStatus(client: Client, servers: string[], json: boolean): Pro
       cells.map((cell, i) => String(cell).padEnd(i === 0 ? 24 : 11)).join("").trimEnd();
     console.log(row(["server", "role", "term", "last", "committed", "applied", "leader"]));
     for (const answer of answers) {
-      const { name, role } = answer;
+      const { name } = answer;
+      const role = answer.role === "PreCandidate" ? "Follower" : answer.role;
       if (!("term" in answer)) console.log(row([name, role]));
       else {
         const { term, lastIndex, commitIndex, lastApplied, leader = "none" } = answer;
         console.log(row([name, role, term, lastIndex, commitIndex, lastApplied, leader]));
       }
     }
+  }
+  if (!answers.some((answer) => "term" in answer)) {
+    console.error(
+      "No server answers. 'bun cli.ts --test' starts three on this machine; for others, " +
+        "are --peers and --cluster right?",
+    );
   }
   return answers.some((answer) => answer.role === "Leader") ? 0 : 1;
 }
@@ -331,15 +352,22 @@ async function main(): Promise<number> {
   const { values, positionals } = parse();
   if (values.help) console.log(HELP);
   else if (values.version) console.log(packageJson.version);
-  else if (values.test) return trio(values);
-  else if (positionals.length > 0) return ask(values, positionals);
+  else if (values.test) {
+    const { host, port, peers, name } = values;
+    if (positionals.length === 0 && !host && !port && !peers && !name) return trio(values);
+    throw new RaftError("usage",
+      "--test takes no command, and chooses --host, --port, --peers and " +
+        "--name by itself.");
+  } else if (positionals.length > 0) return ask(values, positionals);
   else return serve(values);
   return 0;
 }
 
 process.exitCode = await main().catch((error: Error & { code?: string }) => {
   const isUsage = error.code?.startsWith("ERR_PARSE_ARGS");
-  console.error(isUsage ? `${error.message} See 'bun cli.ts --help'.` : error.message);
+  // The library's advice on how to quote such words would be of no use here.
+  const [what = ""] = error.message.split(/[.\n]/);
+  console.error(isUsage ? `${what}. See 'bun cli.ts --help'.` : error.message);
   if (isUsage) return EXIT_CODES.usage;
   if (error instanceof RaftError) return EXIT_CODES[error.code];
   console.error(error.stack); // What nobody foresaw is told with all that is known.

@@ -1296,7 +1296,9 @@ function whyNot({ code, message }: Error & { code?: string }): string {
   if (code === "EADDRNOTAVAIL") {
     return `no network interface has that address. Use one of ${use.join("")}or 0.0.0.0.`;
   }
-  return `${message}.`;
+  return /ENOTFOUND|EAI_AGAIN/.test(message)
+    ? `the name does not resolve. Use one of ${use.join("")}or 0.0.0.0.`
+    : `${message}.`;
 }
 
 /** How many of a sender's last datagrams are told apart: more than any network reorders. */

@@ -25,7 +25,7 @@ test("the README's program runs, and prints what it should", async () => {
     const file = path.join(directory, "program.ts");
     const here = program
       .replace("./raft.ts", path.join(root, "raft.ts"))
-      .replace("port: 48000", "port: 48009")
+      .replace("port: 48010", "port: 48009")
       .replace("\"counter\"", JSON.stringify(path.join(directory, "counter")));
     writeFileSync(file, here);
     const child = Bun.spawn([process.execPath, file], { stdout: "pipe", stderr: "inherit" });
