@@ -1310,10 +1310,12 @@ const RESOLVE_EVERY_MS = 1000;
 const DATAGRAM_BYTES = { ethernet: 1400, loopback: 8192 };
 const ENVELOPE_BYTES = 150;
 
-/** Somebody that we exchange datagrams with, in one of its lives. */
+/** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
 class Correspondent {
   server: Server | undefined;
   address: Address | undefined;
+  disk = 0;
+  boot = 0;
   sent = 0;
   newest = 0;
   readonly seen = new Float64Array(SEEN);
@@ -1325,7 +1327,7 @@ class Correspondent {
   /** What was last told about it, so that it is not told again. */
   told = "";
 
-  constructor(readonly kind: Kind, readonly name: Name, public boot = 0, public disk = 0) {}
+  constructor(readonly kind: Kind, readonly name: Name) {}
 }
 
 export type EndpointEvent =
@@ -1520,7 +1522,7 @@ export class Node {
   private readonly endpoint: Endpoint;
   private readonly client: Client;
   private readonly sessions = new Sessions();
-  /** Who waits for the entry at an index, proposed in a term; and who for a read, by its id. */
+  /** Who waits: for the entry at an index, proposed in a term, by a call; for a read, by its id. */
   private readonly proposals = new Map<number, ClientMessage & { call: string; term: number }>();
   private readonly underWay = new Set<string>();
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();

@@ -6,7 +6,7 @@ import { Client, type Entry, type HardState, KeyValues, KeyValueStore, makeEntry
   type World } from "../raft.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { fromClient, open } from "./wire.ts";
+import { fromClient, open, TYPES } from "./wire.ts";
 import { type Happening, type Machine, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -730,14 +730,34 @@ describe("a client", () => {
     expect(node.status().lastIndex).toBe(before + 1);
   });
 
+  test("keeps its name, whatever another one greets the server with", () => {
+    const { simulation, life } = alone();
+    let known: unknown;
+    simulation.watch = ({ machine, packet }) => {
+      if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
+    };
+    const world = simulation.machine("client").boot();
+    const client = simulation.settle(Client.connect({ servers: ["a:1"], world }));
+    simulation.settle(client.read(bytes("")));
+    expect(known).toBeString();
+    const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
+    const datagram = fromClient(life.node.status(), [greeting], 1, "thief");
+    const to = { host: simulation.machine("a").ip, port: 1 };
+    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
+    simulation.run(100);
+    simulation.settle(client.read(bytes("")));
+  });
+
   test("of another make cannot have logged what no server could pass on", () => {
     const cluster = new Cluster(6);
     const { simulation } = cluster;
     const { node } = cluster.life(cluster.leader());
     const { id, name, boot } = node.status();
-    const huge = [[1, 1, Buffer.alloc(65_200)]] as const;
-    const datagram = fromClient({ id, name, boot }, huge.map((message) => [...message]), 1, "odd");
-    expect(datagram.length).toBeLessThan(65_508);
+    // As much as its own datagram holds is more than an AppendEntries can hold beside the record.
+    const odd = (size: number) =>
+      fromClient({ id, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
+    const datagram = odd(65_507 - odd(65_000).length + 65_000);
+    expect(datagram.length).toBe(65_507);
     const to = { host: cluster.machine(name).ip, port: 1 };
     simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
     simulation.settle(node.propose(bytes("what comes behind it")));

@@ -1616,6 +1616,16 @@ describe("Votes", () => {
     expect(raft.role.name).toBe("Candidate");
   });
 
+  test("a pre-vote counts for the term that was proposed, and for no other", () => {
+    const raft = preCandidate();
+    const proposed = raft.currentTerm + 1;
+    const granted = voteReply(proposed + 1, { preVote: true, campaign: raft.campaigns });
+    step(raft, granted);
+    expect(raft.role.name).toBe("PreCandidate");
+    step(raft, { ...granted, term: proposed });
+    expect(raft.role.name).toBe("Candidate");
+  });
+
   test("a pre-vote is no vote, and a vote no pre-vote", () => {
     const raft = candidate();
     step(raft, voteReply(1, { preVote: true, campaign: raft.campaigns }));

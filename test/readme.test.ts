@@ -26,7 +26,8 @@ test("the README's program runs, and prints what it should", async () => {
     const here = program
       .replace("./raft.ts", path.join(root, "raft.ts"))
       .replace("port: 48010", "port: 48009")
-      .replace("\"counter\"", JSON.stringify(path.join(directory, "counter")));
+      .replace("\"raft-data/counter\"", JSON.stringify(path.join(directory, "counter")));
+    expect(here).not.toContain("raft-data"); // Or it would find what an earlier run has left.
     writeFileSync(file, here);
     const child = Bun.spawn([process.execPath, file], { stdout: "pipe", stderr: "inherit" });
     const printed = await new Response(child.stdout).text();
