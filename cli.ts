@@ -111,6 +111,10 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
         return;
       }
       case "campaign": {
+        if (event.transfer) {
+          tell("The leader hands over to this server, switching to Candidate");
+          return tell("Starting vote...");
+        }
         const silence = `No valid RPC received in the last ${
           Math.round(event.silentMs)
         } milliseconds`;
@@ -194,7 +198,8 @@ async function serve(flags: Flags): Promise<number> {
     onEvent: narrator(self.name, [self.name, ...names], tell) });
   tell(`Server listening on ${host}:${port}`);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
-  process.on("disconnect", () => void node.stop()); // Who started it for a while is gone.
+  // Who started it for a while is gone, and so are its peers: it stops at once, told twice.
+  process.on("disconnect", () => void [node.stop(), node.stop()]);
   await node.stopped;
   tell("Server stopped");
   return 0;
@@ -248,7 +253,7 @@ async function trio(flags: Flags): Promise<number> {
   console.log("'bun cli.ts status'. Kill one with 'kill -9'. Ctrl-C stops them all.\n");
   const stop = () => {
     isStopping = true;
-    for (const { child } of children) child.kill("SIGTERM");
+    for (const { child } of children) child.disconnect();
   };
   for (const end of ["SIGINT", "SIGTERM", "SIGHUP", "disconnect"]) process.on(end, stop);
   await Promise.all(children.map(({ child }) => child.exited));

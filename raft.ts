@@ -72,17 +72,20 @@ export type Entry = { readonly index: number; readonly term: number;
  * (thesis §9.6); `campaign` tells a candidate's attempts apart. `round` counts the AppendEntries
  * of a leader: a reply proves that it was still followed after that round was sent (thesis §6.4).
  * Up to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`,
- * where the follower's entry is of `hintTerm`, or before it, but nowhere behind.
+ * where the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
+ * leader's request to take its place, and `transfer` says that a candidate was asked so
+ * (thesis §3.10).
  */
 export const messages = {
-  RequestVote: ["term", "preVote", "campaign", "lastLogIndex", "lastLogTerm"],
+  RequestVote: ["term", "preVote", "transfer", "campaign", "lastLogIndex", "lastLogTerm"],
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
   AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
+  TimeoutNow: ["term"],
 } as const;
 
 /** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
-const flags = ["preVote", "voteGranted", "success"] as const;
+const flags = ["preVote", "transfer", "voteGranted", "success"] as const;
 const texts = ["cluster", "from", "to", "leader", "address", "reason", "asked", "members"] as const;
 const blobs = ["data", "command", "question", "answer"] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
@@ -103,7 +106,7 @@ type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 /** What a server tells about itself, for the people who watch it and the program that embeds it. */
 export type Event =
   | { type: "preVoteLost"; votes: number; needed: number }
-  | { type: "campaign"; silentMs: number }
+  | { type: "campaign"; silentMs: number; transfer: boolean }
   | { type: "voted"; candidate: Name }
   | { type: "votes"; votes: number; elected: boolean }
   | { type: "role"; from: RoleName; to: RoleName }
@@ -235,14 +238,16 @@ type Follower = { name: "Follower"; leader: Name | undefined };
  * A pre-candidate only asks whether it could win; to the world it still is a follower. `votes` is
  * a set of names, never a counter, because the network delivers a vote twice (§5.2).
  */
-type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askedAt: number };
+type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askedAt: number;
+  transfer: boolean };
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
  * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
- * own to be confirmed, and for `index` to be applied.
+ * own to be confirmed, and for `index` to be applied. `heir` is who is to lead instead, if it does
+ * so before `heirDueAt`.
  */
 type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; firstIndex: number;
-  reads: { id: number; round: number; index: number }[] };
+  reads: { id: number; round: number; index: number }[]; heir?: Name; heirDueAt?: number };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
@@ -328,16 +333,17 @@ export class Raft {
     if (type === "RequestVoteReply") return this.onRequestVoteReply(message);
     if (type === "AppendEntries") return this.onAppendEntries(message);
     if (type === "AppendEntriesReply") return this.onAppendEntriesReply(message);
+    if (type === "TimeoutNow") return this.onTimeoutNow(message);
     message satisfies never;
   }
 
   /**
    * A client's command, or a new session. Returns the index of its entry, which promises nothing:
    * it is done when that index is applied and the entry there still is of this term. Returns
-   * undefined if this server does not lead.
+   * undefined if this server does not lead, or no longer wants to.
    */
   propose(kind: Entry["kind"], data: Uint8Array): number | undefined {
-    if (this.role.name !== "Leader") return undefined;
+    if (this.role.name !== "Leader" || this.heir) return undefined;
     this.log.append(makeEntry(this.log.lastIndex + 1, this.currentTerm, kind, data));
     return this.log.lastIndex;
   }
@@ -428,15 +434,16 @@ export class Raft {
   }
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
-  private campaign(name: Campaigner["name"]): void {
+  private campaign(name: Campaigner["name"], transfer = false): void {
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;
-      this.events.push({ type: "campaign", silentMs: this.now - this.heardAt });
+      this.events.push({ type: "campaign", silentMs: this.now - this.heardAt, transfer });
     } else if (this.role.name === name) {
       this.events.push({ type: "preVoteLost", votes: this.role.votes.size, needed: this.majority });
     }
-    const role: Campaigner = { name, votes: new Set(), askedAt: Number.NEGATIVE_INFINITY };
+    const askedAt = Number.NEGATIVE_INFINITY;
+    const role: Campaigner = { name, votes: new Set(), askedAt, transfer };
     this.campaigns += 1;
     this.become(role);
     this.drawElectionTimeout();
@@ -453,7 +460,8 @@ export class Raft {
     const preVote = role.name === "PreCandidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
     for (const from of this.others.filter((name) => !role.votes.has(name))) {
-      const fields = { term, preVote, campaign, lastLogIndex, lastLogTerm };
+      const fields = { term, preVote, transfer: role.transfer, campaign, lastLogIndex,
+        lastLogTerm };
       this.send("RequestVote", { from, id: 0 }, fields);
     }
   }
@@ -462,8 +470,9 @@ export class Raft {
    * RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing at the receiver.
    */
   private onRequestVote(m: Of<"RequestVote">): void {
-    // Who hears a leader neither votes nor takes the candidate's term for a fact (thesis §4.2.3).
-    if (this.hearsLeader()) return this.replyVote(m, false);
+    // Who hears a leader neither votes nor takes the candidate's term for a fact (thesis §4.2.3),
+    // unless that leader itself wants it so.
+    if (this.hearsLeader() && !m.transfer) return this.replyVote(m, false);
     if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
     // 1. Reply false if term < currentTerm (§5.1).
     if (m.term < this.currentTerm) return this.replyVote(m, false);
@@ -623,6 +632,8 @@ export class Raft {
       follower.matchIndex = Math.max(follower.matchIndex, m.matchIndex);
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
+      const isReady = m.from === this.heir && follower.matchIndex === log.lastIndex;
+      if (isReady) this.send("TimeoutNow", m, { term: this.currentTerm });
     } else if (m.round > follower.refusedRound) {
       // All that is under way behind a lost request will be refused too: begin anew only once.
       follower.refusedRound = role.round;
@@ -648,7 +659,7 @@ export class Raft {
     this.events.push({ type: "committed", commitIndex: index });
   }
 
-  // ------------------------------------ 7 Reads and sessions ------------------------------------
+  // ------------------------- 7 Reads, leadership transfer, and sessions -------------------------
   // A read changes nothing, so it needs no entry in the log. But a leader may have been replaced
   // and not know it, so it asks a majority, once for all reads that wait (ReadIndex, thesis
   // §6.4). Sessions, the other half of what clients need, are a class of their own below.
@@ -674,6 +685,33 @@ export class Raft {
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
     const ready = role.reads.splice(0, waiting === -1 ? role.reads.length : waiting);
     return ready.map((read) => read.id);
+  }
+
+  /** Who is to lead instead of this server, which takes nothing on meanwhile (thesis §3.10). */
+  get heir(): Name | undefined {
+    const { role, now } = this;
+    return role.name === "Leader" && now < (role.heirDueAt ?? 0) ? role.heir : undefined;
+  }
+
+  /**
+   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign when
+   * it has all of it. If it does not lead within an election timeout, all goes on as before. Returns
+   * false if there is nothing to hand over, or nobody to whom.
+   */
+  transfer(heir?: Name): boolean {
+    const { role, now, settings } = this;
+    if (role.name !== "Leader") return false;
+    const most = [...role.followers].sort(([, a], [, b]) => b.matchIndex - a.matchIndex)[0]?.[0];
+    const follower = role.followers.get(heir ?? most ?? "");
+    if (!follower) return false;
+    Object.assign(role, { heir: heir ?? most, heirDueAt: now + settings.electionTimeoutMs });
+    follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due: its answer says what it has.
+    return true;
+  }
+
+  private onTimeoutNow(m: Of<"TimeoutNow">): void {
+    // It counts once, and in its term only: to campaign is to leave that term.
+    if (m.term === this.currentTerm && m.from === this.leader) this.campaign("Candidate", true);
   }
 
   // ----------------------------------------- 9 Members ------------------------------------------
@@ -1527,6 +1565,7 @@ export class Node {
   private readonly underWay = new Set<string>();
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
   private readonly slow = new Set<Name>();
+  private isHandingOver = false;
   private isStopping = false;
   private isScheduled = false;
   private wakesAt = Number.POSITIVE_INFINITY;
@@ -1608,9 +1647,24 @@ export class Node {
       lastApplied, dropped };
   }
 
-  /** Stops serving, and lets go of socket and directory. With a reason, `stopped` rejects. */
+  /**
+   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log. Returns
+   * whether it tries: the event `leader` tells how it ends.
+   */
+  transfer(heir?: Name): boolean {
+    this.schedule();
+    return this.core.transfer(heir);
+  }
+
+  /**
+   * Stops serving, and lets go of socket and directory. A leader first hands over, which takes an
+   * election timeout at most; called again, it stops at once. With a reason, `stopped` rejects.
+   */
   stop(reason?: unknown): Promise<void> {
     if (this.isStopping) return this.stopped;
+    const waits = reason === undefined && !this.isHandingOver && this.transfer();
+    this.isHandingOver = true;
+    if (waits) return this.stopped;
     this.isStopping = true;
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
@@ -1667,6 +1721,7 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
+    if (this.isHandingOver && !core.heir) return void this.stop();
     if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
     this.setTimer();
   }

@@ -139,7 +139,7 @@ type Rest<Type extends Message["type"]> = Partial<Omit<Of<Type>, "type" | "term"
 const envelope = { from: "b", to: "a", id: 0 };
 
 export function requestVote(term: number, rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
-  const fields = { preVote: false, campaign: 1, lastLogIndex: 0, lastLogTerm: 0 };
+  const fields = { preVote: false, transfer: false, campaign: 1, lastLogIndex: 0, lastLogTerm: 0 };
   return { type: "RequestVote", ...envelope, term, ...fields, ...rest };
 }
 
@@ -158,6 +158,10 @@ export function appendReply(term: number,
   rest: Rest<"AppendEntriesReply"> = {}): Of<"AppendEntriesReply"> {
   const fields = { round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
   return { type: "AppendEntriesReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function timeoutNow(term: number, rest: Rest<"TimeoutNow"> = {}): Of<"TimeoutNow"> {
+  return { type: "TimeoutNow", ...envelope, term, ...rest };
 }
 
 /** The leader's heartbeat to a follower whose log equals its own. */

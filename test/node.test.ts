@@ -296,7 +296,7 @@ describe("servers", () => {
     const { node, reasons } = cluster.life(leader);
     const command = node.propose(bytes("too late"));
     const stopped = node.stop();
-    expect(codeOf(simulation, command)).toBe("timeout"); // Its session was not even open.
+    expect(codeOf(simulation, command)).toBe("outcomeUnknown");
     simulation.settle(stopped);
     const heard: Happening[] = [];
     simulation.watch = (happening) => void heard.push(happening);
@@ -305,6 +305,43 @@ describe("servers", () => {
     expect(reasons).toEqual([]);
     cluster.start(leader);
     expect(cluster.names).toContain(cluster.leader());
+  });
+
+  test("hand over before they stop, so that nobody waits for an election timeout", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"]);
+    const { simulation } = cluster;
+    for (let i = 1; i <= 5; i += 1) {
+      const leader = cluster.leader();
+      const { node } = cluster.life(cluster.follower());
+      simulation.settle(node.propose(bytes("before")));
+      const begun = simulation.now;
+      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(node.propose(bytes("after")));
+      expect(simulation.now - begun).toBeLessThan(400); // Of the clock that a test moves.
+      cluster.start(leader);
+    }
+    cluster.leader();
+    simulation.run(500);
+    expect(cluster.lines("a").length).toBe(10);
+  });
+
+  test("stop without an heir when nobody takes over, or at once when told twice", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"]);
+    const { simulation } = cluster;
+    const [leader, follower] = [cluster.leader(), cluster.follower()];
+    cluster.names.filter((name) => name !== leader).forEach((name) => cluster.kill(name));
+    const { node } = cluster.life(leader);
+    const begun = simulation.now;
+    simulation.settle(node.stop());
+    expect(simulation.now - begun).toBeGreaterThan(0);
+    expect(simulation.now - begun).toBeLessThanOrEqual(1100);
+    for (const name of cluster.names) cluster.start(name);
+    expect(cluster.names).toContain(follower);
+    const impatient = cluster.life(cluster.leader()).node;
+    void impatient.stop();
+    const second = simulation.now;
+    simulation.settle(impatient.stop());
+    expect(simulation.now).toBe(second);
   });
 
   test("find each other again, when all of them have moved to new addresses at once", () => {

@@ -12,7 +12,7 @@ import { type Entry, makeEntry, type Message, type Name, type Raft, type RoleNam
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, entries, entry, FIVE, flush,
   follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, leader, makeCommand, type Of, one,
   only, preCandidate, progress, propose, request, requestVote, roundOf, server, settledLeader, step,
-  T, termsOf, THREE, timeOut, to, turn, voteReply, wait } from "./core.ts";
+  T, termsOf, THREE, timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
 import { randomFrom } from "./random.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
@@ -1529,7 +1529,10 @@ const TABLE = `
   entries: ok      6 | F6-           | F6-         | F6-           | F6-        | F6-
   entries: fail    4 | =             | =           | =             | =          | =
   entries: fail    5 | =             | =           | =             | =          | =
-  entries: fail    6 | F6-           | F6-         | F6-           | F6-        | F6-`;
+  entries: fail    6 | F6-           | F6-         | F6-           | F6-        | F6-
+  timeout now      4 | =             | =           | =             | =          | =
+  timeout now      5 | =             | =           | =             | =          | =
+  timeout now      6 | F6-           | F6-         | F6-           | F6-        | F6-`;
 
 describe("every message in every role at a lower, an equal and a higher term", () => {
   const [heading = [], ...rows] = TABLE.trim()
@@ -1556,6 +1559,7 @@ describe("every message in every role at a lower, an equal and a higher term", (
     if (what.startsWith("vote:")) return voteReply(term, { from, campaign, voteGranted });
     if (what === "entries fit") return { ...heartbeat(raft), term };
     if (what === "entries clash") return { ...heartbeat(raft), term, prevLogTerm: 2 };
+    if (what === "timeout now") return timeoutNow(term, { from }); // "c" is nobody's leader here.
     return appendReply(term, { from, success: what.endsWith("ok") });
   };
   const show = (raft: Raft) => `${raft.role.name[0]}${raft.currentTerm}${raft.votedFor ?? "-"}`;
@@ -1569,7 +1573,7 @@ describe("every message in every role at a lower, an equal and a higher term", (
     row.map((expected, i) => [message, heading[i + 1] ?? "", expected] as const)
   );
   test("the table is whole", () => {
-    expect(cells.length).toBe(10 * 3 * 5);
+    expect(cells.length).toBe(11 * 3 * 5);
   });
 
   test.each(cells)("%s, at a %s: %s", (row, role, expected) => {
@@ -2063,6 +2067,95 @@ describe("A single server", () => {
   });
 });
 
+describe("Leadership transfer (thesis §3.10)", () => {
+  test("the follower that has most of the log is asked, when it has all of it", () => {
+    const raft = settledLeader();
+    const index = propose(raft);
+    turn(raft);
+    acknowledge(raft, "c", index);
+    propose(raft);
+    expect(raft.transfer()).toBe(true);
+    expect(raft.heir).toBe("c");
+    turn(raft);
+    expect(only("TimeoutNow", acknowledge(raft, "c", index))).toEqual([]);
+    expect(only("TimeoutNow", acknowledge(raft, "b"))).toEqual([]);
+    expect(only("TimeoutNow", acknowledge(raft, "c"))).toMatchObject([{ to: "c", term: 1 }]);
+  });
+
+  test("it is asked by the next heartbeat's answer, which is sent at once", () => {
+    const raft = settledLeader();
+    raft.transfer("b");
+    expect(receiversOf(turn(raft))).toEqual(["b"]);
+    expect(only("TimeoutNow", acknowledge(raft, "b")).length).toBe(1);
+  });
+
+  test("it campaigns without a pre-vote, and others vote although they hear a leader", () => {
+    const raft = follower();
+    const [toB, toC] = only("RequestVote", step(raft, timeoutNow(1)));
+    expect(raft).toMatchObject({ currentTerm: 2, role: { name: "Candidate" } });
+    expect([toB, toC]).toMatchObject([{ preVote: false, transfer: true }, { transfer: true }]);
+    const other = follower();
+    const asked = request(other, 2, { from: "c" });
+    expect(one(step(other, asked))).toMatchObject({ voteGranted: false, term: 1 });
+    expect(one(step(other, { ...asked, transfer: true }))).toMatchObject({ voteGranted: true });
+  });
+
+  test("the leader votes for its heir as well, if its log is as up to date", () => {
+    const raft = settledLeader();
+    raft.transfer("b");
+    step(raft, request(raft, 2, { transfer: true }));
+    expect(raft).toMatchObject({ currentTerm: 2, votedFor: "b", role: { name: "Follower" } });
+    const ahead = settledLeader();
+    const refused = request(ahead, 2, { transfer: true, lastLogIndex: 0, lastLogTerm: 0 });
+    expect(only("RequestVoteReply", step(ahead, refused))).toMatchObject([{ voteGranted: false }]);
+  });
+
+  test("TimeoutNow counts once, in its term, and from the leader", () => {
+    const raft = follower();
+    step(raft, timeoutNow(1, { from: "c" }));
+    expect(raft.role.name).toBe("Follower");
+    step(raft, timeoutNow(1));
+    step(raft, timeoutNow(1));
+    expect(raft).toMatchObject({ currentTerm: 2, role: { name: "Candidate" } });
+  });
+
+  test("nothing is taken on meanwhile, and all goes on if it fails", () => {
+    const raft = settledLeader();
+    raft.transfer("b");
+    expect(raft.propose("command", Buffer.from("late"))).toBeUndefined();
+    for (let waited = 0; waited < T; waited += HEARTBEAT) {
+      wait(raft, HEARTBEAT);
+      acknowledge(raft, "c");
+    }
+    expect(raft.heir).toBeUndefined();
+    expect(raft.role.name).toBe("Leader");
+    propose(raft);
+  });
+
+  test("there must be something to hand over, and somebody to take it", () => {
+    expect(follower().transfer()).toBe(false);
+    expect(settledLeader().transfer("a stranger")).toBe(false);
+    expect(settledLeader().transfer("a")).toBe(false);
+    const alone = new Cluster(["a"]);
+    alone.advance(1);
+    expect(alone.at("a").transfer()).toBe(false);
+  });
+
+  test("a cluster changes its leader without waiting for anybody's silence", () => {
+    const cluster = new Cluster(FIVE);
+    cluster.elect("a");
+    const { now } = cluster;
+    for (const heir of ["c", "a", "e"]) {
+      const [leader] = cluster.leaders;
+      leader?.transfer(heir);
+      if (leader) cluster.flush(leader);
+      cluster.settle();
+      expect(cluster.leaders.map((raft) => raft.settings.name)).toEqual([heir]);
+    }
+    expect(cluster.now).toBe(now);
+  });
+});
+
 describe("ReadIndex (thesis §6.4)", () => {
   const ask = (raft: Raft) => {
     const read = raft.read();
@@ -2384,7 +2477,7 @@ test("a server tells the story of its election", () => {
     { type: "leader", from: undefined, to: "b" },
     { type: "leader", from: "b", to: undefined },
     { type: "role", from: "Follower", to: "PreCandidate" },
-    { type: "campaign", silentMs: 1.5 * T },
+    { type: "campaign", silentMs: 1.5 * T, transfer: false },
     { type: "role", from: "PreCandidate", to: "Candidate" },
     { type: "votes", votes: 2, elected: true },
     { type: "leader", from: undefined, to: "a" },

@@ -14,11 +14,12 @@ const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = ki
 const address = (name: string) => ({ name, host: name, port: 1 });
 
 // id, term, preVote, campaign, lastLogIndex, lastLogTerm
-const vote: unknown[] = [0, 77, 5, false, 1, 0, 0];
+const vote: unknown[] = [0, 77, 5, false, false, 1, 0, 0];
 const voteReply: unknown[] = [1, 77, 5, false, 1, true];
 // id, term, round, prevLogIndex, prevLogTerm, leaderCommit, entries
 const append = (entries: unknown): unknown[] => [2, 77, 5, 1, 0, 0, 0, entries];
 const appendReply: unknown[] = [3, 77, 5, 1, true, 0, 0, 0];
+const timeoutNow: unknown[] = [4, 77, 5];
 const record = (index: number, term: number,
   kind: "start" | "vote" | "noop" | "command" = "noop") =>
   makeEntry(index, term, kind, Buffer.from("data")).record;
@@ -104,7 +105,10 @@ describe("what is no message is dropped and counted, never thrown, never answere
   test("a datagram that is as it should be is heard: every type, alone or with others", () => {
     const two = pair();
     const entries = Buffer.concat([record(1, 4), record(2, 5)]);
-    for (const body of [vote, voteReply, append(entries), append(Buffer.alloc(0)), appendReply]) {
+    for (
+      const body of [vote, voteReply, append(entries), append(Buffer.alloc(0)), timeoutNow,
+        appendReply]
+    ) {
       expectHeard(two, two.from([body]));
       expectHeard(two, two.from([body], {}, "peer", (value) => floats.encode(value)));
       expectHeard(two, two.from([body, vote, body]), 3);
@@ -173,7 +177,8 @@ describe("what is no message is dropped and counted, never thrown, never answere
 
   const notNumbers = [Number.NaN, -0, 1.5, 2 ** 53, 2 ** 48, -1, Number.POSITIVE_INFINITY, "1", "",
     null, true, [], [1], Buffer.from([1])];
-  const bodies = { vote, voteReply, append: append(Buffer.concat([record(1, 4)])), appendReply };
+  const bodies = { vote, voteReply, append: append(Buffer.concat([record(1, 4)])), appendReply,
+    timeoutNow };
 
   test.each(Object.entries(bodies))("no natural number where %p has one (catalogue 44)",
     (_, body) => {
@@ -215,7 +220,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
   test("types that no table has", () => {
     const two = pair();
     for (
-      const type of [5, 8, 99, -1, 0.5, 2 ** 32, Number.NaN, null, true, "RequestVote", "length",
+      const type of [6, 8, 99, -1, 0.5, 2 ** 32, Number.NaN, null, true, "RequestVote", "length",
         "map", "__proto__", "constructor"]
     ) {
       expectDropped(two, two.from([vote.with(0, type)]), "malformed");

@@ -6,7 +6,8 @@ import type { Kind } from "../raft.ts";
 export const KINDS = ["peer", "client"] as const;
 /** The places of the messages in the tables of their kinds. */
 export const TYPES = {
-  peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "Greeting"],
+  peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
+    "Greeting"],
   client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
     "Greeting"],
 };
