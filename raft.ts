@@ -852,8 +852,8 @@ const encoder = new Encoder();
 const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MAX_DATAGRAM_BYTES,
   maxArrayLength: 16, maxMapLength: 0, maxExtLength: 0 });
 
-const asBuffer = (bytes: Uint8Array) =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+const asBuffer = ({ buffer, byteOffset, length }: Uint8Array) =>
+  Buffer.from(buffer, byteOffset, length);
 
 /** The value of a field, or undefined if it is none: then the whole datagram is dropped. */
 function readField(field: string, raw: unknown): unknown {
@@ -861,9 +861,7 @@ function readField(field: string, raw: unknown): unknown {
   if (is(flags)) return typeof raw === "boolean" ? raw : undefined;
   if (is(texts)) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
   if (is(blobs)) return raw instanceof Uint8Array ? raw : undefined;
-  if (field === "entries") {
-    return raw instanceof Uint8Array ? readRecords(asBuffer(raw)) : undefined;
-  }
+  if (field === "entries") return raw instanceof Uint8Array ? readRecords(raw) : undefined;
   const isNatural = Number.isSafeInteger(raw) && !Object.is(raw, -0) && Number(raw) >= 0;
   return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
 }
@@ -971,18 +969,19 @@ export function makeEntry(index: number, term: number, kind: Entry["kind"],
 }
 
 /** The records that `bytes` consists of; undefined if it is anything else. */
-function readRecords(bytes: Buffer): Entry[] | undefined {
+function readRecords(raw: Uint8Array): Entry[] | undefined {
   const records: Entry[] = [];
-  for (let at = 0; at < bytes.length;) {
-    if (at + RECORD_HEADER > bytes.length) return undefined;
-    const kind = recordKinds[bytes[at] ?? -1];
-    const record = bytes.subarray(at, at + RECORD_HEADER + bytes.readUInt32BE(at + 13));
-    at += RECORD_HEADER + bytes.readUInt32BE(at + 13);
-    if (kind === undefined || at > bytes.length) return undefined;
-    const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
+  let rest = asBuffer(raw);
+  while (rest.length >= RECORD_HEADER) {
+    const kind = recordKinds[rest[0] ?? -1];
+    const length = RECORD_HEADER + rest.readUInt32BE(13);
+    if (kind === undefined || length > rest.length) return undefined;
+    const [term, index, record] = [rest.readUIntBE(1, 6), rest.readUIntBE(7, 6),
+      rest.subarray(0, length)];
     records.push({ index, term, kind, data: record.subarray(RECORD_HEADER), record });
+    rest = rest.subarray(length);
   }
-  return records;
+  return rest.length === 0 ? records : undefined;
 }
 
 // -------------------------------------- 12 Stable storage ---------------------------------------
@@ -1040,11 +1039,9 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
-        const owner = `server ${before.name} of cluster ${before.cluster}`;
-        const advice = "Choose another directory, or start that server";
-        throw this.wrong(
-          `holds the data of ${owner}, not of ${founder.name} of ${founder.cluster}. ${advice}.`,
-        );
+        throw this.wrong(`holds the data of server ${before.name} of cluster ${before.cluster}, ` +
+          `not of ${founder.name} of ${founder.cluster}. Choose another directory, or start that ` +
+          "server.");
       }
       this.identity = { ...before, boot: before.boot + 1 };
       this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
@@ -1108,22 +1105,17 @@ export class Storage {
     let end = 0;
     for (let frame = readFrame(log, 0); frame; frame = readFrame(log, end)) {
       for (const record of frame.records) {
-        if (record.kind === "start") identity = JSON.parse(record.data.toString());
-        else if (record.kind === "vote") {
-          this.hardState = {
-            currentTerm: record.term,
-            votedFor: record.data.toString() || undefined,
-          };
-        } else {
-          // An entry that was written later took the place of all that conflicted with it.
-          this.entries.length = record.index - 1;
-          this.entries.push(record);
-        }
+        const { kind, term: currentTerm, index, data } = record;
+        if (kind === "start") identity = JSON.parse(`${data}`);
+        else if (kind === "vote") {
+          this.hardState = { currentTerm, votedFor: `${data}` || undefined };
+        } // An entry that was written later took the place of all that conflicted with it.
+        else this.entries.splice(index - 1, Infinity, record);
       }
       end = frame.end;
     }
     if (!identity) {
-      throw this.wrong("does not begin as a log of raft.ts does. It is left as it is.");
+      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is.");
     }
     const rest = log.subarray(end);
     if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
@@ -1330,13 +1322,11 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
 function whyNot({ code, message }: Error & { code?: string }): string {
   const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
   const use = own.filter(({ family }) => family === "IPv4").map(({ address }) => `${address}, `);
+  const advice = `Use one of ${use.join("")}or 0.0.0.0.`;
   if (code === "EADDRINUSE") return "another process has that port. Stop it, or use another port.";
-  if (code === "EADDRNOTAVAIL") {
-    return `no network interface has that address. Use one of ${use.join("")}or 0.0.0.0.`;
-  }
-  return /ENOTFOUND|EAI_AGAIN/.test(message)
-    ? `the name does not resolve. Use one of ${use.join("")}or 0.0.0.0.`
-    : `${message}.`;
+  if (code === "EADDRNOTAVAIL") return `no network interface has that address. ${advice}`;
+  const isUnknown = /ENOTFOUND|EAI_AGAIN/.test(message);
+  return isUnknown ? `the name does not resolve. ${advice}` : `${message}.`;
 }
 
 /** How many of a sender's last datagrams are told apart: more than any network reorders. */
@@ -1545,9 +1535,8 @@ const COMMAND_HEADER_BYTES = 100;
 
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
-  throw new RaftError("refused",
-    `${length} bytes are too many for a datagram, which has room for ` +
-      `${MAX_COMMAND_BYTES}. Split them.`);
+  throw new RaftError("refused", `${length} bytes are too many for a datagram, which has room ` +
+    `for ${MAX_COMMAND_BYTES}. Split them.`);
 }
 
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -1560,9 +1549,9 @@ export class Node {
   private readonly endpoint: Endpoint;
   private readonly client: Client;
   private readonly sessions = new Sessions();
-  /** Who waits: for the entry at an index, proposed in a term, by a call; for a read, by its id. */
-  private readonly proposals = new Map<number, ClientMessage & { call: string; term: number }>();
-  private readonly underWay = new Set<string>();
+  /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
+  private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
+  /** Who waits for a read, by its id. */
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
   private readonly slow = new Set<Name>();
   private isHandingOver = false;
@@ -1641,10 +1630,8 @@ export class Node {
 
   status() {
     const { role, currentTerm: term, leader, log, commitIndex, lastApplied } = this.core;
-    const { lastIndex } = log;
-    const dropped = { ...this.endpoint.dropped };
-    return { ...this.storage.identity, role: role.name, term, leader, lastIndex, commitIndex,
-      lastApplied, dropped };
+    return { ...this.storage.identity, role: role.name, term, leader, lastIndex: log.lastIndex,
+      commitIndex, lastApplied, dropped: { ...this.endpoint.dropped } };
   }
 
   /**
@@ -1777,19 +1764,17 @@ export class Node {
     const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER_BYTES;
     if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
     const call = `${asker.from} ${asker.id}`;
-    if (this.underWay.has(call)) return; // It is in the log already, and will be answered.
+    if (this.proposals.has(call)) return; // It is in the log already, and will be answered.
     const index = this.core.propose(kind, data);
     if (index === undefined) return this.redirect(asker);
-    this.underWay.add(call);
-    this.proposals.set(index, { ...asker, call, term: this.core.currentTerm });
+    this.proposals.set(call, { ...asker, index, term: this.core.currentTerm });
   }
 
   private apply(entry: Entry): void {
     const answer = this.sessions.apply(entry, this.options.machine);
-    const asker = this.proposals.get(entry.index);
-    if (!asker) return;
-    this.proposals.delete(entry.index);
-    this.underWay.delete(asker.call);
+    const [[call, asker] = []] = this.proposals;
+    if (!call || asker?.index !== entry.index) return;
+    this.proposals.delete(call);
     if (asker.term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
@@ -1807,7 +1792,8 @@ export class Node {
     for (const asker of [...this.proposals.values(), ...this.questions.values()]) {
       this.redirect(asker);
     }
-    for (const waiting of [this.proposals, this.underWay, this.questions]) waiting.clear();
+    this.proposals.clear();
+    this.questions.clear();
   }
 
   private redirect(asker: ClientMessage): void {
@@ -1831,9 +1817,9 @@ export type ClientOptions = { servers: readonly string[]; cluster?: string; secr
   timeoutMs?: number; world?: World };
 
 /** What a client wants: of one server `only`, or of the leader. `asked` is who has not answered. */
-type Operation = { readonly content: Content; readonly only: Name | undefined;
-  readonly deadlineAt: number; readonly resolve: (answer: Uint8Array) => void;
-  readonly reject: (error: RaftError) => void; asked: Name | undefined; askAt: number };
+type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
+  resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
+  askAt: number };
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -1842,7 +1828,7 @@ type Operation = { readonly content: Content; readonly only: Name | undefined;
 export class Client {
   private readonly operations = new Map<number, Operation>();
   private lastId = 0;
-  private session: Promise<number> | undefined;
+  private session: Promise<Uint8Array> | undefined;
   private sequence = 0;
   private readonly outstanding = new Set<number>();
   private target: Name;
@@ -1886,10 +1872,8 @@ export class Client {
     const sequence = this.sequence += 1;
     this.outstanding.add(sequence);
     try {
-      this.session ??= this.perform({ type: "OpenSession" }).then((id) =>
-        Number(Buffer.from(id).toString())
-      );
-      const session = await this.session;
+      this.session ??= this.perform({ type: "OpenSession" });
+      const session = Number(asBuffer(await this.session).toString());
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
       const data = encoder.encode([session, sequence, oldest - 1, command]);
@@ -1932,18 +1916,16 @@ export class Client {
   onAnswer(answer: ClientMessage): void {
     const operation = this.operations.get(answer.id);
     if (!operation) return;
-    if (answer.type === "NotLeader") {
-      return this.onRedirect(operation, answer.leader, answer.address);
-    }
-    this.operations.delete(answer.id);
+    if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (answer.type === "Answer") operation.resolve(answer.answer);
-    else if (answer.type === "Refused") {
-      operation.reject(new RaftError("refused", `The server refuses: ${answer.reason}.`));
-    }
+    else if (answer.type !== "Refused") return; // It is a question, and this is no server.
+    else operation.reject(new RaftError("refused", `The server refuses: ${answer.reason}.`));
+    this.operations.delete(answer.id);
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
-  private onRedirect(operation: Operation, leader: Name, address: string): void {
+  private onRedirect(operation: Operation,
+    { leader, address }: ClientMessage & { type: "NotLeader" }): void {
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     if (leader === "") return;
     const server = readServer(address);
@@ -1956,13 +1938,12 @@ export class Client {
   }
 
   private perform(content: Content, only?: Name): Promise<Uint8Array> {
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+    const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
-    this.lastId += 1;
-    this.operations.set(this.lastId, { content, only, deadlineAt, resolve, reject, asked: undefined,
-      askAt: 0 });
-    if (this.isClosed) this.giveUp(this.lastId, "The client was closed");
-    else this.ask(this.lastId);
+    const id = this.lastId += 1;
+    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0 });
+    if (this.isClosed) this.giveUp(id, "The client was closed");
+    else this.ask(id);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
     return promise;
   }
