@@ -158,6 +158,11 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
         return tell(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`,
           "WARNING");
       }
+      case "snapshot": {
+        const { index, size, from } = event;
+        const how = from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`;
+        return tell(`${how} at index ${index}, ${size} bytes`);
+      }
       case "committed":
         return;
       default:

@@ -74,7 +74,8 @@ export type Entry = { readonly index: number; readonly term: number;
  * Up to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`,
  * where the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
  * leader's request to take its place, and `transfer` says that a candidate was asked so
- * (thesis §3.10).
+ * (thesis §3.10). A snapshot has `size` bytes; of them a follower has those before its reply's
+ * `offset`, and it answers as to AppendEntries once it needs no more.
  */
 export const messages = {
   RequestVote: ["term", "preVote", "transfer", "campaign", "lastLogIndex", "lastLogTerm"],
@@ -82,6 +83,9 @@ export const messages = {
   AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
   AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
   TimeoutNow: ["term"],
+  InstallSnapshot: ["term", "round", "lastIncludedIndex", "lastIncludedTerm", "size", "offset",
+    "data"],
+  InstallSnapshotReply: ["term", "round", "success", "lastIncludedIndex", "offset"],
 } as const;
 
 /** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
@@ -111,7 +115,8 @@ export type Event =
   | { type: "votes"; votes: number; elected: boolean }
   | { type: "role"; from: RoleName; to: RoleName }
   | { type: "leader"; from: Name | undefined; to: Name | undefined }
-  | { type: "committed"; commitIndex: number };
+  | { type: "committed"; commitIndex: number }
+  | { type: "snapshot"; index: number; size: number; from: Name | undefined };
 
 /** Stops a server that would otherwise go on wrongly: no answer is better than a wrong one. */
 export function assert(condition: unknown, sentence: string): asserts condition {
@@ -121,18 +126,21 @@ export function assert(condition: unknown, sentence: string): asserts condition 
 const NOTHING = Buffer.alloc(0);
 
 // ------------------------------------------ 2 The log -------------------------------------------
-// Entries are numbered from 1. The sentinel at 0, of term 0, is in every log, so the first entry
-// has a predecessor to agree on like all others (§5.3). All arithmetic with indexes is done here.
+// Entries are numbered from 1. Before the first one that a log still has lies its base: the last
+// entry that a snapshot has replaced (§7), or at 0, of term 0, an entry that is in every log. So
+// each entry has a predecessor to agree on (§5.3). All arithmetic with indexes is done here.
 
 export class Log {
   /** How far this log is on this server's disk. Nothing above it may be promised to anyone. */
   savedIndex = 0;
-  private readonly entries = [makeEntry(0, 0, "noop", NOTHING)];
-  /** `sizes[i]` is how many bytes entries 1 to i take, so a range of them is one subtraction. */
-  private readonly sizes = [0];
+  baseIndex = 0;
+  /** The base, and what is behind it. */
+  private entries = [makeEntry(0, 0, "noop", NOTHING)];
+  /** Where each entry ends, counted in bytes, so the size of a range is one subtraction. */
+  private sizes = [0];
 
   get lastIndex(): number {
-    return this.entries.length - 1;
+    return this.baseIndex + this.entries.length - 1;
   }
 
   get lastTerm(): number {
@@ -140,20 +148,23 @@ export class Log {
   }
 
   at(index: number): Entry {
-    const entry = this.entries[index];
-    assert(entry, `a log that ends at ${this.lastIndex} is not asked for entry ${index}`);
+    const entry = this.entries[index - this.baseIndex];
+    assert(entry, `a log of ${this.baseIndex} to ${this.lastIndex} is not asked for ${index}`);
     return entry;
   }
 
-  /** Whether there is an entry at `index`, and it is of `term`. */
+  /**
+   * Whether there is an entry at `index`, and it is of `term`. What lies before the base is
+   * committed, and no leader's log differs there.
+   */
   matches(index: number, term: number): boolean {
-    return this.entries[index]?.term === term;
+    return index < this.baseIndex || this.entries[index - this.baseIndex]?.term === term;
   }
 
   append(entry: Entry): void {
     assert(entry.index === this.lastIndex + 1, "a log has no gaps");
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
-    this.sizes.push(this.bytes(1, this.lastIndex) + entry.record.length);
+    this.sizes.push((this.sizes.at(-1) ?? 0) + entry.record.length);
     this.entries.push(entry);
   }
 
@@ -167,15 +178,16 @@ export class Log {
     for (const entry of entries) {
       if (this.matches(entry.index, entry.term)) continue;
       assert(entry.index > commitIndex, "a committed entry never changes");
-      this.entries.length = Math.min(this.entries.length, entry.index);
-      this.sizes.length = this.entries.length;
+      this.entries.splice(entry.index - this.baseIndex);
+      this.sizes.splice(entry.index - this.baseIndex);
       this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
       this.append(entry);
     }
   }
 
   slice(first: number, last = this.lastIndex): Entry[] {
-    return this.entries.slice(first, last + 1);
+    assert(first > this.baseIndex, "nobody asks for entries that a snapshot has replaced");
+    return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
   }
 
   /** The entries from `first` on: as many as fit into `bytes`, but at least one if there is any. */
@@ -187,18 +199,38 @@ export class Log {
 
   /** How many bytes the entries from `first` to `last` take, on the wire as on the disk. */
   bytes(first: number, last: number): number {
-    return last < first ? 0 : (this.sizes[last] ?? 0) - (this.sizes[first - 1] ?? 0);
+    const end = (index: number) => this.sizes[Math.max(0, index - this.baseIndex)] ?? 0;
+    return last < first ? 0 : end(last) - end(first - 1);
   }
 
-  /** The last index, at or before `index`, whose entry is of `term` or an earlier one. */
+  /**
+   * The last index, at or before `index`, whose entry is of `term` or an earlier one. If none is
+   * that this log still has, it lies before the base, and nobody knows where.
+   */
   lastUpTo(index: number, term: number): number {
-    let [low, high] = [0, Math.min(index, this.lastIndex)];
+    let [low, high] = [Math.min(index, this.baseIndex - 1), Math.min(index, this.lastIndex)];
     while (low < high) {
       const middle = Math.ceil((low + high) / 2);
       if (this.at(middle).term <= term) low = middle;
       else high = middle - 1;
     }
     return low;
+  }
+
+  /** Drops the entries up to `index`, all but the last `keepBytes` of them. */
+  compact(index: number, keepBytes: number): void {
+    let base = index;
+    while (base > this.baseIndex && this.bytes(base, index) <= keepBytes) base -= 1;
+    this.entries.splice(0, base - this.baseIndex);
+    this.sizes.splice(0, base - this.baseIndex);
+    this.baseIndex = base;
+  }
+
+  /** Begins anew behind an entry that is known by its place only, and durable. */
+  reset(index: number, term: number): void {
+    this.entries = [makeEntry(index, term, "noop", NOTHING)];
+    this.sizes = [0];
+    this.baseIndex = this.savedIndex = index;
   }
 }
 
@@ -226,6 +258,8 @@ export class Progress {
   confirmedRound = 0;
   /** Refusals of rounds up to this one have been dealt with. */
   refusedRound = 0;
+  /** Of the snapshot at `index`, how much was sent, and how much of that has arrived. */
+  snapshot = { index: 0, sent: 0, acknowledged: 0 };
 
   /** `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. */
   constructor(public nextIndex: number, public heardAt: number, public sentAt = heardAt) {
@@ -254,11 +288,22 @@ export type RoleName = Role["name"];
 /** What the disk must remember beside the log, or a server could vote twice in a term (§5.2). */
 export type HardState = { currentTerm: number; votedFor: Name | undefined };
 
+export type Position = { readonly index: number; readonly term: number };
+/** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
+export type Snapshot = Position & { readonly size: number; readonly members: readonly Name[] };
+/** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
+export type Incoming = Position & { leaderTerm: number; size: number; offset: number;
+  chunks: Uint8Array[] };
+/** All that a server remembers. The entries are those behind `base`. */
+export type Remembered = HardState & { entries: readonly Entry[]; base?: Position;
+  snapshot?: Snapshot | undefined };
+
 export class Raft {
   // Persistent state on all servers. `saved` is what the disk has of it, beside `log.savedIndex`.
   currentTerm: number;
   votedFor: Name | undefined;
   readonly log = new Log();
+  snapshot: Snapshot;
   saved: HardState;
 
   // Volatile state on all servers.
@@ -274,6 +319,7 @@ export class Raft {
   electionDueAt: number;
   campaigns = 0;
   lastReadId = 0;
+  incoming: Incoming | undefined;
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
@@ -283,11 +329,15 @@ export class Raft {
   /**
    * Continues from what the disk remembers, all of it durable. `random` gives from 0 to below 1.
    */
-  constructor(readonly settings: Settings, disk: HardState & { entries: readonly Entry[] },
-    public now: number, random: () => number) {
+  constructor(readonly settings: Settings, disk: Remembered, public now: number,
+    random: () => number) {
+    const { base = { index: 0, term: 0 } } = disk;
     this.#random = random;
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
+    this.snapshot = disk.snapshot ?? { ...base, size: 0, members: settings.members };
+    this.commitIndex = this.lastApplied = this.snapshot.index;
+    this.log.reset(base.index, base.term);
     for (const entry of disk.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
     this.saved = { currentTerm: disk.currentTerm, votedFor: disk.votedFor };
@@ -334,6 +384,8 @@ export class Raft {
     if (type === "AppendEntries") return this.onAppendEntries(message);
     if (type === "AppendEntriesReply") return this.onAppendEntriesReply(message);
     if (type === "TimeoutNow") return this.onTimeoutNow(message);
+    if (type === "InstallSnapshot") return this.onInstallSnapshot(message);
+    if (type === "InstallSnapshotReply") return this.onInstallSnapshotReply(message);
     message satisfies never;
   }
 
@@ -557,6 +609,7 @@ export class Raft {
     const read = role.reads.at(-1);
     const due = this.now >= follower.sentAt + settings.heartbeatMs;
     let owed = due || (read !== undefined && follower.sentRound <= read.round);
+    if (follower.nextIndex <= log.baseIndex) return this.sendSnapshot(role, to, follower, owed);
     // While nothing says that the logs agree where sending began, one batch is question enough.
     const window = follower.matchIndex >= follower.sentFrom - 1 ? settings.windowBytes : 1;
     const first = Math.max(follower.matchIndex + 1, follower.sentFrom);
@@ -575,12 +628,17 @@ export class Raft {
     const { currentTerm: term, commitIndex: leaderCommit } = this;
     const prevLogIndex = follower.nextIndex - 1;
     const prevLogTerm = this.log.at(prevLogIndex).term;
+    follower.nextIndex += entries.length;
+    const round = this.nextRound(role, follower);
+    const fields = { term, round, prevLogIndex, prevLogTerm, leaderCommit, entries };
+    this.send("AppendEntries", { from, id: 0 }, fields);
+  }
+
+  private nextRound(role: Leader, follower: Progress): number {
     role.round += 1;
     follower.sentRound = role.round;
     follower.sentAt = this.now;
-    follower.nextIndex += entries.length;
-    const fields = { term, round: role.round, prevLogIndex, prevLogTerm, leaderCommit, entries };
-    this.send("AppendEntries", { from, id: 0 }, fields);
+    return role.round;
   }
 
   /** AppendEntries, receiver implementation (Figure 2). */
@@ -599,6 +657,10 @@ export class Raft {
     //    may come from a leader that failed.
     const matchIndex = m.prevLogIndex + m.entries.length;
     this.commitTo(Math.min(m.leaderCommit, matchIndex));
+    this.acknowledge(m, matchIndex);
+  }
+
+  private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number): void {
     this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: true,
       matchIndex, hintIndex: 0, hintTerm: 0 });
   }
@@ -613,7 +675,8 @@ export class Raft {
   /** Refuses in such a way that the leader can skip a whole term in one round trip (§5.3). */
   private refuseEntries(m: Of<"AppendEntries">): void {
     // Where the logs agree, the entry's term is at most prevLogTerm: terms do not decrease.
-    const hintIndex = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
+    const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
+    const hintIndex = Math.max(upTo, this.log.baseIndex); // Only who is deposed asks before it.
     const hintTerm = this.log.at(hintIndex).term;
     this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: false,
       matchIndex: 0, hintIndex, hintTerm });
@@ -621,12 +684,9 @@ export class Raft {
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
     const { role, log } = this;
-    if (role.name !== "Leader" || m.term < this.currentTerm) return;
-    const follower = role.followers.get(m.from);
-    if (!follower || m.round > role.round || m.matchIndex > log.lastIndex) return;
-    // Even a refusal is of our term, so it agrees that we lead.
-    follower.heardAt = this.now;
-    follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
+    if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return;
+    const follower = this.hear(role, m);
+    if (!follower) return;
     if (m.success) {
       // Replies overtake each other, and what a follower has it keeps: never go back.
       follower.matchIndex = Math.max(follower.matchIndex, m.matchIndex);
@@ -641,6 +701,17 @@ export class Raft {
       follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;
       follower.sentFrom = follower.nextIndex;
     }
+  }
+
+  private hear(role: Leader, m: Of<"AppendEntriesReply" | "InstallSnapshotReply">):
+    | Progress
+    | undefined {
+    const follower = role.followers.get(m.from);
+    if (!follower || m.term < this.currentTerm || m.round > role.round) return undefined;
+    // Even a refusal is of our term, so it agrees that we lead.
+    follower.heardAt = this.now;
+    follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
+    return follower;
   }
 
   /**
@@ -714,12 +785,119 @@ export class Raft {
     if (m.term === this.currentTerm && m.from === this.leader) this.campaign("Candidate", true);
   }
 
+  // ---------------------------------------- 8 Snapshots -----------------------------------------
+  // A log cannot grow for ever. When the state is on the disk as it is after some entry, the
+  // entries up to that one may go (§7). A follower that lacks one of them is sent the snapshot
+  // instead, in chunks (Figure 13), which are treated like entries: several are under way, they
+  // are accepted in order only, and an empty one is a heartbeat and a question, which a follower
+  // refuses if it lacks something, so that sending begins anew where it is.
+
+  /**
+   * Whether the log is due to be replaced by a snapshot: when it has more than `bytes`, and than
+   * the last one had, so that all snapshots together cost no more than the log does. A follower
+   * that is being sent the last one would have to begin anew, so there is more patience for it.
+   */
+  isSnapshotDue(bytes: number): boolean {
+    const { role, log, snapshot, incoming, settings, now } = this;
+    const isReceiving = incoming?.leaderTerm === this.currentTerm
+      && incoming.index > this.commitIndex;
+    if (isReceiving) return false;
+    const isSending = role.name === "Leader" &&
+      role.followers.values().some((f) =>
+        f.nextIndex <= log.baseIndex && now < f.heardAt + 10 * settings.electionTimeoutMs
+      );
+    const limit = Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
+    return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
+  }
+
+  /**
+   * A snapshot is on the disk, durably, and the state machine is in a state at or behind it. Of
+   * the log that it replaces the last `keepBytes` stay, for followers who are a little behind.
+   */
+  onSnapshot(snapshot: Snapshot, keepBytes: number, from?: Name): void {
+    const { index, term, size } = snapshot;
+    assert(index > this.snapshot.index, "a snapshot never takes the state back");
+    this.snapshot = snapshot;
+    this.incoming = undefined;
+    this.events.push({ type: "snapshot", index, size, from });
+    if (this.log.matches(index, term)) return this.log.compact(index, keepBytes);
+    // 7. Discard the entire log. 8. Reset state machine using snapshot contents.
+    this.log.reset(index, term);
+    this.commitTo(index);
+    this.lastApplied = index;
+  }
+
+  private sendSnapshot(role: Leader, from: Name, follower: Progress, isOwed: boolean): void {
+    const { currentTerm: term, settings, snapshot } = this;
+    const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
+    if (follower.snapshot.index !== lastIncludedIndex) {
+      follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
+    }
+    const progress = follower.snapshot;
+    const end = Math.min(size, progress.acknowledged + settings.windowBytes);
+    for (let owed = isOwed; owed || progress.sent < end; owed = false) {
+      // Only a place for the bytes: `flush` fills it when it sends.
+      const data = Buffer.alloc(Math.min(settings.batchBytes, end - progress.sent));
+      const round = this.nextRound(role, follower);
+      this.send("InstallSnapshot", { from, id: 0 }, { term, round, lastIncludedIndex,
+        lastIncludedTerm, size, offset: progress.sent, data });
+      progress.sent += data.length;
+    }
+  }
+
+  /** InstallSnapshot, receiver implementation (Figure 13). `flush` writes the file. */
+  private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
+    const { lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
+    const { log, currentTerm } = this;
+    const reply = (success: boolean, offset: number) =>
+      this.send("InstallSnapshotReply", m, { term: currentTerm, round: m.round, success,
+        lastIncludedIndex: index, offset });
+    // 1. Reply immediately if term < currentTerm.
+    if (m.term < currentTerm) return reply(false, 0);
+    this.follow(m.from);
+    // 6. If existing log entry has same index and term as snapshot's last included entry, retain
+    //    log entries following it and reply. They need no snapshot: what it covers is committed,
+    //    and here it is. So it is with all that is committed here: no state goes back.
+    if (log.matches(index, term)) {
+      this.commitTo(index);
+      return this.acknowledge(m, index);
+    }
+    // 2. Create new snapshot file if first chunk. 5. Discard any existing or partial snapshot
+    //    with a smaller index. Another leader's may differ in its bytes, whatever its index.
+    const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
+    if (isNew) this.incoming = { leaderTerm: m.term, index, term, size, offset: 0, chunks: [] };
+    const { incoming } = this;
+    if (incoming?.index !== index) return;
+    // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
+    if (m.offset === incoming.offset) {
+      incoming.chunks.push(m.data);
+      incoming.offset += m.data.length;
+    }
+    reply(m.offset + m.data.length <= incoming.offset, incoming.offset);
+  }
+
+  private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
+    const { role } = this;
+    const follower = role.name === "Leader" ? this.hear(role, m) : undefined;
+    const progress = follower?.snapshot;
+    if (role.name !== "Leader" || !follower || progress?.index !== m.lastIncludedIndex) return;
+    if (m.offset > this.snapshot.size) return;
+    if (m.success) {
+      progress.acknowledged = Math.max(progress.acknowledged, m.offset);
+      progress.sent = Math.max(progress.sent, m.offset);
+    } else if (m.round > follower.refusedRound) {
+      // It may even have less than it had: it does not remember what it had no time to finish.
+      follower.refusedRound = role.round;
+      progress.acknowledged = progress.sent = m.offset;
+    }
+  }
+
   // ----------------------------------------- 9 Members ------------------------------------------
   // Membership decides what is counted, never what is heard (thesis §4.1). Elections, commitment,
   // reads and CheckQuorum all count with `majority` and `reached`.
 
   get members(): readonly Name[] {
-    return this.settings.members;
+    return this.snapshot.members;
   }
 
   get others(): Name[] {
@@ -796,10 +974,13 @@ export class Sessions {
 // little beside a datagram, and a server that breaks a rule must not say another word.
 
 export function checkInvariants(raft: Raft): void {
-  const { log, role, saved, settings, currentTerm, votedFor, commitIndex, lastApplied } = raft;
+  const { log, role, saved, settings, snapshot, currentTerm, votedFor, commitIndex, lastApplied } =
+    raft;
   assert(lastApplied <= commitIndex, "only what is committed is applied");
   assert(commitIndex <= log.lastIndex, "only what is in the log is committed");
   assert(log.savedIndex <= log.lastIndex, "only what is in the log is saved");
+  assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
+  assert(snapshot.index <= lastApplied, "a snapshot has only what is applied");
   assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
   assert(saved.currentTerm <= currentTerm, "the disk knows no later term than its server");
   const campaigned = role.name === "Candidate" || role.name === "Leader";

@@ -4,8 +4,8 @@
  * test that fails once fails always.
  */
 import { encode } from "@msgpack/msgpack";
-import { type Entry, type HardState, makeEntry, type Message, type Name, type Progress, Raft,
-  type Settings } from "../raft.ts";
+import { type Entry, type HardState, type Incoming, makeEntry, type Message, type Name,
+  type Position, type Progress, Raft, type Settings, type Snapshot } from "../raft.ts";
 import { randomFrom } from "./random.ts";
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
@@ -49,15 +49,17 @@ export function entries(terms: readonly number[], after = 0): Entry[] {
 }
 
 export function termsOf(log: Raft | readonly Entry[]): number[] {
-  const list = log instanceof Raft ? log.log.slice(1) : log;
+  const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
   return list.map(({ term }) => term);
 }
 
 // ------------------------------------ A server and its turns -----------------------------------
 
 export type Options = Partial<Settings> & {
-  /** The terms of its entries, from index 1 on. */
+  /** The terms of its entries, from index 1 on, or from that behind the base. */
   log?: readonly number[];
+  /** What a snapshot has replaced. */
+  base?: Position;
   term?: number;
   votedFor?: Name | undefined;
   now?: number;
@@ -66,10 +68,17 @@ export type Options = Partial<Settings> & {
 
 /** A server that has just started from a disk with this log, term and vote. */
 export function server(options: Options = {}): Raft {
-  const { log = [], votedFor, now = 0, random = () => 0.5, ...rest } = options;
-  const { term = log.at(-1) ?? 0, ...settings } = rest;
-  const disk = { currentTerm: term, votedFor, entries: entries(log) };
-  return new Raft({ ...defaults, ...settings }, disk, now, random);
+  const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
+  const { random = () => 0.5, term = log.at(-1) ?? base.term, ...changed } = rest;
+  const settings = { ...defaults, ...changed };
+  const snapshot = { ...base, size: base.index === 0 ? 0 : 2_500, members: settings.members };
+  const disk = { currentTerm: term, votedFor, entries: entries(log, base.index), base, snapshot };
+  return new Raft(settings, disk, now, random);
+}
+
+/** The snapshot of a server as it is after an entry that it has applied. */
+export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
+  return { index, term: raft.log.at(index).term, size, members: raft.members };
 }
 
 /** What one turn did, in the order in which it was done. */
@@ -87,7 +96,8 @@ export function flush(raft: Raft): Turn {
   raft.prepare();
   const { currentTerm: durableTerm } = raft.saved;
   const outbox = raft.outbox.splice(0);
-  const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+  const isEarly = (m: Message) =>
+    (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
   const saved = raft.unsaved;
   if (saved) raft.onSaved();
   return {
@@ -160,6 +170,19 @@ export function appendReply(term: number,
   return { type: "AppendEntriesReply", ...envelope, term, ...fields, ...rest };
 }
 
+export function installSnapshot(term: number,
+  rest: Rest<"InstallSnapshot"> = {}): Of<"InstallSnapshot"> {
+  const fields = { round: 1, lastIncludedIndex: 5, lastIncludedTerm: 1, size: 30, offset: 0,
+    data: Buffer.alloc(10) };
+  return { type: "InstallSnapshot", ...envelope, term, ...fields, ...rest };
+}
+
+export function installReply(term: number,
+  rest: Rest<"InstallSnapshotReply"> = {}): Of<"InstallSnapshotReply"> {
+  const fields = { round: 1, success: true, lastIncludedIndex: 5, offset: 0 };
+  return { type: "InstallSnapshotReply", ...envelope, term, ...fields, ...rest };
+}
+
 export function timeoutNow(term: number, rest: Rest<"TimeoutNow"> = {}): Of<"TimeoutNow"> {
   return { type: "TimeoutNow", ...envelope, term, ...rest };
 }
@@ -181,7 +204,7 @@ export function request(raft: Raft, term: number,
 // Unless told otherwise, the term is the one after the log's last, as after an election.
 
 function withTerm(options: Options): Options & { term: number } {
-  return { term: (options.log?.at(-1) ?? 0) + 1, ...options };
+  return { term: (options.log?.at(-1) ?? options.base?.term ?? 0) + 1, ...options };
 }
 
 /** A follower that has just heard its leader, "b" unless told otherwise. */
@@ -264,6 +287,20 @@ export function propose(raft: Raft, data = "command"): number {
 
 // ----------------------------------------- A cluster -------------------------------------------
 
+/**
+ * What a server's snapshot is made of: all that it has applied, which is the state, and its name,
+ * so that no two servers have the same bytes for the same state.
+ */
+const writeState = (of: Name, applied: readonly Entry[]) =>
+  Buffer.from(JSON.stringify([of, applied.map((e) => [e.term, e.kind, `${e.data}`])]));
+function readState(bytes: Uint8Array): Entry[] {
+  const [, rows] = JSON.parse(Buffer.from(bytes).toString()) as [
+    Name,
+    [number, Entry["kind"], string][],
+  ];
+  return rows.map(([term, kind, data], i) => makeEntry(i + 1, term, kind, Buffer.from(data)));
+}
+
 /** Servers in one process. A message takes no time, unless a test loses it. */
 export class Cluster {
   now = 0;
@@ -277,6 +314,11 @@ export class Cluster {
   /** Sees every server after every turn of it. */
   watch: (raft: Raft) => void = () => {};
   readonly down = new Set<Name>();
+  /** A log of more bytes is replaced by a snapshot. */
+  snapshotBytes = Number.POSITIVE_INFINITY;
+  /** What each server's disk has as its snapshot. */
+  readonly snapshots = new Map<Name, { snapshot: Snapshot; bytes: Buffer }>();
+  private readonly drafts = new WeakMap<Incoming, Uint8Array[]>();
   private readonly servers = new Map<Name, Raft>();
   private readonly wire: Message[] = [];
   private readonly options: Options;
@@ -304,11 +346,42 @@ export class Cluster {
   /** Ends a server's turn: its messages are under way, its committed entries are applied. */
   flush(raft: Raft): void {
     const { early, late, applied } = flush(raft);
+    const { name } = raft.settings;
+    for (const m of only("InstallSnapshot", [...early, ...late])) {
+      const { bytes } = this.snapshots.get(name) ?? {};
+      m.data = Buffer.from(bytes?.subarray(m.offset, m.offset + m.data.length) ?? []);
+    }
     this.wire.push(...early, ...late);
     this.sent.push(...early, ...late);
-    this.applied.get(raft.settings.name)?.push(...applied);
+    this.applied.get(name)?.push(...applied);
+    this.receiveSnapshot(raft);
+    if (raft.isSnapshotDue(this.snapshotBytes)) this.takeSnapshot(raft);
     this.watch(raft);
     if (raft.unsaved) this.flush(raft); // A server alone begins to lead when its vote is saved.
+  }
+
+  takeSnapshot(raft: Raft, keepBytes = this.snapshotBytes / 4): void {
+    const { name } = raft.settings;
+    const bytes = writeState(name, this.applied.get(name) ?? []);
+    const snapshot = snapshotOf(raft, raft.lastApplied, bytes.length);
+    this.snapshots.set(name, { snapshot, bytes });
+    raft.onSnapshot(snapshot, keepBytes);
+  }
+
+  private receiveSnapshot(raft: Raft): void {
+    const { name } = raft.settings;
+    const { incoming } = raft;
+    if (!incoming) return;
+    const chunks = this.drafts.get(incoming) ?? [];
+    chunks.push(...incoming.chunks.splice(0));
+    this.drafts.set(incoming, chunks);
+    if (incoming.offset < incoming.size) return;
+    const bytes = Buffer.concat(chunks);
+    const { index, term, size } = incoming;
+    const snapshot = { index, term, size, members: raft.members };
+    this.applied.set(name, readState(bytes));
+    this.snapshots.set(name, { snapshot, bytes });
+    raft.onSnapshot(snapshot, 0, raft.leader);
   }
 
   /** Delivers until nobody has anything to say. */
@@ -371,10 +444,13 @@ export class Cluster {
   restart(...names: Name[]): void {
     for (const name of names) {
       const { settings, saved, log } = this.at(name);
-      const disk = { ...saved, entries: log.slice(1, log.savedIndex) };
+      const { snapshot, bytes } = this.snapshots.get(name) ?? {};
+      const { index, term } = log.at(log.baseIndex);
+      const disk = { ...saved, entries: log.slice(index + 1, log.savedIndex), snapshot,
+        base: { index, term } };
       const random = this.options.random ?? randomFrom(1);
       this.servers.set(name, new Raft(settings, disk, this.now, random));
-      this.applied.set(name, []);
+      this.applied.set(name, bytes ? readState(bytes) : []);
       this.down.delete(name);
     }
   }

@@ -7,12 +7,13 @@
  * (thesis §9.6), and who hears a leader does not vote (thesis §4.2.3).
  */
 import { describe, expect, test } from "bun:test";
-import { type Entry, makeEntry, type Message, type Name, type Raft, type RoleName,
+import { type Entry, makeEntry, type Message, type Name, Raft, type RoleName,
   Sessions } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, entries, entry, FIVE, flush,
-  follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, leader, makeCommand, type Of, one,
-  only, preCandidate, progress, propose, request, requestVote, roundOf, server, settledLeader, step,
-  T, termsOf, THREE, timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+  follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, installReply, installSnapshot, leader,
+  makeCommand, type Of, one, only, preCandidate, progress, propose, request, requestVote, roundOf,
+  server, settledLeader, snapshotOf, step, T, termsOf, THREE, timeOut, timeoutNow, to, turn,
+  voteReply, wait } from "./core.ts";
 import { randomFrom } from "./random.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
@@ -1533,6 +1534,535 @@ const TABLE = `
   timeout now      4 | =             | =           | =             | =          | =
   timeout now      5 | =             | =           | =             | =          | =
   timeout now      6 | F6-           | F6-         | F6-           | F6-        | F6-`;
+
+/** A leader of three whose log was replaced by a snapshot, but for `kept` bytes of it. */
+function compacted(index = 5, kept = 0, settings: Parameters<typeof leader>[0] = {}): Raft {
+  const raft = settledLeader({ log: [1, 1, 1, 1], ...settings });
+  for (let i = 0; i < 3; i += 1) propose(raft);
+  turn(raft);
+  acknowledge(raft, "b");
+  raft.onSnapshot(snapshotOf(raft, index), kept);
+  return raft;
+}
+
+/** What a follower that has `matchIndex` entries, and no more, makes its leader send. */
+function fallBehind(raft: Raft, name: Name): Of<"InstallSnapshot">[] {
+  progress(raft, name).matchIndex = 0;
+  const { currentTerm } = raft;
+  const round = roundOf(raft);
+  return only("InstallSnapshot",
+    step(raft, appendReply(currentTerm, { from: name, success: false, round })));
+}
+
+/** All chunks of a snapshot of 30 bytes. */
+const chunks = (term = 2, rest: Partial<Of<"InstallSnapshot">> = {}) =>
+  [0, 10, 20].map((offset) => installSnapshot(term, { offset, ...rest }));
+
+describe("§7 Log compaction", () => {
+  test("the entire log up to that point is discarded", () => {
+    const raft = compacted();
+    expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 8 });
+    expect(() => raft.log.at(4)).toThrow("Broken invariant");
+    expect(() => raft.log.slice(5)).toThrow("Broken invariant");
+    expect(termsOf(raft)).toEqual([2, 2, 2]);
+  });
+
+  test("(but some of it is kept for followers that are a little behind)", () => {
+    const two = entry(1, 1).record.length * 2;
+    expect(compacted(4, two).log.baseIndex).toBe(2);
+    expect(compacted(4, two - 1).log.baseIndex).toBe(3);
+    expect(compacted(4, 1e9).log.baseIndex).toBe(0);
+  });
+
+  test("Each server takes snapshots independently, covering just the committed entries", () => {
+    const cluster = new Cluster(THREE);
+    cluster.elect("a");
+    cluster.snapshotBytes = 200;
+    const due: number[] = [];
+    cluster.watch = (raft) => due.push(raft.commitIndex - raft.snapshot.index);
+    cluster.lost = (m) => m.type === "AppendEntriesReply";
+    for (let i = 0; i < 20; i += 1) cluster.propose("a");
+    expect(cluster.snapshots.size).toBe(0); // Nothing was committed.
+    cluster.lost = () => false;
+    for (let i = 0; i < 20; i += 1) cluster.propose("a");
+    cluster.advance(T);
+    expect([...cluster.snapshots.keys()].sort()).toEqual(THREE);
+    expect(Math.min(...due)).toBeGreaterThanOrEqual(0);
+    for (const name of THREE) expect(cluster.at(name).log.baseIndex).toBeGreaterThan(15);
+  });
+
+  test("the last included index ... the last included term ... are preserved to support the " +
+    "AppendEntries consistency check for the first log entry following the snapshot", () => {
+    const base = { index: 5, term: 3 };
+    const raft = follower({ base, term: 4 });
+    const [first] = entries([4], 5);
+    const wrong = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 2, entries: entries([4], 5) });
+    expect(one(step(raft, wrong))).toMatchObject({ success: false, hintIndex: 5, hintTerm: 3 });
+    const right = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 3, entries: entries([4], 5) });
+    expect(one(step(raft, right))).toMatchObject({ success: true, matchIndex: 6 });
+    expect(raft.log.slice(6)).toEqual([first ?? entry(0, 0)]);
+    const leading = leader({ base });
+    expect(only("AppendEntries", wait(leading, HEARTBEAT))[0]).toMatchObject({ prevLogIndex: 6 });
+    progress(leading, "b").nextIndex = 6;
+    expect(to("b", turn(leading))[0]).toMatchObject({ prevLogIndex: 5, prevLogTerm: 3 });
+  });
+
+  test("(and the election restriction)", () => {
+    const raft = server({ base: { index: 5, term: 3 }, term: 4 });
+    const asked = (lastLogIndex: number, lastLogTerm: number) =>
+      one(step(raft, requestVote(5, { preVote: true, lastLogIndex, lastLogTerm })));
+    expect(asked(4, 3)).toMatchObject({ voteGranted: false });
+    expect(asked(9, 2)).toMatchObject({ voteGranted: false });
+    expect(asked(5, 3)).toMatchObject({ voteGranted: true });
+  });
+
+  test("the snapshot also includes the latest configuration (catalogue 33)", () => {
+    const snapshot = { index: 5, term: 3, size: 10, members: FIVE };
+    const { settings } = server();
+    const disk = { currentTerm: 3, votedFor: undefined, entries: [], base: snapshot, snapshot };
+    const raft = new Raft(settings, disk, 0, () => 0.5);
+    expect(raft.members).toEqual(FIVE);
+    expect(compacted().members).toEqual(THREE);
+  });
+
+  test("it may delete all log entries up through the last included index, as well as any prior " +
+    "snapshot", () => {
+    const raft = compacted(5);
+    raft.onSnapshot(snapshotOf(raft, 7), 0);
+    expect(raft.snapshot.index).toBe(7);
+    expect(raft.log.baseIndex).toBe(7);
+    expect(() => raft.onSnapshot(snapshotOf(raft, 7), 0)).toThrow("never takes the state back");
+  });
+
+  test("the leader must occasionally send snapshots to followers that lag behind", () => {
+    const raft = compacted(5);
+    expect(fallBehind(raft, "c").map((m) => [m.to, m.offset, m.data.length])).toEqual([
+      ["c", 0, 1000],
+      ["c", 1000, 1000],
+      ["c", 2000, 500],
+    ]);
+  });
+
+  test("This happens when the leader has already discarded the next log entry that it needs to " +
+    "send", () => {
+    for (
+      const [matchIndex, isSnapshot] of [[3, true], [4, true], [5, false], [6, false]] as const
+    ) {
+      const raft = compacted(5);
+      Object.assign(progress(raft, "c"), { matchIndex: 0, nextIndex: 1, sentFrom: 1 });
+      const reply = appendReply(2, { from: "c", success: false, round: roundOf(raft),
+        hintIndex: matchIndex, hintTerm: matchIndex > 4 ? 2 : 1 });
+      const sent = to("c", step(raft, reply));
+      expect(sent.some((m) => m.type === "InstallSnapshot")).toBe(isSnapshot);
+      expect(sent.some((m) => m.type === "AppendEntries")).toBe(!isSnapshot);
+    }
+  });
+
+  test("... a follower that keeps up is sent entries, however short the log is", () => {
+    const cluster = new Cluster(THREE, { batchBytes: 100 });
+    cluster.elect("a");
+    cluster.snapshotBytes = 0;
+    for (let i = 0; i < 30; i += 1) cluster.propose("a");
+    cluster.advance(T);
+    expect(only("InstallSnapshot", cluster.sent)).toEqual([]);
+    for (const name of THREE) expect(cluster.at(name).log.baseIndex).toBeGreaterThan(5);
+  });
+
+  test("an exceptionally slow follower or a new server ... would not: the leader ... [brings it] " +
+    "up-to-date", () => {
+    const cluster = new Cluster(THREE, { batchBytes: 100, windowBytes: 300 });
+    cluster.elect("a");
+    cluster.snapshotBytes = 300;
+    cluster.crash("c");
+    for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
+    cluster.restart("c");
+    cluster.advance(2 * T);
+    const installs = to("c", only("InstallSnapshot", cluster.sent));
+    expect(installs.length).toBeGreaterThan(10);
+    expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
+    expect(cluster.at("c").commitIndex).toBe(cluster.at("a").commitIndex);
+    // And its own later snapshots begin with what was installed.
+    for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
+    cluster.advance(T);
+    cluster.restart("c");
+    cluster.advance(2 * T);
+    expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
+  });
+
+  test("the follower discards its entire log; it ... may possibly have uncommitted entries that " +
+    "conflict with the snapshot", () => {
+    for (const log of [[1, 1], [1, 1, 1, 1, 1, 1, 1]]) {
+      const raft = follower({ log, term: 3 });
+      step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
+      for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
+      expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
+      raft.onSnapshot({ index: 5, term: 2, size: 30, members: THREE }, 1e9, "b");
+      expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
+      expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
+      expect(flush(raft)).toMatchObject({ saved: undefined, applied: [] });
+    }
+  });
+
+  test("a snapshot that describes a prefix of its log ...: entries following the snapshot are " +
+    "still valid and must be retained", () => {
+    const raft = follower({ log: [1, 1, 1, 1, 1, 1, 2], term: 3 });
+    const [first] = chunks(3);
+    expect(one(step(raft, first ?? installSnapshot(3)))).toMatchObject({
+      type: "AppendEntriesReply",
+      success: true,
+      matchIndex: 5,
+    });
+    expect(raft.incoming).toBeUndefined();
+    expect(termsOf(raft)).toEqual([1, 1, 1, 1, 1, 1, 2]);
+    expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5 }); // It is committed, so applied.
+  });
+
+  test("take a snapshot when the log reaches a fixed size in bytes", () => {
+    const raft = settledLeader();
+    const { length } = entry(1, 1, "command").record;
+    for (let i = 1; i <= 12; i += 1) {
+      propose(raft);
+      turn(raft);
+      acknowledge(raft, "b");
+      const bytes = raft.log.bytes(1, raft.lastApplied);
+      expect(raft.isSnapshotDue(10 * length)).toBe(bytes > 10 * length);
+    }
+    expect(raft.isSnapshotDue(10 * length)).toBe(true);
+    raft.onSnapshot(snapshotOf(raft, raft.lastApplied), 5 * length);
+    expect(raft.isSnapshotDue(0)).toBe(false); // What is kept of it does not count again.
+  });
+
+  test("(which is larger when the last snapshot was, or they would cost more than the log)", () => {
+    const raft = compacted(5);
+    const bytes = raft.log.bytes(6, raft.lastApplied);
+    for (const [size, isDue] of [[bytes - 1, true], [bytes, false]] as const) {
+      raft.snapshot = { ...raft.snapshot, size };
+      expect(raft.isSnapshotDue(bytes - 1)).toBe(isDue);
+    }
+  });
+
+  test("(and while one is being sent, it is not replaced too soon by the next)", () => {
+    const raft = compacted(5);
+    expect(raft.isSnapshotDue(10)).toBe(false);
+    raft.snapshot = { ...raft.snapshot, size: 0 };
+    expect(raft.isSnapshotDue(10)).toBe(true);
+    fallBehind(raft, "c");
+    const bytes = raft.log.bytes(6, raft.lastApplied);
+    expect(raft.isSnapshotDue(bytes / 2)).toBe(false);
+    expect(raft.isSnapshotDue(bytes / 5)).toBe(true); // Though not for ever.
+    raft.now += 11 * T; // Nor for one that is gone.
+    expect(raft.isSnapshotDue(bytes / 2)).toBe(true);
+  });
+
+  test("(nor taken while one is being received)", () => {
+    const raft = follower({ log: [1, 1, 1], term: 2 });
+    step(raft, heartbeat(raft, { leaderCommit: 3 }));
+    expect(raft.isSnapshotDue(10)).toBe(true);
+    step(raft, installSnapshot(2));
+    expect(raft.isSnapshotDue(10)).toBe(false);
+    step(raft, appendEntries(3, { from: "c", prevLogIndex: 3, prevLogTerm: 1 }));
+    expect(raft.isSnapshotDue(10)).toBe(true); // That leader is gone, and will not send the rest.
+  });
+});
+
+describe("Figure 13: InstallSnapshot RPC", () => {
+  test("1. Reply immediately if term < currentTerm", () => {
+    const raft = follower({ term: 5 });
+    const reply = one(step(raft, installSnapshot(4, { from: "c", round: 7 })));
+    expect(reply).toMatchObject({ type: "InstallSnapshotReply", to: "c", term: 5, round: 7,
+      success: false });
+    expect(raft).toMatchObject({ leader: "b", incoming: undefined });
+  });
+
+  test("2. Create new snapshot file if first chunk (offset is 0)", () => {
+    const raft = follower({ term: 2 });
+    expect(one(step(raft, installSnapshot(2)))).toMatchObject({ success: true, offset: 10,
+      lastIncludedIndex: 5 });
+    expect(raft.incoming).toMatchObject({ index: 5, term: 1, size: 30, offset: 10 });
+  });
+
+  test("3. Write data into snapshot file at given offset", () => {
+    const raft = follower({ term: 2 });
+    const written: Uint8Array[] = [];
+    for (const offset of [0, 20, 10, 0, 20, 10]) {
+      const data = Buffer.alloc(10, `${offset}`);
+      const isNext = offset === raft.incoming?.offset || !raft.incoming;
+      const { offset: has = 0 } = raft.incoming ?? {};
+      const reply = one(step(raft, installSnapshot(2, { offset, data })));
+      expect(reply).toMatchObject({ success: offset <= has, offset: isNext ? offset + 10 : has });
+      written.push(...raft.incoming?.chunks.splice(0) ?? []);
+    }
+    expect(Buffer.concat(written).toString()).toBe("0000000000101010101020202020" + "20");
+  });
+
+  test("4. Reply and wait for more data chunks if done is false", () => {
+    const raft = follower({ term: 2 });
+    for (const [i, chunk] of chunks().entries()) {
+      expect(one(step(raft, chunk))).toMatchObject({ success: true, offset: 10 * (i + 1) });
+      expect(raft.commitIndex).toBe(0);
+    }
+    // An empty chunk is a heartbeat, and asks whether all before it has come.
+    const empty = { data: Buffer.alloc(0) };
+    const asked = (offset: number) => one(step(raft, installSnapshot(2, { offset, ...empty })));
+    expect(asked(30)).toMatchObject({ success: true, offset: 30 });
+    expect(asked(40)).toMatchObject({ success: false, offset: 30 });
+  });
+
+  test("5. Save snapshot file, discard any existing or partial snapshot with a smaller index", () => {
+    const raft = follower({ term: 2 });
+    step(raft, installSnapshot(2));
+    step(raft, installSnapshot(2, { lastIncludedIndex: 8, size: 20 }));
+    expect(raft.incoming).toMatchObject({ index: 8, offset: 10, size: 20 });
+    // One of the old ones was late. No chunk of it may get into the new one (catalogue 35).
+    expect(step(raft, installSnapshot(2, { offset: 10 }))).toEqual([]);
+    expect(raft.incoming).toMatchObject({ index: 8, offset: 10, size: 20 });
+  });
+
+  test("... and one of another leader, whose bytes may be others (catalogue 35)", () => {
+    const raft = follower({ term: 2 });
+    step(raft, installSnapshot(2));
+    const other = { from: "c", offset: 10 };
+    expect(one(step(raft, installSnapshot(3, other)))).toMatchObject({ success: false, offset: 0 });
+    expect(raft.incoming).toMatchObject({ leaderTerm: 3, offset: 0, chunks: [] });
+  });
+
+  test("6. If existing log entry has same index and term as snapshot's last included entry, " +
+    "retain log entries following it and reply", () => {
+    const raft = follower({ log: [1, 1, 1, 1], term: 2 });
+    for (const chunk of chunks().slice(0, 2)) step(raft, chunk);
+    const rest = appendEntries(2, { prevLogIndex: 4, prevLogTerm: 1, entries: entries([1, 2], 4) });
+    step(raft, rest);
+    expect(one(step(raft, installSnapshot(2, { offset: 20 })))).toMatchObject({
+      type: "AppendEntriesReply",
+      matchIndex: 5,
+    });
+    expect(raft.log.lastIndex).toBe(6);
+    expect(raft.commitIndex).toBe(5);
+  });
+
+  test("... as to any snapshot of what is committed: an old one does not take the state back " +
+    "(catalogue 34)", () => {
+    const base = { index: 7, term: 2 };
+    const raft = follower({ base, log: [2, 2], term: 3 });
+    for (const lastIncludedIndex of [3, 6, 7]) {
+      const old = { lastIncludedIndex, lastIncludedTerm: lastIncludedIndex === 7 ? 2 : 1 };
+      for (const chunk of chunks(3, old)) {
+        expect(one(step(raft, chunk))).toMatchObject({ type: "AppendEntriesReply", success: true,
+          matchIndex: lastIncludedIndex });
+      }
+    }
+    expect(raft.incoming).toBeUndefined();
+    expect(raft).toMatchObject({ commitIndex: 7, lastApplied: 7 });
+    expect(raft.log).toMatchObject({ baseIndex: 7, lastIndex: 9 });
+  });
+
+  test("this gives the follower a sign of life with each chunk, so it can reset its election timer",
+    () => {
+      const raft = follower({ term: 2 });
+      for (let i = 0; i < 10; i += 1) {
+        raft.now += 0.9 * T;
+        step(raft, installSnapshot(2, { data: Buffer.alloc(0) }));
+        expect(raft.electionDueAt).toBeGreaterThanOrEqual(raft.now + T);
+      }
+      expect(raft.hearsLeader()).toBe(true);
+    });
+
+  test("a round of chunks confirms reads and leadership like any other", () => {
+    const raft = compacted(5);
+    fallBehind(raft, "b");
+    fallBehind(raft, "c");
+    const read = raft.read();
+    const sent = only("InstallSnapshot", turn(raft));
+    expect(sent.map((m) => [m.to, m.data.length])).toEqual([["b", 0], ["c", 0]]);
+    const round = roundOf(raft);
+    raft.receive(installReply(2, { from: "c", round, offset: 2500 }), raft.now);
+    expect(flush(raft).reads).toEqual([read ?? 0]);
+    for (let i = 0; i < 5; i += 1) {
+      wait(raft, T / 2);
+      step(raft, installReply(2, { from: "c", round: roundOf(raft), offset: 2500 }));
+    }
+    expect(raft.role.name).toBe("Leader");
+  });
+});
+
+describe("The window of a snapshot", () => {
+  const settings = { batchBytes: 400, windowBytes: 1000 };
+  const places = (sent: readonly Message[]) =>
+    only("InstallSnapshot", sent).map((m) => [m.offset, m.data.length]);
+  const accept = (raft: Raft, offset: number, round = roundOf(raft)) =>
+    places(step(raft, installReply(2, { from: "c", round, offset })));
+  const refuse = (raft: Raft, offset: number, round = roundOf(raft)) =>
+    places(step(raft, installReply(2, { from: "c", success: false, round, offset })));
+
+  test("several chunks are under way, and each acknowledgement makes room for more", () => {
+    const raft = compacted(5, 0, settings);
+    expect(places(fallBehind(raft, "c"))).toEqual([[0, 400], [400, 400], [800, 200]]);
+    expect(places(turn(raft))).toEqual([]);
+    expect(accept(raft, 400)).toEqual([[1000, 400]]);
+    expect(accept(raft, 1400)).toEqual([[1400, 400], [1800, 400], [2200, 200]]);
+    expect(accept(raft, 800)).toEqual([]); // It was overtaken.
+    expect(accept(raft, 2400)).toEqual([[2400, 100]]);
+    expect(accept(raft, 2500)).toEqual([]);
+  });
+
+  test("a heartbeat asks for what was sent, and a refusal begins anew where the follower is", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    expect(places(to("c", wait(raft, HEARTBEAT)))).toEqual([[1000, 0]]);
+    expect(refuse(raft, 400)).toEqual([[400, 400], [800, 400], [1200, 200]]);
+  });
+
+  test("what is refused behind one lost chunk is sent once", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    const round = roundOf(raft);
+    expect(refuse(raft, 0, round - 1).length).toBe(3);
+    expect(refuse(raft, 0, round)).toEqual([]);
+  });
+
+  test("a follower that has lost what it had gets all of it again", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    accept(raft, 1000);
+    expect(refuse(raft, 0)).toEqual([[0, 400], [400, 400], [800, 200]]);
+  });
+
+  test("a newer snapshot is sent from its beginning, and answers about the old one are void", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    accept(raft, 800);
+    raft.onSnapshot(snapshotOf(raft, 7), 0);
+    const [first] = only("InstallSnapshot", to("c", turn(raft)));
+    expect(first).toMatchObject({ lastIncludedIndex: 7, offset: 0 });
+    expect(accept(raft, 2000)).toEqual([]);
+    expect(progress(raft, "c").snapshot).toMatchObject({ index: 7, acknowledged: 0 });
+  });
+
+  test("nobody can acknowledge more than there is", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    expect(accept(raft, 2501)).toEqual([]);
+    expect(progress(raft, "c").snapshot.acknowledged).toBe(0);
+  });
+
+  test("when the follower has it, entries follow, from the next one on", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    const done = appendReply(2, { from: "c", round: roundOf(raft), matchIndex: 5 });
+    expect(only("AppendEntries", to("c", step(raft, done)))[0]).toMatchObject({ prevLogIndex: 5,
+      prevLogTerm: 2 });
+  });
+});
+
+describe("A log that was replaced", () => {
+  test("an AppendEntries that begins below the snapshot matches there (catalogue 48)", () => {
+    const raft = follower({ base: { index: 5, term: 2 }, log: [2], term: 3 });
+    const late = appendEntries(3, { prevLogIndex: 2, prevLogTerm: 1, leaderCommit: 8,
+      entries: entries([1, 1, 2, 2, 3], 2) });
+    expect(one(step(raft, late))).toMatchObject({ success: true, matchIndex: 7 });
+    expect(termsOf(raft)).toEqual([2, 3]);
+    const all = appendEntries(3, { prevLogIndex: 0, entries: entries([1, 1, 1]) });
+    expect(one(step(raft, all))).toMatchObject({ success: true, matchIndex: 3 });
+    expect(termsOf(raft)).toEqual([2, 3]);
+    expect(raft.commitIndex).toBe(7);
+  });
+
+  test("a deposed leader that asks below the snapshot is refused, and hurts nobody", () => {
+    const raft = follower({ base: { index: 5, term: 2 }, log: [2], term: 3 });
+    for (const [prevLogIndex, prevLogTerm] of [[0, 0], [3, 1], [5, 1], [6, 1], [9, 9]] as const) {
+      const stale = appendEntries(2, { from: "c", prevLogIndex, prevLogTerm });
+      expect(one(step(raft, stale))).toMatchObject({ success: false, term: 3 });
+    }
+  });
+
+  test("a hint of what the leader no longer has makes it send the snapshot (catalogue 22)", () => {
+    for (const [hintIndex, hintTerm] of [[0, 0], [3, 1], [4, 1], [6, 1], [8, 1]] as const) {
+      const raft = leader({ base: { index: 5, term: 2 }, log: [2, 2, 2], term: 3 });
+      const reply = appendReply(3, { success: false, round: roundOf(raft), hintIndex, hintTerm });
+      expect(to("b", step(raft, reply))[0]).toMatchObject({ type: "InstallSnapshot", offset: 0 });
+      expect(progress(raft, "b").nextIndex).toBeLessThanOrEqual(5);
+    }
+  });
+
+  test.each([0, 1, 5])("whatever it lacks, it gives the same answers (%d kept)", (kept) => {
+    const random = randomFrom(kept);
+    const draw = (n: number) => Math.floor(random() * n);
+    for (let run = 0; run < 200; run += 1) {
+      const terms = Array.from({ length: 12 }, () => 1 + draw(4)).sort((a, b) => a - b);
+      const whole = server({ log: terms }).log;
+      const { log } = server({ log: terms });
+      log.compact(3 + draw(3), kept * entry(1, 1).record.length - 1);
+      log.compact(6 + draw(4), kept * entry(1, 1).record.length - 1);
+      const { baseIndex } = log;
+      for (let index = baseIndex; index <= 13; index += 1) {
+        const term = draw(5);
+        const [before, now] = [whole, log].map((l) => l.lastUpTo(index, term));
+        expect(now).toBe(Math.max(before ?? 0, baseIndex - 1));
+        expect(log.matches(index, term)).toBe(whole.matches(index, term));
+        if (index === baseIndex) continue;
+        const last = index + draw(13 - index);
+        expect(log.bytes(index, last)).toBe(whole.bytes(index, last));
+        expect(log.slice(index, last)).toEqual(whole.slice(index, last));
+        if (index <= 12) expect(log.batch(index, 100)).toEqual(whole.batch(index, 100));
+      }
+    }
+  });
+
+  test("a leader change in the middle of a snapshot does no harm", () => {
+    const cluster = new Cluster(THREE, { batchBytes: 50, windowBytes: 100 });
+    cluster.elect("a");
+    cluster.crash("c");
+    for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
+    cluster.advance(T);
+    for (const name of ["a", "b"]) cluster.takeSnapshot(cluster.at(name), 0);
+    const bytes = ["a", "b"].map((name) => cluster.snapshots.get(name));
+    expect(bytes[0]?.snapshot).toEqual(bytes[1]?.snapshot ?? snapshotOf(cluster.at("a"), 0));
+    expect(bytes[0]?.bytes.equals(bytes[1]?.bytes ?? Buffer.alloc(0))).toBe(false);
+    cluster.restart("c");
+    const isLate = (m: Message) => m.type === "InstallSnapshot" && m.offset > m.size / 2;
+    cluster.lost = isLate;
+    cluster.advance(T);
+    expect(cluster.at("c").incoming?.offset).toBeGreaterThan(300);
+    cluster.lost = (m) => m.from === "a" || m.to === "a";
+    cluster.elect("b");
+    cluster.lost = () => false;
+    cluster.advance(2 * T);
+    expect(cluster.at("b").leader).toBe("b");
+    expect(cluster.applied.get("c")).toEqual(cluster.applied.get("b") ?? []);
+    expect(cluster.at("c").snapshot.index).toBeGreaterThan(0);
+  });
+
+  test("a bad day with many snapshots ends well, and all of it was applied once", () => {
+    let installs = 0;
+    for (let seed = 1; seed <= 30; seed += 1) {
+      const random = randomFrom(seed);
+      const cluster = new Cluster(FIVE, { random, batchBytes: 100, windowBytes: 300 });
+      cluster.snapshotBytes = 150;
+      cluster.watch = (raft) => {
+        const applied = cluster.applied.get(raft.settings.name) ?? [];
+        expect(applied.length).toBe(raft.lastApplied);
+        expect(applied.at(-1)?.index ?? 0).toBe(raft.lastApplied);
+        installs += raft.events.splice(0).filter((e) => e.type === "snapshot" && e.from).length;
+      };
+      cluster.lost = () => random() < 0.1;
+      cluster.next = (underWay) => Math.floor(random() * Math.min(underWay, 3));
+      for (let i = 0; i < 60; i += 1) {
+        const victim = FIVE[Math.floor(random() * 5)] ?? "a";
+        if (random() < 0.2 && cluster.down.size < 2) cluster.crash(victim);
+        if (random() < 0.1) cluster.restart(...cluster.down);
+        for (const raft of cluster.leaders) cluster.propose(raft.settings.name, `${i}`);
+        cluster.advance(T / 4);
+      }
+      cluster.lost = () => false;
+      cluster.restart(...cluster.down);
+      cluster.advance(10 * T);
+      const [first] = cluster.applied.values();
+      expect(first?.length).toBeGreaterThan(20);
+      for (const applied of cluster.applied.values()) expect(applied).toEqual(first ?? []);
+    }
+    expect(installs).toBeGreaterThan(30);
+  });
+});
 
 describe("every message in every role at a lower, an equal and a higher term", () => {
   const [heading = [], ...rows] = TABLE.trim()
