@@ -6,7 +6,7 @@ import { Client, type Entry, type HardState, KeyValues, KeyValueStore, makeEntry
   type World } from "../raft.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { fromClient, open, TYPES } from "./wire.ts";
+import { fromClient, open, SECRET, TYPES } from "./wire.ts";
 import { type Happening, type Machine, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -44,8 +44,9 @@ class Cluster {
       []];
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
     const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", onEvent: (event) =>
-        void events.push(event), ...options, world: this.simulation.machine(name).boot() }),
+      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
+        onEvent: (event) => void events.push(event), ...options,
+        world: this.simulation.machine(name).boot() }),
     );
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     this.lives.set(name, { node, machine, events, reasons });
@@ -91,7 +92,7 @@ class Cluster {
   connect(name: string, servers = this.names.map((server) => `${server}:1`),
     timeoutMs = 5000): Client {
     const world = this.simulation.machine(name).boot();
-    return this.simulation.settle(Client.connect({ servers, timeoutMs, world }));
+    return this.simulation.settle(Client.connect({ servers, secret: SECRET, timeoutMs, world }));
   }
 
   lines(name: string): string[] {
@@ -318,8 +319,8 @@ describe("servers", () => {
   test("that cannot start let go of what they had taken", () => {
     const { simulation, names } = new Cluster(1, []);
     const world = simulation.machine("a").boot();
-    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data", world,
-      machine: new Diary() };
+    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data",
+      secret: SECRET, world, machine: new Diary() };
     const onEvent = () => {
       throw new Error("I do not like events.");
     };
@@ -333,8 +334,8 @@ describe("servers", () => {
     const world = simulation.machine("a").boot();
     const start = (options: Partial<NodeOptions>) =>
       codeOf(simulation,
-        Node.start({ host: "a", port: 1, peers: ["b:1"], directory: "data", machine, world,
-          ...options }));
+        Node.start({ host: "a", port: 1, peers: ["b:1"], directory: "data", secret: SECRET, machine,
+          world, ...options }));
     expect(start({ peers: ["b:1", "b:1"] })).toBe("usage");
     expect(start({ peers: ["a:1"] })).toBe("usage");
     expect(start({ name: "b:1" })).toBe("usage");
@@ -688,7 +689,7 @@ describe("a client", () => {
     const { simulation } = alone();
     const [old, others] = [simulation.machine("old").boot(), simulation.machine("others").boot()];
     const connect = (world: World) =>
-      simulation.settle(Client.connect({ servers: ["a:1"], world }));
+      simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
     const faithful = connect(old);
     for (let i = 0; i < 300; i += 1) simulation.settle(faithful.read(bytes("")));
     for (let i = 0; i < 4200; i += 1) {
@@ -737,7 +738,7 @@ describe("a client", () => {
       if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
     };
     const world = simulation.machine("client").boot();
-    const client = simulation.settle(Client.connect({ servers: ["a:1"], world }));
+    const client = simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
     simulation.settle(client.read(bytes("")));
     expect(known).toBeString();
     const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
