@@ -1085,7 +1085,8 @@ export class Storage {
       end = frame.end;
     }
     if (!identity) {
-      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is.");
+      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
+        "Restore it, or take another directory.");
     }
     const rest = log.subarray(end);
     if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
@@ -1136,12 +1137,17 @@ function readFrame(log: Buffer, at: number): { records: Entry[]; end: number } |
   return records && { records, end };
 }
 
-/** Says what could not be done, where the system only says why. */
+/** Says what could not be done and what may help, where the system only says why. */
 function attempt<T>(what: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    throw new RaftError("storage", `Cannot ${what}: ${(error as Error).message}.`);
+    const { message } = error as Error;
+    const isFull = /ENOSPC|EDQUOT/.test(message);
+    const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
+    const use = isForbidden ? " Take a directory that this user may write to." : "";
+    const advice = isFull ? " Make room on that disk, and start again." : use;
+    throw new RaftError("storage", `Cannot ${what}: ${message}.${advice}`);
   }
 }
 
@@ -1164,6 +1170,7 @@ const systemFiles: Files = {
     try {
       lock.run("PRAGMA journal_mode = MEMORY");
       lock.run("BEGIN EXCLUSIVE");
+      fs.chmodSync(`${directory}/lock`, 0o600); // To open and close it ourselves would unlock it.
     } catch (error) {
       lock.close();
       const isHeld = (error as { code?: string }).code === "SQLITE_BUSY";
@@ -1460,9 +1467,7 @@ export class Endpoint {
   /** Tells of a wrong secret once in a while for each address, and not for any number of them. */
   private warn(address: Address): void {
     const now = this.world.clock.now();
-    for (const [host, at] of this.warned) {
-      if (now >= at + WARN_EVERY_MS) this.warned.delete(host);
-    }
+    for (const [host, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(host);
     if (this.warned.has(address.host) || this.warned.size >= MAX_WARNED) return;
     this.warned.set(address.host, now);
     this.receiver.tell({ type: "unauthenticated", address });
@@ -1471,7 +1476,7 @@ export class Endpoint {
   /** What is known of a server, for people. */
   about(kind: Kind, asked: Name) {
     const { name, address, heardAt, told } = this.meet(kind, asked);
-    const heardMs = heardAt > 0 ? Math.round(this.world.clock.now() - heardAt) : null;
+    const heardMs = Number.isFinite(heardAt) ? Math.round(this.world.clock.now() - heardAt) : null;
     return { name, address: address ? writeAddress(address) : "", heardMs, told };
   }
 
@@ -1670,7 +1675,10 @@ export class Node {
     return this.client.read(question);
   }
 
-  /** What this server knows of itself and its peers. Milliseconds are null if it never was. */
+  /**
+   * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
+   * `heardMs` since it heard a peer; null is what it does not know, or what is not so in its role.
+   */
   status() {
     const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
     const { lastIndex, lastTerm } = log;
@@ -1682,7 +1690,7 @@ export class Node {
     return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
       commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
-      silentMs: Math.round(this.world.clock.now() - this.core.heardAt),
+      silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
   }
 
@@ -2025,7 +2033,8 @@ export class Client {
   private giveUp(id: number, why: string): void {
     const { content, only, reject } = this.operations.get(id) ?? {};
     this.operations.delete(id);
-    const asked = (only ? [only] : this.servers).map((name) => this.describe(name)).join(", ");
+    const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
+    const asked = [...names].join(", ");
     reject?.(content?.type === "Command"
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
@@ -2033,15 +2042,16 @@ export class Client {
   }
 
   /** A server's name, and why it may not have helped. */
-  private describe(asked: Name): string {
-    const { name, heardMs, told } = this.endpoint.about("client", asked);
-    if (asked === this.endpoint.self.name) return asked;
-    if (told === "unresolved") return `${asked} (its name does not resolve)`;
-    if (told === "foreign") return `${asked} (it is of another cluster)`;
+  private describe(server: Name): string {
+    const { name, heardMs, told } = this.endpoint.about("client", server);
+    if (name === this.endpoint.self.name) return name;
+    if (told === "unresolved") return `${name} (its name does not resolve)`;
+    if (told === "foreign") return `${name} (it is of another cluster)`;
     if (heardMs === null) {
-      return `${asked} (never heard: is it there, with this secret and cluster?)`;
+      return `${name} (never heard: is it there, with this secret and cluster?)`;
     }
-    return `${asked} (${this.excuses.get(name) ?? `last heard ${heardMs} ms ago`})`;
+    const excuse = heardMs < this.timeoutMs ? this.excuses.get(name) : undefined;
+    return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;
   }
 }
 

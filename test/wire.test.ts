@@ -506,7 +506,7 @@ describe("a life, a disk, a cluster", () => {
       // Timers are not reset by what is not heard: they have gone on by as much as the clock.
       const timers = ({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) => ({
         ...rest,
-        silentMs: silentMs + ms,
+        silentMs: (silentMs ?? 0) + ms,
         peers: peers.map((peer) => ({ ...peer, heardMs: peer.heardMs && peer.heardMs + ms })),
       });
       const { dropped: before, ...state } = timers(structuredClone(node.status()), 300);
