@@ -1287,7 +1287,8 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   socket.once("error", reject).bind({ address, port }, resolve);
   await promise;
-  return socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
+  // From now on an error is a refusal somewhere, and no failure here.
+  return socket.removeAllListeners("error").on("error", () => {});
 }
 
 const SEND_TRIES = 5;
@@ -1663,17 +1664,13 @@ export class Node {
    * "refused" if it is too large, "outcomeUnknown" if no answer came in time; then it may have
    * been applied, or may be yet.
    */
-  propose(command: Uint8Array): Promise<Uint8Array> {
-    return this.client.propose(command);
-  }
+  readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
    * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
    */
-  read(question: Uint8Array): Promise<Uint8Array> {
-    return this.client.read(question);
-  }
+  readonly read = (question: Uint8Array) => this.client.read(question);
 
   /**
    * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
@@ -2038,7 +2035,8 @@ export class Client {
     reject?.(content?.type === "Command"
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
-      : new RaftError("timeout", `${why}. Does a majority of the servers run? Asked: ${asked}.`));
+      : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +
+        `secret and cluster? Asked: ${asked}.`));
   }
 
   /** A server's name, and why it may not have helped. */
@@ -2047,9 +2045,7 @@ export class Client {
     if (name === this.endpoint.self.name) return name;
     if (told === "unresolved") return `${name} (its name does not resolve)`;
     if (told === "foreign") return `${name} (it is of another cluster)`;
-    if (heardMs === null) {
-      return `${name} (never heard: is it there, with this secret and cluster?)`;
-    }
+    if (heardMs === null) return `${name} (never heard)`;
     const excuse = heardMs < this.timeoutMs ? this.excuses.get(name) : undefined;
     return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;
   }
