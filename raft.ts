@@ -1009,7 +1009,7 @@ export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["ques
 export type ClientMessage = MessageOf<typeof clientMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
-const greetings = { Greeting: ["asked", "members"] } as const;
+const greetings = { Greeting: ["asked", "members", "cluster"] } as const;
 type Greeting = MessageOf<typeof greetings>;
 type AnyMessage = Message | ClientMessage | Greeting;
 
@@ -1095,11 +1095,19 @@ function decodeArray(bytes: Uint8Array): unknown[] {
 }
 
 type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
-/** A key from a secret, for one kind of sender in the clusters of one name. */
-function deriveKey(secret: string, kind: Kind, cluster: string): Bun.CryptoHasher {
-  const purpose = new Bun.CryptoHasher("sha256", secret).update(`raft.ts ${kind} ${cluster}`);
-  return new Bun.CryptoHasher("sha256", purpose.digest());
-}
+const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
+
+/**
+ * What a client of one cluster needs to know, in hexadecimal: nobody can make the secret of it, or
+ * the key of the peers. That one is the same for all clusters of a secret, so that servers which
+ * were told different clusters, or members, can tell each other.
+ */
+export const clientKey = (secret: string, cluster: string): string =>
+  keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
+const clientKeys = (hex: string): Keys => new Map([["client", keyed(Buffer.from(hex, "hex"))]]);
+export const serverKeys = (secret: string, cluster: string): Keys =>
+  new Map([["peer", keyed(keyed(secret).update("raft.ts peer").digest())],
+    ...clientKeys(clientKey(secret, cluster))]);
 
 const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
   key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
@@ -1122,7 +1130,7 @@ type Opened = { kind: Kind; envelope: Envelope; messages: AnyMessage[] };
  */
 function open(keys: Keys, sealed: Buffer): Opened | string {
   const kind = kinds[sealed[MAC_BYTES + 1] ?? -1];
-  if (sealed[MAC_BYTES] !== VERSION || kind === undefined) return "foreign";
+  if (sealed[MAC_BYTES] !== VERSION || kind === undefined) return "version";
   const key = keys.get(kind);
   const code = key && authenticate(key, sealed);
   if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
@@ -1296,7 +1304,8 @@ export class Storage {
       end = frame.end;
     }
     if (!identity) {
-      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is.");
+      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
+        "Restore it, or take another directory.");
     }
     const rest = log.subarray(end);
     if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
@@ -1347,12 +1356,17 @@ function readFrame(log: Buffer, at: number): { records: Entry[]; end: number } |
   return records && { records, end };
 }
 
-/** Says what could not be done, where the system only says why. */
+/** Says what could not be done and what may help, where the system only says why. */
 function attempt<T>(what: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    throw new RaftError("storage", `Cannot ${what}: ${(error as Error).message}.`);
+    const { message } = error as Error;
+    const isFull = /ENOSPC|EDQUOT/.test(message);
+    const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
+    const use = isForbidden ? " Take a directory that this user may write to." : "";
+    const advice = isFull ? " Make room on that disk, and start again." : use;
+    throw new RaftError("storage", `Cannot ${what}: ${message}.${advice}`);
   }
 }
 
@@ -1375,6 +1389,7 @@ const systemFiles: Files = {
     try {
       lock.run("PRAGMA journal_mode = MEMORY");
       lock.run("BEGIN EXCLUSIVE");
+      fs.chmodSync(`${directory}/lock`, 0o600); // To open and close it ourselves would unlock it.
     } catch (error) {
       lock.close();
       const isHeld = (error as { code?: string }).code === "SQLITE_BUSY";
@@ -1418,19 +1433,25 @@ export type Address = { host: string; port: number };
 /** A server as its peers and its clients know it. */
 export type Server = Address & { name: Name };
 
+const SERVER = /^(?:([^=,\s]+)=)?((?:\[([^=,\s[\]]+)\]|([^=:,\s[\]]+)):(\d{1,5}))$/;
 function readServer(text: string): Server | undefined {
-  const [, name, host = "", port = ""] = /^(?:([^=,\s]+)=)?([^=:,\s]+):(\d{1,5})$/.exec(text) ?? [];
-  const isPort = Number(port) >= 1 && Number(port) <= 65_535;
-  return isPort ? { name: name ?? `${host}:${port}`, host, port: Number(port) } : undefined;
+  const [, name, address = "", inBrackets, word = "", digits] = SERVER.exec(text) ?? [];
+  const port = Number(digits);
+  const isPort = port >= 1 && port <= 65_535;
+  return isPort ? { name: name ?? address, host: inBrackets ?? word, port } : undefined;
 }
 
-/** Reads `HOST:PORT` or `NAME=HOST:PORT`. Throws a RaftError, "usage". */
+/** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
   if (server) return server;
   throw new RaftError("usage", `"${text}" is not the address of a server. Write HOST:PORT, or ` +
-    "NAME=HOST:PORT, with a port from 1 to 65535.");
+    "NAME=HOST:PORT, with a port from 1 to 65535; an IPv6 address as in [::1]:48000.");
 }
+
+const isIPv6 = (host: string) => host.includes(":");
+const isLoopback = (address: string) => address.startsWith("127.") || address === "::1";
+const writeAddress = ({ host, port }: Address) => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
 /**
  * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
@@ -1442,11 +1463,14 @@ export type Clock = { now(): number; setTimer(delayMs: number, action: () => voi
  * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
  * they may be and still travel in one piece: what is sent in fragments is lost with any of them.
  */
-export type Socket = { readonly receiveBufferBytes: number; readonly datagramBytes: number;
-  send(bytes: Buffer, to: Address): void; close(): void };
+export type Socket = { readonly address: string; readonly receiveBufferBytes: number;
+  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void; close(): void };
 export type Receive = (bytes: Buffer, from: Address) => void;
-/** `resolve` finds the IP address of a host. Each datagram has a buffer of its own, to be kept. */
-export type Datagrams = { resolve(host: string): Promise<string>;
+/**
+ * `resolve` finds an IP address of a host: of the family of `local`, which could not reach another,
+ * or else IPv4 if there is one. Each datagram has a buffer of its own, to be kept.
+ */
+export type Datagrams = { resolve(host: string, local?: string): Promise<string>;
   bind(at: Address, receive: Receive): Promise<Socket> };
 /** The four ways for anything impure to get in. `random` gives numbers from 0 to below 1. */
 export type World = { clock: Clock; random: () => number; datagrams: Datagrams; files: Files };
@@ -1461,28 +1485,40 @@ export const systemWorld: World = {
     defer: (action) => void setImmediate(action),
   },
   random: () => (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) / 2 ** 32,
-  datagrams: { resolve: async (host) => (await dns.lookup(host, 4)).address, bind: bindSocket },
+  datagrams: { resolve: resolveHost, bind: bindSocket },
   files: systemFiles,
 };
 
+async function resolveHost(host: string, local?: string): Promise<string> {
+  const addresses = (await dns.lookup(host, { all: true })).map(({ address }) => address);
+  const own = addresses.filter((address) => !local || isIPv6(address) === isIPv6(local));
+  const found = own.find((address) => !isIPv6(address)) ?? own[0];
+  if (found) return found;
+  throw new Error(`${host} has no address that ${local} could reach`);
+}
+
+async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
+  const address = await resolveHost(host);
+  const family = isIPv6(address) ? 6 : 4;
+  // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
+  const socket = dgram.createSocket({ type: `udp${family}`, recvBufferSize: 4 << 20,
+    lookup: (to, _options, done) => done(null, to, family) });
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  socket.once("error", reject).bind({ address, port }, resolve);
+  await promise;
+  // From now on an error is a refusal somewhere, and no failure here.
+  return socket.removeAllListeners("error").on("error", () => {});
+}
+
 const SEND_TRIES = 5;
 
-async function bindSocket({ host, port }: Address, receive: Receive): Promise<Socket> {
-  // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
-  const socket = dgram.createSocket({ type: "udp4", recvBufferSize: 4 << 20,
-    lookup: (address, _options, done) => done(null, address, 4) });
-  try {
-    const address = await systemWorld.datagrams.resolve(host);
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    socket.once("error", reject).bind({ address, port }, resolve);
-    await promise;
-  } catch (error) {
-    throw new RaftError("network", `Cannot listen on ${host}:${port}: ${whyNot(error as Error)}`);
-  }
-  socket.removeAllListeners("error").on("error", () => {}); // A refusal somewhere, no failure here.
+async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
+  const socket = await openSocket(at).catch((error: Error) => {
+    throw new RaftError("network", `Cannot listen on ${writeAddress(at)}: ${whyNot(at, error)}`);
+  });
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   let isOpen = true;
-  const isLoopback = socket.address().address.startsWith("127.");
+  const { address } = socket.address();
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
   const send = (bytes: Buffer, to: Address, tries: number): void => {
@@ -1490,8 +1526,9 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
     if (isOpen) socket.send(bytes, to.port, to.host, again);
   };
   return {
+    address,
     receiveBufferBytes: socket.getRecvBufferSize(),
-    datagramBytes: DATAGRAM_BYTES[isLoopback ? "loopback" : "ethernet"],
+    datagramBytes: DATAGRAM_BYTES[isLoopback(address) ? "loopback" : "ethernet"],
     send: (bytes, to) => send(bytes, to, SEND_TRIES),
     close() {
       isOpen = false;
@@ -1500,10 +1537,11 @@ async function bindSocket({ host, port }: Address, receive: Receive): Promise<So
   };
 }
 
-function whyNot({ code, message }: Error & { code?: string }): string {
+function whyNot({ host }: Address, { code, message }: Error & { code?: string }): string {
   const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
-  const use = own.filter(({ family }) => family === "IPv4").map(({ address }) => `${address}, `);
-  const advice = `Use one of ${use.join("")}or 0.0.0.0.`;
+  const use = own.filter(({ address }) => isIPv6(address) === isIPv6(host));
+  const any = isIPv6(host) ? "::" : "0.0.0.0";
+  const advice = `Use one of ${use.map(({ address }) => `${address}, `).join("")}or ${any}.`;
   if (code === "EADDRINUSE") return "another process has that port. Stop it, or use another port.";
   if (code === "EADDRNOTAVAIL") return `no network interface has that address. ${advice}`;
   const isUnknown = /ENOTFOUND|EAI_AGAIN/.test(message);
@@ -1515,6 +1553,8 @@ const SEEN = 1024;
 const MAX_CORRESPONDENTS = 4096;
 const GREET_EVERY_MS = 10;
 const RESOLVE_EVERY_MS = 1000;
+const WARN_EVERY_MS = 60_000;
+const MAX_WARNED = 100;
 /** What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. */
 const DATAGRAM_BYTES = { ethernet: 1400, loopback: 8192 };
 const ENVELOPE_BYTES = 150;
@@ -1533,15 +1573,16 @@ class Correspondent {
   greetedAt = Number.NEGATIVE_INFINITY;
   resolvedAt = Number.NEGATIVE_INFINITY;
   heardAt = Number.NEGATIVE_INFINITY;
-  /** What was last told about it, so that it is not told again. */
-  told = "";
+  /** What was told about it since all was well, so that it is not told again. */
+  told: EndpointEvent["type"] | "" = "";
 
   constructor(readonly kind: Kind, readonly name: Name) {}
 }
 
 export type EndpointEvent =
-  | { type: "unresolved"; server: Server }
-  | { type: "foreign"; server: Name; members: string };
+  | { type: "unresolved"; server: Server; reason: string }
+  | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
+  | { type: "unauthenticated"; address: Address };
 type Receiver = { onMessage(message: Message | ClientMessage): void; onGreeting(): void;
   tell(event: EndpointEvent): void };
 
@@ -1553,12 +1594,12 @@ export class Endpoint {
   private readonly queued = new Set<Correspondent>();
   /** The highest number that a datagram to anybody had who is no longer known. */
   private forgottenSent = 0;
-  private readonly keys: Keys;
+  /** Who has been told to have a wrong secret, and when. */
+  private readonly warned = new Map<string, number>();
   private cluster: string;
 
-  constructor(private readonly world: World, readonly socket: Socket, secret: string,
-    kinds: readonly Kind[], readonly self: Identity, private readonly receiver: Receiver) {
-    this.keys = new Map(kinds.map((kind) => [kind, deriveKey(secret, kind, self.cluster)]));
+  constructor(private readonly world: World, readonly socket: Socket, private readonly keys: Keys,
+    readonly self: Identity, private readonly receiver: Receiver) {
     this.cluster = self.id;
   }
 
@@ -1587,51 +1628,76 @@ export class Endpoint {
 
   receive(sealed: Buffer, address: Address): void {
     const opened = open(this.keys, sealed);
+    if (opened === "unauthenticated") this.warn(address);
     if (typeof opened === "string") return this.drop(opened);
     const { kind, envelope, messages: received } = opened;
-    const { to, boot, disk, sequence } = envelope;
+    const { cluster, to, boot, disk, sequence } = envelope;
     if (envelope.from === this.self.name) return this.drop("reflected");
     const from = this.meet(kind, envelope.from);
+    const greeting = received.find((message) => message.type === "Greeting");
+    const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
+    // A client says no cluster before it has found one. What another cluster's server says of
+    // itself is true of another server, even if it has the name of one of ours.
+    if (cluster !== this.cluster && cluster !== "" && this.cluster !== "") {
+      if (!greeting) this.greet(from, envelope, address);
+      else if (isMeant) this.onForeign(from, greeting, address);
+      return this.drop("foreign");
+    }
     // Nobody returns to an earlier life, or with another disk.
     if (boot < from.boot || (from.disk !== 0 && disk !== from.disk)) return this.drop("outdated");
     if (boot > from.boot) {
       Object.assign(from, { boot, disk, newest: 0, seen: new Float64Array(SEEN) });
     }
-    const greeting = received.find((message) => message.type === "Greeting");
-    const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
-    if (!isMeant || (!greeting && envelope.cluster !== this.cluster)) {
-      if (!greeting) this.greet(from, to, address);
+    if (!isMeant || (!greeting && cluster !== this.cluster)) {
+      if (!greeting) this.greet(from, envelope, address);
       return this.drop("misaddressed");
     }
     // A slot only ever grows, so each sequence number is accepted once.
     if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) [from.newest, from.address] = [sequence, address];
-    from.heardAt = this.world.clock.now();
-    if (greeting) return this.onGreeting(from, envelope, greeting);
+    [from.heardAt, from.told] = [this.world.clock.now(), ""];
+    if (greeting) return this.onGreeting(from, cluster, greeting.asked);
     for (const message of received) this.receiver.onMessage(message as Message | ClientMessage);
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
-  private greet(to: Correspondent, asked: Name, address: Address): void {
+  private greet(to: Correspondent, { to: asked, boot }: Envelope, address: Address): void {
     const now = this.world.clock.now();
     if (now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = now;
-    const [from, members] = [this.self.name, this.self.members.join(", ")];
-    const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, members } as const;
-    this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)]), address);
+    const { name: from, cluster, members } = this.self;
+    const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, cluster,
+      members: members.join(", ") } as const;
+    this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
   }
 
-  private onGreeting(from: Correspondent, { cluster }: Envelope,
-    { asked, members }: Greeting): void {
+  private onGreeting(from: Correspondent, cluster: string, asked: Name): void {
     if (this.cluster === "") this.cluster = cluster; // A client joins the cluster that it finds.
-    if (cluster !== this.cluster) {
-      return this.tell(from, { type: "foreign", server: from.name, members });
-    }
     // A client may know a server by an address only. From now on both names are the same to it.
     const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
     if (isAlias) this.known.set(`client ${asked}`, from);
     this.receiver.onGreeting();
+  }
+
+  private onForeign(from: Correspondent, { cluster, members }: Greeting, address: Address): void {
+    this.tell(from, { type: "foreign", server: from.name, address, cluster, members });
+  }
+
+  /** Tells of a wrong secret once in a while for each address, and not for any number of them. */
+  private warn(address: Address): void {
+    const now = this.world.clock.now();
+    for (const [host, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(host);
+    if (this.warned.has(address.host) || this.warned.size >= MAX_WARNED) return;
+    this.warned.set(address.host, now);
+    this.receiver.tell({ type: "unauthenticated", address });
+  }
+
+  /** What is known of a server, for people. */
+  about(kind: Kind, asked: Name) {
+    const { name, address, heardAt, told } = this.meet(kind, asked);
+    const heardMs = Number.isFinite(heardAt) ? Math.round(this.world.clock.now() - heardAt) : null;
+    return { name, address: address ? writeAddress(address) : "", heardMs, told };
   }
 
   private meet(kind: Kind, name: Name): Correspondent {
@@ -1657,9 +1723,10 @@ export class Endpoint {
     if (server && isDue) void this.resolve(to, server);
   }
 
-  private seal(correspondent: Correspondent, bodies: Uint8Array[]): Buffer {
+  private seal(correspondent: Correspondent, bodies: Uint8Array[],
+    toBoot = correspondent.boot): Buffer {
     correspondent.sent += 1;
-    const { kind, name: to, boot: toBoot, sent: sequence } = correspondent;
+    const { kind, name: to, sent: sequence } = correspondent;
     const { name: from, disk, boot } = this.self;
     const envelope = { cluster: this.cluster, from, to, disk, boot, toBoot, sequence };
     return seal(this.keys, kind, envelope, bodies);
@@ -1668,15 +1735,18 @@ export class Endpoint {
   private async resolve(to: Correspondent, server: Server): Promise<void> {
     [to.server, to.resolvedAt] = [server, this.world.clock.now()];
     try {
-      to.address = { host: await this.world.datagrams.resolve(server.host), port: server.port };
+      const host = await this.world.datagrams.resolve(server.host, this.socket.address);
+      to.address = { host, port: server.port };
+      if (to.told === "unresolved") to.told = "";
       this.transmit(to);
-    } catch {
-      this.tell(to, { type: "unresolved", server });
+    } catch (error) {
+      this.tell(to, { type: "unresolved", server, reason: (error as Error).message });
     }
   }
 
   private tell(about: Correspondent, event: EndpointEvent): void {
-    if (about.told !== event.type) this.receiver.tell(event);
+    // Servers know each other as clients too, but to tell it once is enough.
+    if (about.told !== event.type && about.kind === "peer") this.receiver.tell(event);
     about.told = event.type;
   }
 
@@ -1700,7 +1770,7 @@ export type NodeEvent =
  * by what name its peers know it; default `host:port`. `peers`: the other servers, each
  * `HOST:PORT` or `NAME=HOST:PORT`; each of them lists this one too. `directory`: where its log is;
  * made if there is none. `machine`: what is replicated. `cluster`, `secret`: all servers and
- * clients of a cluster share them; default "raft", and "", which keeps nobody out.
+ * clients of a cluster share them; default "raft", and "", which is for loopback addresses only.
  * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
  * long `propose` and `read` wait for an answer; default 5000.
  */
@@ -1720,6 +1790,19 @@ function checkSize({ length }: Uint8Array): void {
     `for ${MAX_COMMAND_BYTES}. Split them.`);
 }
 
+/** Anybody on the network could do anything to a server that has no secret. */
+function checkAddress(address: string, isName: boolean, secret: string): void {
+  if (secret === "" && !isLoopback(address)) {
+    throw new RaftError("usage", `Without a secret a server listens on loopback addresses only, ` +
+      `not on ${address}: anybody who can reach it could write to it. Make a secret for all ` +
+      "servers: 'bun cli.ts secret > raft.secret', then '--secret-file raft.secret'.");
+  }
+  if (isName && (address === "0.0.0.0" || address === "::")) {
+    throw new RaftError("usage", `${address} is every address of this machine, and no name. Give ` +
+      "this server the name by which its peers know it: --name HOST:PORT.");
+  }
+}
+
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -1734,7 +1817,7 @@ export class Node {
   private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
   /** Who waits for a read, by its id. */
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
-  private readonly slow = new Set<Name>();
+  private readonly roundTrips = new Map<Name, number>();
   private isHandingOver = false;
   private isStopping = false;
   private isScheduled = false;
@@ -1747,16 +1830,19 @@ export class Node {
    * not its own, damaged or not writable.
    */
   static async start(options: NodeOptions): Promise<Node> {
-    const { host, port, name = `${host}:${port}`, cluster = "raft", world = systemWorld } = options;
-    const members = [name, ...options.peers.map((peer) => parseServer(peer).name)];
+    const { host, port, peers, secret = "", cluster = "raft", world = systemWorld } = options;
+    const at = parseServer(writeAddress({ host: host.replace(/^\[|\]$/g, ""), port }));
+    const { name = at.name } = options;
+    const members = [name, ...peers.map((peer) => parseServer(peer).name)];
     if (new Set(members).size < members.length) {
       throw new RaftError("usage",
         `A server is listed twice, or is its own peer: ${members.join(", ")}.`);
     }
     let [node, storage]: [node?: Node, storage?: Storage] = [];
-    const socket = await world.datagrams.bind({ host, port },
+    const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
     try {
+      checkAddress(socket.address, name === at.name, secret);
       const founder = { cluster, name, members };
       storage = new Storage(world.files, options.directory, founder, world.random);
       node = new Node(options, world, storage, socket);
@@ -1771,6 +1857,7 @@ export class Node {
   private constructor(private readonly options: NodeOptions, private readonly world: World,
     private readonly storage: Storage, socket: Socket) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
+    const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, entries, cutBytes } = storage;
     const { name, members } = identity;
     const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
@@ -1778,7 +1865,7 @@ export class Node {
     const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
     this.stopped = this.end.promise;
     this.core = new Raft(settings, { ...hardState, entries }, world.clock.now(), world.random);
-    this.endpoint = new Endpoint(world, socket, secret, kinds, identity, {
+    this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m) => this.guard(() => this.onMessage(m)),
       onGreeting: () => this.client.askAgain(),
       tell: (event) => this.tell(event),
@@ -1797,22 +1884,31 @@ export class Node {
    * "refused" if it is too large, "outcomeUnknown" if no answer came in time; then it may have
    * been applied, or may be yet.
    */
-  propose(command: Uint8Array): Promise<Uint8Array> {
-    return this.client.propose(command);
-  }
+  readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
    * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
    */
-  read(question: Uint8Array): Promise<Uint8Array> {
-    return this.client.read(question);
-  }
+  readonly read = (question: Uint8Array) => this.client.read(question);
 
+  /**
+   * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
+   * `heardMs` since it heard a peer; null is what it does not know, or what is not so in its role.
+   */
   status() {
-    const { role, currentTerm: term, leader, log, commitIndex, lastApplied } = this.core;
-    return { ...this.storage.identity, role: role.name, term, leader, lastIndex: log.lastIndex,
-      commitIndex, lastApplied, dropped: { ...this.endpoint.dropped } };
+    const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
+    const { lastIndex, lastTerm } = log;
+    const followers = role.name === "Leader" ? role.followers : undefined;
+    const peers = this.core.others.map((name) => ({ ...this.endpoint.about("peer", name),
+      roundTripMs: this.roundTrips.get(name) ?? null,
+      matchIndex: followers?.get(name)?.matchIndex ?? null })
+    );
+    return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
+      commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
+      votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
+      silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
+      logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
   }
 
   /**
@@ -1921,10 +2017,12 @@ export class Node {
     if (!("term" in message)) return this.onClientMessage(message);
     const now = this.world.clock.now();
     const { type, from: peer } = message;
-    const ms = type.endsWith("Reply") ? Math.round(now - message.id / 1000) : 0;
-    const isSlow = ms > this.core.settings.heartbeatMs;
-    if (isSlow && !this.slow.has(peer)) this.tell({ type: "slow", peer, ms });
-    if (type.endsWith("Reply")) this.slow[isSlow ? "add" : "delete"](peer);
+    if (type.endsWith("Reply")) {
+      const [ms, before = 0] = [Math.round(now - message.id / 1000), this.roundTrips.get(peer)];
+      const { heartbeatMs } = this.core.settings;
+      if (ms > heartbeatMs && before <= heartbeatMs) this.tell({ type: "slow", peer, ms });
+      this.roundTrips.set(peer, ms);
+    }
     this.core.receive(message, now);
   }
 
@@ -1993,9 +2091,10 @@ const RETRY_MS = 200;
 
 /**
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
+ * `clientKey` takes the place of cluster and secret: what `clientKey` makes of them.
  */
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
-  timeoutMs?: number; world?: World };
+  clientKey?: string; timeoutMs?: number; world?: World };
 
 /** What a client wants: of one server `only`, or of the leader. `asked` is who has not answered. */
 type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
@@ -2015,6 +2114,8 @@ export class Client {
   private target: Name;
   private cancelTimer: (() => void) | undefined;
   private isClosed = false;
+  /** What servers said instead of an answer, for people. */
+  private readonly excuses = new Map<Name, string>();
 
   /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
@@ -2026,16 +2127,22 @@ export class Client {
   /** Opens a socket and looks for the servers. Throws a RaftError, "usage" or "network". */
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
+    const key = options.clientKey ?? clientKey(secret, cluster);
+    if (!/^[0-9a-f]{64}$/.test(key)) {
+      throw new RaftError("usage",
+        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.");
+    }
     const servers = options.servers.map(parseServer);
     if (servers.length === 0) {
       throw new RaftError("usage", "A client needs at least one server to ask.");
     }
     const disk = drawId(world.random);
     const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
-    const anywhere = { host: "0.0.0.0", port: 0 };
-    const socket = await world.datagrams.bind(anywhere,
+    const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));
+    const host = isIPv6(await first.catch(() => "")) ? "::" : "0.0.0.0";
+    const socket = await world.datagrams.bind({ host, port: 0 },
       (bytes, from) => endpoint.receive(bytes, from));
-    const endpoint: Endpoint = new Endpoint(world, socket, secret, ["client"], self, {
+    const endpoint: Endpoint = new Endpoint(world, socket, clientKeys(key), self, {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
       tell: () => {}, // Who is not there is told by the operation that needs it.
@@ -2097,6 +2204,7 @@ export class Client {
   onAnswer(answer: ClientMessage): void {
     const operation = this.operations.get(answer.id);
     if (!operation) return;
+    this.excuses.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
@@ -2106,7 +2214,8 @@ export class Client {
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
   private onRedirect(operation: Operation,
-    { leader, address }: ClientMessage & { type: "NotLeader" }): void {
+    { from, leader, address }: ClientMessage & { type: "NotLeader" }): void {
+    this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     if (leader === "") return;
     const server = readServer(address);
@@ -2157,12 +2266,24 @@ export class Client {
   private giveUp(id: number, why: string): void {
     const { content, only, reject } = this.operations.get(id) ?? {};
     this.operations.delete(id);
-    const asked = `Asked: ${only ?? this.servers.join(", ")}.`;
+    const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
+    const asked = [...names].join(", ");
     reject?.(content?.type === "Command"
-      ? new RaftError("outcomeUnknown",
-        `${why}: the command may have been applied, or may be yet. ` +
-          `Read before you repeat it. ${asked}`)
-      : new RaftError("timeout", `${why}. Does a majority of the servers run? ${asked}`));
+      ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
+        `yet. Read before you repeat it. Asked: ${asked}.`)
+      : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +
+        `secret and cluster? Asked: ${asked}.`));
+  }
+
+  /** A server's name, and why it may not have helped. */
+  private describe(server: Name): string {
+    const { name, heardMs, told } = this.endpoint.about("client", server);
+    if (name === this.endpoint.self.name) return name;
+    if (told === "unresolved") return `${name} (its name does not resolve)`;
+    if (told === "foreign") return `${name} (it is of another cluster)`;
+    if (heardMs === null) return `${name} (never heard)`;
+    const excuse = heardMs < this.timeoutMs ? this.excuses.get(name) : undefined;
+    return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;
   }
 }
 

@@ -1,8 +1,10 @@
 /** Real sockets, on the loopback interface of this machine. */
 import { afterEach, describe, expect, test } from "bun:test";
 import dgram from "node:dgram";
-import { existsSync, readFileSync } from "node:fs";
-import { RaftError, type Socket, systemWorld } from "../raft.ts";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { networkInterfaces, tmpdir } from "node:os";
+import { Client, KeyValues, KeyValueStore, Node, parseServer, RaftError, type Socket,
+  systemWorld } from "../raft.ts";
 
 const { datagrams } = systemWorld;
 const HOST = "127.0.0.1";
@@ -168,6 +170,73 @@ describe("a socket that cannot be had says why", () => {
     expect(code).toBe("network");
     expect(message).toStartWith("Cannot listen on nowhere.invalid:9: ");
   });
+});
+
+describe("an address", () => {
+  test.each([
+    ["10.0.0.1:48000", { name: "10.0.0.1:48000", host: "10.0.0.1", port: 48_000 }],
+    ["localhost:1", { name: "localhost:1", host: "localhost", port: 1 }],
+    ["a=10.0.0.1:65535", { name: "a", host: "10.0.0.1", port: 65_535 }],
+    ["[::1]:48000", { name: "[::1]:48000", host: "::1", port: 48_000 }],
+    ["a=[fe80::1%eth0]:1", { name: "a", host: "fe80::1%eth0", port: 1 }],
+  ])("%s is read", (text, server) => {
+    expect(parseServer(text)).toEqual(server);
+  });
+
+  test.each(["", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:1.5", "a:1e3", "a:99999", "::1:1",
+    "[::1]", "[]:1", "[::1:1", "::1]:1", "[[::1]]:1", "=a:1", "a=b=c:1", "a b:1", "a:1,b:1",
+    "a:1 "])("%p is refused, and says how to write one", (text) => {
+      expect(() => parseServer(text)).toThrow(
+        `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, with a port ` +
+          "from 1 to 65535; an IPv6 address as in [::1]:48000.",
+      );
+    });
+
+  test("of the machine itself is IPv4 where it can be, and of the asker's family", async () => {
+    expect(await datagrams.resolve("localhost")).toBe("127.0.0.1");
+    expect(await datagrams.resolve("localhost", "10.0.0.1")).toBe("127.0.0.1");
+    expect(await datagrams.resolve("::1")).toBe("::1");
+    expect(await datagrams.resolve("::1", "fe80::1")).toBe("::1");
+    const message = (host: string, local: string) =>
+      datagrams.resolve(host, local).then(() => "resolved", (error: Error) => error.message);
+    expect(await message("::1", "127.0.0.1")).toBe("::1 has no address that 127.0.0.1 could reach");
+    expect(await message("10.0.0.1", "::1")).toBe("10.0.0.1 has no address that ::1 could reach");
+  });
+});
+
+/** Some machines have no IPv6. There, what would need it is refused with a sentence. */
+const hasIPv6 = Object.values(networkInterfaces()).flat().some((own) => own?.address === "::1");
+
+test("a server and a client talk over IPv6", async () => {
+  const directory = mkdtempSync(`${tmpdir()}/raft-ipv6-`);
+  closing.push(() => rmSync(directory, { recursive: true }));
+  const port = await freePort();
+  const started = Node.start({ host: "::1", port, peers: [], directory,
+    machine: new KeyValueStore() });
+  if (!hasIPv6) {
+    expect((await refusal(started)).message).toStartWith(`Cannot listen on [::1]:${port}: `);
+    return;
+  }
+  const node = await started;
+  closing.push(() => void node.stop());
+  expect(node.status().name).toBe(`[::1]:${port}`);
+  const client = await Client.connect({ servers: [`[::1]:${port}`] });
+  closing.push(() => client.close());
+  const values = new KeyValues(client);
+  await values.put(Buffer.from("key"), Buffer.from("value"));
+  expect(await values.get(Buffer.from("key"))).toEqual(new Uint8Array(Buffer.from("value")));
+});
+
+test("an IPv6 address that no interface has is refused with those that some have", async () => {
+  const { code, message } = await refusal(
+    datagrams.bind({ host: "2001:db8::1", port: 9 }, () => {}),
+  );
+  expect(code).toBe("network");
+  if (!hasIPv6) return;
+  expect(message).toStartWith("Cannot listen on [2001:db8::1]:9: no network interface has that " +
+    "address. Use one of ::1, ");
+  expect(message).toEndWith("or ::.");
+  expect(message).not.toContain(HOST);
 });
 
 // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.

@@ -1,12 +1,12 @@
 /** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
 import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
-import { Client, type Entry, type HardState, KeyValues, KeyValueStore, makeEntry, MAX_COMMAND_BYTES,
-  Node, type NodeEvent, type NodeOptions, RaftError, Sessions, type StateMachine, Storage,
-  type World } from "../raft.ts";
+import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyValues,
+  KeyValueStore, makeEntry, MAX_COMMAND_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
+  Sessions, type StateMachine, Storage, type World } from "../raft.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { fromClient, open, TYPES } from "./wire.ts";
+import { fromClient, open, SECRET, TYPES } from "./wire.ts";
 import { type Happening, type Machine, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -44,8 +44,9 @@ class Cluster {
       []];
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
     const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", onEvent: (event) =>
-        void events.push(event), ...options, world: this.simulation.machine(name).boot() }),
+      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
+        onEvent: (event) => void events.push(event), ...options,
+        world: this.simulation.machine(name).boot() }),
     );
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     this.lives.set(name, { node, machine, events, reasons });
@@ -91,7 +92,7 @@ class Cluster {
   connect(name: string, servers = this.names.map((server) => `${server}:1`),
     timeoutMs = 5000): Client {
     const world = this.simulation.machine(name).boot();
-    return this.simulation.settle(Client.connect({ servers, timeoutMs, world }));
+    return this.simulation.settle(Client.connect({ servers, secret: SECRET, timeoutMs, world }));
   }
 
   lines(name: string): string[] {
@@ -107,16 +108,19 @@ function alone() {
   return { simulation: cluster.simulation, life: cluster.life("a") };
 }
 
-/** The code of the RaftError that it rejects with. */
-function codeOf(simulation: Simulation, promise: Promise<unknown>): string {
+/** The RaftError that it rejects with, or undefined if it resolves. */
+function failureOf(simulation: Simulation, promise: Promise<unknown>): RaftError | undefined {
   try {
     simulation.settle(promise);
   } catch (error) {
-    if (error instanceof RaftError) return error.code;
+    if (error instanceof RaftError) return error;
     throw error;
   }
-  return "none";
+  return undefined;
 }
+
+const codeOf = (simulation: Simulation, promise: Promise<unknown>): string =>
+  failureOf(simulation, promise)?.code ?? "none";
 
 describe("servers", () => {
   test("elect a leader, replicate what is proposed to any of them, and serve it", () => {
@@ -355,8 +359,8 @@ describe("servers", () => {
   test("that cannot start let go of what they had taken", () => {
     const { simulation, names } = new Cluster(1, []);
     const world = simulation.machine("a").boot();
-    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data", world,
-      machine: new Diary() };
+    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data",
+      secret: SECRET, world, machine: new Diary() };
     const onEvent = () => {
       throw new Error("I do not like events.");
     };
@@ -370,8 +374,8 @@ describe("servers", () => {
     const world = simulation.machine("a").boot();
     const start = (options: Partial<NodeOptions>) =>
       codeOf(simulation,
-        Node.start({ host: "a", port: 1, peers: ["b:1"], directory: "data", machine, world,
-          ...options }));
+        Node.start({ host: "a", port: 1, peers: ["b:1"], directory: "data", secret: SECRET, machine,
+          world, ...options }));
     expect(start({ peers: ["b:1", "b:1"] })).toBe("usage");
     expect(start({ peers: ["a:1"] })).toBe("usage");
     expect(start({ name: "b:1" })).toBe("usage");
@@ -381,6 +385,177 @@ describe("servers", () => {
     socket.close();
     expect(start({})).toBe("none"); // The start that failed has let the directory go.
     expect(start({ port: 2 })).toBe("storage");
+  });
+});
+
+describe("a server that strangers could reach", () => {
+  /** Tries to start one at an address that its machine has. Returns the error, if there is one. */
+  function tryStart(ip: string, options: Partial<NodeOptions> = {}) {
+    const simulation = new Simulation(1);
+    const machine = simulation.machine("a");
+    machine.ip = ip;
+    const started = Node.start({ host: "a", port: 1, peers: [], directory: "data",
+      machine: new Diary(), world: machine.boot(), ...options });
+    return failureOf(simulation, started);
+  }
+
+  test("does not start without a secret, and says how to make one", () => {
+    for (const ip of ["10.0.0.1", "192.168.1.7", "0.0.0.0", "::", "fe80::1", "2001:db8::127"]) {
+      const { code, message } = tryStart(ip, { name: "a" }) ?? {};
+      expect([ip, code]).toEqual([ip, "usage"]);
+      expect(message).toContain(`loopback addresses only, not on ${ip}`);
+      expect(message).toContain(
+        "'bun cli.ts secret > raft.secret', then '--secret-file raft.secret'",
+      );
+      expect(tryStart(ip, { name: "a", secret: SECRET })).toBeUndefined();
+    }
+    for (const ip of ["127.0.0.1", "127.9.9.9", "::1"]) expect(tryStart(ip)).toBeUndefined();
+  });
+
+  test("lets go of the port that it had, and has not touched its directory", () => {
+    const simulation = new Simulation(1);
+    const machine = simulation.machine("a");
+    const options = { host: "a", port: 1, peers: [], directory: "data", machine: new Diary(),
+      world: machine.boot() };
+    expect(codeOf(simulation, Node.start(options))).toBe("usage");
+    expect(machine.disk.read("data/log")).toBeUndefined();
+    expect(codeOf(simulation, Node.start({ ...options, secret: SECRET }))).toBe("none");
+  });
+
+  test("on every address of its machine needs a name that its peers know", () => {
+    for (const [ip, host] of [["0.0.0.0", "0.0.0.0"], ["::", "::"], ["::", "[::]"]] as const) {
+      const { code, message } = tryStart(ip, { host, secret: SECRET }) ?? {};
+      expect(code).toBe("usage");
+      expect(message).toContain("no name. Give this server the name by which its peers know it");
+      expect(tryStart(ip, { host, secret: SECRET, name: "10.0.0.1:1" })).toBeUndefined();
+    }
+  });
+
+  test("is named as an address is written, also in IPv6", () => {
+    for (const host of ["::1", "[::1]"]) {
+      const simulation = new Simulation(1);
+      const machine = simulation.machine("a");
+      machine.ip = "::1";
+      const options = { port: 48000, peers: ["[::1]:48001"], directory: "data",
+        machine: new Diary(), world: machine.boot() };
+      const { name, members } = simulation.settle(Node.start({ host, ...options })).status();
+      expect([name, members]).toEqual(["[::1]:48000", ["[::1]:48000", "[::1]:48001"]]);
+    }
+  });
+
+  test("serves whoever has the secret or the clients' key, and nobody else", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const connect = (options: Partial<ClientOptions>) =>
+      simulation.settle(
+        Client.connect({ servers: [`${leader}:1`], timeoutMs: 500,
+          world: simulation.machine("client").boot(), ...options }),
+      );
+    const key = clientKey(SECRET, "raft");
+    for (const right of [{ secret: SECRET }, { clientKey: key }]) {
+      simulation.settle(connect(right).propose(bytes("x")));
+    }
+    const wrongs = [{}, { secret: "another" }, { secret: SECRET, cluster: "other" }, {
+      clientKey: clientKey(SECRET, "other"),
+    }, { secret: key }];
+    for (const wrong of wrongs) {
+      const error = failureOf(simulation, connect(wrong).propose(bytes("y")));
+      expect(error?.code).toBe("timeout");
+      expect(error?.message).toBe("No answer in 500 ms. Does a majority of the servers run, and " +
+        `with this secret and cluster? Asked: ${leader}:1 (never heard).`);
+    }
+    expect(cluster.lines(leader)).toEqual(["x", "x"]);
+    const { events, node } = cluster.life(leader);
+    const address = { host: simulation.machine("client").ip, port: expect.any(Number) };
+    expect(events.filter(({ type }) => type === "unauthenticated")).toEqual([
+      { type: "unauthenticated", address },
+    ]);
+    expect(node.status().dropped["unauthenticated"]).toBeGreaterThan(4);
+  });
+
+  test("gives no client a key that is none", () => {
+    const simulation = new Simulation(1);
+    const world = simulation.machine("client").boot();
+    for (const clientKey of ["", "secret", "ab".repeat(31), `${"ab".repeat(32)}\n`]) {
+      const { code, message } =
+        failureOf(simulation, Client.connect({ servers: ["a:1"], clientKey, world })) ?? {};
+      expect([code, message]).toEqual(["usage",
+        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it."]);
+    }
+  });
+});
+
+describe("a server's status", () => {
+  test("says what a leader knows of its followers, and a follower of its leader", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    simulation.settle(cluster.life(leader).node.propose(bytes("x".repeat(1000))));
+    simulation.run(500);
+    const of = (name: string) => cluster.life(name).node.status();
+    const { peers, lastTerm, lastIndex, logBytes, term, ...rest } = of(leader);
+    expect([lastTerm, lastIndex]).toEqual([term, 3]);
+    expect(logBytes).toBeWithin(1000, 1200);
+    expect(rest).toMatchObject({ votedFor: leader, unsaved: 0, votes: null, needed: 2,
+      silentMs: null });
+    const others = cluster.names.filter((name) => name !== leader);
+    expect(peers.map(({ name }) => name)).toEqual(others);
+    for (const { name, heardMs, roundTripMs, ...peer } of peers) {
+      expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "" });
+      expect(heardMs).toBeWithin(0, 101);
+      expect(roundTripMs).toBeWithin(0, 5);
+      expect(of(name).silentMs).toBeWithin(0, 101);
+      expect(of(name).peers.map(({ matchIndex }) => matchIndex)).toEqual([null, null]);
+    }
+  });
+
+  test("says why there is no leader: who is silent, whose name is unknown, how many votes", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    for (const name of ["a", "c"]) cluster.kill(name);
+    const node = cluster.start("a", { peers: ["b=b:1", "c=ghost:1"] });
+    cluster.leader();
+    cluster.kill("b");
+    simulation.run(10_000);
+    const { role, votes, needed, silentMs, peers } = node.status();
+    expect([role, votes, needed]).toEqual(["PreCandidate", 1, 2]);
+    expect(silentMs).toBeWithin(9000, 12_000);
+    expect(peers).toMatchObject([
+      { name: "b", address: `${cluster.machine("b").ip}:1`, told: "", matchIndex: null },
+      { name: "c", address: "", told: "unresolved", heardMs: null, roundTripMs: null },
+    ]);
+    expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
+  });
+
+  test("survives the way to a client, with what is not known as null", () => {
+    const cluster = new Cluster(1, ["a", "b"]);
+    const client = cluster.connect("client");
+    cluster.kill("b");
+    cluster.kill("a");
+    cluster.start("a");
+    const status = cluster.simulation.settle(client.inspect("a"));
+    const { silentMs, ...known } = JSON.parse(JSON.stringify(cluster.life("a").node.status()));
+    expect(status).toMatchObject(known);
+    expect(status.silentMs).toBeWithin(0, silentMs + 1);
+    expect(status.peers).toEqual([{ name: "b", address: `${cluster.machine("b").ip}:1`, told: "",
+      heardMs: null, roundTripMs: null, matchIndex: null }]);
+  });
+
+  test("tells once that a name does not resolve, although it is known in two ways", () => {
+    const simulation = new Simulation(1);
+    const peers = ["ghost=ghost:1"];
+    const events: NodeEvent[] = [];
+    simulation.settle(
+      Node.start({ host: "a", port: 1, name: "a", peers, directory: "data", secret: SECRET,
+        machine: new Diary(), onEvent: (event) => void events.push(event),
+        world: simulation.machine("a").boot() }),
+    );
+    simulation.run(10_000);
+    expect(events.filter(({ type }) => type === "unresolved")).toEqual([
+      { type: "unresolved", server: { name: "ghost", host: "ghost", port: 1 },
+        reason: "ENOTFOUND: ghost" },
+    ]);
   });
 });
 
@@ -663,6 +838,37 @@ describe("a client", () => {
     expect(simulation.settle(client.inspect(`${alive}:1`))).toMatchObject({ name: alive });
   });
 
+  test("that gets no answer says what it knows of each server", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "b:1", "c:1", "ghost:1"], 2000);
+    simulation.settle(client.propose(bytes("x")));
+    for (const name of ["a", "b"]) cluster.kill(name);
+    simulation.run(5000); // The third one notices that it has lost the others.
+    simulation.settle(client.inspect("c"));
+    const said = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
+    expect(said(client.read(bytes("")))).toMatch(
+      /^No answer in 2000 ms\. Does a majority of the servers run, and with this secret and cluster\? Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(its name does not resolve\)\.$/,
+    );
+    expect(said(client.propose(bytes("y")))).toMatch(
+      /^No answer in 2000 ms: the command may have been applied, or may be yet\. Read before you repeat it\. Asked: a \(last/,
+    );
+    expect(said(client.inspect("b:1"))).toMatch(/\? Asked: b \(last heard \d+ ms ago\)\.$/);
+  });
+
+  test("that meets a server of another cluster says so", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "stranger:1"], 3000);
+    simulation.settle(client.propose(bytes("x")));
+    simulation.settle(
+      Node.start({ host: "stranger", port: 1, peers: [], directory: "data", secret: SECRET,
+        machine: new Diary(), world: simulation.machine("stranger").boot() }),
+    );
+    const error = failureOf(simulation, client.inspect("stranger:1"));
+    expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
+  });
+
   test("is refused what no datagram can hold, before anybody logs it", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
@@ -725,7 +931,7 @@ describe("a client", () => {
     const { simulation } = alone();
     const [old, others] = [simulation.machine("old").boot(), simulation.machine("others").boot()];
     const connect = (world: World) =>
-      simulation.settle(Client.connect({ servers: ["a:1"], world }));
+      simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
     const faithful = connect(old);
     for (let i = 0; i < 300; i += 1) simulation.settle(faithful.read(bytes("")));
     for (let i = 0; i < 4200; i += 1) {
@@ -774,7 +980,7 @@ describe("a client", () => {
       if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
     };
     const world = simulation.machine("client").boot();
-    const client = simulation.settle(Client.connect({ servers: ["a:1"], world }));
+    const client = simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
     simulation.settle(client.read(bytes("")));
     expect(known).toBeString();
     const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
@@ -845,9 +1051,13 @@ describe("the key-value store", () => {
 
   test("tells keys apart by their bytes, whatever text they are, or are not", () => {
     const store = new KeyValueStore();
-    const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], []].map((raw) =>
-      Buffer.from(raw)
-    );
+    const words = ["__proto__", "constructor", "toString", "no key"].map((word) => bytes(word));
+    const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], [], ...words].map((
+      raw,
+    ) => Buffer.from(raw));
+    for (const one of keys) {
+      expect(decode(store.query(encode(["get", one])))).toEqual([false, null]);
+    }
     for (const [n, one] of keys.entries()) store.apply(encode(["put", one, bytes(`${n}`)]));
     for (const [n, one] of keys.entries()) {
       expect(decode(store.query(encode(["get", one])))).toEqual([true, encode0(`${n}`)]);
@@ -899,6 +1109,30 @@ describe("the key-value store", () => {
     expect(simulation.settle(values.delete(key))).toBe(false);
     expect(simulation.settle(values.cas(key, undefined, bytes("3")))).toBe(true);
     expect(get()).toBe("3");
+  });
+
+  test("takes any bytes for keys and values: none at all, words of JavaScript, no text", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new KeyValueStore());
+    const { simulation } = cluster;
+    const values = new KeyValues(cluster.connect("client"));
+    const odd = [Buffer.alloc(0), bytes("__proto__"), bytes("constructor"),
+      Buffer.from([0xFF, 0xC3, 0])];
+    for (const one of odd) {
+      expect(simulation.settle(values.get(one))).toBeUndefined();
+      simulation.settle(values.put(one, one));
+      expect(simulation.settle(values.get(one))).toEqual(Uint8Array.from(one));
+      expect(simulation.settle(values.cas(one, one, Buffer.alloc(0)))).toBe(true);
+      expect(simulation.settle(values.get(one))).toEqual(new Uint8Array());
+    }
+    for (const one of odd) expect(simulation.settle(values.delete(one))).toBe(true);
+    const large = Buffer.alloc(MAX_COMMAND_BYTES);
+    const before = cluster.life("a").node.status().lastIndex;
+    for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
+      const { code, message } = failureOf(simulation, put()) ?? {};
+      expect(code).toBe("refused");
+      expect(message).toMatch(/^\d+ bytes are too many for a datagram, which has room for 64000\./);
+    }
+    expect(cluster.life("a").node.status().lastIndex).toBe(before);
   });
 });
 

@@ -1,6 +1,7 @@
 /** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync,
+  writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type Entry, type Files, type HardState, makeEntry, RaftError, Storage,
@@ -217,7 +218,8 @@ describe("the end of the log", () => {
     for (let length = 0; length < first; length += 1) {
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, bytes.subarray(0, length));
-      expectRefusal(() => start(disk), LOG);
+      expectRefusal(() => start(disk), `${LOG} does not begin as a log of raft.ts does, and is ` +
+        "left as it is. Restore it, or take another directory.");
       expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
     }
   });
@@ -450,6 +452,12 @@ describe("a disk that fails", () => {
     expectRefusal(() => storage.save(change), "EIO");
   });
 
+  test("says what to do when it is full", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.fault = () => ({ code: "ENOSPC", share: 0 });
+    expectRefusal(() => start(disk), "Make room on that disk, and start again.");
+  });
+
   test("at a start lets go of the directory, so that the next start can have it", () => {
     const disk = new Disk(randomFrom(1));
     disk.fault = () => ({ code: "ENOSPC", share: 0 });
@@ -492,10 +500,23 @@ describe("real files", () => {
 
   test("are the server's alone: modes 0600, in a directory of mode 0700", () => {
     const directory = fresh();
-    open(directory).close();
-    expect(statSync(directory).mode & 0o777).toBe(0o700);
-    expect(statSync(`${directory}/log`).mode & 0o777).toBe(0o600);
-    expect(existsSync(`${directory}/log.new`)).toBe(false);
+    const before = process.umask(0);
+    try {
+      open(directory).close();
+      appendFileSync(`${directory}/log`, "torn");
+      const storage = open(directory);
+      expect(storage.cutBytes).toBeGreaterThan(0);
+      for (const made of [directory, path.dirname(directory)]) {
+        expect(statSync(made).mode & 0o777).toBe(0o700);
+      }
+      for (const file of ["log", "log.cut", "lock"]) {
+        expect([file, statSync(`${directory}/${file}`).mode & 0o777]).toEqual([file, 0o600]);
+      }
+      expect(existsSync(`${directory}/log.new`)).toBe(false);
+      storage.close();
+    } finally {
+      process.umask(before);
+    }
   });
 
   test("grow in big steps, and a zero tail ends them", () => {
@@ -549,6 +570,10 @@ describe("real files", () => {
   test("that are in no directory we may use are refused with a sentence", () => {
     const directory = fresh();
     open(directory).close();
-    expectRefusal(() => open(`${directory}/log`), `Cannot use ${directory}/log`);
+    for (const file of [`${directory}/log`, `${directory}/log/below`]) {
+      const { message } = failure(() => open(file));
+      expect(message).toStartWith(`Cannot use ${file}: E`);
+      expect(message).toEndWith("Take a directory that this user may write to.");
+    }
   });
 });

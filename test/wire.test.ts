@@ -1,13 +1,13 @@
 /** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
-import { Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Message, Node,
-  type NodeEvent, Storage } from "../raft.ts";
+import { clientKey, Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Message,
+  Node, type NodeEvent, serverKeys, Storage } from "../raft.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { type Envelope, floats, inOrder, KINDS, open, seal as sealWith, TYPES } from "./wire.ts";
+import { type Envelope, floats, inOrder, KINDS, open, seal as sealWith, SECRET,
+  TYPES } from "./wire.ts";
 import { type Packet, Simulation } from "./world.ts";
 
-const SECRET = "open sesame";
 const MEMBERS = ["a", "b", "c"];
 const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>
   sealWith(kind, parts, { secret, as });
@@ -40,7 +40,8 @@ function listen(simulation: Simulation, name: string,
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
     endpoint.receive(bytes, from);
   const socket = simulation.settle(world.datagrams.bind(address(name), receive));
-  const endpoint: Endpoint = new Endpoint(world, socket, secret, kinds, storage.identity, {
+  const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
+  const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
     onMessage: (message) => void heard.push(message as Message),
     onGreeting: () => {},
     tell: (event) => void events.push(event),
@@ -294,17 +295,82 @@ describe("what is no message is dropped and counted, never thrown, never answere
 });
 
 describe("who speaks is known by a code", () => {
-  test("with another secret, or in a cluster of another name, there is no answer at all", () => {
-    for (const wrong of [{ secret: "another" }, { secret: "" }, { cluster: "other" }]) {
-      const simulation = new Simulation(1);
-      const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
-      const senders = new Set<string>();
-      simulation.watch = ({ machine, packet }) => void (packet && senders.add(machine.name));
-      void a.endpoint.introduce("peer", address("b"));
-      void a.endpoint.introduce("client", address("b"));
-      simulation.run(100);
-      expect([...senders]).toEqual(["a"]);
-      expect(b.endpoint.dropped).toEqual({ unauthenticated: 2 });
+  /** `a`, which has something wrong, asks `b` `times` times in each way that there is. */
+  function ask(wrong: { secret?: string; cluster?: string }, times = 1) {
+    const simulation = new Simulation(1);
+    const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
+    const senders: string[] = [];
+    simulation.watch = ({ machine, packet }) => void (packet && senders.push(machine.name));
+    for (let n = 0; n < times; n += 1) {
+      for (const kind of KINDS) void a.endpoint.introduce(kind, address("b"));
+      simulation.run(1000);
+    }
+    return { simulation, a, b, senders };
+  }
+
+  test("with another secret there is no answer at all, and one warning a minute", () => {
+    for (const secret of ["another", ""]) {
+      const { simulation, a, b, senders } = ask({ secret }, 150);
+      expect(new Set(senders)).toEqual(new Set(["a"]));
+      expect(senders).toHaveLength(300);
+      expect(a.events).toEqual([]);
+      expect(b.endpoint.dropped).toEqual({ unauthenticated: 300 });
+      const from = { host: simulation.machine("a").ip, port: 1 };
+      // At the beginning, after one minute, and after two.
+      expect(b.events).toEqual(Array(3).fill({ type: "unauthenticated", address: from }));
+    }
+  });
+
+  test("warnings name each address, but not any number of them", () => {
+    const { simulation, b } = pair();
+    const forged = seal("peer", [encode([])], "another");
+    for (let n = 0; n < 5000; n += 1) b.receive(forged, `10.1.${n >> 8}.${n & 255}`);
+    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 5000 });
+    const hosts = b.events.map((event) => event.type === "unauthenticated" && event.address.host);
+    expect(new Set(hosts).size).toBe(100);
+    expect(hosts).toHaveLength(100);
+    simulation.run(60_000);
+    b.receive(forged, "10.2.2.2");
+    expect(b.events.at(-1)).toMatchObject({ address: { host: "10.2.2.2" } });
+  });
+
+  test("what has another version, or is damaged beyond that, is nobody's wrong secret", () => {
+    const two = pair();
+    const old = two.from([vote]);
+    old[16] = 2;
+    expectDropped(two, old, "version");
+    expectDropped(two, Buffer.alloc(10), "version");
+    expect(two.b.events).toEqual([]);
+  });
+
+  test("in a cluster of another name servers tell each other, and clients get no answer", () => {
+    const { simulation, a, b, senders } = ask({ cluster: "other" }, 3);
+    void b.endpoint.introduce("peer", address("a"));
+    simulation.run(100);
+    const from = (name: string) => ({ host: simulation.machine(name).ip, port: 1 });
+    const foreign = { type: "foreign", members: "a, b, c" } as const;
+    expect(a.events).toEqual([{ ...foreign, server: "b", address: from("b"), cluster: "raft" }]);
+    expect(b.events).toEqual([
+      { type: "unauthenticated", address: from("a") },
+      { ...foreign, server: "a", address: from("a"), cluster: "other" },
+    ]);
+    expect(a.endpoint.about("peer", "b").told).toBe("foreign");
+    expect([a.heard, b.heard]).toEqual([[], []]);
+    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 3 });
+    expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
+  });
+
+  test("a client's key is of one cluster, and no peer's: others cannot be made of it", () => {
+    const key = clientKey(SECRET, "raft");
+    expect(key).toMatch(/^[0-9a-f]{64}$/);
+    expect(key).toBe(clientKey(SECRET, "raft"));
+    const others = [clientKey(SECRET, "other"), clientKey("another", "raft"), clientKey("", "raft"),
+      clientKey(key, "raft")];
+    expect(new Set([key, ...others]).size).toBe(5);
+    const two = pair();
+    const body = two.from([vote]).subarray(18);
+    for (const secret of [key, Buffer.from(key, "hex").toString("latin1")]) {
+      expectDropped(two, seal("peer", [body], secret), "unauthenticated");
     }
   });
 
@@ -442,12 +508,18 @@ describe("a life, a disk, a cluster", () => {
       const answers: Packet[] = [];
       simulation.watch = ({ machine: from, packet }) =>
         void (from === machine && packet && answers.push(packet));
-      const { dropped: before, ...state } = structuredClone(node.status());
+      // Timers are not reset by what is not heard: they have gone on by as much as the clock.
+      const timers = ({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) => ({
+        ...rest,
+        silentMs: (silentMs ?? 0) + ms,
+        peers: peers.map((peer) => ({ ...peer, heardMs: peer.heardMs && peer.heardMs + ms })),
+      });
+      const { dropped: before, ...state } = timers(structuredClone(node.status()), 300);
       for (const packet of history) {
         simulation.deliver({ ...packet, to: { host: machine.ip, port: 1 } });
       }
       simulation.run(300);
-      const { dropped, ...now } = node.status();
+      const { dropped, ...now } = timers(node.status(), 0);
       expect(now).toEqual(state);
       const sum = (counts: Record<string, number>) =>
         Object.values(counts).reduce((x, y) => x + y, 0);
@@ -515,11 +587,43 @@ describe("a life, a disk, a cluster", () => {
     const two = pair();
     two.simulation.run(10_000);
     expect(two.sent).toEqual([]);
-    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", ")];
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
     for (const wrong of [{ toBoot: 7 }, { to: "c" }]) {
       expectDropped(two, two.from([greeting], wrong), "misaddressed");
       two.simulation.run(100);
     }
+  });
+
+  test("a stranger of another cluster changes nothing that is known of one of ours", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    expectHeard(two, two.from([vote]));
+    const stranger = { cluster: "another", disk: 4711, boot: 99 };
+    for (let n = 0; n < 3; n += 1) {
+      simulation.run(20);
+      b.receive(two.from([vote], stranger), "10.9.9.9");
+    }
+    simulation.run(5);
+    // It is greeted in its present life, so that it can tell which cluster it has met.
+    expect(sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]])).toEqual(
+      Array(3).fill(["10.9.9.9", 99]),
+    );
+    expect(sent.every(isGreeting)).toBe(true);
+    expect(b.endpoint.dropped).toMatchObject({ foreign: 3 });
+    expectHeard(two, two.from([vote]));
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", "a, x", "another"];
+    b.receive(two.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
+    expect(b.events).toEqual([]); // It was not meant for this life.
+    for (let n = 0; n < 3; n += 1) b.receive(two.from([greeting], stranger), "10.9.9.9");
+    expect(b.events).toEqual([{ type: "foreign", server: "a", members: "a, x", cluster: "another",
+      address: { host: "10.9.9.9", port: 1 } }]);
+    expectHeard(two, two.from([vote]));
+    expect(b.endpoint.about("peer", "a").told).toBe("");
+    b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
+      preVote: false, campaign: 1, voteGranted: true });
+    b.endpoint.flush();
+    simulation.run(5);
+    expect(sent.at(-1)?.to.host).not.toBe("10.9.9.9");
   });
 
   test("servers with different lists refuse each other, and each is told the other's list", () => {
@@ -537,8 +641,11 @@ describe("a life, a disk, a cluster", () => {
       simulation.run(50);
     }
     expect([a.heard, b.heard]).toEqual([[], []]);
-    expect(a.events).toEqual([{ type: "foreign", server: "b", members: "a, b" }]);
-    expect(b.events).toEqual([{ type: "foreign", server: "a", members: "a, b, c" }]);
+    const foreign = { type: "foreign", cluster: "raft" } as const;
+    expect(a.events).toEqual([{ ...foreign, server: "b", members: "a, b",
+      address: { host: simulation.machine("b").ip, port: 1 } }]);
+    expect(b.events).toEqual([{ ...foreign, server: "a", members: "a, b, c",
+      address: { host: simulation.machine("a").ip, port: 1 } }]);
   });
 
   test("a name that does not resolve is told once, and asked for again until it does", () => {
@@ -552,10 +659,15 @@ describe("a life, a disk, a cluster", () => {
       simulation.run(1100);
     };
     for (let i = 0; i < 3; i += 1) say();
-    expect(a.events).toEqual([{ type: "unresolved", server: address("b") }]);
+    expect(a.events).toEqual([{ type: "unresolved", server: address("b"),
+      reason: "ENOTFOUND: b" }]);
+    expect(a.endpoint.about("peer", "b")).toEqual({ name: "b", address: "", heardMs: null,
+      told: "unresolved" });
     const b = listen(simulation, "b");
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
+    const known = { address: `${simulation.machine("b").ip}:1`, told: "" };
+    expect(a.endpoint.about("peer", "b")).toMatchObject(known);
   });
 
   // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.

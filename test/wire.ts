@@ -3,6 +3,8 @@ import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
 import { createHmac } from "node:crypto";
 import type { Kind } from "../raft.ts";
 
+/** What the servers of these tests share. */
+export const SECRET = "open sesame";
 export const KINDS = ["peer", "client"] as const;
 /** The places of the messages in the tables of their kinds. */
 export const TYPES = {
@@ -23,13 +25,14 @@ export const inOrder = (
 export const floats = new Encoder({ forceIntegerToFloat: true });
 
 function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
-  const key = createHmac("sha256", secret).update(`raft.ts ${kind} raft`).digest();
+  const purpose = kind === "peer" ? "raft.ts peer" : "raft.ts client raft";
+  const key = createHmac("sha256", secret).update(purpose).digest();
   return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
 }
 
 /** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
 export function seal(kind: Kind, parts: readonly Uint8Array[],
-  { secret = "", as = kind } = {}): Buffer {
+  { secret = SECRET, as = kind } = {}): Buffer {
   const rest = Buffer.concat([Buffer.from([1, KINDS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
@@ -37,7 +40,7 @@ export function seal(kind: Kind, parts: readonly Uint8Array[],
 export type Opened = { kind: Kind; envelope: unknown[]; bodies: unknown[][]; types: string[] };
 
 /** What a server has sent. Throws if it is not sealed with this secret. */
-export function open(sealed: Buffer, secret = ""): Opened {
+export function open(sealed: Buffer, secret = SECRET): Opened {
   const kind = KINDS[sealed[17] ?? -1] ?? "peer";
   if (!codeOf(kind, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
     throw new Error("This datagram is not sealed with our secret.");

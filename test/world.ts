@@ -116,6 +116,7 @@ export class Machine {
     if (program.ports.has(port)) throw new RaftError("network", `Port ${port} is taken.`);
     program.ports.set(port, receive);
     return {
+      address: this.ip,
       receiveBufferBytes: 4 << 20,
       datagramBytes: 1400,
       send: (bytes, to) => {
