@@ -130,6 +130,14 @@ export class Disk {
     this.durableNames.set(file, content);
   }
 
+  /** Turns one bit over, in what is seen as on the platters. To do it twice undoes it. */
+  flip(file: string, at: number, bit: number): void {
+    const content = this.names.get(file);
+    for (const bytes of [content?.seen, content?.durable]) {
+      bytes?.patch(at, Uint8Array.of((bytes.all[at] ?? 0) ^ (1 << bit)));
+    }
+  }
+
   /** The program ends where it is. What it has written is in the page cache, and stays there. */
   kill(): void {
     this.life += 1;
