@@ -52,6 +52,9 @@ class Disk {
   }
 }
 
+/** `refusals` counts those in a row that made the leader begin anew further back. */
+type Followed = { matchIndex: number; sentFrom: number; refusals: number; heardAt: number };
+
 /** A server as it was after its last step. */
 class Server {
   readonly disk = new Disk();
@@ -66,6 +69,13 @@ class Server {
   lastApplied = 0;
   /** The last term in which it led. */
   ledTerm = 0;
+  /** Of a leader: what it knows of its followers, and when they last answered it. */
+  followers = new Map<Name, Followed>();
+  electionDueAt = 0;
+  timerFrom = 0;
+  campaigns = 0;
+  /** The last election timeout that was drawn for a campaign. */
+  drawnMs = 0;
 
   constructor(readonly name: Name) {}
 }
@@ -76,6 +86,8 @@ const keyOf = ({ index, term }: { index: number; term: number }) => term * 2 ** 
 export class Judge {
   private readonly servers = new Map<Name, Server>();
   private readonly leaders = new Map<number, { name: Name; role: Role }>();
+  /** With which log who campaigns, by term and name. */
+  private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
   /** Every entry that any log ever held, and the term of the one before it. */
   private readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
   /** What is committed, and in which term, from index 1 on, at place 0. */
@@ -115,7 +127,8 @@ export class Judge {
         `${raft.log.lastIndex} entries, and its disk was left in term ${disk.currentTerm}, with ` +
         `its vote for ${disk.votedFor} and ${disk.entries.length} entries`);
     Object.assign(server, { raft, role: raft.role, commitIndex: 0, lastApplied: 0,
-      log: raft.log.slice(1), currentTerm: raft.currentTerm, votedFor: raft.votedFor });
+      log: raft.log.slice(1), currentTerm: raft.currentTerm, votedFor: raft.votedFor,
+      campaigns: raft.campaigns, electionDueAt: raft.electionDueAt, timerFrom: raft.heardAt });
     this.checkDisk(server);
   }
 
@@ -153,7 +166,23 @@ export class Judge {
     const before = votes.get(term) ?? candidate;
     demand(before === candidate, "One vote per term",
       () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`);
+    demand(candidate === name || this.at(candidate).votes.get(term) === candidate,
+      "Votes are for candidates",
+      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`);
     votes.set(term, candidate);
+  }
+
+  private checkUpToDate({ name, disk }: Server, term: number, to: Name): void {
+    const candidate = this.candidates.get(`${term} ${to}`);
+    const last = disk.entries.at(-1);
+    // What is of the candidate's own term came after the vote.
+    if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
+    const { lastLogTerm, lastLogIndex } = candidate;
+    demand(lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
+      "A vote is for a log that is at least as up to date",
+      () =>
+        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is ` +
+        `${lastLogIndex} of term ${lastLogTerm}`);
   }
 
   /** A message leaves a server for the network. */
@@ -171,8 +200,10 @@ export class Judge {
       demand(!isLatest || votedFor === m.to, "A vote is durable before it is given", () =>
         `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`);
       this.checkVote(server, m.term, m.to);
+      this.checkUpToDate(server, m.term, m.to);
     } else if (m.type === "RequestVote") {
       this.checkVote(server, m.term, name);
+      this.candidates.set(`${m.term} ${name}`, m);
     } else if (m.type === "AppendEntries") {
       for (const entry of m.entries) this.checkEntry(name, entry);
     } else if (m.type === "AppendEntriesReply" && m.success) {
@@ -180,6 +211,39 @@ export class Judge {
       demand(!isLatest || entries.length >= m.matchIndex, "Only what is durable is acknowledged",
         () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`);
     }
+  }
+
+  /** A server has received a message. To be told before anything else happens to it. */
+  received(m: Message): void {
+    const server = this.at(m.to);
+    const { raft, name } = server;
+    if (!raft) return;
+    const { role, currentTerm, commitIndex, now } = raft;
+    this.checkTimer(server, raft, m);
+    if (m.type === "AppendEntries") {
+      const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
+      demand(commitIndex <= Math.max(server.commitIndex, vouched),
+        "No request commits what it does not vouch for", () =>
+        `one for ${vouched} entries makes ${name} commit ${commitIndex}`);
+    }
+    this.stepped(name);
+    const follower = server.followers.get(m.from);
+    const isAnswer = m.type === "AppendEntriesReply" && m.term === currentTerm;
+    if (role.name === "Leader" && isAnswer && follower) follower.heardAt = now;
+  }
+
+  /** Time has passed for a server: what it had received before was read. */
+  ticked(name: Name): void {
+    this.stepped(name);
+    const { raft, followers } = this.at(name);
+    if (raft?.role.name !== "Leader") return;
+    const heard = [raft.now, ...[...followers.values()].map(({ heardAt }) => heardAt)];
+    const heardAt = heard.sort((a, b) => b - a)[Math.floor(this.members.length / 2)] ?? raft.now;
+    demand(raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
+      "A leader that no majority answers steps down",
+      () =>
+        `${name} leads in term ${raft.currentTerm}, and heard no majority for ` +
+        `${Math.round(raft.now - heardAt)} ms`);
   }
 
   /** A server has applied an entry. `state` is a digest of its state machine after that. */
@@ -205,16 +269,19 @@ export class Judge {
     if (!raft) return;
     this.checkTerm(server, raft);
     this.checkLog(server);
+    this.checkCampaign(server, raft);
     this.checkLeader(server, raft);
     this.checkCommitted(server);
     this.checkQueues(server, raft);
+    this.checkFollowers(server, raft);
     const { lastApplied, commitIndex } = raft;
     demand(lastApplied >= server.lastApplied && lastApplied <= commitIndex,
       "Only what is committed is applied, and never again",
       () =>
         `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of ` +
         `${commitIndex}`);
-    server.role = raft.role;
+    const { role, electionDueAt, heardAt, campaigns } = raft;
+    Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
   }
 
   // -------------------------------- The promises, one after another ------------------------------
@@ -237,6 +304,34 @@ export class Judge {
         `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and ` +
         `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and ` +
         `${disk.entries.length}`);
+  }
+
+  /** Only the leader of the term, or a candidate that gets the vote, postpones an election. */
+  private checkTimer(server: Server, raft: Raft, m: Message): void {
+    const { name } = server;
+    const isSame = raft.electionDueAt === server.electionDueAt
+      && raft.heardAt === server.timerFrom;
+    if (isSame || raft.campaigns !== server.campaigns) return;
+    const reply = raft.outbox.at(-1);
+    const isVote = m.type === "RequestVote" && !m.preVote && raft.votedFor === m.from
+      && reply?.type === "RequestVoteReply" && reply.voteGranted;
+    const isLeader = m.type === "AppendEntries" && m.term === raft.currentTerm;
+    const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
+    demand(isVote || isLeader || steppedDown, "Nothing else postpones an election",
+      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`);
+  }
+
+  /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
+  private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
+    if (campaigns === server.campaigns) return;
+    const drawnMs = electionDueAt - now;
+    const T = settings.electionTimeoutMs;
+    const { name } = server;
+    demand(drawnMs > 0.999 * T && drawnMs < 2.001 * T, "An election timeout is from T to 2T",
+      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`);
+    demand(Math.abs(drawnMs - server.drawnMs) > 1e-6, "A timeout is drawn for every campaign",
+      () => `two campaigns of ${name} have the same, ${drawnMs} ms`);
+    server.drawnMs = drawnMs;
   }
 
   /** Log matching, leader append-only, and no entry deleted without a conflict. */
@@ -289,9 +384,11 @@ export class Judge {
 
   /** Election safety and leader completeness. */
   private checkLeader(server: Server, { role, currentTerm, log }: Raft): void {
-    if (role.name !== "Leader" || role === server.role) return;
+    if (role.name !== "Leader") return;
+    if (role === server.role && currentTerm === server.ledTerm) return;
     const { name } = server;
     server.ledTerm = currentTerm;
+    server.followers = new Map();
     const other = this.leaders.get(currentTerm) ?? { name, role };
     demand(other.role === role, "Election safety",
       () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
@@ -362,6 +459,29 @@ export class Judge {
       const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
       demand(bytes < settings.windowBytes, "The window is bounded", () =>
         `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`);
+    }
+  }
+
+  /** What a leader knows of its followers grows, and a conflict costs a round trip per term. */
+  private checkFollowers({ name, followers }: Server, { role, log, now }: Raft): void {
+    if (role.name !== "Leader") return;
+    for (const [to, { matchIndex, sentFrom }] of role.followers) {
+      const before = followers.get(to);
+      if (!before) {
+        followers.set(to, { matchIndex, sentFrom, refusals: 0, heardAt: now });
+        continue;
+      }
+      demand(matchIndex >= before.matchIndex, "What a follower has it keeps", () =>
+        `${name} knew of ${before.matchIndex} entries in ${to}, and now of ${matchIndex}`);
+      if (matchIndex > before.matchIndex) before.refusals = 0;
+      else if (sentFrom < before.sentFrom) {
+        before.refusals += 1;
+        const skipped = log.slice(sentFrom, role.firstIndex);
+        const terms = skipped.filter((entry, i) => entry.term !== skipped[i - 1]?.term).length;
+        demand(before.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
+          `${to} has refused ${name} ${before.refusals} times for ${terms} terms`);
+      }
+      [before.matchIndex, before.sentFrom] = [matchIndex, sentFrom];
     }
   }
 
