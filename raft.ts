@@ -1101,10 +1101,12 @@ export class Storage {
       throw this.wrong(`is damaged at byte ${end}, and left as it is. A majority of the other ` +
         "servers has what was acknowledged: restore the file, or replace this server.");
     }
-    const file = this.files.create(`${this.directory}/log.cut`);
-    file.write(log.subarray(end), 0);
-    file.sync();
-    file.close();
+    attempt(`write ${this.directory}/log.cut`, () => {
+      const file = this.files.create(`${this.directory}/log.cut`);
+      file.write(log.subarray(end), 0);
+      file.sync();
+      file.close();
+    });
     this.cutBytes = log.length - end;
   }
 

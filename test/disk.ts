@@ -14,21 +14,48 @@ export type Keep = "nothing" | "everything" | "parts";
 /** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
 const ZEROS_SHOWN = 64;
 
+/** Bytes that can be written anywhere. They grow in big steps, as copying them each time is slow. */
+class Bytes {
+  private space: Buffer = Buffer.alloc(0);
+  length = 0;
+
+  get all(): Buffer {
+    return this.space.subarray(0, this.length);
+  }
+
+  patch(at: number, bytes: Uint8Array): void {
+    const length = Math.max(this.length, at + bytes.length);
+    if (length > this.space.length) {
+      const larger = Buffer.alloc(2 * length);
+      larger.set(this.all);
+      this.space = larger;
+    }
+    this.space.set(bytes, at);
+    this.length = length;
+  }
+
+  copy(): Bytes {
+    const copy = new Bytes();
+    copy.patch(0, this.all);
+    return copy;
+  }
+}
+
 class Content {
   /** What a reader sees, what the platters hold, and what lies between the two. */
-  seen: Buffer = Buffer.alloc(0);
-  durable: Buffer = Buffer.alloc(0);
+  seen = new Bytes();
+  durable = new Bytes();
   unsynced: { at: number; bytes: Uint8Array }[] = [];
   size = 0;
 
   write(at: number, bytes: Uint8Array): void {
-    this.seen = patch(this.seen, at, bytes);
+    this.seen.patch(at, bytes);
     this.unsynced.push({ at, bytes: Uint8Array.from(bytes) });
     this.size = Math.max(this.size, this.seen.length);
   }
 
   sync(): void {
-    for (const { at, bytes } of this.unsynced) this.durable = patch(this.durable, at, bytes);
+    for (const { at, bytes } of this.unsynced) this.durable.patch(at, bytes);
     this.unsynced = [];
   }
 
@@ -39,20 +66,13 @@ class Content {
       for (let i = 0; i < bytes.length; i += sector - ((at + i) % sector)) {
         const piece = bytes.subarray(i, i + sector - ((at + i) % sector));
         const isKept = keep === "everything" || random() < 0.5;
-        if (isKept) this.durable = patch(this.durable, at + i, piece);
+        if (isKept) this.durable.patch(at + i, piece);
       }
     }
     this.unsynced = [];
-    this.seen = Buffer.from(this.durable);
+    this.seen = this.durable.copy();
     this.size = Math.max(this.seen.length, keep === "nothing" ? 0 : this.size);
   }
-}
-
-function patch(old: Buffer, at: number, bytes: Uint8Array): Buffer {
-  const long = Math.max(old.length, at + bytes.length);
-  const patched = long === old.length ? old : Buffer.concat([old, Buffer.alloc(long - old.length)]);
-  patched.set(bytes, at);
-  return patched;
 }
 
 /** One directory on one disk. It outlives the programs that use it, and the power supply. */
@@ -93,12 +113,12 @@ export class Disk {
     const content = this.names.get(file);
     if (!content) return undefined;
     const zeros = Math.min(content.size - content.seen.length, ZEROS_SHOWN);
-    return Buffer.concat([content.seen, Buffer.alloc(zeros)]);
+    return Buffer.concat([content.seen.all, Buffer.alloc(zeros)]);
   }
 
   /** What would be left of a file if the power failed now. */
   durable(file: string): Buffer | undefined {
-    return this.durableNames.get(file)?.durable;
+    return this.durableNames.get(file)?.durable.all;
   }
 
   /** Puts a file there, durably, for a test that has its own idea of what happened to it. */
@@ -108,6 +128,14 @@ export class Disk {
     content.sync();
     this.names.set(file, content);
     this.durableNames.set(file, content);
+  }
+
+  /** Turns one bit over, in what is seen as on the platters. To do it twice undoes it. */
+  flip(file: string, at: number, bit: number): void {
+    const content = this.names.get(file);
+    for (const bytes of [content?.seen, content?.durable]) {
+      bytes?.patch(at, Uint8Array.of((bytes.all[at] ?? 0) ^ (1 << bit)));
+    }
   }
 
   /** The program ends where it is. What it has written is in the page cache, and stays there. */

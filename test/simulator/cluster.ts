@@ -1,0 +1,227 @@
+/** The whole cluster in its world, and what is looked at after every step of it. */
+import { type NodeEvent } from "../../raft.ts";
+import { type Fault, type Operation } from "../disk.ts";
+import { type Random, randomFrom } from "../random.ts";
+import { emptyReport, record, type Report } from "../report.ts";
+import { type Machine, type Packet, type Route, Simulation } from "../world.ts";
+import { drawHostility, type Hostility, pick } from "./hostility.ts";
+import { Links } from "./links.ts";
+import { judgePromise } from "./promises.ts";
+import { isStorageError, Server } from "./server.ts";
+import { readDatagram, tellEvent, tellMessage } from "./story.ts";
+import { Workload } from "./workload.ts";
+
+/** More than any queue of a server may ever hold. */
+const QUEUE_BOUND = 2_000;
+export type Trace = ((line: string) => void) | undefined;
+
+export class Cluster {
+  readonly simulation: Simulation;
+  readonly hostility: Hostility;
+  readonly report: Report;
+  readonly links: Links;
+  readonly workload: Workload;
+  readonly servers: Server[];
+  readonly names: readonly string[];
+  readonly clients: readonly string[];
+  /** Whether the world still harms anybody. */
+  isHostile = true;
+  /** The first thing that went wrong where nobody can throw it. */
+  broken: unknown;
+  /** The terms of the committed entries, by index, and the state after each command. */
+  private readonly committed: number[] = [0];
+  private readonly states = new Map<number, number>();
+  private readonly byName: Map<string, Server>;
+  private readonly random: Random;
+
+  constructor(seed: number, private readonly trace: Trace) {
+    const simulation = this.simulation = new Simulation(seed);
+    const random = this.random = randomFrom(seed + 1e9);
+    const hostility = this.hostility = drawHostility(random);
+    this.names = Array.from({ length: hostility.servers }, (_, i) => String.fromCharCode(97 + i));
+    this.clients = Array.from({ length: hostility.clients }, (_, i) => `client${i + 1}`);
+    const report = this.report = emptyReport(hostility.servers);
+    this.links = new Links(simulation, randomFrom(seed + 2e9), hostility, report);
+    this.workload = new Workload(simulation, randomFrom(seed + 3e9), hostility, report,
+      (who, line) => this.tell(who, line));
+    this.servers = this.names.map((name) => this.makeServer(name));
+    this.byName = new Map(this.servers.map((server) => [server.name, server]));
+    simulation.syncMs = () =>
+      this.isHostile && random() < hostility.slowSync
+        ? random() * hostility.slowSyncMs
+        : 0;
+    simulation.watch = ({ machine, operation }) =>
+      operation && record(report, `${simulation.now} ${machine.name} ${operation.what}`);
+    simulation.route = (packet) => this.onPacket(packet);
+    simulation.afterTurn = (machine) => this.judge(machine);
+  }
+
+  private makeServer(name: string): Server {
+    const machine = this.simulation.machine(name);
+    const { hostility, random } = this;
+    machine.drift = { startedAt: -1000 * random(), rate: 1 + hostility.drift * (2 * random() - 1) };
+    machine.turnMs = hostility.turnMs;
+    machine.receiveBufferBytes = hostility.receiveBufferBytes;
+    const server: Server = new Server(machine, this.names, hostility, {
+      onEvent: (event) => this.onEvent(server, event),
+      onApplied: (index, hash) => this.onApplied(server, index, hash),
+      onStopped: (reason) => this.onStopped(server, reason),
+    });
+    machine.disk.fault = (operation) => this.onOperation(server, operation);
+    return server;
+  }
+
+  tell(who: string, line: () => string): void {
+    if (!this.trace) return;
+    const at = this.simulation.now.toFixed(3).padStart(10);
+    this.trace(`${at} ms  ${who.padEnd(8)} ${line()}`);
+  }
+
+  get up(): Server[] {
+    return this.servers.filter((server) => server.isUp);
+  }
+
+  /** Lets time pass until `isEnough`. Returns whether it was. Throws what is found wrong. */
+  run(ms: number, isEnough: () => boolean = () => false): boolean {
+    const isBroken = () => this.broken !== undefined || this.workload.broken !== undefined;
+    const was = this.simulation.run(ms, () => isBroken() || isEnough());
+    if (isBroken()) throw this.broken ?? this.workload.broken;
+    return was;
+  }
+
+  // ------------------------------------ What happens to servers ------------------------------------
+
+  crash(server: Server, how: "killed" | "power cut"): void {
+    if (!server.isUp) return;
+    const { report, random, hostility } = this;
+    report.crashes += 1;
+    if (how === "killed") server.machine.kill();
+    else {
+      report.powerCuts += 1;
+      server.machine.powerCut(pick(random, ["nothing", "parts", "parts", "everything"]));
+    }
+    this.tell(server.name, () => `IS ${how.toUpperCase()}`);
+    if (random() < hostility.bitFlip && server.flipBit(random)) {
+      report.diskFaults += 1;
+      this.tell(server.name, () => `HAS A BIT FLIPPED at byte ${server.damage?.at} of its log`);
+    }
+    this.reviveLater(server);
+  }
+
+  private reviveLater(server: Server): void {
+    const ms = -Math.log(1 - this.random()) * this.hostility.downMs;
+    this.simulation.plan(ms, () => this.isHostile && this.revive(server));
+  }
+
+  revive(server: Server): void {
+    if (server.isUp) return;
+    this.report.restarts += 1;
+    this.tell(server.name, () => "STARTS");
+    server.start();
+  }
+
+  /** It ended by itself. It may only do so if its disk failed or is damaged. */
+  private onStopped(server: Server, reason: unknown): void {
+    const mayStop = (server.isFaulted || server.damage) && isStorageError(reason);
+    if (!mayStop) this.broken ??= new Error(`${server.name} stops: ${String(reason)}`);
+    this.tell(server.name, () => `STOPS: ${String(reason)}`);
+    server.machine.kill();
+    server.mend();
+    this.reviveLater(server);
+  }
+
+  /** Before a disk does anything: its server may be killed, or the disk may fail. */
+  private onOperation(server: Server, { what }: Operation): Fault | undefined {
+    const { random, hostility, report } = this;
+    if (!this.isHostile) return undefined;
+    if (random() < hostility.killAtOperation) {
+      this.tell(server.name, () => `is about to ${what}`);
+      this.crash(server, random() < 0.5 ? "killed" : "power cut");
+      return undefined;
+    }
+    const isFull = this.simulation.now < server.fullUntil && what !== "sync";
+    if (!isFull && random() >= hostility.diskFault) return undefined;
+    if (!isFull && random() < 0.3) server.fullUntil = this.simulation.now + hostility.downMs;
+    report.diskFaults += 1;
+    server.isFaulted = true;
+    this.tell(server.name, () => `CANNOT ${what.toUpperCase()}`);
+    return { code: isFull ? "ENOSPC" : "EIO", share: random() };
+  }
+
+  // --------------------------------------- What is looked at ---------------------------------------
+
+  private onPacket(packet: Packet): Route[] {
+    const { simulation, report, hostility } = this;
+    const from = simulation.machineAt(packet.from.host)?.name ?? packet.from.host;
+    const to = simulation.machineAt(packet.to.host)?.name ?? packet.to.host;
+    report.messagesSent += 1;
+    record(report, `${simulation.now} ${from} ${to}`);
+    record(report, packet.bytes);
+    const server = this.byName.get(from);
+    if (server?.isFaulted) throw new Error(`${from} says something after its disk has failed`);
+    const { kind, said } = readDatagram(packet.bytes);
+    if (server && kind === "peer") {
+      server.readPlatter(this.committed);
+      for (const sentence of said) judgePromise(from, to, sentence, server.platter);
+    }
+    const { routes, why } = this.links.fateOf(from, to, packet);
+    for (const sentence of said) {
+      this.tell(from, () => `> ${to}: ${tellMessage(sentence)}${why && ` (${why})`}`);
+    }
+    if (server && this.isHostile && this.random() < hostility.killAtDatagram) {
+      this.crash(server, this.random() < 0.5 ? "killed" : "power cut");
+    }
+    return routes;
+  }
+
+  private onEvent(server: Server, event: NodeEvent): void {
+    record(this.report, `${server.name} ${event.type}`);
+    if (event.type === "role" && event.to === "Leader") this.report.elections += 1;
+    this.tell(server.name, () => `${tellEvent(event, server.core?.currentTerm ?? 0)}`);
+  }
+
+  /** State Machine Safety, by its fruits: who has applied as much is in the same state. */
+  private onApplied(server: Server, index: number, hash: number): void {
+    const expected = this.states.get(index) ?? hash;
+    this.states.set(index, expected);
+    if (hash === expected) return;
+    this.broken ??= new Error(`${server.name} is in another state than others after ${index}`);
+  }
+
+  private judge({ name }: Machine): void {
+    const server = this.byName.get(name);
+    if (!server?.isUp) return;
+    if (server.isFaulted) throw new Error(`${name} goes on after its disk has failed`);
+    const { core } = server;
+    if (!core) return;
+    server.readPlatter(this.committed);
+    this.judgeCommitted(server, core);
+    this.judgeQueues(server);
+  }
+
+  /** What is committed is durable on a majority at the instant at which it is. */
+  private judgeCommitted({ name }: Server,
+    { log, commitIndex }: NonNullable<Server["core"]>): void {
+    const { committed, servers } = this;
+    for (let index = committed.length; index <= commitIndex; index += 1) {
+      const { term } = log.at(index);
+      for (const server of servers) server.readPlatter(committed);
+      const holders = servers.filter(({ platter }) => platter.terms[index] === term).length;
+      committed.push(term);
+      if (2 * holders > servers.length) continue;
+      throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
+        `durable on ${holders} of ${servers.length} servers`);
+    }
+  }
+
+  private judgeQueues({ name, node, core }: Server): void {
+    if (!node || !core) return;
+    const { role } = core;
+    const reads = role.name === "Leader" ? role.reads.length : 0;
+    const queues = { reads, proposals: node["proposals"].size, questions: node["questions"].size,
+      outbox: core.outbox.length, events: core.events.length };
+    for (const [queue, length] of Object.entries(queues)) {
+      if (length > QUEUE_BOUND) throw new Error(`${name} has ${length} ${queue}, more and more`);
+    }
+  }
+}

@@ -1,0 +1,125 @@
+/**
+ * The full stack in a hostile world: the real servers and clients, with log file, recovery, codec
+ * and retries. First everything that a seed has in store; then only a majority is healed, and must
+ * work; then all are, and must agree.
+ */
+import { Client, KeyValues } from "../../raft.ts";
+import { randomFrom } from "../random.ts";
+import { type Report } from "../report.ts";
+import { Cluster, type Trace } from "./cluster.ts";
+import { pick, shuffle } from "./hostility.ts";
+import { Nemesis } from "./nemesis.ts";
+import { PORT, type Server } from "./server.ts";
+
+const HOSTILE_MS = 30_000;
+
+/** Runs one seed. Throws what is found wrong. */
+export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {}): Report {
+  const cluster = new Cluster(seed, trace);
+  const { workload, simulation, names, servers, clients } = cluster;
+  for (const server of servers) server.start();
+  for (const client of clients) void workload.beClient(client, names);
+  workload.beServers(() => {
+    const [chosen] = shuffle(workload.random, cluster.up);
+    const { node } = chosen ?? {};
+    const program = chosen?.machine.program;
+    return chosen && node
+      && { name: chosen.name, node, isAlive: () => chosen.machine.program === program };
+  });
+  new Nemesis(cluster, seed);
+  cluster.run(HOSTILE_MS);
+  workload.end();
+  healMajority(cluster, seed);
+  healAll(cluster);
+  cluster.report.simulatedMs = simulation.now;
+  return cluster.report;
+}
+
+/** A server that is whole again, and whose disk and network are. */
+function heal(cluster: Cluster, server: Server): void {
+  server.mend();
+  server.fullUntil = 0;
+  if (server.machine.program) server.machine.program.pausedUntil = cluster.simulation.now;
+  else cluster.revive(server);
+}
+
+/** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
+function healMajority(cluster: Cluster, seed: number): void {
+  const { servers, links, hostility, simulation, names } = cluster;
+  const random = randomFrom(seed + 5e9);
+  const order = shuffle(random, servers);
+  const core = order.slice(0, Math.floor(servers.length / 2) + 1);
+  const rest = order.slice(core.length);
+  cluster.isHostile = false;
+  links.calmDown([...names, "probe"]);
+  cluster.tell("network", () => `IS HEALED for ${core.map(({ name }) => name).join(" ")} alone`);
+  for (const server of rest) isolate(cluster, server, pick(random, ["down", "deaf", "cut off"]));
+  for (const server of core) heal(cluster, server);
+  const limitMs = 10 * 2 * hostility.electionTimeoutMs;
+  const isLed = () => core.some((server) => server.isLeader);
+  if (!cluster.run(limitMs, isLed)) {
+    throw new Error(`a healthy majority has no leader after ${limitMs} ms`);
+  }
+  useIt(cluster, limitMs);
+  const terms = () => Math.max(...core.map((server) => server.core?.currentTerm ?? 0));
+  const before = terms();
+  cluster.run(limitMs / 2);
+  if (terms() !== before) {
+    throw new Error(
+      `a healthy majority goes from term ${before} to ${terms()} at ${simulation.now}`,
+    );
+  }
+}
+
+/** Who is deaf still talks to all, which must not disturb them. */
+function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut off"): void {
+  if (how === "down" && server.isUp) server.machine.kill();
+  for (const { name } of cluster.servers) {
+    cluster.links.cutLink(name, server.name);
+    if (how === "cut off") cluster.links.cutLink(server.name, name);
+  }
+}
+
+/** A write and a read succeed. */
+function useIt(cluster: Cluster, limitMs: number): void {
+  const { simulation, names } = cluster;
+  const done: string[] = [];
+  const use = async () => {
+    const client = await Client.connect({ servers: names.map((n) => `${n}=${n}:${PORT}`),
+      timeoutMs: 10 * limitMs, world: simulation.machine("probe").boot() });
+    const store = new KeyValues(client);
+    await store.put(Buffer.from("probe"), Buffer.from("works"));
+    done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
+  };
+  use().catch((error: unknown) => void done.push(String(error)));
+  const lookingMs = 1000 * names.length; // It asks one after the other, and some are not there.
+  cluster.run(limitMs + lookingMs, () => done.length > 0);
+  if (done[0] !== "works") {
+    throw new Error(`a healthy majority cannot be used: ${done[0] ?? "no answer"}`);
+  }
+}
+
+/** All come back, and end with the same log, all of it committed, and the same state. */
+function healAll(cluster: Cluster): void {
+  const { servers, links, hostility, names } = cluster;
+  links.calmDown([...names, "probe"]);
+  cluster.tell("network", () => "IS HEALED");
+  for (const server of servers) heal(cluster, server);
+  const limitMs = 20 * 2 * hostility.electionTimeoutMs + 10_000;
+  if (!cluster.run(limitMs, () => new Set(servers.map(howFar)).size === 1 && isDone(servers))) {
+    throw new Error(`healthy servers do not come to agree: ${servers.map(howFar).join("; ")}`);
+  }
+  const contents = servers.map(({ core, ledger }) =>
+    JSON.stringify([core?.log.slice(1).map(({ record }) => record.toString("latin1")),
+      [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`)])
+  );
+  if (new Set(contents).size > 1) throw new Error("healthy servers agree about unequal logs");
+}
+
+function howFar({ name, core }: Server): string {
+  if (!core) return `${name} is down`;
+  return `${core.log.lastIndex} entries, ${core.lastApplied} applied, term ${core.currentTerm}`;
+}
+
+const isDone = (servers: readonly Server[]) =>
+  servers.every(({ core }) => core && core.lastApplied === core.log.lastIndex);

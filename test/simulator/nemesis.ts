@@ -1,0 +1,70 @@
+/** Whoever has it in for the cluster: kills, pauses, cuts and mends, at instants drawn by chance. */
+import { type Random, randomFrom } from "../random.ts";
+import { type Cluster } from "./cluster.ts";
+import { pick } from "./hostility.ts";
+import { type Server } from "./server.ts";
+
+export class Nemesis {
+  private readonly random: Random;
+
+  constructor(private readonly cluster: Cluster, seed: number) {
+    this.random = randomFrom(seed + 4e9);
+    const { hostility } = cluster;
+    this.every(hostility.killEveryMs, () => this.onVictim((s) => cluster.crash(s, "killed")));
+    this.every(hostility.powerCutEveryMs,
+      () => this.onVictim((s) => cluster.crash(s, "power cut")));
+    this.every(hostility.blackoutEveryMs, () => {
+      for (const server of cluster.up) cluster.crash(server, "power cut");
+    });
+    this.every(hostility.pauseEveryMs, () => this.onVictim((s) => this.pause(s)));
+    this.every(hostility.clogEveryMs, () => this.clog());
+    this.every(hostility.partitionEveryMs, () => this.partition());
+  }
+
+  private every(ms: number, act: () => void): void {
+    if (ms === Number.POSITIVE_INFINITY) return;
+    const { simulation } = this.cluster;
+    simulation.plan(-Math.log(1 - this.random()) * ms, () => {
+      if (!this.cluster.isHostile) return;
+      act();
+      this.every(ms, act);
+    });
+  }
+
+  /** Leaders suffer more often than others: that is where it hurts. */
+  private onVictim(act: (server: Server) => void): void {
+    const { up } = this.cluster;
+    const leader = up.find((server) => server.isLeader);
+    const [first, ...rest] = up;
+    if (leader && this.random() < 0.4) act(leader);
+    else if (first) act(pick(this.random, [first, ...rest]));
+  }
+
+  private pause(server: Server): void {
+    const { report, hostility } = this.cluster;
+    const ms = this.random() * 4 * hostility.electionTimeoutMs;
+    report.pauses += 1;
+    this.cluster.tell(server.name, () => `IS PAUSED for ${Math.round(ms)} ms`);
+    server.machine.pause(ms);
+  }
+
+  private clog(): void {
+    const { names, clients, links } = this.cluster;
+    const [first = "", ...rest] = [...names, ...clients];
+    const [from, to] = [pick(this.random, [first, ...rest]), pick(this.random, [first, ...rest])];
+    links.clog(from, to);
+    this.cluster.tell(from, () => `HAS ITS LINK TO ${to} CLOGGED`);
+  }
+
+  private partition(): void {
+    const { cluster, random } = this;
+    const { names, clients, links } = cluster;
+    if (random() < 0.4) {
+      links.mend();
+      cluster.tell("network", () => "IS MENDED");
+    } else if (names.length > 1) {
+      const kind = links.partition(names, clients);
+      cluster.tell("network", () => `IS PARTITIONED: ${kind}`);
+    }
+  }
+}

@@ -1,0 +1,27 @@
+/** Whether what a server promises is on its disk when it promises it. */
+import { type Platter } from "./platter.ts";
+import { type Sentence, tellMessage } from "./story.ts";
+
+/** Throws if a server says to another what its disk does not have. */
+export function judgePromise(from: string, to: string, sentence: Sentence, disk: Platter): void {
+  const wrong = whatIsMissing(from, to, sentence, disk);
+  if (wrong === undefined) return;
+  throw new Error(`${from} says to ${to} "${tellMessage(sentence)}", but ${wrong}`);
+}
+
+function whatIsMissing(from: string, to: string, { type, fields }: Sentence, disk: Platter):
+  | string
+  | undefined {
+  const term = Number(fields["term"]);
+  if (type === "Greeting" || fields["preVote"] === true) return undefined;
+  if (disk.term < term) return `its disk only knows term ${disk.term}`;
+  if (disk.term > term) return undefined; // It said so about a term that is over for it.
+  const votedFor = `its disk has its vote for ${disk.votedFor === "" ? "nobody" : disk.votedFor}`;
+  if (type === "RequestVote" && disk.votedFor !== from) return votedFor;
+  if (type === "RequestVoteReply" && fields["voteGranted"] === true && disk.votedFor !== to) {
+    return votedFor;
+  }
+  const isShort = type === "AppendEntriesReply" && fields["success"] === true
+    && disk.lastIndex < Number(fields["matchIndex"]);
+  return isShort ? `its disk only has entries up to ${disk.lastIndex}` : undefined;
+}

@@ -1,0 +1,120 @@
+/** One server of the simulated cluster, through all its lives. */
+import { crc32 } from "node:zlib";
+import { KeyValueStore, Node, type NodeEvent, RaftError, type StateMachine } from "../../raft.ts";
+import { type Random } from "../random.ts";
+import { type Machine } from "../world.ts";
+import { type Hostility } from "./hostility.ts";
+import { lastFrameAt, Platter } from "./platter.ts";
+
+export const LOG = "data/log";
+export const PORT = 1;
+
+/** What a server has applied: its state, and after which commands it was in which state. */
+class Ledger implements StateMachine {
+  readonly store = new KeyValueStore();
+  private hash = 0;
+
+  /** `seen` is told the hash of all that was applied up to an index, answers included. */
+  constructor(private readonly seen: (index: number, hash: number) => void) {}
+
+  apply(command: Uint8Array, index: number): Uint8Array {
+    const answer = this.store.apply(command);
+    this.hash = crc32(answer, crc32(command, this.hash));
+    this.seen(index, this.hash);
+    return answer;
+  }
+
+  query(question: Uint8Array): Uint8Array {
+    return this.store.query(question);
+  }
+}
+
+/** What the cluster wants to know of a server. */
+export type Listener = {
+  onEvent(event: NodeEvent): void;
+  onApplied(index: number, hash: number): void;
+  /** It stopped by itself, or did not start. */
+  onStopped(reason: unknown): void;
+};
+
+export class Server {
+  readonly platter: Platter;
+  node: Node | undefined;
+  ledger: Ledger | undefined;
+  /** Whether its disk has failed in this life: then it must not say another word. */
+  isFaulted = false;
+  /** Until then nothing more fits on its disk. */
+  fullUntil = 0;
+  /** Where a bit of its log is flipped while it is down. */
+  damage: { at: number; bit: number } | undefined;
+
+  constructor(readonly machine: Machine, private readonly names: readonly string[],
+    private readonly hostility: Hostility, private readonly listener: Listener) {
+    this.platter = new Platter(machine.name);
+  }
+
+  get name(): string {
+    return this.machine.name;
+  }
+
+  get isUp(): boolean {
+    return this.machine.program !== undefined;
+  }
+
+  get isLeader(): boolean {
+    return this.core?.role.name === "Leader";
+  }
+
+  get core() {
+    return this.isUp ? this.node?.["core"] : undefined;
+  }
+
+  /** Starts the program: it runs at the machine's next turn. */
+  start(): void {
+    const { machine, listener, names, hostility } = this;
+    const { electionTimeoutMs, heartbeatMs, timeoutMs } = hostility;
+    [this.node, this.isFaulted] = [undefined, false];
+    const world = machine.boot();
+    const { program } = machine;
+    const isAlive = () => machine.program === program;
+    const stop = (reason: unknown) => isAlive() && listener.onStopped(reason);
+    const ledger = this.ledger = new Ledger((index, hash) => {
+      if (isAlive()) listener.onApplied(index, hash);
+    });
+    world.clock.defer(() =>
+      Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
+        electionTimeoutMs, heartbeatMs, timeoutMs, world, peers: names.filter((name) =>
+          name !== this.name
+        ).map((name) => `${name}=${name}:${PORT}`),
+        onEvent: (event) => isAlive() && listener.onEvent(event) }).then((node) => {
+          if (isAlive()) this.node = node;
+          if (this.damage) stop(new Error("it should have found its log damaged, and started"));
+          node.stopped.then(() => {}, stop);
+        }, stop)
+    );
+  }
+
+  /** Takes what has become durable into account. A damaged log is not read: it will be mended. */
+  readPlatter(committed: readonly number[]): void {
+    if (!this.damage) this.platter.read(this.machine.disk.durable(LOG), committed);
+  }
+
+  /** Flips a bit of what was synced, before the last frame; whoever starts must find out. */
+  flipBit(random: Random): boolean {
+    const log = this.machine.disk.durable(LOG);
+    const end = log ? lastFrameAt(log) : 0;
+    const seen = this.machine.disk.read(LOG)?.subarray(0, end);
+    if (this.damage || end === 0 || !seen?.equals(log?.subarray(0, end) ?? seen)) return false;
+    this.damage = { at: Math.floor(random() * end), bit: Math.floor(random() * 8) };
+    this.machine.disk.flip(LOG, this.damage.at, this.damage.bit);
+    return true;
+  }
+
+  mend(): void {
+    if (this.damage) this.machine.disk.flip(LOG, this.damage.at, this.damage.bit);
+    this.damage = undefined;
+  }
+}
+
+export const isStorageError = (reason: unknown): boolean =>
+  reason instanceof RaftError && reason.code === "storage";
