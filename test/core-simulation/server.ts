@@ -1,0 +1,350 @@
+/**
+ * A server of the core-only mode: the algorithm of Part I and a disk that is a list of records.
+ * Its turns are those of a node, in the same order, and it may be killed between any two acts.
+ */
+import { crc32 } from "node:zlib";
+import { type Entry, type Message, type Name, Raft, Sessions } from "../../raft.ts";
+import { type Saved } from "../judge.ts";
+import { Machine } from "./clients.ts";
+import { type Network } from "./network.ts";
+import { type Scene } from "./scene.ts";
+import { tellEvent } from "./words.ts";
+
+/** What a client asks, and how it gets an answer. */
+export type Request = { client: Name; id: number; kind: "session" | "command" | "read";
+  data: Uint8Array; reply(reply: Reply): void };
+export type Reply =
+  | { type: "Answer"; answer: Uint8Array; index: number }
+  | { type: "NotLeader"; leader: Name | undefined }
+  | { type: "Refused"; reason: string };
+
+export class Server {
+  raft: Raft | undefined;
+  private readonly records: Saved[] = [];
+  private unfinished: Saved | undefined;
+  /** Counts its starts: what an earlier life has planned does not happen. */
+  private life = 0;
+  private rate = 1;
+  private originMs = 0;
+  private inbox: (() => void)[] = [];
+  /** Why it does not read what arrives: it is paused, or waits for its disk. */
+  private busy: "" | "paused" | "saving" = "";
+  private isScheduled = false;
+  private isTickDue = false;
+  private wakesAt = Number.POSITIVE_INFINITY;
+  private sessions = new Sessions();
+  private machine = new Machine();
+  private state = 0;
+  private readonly proposals = new Map<number, Request & { term: number }>();
+  private readonly underWay = new Set<string>();
+  private readonly questions = new Map<number, Request & { committed: number }>();
+
+  constructor(readonly name: Name, private readonly scene: Scene,
+    private readonly network: Network) {}
+
+  get isLeader(): boolean {
+    return this.raft?.role.name === "Leader";
+  }
+
+  /** What its own clock says: it may be fast or slow, and begins anywhere. */
+  private get localNow(): number {
+    return this.originMs + this.scene.now * this.rate;
+  }
+
+  private later(ms: number, action: () => void): void {
+    const { life } = this;
+    this.scene.plan(ms, () => {
+      if (this.life === life) action();
+    });
+  }
+
+  // ------------------------------------- Its life and death --------------------------------------
+
+  start(): void {
+    const { scene, name } = this;
+    if (this.raft) return;
+    const { conditions, judge } = scene;
+    // What was being written when it was killed may have been written.
+    if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
+    this.life += 1;
+    Object.assign(this, { unfinished: undefined, inbox: [], busy: "", isScheduled: false,
+      isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, sessions: new Sessions(),
+      machine: new Machine(), state: 0 });
+    this.rate = 1 + conditions.drift * scene.between(-1, 1);
+    this.originMs = scene.random() * 1e6;
+    const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
+    const settings = { name, members: scene.names, electionTimeoutMs, heartbeatMs, batchBytes,
+      windowBytes };
+    const disk = this.recover();
+    this.raft = new Raft(settings, disk, this.localNow, scene.random);
+    judge.started(name, this.raft);
+    scene.mix(1, this.index, disk.currentTerm, disk.entries.length);
+    scene.tell(() => `${name}  starts in term ${disk.currentTerm}, ${disk.entries.length} entries`);
+    this.schedule();
+  }
+
+  /** What the disk remembers: every record takes the place of what it conflicts with. */
+  private recover(): Saved & { entries: Entry[] } {
+    const entries: Entry[] = [];
+    for (const { entries: [first, ...rest] } of this.records) {
+      if (!first) continue;
+      entries.length = first.index - 1;
+      entries.push(first, ...rest);
+    }
+    const { currentTerm = 0, votedFor } = this.records.at(-1) ?? {};
+    return { currentTerm, votedFor, entries };
+  }
+
+  kill(why: string): void {
+    if (!this.raft) return;
+    const { scene, name } = this;
+    this.life += 1;
+    this.raft = undefined;
+    for (const waiting of [this.proposals, this.underWay, this.questions]) waiting.clear();
+    scene.judge.stopped(name);
+    scene.report.crashes += 1;
+    scene.mix(2, this.index);
+    scene.tell(() => `${name}  is killed ${why}`);
+  }
+
+  /** It is killed, and starts again after a while. */
+  crash(why: string): void {
+    const { scene } = this;
+    if (!this.raft) return;
+    this.kill(why);
+    const { life } = this;
+    const restart = () => {
+      if (this.life !== life || !scene.isHostile) return;
+      scene.report.restarts += 1;
+      this.start();
+    };
+    scene.plan(scene.random() * scene.conditions.downMs, restart);
+  }
+
+  pause(ms: number): void {
+    const { scene, name } = this;
+    if (!this.raft || this.busy !== "") return;
+    this.busy = "paused";
+    scene.report.pauses += 1;
+    scene.tell(() => `${name}  is paused for ${Math.round(ms)} ms`);
+    this.later(ms, () => this.resume());
+  }
+
+  /** What has arrived meanwhile is read before a late tick judges anybody's silence. */
+  private resume(): void {
+    this.busy = "";
+    const { life } = this;
+    for (const action of this.inbox.splice(0)) action();
+    if (this.isScheduled) this.flush();
+    const isAlive = this.life === life && this.busy === "";
+    if (isAlive && this.isTickDue) this.tick();
+  }
+
+  private get index(): number {
+    return this.scene.names.indexOf(this.name);
+  }
+
+  // -------------------------------------------- Inputs -------------------------------------------
+
+  private input(action: (raft: Raft) => void): void {
+    const act = () => {
+      if (!this.raft) return;
+      action(this.raft);
+      this.schedule();
+    };
+    if (!this.raft) return;
+    if (this.busy === "") act();
+    else this.inbox.push(act);
+  }
+
+  receive(message: Message): void {
+    this.input((raft) => {
+      raft.receive(message, this.localNow);
+      this.scene.judge.received(message);
+      this.scene.mix(3, this.index, message.term, raft.currentTerm, raft.commitIndex,
+        raft.log.lastIndex, message.from.charCodeAt(0));
+    });
+  }
+
+  request(request: Request): void {
+    this.input((raft) => {
+      const { kind, client, id, data } = request;
+      const call = `${client} ${id}`;
+      if (this.underWay.has(call)) return;
+      if (kind === "read") {
+        const read = raft.read();
+        const committed = this.scene.judge.committed.length;
+        if (read === undefined) this.redirect(request);
+        else this.questions.set(read, { ...request, committed });
+      } else {
+        const index = raft.propose(kind, data);
+        if (index === undefined) return this.redirect(request);
+        this.underWay.add(call);
+        this.proposals.set(index, { ...request, term: raft.currentTerm });
+      }
+      this.scene.judge.stepped(this.name);
+    });
+  }
+
+  private redirect(request: Request): void {
+    request.reply({ type: "NotLeader", leader: this.raft?.leader });
+  }
+
+  private tick(): void {
+    const { raft, scene } = this;
+    if (!raft) return;
+    this.isTickDue = false;
+    this.wakesAt = Number.POSITIVE_INFINITY;
+    raft.tick(this.localNow);
+    scene.judge.ticked(this.name);
+    this.flush();
+  }
+
+  private setTimer(raft: Raft): void {
+    if (raft.wakeAt >= this.wakesAt) return;
+    const wakesAt = this.wakesAt = raft.wakeAt;
+    const wake = () => {
+      if (this.wakesAt !== wakesAt) return;
+      if (this.busy === "") this.tick();
+      else this.isTickDue = true;
+    };
+    this.later(Math.max(0, (wakesAt - this.localNow) / this.rate), wake);
+  }
+
+  // -------------------------------------------- A turn -------------------------------------------
+
+  private schedule(): void {
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    // What arrives until then is carried out together.
+    this.later(this.scene.random() * this.scene.conditions.turnMs, () => {
+      if (this.busy === "" && this.isScheduled) this.flush();
+    });
+  }
+
+  private dies(when: string): boolean {
+    const { scene } = this;
+    if (!scene.isHostile || !scene.chance(scene.conditions.killInTurn)) return false;
+    this.crash(when);
+    return true;
+  }
+
+  /** Everything of one turn that comes before its save is done. As `Node.flush`. */
+  private flush(): void {
+    const { raft, scene, name } = this;
+    if (!raft) return;
+    this.isScheduled = false;
+    raft.prepare();
+    scene.judge.stepped(name);
+    const outbox = raft.outbox.splice(0);
+    const durableTerm = raft.saved.currentTerm;
+    const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+    // 1. Send what promises nothing.
+    for (const message of outbox) if (isEarly(message)) this.send(message);
+    if (this.dies("before it saves")) return;
+    // 2. Save.
+    const late = outbox.filter((message) => !isEarly(message));
+    const { unsaved } = raft;
+    if (!unsaved) return this.finish(raft, late);
+    this.unfinished = unsaved;
+    scene.judge.saving(name, unsaved);
+    const isSlow = scene.isHostile && scene.chance(scene.conditions.slowSave);
+    if (!isSlow) return this.onSaved(raft, unsaved, late);
+    this.busy = "saving";
+    const ms = scene.random() * scene.conditions.slowSaveMs;
+    scene.tell(() => `${name}  saves slowly, for ${Math.round(ms)} ms`);
+    this.later(ms, () => {
+      this.onSaved(raft, unsaved, late);
+      if (this.raft === raft) this.resume();
+    });
+  }
+
+  private onSaved(raft: Raft, saved: Saved, late: readonly Message[]): void {
+    this.records.push(saved);
+    this.unfinished = undefined;
+    this.scene.judge.saved(this.name);
+    if (this.dies("when it has saved")) return;
+    this.finish(raft, late);
+  }
+
+  /** What may happen now that everything that was decided is durable. */
+  private finish(raft: Raft, late: readonly Message[]): void {
+    const { scene, name } = this;
+    raft.onSaved();
+    scene.judge.stepped(name);
+    // 3. Send what is a promise.
+    for (const message of late) {
+      if (this.dies("while it sends")) return;
+      this.send(message);
+    }
+    // 4. Apply what is committed, and answer clients.
+    for (const entry of raft.takeCommitted()) this.apply(entry);
+    for (const id of raft.takeReads()) this.answerQuestion(raft, id);
+    if (raft.role.name !== "Leader") this.redirectAll();
+    scene.judge.stepped(name);
+    for (const event of raft.events.splice(0)) {
+      scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
+    }
+    if (raft.unsaved) this.schedule();
+    this.setTimer(raft);
+  }
+
+  private send(message: Message): void {
+    this.scene.judge.sent(message);
+    this.network.send(message);
+  }
+
+  private apply(entry: Entry): void {
+    const { scene, sessions } = this;
+    const answer = sessions.apply(entry, this.machine);
+    this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
+    scene.judge.applied(this.name, entry, this.state);
+    scene.mix(4, this.index, entry.index, entry.term, this.state);
+    const asker = this.proposals.get(entry.index);
+    if (!asker) return;
+    this.proposals.delete(entry.index);
+    this.underWay.delete(`${asker.client} ${asker.id}`);
+    const { index } = entry;
+    if (asker.term !== entry.term) this.redirect(asker);
+    else if (typeof answer === "string") asker.reply({ type: "Refused", reason: answer });
+    else asker.reply({ type: "Answer", answer, index });
+  }
+
+  private answerQuestion(raft: Raft, id: number): void {
+    const asker = this.questions.get(id);
+    if (!asker) throw new Error(`${this.name} answers read ${id}, which nobody has asked`);
+    this.questions.delete(id);
+    const { lastApplied: index } = raft;
+    // The log is the order of all that ever happened. So a read is linearizable if it sees all
+    // that was committed when it came, answered or not, wherever that was.
+    if (index < asker.committed) {
+      throw new Error(`Reads are linearizable: ${this.name} answers a read as of entry ${index}, ` +
+        `and ${asker.committed} were committed when it came.`);
+    }
+    asker.reply({ type: "Answer", answer: this.machine.query(asker.data), index });
+  }
+
+  private redirectAll(): void {
+    const waiting = [...this.proposals.values(), ...this.questions.values()];
+    for (const map of [this.proposals, this.underWay, this.questions]) map.clear();
+    for (const asker of waiting) this.redirect(asker);
+  }
+
+  // ------------------------------------------ At the end -----------------------------------------
+
+  /** What is left of a pause or of a slow save is over. */
+  heal(): void {
+    if (!this.raft) this.start();
+    else if (this.busy === "paused") this.resume();
+  }
+
+  /** Everything that its clients could ever be told by it. */
+  get contents(): string {
+    const open = [...this.sessions["open"]].map((
+      [id, { acknowledged, answers }],
+    ) => [id, acknowledged,
+      [...answers].map(([sequence, answer]) => [sequence, Buffer.from(answer).toString("hex")])]
+    );
+    return JSON.stringify([open, [...this.machine.values]]);
+  }
+}

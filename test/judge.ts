@@ -1,0 +1,513 @@
+/**
+ * The judge of a simulated cluster. It is told about every server after every step, by those who
+ * see more than any server does: what each disk durably holds, and what left for the network. At
+ * the first step that breaks a promise of Figure 3, or one of those that they rest on, it throws
+ * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
+ */
+import type { Entry, HardState, Message, Name, Raft, Role } from "../raft.ts";
+
+/** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
+export type Saved = HardState & { entries: readonly Entry[] };
+
+/** A broken promise, as a sentence that names the rule, the server and the facts. */
+export class Violation extends Error {
+  constructor(rule: string, facts: string) {
+    super(`${rule}: ${facts}.`);
+  }
+}
+
+function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
+  if (!condition) throw new Violation(rule, facts());
+}
+
+const show = (entry: Entry | undefined) =>
+  entry ? `entry ${entry.index} of term ${entry.term}` : "no entry";
+
+/** Whether two entries are the same, or both of them are none. */
+function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
+  if (a === b || !a || !b) return a === b;
+  return a.index === b.index && a.term === b.term && a.record.equals(b.record);
+}
+
+/** What a disk durably holds, whatever its server believes. */
+class Disk {
+  currentTerm = 0;
+  votedFor: Name | undefined;
+  /** From index 1 on, at place 0. */
+  readonly entries: Entry[] = [];
+  /** What was being written when the server was killed may be durable, or not. */
+  pending: Saved | undefined;
+
+  apply({ currentTerm, votedFor, entries }: Saved): void {
+    [this.currentTerm, this.votedFor] = [currentTerm, votedFor];
+    const [first] = entries;
+    if (first) this.entries.length = first.index - 1;
+    for (const entry of entries) this.entries.push(entry);
+  }
+
+  isWhatIsKnownTo({ currentTerm, votedFor, log }: Raft): boolean {
+    return currentTerm === this.currentTerm && votedFor === this.votedFor
+      && log.lastIndex === this.entries.length
+      && this.entries.every((entry) => isSame(entry, log.at(entry.index)));
+  }
+}
+
+/** `refusals` counts those in a row that made the leader begin anew further back. */
+type Followed = { matchIndex: number; sentFrom: number; refusals: number; heardAt: number };
+
+/** A server as it was after its last step. */
+class Server {
+  readonly disk = new Disk();
+  /** For whom it voted, by the disk or by a reply that left. */
+  readonly votes = new Map<number, Name>();
+  raft: Raft | undefined;
+  log: Entry[] = [];
+  role: Role | undefined;
+  currentTerm = 0;
+  votedFor: Name | undefined;
+  commitIndex = 0;
+  lastApplied = 0;
+  /** The last term in which it led. */
+  ledTerm = 0;
+  /** Of a leader: what it knows of its followers, and when they last answered it. */
+  followers = new Map<Name, Followed>();
+  electionDueAt = 0;
+  timerFrom = 0;
+  campaigns = 0;
+  /** The last election timeout that was drawn for a campaign. */
+  drawnMs = 0;
+
+  constructor(readonly name: Name) {}
+}
+
+/** Entries by index and term, as one number. */
+const keyOf = ({ index, term }: { index: number; term: number }) => term * 2 ** 26 + index;
+
+export class Judge {
+  private readonly servers = new Map<Name, Server>();
+  private readonly leaders = new Map<number, { name: Name; role: Role }>();
+  /** With which log who campaigns, by term and name. */
+  private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
+  /** Every entry that any log ever held, and the term of the one before it. */
+  private readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
+  /** What is committed, and in which term, from index 1 on, at place 0. */
+  readonly committed: Entry[] = [];
+  private readonly committedIn: number[] = [];
+  /** The state after each index, as the first server that applied it had it. */
+  private readonly states: (number | undefined)[] = [];
+
+  /** `maxReads`: how many reads may wait in a server, as many as its clients can have asked. */
+  constructor(private readonly members: readonly Name[], private readonly maxReads = 1000) {
+    for (const name of members) this.servers.set(name, new Server(name));
+  }
+
+  /** How many terms had a leader. */
+  get elections(): number {
+    return this.leaders.size;
+  }
+
+  private at(name: Name): Server {
+    const server = this.servers.get(name);
+    if (!server) throw new Error(`there is no server ${name}`);
+    return server;
+  }
+
+  // ------------------------------------- What is reported ---------------------------------------
+
+  /** A server starts, for the first time or again, with what its disk remembers. */
+  started(name: Name, raft: Raft): void {
+    const server = this.at(name);
+    const { disk } = server;
+    const { pending } = disk;
+    if (pending && !disk.isWhatIsKnownTo(raft)) disk.apply(pending);
+    disk.pending = undefined;
+    demand(disk.isWhatIsKnownTo(raft), "What is durable survives",
+      () =>
+        `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with ` +
+        `${raft.log.lastIndex} entries, and its disk was left in term ${disk.currentTerm}, with ` +
+        `its vote for ${disk.votedFor} and ${disk.entries.length} entries`);
+    Object.assign(server, { raft, role: raft.role, commitIndex: 0, lastApplied: 0,
+      log: raft.log.slice(1), currentTerm: raft.currentTerm, votedFor: raft.votedFor,
+      campaigns: raft.campaigns, electionDueAt: raft.electionDueAt, timerFrom: raft.heardAt });
+    this.checkDisk(server);
+  }
+
+  /** A server was killed, or has stopped. Its disk stays. */
+  stopped(name: Name): void {
+    this.at(name).raft = undefined;
+  }
+
+  /** A save begins: from now on it may be durable. */
+  saving(name: Name, record: Saved): void {
+    this.at(name).disk.pending = record;
+  }
+
+  /** What was being saved is durable from now on. */
+  saved(name: Name): void {
+    const server = this.at(name);
+    const { disk } = server;
+    if (!disk.pending) return;
+    const { currentTerm, entries: [first] } = disk.pending;
+    demand(currentTerm >= disk.currentTerm, "Terms never go back",
+      () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`);
+    demand(!first || first.index <= disk.entries.length + 1, "A log has no gaps",
+      () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`);
+    disk.apply(disk.pending);
+    disk.pending = undefined;
+    this.checkDisk(server);
+  }
+
+  private checkDisk(server: Server): void {
+    const { currentTerm, votedFor } = server.disk;
+    if (votedFor !== undefined) this.checkVote(server, currentTerm, votedFor);
+  }
+
+  private checkVote({ name, votes }: Server, term: number, candidate: Name): void {
+    const before = votes.get(term) ?? candidate;
+    demand(before === candidate, "One vote per term",
+      () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`);
+    demand(candidate === name || this.at(candidate).votes.get(term) === candidate,
+      "Votes are for candidates",
+      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`);
+    votes.set(term, candidate);
+  }
+
+  private checkUpToDate({ name, disk }: Server, term: number, to: Name): void {
+    const candidate = this.candidates.get(`${term} ${to}`);
+    const last = disk.entries.at(-1);
+    // What is of the candidate's own term came after the vote.
+    if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
+    const { lastLogTerm, lastLogIndex } = candidate;
+    demand(lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
+      "A vote is for a log that is at least as up to date",
+      () =>
+        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is ` +
+        `${lastLogIndex} of term ${lastLogTerm}`);
+  }
+
+  /** A message leaves a server for the network. */
+  sent(m: Message): void {
+    const server = this.at(m.from);
+    const { disk: { currentTerm, votedFor, entries }, name } = server;
+    const isPromise = m.type === "RequestVoteReply"
+      ? m.voteGranted && !m.preVote
+      : m.type !== "RequestVote" || !m.preVote;
+    if (!isPromise) return;
+    demand(currentTerm >= m.term, "No word of a term that is not durable",
+      () => `${name} sends ${m.type} of term ${m.term}, and its disk is in term ${currentTerm}`);
+    const isLatest = currentTerm === m.term;
+    if (m.type === "RequestVoteReply") {
+      demand(!isLatest || votedFor === m.to, "A vote is durable before it is given", () =>
+        `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`);
+      this.checkVote(server, m.term, m.to);
+      this.checkUpToDate(server, m.term, m.to);
+    } else if (m.type === "RequestVote") {
+      this.checkVote(server, m.term, name);
+      this.candidates.set(`${m.term} ${name}`, m);
+    } else if (m.type === "AppendEntries") {
+      for (const entry of m.entries) this.checkEntry(name, entry);
+    } else if (m.type === "AppendEntriesReply" && m.success) {
+      // In a turn that ends in a later term, what was accepted before may be overwritten already.
+      demand(!isLatest || entries.length >= m.matchIndex, "Only what is durable is acknowledged",
+        () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`);
+    }
+  }
+
+  /** A server has received a message. To be told before anything else happens to it. */
+  received(m: Message): void {
+    const server = this.at(m.to);
+    const { raft, name } = server;
+    if (!raft) return;
+    const { role, currentTerm, commitIndex, now } = raft;
+    this.checkTimer(server, raft, m);
+    if (m.type === "AppendEntries") {
+      const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
+      demand(commitIndex <= Math.max(server.commitIndex, vouched),
+        "No request commits what it does not vouch for", () =>
+        `one for ${vouched} entries makes ${name} commit ${commitIndex}`);
+    }
+    this.stepped(name);
+    const follower = server.followers.get(m.from);
+    const isAnswer = m.type === "AppendEntriesReply" && m.term === currentTerm;
+    if (role.name === "Leader" && isAnswer && follower) follower.heardAt = now;
+  }
+
+  /** Time has passed for a server: what it had received before was read. */
+  ticked(name: Name): void {
+    this.stepped(name);
+    const { raft, followers } = this.at(name);
+    if (raft?.role.name !== "Leader") return;
+    const heard = [raft.now, ...[...followers.values()].map(({ heardAt }) => heardAt)];
+    const heardAt = heard.sort((a, b) => b - a)[Math.floor(this.members.length / 2)] ?? raft.now;
+    demand(raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
+      "A leader that no majority answers steps down",
+      () =>
+        `${name} leads in term ${raft.currentTerm}, and heard no majority for ` +
+        `${Math.round(raft.now - heardAt)} ms`);
+  }
+
+  /** A server has applied an entry. `state` is a digest of its state machine after that. */
+  applied(name: Name, entry: Entry, state: number): void {
+    const server = this.at(name);
+    this.checkLog(server);
+    this.checkCommitted(server);
+    demand(entry.index === server.lastApplied + 1, "All is applied, once and in order",
+      () => `${name} applies ${show(entry)} after ${server.lastApplied}`);
+    const committed = this.committed[entry.index - 1];
+    demand(isSame(committed, entry), "State machine safety",
+      () => `${name} applies ${show(entry)} where ${show(committed)} is committed`);
+    const expected = this.states[entry.index] ??= state;
+    demand(state === expected, "Equal logs make equal states",
+      () => `after ${show(entry)} the state of ${name} is not that of the others`);
+    server.lastApplied = entry.index;
+  }
+
+  /** A server has done a step: handled a message, a tick or a request, or ended its turn. */
+  stepped(name: Name): void {
+    const server = this.at(name);
+    const { raft } = server;
+    if (!raft) return;
+    this.checkTerm(server, raft);
+    this.checkLog(server);
+    this.checkCampaign(server, raft);
+    this.checkLeader(server, raft);
+    this.checkCommitted(server);
+    this.checkQueues(server, raft);
+    this.checkFollowers(server, raft);
+    const { lastApplied, commitIndex } = raft;
+    demand(lastApplied >= server.lastApplied && lastApplied <= commitIndex,
+      "Only what is committed is applied, and never again",
+      () =>
+        `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of ` +
+        `${commitIndex}`);
+    const { role, electionDueAt, heardAt, campaigns } = raft;
+    Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
+  }
+
+  // -------------------------------- The promises, one after another ------------------------------
+
+  /** Terms never go back, a vote never changes, and nobody takes for durable what is not. */
+  private checkTerm(server: Server, raft: Raft): void {
+    const { name, disk } = server;
+    const { currentTerm, votedFor, saved, log } = raft;
+    const { savedIndex } = log;
+    demand(currentTerm >= server.currentTerm, "Terms never go back",
+      () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`);
+    const before = currentTerm === server.currentTerm ? server.votedFor : undefined;
+    demand(before === undefined || votedFor === before, "One vote per term",
+      () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`);
+    [server.currentTerm, server.votedFor] = [currentTerm, votedFor];
+    demand(saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
+      && (savedIndex === 0 || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
+      "What a server believes durable is durable",
+      () =>
+        `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and ` +
+        `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and ` +
+        `${disk.entries.length}`);
+  }
+
+  /** Only the leader of the term, or a candidate that gets the vote, postpones an election. */
+  private checkTimer(server: Server, raft: Raft, m: Message): void {
+    const { name } = server;
+    const isSame = raft.electionDueAt === server.electionDueAt
+      && raft.heardAt === server.timerFrom;
+    if (isSame || raft.campaigns !== server.campaigns) return;
+    const reply = raft.outbox.at(-1);
+    const isVote = m.type === "RequestVote" && !m.preVote && raft.votedFor === m.from
+      && reply?.type === "RequestVoteReply" && reply.voteGranted;
+    const isLeader = m.type === "AppendEntries" && m.term === raft.currentTerm;
+    const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
+    demand(isVote || isLeader || steppedDown, "Nothing else postpones an election",
+      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`);
+  }
+
+  /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
+  private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
+    if (campaigns === server.campaigns) return;
+    const drawnMs = electionDueAt - now;
+    const T = settings.electionTimeoutMs;
+    const { name } = server;
+    demand(drawnMs > 0.999 * T && drawnMs < 2.001 * T, "An election timeout is from T to 2T",
+      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`);
+    demand(Math.abs(drawnMs - server.drawnMs) > 1e-6, "A timeout is drawn for every campaign",
+      () => `two campaigns of ${name} have the same, ${drawnMs} ms`);
+    server.drawnMs = drawnMs;
+  }
+
+  /** Log matching, leader append-only, and no entry deleted without a conflict. */
+  private checkLog(server: Server): void {
+    const { raft, log, name } = server;
+    if (!raft) return;
+    let common = Math.min(log.length, raft.log.lastIndex);
+    while (common > 0 && log[common - 1] !== raft.log.at(common)) common -= 1;
+    if (common < log.length) this.checkTruncation(server, raft, common);
+    log.length = common;
+    for (let index = common + 1; index <= raft.log.lastIndex; index += 1) {
+      const entry = raft.log.at(index);
+      demand(entry.index === index, "A log has no gaps", () => `${name} has ${show(entry)} there`);
+      this.checkEntry(name, entry, raft.log.at(index - 1).term);
+      log.push(entry);
+    }
+  }
+
+  private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
+    const { name } = server;
+    demand(server.role !== role || role.name !== "Leader", "Leader append-only",
+      () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`);
+    // One that is replaced by its equal is not lost.
+    const now = (at: number) => at < log.lastIndex ? log.at(at + 1) : undefined;
+    let at = common;
+    while (at < server.log.length && isSame(server.log[at], now(at))) at += 1;
+    const lost = server.log[at];
+    if (!lost) return;
+    demand(now(at) !== undefined, "Only what conflicts is deleted",
+      () => `${name} deletes ${show(lost)}, and has nothing instead of it`);
+    demand(!isSame(lost, this.committed[at]), "A committed entry never changes",
+      () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`);
+  }
+
+  /** An index and a term are one entry everywhere, and so is all that comes before it. */
+  private checkEntry(name: Name, entry: Entry, prevTerm?: number): void {
+    const key = keyOf(entry);
+    const known = this.known.get(key);
+    if (!known) {
+      if (prevTerm !== undefined) this.known.set(key, { entry, prevTerm });
+      return;
+    }
+    demand(isSame(entry, known.entry), "Log matching",
+      () => `${show(entry)} of ${name} is not the one that others have`);
+    demand(prevTerm === undefined || prevTerm === known.prevTerm, "Log matching",
+      () =>
+        `before ${show(entry)} ${name} has one of term ${prevTerm}, and others one of term ` +
+        `${known.prevTerm}`);
+  }
+
+  /** Election safety and leader completeness. */
+  private checkLeader(server: Server, { role, currentTerm, log }: Raft): void {
+    if (role.name !== "Leader") return;
+    if (role === server.role && currentTerm === server.ledTerm) return;
+    const { name } = server;
+    server.ledTerm = currentTerm;
+    server.followers = new Map();
+    const other = this.leaders.get(currentTerm) ?? { name, role };
+    demand(other.role === role, "Election safety",
+      () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
+    this.leaders.set(currentTerm, other);
+    const voters = this.names(({ votes }) => votes.get(currentTerm) === name);
+    demand(voters.length > this.members.length / 2, "A leader has the votes of a majority",
+      () => `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}`);
+    // A leader whose votes came late may have a term that was over when the last were committed.
+    const count = this.committedIn.findLastIndex((term) => term < currentTerm) + 1;
+    const missing = this.committed[count - 1];
+    demand(!missing || log.matches(missing.index, missing.term), "Leader completeness",
+      () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`);
+  }
+
+  private names(isOne: (server: Server) => boolean): Name[] {
+    return [...this.servers.values()].filter(isOne).map(({ name }) => name);
+  }
+
+  /** What is committed stays, and is the same for all; what becomes so is durable on a majority. */
+  private checkCommitted(server: Server): void {
+    const { raft, name } = server;
+    if (!raft || raft.commitIndex === server.commitIndex) return;
+    const { commitIndex, log } = raft;
+    demand(commitIndex > server.commitIndex, "What is committed stays committed",
+      () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`);
+    demand(commitIndex <= log.lastIndex, "Only what is in the log is committed",
+      () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`);
+    const isFirst = commitIndex > this.committed.length;
+    demand(!isFirst || log.matches(commitIndex, server.ledTerm),
+      "Only a leader commits, and by an entry of its own term",
+      () =>
+        `${name}, last a leader in term ${server.ledTerm}, commits ${show(log.at(commitIndex))}`);
+    for (let index = server.commitIndex + 1; index <= commitIndex; index += 1) {
+      const entry = log.at(index);
+      if (index > this.committed.length) this.commit(server, entry);
+      const committed = this.committed[index - 1];
+      demand(isSame(committed, entry), "A committed entry never changes", () =>
+        `${name} has ${show(entry)} for committed, and others ${show(committed)}`);
+    }
+    server.commitIndex = commitIndex;
+  }
+
+  private commit({ name, ledTerm }: Server, entry: Entry): void {
+    const holders = this.names(({ disk }) => isSame(disk.entries[entry.index - 1], entry));
+    demand(holders.length > this.members.length / 2, "What is committed is on a majority of disks",
+      () => `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"}`);
+    for (const { raft, name: leader } of this.servers.values()) {
+      const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm;
+      demand(!isLater || raft.log.matches(entry.index, entry.term), "Leader completeness", () =>
+        `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`);
+    }
+    this.committed.push(entry);
+    this.committedIn.push(ledTerm);
+  }
+
+  /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
+  private checkQueues({ name }: Server, { role, log, settings, outbox }: Raft): void {
+    const limit = 1000 + 100 * this.members.length;
+    demand(outbox.length <= limit, "Queues are bounded",
+      () => `${outbox.length} messages wait in ${name}`);
+    if (role.name !== "Leader") return;
+    demand(role.reads.length <= this.maxReads, "Queues are bounded",
+      () => `${role.reads.length} reads wait in ${name}`);
+    for (const [to, { matchIndex, sentFrom, nextIndex }] of role.followers) {
+      const first = Math.max(matchIndex + 1, sentFrom);
+      // The last batch began while the window was open, and a batch has one entry at least.
+      const last = log.bytes(nextIndex - 1, nextIndex - 1);
+      const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
+      demand(bytes < settings.windowBytes, "The window is bounded", () =>
+        `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`);
+    }
+  }
+
+  /** What a leader knows of its followers grows, and a conflict costs a round trip per term. */
+  private checkFollowers({ name, followers }: Server, { role, log, now }: Raft): void {
+    if (role.name !== "Leader") return;
+    for (const [to, { matchIndex, sentFrom }] of role.followers) {
+      const before = followers.get(to);
+      if (!before) {
+        followers.set(to, { matchIndex, sentFrom, refusals: 0, heardAt: now });
+        continue;
+      }
+      demand(matchIndex >= before.matchIndex, "What a follower has it keeps", () =>
+        `${name} knew of ${before.matchIndex} entries in ${to}, and now of ${matchIndex}`);
+      if (matchIndex > before.matchIndex) before.refusals = 0;
+      else if (sentFrom < before.sentFrom) {
+        before.refusals += 1;
+        const skipped = log.slice(sentFrom, role.firstIndex);
+        const terms = skipped.filter((entry, i) => entry.term !== skipped[i - 1]?.term).length;
+        demand(before.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
+          `${to} has refused ${name} ${before.refusals} times for ${terms} terms`);
+      }
+      [before.matchIndex, before.sentFrom] = [matchIndex, sentFrom];
+    }
+  }
+
+  /** At the end, or now and then: everything, not only what seems to have changed. */
+  checkAll(): void {
+    for (const server of this.servers.values()) {
+      this.checkLog(server);
+      const { raft, name } = server;
+      for (let index = 1; raft && index <= raft.log.lastIndex; index += 1) {
+        const entry = raft.log.at(index);
+        this.checkEntry(name, entry, raft.log.at(index - 1).term);
+        const committed = index <= raft.commitIndex ? this.committed[index - 1] : entry;
+        demand(isSame(entry, committed), "A committed entry never changes", () =>
+          `${name} has ${show(entry)} where ${show(committed)} is committed`);
+      }
+    }
+  }
+
+  /** Once all is healed and quiet: equal logs, all of them committed and applied. */
+  checkAgreement(): void {
+    for (const { name, raft } of this.servers.values()) {
+      const { lastIndex = 0 } = raft?.log ?? {};
+      demand(raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
+        && lastIndex === raft.commitIndex, "In a healed cluster all catch up", () =>
+        `of ${this.committed.length} committed entries ${name} has ${lastIndex}, ` +
+        `${raft?.commitIndex} committed and ${raft?.lastApplied} applied`);
+    }
+  }
+}
