@@ -268,9 +268,10 @@ export const planted: readonly Planted[] = [
     id: "28",
     name: "A command is answered when it is logged, not when it is applied.",
     changes: [[
-      "    this.underWay.add(call);\n",
-      `    const answer = encoder.encode([true, null]);
-    if (kind === "command") return this.answer(asker, { type: "Answer", answer });\n`,
+      "this.proposals.set(index,",
+      `const answer = encoder.encode([true, null]);
+    if (kind === "command") return this.answer(asker, { type: "Answer", answer });
+    this.proposals.set(index,`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -514,9 +515,11 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "69",
-    name: "A server that no longer leads forgets its clients without a word.",
-    changes: [["      this.redirect(asker);\n    }\n    for (const waiting",
-      "    }\n    for (const waiting"]],
+    name: "A client is answered when another leader's entry is applied in place of its own.",
+    changes: [
+      ["if (asker.term !== entry.term) this.redirect(asker);", "if (asker.term < 0) return;"],
+      [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
+    ],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
