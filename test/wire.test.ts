@@ -481,24 +481,65 @@ describe("a datagram is accepted once", () => {
   });
 });
 
-describe("a life, a disk, a cluster", () => {
-  test("a datagram from before the receiver's restart is worthless after it (catalogue 49)", () => {
-    const simulation = new Simulation(1);
-    const history: Packet[] = [];
-    simulation.watch = ({ packet }) => void (packet && history.push(packet));
-    const start = (name: string) =>
-      simulation.settle(
-        Node.start({ host: name, port: 1, name, directory: "data", secret: SECRET,
-          peers: MEMBERS.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
-          machine: new KeyValueStore(), world: simulation.machine(name).boot() }),
-      );
-    const nodes = MEMBERS.map(start);
-    for (let i = 0; i < 20; i += 1) {
-      simulation.settle(nodes[i % 3]?.propose(Buffer.alloc(9)) ?? never());
-    }
-    expect(history.length).toBeGreaterThan(100);
-    simulation.watch = () => {};
+/** A status as it must be after `ms` in which nothing was heard: no timer was reset. */
+function later({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) {
+  const add = (before: number | null) => before === null ? null : before + ms;
+  const silent = peers.map((peer) => ({ ...peer, heardMs: add(peer.heardMs) }));
+  return { ...rest, silentMs: add(silentMs), peers: silent };
+}
 
+const sum = (counts: Record<string, number>) => Object.values(counts).reduce((x, y) => x + y, 0);
+
+/** Three servers that have served for a while, and all the datagrams that it took. */
+function captured() {
+  const simulation = new Simulation(1);
+  const history: Packet[] = [];
+  simulation.watch = ({ packet }) => void (packet && history.push(packet));
+  const start = (name: string) =>
+    simulation.settle(
+      Node.start({ host: name, port: 1, name, directory: "data", secret: SECRET,
+        peers: MEMBERS.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
+        machine: new KeyValueStore(), world: simulation.machine(name).boot() }),
+    );
+  const nodes = MEMBERS.map(start);
+  for (let i = 0; i < 20; i += 1) {
+    simulation.settle(nodes[i % 3]?.propose(Buffer.alloc(9)) ?? never());
+  }
+  simulation.run(50);
+  expect(history.length).toBeGreaterThan(100);
+  simulation.watch = () => {};
+  return { simulation, history, start, nodes };
+}
+
+describe("a life, a disk, a cluster", () => {
+  test("what was recorded changes nothing in a running cluster, and earns greetings only", () => {
+    const { simulation, history, nodes } = captured();
+    simulation.route = () => []; // Now only the records arrive, and answers go nowhere.
+    simulation.run(20);
+    const thief = { host: "10.9.9.9", port: 9 };
+    const answers: Packet[] = [];
+    simulation.watch = ({ packet }) =>
+      void (packet?.to.host === thief.host && answers.push(packet));
+    const before = nodes.map((node) => structuredClone(node.status()));
+    const ips = MEMBERS.map((name) => simulation.machine(name).ip);
+    for (const packet of history) {
+      for (const host of ips) simulation.deliver({ ...packet, from: thief, to: { host, port: 1 } });
+    }
+    simulation.run(300);
+    for (const [i, node] of nodes.entries()) {
+      const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+      const { dropped, ...now } = later(node.status(), 0);
+      expect(now).toEqual(state);
+      expect(sum(dropped) - sum(then)).toBe(history.length);
+    }
+    expect(answers.length).toBeGreaterThan(0);
+    expect(answers.every(isGreeting)).toBe(true);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.settle(nodes[0]?.propose(Buffer.alloc(9)) ?? never());
+  });
+
+  test("a datagram from before the receiver's restart is worthless after it (catalogue 49)", () => {
+    const { simulation, history, start } = captured();
     for (const name of MEMBERS) {
       const machine = simulation.machine(name);
       machine.kill();
@@ -508,21 +549,13 @@ describe("a life, a disk, a cluster", () => {
       const answers: Packet[] = [];
       simulation.watch = ({ machine: from, packet }) =>
         void (from === machine && packet && answers.push(packet));
-      // Timers are not reset by what is not heard: they have gone on by as much as the clock.
-      const timers = ({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) => ({
-        ...rest,
-        silentMs: (silentMs ?? 0) + ms,
-        peers: peers.map((peer) => ({ ...peer, heardMs: peer.heardMs && peer.heardMs + ms })),
-      });
-      const { dropped: before, ...state } = timers(structuredClone(node.status()), 300);
+      const { dropped: before, ...state } = later(structuredClone(node.status()), 300);
       for (const packet of history) {
         simulation.deliver({ ...packet, to: { host: machine.ip, port: 1 } });
       }
       simulation.run(300);
-      const { dropped, ...now } = timers(node.status(), 0);
+      const { dropped, ...now } = later(node.status(), 0);
       expect(now).toEqual(state);
-      const sum = (counts: Record<string, number>) =>
-        Object.values(counts).reduce((x, y) => x + y, 0);
       expect(sum(dropped) - sum(before)).toBe(history.length);
       expect(answers.length).toBeGreaterThan(0);
       expect(answers.every(isGreeting)).toBe(true);

@@ -1,0 +1,698 @@
+/**
+ * The bugs that our tests must be able to catch, and the machine that plants them. A test suite is
+ * worth what it catches, so every bug here is put into a copy of the project, alone, by replacing
+ * exact pieces of raft.ts, and a command is run there that has to fail.
+ *
+ * Numbers 1 to 50 were in published implementations of Raft, or are the mistakes that its rules
+ * warn of; from 51 on they are mistakes that this implementation in particular invites.
+ *
+ *   bun test/catalogue.ts --check            which pieces raft.ts no longer has exactly once
+ *   bun test/catalogue.ts --hunt [NUMBER]    the seeds that each bug needs, from seed 1, as a table
+ */
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+
+const root = path.join(import.meta.dir, "..");
+const COPIED = ["raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
+
+/** Text of raft.ts that occurs exactly once there, and what takes its place. */
+type Change = readonly [before: string, after: string];
+/** The simulator, in one of its modes, at the first seed that is known to catch the bug. */
+type Simulator = { mode: "core" | "full"; seed: number };
+/** A smaller test, by its file and its title, or a part of both. */
+type SmallTest = { file: string; title: string };
+export type Catcher = Simulator | SmallTest;
+
+type Described = { id: string; name: string };
+type Planted = Described & { changes: readonly Change[]; caughtBy: readonly Catcher[] };
+/** Nothing to be planted in: a later part of Raft has its place, or none ever will, and why. */
+type Absent = Described & ({ waitsFor: string } | { noPlace: string });
+
+// ------------------------------------------- The bugs -------------------------------------------
+
+export const planted: readonly Planted[] = [
+  // Elections.
+  {
+    id: "1",
+    name: "A vote is answered before it is durable.",
+    changes: [[
+      `m.type === "AppendEntries" && m.term === durableTerm`,
+      `m.type === "RequestVoteReply" || m.type === "AppendEntries" && m.term === durableTerm`,
+    ]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "node", title: "neither vote, nor RequestVote, nor acknowledgement, nor answer" },
+    ],
+  },
+  {
+    id: "2",
+    name: "The vote is kept when the term changes.",
+    changes: [["    this.votedFor = undefined;\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "3",
+    name: "The vote is cleared when the role changes within a term.",
+    changes: [[
+      "    this.role = role;\n",
+      `    const steppedDown = role.name === "Follower" && this.role.name !== "Follower";
+    if (steppedDown) this.votedFor = undefined;
+    this.role = role;\n`,
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "4",
+    name: "\"Up to date\" compares length before term.",
+    changes: [[
+      "if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;\n" +
+      "    return lastLogIndex >= this.log.lastIndex;",
+      "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
+      "    return lastLogTerm >= this.log.lastTerm;",
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "5",
+    name: "\"Up to date\" is left out.",
+    changes: [["    if (!this.isUpToDate(m)) return this.replyVote(m, false);\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "6",
+    name: "A duplicated vote reply is counted twice.",
+    changes: [
+      ["if (role.votes.has(voter) || !this.members", "if (!this.members"],
+      [
+        "role.votes.add(voter);",
+        "role.votes.add(role.votes.has(voter) && voter !== this.settings.name ? `${voter} again` : voter);",
+      ],
+    ],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "7",
+    name: "A pre-vote reply is counted as a vote.",
+    changes: [
+      [` || m.preVote !== (role.name === "PreCandidate")) return;`, ") return;"],
+      ["    if (m.preVote && m.campaign !== this.campaigns) return;\n", ""],
+      [
+        "if (m.term === (m.preVote ? this.currentTerm + 1 : this.currentTerm))",
+        `if (m.term === (role.name === "PreCandidate" ? this.currentTerm + 1 : this.currentTerm))`,
+      ],
+    ],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "8",
+    name: "The election timeout is drawn once, not per campaign.",
+    changes: [["(1 + this.#random())", "(1 + (this.drawn ??= this.#random()))"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "9",
+    name: "A vote reply of an earlier term is counted.",
+    changes: [["if (m.term === (m.preVote ?", "if (m.term <= (m.preVote ?"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "10",
+    name: "A candidate or leader does not step down for a higher term.",
+    changes: [[
+      `&& type !== "RequestVote" && !granted) this.adopt`,
+      `&& type !== "RequestVote" && !granted
+      && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "11",
+    name: "PreVote is left out: a server that rejoins deposes a healthy leader.",
+    changes: [[`this.electionDueAt) this.campaign("PreCandidate")`,
+      `this.electionDueAt) this.campaign("Candidate")`]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "12",
+    name: "CheckQuorum is left out: a leader cut off stays leader for ever.",
+    changes: [["} else if (!this.hearsLeader()) {", "} else if (now < 0) {"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "13a",
+    name: "Refused votes postpone the election timer.",
+    changes: [[
+      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {`,
+      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
+    if (!voteGranted) this.drawElectionTimeout();`,
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "13b",
+    name: "Messages of an old term postpone the election timer.",
+    changes: [[
+      "const { type, term } = message;",
+      "const { type, term } = message;\n    if (term < this.currentTerm) this.drawElectionTimeout();",
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+
+  // Replication.
+  {
+    id: "14",
+    name: "An entry of an earlier term is committed by counting (Figure 8).",
+    changes: [["if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
+      "this.commitTo(n);"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "15",
+    name: "The no-op at the start of a term is left out.",
+    changes: [[`    this.propose("noop", NOTHING);\n`, ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "16",
+    name: "The log is truncated although nothing conflicts.",
+    changes: [["this.matches(entry.index, entry.term)) continue;",
+      "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "17",
+    name: "The previous entry's term is not compared.",
+    changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
+      "if (m.prevLogIndex > this.log.lastIndex)"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "18",
+    name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
+    changes: [["Math.min(m.leaderCommit, matchIndex)",
+      "Math.min(m.leaderCommit, this.log.lastIndex)"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "19",
+    name: "`matchIndex` goes back when acknowledgements are reordered.",
+    changes: [["Math.max(follower.matchIndex, m.matchIndex)", "m.matchIndex"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "20",
+    name: "An acknowledgement is sent before the entries are durable.",
+    changes: [[
+      `m.type === "AppendEntries" && m.term === durableTerm`,
+      `m.type === "AppendEntriesReply" || m.type === "AppendEntries" && m.term === durableTerm`,
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "21",
+    name: "`commitIndex` goes back.",
+    changes: [["if (index <= this.commitIndex) return;",
+      "if (index === this.commitIndex) return;"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "22",
+    name: "`nextIndex` backs up past the start of the log.",
+    changes: [["follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;",
+      "follower.nextIndex = Math.min(follower.nextIndex - 1, hint);"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "23",
+    name: "After one lost datagram the window never opens again.",
+    changes: [["follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;",
+      "follower.nextIndex = Math.max(follower.nextIndex, hint + 1);"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "24",
+    name: "A conflict costs one round trip per entry.",
+    changes: [[
+      "const hintIndex = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
+      "const hintIndex = Math.max(0, Math.min(m.prevLogIndex - 1, this.log.lastIndex));",
+    ], [
+      "const hint = log.lastUpTo(m.hintIndex, m.hintTerm);",
+      "const hint = m.hintIndex;",
+    ]],
+    caughtBy: [
+      { file: "paper", title: "one AppendEntries RPC will be required for each term" },
+    ],
+  },
+
+  // Reads and clients.
+  {
+    id: "25",
+    name: "A read is served from a leader's state without a round.",
+    changes: [["r.round >= confirmed || ", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "26",
+    name: "A read is served before an entry of the own term is committed.",
+    changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "27",
+    name: "A retried command is applied twice.",
+    changes: [["session.answers.get(fields.sequence) ?? machine", "machine"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "28",
+    name: "A command is answered when it is logged, not when it is applied.",
+    changes: [[
+      "this.proposals.set(index,",
+      `const answer = encoder.encode([true, null]);
+    if (kind === "command") return this.answer(asker, { type: "Answer", answer });
+    this.proposals.set(index,`,
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "29",
+    name: "A follower answers a read from its own state at once.",
+    changes: [[
+      "if (id === undefined) return this.redirect(m);",
+      `const answer = this.options.machine.query(m.question);
+      if (id === undefined) return this.answer(m, { type: "Answer", answer });`,
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "30",
+    name: "A session is forgotten at different points of the log on different servers.",
+    changes: [[
+      "const answer = this.sessions.apply(",
+      `const now = this.world.clock.now();
+    if (now > (this.forgetAt ??= now + 4000)) {
+      this.forgetAt = undefined;
+      this.sessions["open"].clear();
+    }
+    const answer = this.sessions.apply(`,
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+
+  // Storage and wire.
+  {
+    id: "40",
+    name: "A storage error is ignored and the node goes on.",
+    changes: [["      this.file.sync();\n", "      try { this.file.sync(); } catch {}\n"]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "node", title: "sync" },
+    ],
+  },
+  {
+    id: "41",
+    name: "A record damaged in the middle of the log is silently dropped with all that follows.",
+    changes: [["if (!readFrame(log, at)) continue;", "continue;"]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
+    ],
+  },
+  {
+    id: "42",
+    name: "A wiped node comes back as the voter it was, to servers that knew its disk.",
+    changes: [[" || (from.disk !== 0 && disk !== from.disk)", ""]],
+    caughtBy: [{ file: "wire", title: "another disk under a known name is refused" }],
+  },
+  {
+    id: "43",
+    name: "An authentication code is not checked for one kind of message.",
+    changes: [["if (!code || !timingSafeEqual(",
+      `if (!code || kind === "client" && !timingSafeEqual(`]],
+    caughtBy: [{ file: "wire",
+      title: "the code is checked for every type of message of every kind" }],
+  },
+  {
+    id: "44a",
+    name: "A term of `NaN`, `-0`, `1.5` or `2 ** 53` is accepted.",
+    changes: [["return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
+      `return typeof raw === "number" || isNatural ? raw : undefined;`]],
+    caughtBy: [{ file: "wire", title: "no natural number where" }],
+  },
+  {
+    id: "44b",
+    name: "A message with a missing field is accepted.",
+    changes: [[
+      "raw.length !== list.length) return undefined;\n  const values",
+      "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n" +
+      "  const values",
+    ]],
+    caughtBy: [{ file: "wire", title: "fields that are missing or too many" }],
+  },
+  {
+    id: "45",
+    name: "A send error loses the datagram of a healthy peer.",
+    changes: [["const SEND_TRIES = 5;", "const SEND_TRIES = 1;"]],
+    caughtBy: [{ file: "datagrams", title: "a dead port costs a living one nothing" }],
+  },
+  {
+    id: "46",
+    name: "What was read from the page cache at start is promised again without a sync.",
+    changes: [["    file.sync();\n    this.files.rename(", "    this.files.rename("]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "storage",
+        title: "writes and syncs what it read, before anything is promised by it" },
+    ],
+  },
+  {
+    id: "47",
+    name: "A reordered command of a session is taken for a duplicate and lost.",
+    changes: [[
+      "if (fields.sequence <= session.acknowledged) return",
+      `const newest = Math.max(session.acknowledged, ...session.answers.keys());
+    if (fields.sequence <= newest && !session.answers.has(fields.sequence)) return`,
+    ]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
+    ],
+  },
+  {
+    id: "49",
+    name: "A datagram recorded before a restart is accepted after it.",
+    changes: [[" && envelope.toBoot === this.self.boot;", ";"]],
+    caughtBy: [{ file: "wire",
+      title: "a datagram from before the receiver's restart is worthless" }],
+  },
+  {
+    id: "50",
+    name: "After a pause, a server judges its leader silent before reading what has arrived.",
+    changes: [["clock.defer(() => clock.defer(() => this.guard(tick)))", "this.guard(tick)"]],
+    caughtBy: [{ file: "node", title: "do not judge a leader's silence before they have read" }],
+  },
+
+  // Mistakes that this implementation in particular invites.
+  {
+    id: "51",
+    name: "A start is not counted: the boot stays what it was.",
+    changes: [["boot: before.boot + 1", "boot: Math.max(1, before.boot)"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "52",
+    name: "A retry is a new command: it gets another sequence number.",
+    changes: [[
+      `const data = encoder.encode([session, sequence, oldest - 1, command]);
+      return await this.perform({ type: "Command", data });`,
+      `let tries = 0;
+      const encode = () => encoder.encode([session, sequence * 1000 + (tries += 1),
+        (oldest - 1) * 1000 + 999, command]);
+      return await this.perform({ type: "Command", get data() { return encode(); } });`,
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "53",
+    name: "A client acknowledges answers that it still waits for.",
+    changes: [["sequence, oldest - 1, command", "sequence, sequence - 1, command"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "54",
+    name: "A torn frame is taken for a whole one: its checksum is not compared.",
+    changes: [[" || frameChecksum(frame) !== frame.readUInt32BE(8)", ""]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "55",
+    name: "A datagram is heard as often as the network repeats it.",
+    changes: [["if (sequence <= (from.seen[", "if (sequence < (from.seen["]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "56",
+    name: "A server's timer, once it has gone off, is not set again.",
+    changes: [["      this.wakesAt = Number.POSITIVE_INFINITY;\n", ""]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "57",
+    name: "An entry that takes the place of a saved one counts as saved.",
+    changes: [["      this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "58",
+    name: "A late acknowledgement confirms the latest round instead of its own.",
+    changes: [["Math.max(follower.confirmedRound, m.round)", "follower.sentRound"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "59",
+    name: "A read is confirmed by the round that was under way when it came.",
+    changes: [["r.round >= confirmed", "r.round > confirmed"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "60",
+    name: "A leader counts its own copy of an entry before its disk has it.",
+    changes: [["this.reached(role, this.log.savedIndex,",
+      "this.reached(role, this.log.lastIndex,"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "61",
+    name: "The term is read back at a start, the vote is not.",
+    changes: [["votedFor: record.data.toString() || undefined,", "votedFor: undefined,"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "62",
+    name: "What an overwritten entry left behind it comes back at a start.",
+    changes: [[
+      "this.entries.length = record.index - 1;\n          this.entries.push(record);",
+      "this.entries[record.index - 1] = record;",
+    ]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "63",
+    name: "A client never turns to another server than the one that does not answer.",
+    changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "64",
+    name: "A refusal takes `nextIndex` back below what the follower is known to have.",
+    changes: [["Math.max(follower.matchIndex, hint) + 1", "hint + 1"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "65",
+    name: "A refusal does not tell the window where sending begins anew, and it bounds nothing.",
+    changes: [["      follower.sentFrom = follower.nextIndex;\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "66",
+    name: "A granted pre-vote is taken for a term that has begun.",
+    changes: [[` && type !== "RequestVote" && !granted)`, ` && type !== "RequestVote")`]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "67",
+    name: "A read is answered before what was committed when it came is applied.",
+    changes: [[" || r.index > this.lastApplied", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "68",
+    name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
+    changes: [["      this.sizes.length = this.entries.length;\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "69",
+    name: "A client is answered when another leader's entry is applied in place of its own.",
+    changes: [
+      ["if (asker.term !== entry.term) this.redirect(asker);", "if (asker.term < 0) return;"],
+      [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
+    ],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "70",
+    name: "A vote binds the memory, but only a changed term makes it to the disk.",
+    changes: [[" || saved.votedFor !== votedFor;", ";"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+];
+
+const SNAPSHOTS = "snapshots";
+const MEMBERSHIP = "changes of membership";
+export const absent: readonly Absent[] = [
+  { id: "31", name: "The log is compacted before the snapshot is durable.", waitsFor: SNAPSHOTS },
+  { id: "32", name: "The snapshot leaves out the client sessions.", waitsFor: SNAPSHOTS },
+  { id: "33", name: "The snapshot leaves out the members.", waitsFor: SNAPSHOTS },
+  { id: "34", name: "An old snapshot takes the state back in time.", waitsFor: SNAPSHOTS },
+  { id: "35", name: "Chunks of two snapshots are mixed.", waitsFor: SNAPSHOTS },
+  { id: "36", name: "Two membership changes are in flight at once.", waitsFor: MEMBERSHIP },
+  {
+    id: "37",
+    name: "A membership change before an entry of the own term is committed.",
+    waitsFor: MEMBERSHIP,
+  },
+  { id: "38", name: "A server without a vote is counted in a majority.", waitsFor: MEMBERSHIP },
+  { id: "39", name: "A removed server keeps campaigning.", waitsFor: MEMBERSHIP },
+  {
+    id: "42b",
+    name: "A wiped node comes back as the voter it was, to servers that restarted meanwhile.",
+    waitsFor: "disks that are named in the log",
+  },
+  {
+    id: "48",
+    name: "An AppendEntries that begins below the snapshot is refused for ever.",
+    waitsFor: SNAPSHOTS,
+  },
+];
+
+// ----------------------------------------- Planting them ----------------------------------------
+
+/** The pieces of raft.ts that a bug replaces, which do not occur exactly once. */
+export function stalePieces({ changes }: Planted, source = readSource()): string[] {
+  return changes.map(([before]) => before).filter((text) => source.split(text).length !== 2);
+}
+
+const readSource = () => readFileSync(path.join(root, "raft.ts"), "utf8");
+
+/** A copy of the project, with a bug in it or without. Deletes it after use. */
+export async function inCopy<T>(bug: Planted | undefined,
+  use: (directory: string) => Promise<T>): Promise<T> {
+  const directory = mkdtempSync(path.join(os.tmpdir(), "raft-catalogue-"));
+  try {
+    for (const name of COPIED) {
+      cpSync(path.join(root, name), path.join(directory, name), { recursive: true });
+    }
+    symlinkSync(path.join(root, "node_modules"), path.join(directory, "node_modules"));
+    let source = readSource();
+    for (const [before, after] of bug?.changes ?? []) {
+      const pieces = source.split(before);
+      if (pieces.length !== 2) {
+        throw new Error(`Bug ${bug?.id} is stale: raft.ts must have this exactly once:\n${before}`);
+      }
+      source = pieces.join(after);
+    }
+    new Bun.Transpiler({ loader: "ts" }).transformSync(source); // What does not parse is no bug.
+    writeFileSync(path.join(directory, "raft.ts"), source);
+    return await use(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Two commands run at a time: that is how many cores the machine is believed to have. */
+const AT_ONCE = 2;
+const DEADLINE_MS = 120_000;
+let running = 0;
+const queue: (() => void)[] = [];
+
+async function run(directory: string, args: readonly string[]) {
+  if (running >= AT_ONCE) await new Promise<void>((resolve) => queue.push(resolve));
+  running += 1;
+  try {
+    const child = Bun.spawn([process.execPath, ...args], { cwd: directory, stdout: "pipe",
+      stderr: "pipe", timeout: DEADLINE_MS, env: { ...process.env, NO_COLOR: "1" } });
+    const texts = [new Response(child.stdout).text(), new Response(child.stderr).text()];
+    const output = (await Promise.all(texts)).join("\n");
+    return { output, code: await child.exited };
+  } finally {
+    running -= 1;
+    queue.shift()?.();
+  }
+}
+
+/** A planted text that the language does not understand proves nothing about the tests. */
+const BROKEN = /SyntaxError|ReferenceError|TypeError|Cannot find (module|package)|Unhandled error/;
+
+/** What a command has said: that all is well, or a sentence about what is not, and its seed. */
+export type Verdict = { passed: boolean; sentence: string; seed?: number };
+
+export async function runTest(directory: string, { file, title }: SmallTest): Promise<Verdict> {
+  const pattern = title.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const { output, code } = await run(directory, ["test", file, "-t", pattern]);
+  const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(output)?.[1]);
+  const passed = code === 0 && count("pass") > 0 && count("fail") === 0;
+  const failed = code !== 0 && count("fail") > 0 && !BROKEN.test(output);
+  if (!passed && !failed) throw new Error(`"${file}: ${title}" has not really run:\n${output}`);
+  return { passed, sentence: `${file}.test.ts: ${title}` };
+}
+
+/** Runs seeds until one catches something. */
+export async function simulate(directory: string, mode: Simulator["mode"], from: number,
+  seeds: number): Promise<Verdict> {
+  const args = ["test/simulator.ts", "--mode", mode, "--from", `${from}`, "--seeds", `${seeds}`];
+  const { output, code } = await run(directory, args);
+  const violations = [...output.matchAll(/^seed (\d+): (.+)$/gm)]
+    .map(([, seed, sentence = ""]) => ({ seed: Number(seed), sentence }))
+    .sort((a, b) => a.seed - b.seed);
+  const [first] = violations;
+  if (code === 0 && !first) return { passed: true, sentence: "no violation" };
+  if (code === 1 && first && !BROKEN.test(first.sentence)) return { passed: false, ...first };
+  throw new Error(`"bun ${args.join(" ")}" has not really run (exit code ${code}):\n${output}`);
+}
+
+// ------------------------------------------ By hand --------------------------------------------
+
+const MOST_SEEDS = 2000;
+
+/** How many seeds, from 1 on, a mode needs to catch a bug; undefined if that is too many. */
+async function hunt(directory: string, mode: Simulator["mode"]): Promise<Verdict | undefined> {
+  for (
+    let from = 1, seeds = 1;
+    from <= MOST_SEEDS;
+    from += seeds, seeds = Math.min(2 * seeds, 64)
+  ) {
+    const verdict = await simulate(directory, mode, from, seeds);
+    if (!verdict.passed) return verdict;
+  }
+  return undefined;
+}
+
+async function report(bug: Planted): Promise<number[]> {
+  return await inCopy(bug, async (directory) => {
+    const needed: number[] = [];
+    const lines: string[] = [];
+    for (const catcher of bug.caughtBy) {
+      const verdict = "mode" in catcher
+        ? await hunt(directory, catcher.mode)
+        : await runTest(directory, catcher);
+      const by = "mode" in catcher ? `${catcher.mode} simulation` : `${catcher.file}.test.ts`;
+      const isCaught = verdict?.passed === false;
+      if ("mode" in catcher) needed.push(isCaught ? verdict.seed ?? 0 : Number.POSITIVE_INFINITY);
+      lines.push(`| ${bug.id} | ${bug.name} | ${by} | ${verdict?.seed ?? ""} | ` +
+        `${isCaught ? verdict.sentence : "NOT CAUGHT"} |`);
+    }
+    console.log(lines.join("\n"));
+    return needed;
+  });
+}
+
+async function huntAll(ids: readonly string[]): Promise<void> {
+  const bugs = planted.filter(({ id }) => ids.length === 0 || ids.includes(id));
+  console.log("| no. | bug | caught by | seeds needed | because |\n|---|---|---|---|---|");
+  const needed = (await Promise.all(bugs.map(report))).flat().sort((a, b) => a - b);
+  console.log(`\n${needed.length} hunts in the simulator: median ` +
+    `${needed[Math.floor(needed.length / 2)]} seeds, most ${needed.at(-1)}.`);
+}
+
+if (import.meta.main) {
+  const [order, ...ids] = process.argv.slice(2);
+  if (order === "--hunt") await huntAll(ids);
+  else if (order === "--check") {
+    const stale = planted.flatMap((bug) => stalePieces(bug).map((text) => `${bug.id}: ${text}`));
+    console.log(stale.join("\n") || "Every piece occurs exactly once.");
+    process.exitCode = stale.length === 0 ? 0 : 1;
+  } else console.log("bun test/catalogue.ts --check | --hunt [NUMBER]...");
+}
