@@ -59,13 +59,12 @@ export type Name = string;
 
 /**
  * One entry of the log. A "command" is for the state machine, a "session" opens one for a client,
- * a "noop" asks for nothing; the log file has two more kinds beside its entries (section 12).
+ * a "noop" asks for nothing; the files have more kinds beside the entries (section 12).
  * `data` is opaque until it is applied. `record` is the whole entry as disk and wire know it,
  * encoded once.
  */
 export type Entry = { readonly index: number; readonly term: number;
-  readonly kind: "start" | "vote" | "noop" | "session" | "command"; readonly data: Buffer;
-  readonly record: Buffer };
+  readonly kind: (typeof recordKinds)[number]; readonly data: Buffer; readonly record: Buffer };
 
 /**
  * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
@@ -927,6 +926,13 @@ export interface StateMachine {
   apply(command: Uint8Array, index: number): Uint8Array;
   /** Answers a question about the state, without changing it. */
   query(question: Uint8Array): Uint8Array;
+  /**
+   * The state as it is now, in chunks that are worth a moment each. They are taken one by one, and
+   * between them commands are applied, which must not show in the chunks that follow.
+   */
+  snapshot(): Iterable<Uint8Array>;
+  /** Takes the state that these chunks are instead of its own. They are to be copied. */
+  restore(chunks: Iterable<Uint8Array>): void;
 }
 
 /** How many sessions are kept. Beyond that, the one that was used least recently ends. */
@@ -946,6 +952,25 @@ export class Sessions {
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
     return Buffer.from(String(entry.index));
+  }
+
+  /** The sessions as they are now, in the order of their last use. They are state like any other. */
+  snapshot(): Iterable<Uint8Array> {
+    const all = [...this.open].map(([id, session]) =>
+      [makeEntry(id, session.acknowledged, "session", NOTHING), [...session.answers]] as const
+    );
+    return all.values().map(([session, answers]) => {
+      const each = answers.map(([sequence, answer]) => makeEntry(sequence, 0, "command", answer));
+      return Buffer.concat([session, ...each].map(({ record }) => record));
+    });
+  }
+
+  /** Opens a session again, as it was in a snapshot. */
+  restore(bytes: Uint8Array): void {
+    const [session, ...answers] = readRecords(Buffer.from(bytes)) ?? [];
+    assert(session, "each session of a snapshot has its record");
+    const each = answers.map(({ index, data }) => [index, data] as const);
+    this.open.set(session.index, { acknowledged: session.term, answers: new Map(each) });
   }
 
   private applyCommand({ data, index }: Entry, machine: StateMachine): Uint8Array | string {
@@ -1071,10 +1096,11 @@ function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMes
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
   const m = { ...fields, type, from, to } as unknown as AnyMessage; // The table says which it is.
+  if (m.type === "InstallSnapshot" && m.offset + m.data.length > m.size) return undefined;
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
-  return fits && m.entries.every((e) => e.kind !== "start" && e.kind !== "vote") ? m : undefined;
+  return fits && m.entries.every(({ kind }) => entryKinds.includes(kind)) ? m : undefined;
 }
 
 /** What a command is in the log: one of a session, and which answers its client has seen. */
@@ -1143,7 +1169,8 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 }
 
 const RECORD_HEADER = 17;
-const recordKinds = ["start", "vote", "noop", "session", "command"] as const;
+const recordKinds = ["start", "vote", "noop", "session", "command", "snapshot", "state"] as const;
+const entryKinds: Entry["kind"][] = ["noop", "session", "command"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
 export function makeEntry(index: number, term: number, kind: Entry["kind"],
@@ -1180,6 +1207,11 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // it was promised to nobody. A damaged frame with a good one behind it was promised: that is not
 // ours to repair. The marker is random and the same in all frames of a file, so no client can
 // forge one.
+//
+// `snapshot` has what the log has no more, in frames too. All its records have index and term of
+// the last entry that it includes; the first one, which has the members, is also the last, so that
+// nothing can be missing. The file is whole and durable before it gets that name, and only then
+// the log is written anew without the entries that it replaces.
 
 type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
 /** What went wrong: `code` for programs, `message` for people. */
@@ -1197,13 +1229,19 @@ function demand(condition: unknown, sentence: string): asserts condition {
 /**
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
  * `lock` makes a directory, if need be, and holds it until released or until this process ends.
- * `create` makes an empty file in place of any that is there. `rename` is durable when it returns.
+ * `create` makes an empty file in place of any that is there, `open` opens one to be read, and may
+ * find none. `rename` is durable when it returns.
  */
 export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
-  create(file: string): WritableFile; rename(from: string, to: string): void };
-/** `extend` adds zeros, so that a sync after a later write has no new length to store. */
-export type WritableFile = { write(bytes: Uint8Array, position: number): void;
-  extend(size: number): void; sync(): void; close(): void };
+  open(file: string): OpenFile | undefined; create(file: string): OpenFile;
+  rename(from: string, to: string): void; remove(file: string): void };
+/**
+ * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
+ * fewer bytes where the file ends.
+ */
+export type OpenFile = { write(bytes: Uint8Array, position: number): void;
+  read(position: number, length: number): Buffer; size(): number; extend(size: number): void;
+  sync(): void; close(): void };
 
 type Founder = { cluster: string; name: Name; members: readonly Name[] };
 /** Whose data a directory holds. `id` tells clusters apart, `disk` is drawn at the first start. */
@@ -1216,11 +1254,16 @@ const ENTRIES_PER_FRAME = 1000;
 export class Storage {
   readonly identity: Identity;
   hardState: HardState = { currentTerm: 0, votedFor: undefined };
-  readonly entries: Entry[] = [];
+  snapshot: Snapshot | undefined;
+  base: Position = { index: 0, term: 0 };
+  entries: Entry[] = [];
   /** How much of an unfinished write was cut off at this start, and kept as `log.cut`. */
   cutBytes = 0;
   private readonly release: () => void;
-  private readonly file: WritableFile;
+  private file: OpenFile;
+  private snapshotFile: OpenFile | undefined;
+  /** A snapshot that is being written, or received. */
+  private draft: OpenFile | undefined;
   private marker = NOTHING;
   private end = 0;
   private size = 0;
@@ -1231,6 +1274,10 @@ export class Storage {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
+      this.openSnapshot();
+      if (this.snapshot && !found) {
+        throw this.wrong(`is missing, and ${directory}/snapshot is not.`);
+      }
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
         throw this.wrong(`holds the data of server ${before.name} of cluster ${before.cluster}, ` +
@@ -1256,8 +1303,71 @@ export class Storage {
   }
 
   close(): void {
-    this.file.close();
+    for (const file of [this.file, this.snapshotFile, this.draft]) file?.close();
     this.release();
+  }
+
+  /** Begins a snapshot. It is nothing until it is kept. */
+  beginSnapshot(): void {
+    this.draft?.close();
+    this.draft = undefined;
+    const name = `${this.directory}/snapshot.new`;
+    this.draft = attempt(`write ${name}`, () => this.files.create(name));
+  }
+
+  /** Adds what comes next to it, durably: otherwise the last sync would take long. */
+  addToSnapshot(bytes: Uint8Array): void {
+    attempt(`write ${this.directory}/snapshot.new`, () => {
+      this.draft?.write(bytes, this.draft.size());
+      this.draft?.sync();
+    });
+  }
+
+  /** It is whole, and takes the place of the one before. */
+  keepSnapshot(position: Position, members: readonly Name[]): Snapshot {
+    const { draft, directory } = this;
+    assert(draft, "only what was begun is kept");
+    attempt(`write ${directory}/snapshot`,
+      () => this.files.rename(`${directory}/snapshot.new`, `${directory}/snapshot`));
+    this.snapshotFile?.close();
+    [this.snapshotFile, this.draft] = [draft, undefined];
+    return this.snapshot = { ...position, size: draft.size(), members };
+  }
+
+  /** The records of the snapshot, or of the draft if there is one, each of them checked. */
+  *readSnapshot(): Generator<Entry> {
+    const file = this.draft ?? this.snapshotFile;
+    const size = file?.size() ?? 0;
+    let [first, last]: Entry[] = [];
+    let at = 0;
+    while (file && at < size) {
+      const header = Buffer.concat([file.read(at, FRAME_HEADER)], FRAME_HEADER);
+      const frame = readFrame(file.read(at, FRAME_HEADER + header.readUInt32BE(4)), 0);
+      if (!frame) break;
+      for (const record of frame.records) {
+        first ??= record;
+        last = record;
+        if (record.index !== first.index || record.term !== first.term) throw this.damaged(at);
+        yield record;
+      }
+      at += frame.end;
+    }
+    const isWhole = at === size && first !== last && last?.kind === "snapshot"
+      && first?.record.equals(last.record);
+    if (file && !isWhole) throw this.damaged(at);
+  }
+
+  readChunk(offset: number, length: number): Buffer {
+    const read = () => this.snapshotFile?.read(offset, length) ?? NOTHING;
+    return attempt(`read ${this.directory}/snapshot`, read);
+  }
+
+  /** Writes the log anew: only what is behind the base, which a snapshot has replaced. */
+  cutLog(base: Position, entries: Entry[]): void {
+    const before = this.file;
+    [this.base, this.entries] = [base, entries];
+    this.file = attempt(`write ${this.directory}/log.new`, () => this.rewrite());
+    before.close();
   }
 
   /**
@@ -1265,10 +1375,12 @@ export class Storage {
    * read at the start may only be in the page cache, if the server was killed between write and
    * sync. So it is written again, and synced, before anything is promised by it.
    */
-  private rewrite(): WritableFile {
+  private rewrite(): OpenFile {
     const log = `${this.directory}/log`;
     const file = this.files.create(`${log}.new`);
-    const start = makeEntry(0, 0, "start", Buffer.from(JSON.stringify(this.identity)));
+    const { index, term } = this.base;
+    const start = makeEntry(index, term, "start", Buffer.from(JSON.stringify(this.identity)));
+    this.end = this.size = 0;
     this.append(file, [start.record, this.voteRecord()]);
     for (let i = 0; i < this.entries.length; i += ENTRIES_PER_FRAME) {
       this.append(file, this.entries.slice(i, i + ENTRIES_PER_FRAME).map((entry) => entry.record));
@@ -1283,10 +1395,15 @@ export class Storage {
     return makeEntry(0, currentTerm, "vote", Buffer.from(votedFor)).record;
   }
 
-  private append(file: WritableFile, records: Buffer[]): void {
+  frame(records: Buffer[]): Buffer {
     const frame = Buffer.concat([this.marker, Buffer.alloc(FRAME_HEADER - 4), ...records]);
     frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
     frame.writeUInt32BE(frameChecksum(frame), 8);
+    return frame;
+  }
+
+  private append(file: OpenFile, records: Buffer[]): void {
+    const frame = this.frame(records);
     const end = this.end + frame.length;
     if (end > this.size) file.extend(this.size = end + EXTEND_BYTES);
     file.write(frame, this.end);
@@ -1300,11 +1417,13 @@ export class Storage {
     for (let frame = readFrame(log, 0); frame; frame = readFrame(log, end)) {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
-        if (kind === "start") identity = JSON.parse(`${data}`);
-        else if (kind === "vote") {
+        if (kind === "start") {
+          identity = JSON.parse(`${data}`);
+          this.base = { index, term: currentTerm };
+        } else if (kind === "vote") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined };
         } // An entry that was written later took the place of all that conflicted with it.
-        else this.entries.splice(index - 1, Infinity, record);
+        else this.entries.splice(index - this.base.index - 1, Infinity, record);
       }
       end = frame.end;
     }
@@ -1314,7 +1433,36 @@ export class Storage {
     }
     const rest = log.subarray(end);
     if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
+    this.joinSnapshot();
     return identity;
+  }
+
+  private openSnapshot(): void {
+    const name = `${this.directory}/snapshot`;
+    // What was not kept is not whole, or of no use.
+    attempt(`remove ${name}.new`, () => this.files.remove(`${name}.new`));
+    this.snapshotFile = attempt(`read ${name}`, () => this.files.open(name));
+    const [head] = this.readSnapshot();
+    if (!head || !this.snapshotFile) return;
+    const { index, term, data } = head;
+    this.snapshot = { index, term, size: this.snapshotFile.size(), members: JSON.parse(`${data}`) };
+  }
+
+  /**
+   * A snapshot that was received may be on the disk, and the log not yet be cut. Unless it has the
+   * snapshot's last entry, all of it is superseded (Figure 13, steps 6 and 7).
+   */
+  private joinSnapshot(): void {
+    const { base, entries, snapshot = { index: 0, term: 0 } } = this;
+    if (snapshot.index < base.index) {
+      throw this.wrong(
+        `has no entry up to ${base.index}, and ${this.directory}/snapshot does not ` +
+          "reach that far. Restore that file, or replace this server.",
+      );
+    }
+    const { term } = entries[snapshot.index - base.index - 1] ?? base;
+    const isThere = snapshot.index <= base.index + entries.length && term === snapshot.term;
+    if (!isThere) [this.base, this.entries] = [snapshot, []];
   }
 
   /** What follows the last whole frame was never finished, or else it is damaged. */
@@ -1336,6 +1484,13 @@ export class Storage {
 
   private wrong(how: string): RaftError {
     return new RaftError("storage", `${this.directory}/log ${how}`);
+  }
+
+  private damaged(at: number): RaftError {
+    const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
+    return new RaftError("storage",
+      `${name} is damaged at byte ${at}, and left as it is. Restore ` +
+        "it, or replace the server that has written it.");
   }
 }
 
@@ -1383,6 +1538,9 @@ function syncDirectory(directory: string): void {
   fs.closeSync(fd);
 }
 
+/** Only what is not listed is new: what cannot be read must not be founded again. */
+const isListed = (file: string) => fs.readdirSync(path.dirname(file)).includes(path.basename(file));
+
 const systemFiles: Files = {
   lock(directory) {
     const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -1404,30 +1562,35 @@ const systemFiles: Files = {
     }
     return () => lock.close();
   },
-  // Only what is not listed is new: what cannot be read must not be founded again.
-  read: (file) =>
-    fs.readdirSync(path.dirname(file)).includes(path.basename(file))
-      ? fs.readFileSync(file)
-      : undefined,
-  create(file) {
-    const fd = fs.openSync(file, "w", 0o600);
-    return {
-      write(bytes, position) {
-        // A full disk shows itself by a short count before it is an error.
-        for (let at = 0; at < bytes.length;) {
-          at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
-        }
-      },
-      extend: (size) => fs.ftruncateSync(fd, size),
-      sync: () => fs.fdatasyncSync(fd),
-      close: () => fs.closeSync(fd),
-    };
-  },
+  read: (file) => isListed(file) ? fs.readFileSync(file) : undefined,
+  open: (file) => isListed(file) ? openFile(fs.openSync(file, "r")) : undefined,
+  create: (file) => openFile(fs.openSync(file, "w+", 0o600)),
   rename(from, to) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
   },
+  remove: (file) => fs.rmSync(file, { force: true }),
 };
+
+function openFile(fd: number): OpenFile {
+  const size = () => fs.fstatSync(fd).size;
+  return {
+    write(bytes, position) {
+      // A full disk shows itself by a short count before it is an error.
+      for (let at = 0; at < bytes.length;) {
+        at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
+      }
+    },
+    read(position, length) {
+      const bytes = Buffer.alloc(Math.max(0, Math.min(length, size() - position)));
+      return bytes.subarray(0, fs.readSync(fd, bytes, 0, bytes.length, position));
+    },
+    size,
+    extend: (size) => fs.ftruncateSync(fd, size),
+    sync: () => fs.fdatasyncSync(fd),
+    close: () => fs.closeSync(fd),
+  };
+}
 
 // ------------------------------------- 13 Datagrams and RPC -------------------------------------
 // UDP loses, repeats, reorders and delays, and anyone can send it. Here it becomes what Part I
@@ -1778,17 +1941,20 @@ export type NodeEvent =
  * made if there is none. `machine`: what is replicated. `cluster`, `secret`: all servers and
  * clients of a cluster share them; default "raft", and "", which is for loopback addresses only.
  * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
- * long `propose` and `read` wait for an answer; default 5000.
+ * long `propose` and `read` wait for an answer; default 5000. `snapshotBytes`: a log of more bytes,
+ * and of more than the last snapshot has, is replaced by a snapshot; default 8 MiB.
  */
 export type NodeOptions = { host: string; port: number; name?: Name; peers: readonly string[];
   directory: string; machine: StateMachine; cluster?: string; secret?: string;
-  electionTimeoutMs?: number; heartbeatMs?: number; timeoutMs?: number;
+  electionTimeoutMs?: number; heartbeatMs?: number; timeoutMs?: number; snapshotBytes?: number;
   onEvent?: (event: NodeEvent) => void; world?: World };
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
 /** What session, sequence and acknowledged add to a command, at most. */
 const COMMAND_HEADER_BYTES = 100;
+/** After a slice of a snapshot there is that much time for everything else. */
+const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
@@ -1816,7 +1982,11 @@ export class Node {
   private readonly core: Raft;
   private readonly endpoint: Endpoint;
   private readonly client: Client;
-  private readonly sessions = new Sessions();
+  private sessions = new Sessions();
+  private readonly snapshotBytes: number;
+  /** The rest of the snapshot that is being written; and the one that is being received. */
+  private slices: Generator<void> | undefined;
+  private receiving: Incoming | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
   /** Who waits for a read, by its id. */
@@ -1862,13 +2032,16 @@ export class Node {
     private readonly storage: Storage, socket: Socket) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
     const keys = serverKeys(secret, storage.identity.cluster);
-    const { identity, hardState, entries, cutBytes } = storage;
+    const { identity, hardState, base, entries, snapshot, cutBytes } = storage;
     const { name, members } = identity;
     const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
     this.stopped = this.end.promise;
-    this.core = new Raft(settings, { ...hardState, entries }, world.clock.now(), world.random);
+    this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
+    const disk = { ...hardState, base, entries, snapshot };
+    this.core = new Raft(settings, disk, world.clock.now(), world.random);
+    if (snapshot) this.restore(snapshot);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m) => this.guard(() => this.onMessage(m)),
       onGreeting: () => this.client.askAgain(),
@@ -1910,7 +2083,8 @@ export class Node {
     );
     return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
       commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
-      votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
+      snapshotIndex: this.core.snapshot.index, votes: "votes" in role ? role.votes.size : null,
+      needed: this.core.majority,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
   }
@@ -1971,7 +2145,8 @@ export class Node {
     core.prepare();
     const outbox = core.outbox.splice(0);
     const durableTerm = core.saved.currentTerm;
-    const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+    const isEarly = ({ type, term }: Message) =>
+      (type === "AppendEntries" || type === "InstallSnapshot") && term === durableTerm;
     // 1. Send what promises nothing: entries, if their term is durable here. They travel to the
     //    followers' disks while they travel to ours (thesis §10.2.1).
     for (const message of outbox) if (isEarly(message)) this.send(message);
@@ -1980,12 +2155,14 @@ export class Node {
     const { unsaved } = core;
     if (unsaved) storage.save(unsaved);
     core.onSaved();
+    this.receiveSnapshot();
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.send(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     for (const entry of core.takeCommitted()) this.apply(entry);
     for (const id of core.takeReads()) this.answerQuestion(id);
+    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.beginSnapshot();
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
@@ -2013,6 +2190,9 @@ export class Node {
   /** A request's id is the microsecond in which it leaves, so the reply tells how long it took. */
   private send(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
+    if (message.type === "InstallSnapshot") {
+      message.data = this.storage.readChunk(message.offset, message.data.length);
+    }
     this.endpoint.send("peer", message);
   }
 
@@ -2061,6 +2241,89 @@ export class Node {
     if (asker.term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
+  }
+
+  private beginSnapshot(): void {
+    const slices = this.slices = this.writeSnapshot();
+    const next = (): void => {
+      if (slices !== this.slices) return;
+      if (slices.next().done) this.slices = undefined;
+      else this.world.clock.setTimer(SLICE_PAUSE_MS, () => this.guard(next));
+    };
+    next();
+  }
+
+  /** Writes a snapshot of the state as it is now, in slices, so that no heartbeat waits for it. */
+  private *writeSnapshot(): Generator<void> {
+    const { storage, sessions, options: { machine }, core: { log, lastApplied, members } } = this;
+    const { index, term } = log.at(lastApplied);
+    const head = [Buffer.from(JSON.stringify(members))];
+    const parts = [["snapshot", head], ["session", sessions.snapshot()], ["state",
+      machine.snapshot()], ["snapshot", head]] as const;
+    const records: Buffer[] = [];
+    let bytes = 0;
+    storage.beginSnapshot();
+    this.receiving = undefined;
+    for (const [kind, chunks] of parts) {
+      for (const chunk of chunks) {
+        const { record } = makeEntry(index, term, kind, chunk);
+        records.push(record);
+        bytes += record.length;
+        if (bytes < this.snapshotBytes / 64) continue;
+        storage.addToSnapshot(storage.frame(records.splice(0)));
+        bytes = 0;
+        yield;
+      }
+    }
+    storage.addToSnapshot(storage.frame(records));
+    this.switchSnapshot({ index, term }, members);
+  }
+
+  /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
+  private receiveSnapshot(): void {
+    const { core, storage } = this;
+    const { incoming } = core;
+    if (!incoming?.chunks.length || core.log.matches(incoming.index, incoming.term)) return;
+    if (incoming !== this.receiving) {
+      this.slices?.return(undefined); // What it would write is older.
+      this.slices = undefined;
+      storage.beginSnapshot();
+      this.receiving = incoming;
+    }
+    storage.addToSnapshot(Buffer.concat(incoming.chunks.splice(0)));
+    if (incoming.offset === incoming.size) {
+      this.switchSnapshot(incoming, this.restore(incoming), core.leader);
+    }
+  }
+
+  /** Sessions and state machine begin anew with a snapshot. Returns the members that it has. */
+  private restore({ index, term }: Position): readonly Name[] {
+    const records = this.storage.readSnapshot();
+    const sessions = this.sessions = new Sessions();
+    let members: readonly Name[] = [];
+    const read = function*(): Generator<Uint8Array> {
+      for (let next = records.next(); !next.done; next = records.next()) {
+        const { kind, data } = next.value;
+        if (kind === "session") sessions.restore(data);
+        else if (kind === "state") yield data;
+        else {
+          assert(next.value.index === index && next.value.term === term, "a snapshot is itself");
+          members = JSON.parse(`${data}`);
+        }
+      }
+    };
+    this.options.machine.restore(read());
+    for (const _ of read()); // A machine may leave some of it, but all of it is checked.
+    return members;
+  }
+
+  /** The one step: the new snapshot takes the place of the old one, and then the log is cut. */
+  private switchSnapshot({ index, term }: Position, members: readonly Name[], from?: Name): void {
+    const { core, storage } = this;
+    const { log } = core;
+    core.onSnapshot(storage.keepSnapshot({ index, term }, members), this.snapshotBytes / 4, from);
+    storage.cutLog(log.at(log.baseIndex), log.slice(log.baseIndex + 1, log.savedIndex));
+    this.schedule();
   }
 
   private answerQuestion(id: number): void {
@@ -2295,10 +2558,13 @@ export class Client {
 export class KeyValueStore implements StateMachine {
   /** By the key's bytes as Latin-1, which has a character for each of them. */
   private readonly values = new Map<string, Buffer>();
+  /** What the keys that have changed since a snapshot was begun had for their values then. */
+  private old: Map<string, Buffer | undefined> | undefined;
 
   apply(command: Uint8Array): Uint8Array {
     const [verb, key, value, expected] = decodeArray(command);
     const before = this.values.get(keyOf(key));
+    if (!this.old?.has(keyOf(key))) this.old?.set(keyOf(key), before);
     const isExpected = expected instanceof Uint8Array ? before?.equals(expected) : !before;
     const puts = verb === "put" || (verb === "cas" && isExpected);
     let isDone = verb === "delete" && this.values.delete(keyOf(key));
@@ -2314,7 +2580,35 @@ export class KeyValueStore implements StateMachine {
     const value = this.values.get(keyOf(key));
     return encoder.encode([value !== undefined, value ?? null]);
   }
+
+  /** One at a time: the next one takes over. */
+  snapshot(): Iterable<Uint8Array> {
+    const { values } = this;
+    const old = this.old = new Map<string, Buffer | undefined>();
+    const end = () => void (this.old = this.old === old ? undefined : this.old);
+    return function*() {
+      try {
+        for (const [key, value] of values) if (!old.has(key)) yield encodePair(key, value);
+        for (const [key, value] of old) if (value) yield encodePair(key, value);
+      } finally {
+        end();
+      }
+    }();
+  }
+
+  restore(chunks: Iterable<Uint8Array>): void {
+    this.values.clear();
+    this.old = undefined;
+    for (const chunk of chunks) {
+      const [key, value] = decodeArray(chunk);
+      assert(value instanceof Uint8Array, "a snapshot of a store is made of keys and values");
+      this.values.set(keyOf(key), Buffer.from(value));
+    }
+  }
 }
+
+const encodePair = (key: string, value: Buffer) =>
+  encoder.encode([Buffer.from(key, "latin1"), value]);
 
 function keyOf(key: unknown): string {
   return key instanceof Uint8Array ? asBuffer(key).toString("latin1") : "no key";

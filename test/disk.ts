@@ -2,10 +2,11 @@
  * A directory on a disk in memory. It keeps what was synced, and forgets at a power cut, wholly or
  * in parts, what was not; it fails when a test wants it to.
  */
-import type { Files, WritableFile } from "../raft.ts";
+import type { Files, OpenFile } from "../raft.ts";
 import type { Random } from "./random.ts";
 
-export type Operation = { what: "create" | "write" | "extend" | "sync" | "rename"; file: string };
+export type Operation = { what: "create" | "write" | "extend" | "sync" | "rename" | "remove";
+  file: string };
 /** How an operation fails, and which share of it, from 0 to 1, is done all the same. */
 export type Fault = { code: "ENOSPC" | "EIO"; share: number };
 /** What a power cut leaves of what was not synced. In parts: any sectors of any of the writes. */
@@ -98,13 +99,21 @@ export class Disk {
         return () => void (this.lockedIn = this.lockedIn === life ? -1 : this.lockedIn);
       },
       read: (file) => this.read(file),
-      create: (file) => this.open(life, file),
+      open: (file) => {
+        const content = this.names.get(file);
+        return content && this.handle(life, file, content);
+      },
+      create: (file) => this.create(life, file),
       rename: (from, to) => {
         this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
           if (share > 0.5) this.rename(from, to);
         });
         this.durableNames = new Map(this.names);
         this.renamed = [];
+      },
+      remove: (file) => {
+        const remove = () => this.names.delete(file) && this.renamed.push(new Map(this.names));
+        if (this.names.has(file)) this.act(life, { what: "remove", file }, remove, () => {});
       },
     };
   }
@@ -157,16 +166,22 @@ export class Disk {
     if (life !== this.life) throw new Error("this program was killed");
   }
 
-  private open(life: number, file: string): WritableFile {
+  private create(life: number, file: string): OpenFile {
     const content = new Content();
     const made = () => void this.renamed.push(new Map(this.names.set(file, content)));
     this.act(life, { what: "create", file }, made, (share) => share > 0.5 && made());
+    return this.handle(life, file, content);
+  }
+
+  private handle(life: number, file: string, content: Content): OpenFile {
     return {
       write: (bytes, at) => {
         const write = (share: number) =>
           content.write(at, bytes.subarray(0, Math.floor(bytes.length * share)));
         this.act(life, { what: "write", file }, () => write(1), write);
       },
+      read: (at, length) => Buffer.from(content.seen.all.subarray(at, at + length)),
+      size: () => content.size,
       extend: (size) => {
         this.act(life, { what: "extend", file }, () => void (content.size = size), () => {});
       },

@@ -23,6 +23,12 @@ class Diary implements StateMachine {
   query(): Uint8Array {
     return bytes(this.lines.join());
   }
+  snapshot(): Iterable<Uint8Array> {
+    return this.lines.map(bytes);
+  }
+  restore(chunks: Iterable<Uint8Array>): void {
+    this.lines.splice(0, Infinity, ...[...chunks].map(text));
+  }
 }
 
 type Life = { node: Node; machine: StateMachine; events: NodeEvent[]; reasons: unknown[] };
