@@ -970,6 +970,11 @@ export class RaftError extends Error {
   }
 }
 
+/** What is wrong in how this file is used, only its user can put right. */
+function demand(condition: unknown, sentence: string): asserts condition {
+  if (!condition) throw new RaftError("usage", sentence);
+}
+
 /**
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
  * `lock` makes a directory, if need be, and holds it until released or until this process ends.
@@ -1227,9 +1232,9 @@ function readServer(text: string): Server | undefined {
 /** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
-  if (server) return server;
-  throw new RaftError("usage", `"${text}" is not the address of a server. Write HOST:PORT, or ` +
-    "NAME=HOST:PORT, with a port from 1 to 65535; an IPv6 address as in [::1]:48000.");
+  demand(server, `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, ` +
+    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000.");
+  return server;
 }
 
 const isIPv6 = (host: string) => host.includes(":");
@@ -1423,7 +1428,10 @@ export class Endpoint {
     // itself is true of another server, even if it has the name of one of ours.
     if (cluster !== this.cluster && cluster !== "" && this.cluster !== "") {
       if (!greeting) this.greet(from, envelope, address);
-      else if (isMeant) this.onForeign(from, greeting, address);
+      else if (isMeant) {
+        this.tell(from, { type: "foreign", server: from.name, address, cluster: greeting.cluster,
+          members: greeting.members });
+      }
       return this.drop("foreign");
     }
     // Nobody returns to an earlier life, or with another disk.
@@ -1461,10 +1469,6 @@ export class Endpoint {
     const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
     if (isAlias) this.known.set(`client ${asked}`, from);
     this.receiver.onGreeting();
-  }
-
-  private onForeign(from: Correspondent, { cluster, members }: Greeting, address: Address): void {
-    this.tell(from, { type: "foreign", server: from.name, address, cluster, members });
   }
 
   /** Tells of a wrong secret once in a while for each address, and not for any number of them. */
@@ -1575,15 +1579,13 @@ function checkSize({ length }: Uint8Array): void {
 
 /** Anybody on the network could do anything to a server that has no secret. */
 function checkAddress(address: string, isName: boolean, secret: string): void {
-  if (secret === "" && !isLoopback(address)) {
-    throw new RaftError("usage", `Without a secret a server listens on loopback addresses only, ` +
-      `not on ${address}: anybody who can reach it could write to it. Make a secret for all ` +
-      "servers: 'bun cli.ts secret > raft.secret', then '--secret-file raft.secret'.");
-  }
-  if (isName && (address === "0.0.0.0" || address === "::")) {
-    throw new RaftError("usage", `${address} is every address of this machine, and no name. Give ` +
-      "this server the name by which its peers know it: --name HOST:PORT.");
-  }
+  demand(secret !== "" || isLoopback(address),
+    `Without a secret a server listens on loopback addresses only, not on ${address}, where ` +
+      "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then " +
+      "'--secret-file raft.secret'.");
+  demand(!isName || (address !== "0.0.0.0" && address !== "::"),
+    `${address} is every address of this machine, and no name. Give this server the name by ` +
+      "which its peers know it: --name HOST:PORT.");
 }
 
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -1615,11 +1617,11 @@ export class Node {
     const { host, port, peers, secret = "", cluster = "raft", world = systemWorld } = options;
     const at = parseServer(writeAddress({ host: host.replace(/^\[|\]$/g, ""), port }));
     const { name = at.name } = options;
-    const members = [name, ...peers.map((peer) => parseServer(peer).name)];
-    if (new Set(members).size < members.length) {
-      throw new RaftError("usage",
-        `A server is listed twice, or is its own peer: ${members.join(", ")}.`);
-    }
+    const servers = [{ ...at, name }, ...peers.map(parseServer)];
+    const members = servers.map((server) => server.name);
+    const distinct = new Set(servers.map(writeAddress)).size;
+    demand(Math.min(distinct, new Set(members).size) === members.length,
+      `A server is listed twice, or is its own peer: ${[name, ...peers].join(", ")}.`);
     let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
@@ -1894,14 +1896,10 @@ export class Client {
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const key = options.clientKey ?? clientKey(secret, cluster);
-    if (!/^[0-9a-f]{64}$/.test(key)) {
-      throw new RaftError("usage",
-        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.");
-    }
+    demand(/^[0-9a-f]{64}$/.test(key),
+      "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.");
     const servers = options.servers.map(parseServer);
-    if (servers.length === 0) {
-      throw new RaftError("usage", "A client needs at least one server to ask.");
-    }
+    demand(servers.length > 0, "A client needs at least one server to ask.");
     const disk = drawId(world.random);
     const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
     const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));

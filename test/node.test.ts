@@ -342,6 +342,10 @@ describe("servers", () => {
     expect(start({ peers: ["b:1", "b:1"] })).toBe("usage");
     expect(start({ peers: ["a:1"] })).toBe("usage");
     expect(start({ name: "b:1" })).toBe("usage");
+    expect(start({ peers: ["b=c:1", "d=c:1"] })).toBe("usage"); // Two names for one peer.
+    expect(start({ peers: ["b=a:1"] })).toBe("usage"); // Another name for itself.
+    expect(start({ host: "" })).toBe("usage");
+    for (const port of [0, -1, 1.5, 65_536, Number.NaN]) expect(start({ port })).toBe("usage");
     expect(start({ peers: ["b"] })).toBe("usage");
     const socket = simulation.settle(world.datagrams.bind({ host: "a", port: 1 }, () => {}));
     expect(start({})).toBe("network");
