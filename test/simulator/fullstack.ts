@@ -6,6 +6,7 @@
 import { Client, KeyValues } from "../../raft.ts";
 import { randomFrom } from "../random.ts";
 import { type Report } from "../report.ts";
+import { SECRET } from "../wire.ts";
 import { Cluster, type Trace } from "./cluster.ts";
 import { pick, shuffle } from "./hostility.ts";
 import { Nemesis } from "./nemesis.ts";
@@ -86,7 +87,7 @@ function useIt(cluster: Cluster, limitMs: number): void {
   const done: string[] = [];
   const use = async () => {
     const client = await Client.connect({ servers: names.map((n) => `${n}=${n}:${PORT}`),
-      timeoutMs: 10 * limitMs, world: simulation.machine("probe").boot() });
+      timeoutMs: 10 * limitMs, secret: SECRET, world: simulation.machine("probe").boot() });
     const store = new KeyValues(client);
     await store.put(Buffer.from("probe"), Buffer.from("works"));
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
