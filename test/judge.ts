@@ -52,8 +52,14 @@ class Disk {
   }
 }
 
-/** `refusals` counts those in a row that made the leader begin anew further back. */
-type Followed = { matchIndex: number; sentFrom: number; refusals: number; heardAt: number };
+/**
+ * Sending began anew at `begunAt` when it last did; `refusals` counts how often in a row that was
+ * further back. `round` is the latest that was answered, at `heardAt`.
+ */
+type Followed = { matchIndex: number; nextIndex: number; begunAt: number; refusals: number;
+  heardAt: number; round: number };
+/** What was so when a read came. */
+export type Question = { role: Role; round: number; committed: number };
 
 /** A server as it was after its last step. */
 class Server {
@@ -229,7 +235,34 @@ export class Judge {
     this.stepped(name);
     const follower = server.followers.get(m.from);
     const isAnswer = m.type === "AppendEntriesReply" && m.term === currentTerm;
-    if (role.name === "Leader" && isAnswer && follower) follower.heardAt = now;
+    if (role.name !== "Leader" || !isAnswer || !follower) return;
+    follower.heardAt = now;
+    follower.round = Math.max(follower.round, m.round);
+  }
+
+  /** A read comes to a server that leads. */
+  asked(name: Name): Question {
+    const { role } = this.at(name).raft ?? {};
+    if (role?.name !== "Leader") throw new Error(`${name} does not lead`);
+    return { role, round: role.round, committed: this.committed.length };
+  }
+
+  /**
+   * A read is answered from the state machine as it is now. The log is the order of all that ever
+   * happened, so reads are linearizable if they see all that was committed when they came.
+   */
+  answered(name: Name, { role, round, committed }: Question): void {
+    const { raft, followers, lastApplied } = this.at(name);
+    demand(raft !== undefined && raft.role === role,
+      "Only who leads, and still does, answers reads",
+      () => `${name} does not lead as it did when the read came`);
+    demand(lastApplied >= committed, "Reads are linearizable",
+      () =>
+        `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it ` +
+        "came");
+    const confirmed = [...followers.values()].filter((follower) => follower.round > round);
+    demand(confirmed.length + 1 > this.members.length / 2, "A read waits for a round of its own",
+      () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`);
   }
 
   /** Time has passed for a server: what it had received before was read. */
@@ -237,7 +270,7 @@ export class Judge {
     this.stepped(name);
     const { raft, followers } = this.at(name);
     if (raft?.role.name !== "Leader") return;
-    const heard = [raft.now, ...[...followers.values()].map(({ heardAt }) => heardAt)];
+    const heard = [raft.now, ...followers.values().map(({ heardAt }) => heardAt)];
     const heardAt = heard.sort((a, b) => b - a)[Math.floor(this.members.length / 2)] ?? raft.now;
     demand(raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
       "A leader that no majority answers steps down",
@@ -445,15 +478,31 @@ export class Judge {
   }
 
   /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
-  private checkQueues({ name }: Server, { role, log, settings, outbox }: Raft): void {
+  private checkQueues({ name }: Server, { role, outbox }: Raft): void {
     const limit = 1000 + 100 * this.members.length;
     demand(outbox.length <= limit, "Queues are bounded",
       () => `${outbox.length} messages wait in ${name}`);
     if (role.name !== "Leader") return;
     demand(role.reads.length <= this.maxReads, "Queues are bounded",
       () => `${role.reads.length} reads wait in ${name}`);
-    for (const [to, { matchIndex, sentFrom, nextIndex }] of role.followers) {
-      const first = Math.max(matchIndex + 1, sentFrom);
+  }
+
+  /** What a leader knows of its followers only grows, and what is under way to them is bounded. */
+  private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
+    if (role.name !== "Leader") return;
+    const { name, followers } = server;
+    for (const [to, { matchIndex, nextIndex }] of role.followers) {
+      const known = followers.get(to) ??
+        { matchIndex, nextIndex, begunAt: nextIndex, refusals: 0, heardAt: now, round: 0 };
+      followers.set(to, known);
+      demand(matchIndex >= known.matchIndex, "What a follower has it keeps", () =>
+        `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`);
+      demand(nextIndex > matchIndex, "No follower is sent what it has", () =>
+        `${name} sends ${to} entry ${nextIndex}, and it has ${matchIndex}`);
+      if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
+      if (matchIndex > known.matchIndex) known.refusals = 0;
+      [known.matchIndex, known.nextIndex] = [matchIndex, nextIndex];
+      const first = Math.max(matchIndex + 1, known.begunAt);
       // The last batch began while the window was open, and a batch has one entry at least.
       const last = log.bytes(nextIndex - 1, nextIndex - 1);
       const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
@@ -462,27 +511,16 @@ export class Judge {
     }
   }
 
-  /** What a leader knows of its followers grows, and a conflict costs a round trip per term. */
-  private checkFollowers({ name, followers }: Server, { role, log, now }: Raft): void {
-    if (role.name !== "Leader") return;
-    for (const [to, { matchIndex, sentFrom }] of role.followers) {
-      const before = followers.get(to);
-      if (!before) {
-        followers.set(to, { matchIndex, sentFrom, refusals: 0, heardAt: now });
-        continue;
-      }
-      demand(matchIndex >= before.matchIndex, "What a follower has it keeps", () =>
-        `${name} knew of ${before.matchIndex} entries in ${to}, and now of ${matchIndex}`);
-      if (matchIndex > before.matchIndex) before.refusals = 0;
-      else if (sentFrom < before.sentFrom) {
-        before.refusals += 1;
-        const skipped = log.slice(sentFrom, role.firstIndex);
-        const terms = skipped.filter((entry, i) => entry.term !== skipped[i - 1]?.term).length;
-        demand(before.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
-          `${to} has refused ${name} ${before.refusals} times for ${terms} terms`);
-      }
-      [before.matchIndex, before.sentFrom] = [matchIndex, sentFrom];
+  /** A conflict costs a round trip per term, and not per entry. */
+  private checkRefusal({ name, raft }: Server, to: Name, nextIndex: number, known: Followed): void {
+    if (nextIndex < known.begunAt && raft?.role.name === "Leader") {
+      known.refusals += 1;
+      const skipped = raft.log.slice(nextIndex, raft.role.firstIndex);
+      const terms = skipped.filter(({ term }, i) => term !== skipped[i - 1]?.term).length;
+      demand(known.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
+        `${to} has refused ${name} ${known.refusals} times for ${terms} terms`);
     }
+    known.begunAt = nextIndex;
   }
 
   /** At the end, or now and then: everything, not only what seems to have changed. */

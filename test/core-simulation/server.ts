@@ -4,7 +4,7 @@
  */
 import { crc32 } from "node:zlib";
 import { type Entry, type Message, type Name, Raft, Sessions } from "../../raft.ts";
-import { type Saved } from "../judge.ts";
+import { type Question, type Saved } from "../judge.ts";
 import { Machine } from "./clients.ts";
 import { type Network } from "./network.ts";
 import { type Scene } from "./scene.ts";
@@ -37,7 +37,7 @@ export class Server {
   private state = 0;
   private readonly proposals = new Map<number, Request & { term: number }>();
   private readonly underWay = new Set<string>();
-  private readonly questions = new Map<number, Request & { committed: number }>();
+  private readonly questions = new Map<number, Request & { asked: Question }>();
 
   constructor(readonly name: Name, private readonly scene: Scene,
     private readonly network: Network) {}
@@ -173,9 +173,8 @@ export class Server {
       if (this.underWay.has(call)) return;
       if (kind === "read") {
         const read = raft.read();
-        const committed = this.scene.judge.committed.length;
-        if (read === undefined) this.redirect(request);
-        else this.questions.set(read, { ...request, committed });
+        if (read === undefined) return this.redirect(request);
+        this.questions.set(read, { ...request, asked: this.scene.judge.asked(this.name) });
       } else {
         const index = raft.propose(kind, data);
         if (index === undefined) return this.redirect(request);
@@ -315,12 +314,7 @@ export class Server {
     if (!asker) throw new Error(`${this.name} answers read ${id}, which nobody has asked`);
     this.questions.delete(id);
     const { lastApplied: index } = raft;
-    // The log is the order of all that ever happened. So a read is linearizable if it sees all
-    // that was committed when it came, answered or not, wherever that was.
-    if (index < asker.committed) {
-      throw new Error(`Reads are linearizable: ${this.name} answers a read as of entry ${index}, ` +
-        `and ${asker.committed} were committed when it came.`);
-    }
+    this.scene.judge.answered(this.name, asker.asked);
     asker.reply({ type: "Answer", answer: this.machine.query(asker.data), index });
   }
 
