@@ -143,7 +143,7 @@ describe("the verdict", () => {
       "         10-17  a        put y 2 gives true",
       "then there is 2, and one of these must come next, but cannot:",
       "         26-34  b        get y gives 1",
-      "(1 calls that were never answered do not help.)",
+      "Writes that were never answered, and may come at any time, do not help: there are 1.",
     ]);
   });
 
@@ -217,9 +217,11 @@ function drawCall(random: Random, number: number, invoked: number,
 }
 
 /** Changes one answer to another that such a call can have. */
-function lie(random: Random, history: readonly Call[]): Call[] {
+function lie(random: Random, history: readonly Call[],
+  liars: readonly Call["what"][] = ["get", "cas", "delete"]): Call[] {
   const values = [undefined, ...history.flatMap(({ value }) => value ?? [])];
-  const liar = pick(random, history.filter((c) => c.returned !== NEVER && c.what !== "put"));
+  const answered = history.filter(({ returned }) => returned !== NEVER);
+  const liar = pick(random, answered.filter(({ what }) => liars.includes(what)));
   const others = values.filter((value) => value !== liar?.result);
   return history.map((call) => {
     if (call !== liar) return call;
@@ -268,25 +270,28 @@ describe("random histories", () => {
     });
     if (isReplay) return;
     expect(verdicts.legal).toBeGreaterThan(500);
-    expect(verdicts.illegal).toBeGreaterThan(500);
+    expect(verdicts.illegal).toBeGreaterThan(400);
   });
 
-  test("of hundreds of calls, that a store has answered, are legal, and with one lie are not", () => {
-    const count = { calls: 0, unanswered: 0, lies: 0, found: 0 };
-    forSeeds(60, (random) => {
-      const history = live(random, { calls: 400, clients: 1 + Math.floor(random() * 10),
-        lost: random() * 0.1, ...(random() < 0.3 ? { values: 5 } : {}) });
-      count.calls += history.length;
-      count.unanswered += history.filter(({ returned }) => returned === NEVER).length;
-      expect(checkLinearizable(history)).toBeUndefined();
-      for (let lies = 0; lies < 3; lies += 1) {
-        count.lies += 1;
-        if (checkLinearizable(lie(random, history))) count.found += 1;
-      }
-    });
-    if (isReplay) return;
-    console.log(JSON.stringify(count));
+  test("of hundreds of calls, that a store has answered, are legal, and with one lie are not",
+    () => {
+      const count = { unanswered: 0, lies: 0, found: 0 };
+      forSeeds(60, (random) => {
+        const shape = { calls: 300, clients: 1 + Math.floor(random() * 10), lost: random() * 0.05 };
+        const histories = [live(random, { ...shape, values: 5 }), live(random, shape)] as const;
+        for (const history of histories) {
+          count.unanswered += history.filter(({ returned }) => returned === NEVER).length;
+          expect(checkLinearizable(history)).toBeUndefined();
+        }
+        // Where every write has a value of its own, a read of another value is hardly ever explained.
+        const [, history] = histories;
+        for (let lies = 0; lies < 3; lies += 1) {
+          count.lies += 1;
+          if (checkLinearizable(lie(random, history, ["get"]))) count.found += 1;
+        }
+      });
+      if (isReplay) return;
     expect(count.unanswered).toBeGreaterThan(1000);
-    expect(count.found).toBeGreaterThan(0.8 * count.lies);
-  });
+      expect(count.found).toBeGreaterThan(0.9 * count.lies);
+    }, 60_000);
 });

@@ -192,7 +192,8 @@ class Search {
       ...calls.slice(-LINES).map(tellLine),
       `then there is ${longest.value ?? "no value"}, and one of these must come next, but cannot:`,
       ...waiting.map(({ call }) => tellLine(call)),
-      `(${this.unanswered.length} calls that were never answered do not help.)`,
+      "Writes that were never answered, and may come at any time, do not help: there are " +
+      `${this.unanswered.length}.`,
     ].join("\n");
   }
 }
