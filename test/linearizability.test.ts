@@ -291,7 +291,7 @@ describe("random histories", () => {
         }
       });
       if (isReplay) return;
-    expect(count.unanswered).toBeGreaterThan(1000);
+      expect(count.unanswered).toBeGreaterThan(1000);
       expect(count.found).toBeGreaterThan(0.9 * count.lies);
     }, 60_000);
 });

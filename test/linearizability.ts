@@ -71,6 +71,8 @@ const isObservation = ({ what, result }: Call) => what === "get" || result === f
 class Search {
   private readonly answered: Candidate[] = [];
   private readonly unanswered: Candidate[] = [];
+  /** The bits of all unanswered calls. */
+  private optional = 0n;
   /** Values that some call tells apart from others. All others are one and the same to everyone. */
   private readonly names = new Map<Value, number>([[undefined, 0]]);
 
@@ -89,6 +91,7 @@ class Search {
         const kind = `${what} ${this.nameOf(value)} ${this.nameOf(expected)}`;
         this.unanswered.push({ call, bit, twin: twins.get(kind) ?? 0n });
         twins.set(kind, bit);
+        this.optional |= bit;
       }
     });
   }
@@ -101,19 +104,17 @@ class Search {
   findStuck(key: string, bound: number): Order | undefined {
     const start: Order = { last: undefined, before: undefined, done: 0n, value: undefined,
       open: this.answered.length, from: 0 };
-    const seen = new Set<string>();
+    const seen = new Map<string, bigint[]>();
     const unexplored = [start];
     let longest = start;
+    let orders = 0;
     for (let order = unexplored.pop(); order; order = unexplored.pop()) {
       if (order.open === 0) return undefined;
       if (order.open < longest.open) longest = order;
-      for (const next of this.extend(order)) {
-        const identity = this.identify(next);
-        if (seen.has(identity)) continue;
-        seen.add(identity);
-        unexplored.push(next);
-      }
-      if (seen.size > bound) {
+      const next = this.extend(order).filter((candidate) => this.isNew(candidate, seen));
+      unexplored.push(...next);
+      orders += next.length;
+      if (orders > bound) {
         throw new Error(`Whether the history of ${key} is linearizable is unknown after ` +
           `${bound} orders of its ${this.answered.length + this.unanswered.length} calls. ` +
           "Make fewer calls at a time, or raise the bound.");
@@ -122,11 +123,19 @@ class Search {
     return longest;
   }
 
-  /** Orders with the same identity have the same future. */
-  private identify(order: Order): string {
+  /**
+   * Whether what can follow this order could not follow any of those that were seen. One that has
+   * placed the same answered calls, and of the unanswered ones no other than this, has more left.
+   */
+  private isNew(order: Order, seen: Map<string, bigint[]>): boolean {
     const { last, before, done, value } = order;
     const needs = last && before && !isAnswered(last) ? this.nameOf(before.value) : "";
-    return `${done.toString(16)} ${this.nameOf(value)} ${needs}`;
+    const used = done & this.optional;
+    const identity = `${(done ^ used).toString(16)} ${this.nameOf(value)} ${needs}`;
+    const others = seen.get(identity) ?? [];
+    if (others.some((other) => (other & used) === other)) return false;
+    seen.set(identity, [...others.filter((other) => (other & used) !== used), used]);
+    return true;
   }
 
   /**
