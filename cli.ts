@@ -4,8 +4,9 @@
  * store. Events become the story that people read; errors become a sentence on stderr and an exit
  * code.
  */
+import { randomBytes } from "node:crypto";
 import dns from "node:dns/promises";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -22,6 +23,7 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts delete KEY                                 remove it
   bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
   bun cli.ts status                                     what each server says of itself
+  bun cli.ts secret                                     a new secret, for --secret-file
 
 Servers:
   --name NAME             what the peers call this server (default: HOST:PORT)
@@ -35,6 +37,8 @@ Clients:
 Both:
   --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between; clients need none
                           while the servers of --test run on this machine
+  --secret-file FILE      what servers and clients of one cluster share, and nobody else has
+                          (default: RAFT_SECRET; without any, servers keep to this machine)
   --cluster NAME          what servers and clients of one cluster agree on (default: raft)
   --help, --version
 
@@ -54,6 +58,7 @@ const parse = () =>
       peers: { type: "string" },
       data: { type: "string" },
       cluster: { type: "string", default: "raft" },
+      "secret-file": { type: "string" },
       "election-timeout": { type: "string", default: "1000" },
       heartbeat: { type: "string", default: "100" },
       timeout: { type: "string", default: "5000" },
@@ -69,6 +74,23 @@ function milliseconds(flags: Flags, flag: "election-timeout" | "heartbeat" | "ti
   if (Number.isInteger(value) && value >= 1 && value <= 3_600_000) return value;
   const range = "It takes whole milliseconds, from 1 to 3600000.";
   throw new RaftError("usage", `--${flag} cannot be "${flags[flag]}". ${range}`);
+}
+
+const SECRET_CHARACTERS = 16;
+
+/** The secret of the cluster: from `--secret-file`, or from RAFT_SECRET; by default none. */
+function readSecret(file: string | undefined): string {
+  if (file === undefined) return process.env["RAFT_SECRET"] ?? "";
+  const wrong = (why: string, next: string) =>
+    new RaftError("usage", `--secret-file ${file} ${why}. ${next}`);
+  const make = `Make one: umask 077; bun cli.ts secret > ${file}`;
+  const stat = statSync(file, { throwIfNoEntry: false });
+  if (!stat) throw wrong("is not there", make);
+  if (stat.mode & 0o077) throw wrong("can be read by others", `Forbid it: chmod 600 ${file}`);
+  const secret = readFileSync(file, "utf8").trim();
+  if (secret.length >= SECRET_CHARACTERS) return secret;
+  const size = `has ${secret.length} characters, and a secret ${SECRET_CHARACTERS} at least`;
+  throw wrong(secret === "" ? "is empty" : size, make);
 }
 
 const listOf = (peers = "") => peers.split(",").map((peer) => peer.trim()).filter(Boolean);
@@ -150,6 +172,13 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
         const members = `${event.server} was founded with other members: ${event.members}`;
         return tell(`${members}. We do not talk to it until the lists agree`, "WARNING");
       }
+      case "unauthenticated": {
+        const { host, port } = event.address;
+        return tell(
+          `What comes from ${host}:${port} does not fit our secret or cluster, and is not answered`,
+          "WARNING",
+        );
+      }
       case "recovered": {
         const [founders, now] = [event.members, members].map((list) => list.toSorted().join(", "));
         const stay = `the cluster was founded with other members, which stay: ${founders}`;
@@ -200,6 +229,7 @@ async function serve(flags: Flags): Promise<number> {
   tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
   const node = await Node.start({ ...self, peers, cluster, electionTimeoutMs, heartbeatMs,
     directory: data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
+    secret: readSecret(flags["secret-file"]),
     onEvent: narrator(self.name, [self.name, ...names], tell) });
   tell(`Server listening on ${host}:${port}`);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
@@ -290,7 +320,8 @@ async function ask(flags: Flags, [verb = "", ...words]: string[]): Promise<numbe
   // Nobody wants to wait long to hear that a server is down.
   const longestMs = verb === "status" ? 1000 : Number.POSITIVE_INFINITY;
   const timeoutMs = Math.min(milliseconds(flags, "timeout"), longestMs);
-  const client = await Client.connect({ servers, cluster: flags.cluster, timeoutMs });
+  const secret = readSecret(flags["secret-file"]);
+  const client = await Client.connect({ servers, cluster: flags.cluster, timeoutMs, secret });
   try {
     return verb === "status"
       ? await tellStatus(client, servers, flags.json)
@@ -362,6 +393,7 @@ async function main(): Promise<number> {
   const { values, positionals } = parse();
   if (values.help) console.log(HELP);
   else if (values.version) console.log(packageJson.version);
+  else if (positionals[0] === "secret") console.log(randomBytes(32).toString("base64url"));
   else if (values.test) {
     const { host, port, peers, name } = values;
     if (positionals.length === 0 && !host && !port && !peers && !name) return trio(values);

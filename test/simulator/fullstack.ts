@@ -4,8 +4,10 @@
  * work; then all are, and must agree.
  */
 import { Client, KeyValues } from "../../raft.ts";
+import { checkLinearizable } from "../linearizability.ts";
 import { randomFrom } from "../random.ts";
 import { type Report } from "../report.ts";
+import { SECRET } from "../wire.ts";
 import { Cluster, type Trace } from "./cluster.ts";
 import { pick, shuffle } from "./hostility.ts";
 import { Nemesis } from "./nemesis.ts";
@@ -31,6 +33,8 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   workload.end();
   healMajority(cluster, seed);
   healAll(cluster);
+  const wrong = checkLinearizable(workload.history);
+  if (wrong) throw new Error(wrong);
   cluster.report.simulatedMs = simulation.now;
   return cluster.report;
 }
@@ -86,7 +90,7 @@ function useIt(cluster: Cluster, limitMs: number): void {
   const done: string[] = [];
   const use = async () => {
     const client = await Client.connect({ servers: names.map((n) => `${n}=${n}:${PORT}`),
-      timeoutMs: 10 * limitMs, world: simulation.machine("probe").boot() });
+      timeoutMs: 10 * limitMs, secret: SECRET, world: simulation.machine("probe").boot() });
     const store = new KeyValues(client);
     await store.put(Buffer.from("probe"), Buffer.from("works"));
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());

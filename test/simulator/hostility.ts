@@ -49,17 +49,20 @@ export const shuffle = <Element>(random: Random, list: readonly Element[]): Elem
   list.map((element) => ({ element, at: random() })).sort((a, b) => a.at - b.at)
     .map(({ element }) => element);
 
-/** Draws the hostility of a seed. In one seed of ten everything is on, in another nothing. */
+/** Draws the hostility of a seed. In one of ten everything is on, in very few nothing is. */
 export function drawHostility(random: Random): Hostility {
   const mood = random();
-  const share = mood < 0.1 ? 0 : mood < 0.2 ? 1 : between(random, 0.2, 0.7);
+  const share = mood < 0.03 ? 0 : mood < 0.13 ? 1 : between(random, 0.3, 0.8);
   const isOn = () => random() < share;
   const chance = (highest: number) => isOn() ? highest * random() : 0;
   const every = (low: number, high: number) =>
     isOn() ? between(random, low, high) : Number.POSITIVE_INFINITY;
+  /** Servers that crash are what all of this is for. */
+  const often = (low: number, high: number) =>
+    share > 0 && random() < 0.9 ? between(random, low, high) : every(low, high);
   const T = pick(random, [200, 300, 500, 1000]);
   return {
-    servers: pick(random, [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
+    servers: random() < 0.04 ? 1 : pick(random, [2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
     clients: pick(random, [2, 3, 4]),
     electionTimeoutMs: T,
     heartbeatMs: T / pick(random, [3, 5, 8]),
@@ -76,7 +79,7 @@ export function drawHostility(random: Random): Hostility {
     flip: chance(0.01),
     clogEveryMs: every(2 * T, 10 * T),
     partitionEveryMs: every(5 * T, 20 * T),
-    killEveryMs: every(4 * T, 20 * T),
+    killEveryMs: often(4 * T, 20 * T),
     powerCutEveryMs: every(4 * T, 30 * T),
     blackoutEveryMs: every(15 * T, 60 * T),
     pauseEveryMs: every(4 * T, 20 * T),

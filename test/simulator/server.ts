@@ -2,6 +2,7 @@
 import { crc32 } from "node:zlib";
 import { KeyValueStore, Node, type NodeEvent, RaftError, type StateMachine } from "../../raft.ts";
 import { type Random } from "../random.ts";
+import { SECRET } from "../wire.ts";
 import { type Machine } from "../world.ts";
 import { type Hostility } from "./hostility.ts";
 import { lastFrameAt, Platter } from "./platter.ts";
@@ -83,9 +84,8 @@ export class Server {
     });
     world.clock.defer(() =>
       Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
-        electionTimeoutMs, heartbeatMs, timeoutMs, world, peers: names.filter((name) =>
-          name !== this.name
-        ).map((name) => `${name}=${name}:${PORT}`),
+        electionTimeoutMs, heartbeatMs, timeoutMs, secret: SECRET, world,
+        peers: names.filter((name) => name !== this.name).map((name) => `${name}=${name}:${PORT}`),
         onEvent: (event) => isAlive() && listener.onEvent(event) }).then((node) => {
           if (isAlive()) this.node = node;
           if (this.damage) stop(new Error("it should have found its log damaged, and started"));

@@ -4,7 +4,7 @@ import { clientMessages, type Kind, messages, type NodeEvent } from "../../raft.
 
 const decoder = new Decoder();
 const MAC_VERSION_AND_KIND = 18;
-const greetings = { Greeting: ["asked", "members"] };
+const greetings = { Greeting: ["asked", "members", "cluster"] };
 const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
@@ -91,6 +91,8 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
     case "unresolved":
     case "foreign":
       return `${event.type}: ${JSON.stringify(event.server)}`;
+    case "unauthenticated":
+      return `hears somebody without the secret at ${event.address.host}:${event.address.port}`;
     default:
       return event satisfies never;
   }

@@ -2,6 +2,7 @@
 import { Client, KeyValues, type Node, RaftError } from "../../raft.ts";
 import { type Random } from "../random.ts";
 import { type Report } from "../report.ts";
+import { SECRET } from "../wire.ts";
 import { type Simulation } from "../world.ts";
 import { type Hostility, pick } from "./hostility.ts";
 
@@ -43,7 +44,7 @@ export class Workload {
       const world = machine.boot();
       const { program } = machine;
       const client = await Client.connect({ servers: servers.map((s) => `${s}=${s}:1`),
-        timeoutMs: hostility.timeoutMs, world });
+        timeoutMs: hostility.timeoutMs, secret: SECRET, world });
       const isAlive = () => machine.program === program;
       const through = { who: name, store: new KeyValues(client), isAlive };
       for (let i = 0; i < hostility.operationsUnderWay; i += 1) {
