@@ -18,7 +18,7 @@
  * Part I is the algorithm, and nothing else: no clock, socket, disk or randomness. Things happen
  * to a server (a message arrives, time passes, a client proposes), plain functions change its
  * state, and what it decided is left for Part II to carry out: messages, log changes, committed
- * entries, events. Read it beside Figure 2; sections 7 and 9 can wait for a second reading.
+ * entries, events. Read it beside Figure 2; sections 7 to 9 can wait for a second reading.
  *
  * Part II is the machine room: datagrams, disk, timers, promises. One function there, `flush`,
  * turns decisions into facts, always in the same order. Everything impure enters through four
@@ -26,12 +26,12 @@
  *
  *   Part I    1 Vocabulary and messages   2 The log   3 A server's state
  *             4 What can happen to a server   5 Elections   6 Replication and commitment
- *             7 Reads and sessions   9 Members   10 Invariants
+ *             7 Reads, leadership transfer, and sessions   8 Snapshots   9 Members
+ *             10 Invariants
  *   Part II   11 The wire   12 Stable storage   13 Datagrams and RPC
  *             14 A running node, and its clients   15 A key-value store
  *
- * The members of a cluster are fixed when it is founded, and the log is kept from its first
- * entry: snapshots, which would be section 8, and changes of membership are not here.
+ * The members of a cluster are fixed when it is founded: changes of membership are not here.
  *
  * Citations: (§5.3) and (Figure 2) are of "In Search of an Understandable Consensus Algorithm
  * (Extended Version)", Ongaro and Ousterhout, 2014; (thesis §6.4) is of Ongaro's dissertation,
@@ -429,6 +429,7 @@ export class Raft {
 
   /** The entries that are committed and not yet applied, in order. The caller applies them now. */
   takeCommitted(): Entry[] {
+    if (this.isInstalling) return [];
     const entries = this.log.slice(this.lastApplied + 1, this.commitIndex);
     this.lastApplied = this.commitIndex;
     return entries;
@@ -819,11 +820,18 @@ export class Raft {
     this.snapshot = snapshot;
     this.incoming = undefined;
     this.events.push({ type: "snapshot", index, size, from });
-    if (this.log.matches(index, term)) return this.log.compact(index, keepBytes);
-    // 7. Discard the entire log. 8. Reset state machine using snapshot contents.
-    this.log.reset(index, term);
+    if (this.log.matches(index, term)) this.log.compact(index, keepBytes);
+    else this.log.reset(index, term); // 7. Discard the entire log.
     this.commitTo(index);
-    this.lastApplied = index;
+    this.lastApplied = Math.max(this.lastApplied, index);
+  }
+
+  /**
+   * Whether a whole snapshot has come, and the state machine is on its way to it (Figure 13, step
+   * 8). That takes many turns, in which nothing is applied: what is half there is no state.
+   */
+  get isInstalling(): boolean {
+    return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
   }
 
   private sendSnapshot(role: Leader, from: Name, follower: Progress, isOwed: boolean): void {
@@ -864,11 +872,13 @@ export class Raft {
     // 2. Create new snapshot file if first chunk. 5. Discard any existing or partial snapshot
     //    with a smaller index. Another leader's may differ in its bytes, whatever its index.
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
+    //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
+    if (isNew && this.isInstalling) return reply(true, 0);
     if (isNew) this.incoming = { leaderTerm: m.term, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return;
     // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
-    if (m.offset === incoming.offset) {
+    if (m.offset === incoming.offset && m.data.length > 0) {
       incoming.chunks.push(m.data);
       incoming.offset += m.data.length;
     }
@@ -931,8 +941,8 @@ export interface StateMachine {
    * between them commands are applied, which must not show in the chunks that follow.
    */
   snapshot(): Iterable<Uint8Array>;
-  /** Takes the state that these chunks are instead of its own. They are to be copied. */
-  restore(chunks: Iterable<Uint8Array>): void;
+  /** Forgets its state. It gets another, chunk by chunk, by the function that it returns. */
+  restore(): (chunk: Uint8Array) => void;
 }
 
 /** How many sessions are kept. Beyond that, the one that was used least recently ends. */
@@ -945,7 +955,7 @@ export class Sessions {
   >();
 
   /** Applies a committed entry. Returns the answer, or a sentence that says why there is none. */
-  apply(entry: Entry, machine: StateMachine): Uint8Array | string {
+  apply(entry: Entry, machine: Pick<StateMachine, "apply">): Uint8Array | string {
     if (entry.kind === "command") return this.applyCommand(entry, machine);
     if (entry.kind === "noop") return NOTHING;
     this.open.set(entry.index, { acknowledged: 0, answers: new Map() });
@@ -973,7 +983,9 @@ export class Sessions {
     this.open.set(session.index, { acknowledged: session.term, answers: new Map(each) });
   }
 
-  private applyCommand({ data, index }: Entry, machine: StateMachine): Uint8Array | string {
+  private applyCommand({ data, index }: Entry, machine: Pick<StateMachine, "apply">):
+    | Uint8Array
+    | string {
     const fields = readFields(commandFields, decodeArray(data));
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
@@ -1208,10 +1220,11 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // ours to repair. The marker is random and the same in all frames of a file, so no client can
 // forge one.
 //
-// `snapshot` has what the log has no more, in frames too. All its records have index and term of
-// the last entry that it includes; the first one, which has the members, is also the last, so that
-// nothing can be missing. The file is whole and durable before it gets that name, and only then
-// the log is written anew without the entries that it replaces.
+// Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
+// last entry that it includes; the first one, which has the members, is also the last, so nothing
+// can be missing. It is whole and durable before it gets that name, and only then the log is
+// written anew, without the entries that it replaces. Whenever the power fails, the log has what
+// the snapshot has not.
 
 type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
 /** What went wrong: `code` for programs, `message` for people. */
@@ -1230,7 +1243,7 @@ function demand(condition: unknown, sentence: string): asserts condition {
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
  * `lock` makes a directory, if need be, and holds it until released or until this process ends.
  * `create` makes an empty file in place of any that is there, `open` opens one to be read, and may
- * find none. `rename` is durable when it returns.
+ * find none. `rename` and `remove` are durable when they return, with all that was renamed before.
  */
 export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
   open(file: string): OpenFile | undefined; create(file: string): OpenFile;
@@ -1276,7 +1289,8 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       this.openSnapshot();
       if (this.snapshot && !found) {
-        throw this.wrong(`is missing, and ${directory}/snapshot is not.`);
+        throw this.wrong("is missing, and who has a snapshot had one. Restore that file, or " +
+          "replace this server.");
       }
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
@@ -1307,34 +1321,31 @@ export class Storage {
     this.release();
   }
 
-  /** Begins a snapshot. It is nothing until it is kept. */
-  beginSnapshot(): void {
-    this.draft?.close();
-    this.draft = undefined;
+  /** Adds what comes next to a new snapshot, which begins at 0 and is nothing until it is kept. */
+  writeSnapshot(at: number, bytes: Uint8Array): void {
     const name = `${this.directory}/snapshot.new`;
-    this.draft = attempt(`write ${name}`, () => this.files.create(name));
-  }
-
-  /** Adds what comes next to it, durably: otherwise the last sync would take long. */
-  addToSnapshot(bytes: Uint8Array): void {
-    attempt(`write ${this.directory}/snapshot.new`, () => {
-      this.draft?.write(bytes, this.draft.size());
-      this.draft?.sync();
+    attempt(`write ${name}`, () => {
+      const before = this.draft;
+      if (at === 0) {
+        this.draft = this.files.create(name);
+        before?.close();
+      }
+      assert(this.draft?.size() === at, "a snapshot has no gaps");
+      this.draft.write(bytes, at);
+      this.draft.sync(); // Each slice by itself, or the last of all these syncs would take long.
     });
   }
 
-  /** It is whole, and takes the place of the one before. */
-  keepSnapshot(position: Position, members: readonly Name[]): Snapshot {
-    const { draft, directory } = this;
-    assert(draft, "only what was begun is kept");
-    attempt(`write ${directory}/snapshot`,
-      () => this.files.rename(`${directory}/snapshot.new`, `${directory}/snapshot`));
+  /** The new snapshot is whole, and takes the place of the one before. */
+  keepSnapshot(): Snapshot {
+    const name = `${this.directory}/snapshot`;
+    attempt(`write ${name}`, () => this.files.rename(`${name}.new`, name));
     this.snapshotFile?.close();
-    [this.snapshotFile, this.draft] = [draft, undefined];
-    return this.snapshot = { ...position, size: draft.size(), members };
+    [this.snapshotFile, this.draft] = [this.draft, undefined];
+    return this.readHead();
   }
 
-  /** The records of the snapshot, or of the draft if there is one, each of them checked. */
+  /** The records of the snapshot, of the new one if there is one, checked as they are read. */
   *readSnapshot(): Generator<Entry> {
     const file = this.draft ?? this.snapshotFile;
     const size = file?.size() ?? 0;
@@ -1347,14 +1358,15 @@ export class Storage {
       for (const record of frame.records) {
         first ??= record;
         last = record;
-        if (record.index !== first.index || record.term !== first.term) throw this.damaged(at);
         yield record;
       }
       at += frame.end;
     }
-    const isWhole = at === size && first !== last && last?.kind === "snapshot"
-      && first?.record.equals(last.record);
-    if (file && !isWhole) throw this.damaged(at);
+    const isWhole = at === size && first !== last && last && first?.record.equals(last.record);
+    if (isWhole || !file) return;
+    const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
+    throw new RaftError("storage", `${name} is damaged at byte ${at}, and left as it is. Restore ` +
+      "it, or replace the server that has written it.");
   }
 
   readChunk(offset: number, length: number): Buffer {
@@ -1442,27 +1454,29 @@ export class Storage {
     // What was not kept is not whole, or of no use.
     attempt(`remove ${name}.new`, () => this.files.remove(`${name}.new`));
     this.snapshotFile = attempt(`read ${name}`, () => this.files.open(name));
+    if (this.snapshotFile) this.readHead();
+  }
+
+  private readHead(): Snapshot {
     const [head] = this.readSnapshot();
-    if (!head || !this.snapshotFile) return;
+    assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
-    this.snapshot = { index, term, size: this.snapshotFile.size(), members: JSON.parse(`${data}`) };
+    const size = this.snapshotFile?.size() ?? 0;
+    return this.snapshot = { index, term, size, members: JSON.parse(`${data}`) };
   }
 
   /**
-   * A snapshot that was received may be on the disk, and the log not yet be cut. Unless it has the
-   * snapshot's last entry, all of it is superseded (Figure 13, steps 6 and 7).
+   * The log may not have been cut yet. Unless it has the last entry of the snapshot, which then was
+   * received, all of it is superseded (Figure 13, steps 6 and 7).
    */
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
     if (snapshot.index < base.index) {
-      throw this.wrong(
-        `has no entry up to ${base.index}, and ${this.directory}/snapshot does not ` +
-          "reach that far. Restore that file, or replace this server.",
-      );
+      throw this.wrong(`has no entry up to ${base.index}, and ${this.directory}/snapshot does ` +
+        "not reach that far. Restore that file, or replace this server.");
     }
-    const { term } = entries[snapshot.index - base.index - 1] ?? base;
-    const isThere = snapshot.index <= base.index + entries.length && term === snapshot.term;
-    if (!isThere) [this.base, this.entries] = [snapshot, []];
+    const last = snapshot.index === base.index ? base : entries[snapshot.index - base.index - 1];
+    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
 
   /** What follows the last whole frame was never finished, or else it is damaged. */
@@ -1484,13 +1498,6 @@ export class Storage {
 
   private wrong(how: string): RaftError {
     return new RaftError("storage", `${this.directory}/log ${how}`);
-  }
-
-  private damaged(at: number): RaftError {
-    const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
-    return new RaftError("storage",
-      `${name} is damaged at byte ${at}, and left as it is. Restore ` +
-        "it, or replace the server that has written it.");
   }
 }
 
@@ -1569,7 +1576,10 @@ const systemFiles: Files = {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
   },
-  remove: (file) => fs.rmSync(file, { force: true }),
+  remove(file) {
+    fs.rmSync(file, { force: true });
+    syncDirectory(path.dirname(file));
+  },
 };
 
 function openFile(fd: number): OpenFile {
@@ -1953,7 +1963,8 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 export const MAX_COMMAND_BYTES = 64_000;
 /** What session, sequence and acknowledged add to a command, at most. */
 const COMMAND_HEADER_BYTES = 100;
-/** After a slice of a snapshot there is that much time for everything else. */
+/** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
+const SLICE_BYTES = 64 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
@@ -1984,9 +1995,9 @@ export class Node {
   private readonly client: Client;
   private sessions = new Sessions();
   private readonly snapshotBytes: number;
-  /** The rest of the snapshot that is being written; and the one that is being received. */
+  private readonly sliceBytes: number;
+  /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
-  private receiving: Incoming | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
   /** Who waits for a read, by its id. */
@@ -2039,9 +2050,11 @@ export class Node {
     const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
     this.stopped = this.end.promise;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
+    this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     const disk = { ...hardState, base, entries, snapshot };
     this.core = new Raft(settings, disk, world.clock.now(), world.random);
-    if (snapshot) this.restore(snapshot);
+    if (snapshot) { for (const _ of this.restore()); // Nobody waits for this server yet.
+     }
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m) => this.guard(() => this.onMessage(m)),
       onGreeting: () => this.client.askAgain(),
@@ -2155,14 +2168,14 @@ export class Node {
     const { unsaved } = core;
     if (unsaved) storage.save(unsaved);
     core.onSaved();
-    this.receiveSnapshot();
+    if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.send(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     for (const entry of core.takeCommitted()) this.apply(entry);
     for (const id of core.takeReads()) this.answerQuestion(id);
-    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.beginSnapshot();
+    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
@@ -2243,8 +2256,10 @@ export class Node {
     else this.answer(asker, { type: "Answer", answer });
   }
 
-  private beginSnapshot(): void {
-    const slices = this.slices = this.writeSnapshot();
+  /** Does in slices what takes long, so that no heartbeat waits for it. What is older ends. */
+  private work(slices: Generator<void>): void {
+    this.slices?.return(undefined);
+    this.slices = slices;
     const next = (): void => {
       if (slices !== this.slices) return;
       if (slices.next().done) this.slices = undefined;
@@ -2253,75 +2268,62 @@ export class Node {
     next();
   }
 
-  /** Writes a snapshot of the state as it is now, in slices, so that no heartbeat waits for it. */
+  /** Writes a snapshot of the state as it is now, whatever is applied meanwhile. */
   private *writeSnapshot(): Generator<void> {
     const { storage, sessions, options: { machine }, core: { log, lastApplied, members } } = this;
     const { index, term } = log.at(lastApplied);
     const head = [Buffer.from(JSON.stringify(members))];
     const parts = [["snapshot", head], ["session", sessions.snapshot()], ["state",
       machine.snapshot()], ["snapshot", head]] as const;
-    const records: Buffer[] = [];
-    let bytes = 0;
-    storage.beginSnapshot();
-    this.receiving = undefined;
+    let [at, bytes, records]: [number, number, Buffer[]] = [0, 0, []];
+    const write = () => {
+      const frame = storage.frame(records);
+      storage.writeSnapshot(at, frame);
+      [at, bytes, records] = [at + frame.length, 0, []];
+    };
     for (const [kind, chunks] of parts) {
       for (const chunk of chunks) {
-        const { record } = makeEntry(index, term, kind, chunk);
-        records.push(record);
-        bytes += record.length;
-        if (bytes < this.snapshotBytes / 64) continue;
-        storage.addToSnapshot(storage.frame(records.splice(0)));
-        bytes = 0;
+        records.push(makeEntry(index, term, kind, chunk).record);
+        bytes += chunk.length;
+        if (bytes < this.sliceBytes) continue;
+        write();
         yield;
       }
     }
-    storage.addToSnapshot(storage.frame(records));
-    this.switchSnapshot({ index, term }, members);
+    write();
+    this.switchSnapshot();
   }
 
   /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
-  private receiveSnapshot(): void {
-    const { core, storage } = this;
-    const { incoming } = core;
-    if (!incoming?.chunks.length || core.log.matches(incoming.index, incoming.term)) return;
-    if (incoming !== this.receiving) {
-      this.slices?.return(undefined); // What it would write is older.
-      this.slices = undefined;
-      storage.beginSnapshot();
-      this.receiving = incoming;
-    }
-    storage.addToSnapshot(Buffer.concat(incoming.chunks.splice(0)));
-    if (incoming.offset === incoming.size) {
-      this.switchSnapshot(incoming, this.restore(incoming), core.leader);
-    }
+  private *receiveSnapshot({ chunks, offset }: Incoming): Generator<void> {
+    const { core, core: { leader }, storage } = this;
+    const bytes = Buffer.concat(chunks.splice(0));
+    storage.writeSnapshot(offset - bytes.length, bytes);
+    if (!core.isInstalling) return;
+    yield* this.restore();
+    this.switchSnapshot(leader);
   }
 
-  /** Sessions and state machine begin anew with a snapshot. Returns the members that it has. */
-  private restore({ index, term }: Position): readonly Name[] {
-    const records = this.storage.readSnapshot();
-    const sessions = this.sessions = new Sessions();
-    let members: readonly Name[] = [];
-    const read = function*(): Generator<Uint8Array> {
-      for (let next = records.next(); !next.done; next = records.next()) {
-        const { kind, data } = next.value;
-        if (kind === "session") sessions.restore(data);
-        else if (kind === "state") yield data;
-        else {
-          assert(next.value.index === index && next.value.term === term, "a snapshot is itself");
-          members = JSON.parse(`${data}`);
-        }
-      }
-    };
-    this.options.machine.restore(read());
-    for (const _ of read()); // A machine may leave some of it, but all of it is checked.
-    return members;
+  /** Sessions and state machine become those of the snapshot. */
+  private *restore(): Generator<void> {
+    const sessions = new Sessions();
+    const take = this.options.machine.restore();
+    let bytes = 0;
+    for (const { kind, data } of this.storage.readSnapshot()) {
+      if (kind === "session") sessions.restore(data);
+      if (kind === "state") take(data);
+      bytes += data.length;
+      if (bytes < this.sliceBytes) continue;
+      bytes = 0;
+      yield;
+    }
+    this.sessions = sessions;
   }
 
   /** The one step: the new snapshot takes the place of the old one, and then the log is cut. */
-  private switchSnapshot({ index, term }: Position, members: readonly Name[], from?: Name): void {
-    const { core, storage } = this;
-    const { log } = core;
-    core.onSnapshot(storage.keepSnapshot({ index, term }, members), this.snapshotBytes / 4, from);
+  private switchSnapshot(from?: Name): void {
+    const { core, storage, core: { log } } = this;
+    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4, from);
     storage.cutLog(log.at(log.baseIndex), log.slice(log.baseIndex + 1, log.savedIndex));
     this.schedule();
   }
@@ -2596,14 +2598,14 @@ export class KeyValueStore implements StateMachine {
     }();
   }
 
-  restore(chunks: Iterable<Uint8Array>): void {
+  restore(): (chunk: Uint8Array) => void {
     this.values.clear();
     this.old = undefined;
-    for (const chunk of chunks) {
+    return (chunk) => {
       const [key, value] = decodeArray(chunk);
       assert(value instanceof Uint8Array, "a snapshot of a store is made of keys and values");
-      this.values.set(keyOf(key), Buffer.from(value));
-    }
+      this.values.set(keyOf(key), Buffer.from(value)); // A copy, as above.
+    };
   }
 }
 

@@ -108,12 +108,13 @@ export class Disk {
         this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
           if (share > 0.5) this.rename(from, to);
         });
-        this.durableNames = new Map(this.names);
-        this.renamed = [];
+        this.syncNames();
       },
       remove: (file) => {
-        const remove = () => this.names.delete(file) && this.renamed.push(new Map(this.names));
-        if (this.names.has(file)) this.act(life, { what: "remove", file }, remove, () => {});
+        const remove = () =>
+          void (this.names.delete(file) && this.renamed.push(new Map(this.names)));
+        this.act(life, { what: "remove", file }, remove, (share) => share > 0.5 && remove());
+        this.syncNames();
       },
     };
   }
@@ -196,6 +197,11 @@ export class Disk {
       },
       close: () => {},
     };
+  }
+
+  private syncNames(): void {
+    this.durableNames = new Map(this.names);
+    this.renamed = [];
   }
 
   private rename(from: string, to: string): void {

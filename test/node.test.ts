@@ -26,8 +26,9 @@ class Diary implements StateMachine {
   snapshot(): Iterable<Uint8Array> {
     return this.lines.map(bytes);
   }
-  restore(chunks: Iterable<Uint8Array>): void {
-    this.lines.splice(0, Infinity, ...[...chunks].map(text));
+  restore(): (chunk: Uint8Array) => void {
+    this.lines.length = 0;
+    return (chunk) => void this.lines.push(text(chunk));
   }
 }
 

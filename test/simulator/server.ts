@@ -28,6 +28,25 @@ class Ledger implements StateMachine {
   query(question: Uint8Array): Uint8Array {
     return this.store.query(question);
   }
+
+  /** As it is when it is asked, however late the chunks are taken. */
+  snapshot(): Iterable<Uint8Array> {
+    const [hash, rest] = [Buffer.from(String(this.hash)), this.store.snapshot()];
+    return function*() {
+      yield hash;
+      yield* rest;
+    }();
+  }
+
+  restore(): (chunk: Uint8Array) => void {
+    const restoreStore = this.store.restore();
+    let isFirst = true;
+    return (chunk) => {
+      if (isFirst) this.hash = Number(Buffer.from(chunk).toString());
+      else restoreStore(chunk);
+      isFirst = false;
+    };
+  }
 }
 
 /** What the cluster wants to know of a server. */
