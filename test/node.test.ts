@@ -893,7 +893,6 @@ describe("a client", () => {
     for (const name of cluster.names) expect(cluster.lines(name)).toHaveLength(1);
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("may propose a command of MAX_COMMAND_BYTES, as its name says", () => {
     const cluster = new Cluster(1, ["a"]);
     const largest = Buffer.alloc(MAX_COMMAND_BYTES, 0x41);
@@ -926,7 +925,6 @@ describe("a client", () => {
     expect(codeOf(cluster.simulation, read)).toBe("timeout");
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
     const { simulation, life } = alone();
     const { node } = life;

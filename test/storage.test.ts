@@ -439,7 +439,7 @@ describe("a disk that fails", () => {
       }
     });
     if (isReplay) return;
-    expect([...failed].sort()).toEqual(["create", "extend", "rename", "sync", "write"]);
+    expect([...failed].sort()).toEqual(["create", "extend", "remove", "rename", "sync", "write"]);
     expect(cases % (18 * 12)).toBe(0);
   });
 

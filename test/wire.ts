@@ -9,7 +9,7 @@ export const KINDS = ["peer", "client"] as const;
 /** The places of the messages in the tables of their kinds. */
 export const TYPES = {
   peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
-    "Greeting"],
+    "InstallSnapshot", "InstallSnapshotReply", "Greeting"],
   client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
     "Greeting"],
 };
