@@ -2283,11 +2283,9 @@ export class Node {
     };
     for (const [kind, chunks] of parts) {
       for (const chunk of chunks) {
+        if (bytes >= this.sliceBytes) yield write();
         records.push(makeEntry(index, term, kind, chunk).record);
         bytes += chunk.length;
-        if (bytes < this.sliceBytes) continue;
-        write();
-        yield;
       }
     }
     write();

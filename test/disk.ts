@@ -131,6 +131,11 @@ export class Disk {
     return this.durableNames.get(file)?.durable.all;
   }
 
+  /** The file itself, whatever else had that name before. */
+  inode(file: string): unknown {
+    return this.durableNames.get(file);
+  }
+
   /** Puts a file there, durably, for a test that has its own idea of what happened to it. */
   put(file: string, bytes: Uint8Array): void {
     const content = new Content();

@@ -8,7 +8,7 @@ import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility, pick } from "./hostility.ts";
 import { Links } from "./links.ts";
 import { judgePromise } from "./promises.ts";
-import { isStorageError, Server } from "./server.ts";
+import { isStorageError, Server, SNAPSHOT } from "./server.ts";
 import { readDatagram, tellEvent, tellMessage } from "./story.ts";
 import { Workload } from "./workload.ts";
 
@@ -105,7 +105,8 @@ export class Cluster {
     this.tell(server.name, () => `IS ${how.toUpperCase()}`);
     if (random() < hostility.bitFlip && server.flipBit(random)) {
       report.diskFaults += 1;
-      this.tell(server.name, () => `HAS A BIT FLIPPED at byte ${server.damage?.at} of its log`);
+      this.tell(server.name, () =>
+        `HAS A BIT FLIPPED at byte ${server.damage?.at} of ${server.damage?.file}`);
     }
     this.reviveLater(server);
   }
@@ -133,8 +134,9 @@ export class Cluster {
   }
 
   /** Before a disk does anything: its server may be killed, or the disk may fail. */
-  private onOperation(server: Server, { what }: Operation): Fault | undefined {
+  private onOperation(server: Server, { what, file }: Operation): Fault | undefined {
     const { random, hostility, report } = this;
+    if (what === "rename" && file === SNAPSHOT) this.judgeBeforeCut(server);
     if (!this.isHostile) return undefined;
     if (random() < hostility.killAtOperation) {
       this.tell(server.name, () => `is about to ${what}`);
@@ -179,6 +181,9 @@ export class Cluster {
   private onEvent(server: Server, event: NodeEvent): void {
     record(this.report, `${server.name} ${event.type}`);
     if (event.type === "role" && event.to === "Leader") this.report.elections += 1;
+    if (event.type === "snapshot") {
+      this.report[event.from === undefined ? "snapshots" : "installs"] += 1;
+    }
     this.tell(server.name, () => `${tellEvent(event, server.core?.currentTerm ?? 0)}`);
   }
 
@@ -188,6 +193,15 @@ export class Cluster {
     this.states.set(index, expected);
     if (hash === expected) return;
     this.broken ??= new Error(`${server.name} is in another state than others after ${index}`);
+  }
+
+  /** When the log is cut, what was committed in this turn might not be there any more to be seen. */
+  private judgeBeforeCut(server: Server): void {
+    try {
+      this.judge(server.machine);
+    } catch (error) {
+      this.broken ??= error;
+    }
   }
 
   private judge({ name }: Machine): void {
@@ -209,7 +223,7 @@ export class Cluster {
     for (let index = committed.length; index <= commitIndex; index += 1) {
       const { term } = log.at(index);
       for (const server of servers) server.readPlatter(committed);
-      const holders = servers.filter(({ platter }) => platter.terms[index] === term).length;
+      const holders = servers.filter(({ platter }) => platter.has(index, term)).length;
       committed.push(term);
       if (2 * holders > servers.length) continue;
       throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +

@@ -4,7 +4,7 @@
  */
 import type { Entry, Raft } from "../../raft.ts";
 
-/** A server in one of its lives. */
+/** A server in one of its lives. Of its log, what lies before the base may be missing. */
 type Seen = { core: Raft; log: Entry[]; currentTerm: number; commitIndex: number;
   lastApplied: number; ledTerm: number };
 
@@ -38,14 +38,14 @@ export class Figure3 {
   private judgeLog(name: string, { core, log, currentTerm, ledTerm }: Seen): void {
     const now = core.log;
     let same = Math.min(log.length, now.lastIndex);
-    while (same > 0 && log[same - 1] !== now.at(same)) same -= 1;
+    while (same > now.baseIndex && log[same - 1] !== now.at(same)) same -= 1;
     const isLeader = core.role.name === "Leader" && ledTerm === currentTerm
       && core.currentTerm === currentTerm;
     if (isLeader && same < log.length) {
       throw new Error(`Leader Append-Only: ${name} leads, and changes its log after ${same}`);
     }
-    log.length = same;
-    for (let index = same + 1; index <= now.lastIndex; index += 1) {
+    log.length = Math.max(same, now.baseIndex);
+    for (let index = log.length + 1; index <= now.lastIndex; index += 1) {
       const entry = now.at(index);
       const prevTerm = now.at(index - 1).term;
       const key = `${entry.term} ${index}`;
@@ -71,7 +71,7 @@ export class Figure3 {
       throw new Error(`Election Safety: ${leader} and ${name} lead in term ${currentTerm}`);
     }
     const missing = this.committed.findIndex(({ term }, i) =>
-      term < currentTerm && log[i]?.term !== term
+      i + 1 > core.log.baseIndex && term < currentTerm && log[i]?.term !== term
     );
     if (missing === -1) return;
     throw new Error(
@@ -82,7 +82,8 @@ export class Figure3 {
 
   /** State Machine Safety: nobody has another entry for committed where one is. */
   private judgeCommitted(name: string, { core, log, commitIndex }: Seen): void {
-    for (let index = commitIndex + 1; index <= core.commitIndex; index += 1) {
+    const first = Math.max(commitIndex, core.log.baseIndex) + 1;
+    for (let index = first; index <= core.commitIndex; index += 1) {
       const entry = log[index - 1];
       if (!entry) throw new Error(`${name} takes entry ${index} for committed, and has none`);
       const other = this.committed[index - 1] ??= entry;

@@ -113,11 +113,16 @@ function healAll(cluster: Cluster): void {
   if (!cluster.run(limitMs, () => new Set(servers.map(howFar)).size === 1 && isDone(servers))) {
     throw new Error(`healthy servers do not come to agree: ${servers.map(howFar).join("; ")}`);
   }
-  const contents = servers.map(({ core, ledger }) =>
-    JSON.stringify([core?.log.slice(1).map(({ record }) => record.toString("latin1")),
-      [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`)])
+  const base = Math.max(...servers.map(({ core }) => core?.log.baseIndex ?? 0));
+  const contents = servers.map(({ node, core, ledger }) =>
+    JSON.stringify([core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
+      [...node?.["sessions"].snapshot() ?? []].map((bytes) =>
+        Buffer.from(bytes).toString("latin1")
+      ), [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`)])
   );
-  if (new Set(contents).size > 1) throw new Error("healthy servers agree about unequal logs");
+  if (new Set(contents).size > 1) {
+    throw new Error("healthy servers agree about unequal logs, or states");
+  }
 }
 
 function howFar({ name, core }: Server): string {

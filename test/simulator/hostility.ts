@@ -37,6 +37,7 @@ export type Hostility = {
   operationsUnderWay: number;
   thinkMs: number;
   timeoutMs: number;
+  snapshotBytes: number;
 };
 
 export const pick = <Element>(random: Random, list: readonly [Element, ...Element[]]): Element =>
@@ -93,5 +94,6 @@ export function drawHostility(random: Random): Hostility {
     operationsUnderWay: pick(random, [1, 2, 4]),
     thinkMs: pick(random, [100, 300, 1000]),
     timeoutMs: pick(random, [T, 3 * T, 10 * T]),
+    snapshotBytes: pick(random, [300, 1000, 3000]),
   };
 }

@@ -3,12 +3,13 @@
  * a promise is judged by what would be left of it if the power failed now.
  */
 import { crc32 } from "node:zlib";
+import { type Disk } from "../disk.ts";
 
 const FRAME_HEADER = 12;
 const RECORD_HEADER = 17;
-const [START, VOTE] = [0, 1];
+const VOTE = 1;
 
-type Frame = { marker: number; begin: number; end: number };
+type Frame = { begin: number; end: number };
 
 /** The whole frame at `at`: marker, length and checksum (4 bytes each), then its records. */
 function frameAt(log: Buffer, at: number): Frame | undefined {
@@ -17,7 +18,7 @@ function frameAt(log: Buffer, at: number): Frame | undefined {
   const [begin, end] = [at + FRAME_HEADER, at + FRAME_HEADER + length];
   if (length === 0 || end > log.length || marker !== log.readUInt32BE(0)) return undefined;
   const sum = crc32(log.subarray(begin, end), crc32(log.subarray(at, at + 8)));
-  return sum === log.readUInt32BE(at + 8) ? { marker, begin, end } : undefined;
+  return sum === log.readUInt32BE(at + 8) ? { begin, end } : undefined;
 }
 
 /** Where the last whole frame of a log begins: what is damaged before it can be told. */
@@ -29,52 +30,92 @@ export function lastFrameAt(log: Buffer): number {
   return last;
 }
 
+/** The records of a frame: kind (1 byte), term (6), index (6), length of the data (4), data. */
+function recordsOf(file: Buffer, { begin, end }: Frame): Buffer[] {
+  const records: Buffer[] = [];
+  for (let at = begin, next = at; at < end; at = next) {
+    next = at + RECORD_HEADER + file.readUInt32BE(at + 13);
+    records.push(file.subarray(at, next));
+  }
+  return records;
+}
+
 /** One server's platters, all its lives long. */
 export class Platter {
   term = 0;
   votedFor = "";
-  /** The term of the entry at each index. */
-  terms: number[] = [0];
+  /** The last entry that its snapshot includes. */
+  snapshotIndex = 0;
+  /** The term of the entry at each index, from the base of its log on. */
+  private terms: number[] = [0];
   /** For whom it ever durably voted, by term. */
   private readonly votes = new Map<number, string>();
   private highestTerm = 0;
-  private marker = 0;
+  /** What had these names when they were last read. */
+  private log: unknown;
+  private snapshot: unknown;
   private end = 0;
 
   constructor(private readonly name: string) {}
 
   get lastIndex(): number {
-    return this.terms.length - 1;
+    return Math.max(this.terms.length - 1, this.snapshotIndex);
+  }
+
+  has(index: number, term: number): boolean {
+    return index <= this.snapshotIndex || this.terms[index] === term;
   }
 
   /**
    * Reads what has become durable since. `committed` are the terms of the committed entries: what
    * a server had of them, it still has.
    */
-  read(log: Buffer | undefined, committed: readonly number[]): void {
+  read(disk: Disk, names: { log: string; snapshot: string }, committed: readonly number[]): void {
+    const [log, snapshot] = [disk.durable(names.log), disk.durable(names.snapshot)];
+    if (snapshot && disk.inode(names.snapshot) !== this.snapshot) this.readSnapshot(snapshot);
+    this.snapshot = disk.inode(names.snapshot);
     if (!log || log.length < FRAME_HEADER) return;
-    if (log.readUInt32BE(0) !== this.marker) this.readAnew(log, committed);
+    if (disk.inode(names.log) !== this.log) this.readAnew(log, committed);
     else this.readOn(log);
+    this.log = disk.inode(names.log);
+  }
+
+  /** It is whole: the first record is also the last, and tells where its state is in the log. */
+  private readSnapshot(snapshot: Buffer): void {
+    const records: Buffer[] = [];
+    let at = 0;
+    for (let frame = frameAt(snapshot, 0); frame; frame = frameAt(snapshot, at)) {
+      records.push(...recordsOf(snapshot, frame));
+      at = frame.end;
+    }
+    const [head] = records;
+    if (at < snapshot.length || records.length < 2 || !head?.equals(records.at(-1) ?? head)) {
+      throw new Error(`${this.name}'s snapshot is not whole on its disk`);
+    }
+    const index = head.readUIntBE(7, 6);
+    if (index < this.snapshotIndex) {
+      throw new Error(`${this.name}'s snapshot goes back from ${this.snapshotIndex} to ${index}`);
+    }
+    this.snapshotIndex = index;
   }
 
   private readAnew(log: Buffer, committed: readonly number[]): void {
     const before = this.terms;
     [this.terms, this.end, this.term, this.votedFor] = [[0], 0, 0, ""];
-    this.marker = log.readUInt32BE(0);
     this.readOn(log);
-    for (let index = 1; index < Math.min(before.length, committed.length); index += 1) {
-      if (before[index] !== committed[index] || this.terms[index] === committed[index]) continue;
+    for (let index = 1; index < committed.length; index += 1) {
+      const term = committed[index] ?? 0;
+      const isLost = before[index] === term && !this.has(index, term);
+      const isMissing = index < this.terms.length && this.terms[index] === undefined
+        && !this.has(index, term);
+      if (!isLost && !isMissing) continue;
       throw new Error(`${this.name} has lost committed entry ${index}, which was on its disk`);
     }
   }
 
   private readOn(log: Buffer): void {
     for (let frame = frameAt(log, this.end); frame; frame = frameAt(log, this.end)) {
-      for (let at = frame.begin; at < frame.end;) {
-        const length = log.readUInt32BE(at + 13);
-        this.readRecord(log, at, length);
-        at += RECORD_HEADER + length;
-      }
+      for (const record of recordsOf(log, frame)) this.readRecord(record);
       this.end = frame.end;
     }
     if (this.term < this.highestTerm) {
@@ -85,17 +126,15 @@ export class Platter {
     this.highestTerm = this.term;
   }
 
-  private readRecord(log: Buffer, at: number, length: number): void {
-    const [term, index] = [log.readUIntBE(at + 1, 6), log.readUIntBE(at + 7, 6)];
-    const kind = log[at];
-    if (kind === START) return;
-    if (kind !== VOTE) {
+  private readRecord(record: Buffer): void {
+    const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
+    if (record[0] !== VOTE) { // It is an entry, or where the log begins, which is after one.
       this.terms.length = index;
       this.terms.push(term);
       return;
     }
     this.term = term;
-    this.votedFor = log.toString("utf8", at + RECORD_HEADER, at + RECORD_HEADER + length);
+    this.votedFor = record.toString("utf8", RECORD_HEADER);
     if (this.votedFor === "") return;
     const before = this.votes.get(term) ?? this.votedFor;
     this.votes.set(term, this.votedFor);

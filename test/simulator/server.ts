@@ -7,7 +7,8 @@ import { type Machine } from "../world.ts";
 import { type Hostility } from "./hostility.ts";
 import { lastFrameAt, Platter } from "./platter.ts";
 
-export const LOG = "data/log";
+const LOG = "data/log";
+export const SNAPSHOT = "data/snapshot";
 export const PORT = 1;
 
 /** What a server has applied: its state, and after which commands it was in which state. */
@@ -65,8 +66,8 @@ export class Server {
   isFaulted = false;
   /** Until then nothing more fits on its disk. */
   fullUntil = 0;
-  /** Where a bit of its log is flipped while it is down. */
-  damage: { at: number; bit: number } | undefined;
+  /** Where a bit of its log, or of its snapshot, is flipped while it is down. */
+  damage: { file: string; at: number; bit: number } | undefined;
 
   constructor(readonly machine: Machine, private readonly names: readonly string[],
     private readonly hostility: Hostility, private readonly listener: Listener) {
@@ -92,7 +93,7 @@ export class Server {
   /** Starts the program: it runs at the machine's next turn. */
   start(): void {
     const { machine, listener, names, hostility } = this;
-    const { electionTimeoutMs, heartbeatMs, timeoutMs } = hostility;
+    const { electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes } = hostility;
     [this.node, this.isFaulted] = [undefined, false];
     const world = machine.boot();
     const { program } = machine;
@@ -103,34 +104,44 @@ export class Server {
     });
     world.clock.defer(() =>
       Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
-        electionTimeoutMs, heartbeatMs, timeoutMs, secret: SECRET, world,
+        electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes, secret: SECRET, world,
         peers: names.filter((name) => name !== this.name).map((name) => `${name}=${name}:${PORT}`),
         onEvent: (event) => isAlive() && listener.onEvent(event) }).then((node) => {
           if (isAlive()) this.node = node;
-          if (this.damage) stop(new Error("it should have found its log damaged, and started"));
+          if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
           node.stopped.then(() => {}, stop);
         }, stop)
     );
   }
 
-  /** Takes what has become durable into account. A damaged log is not read: it will be mended. */
+  /** Takes what has become durable into account. What is damaged is not read: it will be mended. */
   readPlatter(committed: readonly number[]): void {
-    if (!this.damage) this.platter.read(this.machine.disk.durable(LOG), committed);
+    if (!this.damage) {
+      this.platter.read(this.machine.disk, { log: LOG, snapshot: SNAPSHOT }, committed);
+    }
   }
 
-  /** Flips a bit of what was synced, before the last frame; whoever starts must find out. */
+  /**
+   * Flips a bit of what was synced, of a log before its last frame; whoever starts must find out.
+   */
   flipBit(random: Random): boolean {
-    const log = this.machine.disk.durable(LOG);
-    const end = log ? lastFrameAt(log) : 0;
-    const seen = this.machine.disk.read(LOG)?.subarray(0, end);
-    if (this.damage || end === 0 || !seen?.equals(log?.subarray(0, end) ?? seen)) return false;
-    this.damage = { at: Math.floor(random() * end), bit: Math.floor(random() * 8) };
-    this.machine.disk.flip(LOG, this.damage.at, this.damage.bit);
+    const { disk } = this.machine;
+    const file = random() < 0.5 ? LOG : SNAPSHOT;
+    const durable = disk.durable(file) ?? Buffer.alloc(0);
+    const end = file === LOG ? lastFrameAt(durable) : durable.length;
+    const isSeen = disk.read(file)?.subarray(0, end).equals(durable.subarray(0, end));
+    if (this.damage || end === 0 || !isSeen) return false;
+    this.damage = { file, at: Math.floor(random() * end), bit: Math.floor(random() * 8) };
+    this.flip(this.damage);
     return true;
   }
 
+  private flip({ file, at, bit }: NonNullable<Server["damage"]>): void {
+    this.machine.disk.flip(file, at, bit);
+  }
+
   mend(): void {
-    if (this.damage) this.machine.disk.flip(LOG, this.damage.at, this.damage.bit);
+    if (this.damage) this.flip(this.damage);
     this.damage = undefined;
   }
 }

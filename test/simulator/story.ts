@@ -58,6 +58,12 @@ export function tellMessage({ type, id, fields: f }: Sentence): string {
           `term ${f["term"]}`
         : `AppendEntries round ${f["round"]} refused, term ${f["term"]}: try ${f["hintIndex"]} ` +
           `(term ${f["hintTerm"]})`;
+    case "InstallSnapshot":
+      return `InstallSnapshot of term ${f["term"]}: bytes ${f["offset"]} and on of ${f["size"]}, ` +
+        `the state after ${f["lastIncludedIndex"]}, round ${f["round"]}`;
+    case "InstallSnapshotReply":
+      return `InstallSnapshot round ${f["round"]} ${f["success"] === true ? "done" : "refused"}, ` +
+        `term ${f["term"]}: I have ${f["offset"]} bytes of ${f["lastIncludedIndex"]}`;
     case "NotLeader":
       return `NotLeader ${id}: ${f["leader"] === "" ? "nobody is" : `${f["leader"]} is`}`;
     default:
@@ -84,6 +90,10 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
         : `takes ${event.to} for its leader in term ${term}`;
     case "committed":
       return `has committed up to ${event.commitIndex}`;
+    case "snapshot":
+      return event.from === undefined
+        ? `has a snapshot of all up to ${event.index}`
+        : `has the snapshot of ${event.from}, of all up to ${event.index}`;
     case "recovered":
       return `recovered${event.cutBytes > 0 ? `, and cut off ${event.cutBytes} bytes` : ""}`;
     case "slow":
