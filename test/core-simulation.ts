@@ -166,9 +166,10 @@ class Cluster {
 
   /** How long it takes to send a whole log, one entry after another if they are large. */
   private catchUpMs(servers: readonly Server[]): number {
-    const { latencyMs, jitterMs, turnMs } = this.scene.conditions;
+    const { latencyMs, jitterMs, turnMs, batchBytes, snapshotMs } = this.scene.conditions;
     const entries = Math.max(...servers.map(({ raft }) => raft?.log.lastIndex ?? 0));
-    return 2 * entries * (latencyMs + jitterMs + turnMs);
+    const chunks = Math.max(...servers.map(({ raft }) => raft?.snapshot.size ?? 0)) / batchBytes;
+    return 2 * (entries + chunks) * (latencyMs + jitterMs + turnMs) + 4 * snapshotMs;
   }
 
   /** All come back, and end with the same log, all of it committed, and the same state. */

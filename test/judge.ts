@@ -4,7 +4,7 @@
  * the first step that breaks a promise of Figure 3, or one of those that they rest on, it throws
  * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
  */
-import type { Entry, HardState, Message, Name, Raft, Role } from "../raft.ts";
+import type { Entry, HardState, Message, Name, Position, Raft, Role } from "../raft.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
 export type Saved = HardState & { entries: readonly Entry[] };
@@ -29,7 +29,10 @@ function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
   return a.index === b.index && a.term === b.term && a.record.equals(b.record);
 }
 
-/** What a disk durably holds, whatever its server believes. */
+/**
+ * What a disk durably holds, whatever its server believes. What a snapshot has replaced is held by
+ * that, so it stays here; and who installs one holds all the entries that are in it.
+ */
 class Disk {
   currentTerm = 0;
   votedFor: Name | undefined;
@@ -45,10 +48,17 @@ class Disk {
     for (const entry of entries) this.entries.push(entry);
   }
 
+  install({ index, term }: Position, committed: readonly Entry[]): void {
+    if (this.entries[index - 1]?.term === term) return;
+    this.entries.splice(0, Infinity, ...committed.slice(0, index));
+  }
+
   isWhatIsKnownTo({ currentTerm, votedFor, log }: Raft): boolean {
+    const { baseIndex } = log;
     return currentTerm === this.currentTerm && votedFor === this.votedFor
       && log.lastIndex === this.entries.length
-      && this.entries.every((entry) => isSame(entry, log.at(entry.index)));
+      && log.at(baseIndex).term === (this.entries[baseIndex - 1]?.term ?? 0)
+      && this.entries.slice(baseIndex).every((entry) => isSame(entry, log.at(entry.index)));
   }
 }
 
@@ -132,9 +142,12 @@ export class Judge {
         `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with ` +
         `${raft.log.lastIndex} entries, and its disk was left in term ${disk.currentTerm}, with ` +
         `its vote for ${disk.votedFor} and ${disk.entries.length} entries`);
-    Object.assign(server, { raft, role: raft.role, commitIndex: 0, lastApplied: 0,
-      log: raft.log.slice(1), currentTerm: raft.currentTerm, votedFor: raft.votedFor,
-      campaigns: raft.campaigns, electionDueAt: raft.electionDueAt, timerFrom: raft.heardAt });
+    const { index } = raft.snapshot;
+    Object.assign(server, { raft, role: raft.role, commitIndex: index, lastApplied: index,
+      log: [...disk.entries.slice(0, raft.log.baseIndex),
+        ...raft.log.slice(raft.log.baseIndex + 1)], currentTerm: raft.currentTerm,
+      votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
+      timerFrom: raft.heardAt });
     this.checkDisk(server);
   }
 
@@ -161,6 +174,24 @@ export class Judge {
     disk.apply(disk.pending);
     disk.pending = undefined;
     this.checkDisk(server);
+  }
+
+  /**
+   * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
+   * before its log is cut. `state` is the digest that its state machine has with it.
+   */
+  snapshotted(name: Name, position: Position, state: number, installed = false): void {
+    const server = this.at(name);
+    const { index, term } = position;
+    demand(this.committed[index - 1]?.term === term, "Only what is committed is in a snapshot",
+      () => `${name} has one up to entry ${index} of term ${term}`);
+    demand(this.states[index] === state, "Equal logs make equal states",
+      () => `the snapshot that ${name} has of ${index} is not the state of the others`);
+    if (!installed) return;
+    demand(index > server.lastApplied, "No state goes back",
+      () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`);
+    server.disk.install(position, this.committed);
+    server.lastApplied = index;
   }
 
   private checkDisk(server: Server): void {
@@ -234,8 +265,8 @@ export class Judge {
     }
     this.stepped(name);
     const follower = server.followers.get(m.from);
-    const isAnswer = m.type === "AppendEntriesReply" && m.term === currentTerm;
-    if (role.name !== "Leader" || !isAnswer || !follower) return;
+    const isAnswer = m.type === "AppendEntriesReply" || m.type === "InstallSnapshotReply";
+    if (role.name !== "Leader" || !isAnswer || m.term !== currentTerm || !follower) return;
     follower.heardAt = now;
     follower.round = Math.max(follower.round, m.round);
   }
@@ -331,7 +362,8 @@ export class Judge {
       () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`);
     [server.currentTerm, server.votedFor] = [currentTerm, votedFor];
     demand(saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
-      && (savedIndex === 0 || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
+      && (savedIndex === log.baseIndex
+        || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
       "What a server believes durable is durable",
       () =>
         `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and ` +
@@ -348,7 +380,8 @@ export class Judge {
     const reply = raft.outbox.at(-1);
     const isVote = m.type === "RequestVote" && !m.preVote && raft.votedFor === m.from
       && reply?.type === "RequestVoteReply" && reply.voteGranted;
-    const isLeader = m.type === "AppendEntries" && m.term === raft.currentTerm;
+    const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
+      && m.term === raft.currentTerm;
     const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
     demand(isVote || isLeader || steppedDown, "Nothing else postpones an election",
       () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`);
@@ -371,8 +404,16 @@ export class Judge {
   private checkLog(server: Server): void {
     const { raft, log, name } = server;
     if (!raft) return;
+    const { baseIndex } = raft.log;
+    const { term } = raft.log.at(baseIndex);
+    if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
+      // Only a snapshot can have taken its place. What it has is committed, so others know it.
+      demand(this.committed[baseIndex - 1]?.term === term, "A log begins with what is committed",
+        () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`);
+      log.splice(0, Infinity, ...this.committed.slice(0, baseIndex));
+    }
     let common = Math.min(log.length, raft.log.lastIndex);
-    while (common > 0 && log[common - 1] !== raft.log.at(common)) common -= 1;
+    while (common > baseIndex && log[common - 1] !== raft.log.at(common)) common -= 1;
     if (common < log.length) this.checkTruncation(server, raft, common);
     log.length = common;
     for (let index = common + 1; index <= raft.log.lastIndex; index += 1) {
@@ -454,7 +495,8 @@ export class Judge {
       "Only a leader commits, and by an entry of its own term",
       () =>
         `${name}, last a leader in term ${server.ledTerm}, commits ${show(log.at(commitIndex))}`);
-    for (let index = server.commitIndex + 1; index <= commitIndex; index += 1) {
+    const first = Math.max(server.commitIndex, log.baseIndex) + 1;
+    for (let index = first; index <= commitIndex; index += 1) {
       const entry = log.at(index);
       if (index > this.committed.length) this.commit(server, entry);
       const committed = this.committed[index - 1];
@@ -512,10 +554,11 @@ export class Judge {
   }
 
   /** A conflict costs a round trip per term, and not per entry. */
-  private checkRefusal({ name, raft }: Server, to: Name, nextIndex: number, known: Followed): void {
+  private checkRefusal({ name, raft, log }: Server, to: Name, nextIndex: number,
+    known: Followed): void {
     if (nextIndex < known.begunAt && raft?.role.name === "Leader") {
       known.refusals += 1;
-      const skipped = raft.log.slice(nextIndex, raft.role.firstIndex);
+      const skipped = log.slice(nextIndex - 1, raft.role.firstIndex);
       const terms = skipped.filter(({ term }, i) => term !== skipped[i - 1]?.term).length;
       demand(known.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
         `${to} has refused ${name} ${known.refusals} times for ${terms} terms`);
@@ -528,7 +571,8 @@ export class Judge {
     for (const server of this.servers.values()) {
       this.checkLog(server);
       const { raft, name } = server;
-      for (let index = 1; raft && index <= raft.log.lastIndex; index += 1) {
+      const first = (raft?.log.baseIndex ?? 0) + 1;
+      for (let index = first; raft && index <= raft.log.lastIndex; index += 1) {
         const entry = raft.log.at(index);
         this.checkEntry(name, entry, raft.log.at(index - 1).term);
         const committed = index <= raft.commitIndex ? this.committed[index - 1] : entry;

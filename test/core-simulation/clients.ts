@@ -3,7 +3,7 @@
  * its own. They are impatient: they repeat what is not answered, at other servers too, have several
  * commands under way, and the network between them and the servers repeats and reorders as well.
  */
-import { type Name, type StateMachine } from "../../raft.ts";
+import { type Name } from "../../raft.ts";
 import { makeCommand } from "../core.ts";
 import { Violation } from "../judge.ts";
 import { type Scene } from "./scene.ts";
@@ -12,9 +12,15 @@ import { type Reply, type Server } from "./server.ts";
 const KEYS = 4;
 
 /** Registers by key. A command is a key and the number of the write; its answer is what was there. */
-export class Machine implements StateMachine {
-  readonly values = new Map<number, number>();
-  private readonly applied = new Set<number>();
+export class Machine {
+  readonly values: Map<number, number>;
+  private readonly applied: Set<number>;
+
+  /** It begins as it is, or as a copy of another. */
+  constructor(from?: Machine) {
+    this.values = new Map(from?.values);
+    this.applied = new Set(from?.applied);
+  }
 
   apply(command: Uint8Array): Uint8Array {
     const [key = 0, write = 0] = new Uint32Array(Uint8Array.from(command).buffer);

@@ -33,6 +33,8 @@ export type Conditions = {
   pipeline: number;
   thinkMs: number;
   reads: number;
+  snapshotBytes: number;
+  snapshotMs: number;
 };
 
 /** In one seed of ten everything is on, in very few nothing is. */
@@ -77,5 +79,7 @@ export function drawConditions(random: Random): Conditions {
     pipeline: pick(1, 2, 5),
     thinkMs: pick(0.05, 0.2, 0.5) * T,
     reads: pick(0.2, 0.5, 0.8),
+    snapshotBytes: pick(200, 1000, 4000),
+    snapshotMs: pick(0, 0.02, 0.5, 2) * T,
   };
 }

@@ -4,6 +4,7 @@ import { Judge } from "../judge.ts";
 import { type Random, randomFrom } from "../random.ts";
 import { emptyReport, type Report } from "../report.ts";
 import { type Conditions, drawConditions } from "./conditions.ts";
+import { Snapshots } from "./snapshots.ts";
 
 export type Trace = ((line: string) => void) | undefined;
 type Plan = { at: number; order: number; action: () => void };
@@ -15,6 +16,7 @@ export class Scene {
   readonly names: readonly Name[];
   readonly report: Report;
   readonly judge: Judge;
+  readonly snapshots = new Snapshots();
   /** Whether faults still happen. */
   isHostile = true;
   private readonly heap: Plan[] = [];

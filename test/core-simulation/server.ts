@@ -3,11 +3,13 @@
  * Its turns are those of a node, in the same order, and it may be killed between any two acts.
  */
 import { crc32 } from "node:zlib";
-import { type Entry, type Message, type Name, Raft, Sessions } from "../../raft.ts";
-import { type Question, type Saved } from "../judge.ts";
+import { type Entry, type Message, type Name, type Position, Raft, type Remembered,
+  Sessions } from "../../raft.ts";
+import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
 import { type Network } from "./network.ts";
 import { type Scene } from "./scene.ts";
+import { type State } from "./snapshots.ts";
 import { tellEvent } from "./words.ts";
 
 /** What a client asks, and how it gets an answer. */
@@ -18,9 +20,18 @@ export type Reply =
   | { type: "NotLeader"; leader: Name | undefined }
   | { type: "Refused"; reason: string };
 
+/** What takes a while, and is complete at the end of a later turn. */
+type Work = { complete: (raft: Raft) => void; isDone: boolean };
+
 export class Server {
   raft: Raft | undefined;
-  private readonly records: Saved[] = [];
+  /** Its disk: the log behind its base, in records, and a snapshot. */
+  private records: Saved[] = [];
+  private base: Position = { index: 0, term: 0 };
+  private kept: State | undefined;
+  /** What has come of a snapshot; and one that is being written or installed. */
+  private draft = Buffer.alloc(0);
+  private work: Work | undefined;
   private unfinished: Saved | undefined;
   /** Counts its starts: what an earlier life has planned does not happen. */
   private life = 0;
@@ -68,8 +79,8 @@ export class Server {
     if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
     this.life += 1;
     Object.assign(this, { unfinished: undefined, inbox: [], busy: "", isScheduled: false,
-      isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, sessions: new Sessions(),
-      machine: new Machine(), state: 0 });
+      isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, work: undefined });
+    this.restore(this.kept);
     this.rate = 1 + conditions.drift * scene.between(-1, 1);
     this.originMs = scene.random() * 1e6;
     const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
@@ -83,16 +94,31 @@ export class Server {
     this.schedule();
   }
 
+  private restore(from?: State): void {
+    this.sessions = new Sessions();
+    for (const session of from?.sessions ?? []) this.sessions.restore(session);
+    this.machine = new Machine(from?.machine);
+    this.state = from?.state ?? 0;
+  }
+
   /** What the disk remembers: every record takes the place of what it conflicts with. */
-  private recover(): Saved & { entries: Entry[] } {
+  private recover(): Remembered {
     const entries: Entry[] = [];
     for (const { entries: [first, ...rest] } of this.records) {
       if (!first) continue;
-      entries.length = first.index - 1;
+      entries.length = first.index - 1 - this.base.index;
       entries.push(first, ...rest);
     }
     const { currentTerm = 0, votedFor } = this.records.at(-1) ?? {};
-    return { currentTerm, votedFor, entries };
+    const snapshot = this.kept?.snapshot;
+    const { index, term } = snapshot ?? this.base;
+    const last = index === this.base.index ? this.base : entries[index - this.base.index - 1];
+    if (last?.term !== term) {
+      // It was installed, and the log not cut any more.
+      [this.base, this.records] = [{ index, term }, [{ currentTerm, votedFor, entries: [] }]];
+      entries.length = 0;
+    }
+    return { currentTerm, votedFor, entries, base: this.base, snapshot };
   }
 
   kill(why: string): void {
@@ -237,7 +263,8 @@ export class Server {
     scene.judge.stepped(name);
     const outbox = raft.outbox.splice(0);
     const durableTerm = raft.saved.currentTerm;
-    const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+    const isEarly = (m: Message) =>
+      (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
     // 1. Send what promises nothing.
     for (const message of outbox) if (isEarly(message)) this.send(message);
     if (this.dies("before it saves")) return;
@@ -271,6 +298,9 @@ export class Server {
     const { scene, name } = this;
     raft.onSaved();
     scene.judge.stepped(name);
+    this.receiveSnapshot(raft);
+    if (this.work?.isDone) this.complete(raft, this.work.complete);
+    if (this.raft !== raft) return;
     // 3. Send what is a promise.
     for (const message of late) {
       if (this.dies("while it sends")) return;
@@ -284,11 +314,16 @@ export class Server {
     for (const event of raft.events.splice(0)) {
       scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
     }
+    if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
     if (raft.unsaved) this.schedule();
     this.setTimer(raft);
   }
 
   private send(message: Message): void {
+    if (message.type === "InstallSnapshot") {
+      const { offset, data } = message;
+      message.data = this.kept?.bytes.subarray(offset, offset + data.length) ?? data;
+    }
     this.scene.judge.sent(message);
     this.network.send(message);
   }
@@ -307,6 +342,72 @@ export class Server {
     if (asker.term !== entry.term) this.redirect(asker);
     else if (typeof answer === "string") asker.reply({ type: "Refused", reason: answer });
     else asker.reply({ type: "Answer", answer, index });
+  }
+
+  // ------------------------------------------ Snapshots ------------------------------------------
+
+  /** Begins what takes a while. It comes to nothing if something newer comes before it is done. */
+  private begin(complete: (raft: Raft) => void): void {
+    const work: Work = this.work = { complete, isDone: false };
+    this.later(this.scene.random() * this.scene.conditions.snapshotMs, () => {
+      work.isDone = true;
+      this.schedule();
+    });
+  }
+
+  private complete(raft: Raft, complete: (raft: Raft) => void): void {
+    this.work = undefined;
+    complete(raft);
+    if (this.raft === raft) this.scene.judge.stepped(this.name);
+  }
+
+  private writeSnapshot(raft: Raft): void {
+    const { scene, state } = this;
+    const { lastApplied: index, members } = raft;
+    const { term } = raft.log.at(index);
+    const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
+    const kept = scene.snapshots.keep({ snapshot: { index, term, size, members }, state,
+      sessions: [...this.sessions.snapshot()], machine: new Machine(this.machine) });
+    this.begin((later) => {
+      scene.report.snapshots += 1;
+      this.switchSnapshot(later, kept);
+    });
+  }
+
+  /** As `Node.receiveSnapshot`. */
+  private receiveSnapshot(raft: Raft): void {
+    const { incoming } = raft;
+    if (!incoming?.chunks.length) return;
+    const bytes = Buffer.concat(incoming.chunks.splice(0));
+    this.work = undefined;
+    if (incoming.offset === bytes.length) this.draft = Buffer.alloc(0);
+    if (this.draft.length + bytes.length !== incoming.offset) {
+      throw new Violation("A snapshot has no gaps", `${this.name} has ${this.draft.length} bytes`);
+    }
+    this.draft = Buffer.concat([this.draft, bytes]);
+    if (!raft.isInstalling) return;
+    const { leader } = raft;
+    this.begin((later) => {
+      const kept = this.scene.snapshots.find(this.draft);
+      this.scene.report.installs += 1;
+      this.restore(kept);
+      this.switchSnapshot(later, kept, leader);
+    });
+  }
+
+  /** The snapshot is durable, and the log is cut. Between the two it may be killed. */
+  private switchSnapshot(raft: Raft, kept: State, from?: Name): void {
+    const { scene, name } = this;
+    const { log } = raft;
+    this.kept = kept;
+    scene.judge.snapshotted(name, kept.snapshot, kept.state, from !== undefined);
+    scene.mix(5, this.index, kept.snapshot.index, kept.state);
+    if (this.dies("before it cuts its log")) return;
+    raft.onSnapshot(kept.snapshot, scene.conditions.snapshotBytes / 4, from);
+    const { currentTerm, votedFor } = raft.saved;
+    const { index, term } = log.at(log.baseIndex);
+    this.base = { index, term };
+    this.records = [{ currentTerm, votedFor, entries: log.slice(index + 1, log.savedIndex) }];
   }
 
   private answerQuestion(raft: Raft, id: number): void {

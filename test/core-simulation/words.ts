@@ -28,6 +28,14 @@ function tellContent(m: Message): string {
       return m.success
         ? `AppendEntries ${m.round} done, term ${m.term}: same up to ${m.matchIndex}`
         : `AppendEntries ${m.round} refused, term ${m.term}: try ${m.hintIndex}@${m.hintTerm}`;
+    case "TimeoutNow":
+      return `TimeoutNow of term ${m.term}`;
+    case "InstallSnapshot":
+      return `InstallSnapshot ${m.round} of term ${m.term}: ${m.offset} and on of ${m.size} bytes, ` +
+        `up to ${m.lastIncludedIndex}@${m.lastIncludedTerm}`;
+    case "InstallSnapshotReply":
+      return `InstallSnapshot ${m.round} ${m.success ? "done" : "refused"}, term ${m.term}: ` +
+        `has ${m.offset} bytes of that up to ${m.lastIncludedIndex}`;
     default:
       return m satisfies never;
   }
@@ -52,6 +60,10 @@ export function tellEvent(event: Event, term: number): string | undefined {
         : `has ${event.to} for its leader in term ${term}`;
     case "committed":
       return `has committed up to ${event.commitIndex}`;
+    case "snapshot":
+      return event.from === undefined
+        ? `has a snapshot up to ${event.index}`
+        : `has the snapshot of ${event.from}, up to ${event.index}`;
     default:
       return event satisfies never;
   }

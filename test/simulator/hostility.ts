@@ -94,6 +94,6 @@ export function drawHostility(random: Random): Hostility {
     operationsUnderWay: pick(random, [1, 2, 4]),
     thinkMs: pick(random, [100, 300, 1000]),
     timeoutMs: pick(random, [T, 3 * T, 10 * T]),
-    snapshotBytes: pick(random, [300, 1000, 3000]),
+    snapshotBytes: pick(random, [200, 500, 1000, 2000]),
   };
 }
