@@ -1302,6 +1302,7 @@ export class Storage {
       this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
       this.file = attempt(`write ${directory}/log.new`, () => this.rewrite());
     } catch (error) {
+      this.snapshotFile?.close();
       this.release();
       throw error;
     }
@@ -1362,7 +1363,8 @@ export class Storage {
       }
       at += frame.end;
     }
-    const isWhole = at === size && first !== last && last && first?.record.equals(last.record);
+    const isWhole = at === size && first && last && first !== last
+      && first.record.equals(last.record);
     if (isWhole || !file) return;
     const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
     throw new RaftError("storage", `${name} is damaged at byte ${at}, and left as it is. Restore ` +

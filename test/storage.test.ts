@@ -4,7 +4,7 @@ import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync
   writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { type Entry, type Files, type HardState, makeEntry, RaftError, Storage,
+import { type Entry, type Files, type HardState, makeEntry, type Position, RaftError, Storage,
   systemWorld } from "../raft.ts";
 import { Disk, type Fault, type Keep, type Operation } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
@@ -69,6 +69,12 @@ function drawChange(random: Random, before: State): State {
         Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256))));
   return { currentTerm, votedFor, entries };
 }
+
+const faults: Fault[] = [0, 0.5, 1].flatMap((share) => [
+  { code: "ENOSPC", share } as const,
+  { code: "EIO", share } as const,
+]);
+const keeps: Keep[] = ["nothing", "everything", "parts"];
 
 /** Where the frames of a log end: each begins with marker, length and checksum, 4 bytes each. */
 function frameEnds(log: Buffer = Buffer.alloc(0)): number[] {
@@ -386,12 +392,6 @@ describe("a start", () => {
 });
 
 describe("a disk that fails", () => {
-  const faults: Fault[] = [0, 0.5, 1].flatMap((share) => [
-    { code: "ENOSPC", share } as const,
-    { code: "EIO", share } as const,
-  ]);
-  const keeps: Keep[] = ["nothing", "everything", "parts"];
-
   /** Starts twice and saves between, with the n-th operation failing. Returns what was promised. */
   function live(disk: Disk, random: Random): { completed: State; attempted: State } {
     let completed = NOTHING;
@@ -464,6 +464,209 @@ describe("a disk that fails", () => {
     expectRefusal(() => start(disk), "ENOSPC");
     disk.fault = () => undefined;
     expect(start(disk).identity.boot).toBe(1);
+  });
+});
+
+describe("a snapshot", () => {
+  const SNAPSHOT = "data/snapshot";
+  const record = (kind: Entry["kind"], data: string, index: number, term: number) =>
+    makeEntry(index, term, kind, Buffer.from(data)).record;
+  const members = JSON.stringify(founder.members);
+
+  /** Writes, slice by slice, the state after an entry, and returns how long it is. */
+  function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
+    let at = 0;
+    const head = record("snapshot", members, index, term);
+    for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
+      const frame = storage.frame([slice]);
+      storage.writeSnapshot(at, frame);
+      at += frame.length;
+    }
+    return at;
+  }
+
+  /** Takes one of all up to `index`, and keeps the entries behind the base. */
+  function take(storage: Storage, { index, term }: Position, entries: Entry[], base = index): void {
+    write(storage, { index, term }, ["this", "and that"]);
+    storage.keepSnapshot();
+    storage.cutLog({ index: base, term }, entries.filter((entry) => entry.index > base));
+  }
+
+  const states = (storage: Storage) =>
+    [...storage.readSnapshot()].filter(({ kind }) => kind === "state").map(({ data }) => `${data}`);
+  const five = [1, 2, 3, 4, 5].map((index) => command(index, 1, `number ${index}`));
+  const saved = (disk: Disk, random?: Random) => {
+    const storage = start(disk, random);
+    storage.save({ currentTerm: 2, votedFor: "b", entries: five });
+    return storage;
+  };
+  const indexes = ({ entries }: Storage) => entries.map(({ index }) => index);
+
+  test("is found again, in order, with the log behind its base, the term and the vote", () => {
+    const disk = new Disk(randomFrom(1));
+    take(saved(disk), { index: 4, term: 1 }, five, 3);
+    disk.powerCut("nothing");
+    for (let life = 0; life < 2; life += 1) {
+      const storage = start(disk);
+      const size = disk.read(SNAPSHOT)?.length ?? 0;
+      expect(storage.snapshot).toEqual({ index: 4, term: 1, size, members: founder.members });
+      expect(states(storage)).toEqual(["this", "and that"]);
+      expect(storage.base).toMatchObject({ index: 3, term: 1 });
+      expect(indexes(storage)).toEqual([4, 5]);
+      expect(storage.hardState).toEqual({ currentTerm: 2, votedFor: "b" });
+      const change = { currentTerm: 3, votedFor: "c", entries: [command(5, 3, "other")] };
+      if (life === 0) storage.save({ ...storage.hardState, entries: [] });
+      else storage.save(change);
+      disk.powerCut("nothing");
+    }
+    const storage = start(disk);
+    expect(storage.entries.map(({ term }) => term)).toEqual([1, 3]);
+    expect(storage.hardState).toEqual({ currentTerm: 3, votedFor: "c" });
+  });
+
+  test("that is interrupted anywhere loses nothing (catalogue 31)", () => {
+    const found = new Set<string>();
+    forSeeds(20, (random, seed) => {
+      for (const keep of keeps) {
+        for (let n = 0; n < 30; n += 1) {
+          const disk = new Disk(random);
+          const storage = saved(disk, randomFrom(seed));
+          let left = n;
+          disk.fault = () => {
+            if (left === 0) disk.powerCut(keep);
+            left -= 1;
+            return undefined;
+          };
+          try {
+            take(storage, { index: 4, term: 1 }, five, 3);
+            storage.save({ currentTerm: 2, votedFor: "b", entries: [command(6, 2, "more")] });
+          } catch {} // It was killed there.
+          disk.fault = () => undefined;
+          if (left >= 0) disk.powerCut(keep);
+          const again = start(disk, randomFrom(seed));
+          const { snapshot: { index } = { index: 0 } } = again;
+          expect([0, 4]).toContain(index);
+          expect([0, index === 0 ? 0 : 3]).toContain(again.base.index);
+          const first = again.base.index + 1;
+          expect(indexes(again).slice(0, 6 - first)).toEqual([1, 2, 3, 4, 5].slice(first - 1));
+          expect(again.hardState).toEqual({ currentTerm: 2, votedFor: "b" });
+          expect(index === 0 ? [] : states(again)).toEqual(index === 0 ? [] : ["this", "and that"]);
+          expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
+          found.add(`${index} ${again.base.index} ${again.entries.at(-1)?.index}`);
+        }
+      }
+    });
+    if (isReplay) return;
+    // Before the switch, between the switch and the cut, behind both, and when all was over.
+    expect([...found].sort()).toEqual(["0 0 5", "4 0 5", "4 3 5", "4 3 6"]);
+  });
+
+  test("whose disk fails stops the server, and what was promised is there again", () => {
+    const failed = new Set<string>();
+    for (const fault of faults) {
+      for (let n = 0; n < 16; n += 1) {
+        const disk = new Disk(randomFrom(n));
+        const storage = saved(disk);
+        let left = n;
+        disk.fault = ({ what, file }) => {
+          left -= 1;
+          if (left === -1) failed.add(`${what} ${file}`);
+          return left === -1 ? fault : undefined;
+        };
+        const { code } = failure(() => take(storage, { index: 4, term: 1 }, five, 3));
+        expect(code).toBe("storage");
+        disk.fault = () => undefined;
+        disk.powerCut("parts");
+        const again = start(disk);
+        expect(indexes(again)).toEqual([1, 2, 3, 4, 5].slice(again.base.index));
+      }
+    }
+    expect([...failed].sort()).toEqual(["create data/log.new", "create data/snapshot.new",
+      "extend data/log.new", "rename data/log", "rename data/snapshot", "sync data/log.new",
+      "sync data/snapshot.new", "write data/log.new", "write data/snapshot.new"]);
+  });
+
+  test("that was received takes the place of a log that has not its last entry", () => {
+    for (const position of [{ index: 9, term: 2 }, { index: 4, term: 2 }]) {
+      const disk = new Disk(randomFrom(1));
+      const storage = saved(disk);
+      write(storage, position, ["theirs"]);
+      expect(storage.keepSnapshot()).toMatchObject(position);
+      disk.powerCut("nothing"); // Its log is not cut yet.
+      const again = start(disk);
+      expect([again.base, again.entries]).toMatchObject([position, []]);
+      expect(again.hardState).toEqual({ currentTerm: 2, votedFor: "b" });
+      expect(states(again)).toEqual(["theirs"]);
+    }
+  });
+
+  test("that is not finished is removed by the next start", () => {
+    const disk = new Disk(randomFrom(1));
+    write(saved(disk), { index: 4, term: 1 }, ["much"]);
+    expect(disk.read(`${SNAPSHOT}.new`)).toBeDefined();
+    disk.kill();
+    expect(start(disk).snapshot).toBeUndefined();
+    expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
+  });
+
+  test("has no gaps, and a new one begins at its beginning (catalogue 35)", () => {
+    const storage = saved(new Disk(randomFrom(1)));
+    const size = write(storage, { index: 3, term: 1 }, ["a long one, that will not be kept"]);
+    for (const at of [size - 1, size + 1]) {
+      expect(() => storage.writeSnapshot(at, Buffer.alloc(1))).toThrow("a snapshot has no gaps");
+    }
+    write(storage, { index: 4, term: 1 }, ["another"]);
+    expect(storage.keepSnapshot().index).toBe(4);
+    expect(states(storage)).toEqual(["another"]);
+  });
+
+  test("can be read in pieces, to be sent", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 4, term: 1 }, five);
+    const whole = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
+    write(storage, { index: 5, term: 1 }, ["the next one, in the making"]);
+    const pieces = [storage.readChunk(0, 7), storage.readChunk(7, 50), storage.readChunk(57, 5000)];
+    expect(Buffer.concat(pieces).equals(whole)).toBe(true);
+  });
+
+  test("with a flipped bit, or an end that is missing, is refused by name, and left there", () => {
+    const disk = new Disk(randomFrom(1));
+    take(saved(disk), { index: 4, term: 1 }, five);
+    const [log, whole] = [LOG, SNAPSHOT].map((file) => disk.read(file) ?? Buffer.alloc(0));
+    const damaged = [...Array(whole?.length ?? 0).keys()].flatMap((at) => {
+      const flipped = Buffer.from(whole ?? []);
+      flipped[at] = (flipped[at] ?? 0) ^ (1 << (at % 8));
+      return [flipped, Buffer.from(whole?.subarray(0, at) ?? [])];
+    });
+    for (const bytes of damaged) {
+      const broken = new Disk(randomFrom(1));
+      broken.put(LOG, log ?? bytes);
+      broken.put(SNAPSHOT, bytes);
+      expectRefusal(() => states(start(broken)), `${SNAPSHOT} is damaged at byte`);
+      expect(broken.read(SNAPSHOT)?.equals(bytes)).toBe(true);
+    }
+    expect(damaged.length).toBeGreaterThan(100);
+  });
+
+  test("that does not fit its log, or has none, is refused", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 2, term: 1 }, five);
+    const old = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
+    take(storage, { index: 4, term: 1 }, five);
+    const log = disk.read(LOG) ?? Buffer.alloc(0);
+    for (
+      const [has, sentence] of [
+        [{ [LOG]: log, [SNAPSHOT]: old }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
+        [{ [LOG]: log }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
+        [{ [SNAPSHOT]: old }, `${LOG} is missing`],
+      ] as const
+    ) {
+      const mixed = new Disk(randomFrom(1));
+      for (const [file, bytes] of Object.entries(has)) mixed.put(file, bytes);
+      expectRefusal(() => start(mixed), sentence);
+    }
   });
 });
 
