@@ -40,7 +40,8 @@ class Cluster {
   readonly lives = new Map<string, Life>();
 
   constructor(seed: number, readonly names: readonly string[] = ["a", "b", "c"],
-    readonly create: () => StateMachine = () => new Diary()) {
+    readonly create: () => StateMachine = () => new Diary(),
+    private readonly options: Partial<NodeOptions> = {}) {
     this.simulation = new Simulation(seed);
     for (const name of names) this.simulation.machine(name);
     for (const name of names) this.start(name);
@@ -52,7 +53,7 @@ class Cluster {
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
     const node = this.simulation.settle(
       Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
-        onEvent: (event) => void events.push(event), ...options,
+        onEvent: (event) => void events.push(event), ...this.options, ...options,
         world: this.simulation.machine(name).boot() }),
     );
     node.stopped.catch((reason: unknown) => reasons.push(reason));
@@ -805,6 +806,221 @@ describe("a command is applied once", () => {
   });
 });
 
+describe("snapshots", () => {
+  const options = { snapshotBytes: 20_000 };
+  const line = (i: number) => `${i} ${"x".repeat(1000)}`;
+  const grown = (seed: number) => new Cluster(seed, ["a", "b", "c"], () => new Diary(), options);
+
+  function propose(cluster: Cluster, lines: number, name: string): void {
+    const { node } = cluster.life(name);
+    const proposed = Array.from({ length: lines }, (_, i) => node.propose(bytes(line(i))));
+    cluster.simulation.settle(Promise.all(proposed));
+  }
+
+  /** That many lines more, by the leader's own client, and time for snapshots of them. */
+  function grow(cluster: Cluster, lines: number): void {
+    for (let left = lines; left > 0; left -= 25) {
+      propose(cluster, Math.min(left, 25), cluster.leader());
+      cluster.simulation.run(500);
+    }
+  }
+
+  /** Of all that leaves a machine: what kind of message, and when. */
+  function listen(simulation: Simulation, name: string) {
+    const said: { type: string; at: number; to: string }[] = [];
+    simulation.watch = ({ machine, packet }) => {
+      if (!packet || machine.name !== name) return;
+      const to = simulation.machineAt(packet.to.host)?.name ?? "";
+      for (const type of open(packet.bytes).types) said.push({ type, at: simulation.now, to });
+    };
+    return said;
+  }
+
+  const longestPause = (instants: readonly number[]) =>
+    Math.max(...instants.slice(1).map((at, i) => at - (instants[i] ?? at)));
+  const snapshotsOf = (cluster: Cluster, name: string) =>
+    cluster.life(name).events.filter((event) => event.type === "snapshot");
+  const expectAgreement = (cluster: Cluster) => {
+    cluster.leader();
+    cluster.simulation.run(2000);
+    for (const name of cluster.names) expect(cluster.lines(name)).toEqual(cluster.lines("a"));
+  };
+
+  test("take the place of the log on every server, and a restart begins with them", () => {
+    const cluster = grown(1);
+    grow(cluster, 100);
+    for (let life = 0; life < 3; life += 1) {
+      cluster.simulation.run(1000);
+      const before = cluster.names.map((name) => cluster.life(name).node.status());
+      for (const name of cluster.names) cluster.kill(name, "nothing");
+      for (const [i, name] of cluster.names.entries()) {
+        const { snapshotIndex = 0, logBytes = 0 } = before[i] ?? {};
+        cluster.start(name);
+        const { node } = cluster.life(name);
+        expect(snapshotIndex).toBeGreaterThan(50);
+        expect(logBytes).toBeLessThan(80_000);
+        expect(node.status()).toMatchObject({ snapshotIndex, lastApplied: snapshotIndex,
+          logBytes });
+        expect(cluster.lines(name).length).toBeGreaterThan(50);
+      }
+      grow(cluster, 1);
+      expectAgreement(cluster);
+      expect(cluster.lines("a")).toHaveLength(101 + life);
+    }
+  });
+
+  test("bring up who was away, in chunks of which several are under way, whatever is lost", () => {
+    forSeeds(5, (random, seed) => {
+      const cluster = grown(seed);
+      const { simulation } = cluster;
+      const away = cluster.follower();
+      cluster.kill(away);
+      grow(cluster, 60);
+      const leader = cluster.leader();
+      simulation.route = () =>
+        random() < 0.1 ? [] : [{ afterMs: 1 + 5 * random() }, { afterMs: 20 * random() }];
+      const said = listen(simulation, leader);
+      cluster.start(away);
+      expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
+      expect(snapshotsOf(cluster, away)[0]).toMatchObject({ from: leader });
+      const chunks = said.filter(({ type }) => type === "InstallSnapshot");
+      const together = chunks.filter(({ at }) => at === chunks[0]?.at);
+      expect(together.length).toBeGreaterThan(10);
+      simulation.route = () => [{ afterMs: random() }];
+      grow(cluster, 1);
+      expectAgreement(cluster);
+    });
+  });
+
+  test("are installed while the others go on, and nobody campaigns", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 300);
+    const leader = cluster.leader();
+    const { term } = cluster.life(leader).node.status();
+    for (const name of cluster.names) cluster.machine(name).turnMs = 3;
+    cluster.start(away);
+    const said = listen(simulation, away);
+    let [done, sent] = [0, 0];
+    simulation.run(20_000, () => {
+      // One after the other: each is committed before the next is asked for.
+      if (sent === done) {
+        sent += 1;
+        void cluster.life(leader).node.propose(bytes("x")).then(() => done += 1);
+      }
+      return snapshotsOf(cluster, away).length > 0;
+    });
+    expect(snapshotsOf(cluster, away)).toHaveLength(1);
+    expect(done).toBeGreaterThan(20);
+    // The last bytes came long before: it was busy with them, and answered heartbeats meanwhile.
+    const answers = said.filter(({ type }) => type === "InstallSnapshotReply").map(({ at }) => at);
+    expect(simulation.now - (answers[0] ?? 0)).toBeGreaterThan(300);
+    expect(longestPause([...answers, simulation.now])).toBeLessThan(200);
+    expectAgreement(cluster);
+    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+  });
+
+  test("are written in slices, between which heartbeats leave", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    grow(cluster, 300);
+    simulation.run(5000);
+    const { length } = snapshotsOf(cluster, leader);
+    const { term, lastIndex } = cluster.life(leader).node.status();
+    cluster.machine(leader).turnMs = 3;
+    const said = listen(simulation, leader);
+    const isWriting = () => cluster.life(leader).node["slices"] !== undefined;
+    for (let i = 0; i < 1000 && !isWriting(); i += 1) propose(cluster, 10, leader);
+    const from = simulation.now;
+    simulation.run(10_000, () => !isWriting());
+    const beats = said.filter(({ type, at }) => type === "AppendEntries" && at >= from);
+    expect(snapshotsOf(cluster, leader).length).toBeGreaterThan(length);
+    expect(simulation.now - from).toBeGreaterThan(500);
+    for (const name of cluster.names.filter((other) => other !== leader)) {
+      const instants = beats.filter(({ to }) => to === name).map(({ at }) => at);
+      expect(longestPause([from, ...instants, simulation.now])).toBeLessThan(200);
+    }
+    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(lastIndex);
+  });
+
+  test("that the leader leaves half sent are sent again by the next one, and do no harm", () => {
+    forSeeds(5, (random, seed) => {
+      const cluster = grown(seed);
+      const { simulation } = cluster;
+      const away = cluster.follower();
+      cluster.kill(away);
+      grow(cluster, 60);
+      const leader = cluster.leader();
+      const said = listen(simulation, leader);
+      cluster.start(away);
+      const chunks = 1 + 80 * random();
+      const isUnderWay = () =>
+        said.filter(({ type }) => type === "InstallSnapshot").length >= chunks;
+      expect(simulation.run(20_000, isUnderWay)).toBe(true);
+      cluster.kill(leader);
+      grow(cluster, 1);
+      cluster.start(leader);
+      grow(cluster, 1);
+      expectAgreement(cluster);
+      expect(cluster.lines(away)).toHaveLength(62);
+    });
+  });
+
+  test("are not for who is only a little behind", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const behind = cluster.follower();
+    grow(cluster, 18);
+    cluster.kill(behind);
+    grow(cluster, 4);
+    expect(snapshotsOf(cluster, leader)).toHaveLength(1);
+    const { entries } = durable(cluster.machine(behind));
+    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(entries.length);
+    const said = listen(simulation, leader);
+    cluster.start(behind);
+    expectAgreement(cluster);
+    expect(said.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
+  });
+
+  test("that come damaged stop the server, which says where they came from", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 100);
+    const { disk } = cluster.machine(cluster.leader());
+    disk.flip("data/snapshot", 10_000, 3);
+    const node = cluster.start(away);
+    expect(failureOf(simulation, node.stopped)?.message).toMatch(
+      /^data\/snapshot\.new, as it was received, is damaged at byte \d+/,
+    );
+  });
+
+  test("have the sessions, in the order of their use: what was answered is answered again", () => {
+    const machine = new Diary();
+    const before = new Sessions();
+    const apply = (sessions: Sessions, index: number, kind: "session" | "command", data: unknown) =>
+      sessions.apply(makeEntry(index, 1, kind, encode(data)), machine);
+    for (const index of [1, 2, 3]) apply(before, index, "session", null);
+    apply(before, 4, "command", [1, 1, 0, bytes("x")]);
+    apply(before, 5, "command", [1, 3, 1, bytes("z")]);
+    const chunks = before.snapshot();
+    apply(before, 6, "command", [2, 1, 0, bytes("later")]); // It must not show.
+    const after = new Sessions();
+    for (const chunk of chunks) after.restore(chunk);
+    expect(machine.lines).toEqual(["x", "z", "later"]);
+    expect(text(apply(after, 7, "command", [1, 3, 1, bytes("z")]) as Buffer)).toBe("2 z");
+    expect(apply(after, 8, "command", [1, 1, 0, bytes("x")])).toContain("already seen");
+    expect(text(apply(after, 9, "command", [2, 1, 0, bytes("y")]) as Buffer)).toBe("4 y");
+    expect([...after["open"].keys()]).toEqual([3, 1, 2]);
+  });
+});
+
 describe("a client", () => {
   test("that knows a single server finds the leader by its redirection", () => {
     forSeeds(10, (_, seed) => {
@@ -1098,6 +1314,34 @@ describe("the key-value store", () => {
       store.query(raw);
     });
     expect(decode(store.query(encode(["get", key])))).toEqual([true, encode0("1")]);
+  });
+
+  test("has a snapshot of what it was when that was begun, whatever is done meanwhile", () => {
+    forSeeds(200, (random) => {
+      const draw = (n: number) => Math.floor(random() * n);
+      const change = (store: KeyValueStore) => {
+        const verb = ["put", "put", "delete", "cas"][draw(4)];
+        store.apply(encode([verb, bytes(`${draw(20)}`), bytes(`${draw(1000)}`), null]));
+      };
+      const store = new KeyValueStore();
+      for (let i = 0; i < 30; i += 1) change(store);
+      void [...store.snapshot()].length;
+      store.snapshot(); // One that nobody takes.
+      const before = new Map(store["values"]);
+      const chunks: Uint8Array[] = [];
+      for (const chunk of store.snapshot()) {
+        chunks.push(chunk);
+        for (let i = draw(3); i > 0; i -= 1) change(store);
+      }
+      const restored = new KeyValueStore();
+      change(restored);
+      const restore = restored.restore();
+      for (const chunk of chunks) restore(chunk);
+      const sorted = ({ values }: { values: Map<string, Buffer> }) =>
+        [...values].map(([key, value]) => `${key}: ${value}`).sort();
+      expect(sorted({ values: restored["values"] })).toEqual(sorted({ values: before }));
+      expect(store["old"]).toBeUndefined(); // It is over: nothing is remembered for it any more.
+    });
   });
 
   test("is served by a cluster: put, get, delete, cas", () => {
