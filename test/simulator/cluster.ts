@@ -4,6 +4,7 @@ import { type Fault, type Operation } from "../disk.ts";
 import { type Random, randomFrom } from "../random.ts";
 import { emptyReport, record, type Report } from "../report.ts";
 import { type Machine, type Packet, type Route, Simulation } from "../world.ts";
+import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility, pick } from "./hostility.ts";
 import { Links } from "./links.ts";
 import { judgePromise } from "./promises.ts";
@@ -31,6 +32,7 @@ export class Cluster {
   /** The terms of the committed entries, by index, and the state after each command. */
   private readonly committed: number[] = [0];
   private readonly states = new Map<number, number>();
+  private readonly figure3 = new Figure3();
   private readonly byName: Map<string, Server>;
   private readonly random: Random;
 
@@ -195,6 +197,7 @@ export class Cluster {
     const { core } = server;
     if (!core) return;
     server.readPlatter(this.committed);
+    this.figure3.judge(name, core);
     this.judgeCommitted(server, core);
     this.judgeQueues(server);
   }
