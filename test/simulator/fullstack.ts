@@ -4,6 +4,7 @@
  * work; then all are, and must agree.
  */
 import { Client, KeyValues } from "../../raft.ts";
+import { checkLinearizable } from "../linearizability.ts";
 import { randomFrom } from "../random.ts";
 import { type Report } from "../report.ts";
 import { SECRET } from "../wire.ts";
@@ -32,6 +33,8 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   workload.end();
   healMajority(cluster, seed);
   healAll(cluster);
+  const wrong = checkLinearizable(workload.history);
+  if (wrong) throw new Error(wrong);
   cluster.report.simulatedMs = simulation.now;
   return cluster.report;
 }
