@@ -1864,10 +1864,13 @@ const RETRY_MS = 200;
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
   clientKey?: string; timeoutMs?: number; world?: World };
 
-/** What a client wants: of one server `only`, or of the leader. `asked` is who has not answered. */
+/**
+ * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered;
+ * servers were asked `times`.
+ */
 type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
-  askAt: number };
+  askAt: number; times: number };
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -1972,8 +1975,14 @@ export class Client {
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
-    else operation.reject(new RaftError("refused", `The server refuses: ${answer.reason}.`));
+    else this.onRefusal(answer.id, operation, `The server refuses: ${answer.reason}`);
     this.operations.delete(answer.id);
+  }
+
+  /** What is refused when it is repeated may have been done the first time. */
+  private onRefusal(id: number, { content, times, reject }: Operation, why: string): void {
+    if (content.type === "Command" && times > 1) this.giveUp(id, why);
+    else reject(new RaftError("refused", `${why}.`));
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
@@ -1995,7 +2004,8 @@ export class Client {
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0 });
+    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0,
+      times: 0 });
     if (this.isClosed) this.giveUp(id, "The client was closed");
     else this.ask(id);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
@@ -2007,6 +2017,7 @@ export class Client {
     if (!operation) return;
     const to = operation.only ?? this.target;
     operation.asked = to;
+    operation.times += 1;
     operation.askAt = this.clock.now() + RETRY_MS;
     this.endpoint.send("client", { ...operation.content, from: this.endpoint.self.name, to, id });
     this.schedule();

@@ -81,7 +81,6 @@ describe("a dead port costs a living one nothing (catalogue 45)", () => {
     },
   );
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("when datagrams leave in the order DDDLL", async () => {
     expect(await lost("DDDLL")).toBe(0);
   });
@@ -239,7 +238,6 @@ test("an IPv6 address that no interface has is refused with those that some have
   expect(message).not.toContain(HOST);
 });
 
-// Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
 test("a client that is closed when it has just asked throws nothing later", async () => {
   const script = `import { Client } from ${JSON.stringify(`${import.meta.dir}/../raft.ts`)};
     const client = await Client.connect({ servers: ["127.0.0.1:${await freePort()}"] });

@@ -849,7 +849,6 @@ describe("a client", () => {
     for (const name of cluster.names) expect(cluster.lines(name)).toHaveLength(1);
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("may propose a command of MAX_COMMAND_BYTES, as its name says", () => {
     const cluster = new Cluster(1, ["a"]);
     const largest = Buffer.alloc(MAX_COMMAND_BYTES, 0x41);
@@ -857,21 +856,46 @@ describe("a client", () => {
     expect(answer.length).toBe(largest.length + 2);
   });
 
-  test("whose session has ended is refused once, and gets another for what comes later", () => {
-    const cluster = new Cluster(1, ["a"]);
+  /** Ten thousand others open sessions of their own. */
+  function openSessions(cluster: Cluster): void {
     const { simulation } = cluster;
-    const client = cluster.connect("client");
-    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
-    // Ten thousand others open sessions of their own.
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
     for (let n = 1; n <= 100; n += 1) {
       const bodies = Array.from({ length: 100 }, (_, id) => [0, 100 * n + id]);
       const status = cluster.life("a").node.status();
       simulation.deliver({ from, to, bytes: fromClient(status, bodies, n) });
     }
+  }
+
+  test("whose session has ended is refused once, and gets another for what comes later", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    openSessions(cluster);
     simulation.run(500);
     expect(codeOf(simulation, client.propose(bytes("y")))).toBe("refused");
     expect(text(simulation.settle(client.propose(bytes("z"))))).toBe("2 z");
+  });
+
+  test("whose session has ended is not told that nothing was done, if it had asked before", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    const { route } = simulation;
+    simulation.route = ({ from }) => from.host === cluster.machine("a").ip ? [] : [{ afterMs: 1 }];
+    const done = client.propose(bytes("y"));
+    simulation.run(50);
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
+    openSessions(cluster);
+    simulation.run(50);
+    simulation.route = route;
+    const error = failureOf(simulation, done);
+    expect(error?.code).toBe("outcomeUnknown");
+    expect(error?.message).toStartWith("The server refuses: the session has ended, or never was: " +
+      "the command may have been applied");
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
   });
 
   test("that is closed gives up what is not answered", () => {
@@ -882,7 +906,6 @@ describe("a client", () => {
     expect(codeOf(cluster.simulation, read)).toBe("timeout");
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
     const { simulation, life } = alone();
     const { node } = life;

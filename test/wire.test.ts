@@ -224,7 +224,6 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("a type that is not a number, but would find its place in a table like one", () => {
     const two = pair();
     for (const type of ["0", [0], [[0]]]) {
@@ -698,7 +697,6 @@ describe("a life, a disk, a cluster", () => {
     expect(a.endpoint.about("peer", "b")).toMatchObject(known);
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("a greeting takes no name from a server that already answers to it", () => {
     const simulation = new Simulation(1);
     const [a, b, c] = [listen(simulation, "a"), listen(simulation, "b"), listen(simulation, "c")];
@@ -788,7 +786,6 @@ describe("a running server", () => {
     if (!isReplay) expect(dropped).toBeGreaterThan(100);
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("is not held up by a client that claims to have seen answers without end", () => {
     const server = alone(1);
     server.send("client", [0, 1]); // Opens a session, at index 2 behind the term's first entry.
@@ -801,7 +798,6 @@ describe("a running server", () => {
     isServing(server);
   });
 
-  // Known to fail: see BUGS.md. When it is mended, this says so, and becomes a plain test.
   test("is not stopped by a redirection to what is no address", () => {
     const server = alone(1);
     const operation = server.node.read(encode(["get", Buffer.from("k")]));
