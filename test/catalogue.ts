@@ -273,7 +273,7 @@ export const planted: readonly Planted[] = [
     if (kind === "command") return this.answer(asker, { type: "Answer", answer });
     this.proposals.set(call,`,
     ]],
-    caughtBy: [{ mode: "full", seed: 113 }],
+    caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "29",
@@ -375,7 +375,7 @@ export const planted: readonly Planted[] = [
     if (fields.sequence <= newest && !session.answers.has(fields.sequence)) return`,
     ]],
     caughtBy: [
-      { mode: "full", seed: 1 },
+      { mode: "full", seed: 3 },
       { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
     ],
   },
@@ -417,7 +417,7 @@ export const planted: readonly Planted[] = [
     id: "53",
     name: "A client acknowledges answers that it still waits for.",
     changes: [["sequence, oldest - 1, command", "sequence, sequence - 1, command"]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 3 }],
   },
   {
     id: "54",
@@ -429,7 +429,7 @@ export const planted: readonly Planted[] = [
     id: "55",
     name: "A datagram is heard as often as the network repeats it.",
     changes: [["if (sequence <= (from.seen[", "if (sequence < (from.seen["]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ file: "wire", title: "however often it arrives" }],
   },
   {
     id: "56",
@@ -518,7 +518,7 @@ export const planted: readonly Planted[] = [
       ["if (asker.term !== entry.term) this.redirect(asker);", "if (asker.term < 0) return;"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 11 }],
   },
   {
     id: "70",
