@@ -3,6 +3,7 @@ import { type Name } from "../../raft.ts";
 import { Judge } from "../judge.ts";
 import { type Random, randomFrom } from "../random.ts";
 import { emptyReport, type Report } from "../report.ts";
+import { type Call } from "../simulator/workload.ts";
 import { type Conditions, drawConditions } from "./conditions.ts";
 
 export type Trace = ((line: string) => void) | undefined;
@@ -15,6 +16,8 @@ export class Scene {
   readonly names: readonly Name[];
   readonly report: Report;
   readonly judge: Judge;
+  /** What clients asked, and were answered. */
+  readonly history: Call[] = [];
   /** Whether faults still happen. */
   isHostile = true;
   private readonly heap: Plan[] = [];
