@@ -1239,7 +1239,8 @@ export function parseServer(text: string): Server {
 
 const isIPv6 = (host: string) => host.includes(":");
 const isLoopback = (address: string) => address.startsWith("127.") || address === "::1";
-const writeAddress = ({ host, port }: Address) => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+export const writeAddress = ({ host, port }: Address) =>
+  `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
 /**
  * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
@@ -1688,8 +1689,8 @@ export class Node {
       roundTripMs: this.roundTrips.get(name) ?? null,
       matchIndex: followers?.get(name)?.matchIndex ?? null })
     );
-    return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
-      commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
+    return { ...this.storage.identity, ...this.core.settings, role: role.name, term, votedFor,
+      leader, lastIndex, lastTerm, commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
@@ -2040,7 +2041,7 @@ export class Client {
   }
 
   /** A server's name, and why it may not have helped. */
-  private describe(server: Name): string {
+  describe(server: Name): string {
     const { name, heardMs, told } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
     if (told === "unresolved") return `${name} (its name does not resolve)`;
