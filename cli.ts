@@ -246,39 +246,56 @@ export function narrator(name: string, given: readonly string[],
         isAsking = false;
         if (event.to !== undefined && event.to !== name) tell(`New leader: ${event.to}`);
         return tell(`Old Leader: ${event.from ?? "None"}, new leader: ${event.to ?? "None"}`);
-      case "slow": {
-        const { ms, peer } = event;
-        return tell(`It took ${ms}ms to send a message to and receive a response from: ${peer}`,
-          "WARNING");
-      }
-      case "unresolved": {
-        const { host, name: server } = event.server;
-        const next = `trying on. Is it written right? 'getent hosts ${host}' must find it`;
-        return tell(`The name ${host} of ${server} does not resolve yet; ${next}`, "WARNING");
-      }
-      case "foreign":
-        return tell(foreign(event.server, event.members, listed(members)), "WARNING");
-      case "unauthenticated": {
-        const from = `What comes from ${writeAddress(event.address)}`;
-        const wrong = `${from} does not fit our secret or cluster, and is not answered`;
-        return tell(`${wrong}. If it is one of us, give it the same secret and --cluster`,
-          "WARNING");
-      }
-      case "recovered": {
+      case "recovered":
         members = event.members;
-        const [founders, now] = [listed(members), listed(given)];
-        const stay = `the cluster was founded with other members, which stay: ${founders}`;
-        if (founders !== now) tell(`--peers is not obeyed: ${stay}`, "WARNING");
-        if (event.cutBytes === 0) return;
-        return tell(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`,
-          "WARNING");
-      }
+        return warnOf(event, members, given, tell);
+      case "slow":
+      case "unresolved":
+      case "foreign":
+      case "unauthenticated":
+        return warnOf(event, members, given, tell);
       case "committed":
         return;
       default:
         event satisfies never;
     }
   };
+}
+
+type Warning = Extract<
+  NodeEvent,
+  { type: "slow" | "unresolved" | "foreign" | "unauthenticated" | "recovered" }
+>;
+
+/** What a person should look at, and what to do about it. */
+function warnOf(event: Warning, members: readonly string[], given: readonly string[],
+  tell: Tell): void {
+  const warn = (sentence: string) => tell(sentence, "WARNING");
+  switch (event.type) {
+    case "slow": {
+      const { ms, peer } = event;
+      return warn(`It took ${ms}ms to send a message to and receive a response from: ${peer}`);
+    }
+    case "unresolved": {
+      const { host, name } = event.server;
+      return warn(`The name ${host} of ${name} does not resolve yet; trying on. Is it written ` +
+        `right? 'getent hosts ${host}' must find it`);
+    }
+    case "foreign":
+      return warn(foreign(event.server, event.members, listed(members)));
+    case "unauthenticated":
+      return warn(`What comes from ${writeAddress(event.address)} does not fit our secret or ` +
+        "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
+    case "recovered":
+      if (listed(given) !== listed(members)) {
+        warn("--peers is not obeyed: the cluster was founded with other members, which stay: " +
+          listed(members));
+      }
+      if (event.cutBytes === 0) return;
+      return warn(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`);
+    default:
+      event satisfies never;
+  }
 }
 
 const listed = (members: readonly string[]) => members.toSorted().join(", ");
@@ -630,6 +647,7 @@ function size(bytes: number): string {
 /** How far a server may be behind before it is worth a word: it is never quite up to date. */
 const LAG = 1000;
 const REFUSED = ["unauthenticated", "foreign"];
+const START = " Start those that do not run, and let UDP through to all.";
 
 /**
  * What is wrong, and why, as far as the answers tell: sentences for people, the gravest first. If
@@ -647,12 +665,20 @@ export function troublesOf(answers: readonly Answer[]): string[] {
   const leader = leaderOf(answers);
   const first = leader ? whyNotCommitted(leader) : [whyNoLeader(answers)];
   const followers = leader ? leader.peers.flatMap((peer) => whyLags(leader, peer, answers)) : [];
-  const dropped = statuses.flatMap(({ name, dropped: counts }) => {
-    const count = REFUSED.reduce((sum, reason) => sum + (counts[reason] ?? 0), 0);
-    const what = `${count} datagram${count === 1 ? "" : "s"} with another secret or cluster`;
-    return count > 0 ? [`${name} has dropped ${what}; its WARNINGs tell where from.`] : [];
-  });
-  return [...first, ...followers, ...dropped];
+  return [...first, ...followers, ...whatWasDropped(statuses)];
+}
+
+function whatWasDropped(statuses: readonly Status[]): string[] {
+  const count = ({ dropped }: Status) =>
+    REFUSED.reduce((sum, reason) => sum + (dropped[reason] ?? 0), 0);
+  const [most, ...others] = statuses.filter((status) => count(status) > 0)
+    .toSorted((a, b) => count(b) - count(a));
+  if (!most) return [];
+  const who = others.length > 0 ? `, and ${others.length} more some` : "";
+  const what = `${count(most)} datagram${
+    count(most) === 1 ? "" : "s"
+  } of another secret or cluster`;
+  return [`${most.name} has dropped ${what}${who}: the WARNINGs there tell where from.`];
 }
 
 /** Of the servers that answer, the one that should be elected: who asks for votes is next to it. */
@@ -671,6 +697,7 @@ function whyNoLeader(answers: readonly Answer[]): string {
   }
   const reasons = best.peers.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
   const { needed, members } = best;
+  const isAnySilent = best.peers.some((peer) => whySilent(best, peer, answers));
   if (members.length - reasons.length >= needed) {
     return "There is no leader yet: an election is under way, and nothing that can be seen from " +
       "here stands against it. Ask again in a moment.";
@@ -678,7 +705,7 @@ function whyNoLeader(answers: readonly Answer[]): string {
   return `There is no leader: ${best.name} has ${
     best.votes ?? 0
   } of the ${needed} votes that are ` +
-    `needed of ${members.length}; ${reasons.join("; ")}.`;
+    `needed of ${members.length}; ${reasons.join("; ")}.${isAnySilent ? START : ""}`;
 }
 
 /** Why a server has not voted for another; undefined if there is nothing against it. */
