@@ -162,7 +162,9 @@ function serverSecret(flags: Flags): string {
 function credentials(flags: Flags): { secret: string } | { clientKey: string } {
   const [hasSecret, hasKey] = [flags["secret-file"], flags["client-key-file"]];
   const either = "A client takes one of them: the key is made of the secret.";
-  if (hasSecret && hasKey) throw wrongUsage(`--secret-file and --client-key-file: ${either}`);
+  if (hasSecret && hasKey) {
+    throw wrongUsage(`--secret-file and --client-key-file are both given. ${either}`);
+  }
   const key = hasSecret ? undefined : readClientKey(flags);
   const secret = hasKey ? undefined : readSecret(flags);
   if (key && secret) throw wrongUsage(`RAFT_SECRET and RAFT_CLIENT_KEY are both set. ${either}`);
@@ -674,10 +676,9 @@ function whatWasDropped(statuses: readonly Status[]): string[] {
   const [most, ...others] = statuses.filter((status) => count(status) > 0)
     .toSorted((a, b) => count(b) - count(a));
   if (!most) return [];
-  const who = others.length > 0 ? `, and ${others.length} more some` : "";
-  const what = `${count(most)} datagram${
-    count(most) === 1 ? "" : "s"
-  } of another secret or cluster`;
+  const what = `${count(most)} datagram${count(most) > 1 ? "s" : ""} of another secret or cluster`;
+  const more = others.length > 0 ? `, and so ha${others.length > 1 ? "ve" : "s"} ` : "";
+  const who = `${more}${others.map(({ name }) => name).join(", ")}`;
   return [`${most.name} has dropped ${what}${who}: the WARNINGs there tell where from.`];
 }
 
@@ -745,10 +746,13 @@ function whyNotCommitted(leader: Status): string[] {
   const lacking = peers.filter(({ matchIndex }) => (matchIndex ?? 0) <= commitIndex)
     .map((peer) => peer.name);
   if (unsaved >= open) lacking.unshift(name);
-  const what = open === 1 ? `Entry ${last} is` : `Entries ${commitIndex + 1} to ${last} are`;
-  const who = lacking.length > 0 ? lacking.join(", ") : "some";
-  return [`${what} not committed yet: ${needed} of ${members.length} disks must have them, and ` +
-    `${who} lack${lacking.length === 1 ? "s" : ""} them.`];
+  const [what, it] = open === 1
+    ? [`Entry ${last} is`, "it"]
+    : [`Entries ${commitIndex + 1} to ${last} are`, "them"];
+  const must = `${what} not committed yet: ${needed} of ${members.length} disks must have ${it}`;
+  // What enough of them have is about to be committed.
+  if (members.length - lacking.length >= needed) return [`${must}. Ask again in a moment.`];
+  return [`${must}, and ${lacking.join(", ")} lack${lacking.length === 1 ? "s" : ""} ${it}.`];
 }
 
 function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string[] {

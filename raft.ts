@@ -1575,7 +1575,7 @@ const COMMAND_HEADER_BYTES = 100;
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
   throw new RaftError("refused", `${length} bytes are too many for a datagram, which has room ` +
-    `for ${MAX_COMMAND_BYTES}. Split them.`);
+    `for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`);
 }
 
 /** Anybody on the network could do anything to a server that has no secret. */
@@ -1622,7 +1622,7 @@ export class Node {
     const members = servers.map((server) => server.name);
     const distinct = new Set(servers.map(writeAddress)).size;
     demand(Math.min(distinct, new Set(members).size) === members.length,
-      `A server is listed twice, or is its own peer: ${[name, ...peers].join(", ")}.`);
+      `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
     let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
