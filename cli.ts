@@ -290,8 +290,8 @@ function warnOf(event: Warning, members: readonly string[], given: readonly stri
         "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
     case "recovered":
       if (listed(given) !== listed(members)) {
-        warn("--peers is not obeyed: the cluster was founded with other members, which stay: " +
-          listed(members));
+        warn("--peers is not obeyed: the cluster was founded with other members, which stay. " +
+          `Write --peers by them: ${listed(members)}`);
       }
       if (event.cutBytes === 0) return;
       return warn(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`);
