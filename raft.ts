@@ -1093,13 +1093,13 @@ export class Storage {
       throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
         "Restore it, or take another directory.");
     }
-    const rest = log.subarray(end);
-    if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
+    const written = 1 + log.findLastIndex((byte) => byte !== 0);
+    if (written > end) this.cut(log, end, written);
     return identity;
   }
 
   /** What follows the last whole frame was never finished, or else it is damaged. */
-  private cut(log: Buffer, end: number): void {
+  private cut(log: Buffer, end: number, written: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
       if (!readFrame(log, at)) continue;
@@ -1108,11 +1108,11 @@ export class Storage {
     }
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
-      file.write(log.subarray(end), 0);
+      file.write(log.subarray(end, written), 0);
       file.sync();
       file.close();
     });
-    this.cutBytes = log.length - end;
+    this.cutBytes = written - end;
   }
 
   private wrong(how: string): RaftError {
