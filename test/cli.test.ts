@@ -344,7 +344,7 @@ describe("bad input about data", () => {
     await expectKept(mine);
   });
 
-  const mount = "mount -t tmpfs -o size=200k none";
+  const mount = "mount -t tmpfs -o size=2m none";
   const unshare = ["unshare", ...(process.getuid?.() === 0 ? [] : ["-Ur"]), "-m"];
   const canMount = Bun.spawnSync([...unshare, "sh", "-c", `${mount} /mnt`]).success;
   // Where no file system can be mounted, test/storage.test.ts has filled a simulated disk.
@@ -352,8 +352,8 @@ describe("bad input about data", () => {
     const [port] = await freePorts(1);
     const data = temporaryDirectory();
     const server = `"$0" "$@" --host 127.0.0.1 --port ${port} --data ${data}`;
-    const script = `${mount} ${data} && { ${server}; echo "ended with $?"; ` +
-      `mount -o remount,size=20m ${data} && exec ${server}; }`;
+    const script = `${mount} ${data} && head -c 1800000 /dev/zero > ${data}/other && ` +
+      `{ ${server}; echo "ended with $?"; rm ${data}/other && exec ${server}; }`;
     const child = Bun.spawn([...unshare, "sh", "-c", script, process.execPath, CLI], {
       stdin: "ignore",
       stdout: "pipe",
@@ -691,8 +691,8 @@ describe("the story warns", () => {
     const address = { host: "::1", port: 7 };
     const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
     expect(told(event, ["a", "d"])).toEqual([
-      "WARNING --peers is not obeyed: the cluster was founded with other members, which stay. Write " +
-      "--peers by them: a, b, c",
+      "WARNING --peers is not obeyed: the cluster was founded with other members, which stay. " +
+      "Write --peers by them: a, b, c",
       "WARNING b was founded with other members, and we refuse each other: it with a, b, we with " +
       "a, b, c. Start the one that is wrong anew, with right --peers and an empty --data",
     ]);
