@@ -567,11 +567,13 @@ async function inspect(servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
   const client = await Client.connect({ servers, ...options });
   try {
-    return await Promise.all(servers.map(async (server): Promise<Answer> => {
+    const answers = await Promise.all(servers.map(async (server): Promise<Answer> => {
       const { name } = parseServer(server);
       const status = await client.inspect(name).catch(() => undefined);
       return status ? { name: status.name, status } : { name, silence: client.describe(name) };
     }));
+    // A server may be listed by two of its names.
+    return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
   } finally {
     client.close();
   }
@@ -594,9 +596,8 @@ function describeServer({ name, status }: Answer, answers: readonly Answer[]) {
   const view = leader?.peers.find((peer) => peer.name === name) ?? latest;
   const has = leader?.name === name ? leader.lastIndex : view?.matchIndex;
   const lag = leader && typeof has === "number" ? leader.lastIndex - has : null;
-  const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } =
-    status ??
-      {};
+  const own: Partial<Status> = status ?? {};
+  const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } = own;
   return { name, role: role === "PreCandidate" ? "Follower" : role, term, lastIndex, commitIndex,
     lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
     address: views.find(({ address }) => address !== "")?.address ?? null, logBytes };
@@ -621,7 +622,8 @@ function reportStatus(answers: Answer[]): Result {
   const error = { code: "noLeader", message: first } as const;
   const told = leader === null ? others : all;
   const table = servers.some(({ role }) => role) ? align([HEADINGS, ...rows]) : [];
-  const text = [...table, ...told].join("\n");
+  const isBoth = table.length > 0 && told.length > 0;
+  const text = [...table, ...(isBoth ? [""] : []), ...told].join("\n");
   return leader === null ? { text, json, error } : { text, json };
 }
 

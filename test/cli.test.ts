@@ -830,6 +830,8 @@ describe("servers", () => {
   test("status says why there is no leader", async () => {
     const { servers, programs } = await startTrio("127.0.0.1");
     for (const program of programs.slice(1)) await program.kill();
+    const twice = await cli(["status", "--json", "--peers", `x=${servers[0]},${servers[0]}`]);
+    expect(JSON.parse(twice.output).servers).toHaveLength(3);
     const alone = await eventually("it asks for votes", async () => {
       const status = await cli(["status", "--peers", servers[0] ?? "", "--timeout", "200"]);
       return /^There is no leader: /.test(status.errors) ? status : undefined;
