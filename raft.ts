@@ -1093,13 +1093,13 @@ export class Storage {
       throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
         "Restore it, or take another directory.");
     }
-    const rest = log.subarray(end);
-    if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
+    const written = 1 + log.findLastIndex((byte) => byte !== 0);
+    if (written > end) this.cut(log, end, written);
     return identity;
   }
 
   /** What follows the last whole frame was never finished, or else it is damaged. */
-  private cut(log: Buffer, end: number): void {
+  private cut(log: Buffer, end: number, written: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
       if (!readFrame(log, at)) continue;
@@ -1108,11 +1108,11 @@ export class Storage {
     }
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
-      file.write(log.subarray(end), 0);
+      file.write(log.subarray(end, written), 0);
       file.sync();
       file.close();
     });
-    this.cutBytes = log.length - end;
+    this.cutBytes = written - end;
   }
 
   private wrong(how: string): RaftError {
@@ -1239,7 +1239,8 @@ export function parseServer(text: string): Server {
 
 const isIPv6 = (host: string) => host.includes(":");
 const isLoopback = (address: string) => address.startsWith("127.") || address === "::1";
-const writeAddress = ({ host, port }: Address) => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+export const writeAddress = ({ host, port }: Address) =>
+  `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
 /**
  * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
@@ -1574,7 +1575,7 @@ const COMMAND_HEADER_BYTES = 100;
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
   throw new RaftError("refused", `${length} bytes are too many for a datagram, which has room ` +
-    `for ${MAX_COMMAND_BYTES}. Split them.`);
+    `for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`);
 }
 
 /** Anybody on the network could do anything to a server that has no secret. */
@@ -1621,7 +1622,7 @@ export class Node {
     const members = servers.map((server) => server.name);
     const distinct = new Set(servers.map(writeAddress)).size;
     demand(Math.min(distinct, new Set(members).size) === members.length,
-      `A server is listed twice, or is its own peer: ${[name, ...peers].join(", ")}.`);
+      `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
     let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
@@ -1688,8 +1689,8 @@ export class Node {
       roundTripMs: this.roundTrips.get(name) ?? null,
       matchIndex: followers?.get(name)?.matchIndex ?? null })
     );
-    return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
-      commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
+    return { ...this.storage.identity, ...this.core.settings, role: role.name, term, votedFor,
+      leader, lastIndex, lastTerm, commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
@@ -2051,7 +2052,7 @@ export class Client {
   }
 
   /** A server's name, and why it may not have helped. */
-  private describe(server: Name): string {
+  describe(server: Name): string {
     const { name, heardMs, told } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
     if (told === "unresolved") return `${name} (its name does not resolve)`;
