@@ -4,7 +4,6 @@
  * so the C library's are called.
  */
 import { dlopen, FFIType } from "bun:ffi";
-import { readFileSync } from "node:fs";
 import type { Machine } from "./network.ts";
 
 const { i32, i64_fast, u64_fast, ptr } = FFIType;
@@ -61,7 +60,7 @@ export class Capture {
     address.writeUInt16LE(AF_PACKET, 0);
     address.writeInt32LE(this.ports.get(to.replace(/:.*/, "")) ?? 0, 4);
     const sent = libc.sendto(this.socket, bytes, bytes.length, 0, address, address.length);
-    if (sent !== bytes.length) throw new Error(`A frame to ${to} cannot be sent again.`);
+    if (Number(sent) !== bytes.length) throw new Error(`A frame to ${to} cannot be sent again.`);
   }
 
   /** A frame passes two ports: it is taken where it comes in, from the machine that sent it. */
@@ -69,8 +68,10 @@ export class Capture {
     const ports = new Set(this.ports.values());
     const length = Buffer.from(Uint32Array.of(this.address.length).buffer);
     for (;;) {
-      const size = libc.recvfrom(this.socket, this.buffer, this.buffer.length, MSG_DONTWAIT,
-        this.address, length);
+      const size = Number(
+        libc.recvfrom(this.socket, this.buffer, this.buffer.length, MSG_DONTWAIT, this.address,
+          length),
+      );
       if (size < 0) return;
       if (this.address[10] === OUTGOING || !ports.has(this.address.readInt32LE(4))) continue;
       const frame = readFrame(Buffer.from(this.buffer.subarray(0, size)));

@@ -57,8 +57,9 @@ export class Machine {
     const cable = ["type", "veth", "peer", "name", "eth0", "netns", `${holder}`];
     ip("link", "add", `port${number}`, ...cable);
     ip("link", "set", `port${number}`, "master", "lan0", "up");
-    for (const line of [`addr add ${this.address}/24 dev eth0`, "link set eth0 up",
-      "link set lo up"]) command(...this.via, "ip", ...line.split(" "));
+    for (
+      const line of [`addr add ${this.address}/24 dev eth0`, "link set eth0 up", "link set lo up"]
+    ) command(...this.via, "ip", ...line.split(" "));
     const [{ ifindex }] = JSON.parse(ip("-json", "link", "show", `port${number}`));
     this.port = ifindex;
   }

@@ -1,0 +1,193 @@
+#!/usr/bin/env bun
+/**
+ * Three servers on three machines, a client on a fourth and a stranger on a fifth, each with an
+ * address of its own: bun test/lan.ts [--only TEXT] [--seconds 60]. What goes wrong on a LAN is
+ * done to them, and what they print is shown. `--seconds` is how long the traffic is recorded that
+ * is then replayed. It needs Linux and root; the network is its own, and gone when it ends.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { Capture } from "./lan/capture.ts";
+import { Machine, makeBridge, runInside, whyNoNetwork } from "./lan/network.ts";
+import { replayed, replayedInAnElection, replayedLater } from "./lan/replay.ts";
+import { check, type Lan, PORT, scenario, show, Trio, verdict } from "./lan/scene.ts";
+import { endAll, run } from "./processes.ts";
+
+const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
+  only: { type: "string", default: "" },
+  seconds: { type: "string", default: "10" },
+} });
+const THIRD = 2;
+const DIRECTORY = "RAFT_LAN_DIRECTORY";
+
+async function served(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const put = await trio.ask("put", "hello", "world");
+  check("a client on a fourth machine puts a value", put.code === 0);
+  const get = await trio.ask("get", "hello");
+  check("and gets it back", get.output === "world" && get.code === 0);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+}
+
+async function unplugged(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const old = await trio.agreement();
+  const others = [0, 1, 2].filter((i) => i !== old);
+  lan.servers[old]?.unplug();
+  const put = await trio.ask("put", "while one was away", "value");
+  check("the leader's cable is pulled: the other two take a put", put.code === 0);
+  const leader = await trio.agreement(others);
+  check(`one of them leads: ${trio.addresses[leader]}`, leader !== old);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+  const steps = await trio.line(old, /Switching state from Leader to Follower/);
+  show(`${trio.addresses[old]}, which leads nobody any more`, steps);
+  lan.servers[old]?.plug();
+  await trio.convergence();
+  check("plugged in again, it follows, and has applied what the others have", true);
+  const leads = (await trio.agreement()) === leader;
+  check("its return has caused no election: the leader is the same", leads);
+}
+
+async function powerless(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const old = await trio.agreement();
+  await trio.ask("put", "before", "the leader is killed");
+  await trio.program(old).kill();
+  const put = await trio.ask("put", "after", "the leader is killed");
+  check("the leader is killed by kill -9: the other two take a put", put.code === 0);
+  trio.start(old);
+  await trio.convergence();
+  check("started again, it has applied what the others have", true);
+  const gets = [await trio.ask("get", "before"), await trio.ask("get", "after")];
+  check("both values are there", gets.every(({ output }) => output === "the leader is killed"));
+}
+
+/** One of three has something wrong. The other two must serve, and both sides must say what. */
+async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
+  its: RegExp): Promise<void> {
+  const trio = new Trio(lan);
+  for (const i of [0, 1]) trio.start(i);
+  trio.start(THIRD, wrong);
+  await trio.agreement([0, 1]);
+  const put = await trio.ask("put", "key", "value");
+  check("the other two elect a leader, and take a put", put.code === 0);
+  for (const i of [0, 1]) show(`${trio.addresses[i]} says of it`, await trio.line(i, ours));
+  show("it says of them", await trio.line(THIRD, its));
+  show("bun cli.ts status", (await trio.ask("status")).output);
+  const own = trio.program(THIRD).output;
+  check("it runs, follows nobody, and leads nobody",
+    trio.program(THIRD).isRunning && !/ (New leader:|Voted for|Switching)/.test(own));
+}
+
+async function wrongSecret(lan: Lan): Promise<void> {
+  const warning = (from: number) =>
+    new RegExp(`WARNING.* from 10\\.77\\.0\\.${from}:${PORT} does not fit our secret`);
+  await misfit(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
+}
+
+async function wrongCluster(lan: Lan): Promise<void> {
+  await misfit(lan, { cluster: "other" }, /WARNING.*10\.77\.0\.3/, /WARNING.*10\.77\.0\.1/);
+}
+
+async function wrongPeers(lan: Lan): Promise<void> {
+  const peers = `10.77.0.1:${PORT},10.77.0.7:${PORT}`;
+  await misfit(lan, { peers }, /WARNING.*10\.77\.0\.3.*10\.77\.0\.7/,
+    /WARNING.*10\.77\.0\.1.*10\.77\.0\.2/);
+}
+
+async function wrongClient(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const words = ["put", "key", "value", "--peers", trio.addresses.join(","), "--timeout", "2000"];
+  const put = await lan.stranger.run(...words, "--secret-file", lan.secrets[1]);
+  check("a client with another secret, on a fifth machine, puts nothing", put.code !== 0);
+  show("it says", put.errors);
+  show("a server says", await trio.line(0, /WARNING.*10\.77\.0\.5/));
+  const sent = lan.capture.frames.filter(({ to }) => to.startsWith(lan.stranger.address));
+  check("no datagram was sent to it", sent.length === 0);
+}
+
+async function everyAddress(lan: Lan): Promise<void> {
+  const trio = new Trio(lan);
+  const names = ["one", "two", "three"];
+  const named = names.map((name, i) => `${name}=${trio.addresses[i]}`);
+  trio.addresses.splice(0, 3, ...named);
+  const nameless = trio.start(0, { host: "0.0.0.0" });
+  check("--host 0.0.0.0 without --name is refused as wrong usage", (await nameless.exited) === 2);
+  await nameless.closed;
+  show("it says", nameless.errors);
+  names.forEach((name, i) => trio.start(i, { host: "0.0.0.0", name }));
+  const put = await trio.ask("put", "key", "value");
+  check("with a name each, three servers on 0.0.0.0 elect a leader, and take a put",
+    put.code === 0);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+}
+
+async function noSecret(lan: Lan): Promise<void> {
+  const { address } = lan.servers[0];
+  const data = path.join(lan.directory, "no-secret");
+  const { code, errors } = await lan.servers[0].run("--host", address, "--port", `${PORT}`,
+    "--data", data);
+  check("a server without a secret does not listen on an address of the LAN", code === 2);
+  show("it says", errors);
+}
+
+/** The secrets are made as a user makes them. */
+async function makeSecret(file: string): Promise<string> {
+  const { output } = await run("secret");
+  writeFileSync(file, `${output}\n`, { mode: 0o600 });
+  return file;
+}
+
+async function makeLan(directory: string): Promise<Lan> {
+  makeBridge();
+  const servers = [await Machine.create(1), await Machine.create(2),
+    await Machine.create(3)] as const;
+  const [client, stranger] = [await Machine.create(4), await Machine.create(5)];
+  const capture = new Capture([...servers, client, stranger]);
+  const secrets = [await makeSecret(path.join(directory, "raft.secret")),
+    await makeSecret(path.join(directory, "other.secret"))] as const;
+  return { servers, client, stranger, capture, directory, secrets,
+    recordMs: Number(flags.seconds) * 1000 };
+}
+
+const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
+  ["Three servers, one secret", served],
+  ["A leader without a network", unplugged],
+  ["A leader without power", powerless],
+  ["A server with a wrong secret", wrongSecret],
+  ["A server of a wrong cluster", wrongCluster],
+  ["A server with a wrong list of peers", wrongPeers],
+  ["A client with a wrong secret", wrongClient],
+  ["Servers on every address of their machines", everyAddress],
+  ["A server without a secret", noSecret],
+  ["Recorded traffic, replayed at the servers that sent it", replayed],
+  ["Recorded traffic, replayed while an election is due", replayedInAnElection],
+  ["Recorded traffic, replayed at the next lives of the servers", replayedLater],
+];
+
+async function inside(directory: string): Promise<number> {
+  process.on("disconnect", () => process.exit(1)); // Who started us is gone.
+  const lan = await makeLan(directory);
+  for (const [title, act] of SCENARIOS) {
+    if (title.includes(flags.only)) await scenario(title, () => act(lan));
+  }
+  await endAll();
+  return verdict();
+}
+
+async function outside(): Promise<number> {
+  const why = whyNoNetwork();
+  if (why) console.error(why);
+  if (why) return 1;
+  const directory = mkdtempSync(path.join(os.tmpdir(), "raft-lan-"));
+  try {
+    return await runInside({ [DIRECTORY]: directory });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+const directory = process.env[DIRECTORY];
+process.exit(await (directory ? inside(directory) : outside()));
