@@ -23,7 +23,7 @@ export function check(what: string, holds: boolean): void {
 
 /** Lines that somebody printed, for the reader. */
 export function show(who: string, lines: string): void {
-  console.log(`\n  ${who}:`);
+  console.log(`  ${who}:`);
   for (const line of lines.trim().split("\n")) console.log(`    ${line}`);
   console.log();
 }
