@@ -28,7 +28,33 @@ async function served(lan: Lan): Promise<void> {
   check("a client on a fourth machine puts a value", put.code === 0);
   const get = await trio.ask("get", "hello");
   check("and gets it back", get.output === "world" && get.code === 0);
+  const large = "x".repeat(60_000);
+  await trio.ask("put", "large", large);
+  check("a value of 60,000 bytes, too, in fragments",
+    (await trio.ask("get", "large")).output === large);
   show("bun cli.ts status", (await trio.ask("status")).output);
+}
+
+/** What the README says that a firewall must let pass is all that is needed. */
+async function firewalled(lan: Lan): Promise<void> {
+  const trio = new Trio(lan);
+  const machines = [...lan.servers, lan.client];
+  for (const machine of machines) machine.command("iptables", "-P", "INPUT", "DROP");
+  for (const i of [0, 1, 2]) trio.start(i);
+  const silent = await trio.ask("put", "key", "value");
+  check("where nothing may pass, nothing is put", silent.code !== 0);
+  const allow = (machine: Machine, ...rule: string[]) =>
+    machine.command("iptables", "-A", "INPUT", ...rule, "-j", "ACCEPT");
+  for (const server of lan.servers) allow(server, "-p", "udp", "--dport", `${PORT}`);
+  allow(lan.client, "-p", "udp", "--sport", `${PORT}`);
+  const put = await trio.ask("put", "key", "value");
+  check(`where only UDP to port ${PORT} of the servers may pass, and from there, a value is put`,
+    put.code === 0);
+  // It comes in fragments, of which only the first has ports. The kernel puts them together first.
+  const large = await trio.ask("put", "large", "x".repeat(60_000));
+  check("and so is one of 60,000 bytes", large.code === 0);
+  for (const machine of machines) machine.command("iptables", "-F");
+  for (const machine of machines) machine.command("iptables", "-P", "INPUT", "ACCEPT");
 }
 
 async function unplugged(lan: Lan): Promise<void> {
@@ -84,18 +110,18 @@ async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
 
 async function wrongSecret(lan: Lan): Promise<void> {
   const warning = (from: number) =>
-    new RegExp(`WARNING.* from 10\\.77\\.0\\.${from}:${PORT} does not fit our secret`);
+    new RegExp(`WARNING.* from 10\\.0\\.0\\.${from}:${PORT} does not fit our secret`);
   await misfit(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
 }
 
 async function wrongCluster(lan: Lan): Promise<void> {
-  await misfit(lan, { cluster: "other" }, /WARNING.*10\.77\.0\.3/, /WARNING.*10\.77\.0\.1/);
+  await misfit(lan, { cluster: "other" }, /WARNING.*10\.0\.0\.3/, /WARNING.*10\.0\.0\.1/);
 }
 
 async function wrongPeers(lan: Lan): Promise<void> {
-  const peers = `10.77.0.1:${PORT},10.77.0.7:${PORT}`;
-  await misfit(lan, { peers }, /WARNING.*10\.77\.0\.3.*10\.77\.0\.7/,
-    /WARNING.*10\.77\.0\.1.*10\.77\.0\.2/);
+  const peers = `10.0.0.1:${PORT},10.0.0.7:${PORT}`;
+  await misfit(lan, { peers }, /WARNING.*10\.0\.0\.3.*10\.0\.0\.7/,
+    /WARNING.*10\.0\.0\.1.*10\.0\.0\.2/);
 }
 
 async function wrongClient(lan: Lan): Promise<void> {
@@ -104,7 +130,7 @@ async function wrongClient(lan: Lan): Promise<void> {
   const put = await lan.stranger.run(...words, "--secret-file", lan.secrets[1]);
   check("a client with another secret, on a fifth machine, puts nothing", put.code !== 0);
   show("it says", put.errors);
-  show("a server says", await trio.line(0, /WARNING.*10\.77\.0\.5/));
+  show("a server says", await trio.line(0, /WARNING.*10\.0\.0\.5/));
   const sent = lan.capture.frames.filter(({ to }) => to.startsWith(lan.stranger.address));
   check("no datagram was sent to it", sent.length === 0);
 }
@@ -155,6 +181,7 @@ async function makeLan(directory: string): Promise<Lan> {
 
 const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
   ["Three servers, one secret", served],
+  ["Servers and client behind firewalls", firewalled],
   ["A leader without a network", unplugged],
   ["A leader without power", powerless],
   ["A server with a wrong secret", wrongSecret],
@@ -169,7 +196,7 @@ const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
 ];
 
 async function inside(directory: string): Promise<number> {
-  process.on("disconnect", () => process.exit(1)); // Who started us is gone.
+  for (const end of ["SIGINT", "disconnect"]) process.on(end, () => process.exit(1));
   const lan = await makeLan(directory);
   for (const [title, act] of SCENARIOS) {
     if (title.includes(flags.only)) await scenario(title, () => act(lan));

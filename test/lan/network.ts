@@ -11,12 +11,16 @@ const PRIVATE = ["unshare", ...(process.getuid?.() === 0 ? [] : ["--map-root-use
 
 /** Why there can be no LAN here, with the next step, or undefined if there can. */
 export function whyNoNetwork(): string | undefined {
-  for (const tool of ["unshare", "nsenter", "ip"]) {
-    if (!Bun.which(tool)) return `It needs Linux and '${tool}' (util-linux and iproute2).`;
+  for (const tool of ["unshare", "nsenter", "ip", "iptables"]) {
+    if (!Bun.which(tool)) {
+      return `It needs Linux, and '${tool}' there (util-linux, iproute2, iptables).`;
+    }
   }
   const probe = Bun.spawnSync([...PRIVATE, "true"]);
   if (probe.success) return undefined;
-  return `It needs root, to make a network of its own: run it with sudo. (${probe.stderr})`;
+  return `It needs root, to make a network of its own: run it with sudo. (${
+    `${probe.stderr}`.trim()
+  })`;
 }
 
 /** Runs this program once more, inside. Resolves to how it ended. */
@@ -52,7 +56,7 @@ export class Machine {
   private readonly via: string[];
 
   private constructor(private readonly number: number, holder: number) {
-    this.address = `10.77.0.${number}`;
+    this.address = `10.0.0.${number}`;
     this.via = ["nsenter", `--net=/proc/${holder}/ns/net`];
     const cable = ["type", "veth", "peer", "name", "eth0", "netns", `${holder}`];
     ip("link", "add", `port${number}`, ...cable);
@@ -82,6 +86,11 @@ export class Machine {
     const code = await program.exited;
     await program.closed;
     return { code, output: program.output.trim(), errors: program.errors.trim() };
+  }
+
+  /** Runs a command of the system's there. */
+  command(...words: string[]): void {
+    command(...this.via, ...words);
   }
 
   unplug(): void {
