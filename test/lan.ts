@@ -135,6 +135,18 @@ async function wrongClient(lan: Lan): Promise<void> {
   check("no datagram was sent to it", sent.length === 0);
 }
 
+async function clientsKey(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const file = path.join(lan.directory, "client.key");
+  const { output } = await run("client-key", "--secret-file", lan.secrets[0]);
+  writeFileSync(file, output, { mode: 0o600 });
+  const words = ["--peers", trio.addresses.join(","), "--client-key-file", file];
+  const put = await lan.stranger.run("put", "key", "value", ...words);
+  const get = await lan.stranger.run("get", "key", ...words);
+  check("a client that has the clients' key only puts a value, and gets it",
+    put.code === 0 && get.output === "value");
+}
+
 async function everyAddress(lan: Lan): Promise<void> {
   const trio = new Trio(lan);
   const names = ["one", "two", "three"];
@@ -188,6 +200,7 @@ const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
   ["A server of a wrong cluster", wrongCluster],
   ["A server with a wrong list of peers", wrongPeers],
   ["A client with a wrong secret", wrongClient],
+  ["A client without the secret, but with the clients' key", clientsKey],
   ["Servers on every address of their machines", everyAddress],
   ["A server without a secret", noSecret],
   ["Recorded traffic, replayed at the servers that sent it", replayed],

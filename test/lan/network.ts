@@ -3,7 +3,8 @@
  * of it is in namespaces that belong to this run alone, and ends with it, however it ends.
  */
 import { readlinkSync } from "node:fs";
-import { Program } from "../processes.ts";
+import path from "node:path";
+import { Program, type Status } from "../processes.ts";
 
 /** Where the bridge is: a network without any of the machine's own, and processes to end with us. */
 const PRIVATE = ["unshare", ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]), "--net",
@@ -89,8 +90,16 @@ export class Machine {
   }
 
   /** Runs a command of the system's there. */
-  command(...words: string[]): void {
-    command(...this.via, ...words);
+  command(...words: string[]): string {
+    return command(...this.via, ...words);
+  }
+
+  /** What servers say of themselves, when they are asked from here. */
+  async inspect(secretFile: string, servers: readonly string[]): Promise<Status[]> {
+    const script = path.join(import.meta.dir, "inspect.ts");
+    const words = [...this.via, process.execPath, script, secretFile, ...servers];
+    const child = Bun.spawn(words, { stdio: ["ignore", "pipe", "inherit"] });
+    return JSON.parse(await new Response(child.stdout).text());
   }
 
   unplug(): void {

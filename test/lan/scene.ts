@@ -94,9 +94,8 @@ export class Trio {
 
   /** What the servers say of themselves, those that answer. */
   async statuses(): Promise<Map<string, Status>> {
-    const { output } = await this.ask("status", "--json");
-    const all: Status[] = JSON.parse(output || "[]");
-    return new Map(all.filter((status) => "term" in status).map((status) => [status.name, status]));
+    const all = await this.lan.client.inspect(this.lan.secrets[0], this.addresses);
+    return new Map(all.map((status) => [status.name, status]));
   }
 
   /** Waits until these agree on a leader among them, and tells its number. */
