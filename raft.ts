@@ -1386,10 +1386,12 @@ export class Endpoint {
   /** Who has been told to have a wrong secret, and when. */
   private readonly warned = new Map<string, number>();
   private cluster: string;
+  /** Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. */
+  isSettled: boolean;
 
   constructor(private readonly world: World, readonly socket: Socket, private readonly keys: Keys,
     readonly self: Identity, private readonly receiver: Receiver) {
-    this.cluster = self.id;
+    [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
 
   /**
@@ -1427,7 +1429,7 @@ export class Endpoint {
     const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
     // A client says no cluster before it has found one. What another cluster's server says of
     // itself is true of another server, even if it has the name of one of ours.
-    if (cluster !== this.cluster && cluster !== "" && this.cluster !== "") {
+    if (cluster !== this.cluster && cluster !== "" && this.isSettled) {
       if (!greeting) this.greet(from, envelope, address);
       else if (isMeant) {
         this.tell(from, { type: "foreign", server: from.name, address, cluster: greeting.cluster,
@@ -1465,7 +1467,7 @@ export class Endpoint {
   }
 
   private onGreeting(from: Correspondent, cluster: string, asked: Name): void {
-    if (this.cluster === "") this.cluster = cluster; // A client joins the cluster that it finds.
+    if (!this.isSettled) this.cluster = cluster;
     // A client may know a server by an address only. From now on both names are the same to it.
     const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
     if (isAlias) this.known.set(`client ${asked}`, from);
@@ -1974,6 +1976,7 @@ export class Client {
     if (!operation) return;
     this.excuses.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
+    this.endpoint.isSettled ||= operation.content.type !== "Inspect";
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
     else this.onRefusal(answer.id, operation, `The server refuses: ${answer.reason}`);

@@ -836,6 +836,22 @@ describe("a client", () => {
     expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
   });
 
+  test("serves itself of a cluster that has a leader, whichever server greets it first", () => {
+    for (let seed = 1; seed <= 20; seed += 1) {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      cluster.leader();
+      // It was given a wrong list: it belongs to another cluster, and that one is never complete.
+      simulation.settle(
+        Node.start({ host: "d", port: 1, peers: ["a:1", "x:1"], directory: "data", secret: SECRET,
+          machine: new Diary(), world: simulation.machine("d").boot() }),
+      );
+      const client = cluster.connect("client", ["a:1", "d:1"]);
+      expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+      expect(failureOf(simulation, client.inspect("d:1"))?.message).toContain("another cluster");
+    }
+  });
+
   test("is refused what no datagram can hold, before anybody logs it", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
@@ -1120,7 +1136,9 @@ describe("the key-value store", () => {
     for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
       const { code, message } = failureOf(simulation, put()) ?? {};
       expect(code).toBe("refused");
-      expect(message).toMatch(/^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./);
+      expect(message).toMatch(
+        /^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./,
+      );
     }
     expect(cluster.life("a").node.status().lastIndex).toBe(before);
   });

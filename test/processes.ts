@@ -61,9 +61,11 @@ export class Program {
   readonly closed: Promise<void>;
   private readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
-  constructor(args: readonly string[], env: Record<string, string> = {}) {
+  /** `via` is a command that runs the rest of its line, elsewhere. */
+  constructor(args: readonly string[], env: Record<string, string> = {},
+    via: readonly string[] = []) {
     const { FORCE_COLOR: _, ...inherited } = process.env;
-    this.child = Bun.spawn([process.execPath, CLI, ...args], {
+    this.child = Bun.spawn([...via, process.execPath, CLI, ...args], {
       env: { ...inherited, NO_COLOR: "1", ...env },
       stdio: ["ignore", "pipe", "pipe"],
       // A server ends with the process that holds the other end of this channel. If the test run
