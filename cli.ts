@@ -1,99 +1,190 @@
 #!/usr/bin/env bun
 /**
  * The command line of raft.ts: a server, three of them at once, and a client of the key-value
- * store. Events become the story that people read; errors become a sentence on stderr and an exit
- * code.
+ * store. Events become the story that people read; a command ends in a `Result`, which is printed
+ * in one way, for people or as JSON, and becomes an exit code. What `status` says of a trouble is
+ * computed from the servers' answers by a pure function.
  */
+import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import dns from "node:dns/promises";
-import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { fchmodSync, fstatSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
-import { Client, KeyValues, KeyValueStore, Node, type NodeEvent, parseServer, RaftError,
-  type RoleName } from "./raft.ts";
+import { Client, clientKey, type ClientOptions, KeyValues, KeyValueStore, MAX_COMMAND_BYTES, Node,
+  type NodeEvent, parseServer, RaftError, type RoleName, type Server, systemWorld,
+  writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
   bun cli.ts --test                                     three servers on this machine
   bun cli.ts --host H --port P --peers H:P,H:P          one server; --peers are the others
   bun cli.ts put KEY VALUE                              store a value
-  bun cli.ts get KEY                                    read it
+  bun cli.ts get KEY                                    read it, byte for byte
   bun cli.ts delete KEY                                 remove it
   bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
-  bun cli.ts status                                     what each server says of itself
-  bun cli.ts secret                                     a new secret, for --secret-file
+  bun cli.ts status                                     the servers, and why something is wrong
+  bun cli.ts secret > FILE                              a new secret, for --secret-file
+  bun cli.ts client-key > FILE                          the clients' key, made of the secret
+
+A last VALUE or NEW that is written - is read from standard input. A word that begins with - goes
+behind --, as in: put -- KEY -5
 
 Servers:
+  --host H --port P       where it listens: a name or an address of this machine, as in ::1;
+                          0.0.0.0 is all of them, and needs a --name
   --name NAME             what the peers call this server (default: HOST:PORT)
   --data DIR              where the log is (default: raft-data/NAME; for --test a temporary one)
   --election-timeout MS   who hears no leader for this time, up to twice it, calls an election
                           (default: 1000)
   --heartbeat MS          how often a leader speaks that has nothing to say (default: 100)
 Clients:
-  --timeout MS            how long to wait for an answer (default: 5000)
-  --json                  answer in JSON
+  --timeout MS            how long to wait for an answer (default: 5000; status: at most 1000)
+  --client-key-file FILE  in place of the secret (or RAFT_CLIENT_KEY): who has only this key can
+                          use the store, but cannot speak as a server
+  --base64                KEY, VALUE, OLD and NEW are written in base64, and so can be any bytes
 Both:
-  --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between; clients need none
-                          while the servers of --test run on this machine
+  --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between, IPv6 as [::1]:48000;
+                          clients need none while the servers of --test run on this machine
   --secret-file FILE      what servers and clients of one cluster share, and nobody else has
-                          (default: RAFT_SECRET; without any, servers keep to this machine)
+                          (or RAFT_SECRET; without any, servers keep to this machine)
   --cluster NAME          what servers and clients of one cluster agree on (default: raft)
+  --json                  one line of JSON on standard output, errors too (a server: one per event)
   --help, --version
 
-Exit codes: 0 done; 1 not done; 2 wrong usage; 3 storage failed; 4 unknown whether it was done.`;
+JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code","message"}, ...}.
+  get adds "value", null if it is not UTF-8, and "base64"; secret adds "secret", client-key
+  "clientKey", status "leader", "servers" and "troubles". Codes: see below.
 
-const EXIT_CODES = { storage: 3, network: 1, usage: 2, refused: 1, timeout: 1, outcomeUnknown: 4 };
+Exit codes:
+  0  done
+  1  not done: absent, different, noLeader, timeout, refused, network, ended, unexpected
+  2  wrong usage: usage
+  3  the disk failed a server: storage
+  4  unknown whether it was done, or will be: outcomeUnknown`;
+
+const EXIT_CODES = { absent: 1, different: 1, noLeader: 1, timeout: 1, refused: 1, network: 1,
+  ended: 1, unexpected: 1, usage: 2, storage: 3, outcomeUnknown: 4 };
+
+/** How a command ends: what there is to say, for people and for programs, or why it failed. */
+type Result = { text?: string | Uint8Array; json?: object;
+  error?: { code: keyof typeof EXIT_CODES; message: string } };
+
+const wrongUsage = (sentence: string) => new RaftError("usage", sentence);
+
+// ------------------------------------------ The flags -------------------------------------------
+
+const FOR_SERVERS = { host: { type: "string" }, port: { type: "string" }, name: { type: "string" },
+  data: { type: "string" }, "election-timeout": { type: "string" },
+  heartbeat: { type: "string" } } as const;
+const FOR_CLIENTS = { timeout: { type: "string" }, "client-key-file": { type: "string" },
+  base64: { type: "boolean" } } as const;
+const FOR_BOTH = { peers: { type: "string" }, cluster: { type: "string", default: "raft" },
+  "secret-file": { type: "string" }, json: { type: "boolean", default: false },
+  test: { type: "boolean" }, help: { type: "boolean", short: "h" },
+  version: { type: "boolean" } } as const;
 
 const parse = () =>
-  parseArgs({
-    args: Bun.argv.slice(2),
-    allowPositionals: true,
-    options: {
-      test: { type: "boolean" },
-      host: { type: "string" },
-      port: { type: "string" },
-      name: { type: "string" },
-      peers: { type: "string" },
-      data: { type: "string" },
-      cluster: { type: "string", default: "raft" },
-      "secret-file": { type: "string" },
-      "election-timeout": { type: "string", default: "1000" },
-      heartbeat: { type: "string", default: "100" },
-      timeout: { type: "string", default: "5000" },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h" },
-      version: { type: "boolean" },
-    },
-  });
+  parseArgs({ args: Bun.argv.slice(2), allowPositionals: true,
+    options: { ...FOR_SERVERS, ...FOR_CLIENTS, ...FOR_BOTH } });
 type Flags = ReturnType<typeof parse>["values"];
 
-function milliseconds(flags: Flags, flag: "election-timeout" | "heartbeat" | "timeout"): number {
-  const value = Number(flags[flag]);
+/** A flag that has no effect would make somebody believe that it has one. */
+function refuseFlags(flags: Flags, refused: object, why: string): void {
+  const found = Object.keys(flags).find((flag) => Object.hasOwn(refused, flag));
+  if (found) throw wrongUsage(`--${found} ${why}. 'bun cli.ts --help' tells what is for whom.`);
+}
+
+const DEFAULT_MS = { "election-timeout": 1000, heartbeat: 100, timeout: 5000 };
+
+function milliseconds(flags: Flags, flag: keyof typeof DEFAULT_MS): number {
+  const value = Number(flags[flag] ?? DEFAULT_MS[flag]);
   if (Number.isInteger(value) && value >= 1 && value <= 3_600_000) return value;
   const range = "It takes whole milliseconds, from 1 to 3600000.";
-  throw new RaftError("usage", `--${flag} cannot be "${flags[flag]}". ${range}`);
+  throw wrongUsage(`--${flag} cannot be "${flags[flag]}". ${range}`);
+}
+
+function listOf(peers: string | undefined): string[] {
+  const list = (peers ?? "").split(",").map((peer) => peer.trim()).filter(Boolean);
+  if (peers === undefined || list.length > 0) return list;
+  throw wrongUsage("--peers is empty. Write HOST:PORT of the others, or leave it out.");
 }
 
 const SECRET_CHARACTERS = 16;
 
-/** The secret of the cluster: from `--secret-file`, or from RAFT_SECRET; by default none. */
-function readSecret(file: string | undefined): string {
-  if (file === undefined) return process.env["RAFT_SECRET"] ?? "";
-  const wrong = (why: string, next: string) =>
-    new RaftError("usage", `--secret-file ${file} ${why}. ${next}`);
-  const make = `Make one: umask 077; bun cli.ts secret > ${file}`;
-  const stat = statSync(file, { throwIfNoEntry: false });
-  if (!stat) throw wrong("is not there", make);
-  if (stat.mode & 0o077) throw wrong("can be read by others", `Forbid it: chmod 600 ${file}`);
-  const secret = readFileSync(file, "utf8").trim();
+/** What a file that nobody else may read holds, or the environment, if the flag is not there. */
+function readPrivate(flags: Flags, flag: "secret-file" | "client-key-file", variable: string,
+  command: string): string | undefined {
+  const [file, inEnvironment] = [flags[flag], process.env[variable]];
+  if (file === undefined && inEnvironment === undefined) return undefined;
+  const source = file === undefined ? variable : `--${flag} ${file}`;
+  const wrong = (why: string, next: string) => wrongUsage(`${source} ${why}. ${next}`);
+  const make = `Make one: bun cli.ts ${command} > ${file ?? "FILE"}`;
+  const secret = (file === undefined ? inEnvironment ?? "" : readFile(file, wrong, make)).trim();
+  if (secret === "") throw wrong("is empty", make);
   if (secret.length >= SECRET_CHARACTERS) return secret;
-  const size = `has ${secret.length} characters, and a secret ${SECRET_CHARACTERS} at least`;
-  throw wrong(secret === "" ? "is empty" : size, make);
+  throw wrong(`has ${secret.length} characters, and needs at least ${SECRET_CHARACTERS}`, make);
 }
 
-const listOf = (peers = "") => peers.split(",").map((peer) => peer.trim()).filter(Boolean);
+function readFile(file: string, wrong: (why: string, next: string) => RaftError,
+  make: string): string {
+  let bytes: Buffer;
+  try {
+    const stat = statSync(file, { throwIfNoEntry: false });
+    if (!stat) throw wrong("is not there", make);
+    if (stat.mode & 0o077) throw wrong("can be read by others", `Forbid it: chmod 600 ${file}`);
+    bytes = readFileSync(file);
+  } catch (error) {
+    if (error instanceof RaftError) throw error;
+    throw wrong("cannot be read", `${(error as Error).message}.`);
+  }
+  if (isUtf8(bytes)) return bytes.toString();
+  throw wrong("holds bytes that are no text", make);
+}
+
+const readSecret = (flags: Flags) => readPrivate(flags, "secret-file", "RAFT_SECRET", "secret");
+const readClientKey = (flags: Flags) =>
+  readPrivate(flags, "client-key-file", "RAFT_CLIENT_KEY", "client-key");
+
+/** The secret of a server; none is "". With the clients' key it could not speak to its peers. */
+function serverSecret(flags: Flags): string {
+  const secret = readSecret(flags);
+  if (secret === undefined && process.env["RAFT_CLIENT_KEY"] !== undefined) {
+    throw wrongUsage("RAFT_CLIENT_KEY is for clients: with it a server could not speak to its " +
+      "peers. Give it the secret itself, with --secret-file.");
+  }
+  return secret ?? "";
+}
+
+/** A client takes secret or key. What the command line says is meant for it, and counts first. */
+function credentials(flags: Flags): { secret: string } | { clientKey: string } {
+  const [hasSecret, hasKey] = [flags["secret-file"], flags["client-key-file"]];
+  const either = "A client takes one of them: the key is made of the secret.";
+  if (hasSecret && hasKey) {
+    throw wrongUsage(`--secret-file and --client-key-file are both given. ${either}`);
+  }
+  const key = hasSecret ? undefined : readClientKey(flags);
+  const secret = hasKey ? undefined : readSecret(flags);
+  if (key && secret) throw wrongUsage(`RAFT_SECRET and RAFT_CLIENT_KEY are both set. ${either}`);
+  return key === undefined ? { secret: secret ?? "" } : { clientKey: key };
+}
+
+/** If it goes to a file, nobody else may read that one. */
+function tellPrivately(secret: string): string {
+  if (fstatSync(1).isFile()) fchmodSync(1, 0o600);
+  return secret;
+}
+
+function tellClientKey(flags: Flags): Result {
+  const secret = readSecret(flags);
+  if (!secret) {
+    throw wrongUsage("The clients' key is made of the secret: give --secret-file, or RAFT_SECRET.");
+  }
+  const key = tellPrivately(clientKey(secret, flags.cluster));
+  return { text: key, json: { clientKey: key } };
+}
 
 // ------------------------------------------ The story -------------------------------------------
 
@@ -101,24 +192,26 @@ const COLOURS = ["cyan", "yellow", "magenta", "green", "blue"] as const;
 type Tell = (message: string, level?: "INFO" | "WARNING") => void;
 
 /** Writes the lines of one server; on a terminal, in a colour of its own. */
-function teller(name: string, port: number): Tell {
+function teller({ name, port }: Server, json: boolean): Tell {
   const colour = COLOURS[port % COLOURS.length] ?? "cyan";
   const isColoured = process.stdout.isTTY && !process.env.NO_COLOR;
-  process.stdout.on("error", () => {}); // That nobody reads any more is no reason to stop serving.
   return (message, level = "INFO") => {
     const now = new Date();
     const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
     const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
+    if (json) return void write(JSON.stringify({ time: now, level, server: name, message }) + "\n");
     const line = `${time} - ${level} - raft - ${name} - ${message}`;
-    process.stdout.write(`${isColoured ? styleText(colour, line) : line}\n`);
+    void write(`${isColoured ? styleText(colour, line) : line}\n`);
   };
 }
 
 /**
  * Tells events in the words of an election. What repeats is told once, until something changes.
+ * `given` are the members by the command line; those that the disk remembers take their place.
  */
-function narrator(name: string, members: string[], tell: Tell): (event: NodeEvent) => void {
-  let isAsking = false;
+export function narrator(name: string, given: readonly string[],
+  tell: Tell): (event: NodeEvent) => void {
+  let [isAsking, members] = [false, given];
   // A pre-candidate only asks whether it could win. Until it could, it is a follower in the story.
   const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
   return (event) => {
@@ -159,34 +252,14 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
         isAsking = false;
         if (event.to !== undefined && event.to !== name) tell(`New leader: ${event.to}`);
         return tell(`Old Leader: ${event.from ?? "None"}, new leader: ${event.to ?? "None"}`);
-      case "slow": {
-        const { ms, peer } = event;
-        return tell(`It took ${ms}ms to send a message to and receive a response from: ${peer}`,
-          "WARNING");
-      }
-      case "unresolved": {
-        const { host, name: server } = event.server;
-        return tell(`The name ${host} of ${server} does not resolve yet; trying on`, "WARNING");
-      }
-      case "foreign": {
-        const members = `${event.server} was founded with other members: ${event.members}`;
-        return tell(`${members}. We do not talk to it until the lists agree`, "WARNING");
-      }
-      case "unauthenticated": {
-        const { host, port } = event.address;
-        return tell(
-          `What comes from ${host}:${port} does not fit our secret or cluster, and is not answered`,
-          "WARNING",
-        );
-      }
-      case "recovered": {
-        const [founders, now] = [event.members, members].map((list) => list.toSorted().join(", "));
-        const stay = `the cluster was founded with other members, which stay: ${founders}`;
-        if (founders !== now) tell(`--peers is not obeyed: ${stay}`, "WARNING");
-        if (event.cutBytes === 0) return;
-        return tell(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`,
-          "WARNING");
-      }
+      case "recovered":
+        members = event.members;
+        return warnOf(event, members, given, tell);
+      case "slow":
+      case "unresolved":
+      case "foreign":
+      case "unauthenticated":
+        return warnOf(event, members, given, tell);
       case "snapshot": {
         const { index, size, from } = event;
         const how = from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`;
@@ -200,44 +273,119 @@ function narrator(name: string, members: string[], tell: Tell): (event: NodeEven
   };
 }
 
+type Warning = Extract<
+  NodeEvent,
+  { type: "slow" | "unresolved" | "foreign" | "unauthenticated" | "recovered" }
+>;
+
+/** What a person should look at, and what to do about it. */
+function warnOf(event: Warning, members: readonly string[], given: readonly string[],
+  tell: Tell): void {
+  const warn = (sentence: string) => tell(sentence, "WARNING");
+  switch (event.type) {
+    case "slow": {
+      const { ms, peer } = event;
+      return warn(`It took ${ms}ms to send a message to and receive a response from: ${peer}`);
+    }
+    case "unresolved": {
+      const { host, name } = event.server;
+      return warn(`The name ${host} of ${name} does not resolve yet; trying on. Is it written ` +
+        `right? 'getent hosts ${host}' must find it`);
+    }
+    case "foreign":
+      return warn(foreign(event.server, event.members, listed(members)));
+    case "unauthenticated":
+      return warn(`What comes from ${writeAddress(event.address)} does not fit our secret or ` +
+        "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
+    case "recovered":
+      if (listed(given) !== listed(members)) {
+        warn("--peers is not obeyed: the cluster was founded with other members, which stay. " +
+          `Write --peers by them: ${listed(members)}`);
+      }
+      if (event.cutBytes === 0) return;
+      return warn(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`);
+    default:
+      event satisfies never;
+  }
+}
+
+const listed = (members: readonly string[]) => members.toSorted().join(", ");
+
+/** Which of the two is wrong, only a person knows. */
+function foreign(server: string, theirs: string, ours: string): string {
+  if (theirs === ours) {
+    return `${server} is of another cluster with the same members, and we refuse each other. ` +
+      "Give all the same --cluster";
+  }
+  return `${server} was founded with other members, and we refuse each other: it with ${theirs}, ` +
+    `we with ${ours}. Start the one that is wrong anew, with right --peers and an empty --data`;
+}
+
+/** Only where names resolve to shows that two of them are one server's. Names may change yet. */
+async function warnOfTwins(servers: Server[], tell: Tell): Promise<void> {
+  const found = new Map<string, string>();
+  for (const { name, host, port } of servers) {
+    const address = await systemWorld.datagrams.resolve(host).catch(() => name);
+    const at = writeAddress({ host: address, port });
+    const twin = found.get(at);
+    const both = `${twin} and ${name} are two names for one server, ${at}`;
+    if (twin) tell(`${both}: it is counted twice, and votes once. List it once`, "WARNING");
+    found.set(at, name);
+  }
+}
+
 // ------------------------------------------ One server ------------------------------------------
 
-async function serve(flags: Flags): Promise<number> {
-  const { host, port, name = `${host}:${port}`, cluster, data } = flags;
+/** The server that the flags describe, by the name that its peers use. */
+function readSelf({ host, port, name }: Flags): Server {
   if (!host || !port) {
     const see = "'bun cli.ts --test' starts three servers, 'bun cli.ts --help' tells the rest";
     const missing = host ? "--port" : port ? "--host" : "--host and --port";
-    throw new RaftError("usage", `A server needs ${missing}, or a client a command: ${see}.`);
+    throw wrongUsage(`A server needs ${missing}, or a client a command: ${see}.`);
   }
   if (!/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65_535) {
-    throw new RaftError("usage", `--port cannot be "${port}". It takes a number from 1 to 65535.`);
+    throw wrongUsage(`--port cannot be "${port}". It takes a number from 1 to 65535.`);
   }
-  const self = { ...parseServer(`${host}:${port}`), name };
+  if (name !== undefined && /^$|[=,\s]/.test(name)) {
+    throw wrongUsage(
+      `--name cannot be "${name}". Peers must be able to write it: no space, =, or ` +
+        "comma.",
+    );
+  }
+  const bare = host.replace(/^\[(.*)\]$/, "$1");
+  const self = parseServer(writeAddress({ host: bare, port: Number(port) }));
+  return { ...self, name: name ?? self.name };
+}
+
+async function serve(flags: Flags): Promise<Result> {
+  const self = readSelf(flags);
   const peers = listOf(flags.peers);
-  const names = peers.map((peer) => parseServer(peer).name);
+  const servers = peers.map(parseServer);
+  const names = servers.map((server) => server.name);
   const [electionTimeoutMs, heartbeatMs] = [milliseconds(flags, "election-timeout"),
     milliseconds(flags, "heartbeat")];
   if (heartbeatMs * 2 > electionTimeoutMs) {
-    const why = "one lost heartbeat would cause an election";
-    throw new RaftError("usage",
-      `--heartbeat must be at most half of --election-timeout, or ${why}.`);
+    throw wrongUsage(`--heartbeat ${heartbeatMs} is more than half of --election-timeout ` +
+      `${electionTimeoutMs}: one lost heartbeat would cause an election. Take a shorter ` +
+      "heartbeat, or a longer timeout.");
   }
-  const tell = teller(self.name, self.port);
+  const secret = serverSecret(flags);
+  const tell = teller(self, flags.json);
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   const role = `${peers.length} peers configured, starting as Follower`;
   tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
-  const node = await Node.start({ ...self, peers, cluster, electionTimeoutMs, heartbeatMs,
-    directory: data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
-    secret: readSecret(flags["secret-file"]),
-    onEvent: narrator(self.name, [self.name, ...names], tell) });
-  tell(`Server listening on ${host}:${port}`);
+  const node = await Node.start({ ...self, peers, cluster: flags.cluster, secret, electionTimeoutMs,
+    heartbeatMs, directory: flags.data ?? path.join("raft-data", self.name),
+    machine: new KeyValueStore(), onEvent: narrator(self.name, [self.name, ...names], tell) });
+  tell(`Server listening on ${writeAddress(self)}`);
+  void warnOfTwins([self, ...servers], tell);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
   // Who started it for a while is gone, and so are its peers: it stops at once, told twice.
   process.on("disconnect", () => void [node.stop(), node.stop()]);
   await node.stopped;
   tell("Server stopped");
-  return 0;
+  return {};
 }
 
 // ---------------------------------------- Three servers -----------------------------------------
@@ -250,7 +398,8 @@ async function trioServers(): Promise<string[]> {
   return ["127.0.0.1:48000", "localhost:48001", `${third}:48002`];
 }
 
-async function trio(flags: Flags): Promise<number> {
+async function trio(flags: Flags): Promise<Result> {
+  serverSecret(flags); // What is wrong with it is told once, not three times.
   const servers = await trioServers();
   const data = flags.data ?? mkdtempSync(path.join(os.tmpdir(), "raft-"));
   if (servers[2] === "127.0.0.1:48002") {
@@ -264,8 +413,10 @@ async function trio(flags: Flags): Promise<number> {
     const [host = "", port = ""] = server.split(":");
     const peers = servers.filter((peer) => peer !== server).join(",");
     const command = [import.meta.path, "--host", host, "--port", port, "--peers", peers, "--data",
-      path.join(data, server), "--cluster", flags.cluster, "--election-timeout",
-      flags["election-timeout"], "--heartbeat", flags.heartbeat];
+      path.join(data, server), "--cluster", flags.cluster,
+      ...(["election-timeout", "heartbeat", "secret-file"] as const).flatMap((flag) =>
+        flags[flag] === undefined ? [] : [`--${flag}`, flags[flag]]
+      )];
     // A server ends when this channel to its parent closes, however the parent dies.
     const child = Bun.spawn([process.execPath, ...command], {
       stdio: ["ignore", "inherit", "inherit"],
@@ -295,124 +446,394 @@ async function trio(flags: Flags): Promise<number> {
   // Who was started again by hand may still be using it.
   if (!flags.data && isWhole) rmSync(data, { recursive: true, force: true });
   else console.log(`The logs of the servers are kept in ${data}.`);
-  return isStopping ? 0 : 1;
+  if (isStopping) return {};
+  return {
+    error: { code: "ended", message: "All three servers have ended; each said why, above." },
+  };
 }
 
 // ------------------------------------------- A client -------------------------------------------
 
-/** How many words each command takes. */
-const COMMANDS: Record<string, number> = { put: 2, get: 1, delete: 1, cas: 3, status: 0 };
+/** The words that each command takes. */
+const COMMANDS = new Map([["put", "KEY VALUE"], ["get", "KEY"], ["delete", "KEY"], ["cas",
+  "KEY OLD NEW"], ["status", ""], ["secret", ""], ["client-key", ""]]);
 
-async function ask(flags: Flags, [verb = "", ...words]: string[]): Promise<number> {
-  const count = COMMANDS[verb];
-  if (count === undefined) {
-    const known = Object.keys(COMMANDS).join(", ");
-    const see = "'bun cli.ts --help' explains them";
-    throw new RaftError("usage", `There is no command "${verb}". There are ${known}: ${see}.`);
+async function command(flags: Flags, [verb = "", ...words]: string[]): Promise<Result> {
+  const form = COMMANDS.get(verb);
+  if (form === undefined) {
+    const known = [...COMMANDS.keys()].join(", ");
+    throw wrongUsage(`There is no command "${verb}". There are ${known}: 'bun cli.ts --help' ` +
+      "explains them.");
   }
+  const count = form.split(" ").filter(Boolean).length;
   if (words.length !== count) {
-    const line = HELP.split("\n").find((text) => text.includes(`cli.ts ${verb}`)) ?? "";
-    const form = line.trim().split("  ")[0];
-    throw new RaftError("usage",
-      `"${verb}" came with ${words.length} of the ${count} words it takes. Write: ${form}`);
+    const takes = `"${verb}" takes ${count} word${count === 1 ? "" : "s"}, not ${words.length}`;
+    const quotes = words.length > count && count > 0 ? ", with quotes around spaces" : "";
+    throw wrongUsage(`${takes}. Write: bun cli.ts ${`${verb} ${form}`.trim()}${quotes}`);
   }
+  refuseFlags(flags, FOR_SERVERS, `is for servers, and "${verb}" is none; clients take --peers`);
+  if (verb === "client-key") return tellClientKey(flags);
+  if (verb === "secret") {
+    const secret = tellPrivately(randomBytes(32).toString("base64url"));
+    return { text: secret, json: { secret } };
+  }
+  return await ask(flags, verb, words);
+}
+
+async function ask(flags: Flags, verb: string, words: string[]): Promise<Result> {
   const servers = flags.peers === undefined ? await trioServers() : listOf(flags.peers);
   // Nobody wants to wait long to hear that a server is down.
   const longestMs = verb === "status" ? 1000 : Number.POSITIVE_INFINITY;
   const timeoutMs = Math.min(milliseconds(flags, "timeout"), longestMs);
-  const secret = readSecret(flags["secret-file"]);
-  const client = await Client.connect({ servers, cluster: flags.cluster, timeoutMs, secret });
+  const options = { cluster: flags.cluster, timeoutMs, ...credentials(flags) };
+  if (verb === "status") return reportStatus(await inspectAll(servers, options));
+  const bytes = await Promise.all(
+    words.map((word, i) =>
+      word === "-" && i > 0 && i === words.length - 1 ? readInput() : toBytes(word, flags.base64)
+    ),
+  );
+  if (bytes[0]?.length === 0) {
+    throw wrongUsage("The key is empty. Write one, or if a shell variable holds it, set that.");
+  }
+  const client = await Client.connect({ servers, ...options });
   try {
-    return verb === "status"
-      ? await tellStatus(client, servers, flags.json)
-      : await operate(client, verb, words.map((word) => Buffer.from(word)), flags.json);
+    return await operate(new KeyValues(client), verb, bytes, words);
   } finally {
     client.close();
   }
 }
 
-async function operate(client: Client, verb: string, words: Buffer[],
-  json: boolean): Promise<number> {
-  const store = new KeyValues(client);
-  const [key = Buffer.alloc(0), first = Buffer.alloc(0), second = Buffer.alloc(0)] = words;
-  if (verb === "get") {
-    const value = await store.get(key);
-    if (json) {
-      console.log(JSON.stringify({ found: value !== undefined, value: value && text(value) }));
-    } else if (value) process.stdout.write(process.stdout.isTTY ? `${text(value)}\n` : value);
-    else console.error(`There is no value for "${key}".`);
-    return value ? 0 : 1;
+/** What a shell hands over as a word, this program sees as text: other bytes would be replaced. */
+function toBytes(word: string, base64 = false): Buffer {
+  if (base64) {
+    const bytes = Buffer.from(word, "base64");
+    if (bytes.toString("base64") === word) return bytes;
+    throw wrongUsage(`"${word}" is not base64. Without --base64, words are taken as they are.`);
   }
-  let done = true;
-  if (verb === "put") await store.put(key, first);
-  else if (verb === "delete") done = await store.delete(key);
-  else done = await store.cas(key, first, second);
-  const why = verb === "delete"
-    ? `There was no value for "${key}".`
-    : `"${key}" is not "${first}".`;
-  if (json) console.log(JSON.stringify({ done }));
-  else if (done) console.log("OK");
-  else console.error(why);
-  return done ? 0 : 1;
+  if (!word.includes("\uFFFD")) return Buffer.from(word);
+  throw wrongUsage(`"${word}" has bytes that are not UTF-8, which would not arrive as they are. ` +
+    "Write the words with --base64, or the value to standard input.");
 }
 
-const text = (bytes: Uint8Array) => Buffer.from(bytes).toString();
+async function readInput(): Promise<Buffer> {
+  const [chunks, limit]: [Uint8Array[], number] = [[], MAX_COMMAND_BYTES];
+  let size = 0;
+  for await (const chunk of Bun.stdin.stream()) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size <= limit) continue;
+    throw new RaftError("refused",
+      `Standard input has more than ${limit} bytes, which is all that a datagram has room for. ` +
+        "Nothing was sent; split it.");
+  }
+  return Buffer.concat(chunks);
+}
 
-async function tellStatus(client: Client, servers: string[], json: boolean): Promise<number> {
-  const asked = servers.map((server) => parseServer(server).name);
-  const answers = await Promise.all(
-    asked.map((name) => client.inspect(name).catch(() => ({ name, role: "no answer" }))),
+async function operate(store: KeyValues, verb: string, bytes: Buffer[],
+  words: string[]): Promise<Result> {
+  const [key = Buffer.alloc(0), first = Buffer.alloc(0), second = Buffer.alloc(0)] = bytes;
+  const done: Result = { text: "OK" };
+  const absent: Result = {
+    error: { code: "absent", message: `There is no value for "${words[0]}".` },
+  };
+  if (verb === "put") {
+    await store.put(key, first);
+    return done;
+  }
+  if (verb === "delete") return (await store.delete(key)) ? done : absent;
+  if (verb === "cas") {
+    const message = `The value of "${words[0]}" is not "${words[1]}", and stays as it is.`;
+    const isDone = await store.cas(key, first, second);
+    return isDone ? done : { error: { code: "different", message } };
+  }
+  const value = await store.get(key);
+  if (value === undefined) return absent;
+  const buffer = Buffer.from(value);
+  const [text, base64] = [isUtf8(buffer) ? buffer.toString() : null, buffer.toString("base64")];
+  return { text: buffer, json: { value: text, base64 } };
+}
+
+// -------------------------------------- What `status` says --------------------------------------
+
+export type Status = Awaited<ReturnType<Client["inspect"]>>;
+/** What a server says of itself; or else, in words, why it may have said nothing. */
+export type Answer = { name: string; status?: Status; silence?: string };
+type Peer = Status["peers"][number];
+
+/** Asks all servers that are listed, and then those that these know. */
+async function inspectAll(servers: string[],
+  options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
+  const answers = await inspect(servers, options);
+  const known = new Set(answers.map(({ name }) => name));
+  const others = new Map(answers.flatMap(({ status }) => status?.peers ?? [])
+    .filter(({ name, address }) => !known.has(name) && address !== "")
+    .map(({ name, address }) => [name, `${name}=${address}`]));
+  return others.size === 0
+    ? answers
+    : [...answers, ...await inspect([...others.values()], options)];
+}
+
+async function inspect(servers: string[],
+  options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
+  const client = await Client.connect({ servers, ...options });
+  try {
+    const answers = await Promise.all(servers.map(async (server): Promise<Answer> => {
+      const { name } = parseServer(server);
+      const status = await client.inspect(name).catch(() => undefined);
+      return status ? { name: status.name, status } : { name, silence: client.describe(name) };
+    }));
+    // A server may be listed by two of its names.
+    return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
+  } finally {
+    client.close();
+  }
+}
+
+/** A leader of an earlier term may not know yet that it is deposed. */
+function leaderOf(answers: readonly Answer[]): Status | undefined {
+  const statuses = answers.flatMap(({ status }) => status ?? []);
+  const term = Math.max(...statuses.map((status) => status.term));
+  return statuses.find((status) => status.role === "Leader" && status.term === term);
+}
+
+/** A line of the table: of itself a server knows most, and of its peers a leader. */
+function describeServer({ name, status }: Answer, answers: readonly Answer[]) {
+  const leader = leaderOf(answers);
+  const views = answers.flatMap(({ status: other }) =>
+    other?.peers.filter((peer) => peer.name === name) ?? []
   );
-  if (json) console.log(JSON.stringify(answers));
-  else {
-    const row = (cells: unknown[]) =>
-      cells.map((cell, i) => String(cell).padEnd(i === 0 ? 24 : 11)).join("").trimEnd();
-    console.log(row(["server", "role", "term", "last", "committed", "applied", "leader"]));
-    for (const answer of answers) {
-      const { name } = answer;
-      const role = answer.role === "PreCandidate" ? "Follower" : answer.role;
-      if (!("term" in answer)) console.log(row([name, role]));
-      else {
-        const { term, lastIndex, commitIndex, lastApplied, leader = "none" } = answer;
-        console.log(row([name, role, term, lastIndex, commitIndex, lastApplied, leader]));
-      }
-    }
+  const latest = views.toSorted((a, b) => (a.heardMs ?? Infinity) - (b.heardMs ?? Infinity))[0];
+  const view = leader?.peers.find((peer) => peer.name === name) ?? latest;
+  const has = leader?.name === name ? leader.lastIndex : view?.matchIndex;
+  const lag = leader && typeof has === "number" ? leader.lastIndex - has : null;
+  const own: Partial<Status> = status ?? {};
+  const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } = own;
+  return { name, role: role === "PreCandidate" ? "Follower" : role, term, lastIndex, commitIndex,
+    lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
+    address: views.find(({ address }) => address !== "")?.address ?? null, logBytes };
+}
+
+const HEADINGS = ["server", "role", "term", "last", "committed", "lag", "heard", "round trip",
+  "log", "address"];
+
+function reportStatus(answers: Answer[]): Result {
+  const servers = answers.map((answer) => describeServer(answer, answers));
+  const rows = servers.map((server) =>
+    [server.name, server.role ?? "no answer", server.term, server.lastIndex, server.commitIndex,
+      server.lag, server.heardMs === null ? null : duration(server.heardMs),
+      server.roundTripMs === null ? null : duration(server.roundTripMs),
+      server.logBytes === null ? null : size(server.logBytes), server.address]
+      .map((cell) => String(cell ?? "-"))
+  );
+  const all = troublesOf(answers);
+  const leader = leaderOf(answers)?.name ?? null;
+  const json = { leader, servers, troubles: all };
+  const [first = "", ...others] = all;
+  const error = { code: "noLeader", message: first } as const;
+  const told = leader === null ? others : all;
+  const table = servers.some(({ role }) => role) ? align([HEADINGS, ...rows]) : [];
+  const isBoth = table.length > 0 && told.length > 0;
+  const text = [...table, ...(isBoth ? [""] : []), ...told].join("\n");
+  return leader === null ? { text, json, error } : { text, json };
+}
+
+/** As wide as the widest cell of each column; numbers to the right, words to the left. */
+function align(rows: string[][]): string[] {
+  const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
+  const isWord = (i: number) => i < 2 || i === HEADINGS.length - 1;
+  return rows.map((row) =>
+    row.map((cell, i) => isWord(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))
+      .join("  ").trimEnd()
+  );
+}
+
+function duration(ms: number): string {
+  if (ms < 1000) return `${ms} ms`;
+  if (ms < 120_000) return `${Math.round(ms / 1000)} s`;
+  return ms < 7_200_000 ? `${Math.round(ms / 60_000)} min` : `${Math.round(ms / 3_600_000)} h`;
+}
+
+function size(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  return bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** How far a server may be behind before it is worth a word: it is never quite up to date. */
+const LAG = 1000;
+const REFUSED = ["unauthenticated", "foreign"];
+const START = " Start those that do not run, and let UDP through to all.";
+
+/**
+ * What is wrong, and why, as far as the answers tell: sentences for people, the gravest first. If
+ * there is no leader the first one says why.
+ */
+export function troublesOf(answers: readonly Answer[]): string[] {
+  const statuses = answers.flatMap(({ status }) => status ?? []);
+  if (statuses.length === 0) {
+    const asked = answers.map(({ name, silence }) => silence ?? name).join(", ");
+    return [
+      `No server answers: ${asked}. Do they run ('bun cli.ts --test' starts three here), and ` +
+      "are --peers, --cluster and the secret right? Who has them wrong gets no answer.",
+    ];
   }
-  if (!answers.some((answer) => "term" in answer)) {
-    console.error(
-      "No server answers. 'bun cli.ts --test' starts three on this machine; for others, " +
-        "are --peers and --cluster right?",
-    );
+  const leader = leaderOf(answers);
+  const first = leader ? whyNotCommitted(leader) : [whyNoLeader(answers)];
+  const followers = leader ? leader.peers.flatMap((peer) => whyLags(leader, peer, answers)) : [];
+  return [...first, ...followers, ...whatWasDropped(statuses)];
+}
+
+function whatWasDropped(statuses: readonly Status[]): string[] {
+  const count = ({ dropped }: Status) =>
+    REFUSED.reduce((sum, reason) => sum + (dropped[reason] ?? 0), 0);
+  const [most, ...others] = statuses.filter((status) => count(status) > 0)
+    .toSorted((a, b) => count(b) - count(a));
+  if (!most) return [];
+  const what = `${count(most)} datagram${count(most) > 1 ? "s" : ""} of another secret or cluster`;
+  const more = others.length > 0 ? `, and so ha${others.length > 1 ? "ve" : "s"} ` : "";
+  const who = `${more}${others.map(({ name }) => name).join(", ")}`;
+  return [`${most.name} has dropped ${what}${who}: the WARNINGs there tell where from.`];
+}
+
+/** Of the servers that answer, the one that should be elected: who asks for votes is next to it. */
+function whyNoLeader(answers: readonly Answer[]): string {
+  const statuses = answers.flatMap(({ status }) => status ?? []);
+  const asks = ({ role }: Status) => (role === "Candidate" || role === "PreCandidate" ? 1 : 0);
+  const [best] = statuses.toSorted((a, b) =>
+    asks(b) - asks(a) || b.lastTerm - a.lastTerm || b.lastIndex - a.lastIndex
+  );
+  if (!best) return "";
+  const followed = statuses.find(({ leader, term }) => leader && term >= best.term)?.leader;
+  const silent = answers.find(({ name, status }) => name === followed && !status);
+  if (followed && silent) {
+    return `${followed} leads, say those who follow it, but does not answer here: either it has ` +
+      "just stopped, and another is elected soon, or this machine cannot reach it by UDP.";
   }
-  return answers.some((answer) => answer.role === "Leader") ? 0 : 1;
+  const reasons = best.peers.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
+  const { needed, members } = best;
+  const isAnySilent = best.peers.some((peer) => whySilent(best, peer, answers));
+  if (members.length - reasons.length >= needed) {
+    return "There is no leader yet: an election is under way, and nothing that can be seen from " +
+      "here stands against it. Ask again in a moment.";
+  }
+  return `There is no leader: ${best.name} has ${
+    best.votes ?? 0
+  } of the ${needed} votes that are ` +
+    `needed of ${members.length}; ${reasons.join("; ")}.${isAnySilent ? START : ""}`;
+}
+
+/** Why a server has not voted for another; undefined if there is nothing against it. */
+function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): string | undefined {
+  const voter = answers.find(({ name }) => name === peer.name)?.status;
+  const isAsking = candidate.role === "Candidate" || candidate.role === "PreCandidate";
+  // Servers that ask for nothing do not hear one another, and that is no sign of anything.
+  if (isAsking || !voter) {
+    const silent = whySilent(candidate, peer, answers);
+    if (silent) return silent;
+  }
+  if (!isAsking || !voter) return undefined;
+  const isNewer = voter.lastTerm - candidate.lastTerm || voter.lastIndex - candidate.lastIndex;
+  if (isNewer > 0) return `${peer.name} refuses: its log is newer`;
+  const { votedFor, term } = voter;
+  const isTaken = candidate.role === "Candidate" && term === candidate.term && votedFor;
+  if (isTaken && votedFor !== candidate.name) return `${peer.name} has voted for ${votedFor}`;
+  return undefined;
+}
+
+/** Why a server does not hear a peer; undefined if it does. */
+function whySilent(server: Status, { name, address, heardMs, told }: Peer,
+  answers: readonly Answer[]): string | undefined {
+  if (told === "foreign") return `${name} was founded with other members, or is of another cluster`;
+  if (heardMs !== null && heardMs < 2 * server.electionTimeoutMs) return undefined;
+  const heard = heardMs === null ? "never been heard" : `not been heard for ${duration(heardMs)}`;
+  const elsewhere = address === "" || address === name ? "" : `, its name resolves to ${address}`;
+  const where = told === "unresolved" ? ", its name does not resolve" : elsewhere;
+  const isHere = answers.some((answer) => answer.name === name && answer.status);
+  return `${name} has ${heard}${isHere ? `, though it answers here` : ""}${where}`;
+}
+
+function whyNotCommitted(leader: Status): string[] {
+  const { lastIndex: last, commitIndex, unsaved, needed, members, peers, name } = leader;
+  const open = last - commitIndex;
+  if (open === 0) return [];
+  const lacking = peers.filter(({ matchIndex }) => (matchIndex ?? 0) <= commitIndex)
+    .map((peer) => peer.name);
+  if (unsaved >= open) lacking.unshift(name);
+  const [what, it] = open === 1
+    ? [`Entry ${last} is`, "it"]
+    : [`Entries ${commitIndex + 1} to ${last} are`, "them"];
+  const must = `${what} not committed yet: ${needed} of ${members.length} disks must have ${it}`;
+  // What enough of them have is about to be committed.
+  if (members.length - lacking.length >= needed) return [`${must}. Ask again in a moment.`];
+  return [`${must}, and ${lacking.join(", ")} lack${lacking.length === 1 ? "s" : ""} ${it}.`];
+}
+
+function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string[] {
+  const { name, matchIndex, address } = peer;
+  const silent = whySilent(leader, peer, answers);
+  if (silent) return [`${silent}. Start it, or let UDP through between it and ${leader.name}.`];
+  const lag = leader.lastIndex - (matchIndex ?? 0);
+  if (lag > LAG) {
+    return [
+      `${name} is ${lag} entries behind, and is heard: it is catching up. If the number does ` +
+      "not fall, its disk is slow, or the network loses datagrams of full size.",
+    ];
+  }
+  if (answers.some((answer) => answer.name === name && answer.status)) return [];
+  return [`${name} does not answer here, though ${leader.name} hears it: can this machine reach ` +
+    `${address || name} by UDP?`];
 }
 
 // --------------------------------------------- Main ---------------------------------------------
 
-async function main(): Promise<number> {
-  const { values, positionals } = parse();
-  if (values.help) console.log(HELP);
-  else if (values.version) console.log(packageJson.version);
-  else if (positionals[0] === "secret") console.log(randomBytes(32).toString("base64url"));
-  else if (values.test) {
-    const { host, port, peers, name } = values;
-    if (positionals.length === 0 && !host && !port && !peers && !name) return trio(values);
-    throw new RaftError("usage",
-      "--test takes no command, and chooses --host, --port, --peers and " +
-        "--name by itself.");
-  } else if (positionals.length > 0) return ask(values, positionals);
-  else return serve(values);
-  return 0;
+async function main(): Promise<Result> {
+  const { values: flags, positionals } = parse();
+  if (flags.help) return { text: HELP, json: { help: HELP } };
+  const { version } = packageJson;
+  if (flags.version) return { text: version, json: { version } };
+  if (!flags.test && positionals.length > 0) return await command(flags, positionals);
+  refuseFlags(flags, FOR_CLIENTS, "is for clients, which have a command");
+  if (!flags.test) return await serve(flags);
+  const { host, port, peers, name, json } = flags;
+  if (positionals.length === 0 && !host && !port && !peers && !name && !json) return trio(flags);
+  throw wrongUsage(
+    "--test takes no command and no --json, and chooses --host, --port, --peers and " +
+      "--name by itself.",
+  );
 }
 
-process.exitCode = await main().catch((error: Error & { code?: string }) => {
-  const isUsage = error.code?.startsWith("ERR_PARSE_ARGS");
-  // The library's advice on how to quote such words would be of no use here.
-  const [what = ""] = error.message.split(/[.\n]/);
-  console.error(isUsage ? `${what}. See 'bun cli.ts --help'.` : error.message);
-  if (isUsage) return EXIT_CODES.usage;
-  if (error instanceof RaftError) return EXIT_CODES[error.code];
-  console.error(error.stack); // What nobody foresaw is told with all that is known.
-  return 1;
-});
-process.exit();
+/** What went wrong in a sentence. What nobody foresaw is told with all that is known. */
+function explain(error: Error & { code?: string }): Result {
+  const { code = "", message } = error;
+  if (error instanceof RaftError) return { error: { code: error.code, message } };
+  const [flag] = /(?<=')--?[^' ]+/.exec(message) ?? [];
+  const see = "'bun cli.ts --help' lists them, and a word that begins with - goes behind --.";
+  if (code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
+    return { error: { code: "usage", message: `There is no flag ${flag}. ${see}` } };
+  }
+  if (code.startsWith("ERR_PARSE_ARGS")) {
+    const [what = ""] = message.split(/\.?\n/);
+    return { error: { code: "usage", message: `${what}. See 'bun cli.ts --help'.` } };
+  }
+  console.error(error.stack);
+  return { error: { code: "unexpected", message } };
+}
+
+/** Resolves when it is written: a program that ends earlier takes what is left with it. */
+function write(what: string | Uint8Array): Promise<void> {
+  return new Promise((resolve) => void process.stdout.write(what, () => resolve()));
+}
+
+async function print({ text = "", json, error }: Result, isJson: boolean): Promise<void> {
+  if (isJson) return await write(`${JSON.stringify({ ok: !error, ...json, error })}\n`);
+  const isRaw = typeof text !== "string" && !process.stdout.isTTY;
+  if (text.length > 0 || typeof text !== "string") await write(text);
+  if (!isRaw && (text.length > 0 || typeof text !== "string")) await write("\n");
+  if (error) console.error(error.message);
+}
+
+if (import.meta.main) {
+  process.stdout.on("error", () => {}); // That nobody reads any more is no reason to stop serving.
+  const result = await main().catch(explain);
+  await print(result, Bun.argv.includes("--json"));
+  process.exit(result.error ? EXIT_CODES[result.error.code] : 0);
+}

@@ -1445,8 +1445,8 @@ export class Storage {
       throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
         "Restore it, or take another directory.");
     }
-    const rest = log.subarray(end);
-    if (!rest.equals(Buffer.alloc(rest.length))) this.cut(log, end);
+    const written = 1 + log.findLastIndex((byte) => byte !== 0);
+    if (written > end) this.cut(log, end, written);
     this.joinSnapshot();
     return identity;
   }
@@ -1482,7 +1482,7 @@ export class Storage {
   }
 
   /** What follows the last whole frame was never finished, or else it is damaged. */
-  private cut(log: Buffer, end: number): void {
+  private cut(log: Buffer, end: number, written: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
       if (!readFrame(log, at)) continue;
@@ -1491,11 +1491,11 @@ export class Storage {
     }
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
-      file.write(log.subarray(end), 0);
+      file.write(log.subarray(end, written), 0);
       file.sync();
       file.close();
     });
-    this.cutBytes = log.length - end;
+    this.cutBytes = written - end;
   }
 
   private wrong(how: string): RaftError {
@@ -1633,7 +1633,8 @@ export function parseServer(text: string): Server {
 
 const isIPv6 = (host: string) => host.includes(":");
 const isLoopback = (address: string) => address.startsWith("127.") || address === "::1";
-const writeAddress = ({ host, port }: Address) => `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+export const writeAddress = ({ host, port }: Address) =>
+  `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
 /**
  * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
@@ -1779,10 +1780,12 @@ export class Endpoint {
   /** Who has been told to have a wrong secret, and when. */
   private readonly warned = new Map<string, number>();
   private cluster: string;
+  /** Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. */
+  isSettled: boolean;
 
   constructor(private readonly world: World, readonly socket: Socket, private readonly keys: Keys,
     readonly self: Identity, private readonly receiver: Receiver) {
-    this.cluster = self.id;
+    [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
 
   /**
@@ -1820,7 +1823,7 @@ export class Endpoint {
     const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
     // A client says no cluster before it has found one. What another cluster's server says of
     // itself is true of another server, even if it has the name of one of ours.
-    if (cluster !== this.cluster && cluster !== "" && this.cluster !== "") {
+    if (cluster !== this.cluster && cluster !== "" && this.isSettled) {
       if (!greeting) this.greet(from, envelope, address);
       else if (isMeant) {
         this.tell(from, { type: "foreign", server: from.name, address, cluster: greeting.cluster,
@@ -1858,7 +1861,7 @@ export class Endpoint {
   }
 
   private onGreeting(from: Correspondent, cluster: string, asked: Name): void {
-    if (this.cluster === "") this.cluster = cluster; // A client joins the cluster that it finds.
+    if (!this.isSettled) this.cluster = cluster;
     // A client may know a server by an address only. From now on both names are the same to it.
     const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
     if (isAlias) this.known.set(`client ${asked}`, from);
@@ -1972,7 +1975,7 @@ const SLICE_PAUSE_MS = 2;
 function checkSize({ length }: Uint8Array): void {
   if (length <= MAX_COMMAND_BYTES) return;
   throw new RaftError("refused", `${length} bytes are too many for a datagram, which has room ` +
-    `for ${MAX_COMMAND_BYTES}. Split them.`);
+    `for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`);
 }
 
 /** Anybody on the network could do anything to a server that has no secret. */
@@ -2024,7 +2027,7 @@ export class Node {
     const members = servers.map((server) => server.name);
     const distinct = new Set(servers.map(writeAddress)).size;
     demand(Math.min(distinct, new Set(members).size) === members.length,
-      `A server is listed twice, or is its own peer: ${[name, ...peers].join(", ")}.`);
+      `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
     let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
@@ -2096,8 +2099,8 @@ export class Node {
       roundTripMs: this.roundTrips.get(name) ?? null,
       matchIndex: followers?.get(name)?.matchIndex ?? null })
     );
-    return { ...this.storage.identity, role: role.name, term, votedFor, leader, lastIndex, lastTerm,
-      commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
+    return { ...this.storage.identity, ...this.core.settings, role: role.name, term, votedFor,
+      leader, lastIndex, lastTerm, commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
       snapshotIndex: this.core.snapshot.index, votes: "votes" in role ? role.votes.size : null,
       needed: this.core.majority,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
@@ -2365,10 +2368,13 @@ const RETRY_MS = 200;
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
   clientKey?: string; timeoutMs?: number; world?: World };
 
-/** What a client wants: of one server `only`, or of the leader. `asked` is who has not answered. */
+/**
+ * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered;
+ * servers were asked `times`.
+ */
 type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
-  askAt: number };
+  askAt: number; times: number };
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -2471,10 +2477,17 @@ export class Client {
     if (!operation) return;
     this.excuses.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
+    this.endpoint.isSettled ||= operation.content.type !== "Inspect";
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
-    else operation.reject(new RaftError("refused", `The server refuses: ${answer.reason}.`));
+    else this.onRefusal(answer.id, operation, `The server refuses: ${answer.reason}`);
     this.operations.delete(answer.id);
+  }
+
+  /** What is refused when it is repeated may have been done the first time. */
+  private onRefusal(id: number, { content, times, reject }: Operation, why: string): void {
+    if (content.type === "Command" && times > 1) this.giveUp(id, why);
+    else reject(new RaftError("refused", `${why}.`));
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
@@ -2496,7 +2509,8 @@ export class Client {
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0 });
+    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0,
+      times: 0 });
     if (this.isClosed) this.giveUp(id, "The client was closed");
     else this.ask(id);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
@@ -2508,6 +2522,7 @@ export class Client {
     if (!operation) return;
     const to = operation.only ?? this.target;
     operation.asked = to;
+    operation.times += 1;
     operation.askAt = this.clock.now() + RETRY_MS;
     this.endpoint.send("client", { ...operation.content, from: this.endpoint.self.name, to, id });
     this.schedule();
@@ -2541,7 +2556,7 @@ export class Client {
   }
 
   /** A server's name, and why it may not have helped. */
-  private describe(server: Name): string {
+  describe(server: Name): string {
     const { name, heardMs, told } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
     if (told === "unresolved") return `${name} (its name does not resolve)`;

@@ -9,6 +9,7 @@ import { Network } from "./core-simulation/network.ts";
 import { Scene, type Trace } from "./core-simulation/scene.ts";
 import { Server } from "./core-simulation/server.ts";
 import { Violation } from "./judge.ts";
+import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
 const HOSTILE_MS = 30_000;
@@ -27,6 +28,8 @@ export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): R
     cluster.failOver();
   }
   scene.judge.checkAll();
+  const wrong = checkLinearizable(scene.history);
+  if (wrong) throw new Violation("A single store explains what clients saw", wrong);
   scene.report.simulatedMs = scene.now;
   scene.report.elections = scene.judge.elections;
   return scene.report;

@@ -263,8 +263,13 @@ export class Judge {
         "No request commits what it does not vouch for", () =>
         `one for ${vouched} entries makes ${name} commit ${commitIndex}`);
     }
-    this.stepped(name);
     const follower = server.followers.get(m.from);
+    if (m.type === "AppendEntriesReply" && !m.success && role.name === "Leader" && follower) {
+      // A refusal that says more than was known lets sending begin further on: nothing is sent yet.
+      const { nextIndex } = role.followers.get(m.from) ?? follower;
+      if (nextIndex > follower.nextIndex) follower.begunAt = follower.nextIndex = nextIndex;
+    }
+    this.stepped(name);
     const isAnswer = m.type === "AppendEntriesReply" || m.type === "InstallSnapshotReply";
     if (role.name !== "Leader" || !isAnswer || m.term !== currentTerm || !follower) return;
     follower.heardAt = now;

@@ -138,11 +138,11 @@ describe("the verdict", () => {
     expect(checkLinearizable([...x, ...y])?.split("\n")).toEqual([
       "What clients saw of y is not linearizable: no order has a place for more than 3 of the 4 " +
       "answered calls. Such an order, numbered by when each was asked and answered, ends with",
-      "           2-9  a        put y 1 gives true",
-      "         11-25  b        get y gives 1",
-      "         10-17  a        put y 2 gives true",
+      "            2-9  a        put y 1 gives true",
+      "          11-25  b        get y gives 1",
+      "          10-17  a        put y 2 gives true",
       "then there is 2, and one of these must come next, but cannot:",
-      "         26-34  b        get y gives 1",
+      "          26-34  b        get y gives 1",
       "Writes that were never answered, and may come at any time, do not help: there are 1.",
     ]);
   });

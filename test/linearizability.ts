@@ -209,7 +209,8 @@ class Search {
 
 function tellLine(call: Call): string {
   const { who, invoked, returned, result } = call;
-  const when = `${invoked}-${isAnswered(call) ? returned : "never"}`.padStart(14);
+  const at = (instant: number) => Number(instant.toFixed(1));
+  const when = `${at(invoked)}-${isAnswered(call) ? at(returned) : "never"}`.padStart(15);
   const answer = isAnswered(call) ? `gives ${result ?? "no value"}` : "has no answer";
   return `${when}  ${who.padEnd(8)} ${tellCall(call)} ${answer}`;
 }

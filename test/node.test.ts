@@ -1096,6 +1096,22 @@ describe("a client", () => {
     expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
   });
 
+  test("serves itself of a cluster that has a leader, whichever server greets it first", () => {
+    for (let seed = 1; seed <= 20; seed += 1) {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      cluster.leader();
+      // It was given a wrong list: it belongs to another cluster, and that one is never complete.
+      simulation.settle(
+        Node.start({ host: "d", port: 1, peers: ["a:1", "x:1"], directory: "data", secret: SECRET,
+          machine: new Diary(), world: simulation.machine("d").boot() }),
+      );
+      const client = cluster.connect("client", ["a:1", "d:1"]);
+      expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+      expect(failureOf(simulation, client.inspect("d:1"))?.message).toContain("another cluster");
+    }
+  });
+
   test("is refused what no datagram can hold, before anybody logs it", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
@@ -1116,21 +1132,46 @@ describe("a client", () => {
     expect(answer.length).toBe(largest.length + 2);
   });
 
-  test("whose session has ended is refused once, and gets another for what comes later", () => {
-    const cluster = new Cluster(1, ["a"]);
+  /** Ten thousand others open sessions of their own. */
+  function openSessions(cluster: Cluster): void {
     const { simulation } = cluster;
-    const client = cluster.connect("client");
-    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
-    // Ten thousand others open sessions of their own.
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
     for (let n = 1; n <= 100; n += 1) {
       const bodies = Array.from({ length: 100 }, (_, id) => [0, 100 * n + id]);
       const status = cluster.life("a").node.status();
       simulation.deliver({ from, to, bytes: fromClient(status, bodies, n) });
     }
+  }
+
+  test("whose session has ended is refused once, and gets another for what comes later", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    openSessions(cluster);
     simulation.run(500);
     expect(codeOf(simulation, client.propose(bytes("y")))).toBe("refused");
     expect(text(simulation.settle(client.propose(bytes("z"))))).toBe("2 z");
+  });
+
+  test("whose session has ended is not told that nothing was done, if it had asked before", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    const { route } = simulation;
+    simulation.route = ({ from }) => from.host === cluster.machine("a").ip ? [] : [{ afterMs: 1 }];
+    const done = client.propose(bytes("y"));
+    simulation.run(50);
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
+    openSessions(cluster);
+    simulation.run(50);
+    simulation.route = route;
+    const error = failureOf(simulation, done);
+    expect(error?.code).toBe("outcomeUnknown");
+    expect(error?.message).toStartWith("The server refuses: the session has ended, or never was: " +
+      "the command may have been applied");
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
   });
 
   test("that is closed gives up what is not answered", () => {
@@ -1383,7 +1424,9 @@ describe("the key-value store", () => {
     for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
       const { code, message } = failureOf(simulation, put()) ?? {};
       expect(code).toBe("refused");
-      expect(message).toMatch(/^\d+ bytes are too many for a datagram, which has room for 64000\./);
+      expect(message).toMatch(
+        /^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./,
+      );
     }
     expect(cluster.life("a").node.status().lastIndex).toBe(before);
   });

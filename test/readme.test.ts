@@ -1,8 +1,9 @@
 /** What the README says of the code must be true of the code. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { clientMessages, messages } from "../raft.ts";
 import { codeBySection, root } from "./lines.ts";
 
 const readme = readFileSync(path.join(root, "README.md"), "utf8");
@@ -16,6 +17,33 @@ test("the README's numbers are those of raft.ts", () => {
     Number(lines),
   ]);
   expect(new Map(guide as [number, number][])).toEqual(counts);
+});
+
+test("the README's messages are those of raft.ts, each with its number and its fields", () => {
+  const section = readme.split("\n## ").find((text) => text.startsWith("The wire")) ?? "";
+  const told = [...section.matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
+    [, number, type, fields = ""],
+  ) => [Number(number), type, fields.match(/\w+/g) ?? []]);
+  const greeting = ["Greeting", ["asked", "members", "cluster"]] as const;
+  const inOrder = (table: Record<string, readonly string[]>) =>
+    [...Object.entries(table), greeting].map(([type, fields], i) => [i, type, [...fields]]);
+  const order = (list: unknown[][]) => list.map((row) => JSON.stringify(row)).toSorted();
+  expect(order(told)).toEqual(order([...inOrder(messages), ...inOrder(clientMessages)]));
+});
+
+test("every command, flag and file of the README is there", () => {
+  const help = Bun.spawnSync([process.execPath, path.join(root, "cli.ts"), "--help"]).stdout
+    .toString();
+  const lines = readme.match(/(?<=bun cli\.ts )[^\n`')]*/g) ?? [];
+  const commands = lines.flatMap((line) => /^[a-z][a-z-]*/.exec(line) ?? []);
+  const flags = lines.flatMap((line) => line.match(/--[a-z-]+/g) ?? []);
+  expect(new Set(flags).size).toBeGreaterThan(5);
+  expect(new Set(commands).size).toBeGreaterThan(3);
+  expect(flags.filter((flag) => !help.includes(flag))).toEqual([]);
+  expect(commands.filter((command) => !help.includes(`cli.ts ${command}`))).toEqual([]);
+  const files = readme.match(/\btest\/[\w.-]+\.ts/g) ?? [];
+  expect(files.length).toBeGreaterThan(3);
+  expect(files.filter((file) => !existsSync(path.join(root, file)))).toEqual([]);
 });
 
 test("the README's program runs, and prints what it should", async () => {

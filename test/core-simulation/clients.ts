@@ -6,6 +6,7 @@
 import { type Name } from "../../raft.ts";
 import { makeCommand } from "../core.ts";
 import { Violation } from "../judge.ts";
+import { type Call } from "../simulator/workload.ts";
 import { type Scene } from "./scene.ts";
 import { type Reply, type Server } from "./server.ts";
 
@@ -38,7 +39,7 @@ export class Machine {
 
 /** `committed`: how many entries were committed when it was first asked. */
 type Operation = { id: number; kind: "session" | "command" | "read"; data: Uint8Array;
-  sequence: number; committed: number; askAt: number };
+  sequence: number; committed: number; askAt: number; call: Call | undefined };
 
 export class Client {
   private session: number | undefined;
@@ -85,7 +86,8 @@ export class Client {
   }
 
   read(): void {
-    this.perform("read", Uint8Array.of(Math.floor(this.scene.random() * KEYS)));
+    const key = Math.floor(this.scene.random() * KEYS);
+    this.perform("read", Uint8Array.of(key), 0, this.begin("get", key));
   }
 
   /** Nothing happens before it has a session. */
@@ -99,13 +101,29 @@ export class Client {
     const oldest = [...operations.values()].find(({ kind }) => kind === "command");
     const acknowledged = (oldest?.sequence ?? sequence) - 1;
     const data = makeCommand([session, sequence, acknowledged], command);
-    this.perform("command", data, sequence);
+    this.perform("command", data, sequence, this.begin("put", key, write));
   }
 
-  private perform(kind: Operation["kind"], data: Uint8Array, sequence = 0): void {
+  /** Adds to the history. Of who asks and who is answered at the same instant none is first. */
+  private begin(what: "get" | "put", key: number, write?: number): Call {
+    const call: Call = { who: this.name, what, key: `${key}`, value: write?.toString(),
+      expected: undefined, invoked: this.scene.now, returned: Number.POSITIVE_INFINITY,
+      result: undefined };
+    this.scene.history.push(call);
+    return call;
+  }
+
+  /** A read is answered with the number of a write, or 0. */
+  private end(call: Call, answer: Uint8Array): void {
+    const [write = 0] = new Uint32Array(Uint8Array.from(answer).buffer);
+    call.returned = this.scene.now;
+    call.result = call.what === "put" || (write === 0 ? undefined : `${write}`);
+  }
+
+  private perform(kind: Operation["kind"], data: Uint8Array, sequence = 0, call?: Call): void {
     this.lastId += 1;
     const committed = this.scene.judge.committed.length;
-    const operation = { id: this.lastId, kind, data, sequence, committed, askAt: 0 };
+    const operation = { id: this.lastId, kind, data, sequence, committed, askAt: 0, call };
     this.operations.set(this.lastId, operation);
     this.ask(operation);
   }
@@ -150,6 +168,7 @@ export class Client {
     }
     scene.tell(() => `${from.name} -> ${this.name}  ${kind} ${id} is done, as of ${reply.index}`);
     this.operations.delete(id);
+    if (operation.call) this.end(operation.call, reply.answer);
     scene.report.operations += 1;
     if (kind === "session") this.session = Number(Buffer.from(reply.answer).toString());
   }

@@ -3,6 +3,7 @@ import { type Name } from "../../raft.ts";
 import { Judge } from "../judge.ts";
 import { type Random, randomFrom } from "../random.ts";
 import { emptyReport, type Report } from "../report.ts";
+import { type Call } from "../simulator/workload.ts";
 import { type Conditions, drawConditions } from "./conditions.ts";
 import { Snapshots } from "./snapshots.ts";
 
@@ -17,6 +18,8 @@ export class Scene {
   readonly report: Report;
   readonly judge: Judge;
   readonly snapshots = new Snapshots();
+  /** What clients asked, and were answered. */
+  readonly history: Call[] = [];
   /** Whether faults still happen. */
   isHostile = true;
   private readonly heap: Plan[] = [];

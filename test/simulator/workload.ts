@@ -125,7 +125,8 @@ export class Workload {
   }
 
   private onFailure(call: Call, error: unknown): void {
-    if (!(error instanceof RaftError)) {
+    // Nothing here is too large, and too few sessions are opened for any to end.
+    if (!(error instanceof RaftError) || error.code === "refused") {
       this.broken ??= error;
       return;
     }

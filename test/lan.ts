@@ -1,0 +1,241 @@
+#!/usr/bin/env bun
+/**
+ * Three servers on three machines, a client on a fourth and a stranger on a fifth, each with an
+ * address of its own: bun test/lan.ts [--only TEXT] [--seconds 60]. What goes wrong on a LAN is
+ * done to them, and what they print is shown. `--seconds` is how long the traffic is recorded that
+ * is then replayed. It needs Linux and root; the network is its own, and gone when it ends.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { Capture } from "./lan/capture.ts";
+import { Machine, makeBridge, runInside, whyNoNetwork } from "./lan/network.ts";
+import { replayed, replayedInAnElection, replayedLater } from "./lan/replay.ts";
+import { check, type Lan, PORT, scenario, show, Trio, verdict } from "./lan/scene.ts";
+import { endAll, run } from "./processes.ts";
+
+const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
+  only: { type: "string", default: "" },
+  seconds: { type: "string", default: "10" },
+} });
+const THIRD = 2;
+const DIRECTORY = "RAFT_LAN_DIRECTORY";
+
+async function served(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const put = await trio.ask("put", "hello", "world");
+  check("a client on a fourth machine puts a value", put.code === 0);
+  const get = await trio.ask("get", "hello");
+  check("and gets it back", get.output === "world" && get.code === 0);
+  const large = "x".repeat(60_000);
+  await trio.ask("put", "large", large);
+  check("a value of 60,000 bytes, too, in fragments",
+    (await trio.ask("get", "large")).output === large);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+}
+
+/** What the README says that a firewall must let pass is all that is needed. */
+async function firewalled(lan: Lan): Promise<void> {
+  const trio = new Trio(lan);
+  const machines = [...lan.servers, lan.client];
+  for (const machine of machines) machine.command("iptables", "-P", "INPUT", "DROP");
+  for (const i of [0, 1, 2]) trio.start(i);
+  const silent = await trio.ask("put", "key", "value");
+  check("where nothing may pass, nothing is put", silent.code !== 0);
+  const allow = (machine: Machine, ...rule: string[]) =>
+    machine.command("iptables", "-A", "INPUT", ...rule, "-j", "ACCEPT");
+  for (const server of lan.servers) allow(server, "-p", "udp", "--dport", `${PORT}`);
+  allow(lan.client, "-p", "udp", "--sport", `${PORT}`);
+  const put = await trio.ask("put", "key", "value");
+  check(`where only UDP to port ${PORT} of the servers may pass, and from there, a value is put`,
+    put.code === 0);
+  // It comes in fragments, of which only the first has ports. The kernel puts them together first.
+  const large = await trio.ask("put", "large", "x".repeat(60_000));
+  check("and so is one of 60,000 bytes", large.code === 0);
+  for (const machine of machines) machine.command("iptables", "-F");
+  for (const machine of machines) machine.command("iptables", "-P", "INPUT", "ACCEPT");
+}
+
+async function unplugged(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const old = await trio.agreement();
+  const others = [0, 1, 2].filter((i) => i !== old);
+  lan.servers[old]?.unplug();
+  const put = await trio.ask("put", "while one was away", "value");
+  check("the leader's cable is pulled: the other two take a put", put.code === 0);
+  const leader = await trio.agreement(others);
+  check(`one of them leads: ${trio.addresses[leader]}`, leader !== old);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+  const steps = await trio.line(old, /Switching state from Leader to Follower/);
+  show(`${trio.addresses[old]}, which leads nobody any more`, steps);
+  lan.servers[old]?.plug();
+  await trio.convergence();
+  check("plugged in again, it follows, and has applied what the others have", true);
+  const leads = (await trio.agreement()) === leader;
+  check("its return has caused no election: the leader is the same", leads);
+}
+
+async function powerless(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const old = await trio.agreement();
+  await trio.ask("put", "before", "the leader is killed");
+  await trio.program(old).kill();
+  const put = await trio.ask("put", "after", "the leader is killed");
+  check("the leader is killed by kill -9: the other two take a put", put.code === 0);
+  trio.start(old);
+  await trio.convergence();
+  check("started again, it has applied what the others have", true);
+  const gets = [await trio.ask("get", "before"), await trio.ask("get", "after")];
+  check("both values are there", gets.every(({ output }) => output === "the leader is killed"));
+}
+
+/** One of three has something wrong. The other two must serve, and both sides must say what. */
+async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
+  its: RegExp): Promise<void> {
+  const trio = new Trio(lan);
+  for (const i of [0, 1]) trio.start(i);
+  trio.start(THIRD, wrong);
+  const leader = await trio.agreement([0, 1]);
+  let unanswered = 0;
+  for (let i = 0; i < 10; i += 1) { // Each is a new client, which any of the three may greet first.
+    const { code, errors } = await trio.ask("put", `key ${i}`, "value");
+    if (code === 0) continue;
+    unanswered += 1;
+    show("bun cli.ts put", errors);
+  }
+  check("the other two elect a leader, and take ten puts", unanswered === 0);
+  // A follower speaks to its leader only, and need not have heard what is wrong with the third.
+  show(`${trio.addresses[leader]}, which leads, says of it`, await trio.line(leader, ours));
+  show("it says of them", await trio.line(THIRD, its));
+  show("bun cli.ts status", (await trio.ask("status")).output);
+  const own = trio.program(THIRD).output;
+  check("it runs, follows nobody, and leads nobody",
+    trio.program(THIRD).isRunning && !/ (New leader:|Voted for|Switching)/.test(own));
+}
+
+async function wrongSecret(lan: Lan): Promise<void> {
+  const warning = (from: number) =>
+    new RegExp(`WARNING.* from 10\\.0\\.0\\.${from}:${PORT} does not fit our secret`);
+  await misfit(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
+}
+
+async function wrongCluster(lan: Lan): Promise<void> {
+  const warning = /WARNING.* is of another cluster with the same members/;
+  await misfit(lan, { cluster: "other" }, warning, warning);
+}
+
+async function wrongPeers(lan: Lan): Promise<void> {
+  const peers = `10.0.0.1:${PORT},10.0.0.7:${PORT}`;
+  await misfit(lan, { peers }, /WARNING.*10\.0\.0\.3.*10\.0\.0\.7/,
+    /WARNING.*10\.0\.0\.1.*10\.0\.0\.2/);
+}
+
+async function wrongClient(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const words = ["put", "key", "value", "--peers", trio.addresses.join(","), "--timeout", "2000"];
+  const put = await lan.stranger.run(...words, "--secret-file", lan.secrets[1]);
+  check("a client with another secret, on a fifth machine, puts nothing", put.code !== 0);
+  show("it says", put.errors);
+  show("a server says", await trio.line(0, /WARNING.*10\.0\.0\.5/));
+  const sent = lan.capture.frames.filter(({ to }) => to.startsWith(lan.stranger.address));
+  check("no datagram was sent to it", sent.length === 0);
+}
+
+async function clientsKey(lan: Lan): Promise<void> {
+  const trio = await Trio.start(lan);
+  const file = path.join(lan.directory, "client.key");
+  const { output } = await run("client-key", "--secret-file", lan.secrets[0]);
+  writeFileSync(file, output, { mode: 0o600 });
+  const words = ["--peers", trio.addresses.join(","), "--client-key-file", file];
+  const put = await lan.stranger.run("put", "key", "value", ...words);
+  const get = await lan.stranger.run("get", "key", ...words);
+  check("a client that has the clients' key only puts a value, and gets it",
+    put.code === 0 && get.output === "value");
+}
+
+async function everyAddress(lan: Lan): Promise<void> {
+  const trio = new Trio(lan);
+  const names = ["one", "two", "three"];
+  const named = names.map((name, i) => `${name}=${trio.addresses[i]}`);
+  trio.addresses.splice(0, 3, ...named);
+  const nameless = trio.start(0, { host: "0.0.0.0" });
+  check("--host 0.0.0.0 without --name is refused as wrong usage", (await nameless.exited) === 2);
+  await nameless.closed;
+  show("it says", nameless.errors);
+  names.forEach((name, i) => trio.start(i, { host: "0.0.0.0", name }));
+  const put = await trio.ask("put", "key", "value");
+  check("with a name each, three servers on 0.0.0.0 elect a leader, and take a put",
+    put.code === 0);
+  show("bun cli.ts status", (await trio.ask("status")).output);
+}
+
+async function noSecret(lan: Lan): Promise<void> {
+  const { address } = lan.servers[0];
+  const data = path.join(lan.directory, "no-secret");
+  const { code, errors } = await lan.servers[0].run("--host", address, "--port", `${PORT}`,
+    "--data", data);
+  check("a server without a secret does not listen on an address of the LAN", code === 2);
+  show("it says", errors);
+}
+
+/** The secrets are made as a user makes them. */
+async function makeSecret(file: string): Promise<string> {
+  const { output } = await run("secret");
+  writeFileSync(file, `${output}\n`, { mode: 0o600 });
+  return file;
+}
+
+async function makeLan(directory: string): Promise<Lan> {
+  makeBridge();
+  const servers = [await Machine.create(1), await Machine.create(2),
+    await Machine.create(3)] as const;
+  const [client, stranger] = [await Machine.create(4), await Machine.create(5)];
+  const capture = new Capture([...servers, client, stranger]);
+  const secrets = [await makeSecret(path.join(directory, "raft.secret")),
+    await makeSecret(path.join(directory, "other.secret"))] as const;
+  return { servers, client, stranger, capture, directory, secrets,
+    recordMs: Number(flags.seconds) * 1000 };
+}
+
+const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
+  ["Three servers, one secret", served],
+  ["Servers and client behind firewalls", firewalled],
+  ["A leader without a network", unplugged],
+  ["A leader without power", powerless],
+  ["A server with a wrong secret", wrongSecret],
+  ["A server of a wrong cluster", wrongCluster],
+  ["A server with a wrong list of peers", wrongPeers],
+  ["A client with a wrong secret", wrongClient],
+  ["A client without the secret, but with the clients' key", clientsKey],
+  ["Servers on every address of their machines", everyAddress],
+  ["A server without a secret", noSecret],
+  ["Recorded traffic, replayed at the servers that sent it", replayed],
+  ["Recorded traffic, replayed while an election is due", replayedInAnElection],
+  ["Recorded traffic, replayed at the next lives of the servers", replayedLater],
+];
+
+async function inside(directory: string): Promise<number> {
+  for (const end of ["SIGINT", "disconnect"]) process.on(end, () => process.exit(1));
+  const lan = await makeLan(directory);
+  for (const [title, act] of SCENARIOS) {
+    if (title.includes(flags.only)) await scenario(title, () => act(lan));
+  }
+  await endAll();
+  return verdict();
+}
+
+async function outside(): Promise<number> {
+  const why = whyNoNetwork();
+  if (why) console.error(why);
+  if (why) return 1;
+  const directory = mkdtempSync(path.join(os.tmpdir(), "raft-lan-"));
+  try {
+    return await runInside({ [DIRECTORY]: directory });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+const directory = process.env[DIRECTORY];
+process.exit(await (directory ? inside(directory) : outside()));

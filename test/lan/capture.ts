@@ -1,0 +1,81 @@
+/**
+ * What an eavesdropper at the bridge has: every frame that a machine sends, byte for byte, and the
+ * means to send it again to its receiver, from the addresses that it had. Bun has no raw sockets,
+ * so the C library's are called.
+ */
+import { dlopen, FFIType } from "bun:ffi";
+import type { Machine } from "./network.ts";
+
+const { i32, i64_fast, u64_fast, ptr } = FFIType;
+const message = { args: [i32, ptr, u64_fast, i32, ptr], returns: i64_fast } as const;
+const { symbols: libc } = dlopen("libc.so.6", {
+  socket: { args: [i32, i32, i32], returns: i32 },
+  recvfrom: { args: [...message.args, ptr], returns: i64_fast },
+  sendto: { args: [...message.args, i32], returns: i64_fast },
+});
+
+const [AF_PACKET, SOCK_RAW, MSG_DONTWAIT, ALL_PROTOCOLS] = [17, 3, 0x40, 0x0003];
+const OUTGOING = 4;
+const POLL_MS = 2;
+const networkOrder = (short: number) => ((short & 0xff) << 8) | (short >> 8);
+
+/** A UDP datagram as it was on the cable. Fragments of larger ones are not among them. */
+export type Frame = { readonly bytes: Buffer; readonly payload: Buffer; readonly from: string;
+  readonly to: string };
+
+/** The addresses and the payload of an unfragmented IPv4 UDP datagram in an Ethernet frame. */
+function readFrame(bytes: Buffer): Frame | undefined {
+  const [isIPv4, isUdp] = [bytes.readUInt16BE(12) === 0x0800, bytes[23] === 17];
+  if (!isIPv4 || !isUdp || (bytes.readUInt16BE(20) & 0x3fff) !== 0) return undefined;
+  const udp = 14 + ((bytes[14] ?? 0) & 15) * 4;
+  const host = (at: number) => [...bytes.subarray(at, at + 4)].join(".");
+  const payload = bytes.subarray(udp + 8, udp + bytes.readUInt16BE(udp + 4));
+  // The sender leaves the checksum to its network card, which a veth pair does not have. 0 says
+  // that there is none: otherwise the receiver's kernel would drop the frame before we see it.
+  const again = Buffer.from(bytes);
+  again.writeUInt16BE(0, udp + 6);
+  return { bytes: again, payload, from: `${host(26)}:${bytes.readUInt16BE(udp)}`,
+    to: `${host(30)}:${bytes.readUInt16BE(udp + 2)}` };
+}
+
+export class Capture {
+  /** All that the machines have sent since the beginning; not what was sent `again`. */
+  readonly frames: Frame[] = [];
+  private readonly socket = libc.socket(AF_PACKET, SOCK_RAW, networkOrder(ALL_PROTOCOLS));
+  private readonly buffer = Buffer.alloc(65_536);
+  /** A `sockaddr_ll`: the interface at 4, at 10 whether a frame came in there or went out. */
+  private readonly address = Buffer.alloc(20);
+  /** The bridge's port to each address. */
+  private readonly ports: Map<string, number>;
+
+  constructor(machines: readonly Machine[]) {
+    this.ports = new Map(machines.map(({ address, port }) => [address, port]));
+    if (this.socket < 0) throw new Error("The system gives us no raw socket.");
+    setInterval(() => this.poll(), POLL_MS).unref();
+  }
+
+  /** Sends a frame once more, to whom it was for, and to nobody else. */
+  again({ bytes, to }: Frame): void {
+    const address = Buffer.alloc(20);
+    address.writeUInt16LE(AF_PACKET, 0);
+    address.writeInt32LE(this.ports.get(to.replace(/:.*/, "")) ?? 0, 4);
+    const sent = libc.sendto(this.socket, bytes, bytes.length, 0, address, address.length);
+    if (Number(sent) !== bytes.length) throw new Error(`A frame to ${to} cannot be sent again.`);
+  }
+
+  /** A frame passes two ports: it is taken where it comes in, from the machine that sent it. */
+  private poll(): void {
+    const ports = new Set(this.ports.values());
+    const length = Buffer.from(Uint32Array.of(this.address.length).buffer);
+    for (;;) {
+      const size = Number(
+        libc.recvfrom(this.socket, this.buffer, this.buffer.length, MSG_DONTWAIT, this.address,
+          length),
+      );
+      if (size < 0) return;
+      if (this.address[10] === OUTGOING || !ports.has(this.address.readInt32LE(4))) continue;
+      const frame = readFrame(Buffer.from(this.buffer.subarray(0, size)));
+      if (frame) this.frames.push(frame);
+    }
+  }
+}
