@@ -364,11 +364,6 @@ async function serve(flags: Flags): Promise<Result> {
   const names = servers.map((server) => server.name);
   const [electionTimeoutMs, heartbeatMs] = [milliseconds(flags, "election-timeout"),
     milliseconds(flags, "heartbeat")];
-  if (heartbeatMs * 2 > electionTimeoutMs) {
-    throw wrongUsage(`--heartbeat ${heartbeatMs} is more than half of --election-timeout ` +
-      `${electionTimeoutMs}: one lost heartbeat would cause an election. Take a shorter ` +
-      "heartbeat, or a longer timeout.");
-  }
   const secret = serverSecret(flags);
   const tell = teller(self, flags.json);
   tell("Starting server...");

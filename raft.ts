@@ -2047,6 +2047,10 @@ export class Node {
   private constructor(private readonly options: NodeOptions, private readonly world: World,
     private readonly storage: Storage, socket: Socket) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
+    demand(heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
+      `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of ` +
+        `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter ` +
+        "heartbeat, or a longer timeout.");
     const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, base, entries, snapshot, cutBytes } = storage;
     const { name, members } = identity;

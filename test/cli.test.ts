@@ -187,7 +187,7 @@ describe("bad input", () => {
       says: /^Without a secret .*bun cli\.ts secret > raft\.secret.*--secret-file raft\.secret/ },
     { what: "timeouts that contradict each other",
       args: server("--heartbeat", "600", "--election-timeout", "1000"), code: 2,
-      says: /^--heartbeat 600 is more than half of --election-timeout 1000: one lost heartbeat/ },
+      says: /^A heartbeat every 600 ms is less than two in an election timeout of 1000 ms: one/ },
     { what: "a time that is none", args: server("--heartbeat", "soon"), code: 2,
       says: /^--heartbeat cannot be "soon"\. It takes whole milliseconds/ },
     { what: "a time of nothing", args: ["get", "a", "--timeout", "0"], code: 2,

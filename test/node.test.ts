@@ -411,6 +411,17 @@ describe("a server that strangers could reach", () => {
     return failureOf(simulation, started);
   }
 
+  test("does not start with timeouts that contradict each other", () => {
+    const wrong = [[501, 1000], [0, 1000], [-1, 1000], [Number.NaN, 1000], [100, Number.NaN]];
+    for (const [heartbeatMs = 0, electionTimeoutMs = 0] of wrong) {
+      const { code, message } = tryStart("127.0.0.1", { heartbeatMs, electionTimeoutMs }) ?? {};
+      expect(code).toBe("usage");
+      expect(message).toStartWith(`A heartbeat every ${heartbeatMs} ms is less than two in an ` +
+        `election timeout of ${electionTimeoutMs} ms`);
+    }
+    expect(tryStart("127.0.0.1", { heartbeatMs: 500, electionTimeoutMs: 1000 })).toBeUndefined();
+  });
+
   test("does not start without a secret, and says how to make one", () => {
     for (const ip of ["10.0.0.1", "192.168.1.7", "0.0.0.0", "::", "fe80::1", "2001:db8::127"]) {
       const { code, message } = tryStart(ip, { name: "a" }) ?? {};
