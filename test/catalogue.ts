@@ -37,8 +37,8 @@ export const planted: readonly Planted[] = [
     id: "1",
     name: "A vote is answered before it is durable.",
     changes: [[
-      `m.type === "AppendEntries" && m.term === durableTerm`,
-      `m.type === "RequestVoteReply" || m.type === "AppendEntries" && m.term === durableTerm`,
+      `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
+      `(type === "RequestVoteReply" || type === "AppendEntries") && term`,
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -204,8 +204,8 @@ export const planted: readonly Planted[] = [
     id: "20",
     name: "An acknowledgement is sent before the entries are durable.",
     changes: [[
-      `m.type === "AppendEntries" && m.term === durableTerm`,
-      `m.type === "AppendEntriesReply" || m.type === "AppendEntries" && m.term === durableTerm`,
+      `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
+      `(type === "AppendEntriesReply" || type === "AppendEntries") && term`,
     ]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
@@ -234,8 +234,8 @@ export const planted: readonly Planted[] = [
     id: "24",
     name: "A conflict costs one round trip per entry.",
     changes: [[
-      "const hintIndex = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
-      "const hintIndex = Math.max(0, Math.min(m.prevLogIndex - 1, this.log.lastIndex));",
+      "const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
+      "const upTo = Math.min(m.prevLogIndex - 1, this.log.lastIndex);",
     ], [
       "const hint = log.lastUpTo(m.hintIndex, m.hintTerm);",
       "const hint = m.hintIndex;",
@@ -471,8 +471,8 @@ export const planted: readonly Planted[] = [
   {
     id: "62",
     name: "What an overwritten entry left behind it comes back at a start.",
-    changes: [["else this.entries.splice(index - 1, Infinity, record);",
-      "else this.entries[index - 1] = record;"]],
+    changes: [["else this.entries.splice(index - this.base.index - 1, Infinity, record);",
+      "else this.entries[index - this.base.index - 1] = record;"]],
     caughtBy: [{ mode: "full", seed: 108 }],
   },
   {
@@ -508,7 +508,7 @@ export const planted: readonly Planted[] = [
   {
     id: "68",
     name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
-    changes: [["      this.sizes.length = this.entries.length;\n", ""]],
+    changes: [["      this.sizes.splice(entry.index - this.baseIndex);\n", ""]],
     caughtBy: [{ mode: "core", seed: 254 }],
   },
   {
@@ -526,16 +526,83 @@ export const planted: readonly Planted[] = [
     changes: [[" || saved.votedFor !== votedFor;", ";"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
+
+  // Snapshots.
+  {
+    id: "31",
+    name: "The log is compacted before the snapshot is durable.",
+    changes: [["      this.draft.sync(); // Each", "      // Each"]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "storage", title: "that is interrupted anywhere loses nothing" },
+    ],
+  },
+  {
+    id: "32",
+    name: "The snapshot leaves out the client sessions.",
+    changes: [[`["session", sessions.snapshot()]`, `["session", []]`]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "33",
+    name: "The snapshot leaves out the members.",
+    changes: [["Buffer.from(JSON.stringify(members))", "Buffer.from(`[]`)"]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "34",
+    name: "An old snapshot takes the state back in time.",
+    changes: [["if (log.matches(index, term)) {",
+      "if (log.matches(index, term) && index > log.baseIndex) {"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "35",
+    name: "Chunks of two snapshots are mixed.",
+    changes: [["this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
+      "this.incoming === undefined || this.incoming.index < index"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "48",
+    name: "An AppendEntries that begins below the snapshot is refused for ever.",
+    changes: [["return index < this.baseIndex || this", "return this"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "71",
+    name: "Entries are applied to a state that is only half restored.",
+    changes: [["    if (this.isInstalling) return [];\n", ""]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "72",
+    name: "A snapshot that is being installed gives way to the next one, half restored as it is.",
+    changes: [["    if (isNew && this.isInstalling) return reply(true, 0);\n", ""]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "73",
+    name: "A snapshot has what was applied while it was written.",
+    changes: [["    if (!this.old?.has(keyOf(key))) this.old?.set(keyOf(key), before);\n", ""]],
+    caughtBy: [{ mode: "full", seed: 1 }],
+  },
+  {
+    id: "74",
+    name: "A log that a received snapshot has superseded is there again at a start.",
+    changes: [[
+      "    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];\n",
+      "",
+    ]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "storage", title: "takes the place of a log that has not its last entry" },
+    ],
+  },
 ];
 
-const SNAPSHOTS = "snapshots";
 const MEMBERSHIP = "changes of membership";
 export const absent: readonly Absent[] = [
-  { id: "31", name: "The log is compacted before the snapshot is durable.", waitsFor: SNAPSHOTS },
-  { id: "32", name: "The snapshot leaves out the client sessions.", waitsFor: SNAPSHOTS },
-  { id: "33", name: "The snapshot leaves out the members.", waitsFor: SNAPSHOTS },
-  { id: "34", name: "An old snapshot takes the state back in time.", waitsFor: SNAPSHOTS },
-  { id: "35", name: "Chunks of two snapshots are mixed.", waitsFor: SNAPSHOTS },
   { id: "36", name: "Two membership changes are in flight at once.", waitsFor: MEMBERSHIP },
   {
     id: "37",
@@ -548,11 +615,6 @@ export const absent: readonly Absent[] = [
     id: "42b",
     name: "A wiped node comes back as the voter it was, to servers that restarted meanwhile.",
     waitsFor: "disks that are named in the log",
-  },
-  {
-    id: "48",
-    name: "An AppendEntries that begins below the snapshot is refused for ever.",
-    waitsFor: SNAPSHOTS,
   },
 ];
 

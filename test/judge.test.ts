@@ -545,6 +545,28 @@ describe("What is committed", () => {
   });
 });
 
+describe("A snapshot", () => {
+  test("is of what is committed, and of the state that all have there", () => {
+    const court = led();
+    const { log } = court.at("c");
+    court.judge.snapshotted("c", log.at(1), 1);
+    expectBroken("Equal logs make equal states", () => court.judge.snapshotted("c", log.at(1), 2));
+    for (const position of [{ index: 1, term: 7 }, { index: 9, term: 1 }]) {
+      expectBroken("Only what is committed is in a snapshot", () =>
+        court.judge.snapshotted("c", position, position.index));
+    }
+  });
+
+  test("takes nobody back, and is what a log begins with", () => {
+    const court = led();
+    const raft = court.restart("c");
+    court.judge.snapshotted("c", raft.log.at(2), 2, true);
+    expectBroken("No state goes back", () => court.judge.snapshotted("c", raft.log.at(1), 1, true));
+    raft.log.reset(2, 7);
+    expectBroken("A log begins with what is committed", () => court.judge.stepped("c"));
+  });
+});
+
 describe("A read", () => {
   test("sees all that was committed, after a round that was sent later, by the same leader", () => {
     const court = led();
