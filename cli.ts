@@ -13,9 +13,9 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
-import { Client, clientKey, type ClientOptions, KeyValues, KeyValueStore, MAX_COMMAND_BYTES, Node,
-  type NodeEvent, parseServer, RaftError, type RoleName, type Server, systemWorld,
-  writeAddress } from "./raft.ts";
+import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
+  MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName, type Server,
+  systemWorld, writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -207,7 +207,7 @@ function teller({ name, port }: Server, json: boolean): Tell {
 
 /**
  * Tells events in the words of an election. What repeats is told once, until something changes.
- * `given` are the members by the command line; those that the disk remembers take their place.
+ * `given` are the members by the command line; those that the log knows take their place.
  */
 export function narrator(name: string, given: readonly string[],
   tell: Tell): (event: NodeEvent) => void {
@@ -253,8 +253,17 @@ export function narrator(name: string, given: readonly string[],
         if (event.to !== undefined && event.to !== name) tell(`New leader: ${event.to}`);
         return tell(`Old Leader: ${event.from ?? "None"}, new leader: ${event.to ?? "None"}`);
       case "recovered":
-        members = event.members;
+        members = event.members.map((member) => member.name);
+        if (!members.includes(name)) {
+          tell(`${name} is no member yet, or no more: it waits for 'bun cli.ts members add'`);
+        }
         return warnOf(event, members, given, tell);
+      case "members":
+        members = event.members.map((member) => member.name);
+        return tell(`Members: ${describeMembers(event.members)}`);
+      case "removed":
+        return tell(`${name} is no member any more, and stops. To add it again, start it with ` +
+          "--join, and then write 'bun cli.ts members add'");
       case "slow":
       case "unresolved":
       case "foreign":
@@ -298,9 +307,10 @@ function warnOf(event: Warning, members: readonly string[], given: readonly stri
       return warn(`What comes from ${writeAddress(event.address)} does not fit our secret or ` +
         "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
     case "recovered":
-      if (listed(given) !== listed(members)) {
-        warn("--peers is not obeyed: the cluster was founded with other members, which stay. " +
-          `Write --peers by them: ${listed(members)}`);
+      if (members.length > 0 && given.some((name) => !members.includes(name))) {
+        warn(`--peers lists ${listed(given.filter((name) => !members.includes(name)))}, by the ` +
+          "log no member: to add one, write 'bun cli.ts members add NAME=HOST:PORT'. --peers " +
+          "only says where to look for the members");
       }
       if (event.cutBytes === 0) return;
       return warn(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`);
@@ -310,6 +320,8 @@ function warnOf(event: Warning, members: readonly string[], given: readonly stri
 }
 
 const listed = (members: readonly string[]) => members.toSorted().join(", ");
+const describeMembers = (members: Configuration) =>
+  members.map(({ name, votes }) => `${name}${votes ? "" : " (without a vote)"}`).join(", ");
 
 /** Which of the two is wrong, only a person knows. */
 function foreign(server: string, theirs: string, ours: string): string {
@@ -703,9 +715,11 @@ function whyNoLeader(answers: readonly Answer[]): string {
     return `${followed} leads, say those who follow it, but does not answer here: either it has ` +
       "just stopped, and another is elected soon, or this machine cannot reach it by UDP.";
   }
-  const reasons = best.peers.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
-  const { needed, members } = best;
-  const isAnySilent = best.peers.some((peer) => whySilent(best, peer, answers));
+  const voters = best.peers.filter(({ isVoter }) => isVoter);
+  const reasons = voters.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
+  const { needed } = best;
+  const members = best.members.filter(({ votes }) => votes);
+  const isAnySilent = voters.some((peer) => whySilent(best, peer, answers));
   if (members.length - reasons.length >= needed) {
     return "There is no leader yet: an election is under way, and nothing that can be seen from " +
       "here stands against it. Ask again in a moment.";
@@ -747,11 +761,13 @@ function whySilent(server: Status, { name, address, heardMs, told }: Peer,
 }
 
 function whyNotCommitted(leader: Status): string[] {
-  const { lastIndex: last, commitIndex, unsaved, needed, members, peers, name } = leader;
+  const { lastIndex: last, commitIndex, unsaved, needed, peers, name } = leader;
+  const members = leader.members.filter(({ votes }) => votes);
   const open = last - commitIndex;
   if (open === 0) return [];
-  const lacking = peers.filter(({ matchIndex }) => (matchIndex ?? 0) <= commitIndex)
-    .map((peer) => peer.name);
+  const lacking = peers.filter(({ isVoter, matchIndex }) =>
+    isVoter && (matchIndex ?? 0) <= commitIndex
+  ).map((peer) => peer.name);
   if (unsaved >= open) lacking.unshift(name);
   const [what, it] = open === 1
     ? [`Entry ${last} is`, "it"]

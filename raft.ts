@@ -31,8 +31,6 @@
  *   Part II   11 The wire   12 Stable storage   13 Datagrams and RPC
  *             14 A running node, and its clients   15 A key-value store
  *
- * The members of a cluster are fixed when it is founded: changes of membership are not here.
- *
  * Citations: (§5.3) and (Figure 2) are of "In Search of an Understandable Consensus Algorithm
  * (Extended Version)", Ongaro and Ousterhout, 2014; (thesis §6.4) is of Ongaro's dissertation,
  * "Consensus: Bridging Theory and Practice", 2014.
@@ -59,7 +57,7 @@ export type Name = string;
 
 /**
  * One entry of the log. A "command" is for the state machine, a "session" opens one for a client,
- * a "noop" asks for nothing; the files have more kinds beside the entries (section 12).
+ * "members" says who they are, a "noop" asks for nothing; the files have more kinds (section 12).
  * `data` is opaque until it is applied. `record` is the whole entry as disk and wire know it,
  * encoded once.
  */
@@ -74,7 +72,8 @@ export type Entry = { readonly index: number; readonly term: number;
  * where the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
  * leader's request to take its place, and `transfer` says that a candidate was asked so
  * (thesis §3.10). A snapshot has `size` bytes; of them a follower has those before its reply's
- * `offset`, and it answers as to AppendEntries once it needs no more.
+ * `offset`, and it answers as to AppendEntries once it needs no more. `Removed` says to who was a
+ * member that it is none any more.
  */
 export const messages = {
   RequestVote: ["term", "preVote", "transfer", "campaign", "lastLogIndex", "lastLogTerm"],
@@ -85,11 +84,13 @@ export const messages = {
   InstallSnapshot: ["term", "round", "lastIncludedIndex", "lastIncludedTerm", "size", "offset",
     "data"],
   InstallSnapshotReply: ["term", "round", "success", "lastIncludedIndex", "offset"],
+  Removed: ["term"],
 } as const;
 
 /** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
-const flags = ["preVote", "transfer", "voteGranted", "success"] as const;
-const texts = ["cluster", "from", "to", "leader", "address", "reason", "asked", "members"] as const;
+const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
+const texts = ["cluster", "from", "to", "leader", "name", "address", "reason", "asked",
+  "members"] as const;
 const blobs = ["data", "command", "question", "answer"] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
   : Field extends (typeof texts)[number] ? string
@@ -105,6 +106,14 @@ type MessageOf<T extends Table> = {
 }[keyof T];
 export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
+
+/**
+ * A server of the cluster: where it is, as far as that is known, and whether its vote counts. All
+ * of them together, as an entry of the log lists them, are a configuration (thesis §4).
+ */
+const memberFields = ["name", "address", "votes"] as const;
+export type Member = Readonly<Fields<typeof memberFields>>;
+export type Configuration = readonly Member[];
 
 /** What a server tells about itself, for the people who watch it and the program that embeds it. */
 export type Event =
@@ -137,6 +146,8 @@ export class Log {
   private entries = [makeEntry(0, 0, "noop", NOTHING)];
   /** Where each entry ends, counted in bytes, so the size of a range is one subtraction. */
   private sizes = [0];
+  /** Which of the entries list the members, and whom. */
+  private configurations: { index: number; members: Configuration }[] = [];
 
   get lastIndex(): number {
     return this.baseIndex + this.entries.length - 1;
@@ -165,6 +176,15 @@ export class Log {
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
     this.sizes.push((this.sizes.at(-1) ?? 0) + entry.record.length);
     this.entries.push(entry);
+    if (entry.kind !== "members") return;
+    const members = readMembers(entry.data);
+    assert(members, "a list of members can be read");
+    this.configurations.push({ index: entry.index, members });
+  }
+
+  /** The last list of members that this log has, at or before `index`. */
+  configuration(index = this.lastIndex): { index: number; members: Configuration } | undefined {
+    return this.configurations.findLast((configuration) => configuration.index <= index);
   }
 
   /**
@@ -180,6 +200,7 @@ export class Log {
       this.entries.splice(entry.index - this.baseIndex);
       this.sizes.splice(entry.index - this.baseIndex);
       this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
+      this.configurations = this.configurations.filter(({ index }) => index <= this.lastIndex);
       this.append(entry);
     }
   }
@@ -222,6 +243,7 @@ export class Log {
     while (base > this.baseIndex && this.bytes(base, index) <= keepBytes) base -= 1;
     this.entries.splice(0, base - this.baseIndex);
     this.sizes.splice(0, base - this.baseIndex);
+    this.configurations = this.configurations.filter((configuration) => configuration.index > base);
     this.baseIndex = base;
   }
 
@@ -229,6 +251,7 @@ export class Log {
   reset(index: number, term: number): void {
     this.entries = [makeEntry(index, term, "noop", NOTHING)];
     this.sizes = [0];
+    this.configurations = [];
     this.baseIndex = this.savedIndex = index;
   }
 }
@@ -238,12 +261,13 @@ export class Log {
 // touch it: a server that stops leading has no `nextIndex` left to misuse.
 
 /**
- * What a server is told once. `members` are all, itself included. Who hears no leader for a time
- * drawn from `electionTimeoutMs` to twice that calls an election (§5.2); a leader that has nothing
- * to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries, unless a
- * single one is larger; another is sent while less than `windowBytes` is on the way to a follower.
+ * What a server is told once. `members` have founded the cluster; a server that joins one later
+ * knows of none. Who hears no leader for a time drawn from `electionTimeoutMs` to twice that calls
+ * an election (§5.2); a leader that has nothing to say speaks every `heartbeatMs`. One
+ * AppendEntries carries `batchBytes` of entries, unless a single one is larger; another is sent
+ * while less than `windowBytes` is on the way to a follower.
  */
-export type Settings = { name: Name; members: readonly Name[]; electionTimeoutMs: number;
+export type Settings = { name: Name; members: Configuration; electionTimeoutMs: number;
   heartbeatMs: number; batchBytes: number; windowBytes: number };
 
 /** What a leader knows of one follower. */
@@ -260,8 +284,12 @@ export class Progress {
   /** Of the snapshot at `index`, how much was sent, and how much of that has arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
 
-  /** `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. */
-  constructor(public nextIndex: number, public heardAt: number, public sentAt = heardAt) {
+  /**
+   * `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. Up to
+   * `sinceRound` there may have been another server of that name.
+   */
+  constructor(public nextIndex: number, public heardAt: number, readonly sinceRound: number,
+    public sentAt = heardAt) {
     this.sentFrom = nextIndex;
   }
 }
@@ -289,7 +317,7 @@ export type HardState = { currentTerm: number; votedFor: Name | undefined };
 
 export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
-export type Snapshot = Position & { readonly size: number; readonly members: readonly Name[] };
+export type Snapshot = Position & { readonly size: number; readonly members: Configuration };
 /** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
 export type Incoming = Position & { leaderTerm: number; size: number; offset: number;
   chunks: Uint8Array[] };
@@ -319,6 +347,8 @@ export class Raft {
   campaigns = 0;
   lastReadId = 0;
   incoming: Incoming | undefined;
+  /** Whether it was a member, and is none any more: its work is done when it does not lead. */
+  isRemoved = false;
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
@@ -342,7 +372,7 @@ export class Raft {
     this.saved = { currentTerm: disk.currentTerm, votedFor: disk.votedFor };
     this.heardAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
-    this.electionDueAt = this.others.length > 0 ? this.drawElectionTimeout() : now;
+    this.electionDueAt = this.majority > 1 ? this.drawElectionTimeout() : now;
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
@@ -356,7 +386,7 @@ export class Raft {
     this.now = now;
     if (this.role.name !== "Leader") {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
-    } else if (!this.hearsLeader()) {
+    } else if (!this.hearsLeader() || (this.isRemoved && !this.heir)) {
       // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
       // or its clients would never look for the next one (thesis §6.2).
       this.become({ name: "Follower", leader: undefined });
@@ -385,6 +415,7 @@ export class Raft {
     if (type === "TimeoutNow") return this.onTimeoutNow(message);
     if (type === "InstallSnapshot") return this.onInstallSnapshot(message);
     if (type === "InstallSnapshotReply") return this.onInstallSnapshotReply(message);
+    if (type === "Removed") return this.onRemoved(message);
     message satisfies never;
   }
 
@@ -403,6 +434,7 @@ export class Raft {
   prepare(): void {
     const { role } = this;
     if (role.name === "Leader") {
+      this.keepMembers(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
     } else if (role.name !== "Follower") this.requestVotes(role);
     checkInvariants(this);
@@ -487,6 +519,8 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
+    this.drawElectionTimeout();
+    if (!this.isVoter()) return; // Nor does anybody whose vote does not count want any.
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;
@@ -498,7 +532,6 @@ export class Raft {
     const role: Campaigner = { name, votes: new Set(), askedAt, transfer };
     this.campaigns += 1;
     this.become(role);
-    this.drawElectionTimeout();
     // A real vote for oneself counts when it is durable (`onSaved`), a pre-vote binds nobody.
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
   }
@@ -511,7 +544,8 @@ export class Raft {
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const preVote = role.name === "PreCandidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
-    for (const from of this.others.filter((name) => !role.votes.has(name))) {
+    const isAsked = (name: Name) => this.isVoter(name) && !role.votes.has(name);
+    for (const from of this.others.filter(isAsked)) {
       const fields = { term, preVote, transfer: role.transfer, campaign, lastLogIndex,
         lastLogTerm };
       this.send("RequestVote", { from, id: 0 }, fields);
@@ -524,7 +558,10 @@ export class Raft {
   private onRequestVote(m: Of<"RequestVote">): void {
     // Who hears a leader neither votes nor takes the candidate's term for a fact (thesis §4.2.3),
     // unless that leader itself wants it so.
-    if (this.hearsLeader() && !m.transfer) return this.replyVote(m, false);
+    if (this.hearsLeader() && !m.transfer) {
+      this.remind(m.from);
+      return this.replyVote(m, false);
+    }
     if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
     // 1. Reply false if term < currentTerm (§5.1).
     if (m.term < this.currentTerm) return this.replyVote(m, false);
@@ -573,7 +610,7 @@ export class Raft {
   }
 
   private countVote(role: Campaigner, voter: Name): void {
-    if (role.votes.has(voter) || !this.members.includes(voter)) return;
+    if (role.votes.has(voter) || !this.isVoter(voter)) return;
     role.votes.add(voter);
     const votes = role.votes.size;
     const elected = votes >= this.majority;
@@ -585,13 +622,17 @@ export class Raft {
 
   private lead(): void {
     const firstIndex = this.log.lastIndex + 1;
-    const followers = this.others.map((name) =>
-      [name, new Progress(firstIndex, this.now)] as const
-    );
-    this.become({ name: "Leader", followers: new Map(followers), round: 0, firstIndex, reads: [] });
+    const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
+    for (const name of this.others) this.attend(role, name);
+    this.become(role);
     // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
     // begins with one that asks for nothing (§8). Sent at once, it is the first heartbeat too.
     this.propose("noop", NOTHING);
+  }
+
+  /** Begins to send to a server. Of what it has nothing is known yet. */
+  private attend(role: Leader, name: Name): void {
+    role.followers.set(name, new Progress(this.log.lastIndex + 1, this.now, role.round));
   }
 
   // -------------------------------- 6 Replication and commitment --------------------------------
@@ -692,6 +733,7 @@ export class Raft {
       follower.matchIndex = Math.max(follower.matchIndex, m.matchIndex);
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
+      this.judgeMember(role, m, follower);
       const isReady = m.from === this.heir && follower.matchIndex === log.lastIndex;
       if (isReady) this.send("TimeoutNow", m, { term: this.currentTerm });
     } else if (m.round > follower.refusedRound) {
@@ -708,6 +750,7 @@ export class Raft {
     | undefined {
     const follower = role.followers.get(m.from);
     if (!follower || m.term < this.currentTerm || m.round > role.round) return undefined;
+    if (m.round <= follower.sinceRound) return undefined;
     // Even a refusal is of our term, so it agrees that we lead.
     follower.heardAt = this.now;
     follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
@@ -765,17 +808,18 @@ export class Raft {
   }
 
   /**
-   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign when
-   * it has all of it. If it does not lead within an election timeout, all goes on as before. Returns
-   * false if there is nothing to hand over, or nobody to whom.
+   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign
+   * when it has all of it. If it does not lead within an election timeout, all goes on as before.
+   * Returns false if there is nothing to hand over, or nobody to whom.
    */
   transfer(heir?: Name): boolean {
     const { role, now, settings } = this;
     if (role.name !== "Leader") return false;
-    const most = [...role.followers].sort(([, a], [, b]) => b.matchIndex - a.matchIndex)[0]?.[0];
-    const follower = role.followers.get(heir ?? most ?? "");
+    const voters = [...role.followers].filter(([name]) => this.isVoter(name));
+    const [most] = voters.sort(([, a], [, b]) => b.matchIndex - a.matchIndex);
+    const [name, follower] = voters.find(([name]) => name === heir) ?? (heir ? [] : most ?? []);
     if (!follower) return false;
-    Object.assign(role, { heir: heir ?? most, heirDueAt: now + settings.electionTimeoutMs });
+    Object.assign(role, { heir: name, heirDueAt: now + settings.electionTimeoutMs });
     follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due: its answer says what it has.
     return true;
   }
@@ -902,27 +946,147 @@ export class Raft {
   }
 
   // ----------------------------------------- 9 Members ------------------------------------------
-  // Membership decides what is counted, never what is heard (thesis §4.1). Elections, commitment,
-  // reads and CheckQuorum all count with `majority` and `reached`.
+  // Servers come and go one at a time (thesis §4), by entries that list all members anew. Any
+  // majority of one list then has a server in common with any of the next, so a list may be in
+  // force as soon as it is in a log, on the one server and not yet on another, and is so until it
+  // is truncated away. Membership decides what is counted, never what is heard (thesis §4.1):
+  // elections, commitment, reads and CheckQuorum all count with `majority` and `reached`.
 
-  get members(): readonly Name[] {
-    return this.snapshot.members;
+  /** Who they are by this server's log, committed or not; nobody, if it is yet to join them. */
+  get members(): Configuration {
+    return this.membersAt(this.log.lastIndex);
+  }
+
+  /** Who they were by the entries up to `index`, which no snapshot is beyond. */
+  membersAt(index: number): Configuration {
+    return this.log.configuration(index)?.members ?? this.snapshot.members;
   }
 
   get others(): Name[] {
-    return this.members.filter((name) => name !== this.settings.name);
+    return this.members.map(({ name }) => name).filter((name) => name !== this.settings.name);
+  }
+
+  private get voters(): Configuration {
+    return this.members.filter(({ votes }) => votes);
+  }
+
+  private isMember(name: Name): boolean {
+    return this.members.some((member) => member.name === name);
+  }
+
+  private isVoter(name = this.settings.name): boolean {
+    return this.members.some((member) => member.name === name && member.votes);
   }
 
   get majority(): number {
-    return Math.floor(this.members.length / 2) + 1;
+    return majorityOf(this.voters);
   }
 
-  /** The greatest value that a majority of the members has reached; `own` is this server's. */
+  /** The greatest value that a majority of the voters has reached; `own` is this server's. */
   private reached(role: Leader, own: number, of: (follower: Progress) => number): number {
-    const values = [own, ...role.followers.values().map(of)].sort((a, b) => b - a);
-    return values[this.majority - 1] ?? 0;
+    const { voters } = this;
+    const values = voters.map(({ name }) => {
+      const follower = role.followers.get(name); // All members have one but the leader itself.
+      return follower ? of(follower) : own;
+    });
+    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;
+  }
+
+  /** The entry that says who the members are. */
+  private get changedAt(): number {
+    return this.log.configuration()?.index ?? this.snapshot.index;
+  }
+
+  /**
+   * Of two changes at once the majorities need not meet, so each waits for the one before it. One
+   * that an earlier leader has left behind elsewhere may be committed yet, unless there is an entry
+   * of our own term on a majority, so a leader waits for that, too (Ongaro, 2015).
+   */
+  private get isSettled(): boolean {
+    const { role, commitIndex, changedAt, heir } = this;
+    return role.name === "Leader" && commitIndex >= Math.max(changedAt, role.firstIndex) && !heir;
+  }
+
+  /**
+   * Adds a server, or without an address removes one. Returns the index of the entry that says so,
+   * which may be one that was there already, as this may be asked twice; the reason for a refusal;
+   * or undefined if this server does not lead, or must wait.
+   */
+  changeMembers(name: Name, address: string, force = false): number | string | undefined {
+    const { role, members, changedAt } = this;
+    if (role.name !== "Leader") return undefined;
+    const known = members.find((member) => member.name === name);
+    if (address === "" ? !known : known?.address === address) return changedAt;
+    if (known && address !== "") return `${name} is a member already, at ${known.address}`;
+    if (!this.isSettled) return undefined;
+    // Whoever is new has no vote: commitment would have to wait until it has all of the log.
+    const next = address === ""
+      ? members.filter((member) => member !== known)
+      : [...members, { name, address, votes: false }];
+    return this.whyNot(role, next, force) ?? this.appendMembers(role, next);
+  }
+
+  /** Why these must not become the members; undefined if they may. */
+  private whyNot(role: Leader, next: Configuration, force: boolean): string | undefined {
+    const voters = next.filter(({ votes }) => votes);
+    if (voters.length === 0) return "nobody would be left who has a vote";
+    const heardAt = (name: Name) => role.followers.get(name)?.heardAt ?? this.now;
+    const silent = voters.map(({ name }) => name)
+      .filter((name) => this.now >= heardAt(name) + this.settings.electionTimeoutMs);
+    if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
+    return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, ` +
+      "and the rest is no majority";
+  }
+
+  private appendMembers(role: Leader, next: Configuration): number {
+    const { log, currentTerm, others } = this;
+    const index = log.lastIndex + 1;
+    log.append(makeEntry(index, currentTerm, "members", encodeMembers(next)));
+    // Who is new is a stranger, whatever is known of another that had this name.
+    for (const name of this.others) if (!others.includes(name)) this.attend(role, name);
+    return index;
+  }
+
+  /** A follower has the log up to its `matchIndex`: perhaps it is time for a vote, or to go. */
+  private judgeMember(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
+    const { log, members, changedAt, settings: { windowBytes } } = this;
+    const isClose = matchIndex >= log.baseIndex
+      && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
+    if (this.isVoter(m.from) || !this.isSettled || !isClose) return;
+    if (this.isMember(m.from)) {
+      const vote = (member: Member) => member.name === m.from ? { ...member, votes: true } : member;
+      this.appendMembers(role, members.map(vote));
+    } else if (matchIndex >= changedAt) {
+      this.send("Removed", m, { term: this.currentTerm });
+    }
+  }
+
+  /** A leader sees to it that those who were removed learn of it, unless they are silent. */
+  private keepMembers(role: Leader): void {
+    for (const [name, { heardAt }] of role.followers) {
+      const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
+      if (isSilent && !this.isMember(name)) role.followers.delete(name);
+    }
+    // One that has removed itself leads until that is committed, without counting itself.
+    if (this.isRemoved || this.isMember(this.settings.name) || !this.isSettled) return;
+    this.isRemoved = true;
+    this.transfer();
+  }
+
+  /** Who was removed and has missed it still wants votes. The log tells it why it gets none. */
+  private remind(name: Name): void {
+    const { role } = this;
+    if (role.name !== "Leader" || role.followers.has(name)) return;
+    this.attend(role, name);
+  }
+
+  private onRemoved(m: Of<"Removed">): void {
+    const isSo = m.term === this.currentTerm && !this.isMember(this.settings.name);
+    if (isSo && m.from === this.leader) this.isRemoved = true;
   }
 }
+
+const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
 // ------------------------------- Sessions (section 7, continued) --------------------------------
 // A client that gets no answer must ask again, perhaps another server, and its command must still
@@ -957,14 +1121,14 @@ export class Sessions {
   /** Applies a committed entry. Returns the answer, or a sentence that says why there is none. */
   apply(entry: Entry, machine: Pick<StateMachine, "apply">): Uint8Array | string {
     if (entry.kind === "command") return this.applyCommand(entry, machine);
-    if (entry.kind === "noop") return NOTHING;
+    if (entry.kind !== "session") return NOTHING;
     this.open.set(entry.index, { acknowledged: 0, answers: new Map() });
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
     return Buffer.from(String(entry.index));
   }
 
-  /** The sessions as they are now, in the order of their last use. They are state like any other. */
+  /** The sessions as they are now, in the order of their last use: state like any other. */
   snapshot(): Iterable<Uint8Array> {
     const all = [...this.open].map(([id, session]) =>
       [makeEntry(id, session.acknowledged, "session", NOTHING), [...session.answers]] as const
@@ -1043,19 +1207,22 @@ export function checkInvariants(raft: Raft): void {
 /** What clients ask of servers, and what servers answer. Texts are empty where nothing is known. */
 export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
   Answer: ["answer"], NotLeader: ["leader", "address"], Refused: ["reason"] } as const;
-export type ClientMessage = MessageOf<typeof clientMessages>;
+/** What only operators may ask: to add a server, or without an address to remove one. */
+export const operatorMessages = { ChangeMembers: ["name", "address", "force"] } as const;
+export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
 const greetings = { Greeting: ["asked", "members", "cluster"] } as const;
 type Greeting = MessageOf<typeof greetings>;
 type AnyMessage = Message | ClientMessage | Greeting;
 
-/** Peers and clients have keys of their own, so that no client can forge an AppendEntries. */
-const kinds = ["peer", "client"] as const;
+/** All have keys of their own, so that no client can forge an AppendEntries, or remove a server. */
+const kinds = ["peer", "client", "operator"] as const;
 export type Kind = (typeof kinds)[number];
 const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
+  operator: Object.entries({ ...operatorMessages, ...greetings }),
 };
 
 /** Who speaks to whom. `boot` counts the starts of a server, `disk` is drawn at the first one. */
@@ -1112,7 +1279,17 @@ function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMes
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
-  return fits && m.entries.every(({ kind }) => entryKinds.includes(kind)) ? m : undefined;
+  const isEntry = ({ kind, data }: Entry) =>
+    entryKinds.includes(kind) && (kind !== "members" || readMembers(data) !== undefined);
+  return fits && m.entries.every(isEntry) ? m : undefined;
+}
+
+export const encodeMembers = (members: Configuration): Buffer =>
+  Buffer.concat(members.map((m) => encoder.encode(memberFields.map((field) => m[field]))));
+
+function readMembers(bytes: Uint8Array): Configuration | undefined {
+  const members = decodeAll(bytes).map((raw) => readFields(memberFields, raw));
+  return members.every((member) => member !== undefined) ? members : undefined;
 }
 
 /** What a command is in the log: one of a session, and which answers its client has seen. */
@@ -1143,9 +1320,12 @@ const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
 export const clientKey = (secret: string, cluster: string): string =>
   keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
 const clientKeys = (hex: string): Keys => new Map([["client", keyed(Buffer.from(hex, "hex"))]]);
+const operatorKeys = (secret: string, cluster: string): Keys =>
+  new Map([["operator", keyed(keyed(secret).update(`raft.ts operator ${cluster}`).digest())],
+    ...clientKeys(clientKey(secret, cluster))]);
 export const serverKeys = (secret: string, cluster: string): Keys =>
   new Map([["peer", keyed(keyed(secret).update("raft.ts peer").digest())],
-    ...clientKeys(clientKey(secret, cluster))]);
+    ...operatorKeys(secret, cluster)]);
 
 const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
   key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
@@ -1181,8 +1361,9 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 }
 
 const RECORD_HEADER = 17;
-const recordKinds = ["start", "vote", "noop", "session", "command", "snapshot", "state"] as const;
-const entryKinds: Entry["kind"][] = ["noop", "session", "command"];
+const recordKinds = ["start", "vote", "noop", "session", "command", "snapshot", "state",
+  "members"] as const;
+const entryKinds: Entry["kind"][] = ["noop", "session", "command", "members"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
 export function makeEntry(index: number, term: number, kind: Entry["kind"],
@@ -1256,8 +1437,12 @@ export type OpenFile = { write(bytes: Uint8Array, position: number): void;
   read(position: number, length: number): Buffer; size(): number; extend(size: number): void;
   sync(): void; close(): void };
 
+/** Who is to join a cluster founds none, and has no members. */
 type Founder = { cluster: string; name: Name; members: readonly Name[] };
-/** Whose data a directory holds. `id` tells clusters apart, `disk` is drawn at the first start. */
+/**
+ * Whose data a directory holds. `id` tells clusters apart, and is empty until one is joined; `disk`
+ * is drawn at the first start.
+ */
 type Identity = Founder & { id: string; disk: number; boot: number };
 
 const FRAME_HEADER = 12;
@@ -1384,6 +1569,12 @@ export class Storage {
     before.close();
   }
 
+  /** Remembers which cluster it joins, before it takes anything from it. */
+  join(id: string): void {
+    this.identity.id = id;
+    this.cutLog(this.base, this.entries);
+  }
+
   /**
    * Writes all that is known into a new file, which then takes the place of the old one. What was
    * read at the start may only be in the page cache, if the server was killed between write and
@@ -1464,7 +1655,7 @@ export class Storage {
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
     const size = this.snapshotFile?.size() ?? 0;
-    return this.snapshot = { index, term, size, members: JSON.parse(`${data}`) };
+    return this.snapshot = { index, term, size, members: readMembers(data) ?? [] };
   }
 
   /**
@@ -1509,7 +1700,7 @@ function foundCluster(founder: Founder, random: () => number): Identity {
   const members = founder.members.toSorted();
   const digested = JSON.stringify([founder.cluster, members, members.length === 1 ? disk : 0]);
   const id = new Bun.CryptoHasher("sha256").update(digested).digest("hex").slice(0, 16);
-  return { ...founder, members, id, disk, boot: 0 };
+  return { ...founder, members, id: members.length === 0 ? "" : id, disk, boot: 0 };
 }
 
 const drawId = (random: () => number) =>
@@ -1767,7 +1958,7 @@ export type EndpointEvent =
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address };
 type Receiver = { onMessage(message: Message | ClientMessage): void; onGreeting(): void;
-  tell(event: EndpointEvent): void };
+  onSettled(cluster: string): void; tell(event: EndpointEvent): void };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -1780,8 +1971,11 @@ export class Endpoint {
   /** Who has been told to have a wrong secret, and when. */
   private readonly warned = new Map<string, number>();
   private cluster: string;
-  /** Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. */
-  isSettled: boolean;
+  /**
+   * Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. So
+   * does a server that is to join one, until somebody there speaks to it as to a member.
+   */
+  private isSettled: boolean;
 
   constructor(private readonly world: World, readonly socket: Socket, private readonly keys: Keys,
     readonly self: Identity, private readonly receiver: Receiver) {
@@ -1793,6 +1987,27 @@ export class Endpoint {
    */
   introduce(kind: Kind, server: Server): Promise<void> {
     return this.resolve(this.meet(kind, server.name), server);
+  }
+
+  /** As everything that we have a key for. */
+  async acquaint(server: Server): Promise<void> {
+    await Promise.all(this.keys.keys().map((kind) => this.introduce(kind, server)));
+  }
+
+  speaksAs(kind: Kind): boolean {
+    return this.keys.has(kind);
+  }
+
+  /** Who becomes a member may be another server than the last one of that name. */
+  readmit(name: Name): void {
+    for (const kind of kinds) Object.assign(this.meet(kind, name), { disk: 0, boot: 0 });
+  }
+
+  /** From now on it is this cluster, or none. */
+  settle(): void {
+    if (this.isSettled || this.cluster === "") return;
+    this.isSettled = true;
+    this.receiver.onSettled(this.cluster);
   }
 
   send(kind: Kind, message: Message | ClientMessage): void {
@@ -1845,7 +2060,8 @@ export class Endpoint {
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) [from.newest, from.address] = [sequence, address];
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
-    if (greeting) return this.onGreeting(from, cluster, greeting.asked);
+    if (greeting) return this.onGreeting(from, cluster, greeting);
+    if (kind === "peer" && received.length > 0) this.settle();
     for (const message of received) this.receiver.onMessage(message as Message | ClientMessage);
   }
 
@@ -1860,11 +2076,14 @@ export class Endpoint {
     this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
   }
 
-  private onGreeting(from: Correspondent, cluster: string, asked: Name): void {
-    if (!this.isSettled) this.cluster = cluster;
+  private onGreeting(from: Correspondent, cluster: string, { asked, ...greeting }: Greeting): void {
+    const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
+    if (!this.isSettled && (!isPeer || greeting.cluster === this.self.cluster)) {
+      this.cluster = cluster;
+    }
     // A client may know a server by an address only. From now on both names are the same to it.
-    const isAlias = from.kind === "client" && this.known.get(`client ${asked}`)?.boot === 0;
-    if (isAlias) this.known.set(`client ${asked}`, from);
+    const alias = `${from.kind} ${asked}`;
+    if (!isPeer && this.known.get(alias)?.boot === 0) this.known.set(alias, from);
     this.receiver.onGreeting();
   }
 
@@ -1946,21 +2165,25 @@ export class Endpoint {
 export type NodeEvent =
   | Event
   | EndpointEvent
-  | { type: "recovered"; cutBytes: number; members: readonly Name[] }
+  | { type: "recovered"; cutBytes: number; members: Configuration }
+  | { type: "members"; members: Configuration }
+  | { type: "removed" }
   | { type: "slow"; peer: Name; ms: number };
 
 /**
  * `host` and `port`: where this server listens, a name or an IP address of this machine. `name`:
  * by what name its peers know it; default `host:port`. `peers`: the other servers, each
- * `HOST:PORT` or `NAME=HOST:PORT`; each of them lists this one too. `directory`: where its log is;
- * made if there is none. `machine`: what is replicated. `cluster`, `secret`: all servers and
- * clients of a cluster share them; default "raft", and "", which is for loopback addresses only.
+ * `HOST:PORT` or `NAME=HOST:PORT`; each of them lists this one too. At the first start they found
+ * the cluster together; later they are only where to look first. `join`: found none, but wait to be
+ * added to the one of the peers. `directory`: where its log is; made if there is none. `machine`:
+ * what is replicated. `cluster`, `secret`: all servers and clients of a cluster share them; default
+ * "raft", and "", which is for loopback addresses only.
  * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
  * long `propose` and `read` wait for an answer; default 5000. `snapshotBytes`: a log of more bytes,
  * and of more than the last snapshot has, is replaced by a snapshot; default 8 MiB.
  */
 export type NodeOptions = { host: string; port: number; name?: Name; peers: readonly string[];
-  directory: string; machine: StateMachine; cluster?: string; secret?: string;
+  join?: boolean; directory: string; machine: StateMachine; cluster?: string; secret?: string;
   electionTimeoutMs?: number; heartbeatMs?: number; timeoutMs?: number; snapshotBytes?: number;
   onEvent?: (event: NodeEvent) => void; world?: World };
 
@@ -1984,9 +2207,15 @@ function checkAddress(address: string, isName: boolean, secret: string): void {
     `Without a secret a server listens on loopback addresses only, not on ${address}, where ` +
       "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then " +
       "'--secret-file raft.secret'.");
-  demand(!isName || (address !== "0.0.0.0" && address !== "::"),
+  demand(!isName || !ANY.includes(address),
     `${address} is every address of this machine, and no name. Give this server the name by ` +
       "which its peers know it: --name HOST:PORT.");
+}
+
+const ANY = ["0.0.0.0", "::"];
+function serverOf({ name, address }: Member): Server[] {
+  const server = readServer(address);
+  return server ? [{ ...server, name }] : [];
 }
 
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -2008,6 +2237,7 @@ export class Node {
   /** Who waits for a read, by its id. */
   private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
   private readonly roundTrips = new Map<Name, number>();
+  private members: Configuration;
   private isHandingOver = false;
   private isStopping = false;
   private isScheduled = false;
@@ -2020,7 +2250,8 @@ export class Node {
    * not its own, damaged or not writable.
    */
   static async start(options: NodeOptions): Promise<Node> {
-    const { host, port, peers, secret = "", cluster = "raft", world = systemWorld } = options;
+    const { host, port, peers, secret = "", cluster = "raft", world = systemWorld, join = false } =
+      options;
     const at = parseServer(writeAddress({ host: host.replace(/^\[|\]$/g, ""), port }));
     const { name = at.name } = options;
     const servers = [{ ...at, name }, ...peers.map(parseServer)];
@@ -2028,14 +2259,16 @@ export class Node {
     const distinct = new Set(servers.map(writeAddress)).size;
     demand(Math.min(distinct, new Set(members).size) === members.length,
       `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
+    demand(!join || peers.length > 0, "A server that is to join a cluster needs the addresses of " +
+      "some who are in it: --peers.");
     let [node, storage]: [node?: Node, storage?: Storage] = [];
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
     try {
       checkAddress(socket.address, name === at.name, secret);
-      const founder = { cluster, name, members };
+      const founder = { cluster, name, members: join ? [] : members };
       storage = new Storage(world.files, options.directory, founder, world.random);
-      node = new Node(options, world, storage, socket);
+      node = new Node(options, world, storage, socket, servers);
       return node;
     } catch (error) {
       storage?.close();
@@ -2045,7 +2278,7 @@ export class Node {
   }
 
   private constructor(private readonly options: NodeOptions, private readonly world: World,
-    private readonly storage: Storage, socket: Socket) {
+    private readonly storage: Storage, socket: Socket, servers: readonly Server[]) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
     demand(heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
       `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of ` +
@@ -2053,7 +2286,12 @@ export class Node {
         "heartbeat, or a longer timeout.");
     const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, base, entries, snapshot, cutBytes } = storage;
-    const { name, members } = identity;
+    const { name } = identity;
+    const members = identity.members.map((founder) => {
+      const server = servers.find((other) => other.name === founder);
+      const isNowhere = !server || ANY.includes(server.host);
+      return { name: founder, address: isNowhere ? "" : writeAddress(server), votes: true };
+    });
     const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
@@ -2067,14 +2305,16 @@ export class Node {
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m) => this.guard(() => this.onMessage(m)),
       onGreeting: () => this.client.askAgain(),
+      onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.tell(event),
     });
-    this.client = new Client(world.clock, this.endpoint, [...members], timeoutMs,
+    this.members = this.core.members;
+    // The log says where the members are, but who starts a server may know better.
+    const peers = new Map([...this.members.flatMap(serverOf), ...servers].map((s) => [s.name, s]));
+    this.client = new Client(world.clock, this.endpoint, [...peers.keys()], timeoutMs,
       () => this.schedule());
-    this.tell({ type: "recovered", cutBytes, members });
-    for (const peer of options.peers.map(parseServer)) {
-      for (const kind of kinds) void this.endpoint.introduce(kind, peer);
-    }
+    this.tell({ type: "recovered", cutBytes, members: this.members });
+    for (const peer of peers.values()) if (peer.name !== name) void this.endpoint.acquaint(peer);
     this.schedule();
   }
 
@@ -2092,28 +2332,39 @@ export class Node {
   readonly read = (question: Uint8Array) => this.client.read(question);
 
   /**
+   * Adds a server, which gets a vote by itself when it has the log, or without an address removes
+   * one, which stops. Resolves when that is committed, or was so already. Rejects with a RaftError:
+   * "refused" with the reason, such as that no working majority would be left, unless `force`;
+   * "outcomeUnknown" as `propose`.
+   */
+  readonly changeMembers = (name: Name, address = "", force = false) =>
+    this.client.changeMembers(name, address, force);
+
+  /**
    * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
    * `heardMs` since it heard a peer; null is what it does not know, or what is not so in its role.
    */
   status() {
     const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
     const { lastIndex, lastTerm } = log;
+    const { name: self } = this.core.settings;
     const followers = role.name === "Leader" ? role.followers : undefined;
-    const peers = this.core.others.map((name) => ({ ...this.endpoint.about("peer", name),
-      roundTripMs: this.roundTrips.get(name) ?? null,
+    const others = this.members.filter(({ name }) => name !== self);
+    const peers = others.map(({ name, votes: isVoter }) => ({ isVoter,
+      ...this.endpoint.about("peer", name), roundTripMs: this.roundTrips.get(name) ?? null,
       matchIndex: followers?.get(name)?.matchIndex ?? null })
     );
-    return { ...this.storage.identity, ...this.core.settings, role: role.name, term, votedFor,
-      leader, lastIndex, lastTerm, commitIndex, lastApplied, unsaved: lastIndex - log.savedIndex,
-      snapshotIndex: this.core.snapshot.index, votes: "votes" in role ? role.votes.size : null,
-      needed: this.core.majority,
+    return { ...this.storage.identity, ...this.core.settings, members: this.members,
+      role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
+      unsaved: lastIndex - log.savedIndex, snapshotIndex: this.core.snapshot.index,
+      votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
   }
 
   /**
-   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log. Returns
-   * whether it tries: the event `leader` tells how it ends.
+   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log.
+   * Returns whether it tries: the event `leader` tells how it ends.
    */
   transfer(heir?: Name): boolean {
     this.schedule();
@@ -2188,9 +2439,26 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
+    this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
     if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
     this.setTimer();
+  }
+
+  /** Another configuration is in force, or this server is in none any more. */
+  private meetMembers(): void {
+    const { core: { members, role, isRemoved }, members: before, endpoint } = this;
+    const isNew = (server: Server) => !before.some(({ name }) => name === server.name);
+    for (const server of members === before ? [] : members.flatMap(serverOf).filter(isNew)) {
+      if (server.name === endpoint.self.name) continue;
+      if (before.length > 0) endpoint.readmit(server.name);
+      void endpoint.acquaint(server);
+    }
+    this.members = members;
+    if (members !== before) this.tell({ type: "members", members });
+    if (!isRemoved || role.name === "Leader") return;
+    this.tell({ type: "removed" });
+    void this.stop();
   }
 
   private setTimer(): void {
@@ -2240,6 +2508,7 @@ export class Node {
       if (id === undefined) return this.redirect(m);
       return void this.questions.set(id, m);
     }
+    if (m.type === "ChangeMembers") return this.change(m);
     if (m.type !== "Inspect") return this.client.onAnswer(m);
     this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
   }
@@ -2253,6 +2522,20 @@ export class Node {
     const index = this.core.propose(kind, data);
     if (index === undefined) return this.redirect(asker);
     this.proposals.set(call, { ...asker, index, term: this.core.currentTerm });
+  }
+
+  private change(asker: ClientMessage & { type: "ChangeMembers" }): void {
+    const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
+    const { name, address, force } = asker;
+    const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
+    const index = isReadable ? core.changeMembers(name, address, force) : "it has no such address";
+    if (index === undefined) return this.redirect(asker);
+    if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
+    // What is under way already will be done when it is asked again.
+    if (index > lastIndex) {
+      this.proposals.set(`${asker.from} ${asker.id}`, { ...asker, index, term });
+    }
+    if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
   private apply(entry: Entry): void {
@@ -2279,9 +2562,9 @@ export class Node {
 
   /** Writes a snapshot of the state as it is now, whatever is applied meanwhile. */
   private *writeSnapshot(): Generator<void> {
-    const { storage, sessions, options: { machine }, core: { log, lastApplied, members } } = this;
-    const { index, term } = log.at(lastApplied);
-    const head = [Buffer.from(JSON.stringify(members))];
+    const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
+    const { index, term } = core.log.at(lastApplied);
+    const head = [encodeMembers(core.membersAt(lastApplied))];
     const parts = [["snapshot", head], ["session", sessions.snapshot()], ["state",
       machine.snapshot()], ["snapshot", head]] as const;
     let [at, bytes, records]: [number, number, Buffer[]] = [0, 0, []];
@@ -2353,7 +2636,7 @@ export class Node {
 
   private redirect(asker: ClientMessage): void {
     const { leader = "" } = this.core;
-    const address = this.options.peers.find((peer) => parseServer(peer).name === leader) ?? "";
+    const address = this.members.find(({ name }) => name === leader)?.address ?? "";
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
@@ -2379,6 +2662,8 @@ export type ClientOptions = { servers: readonly string[]; cluster?: string; secr
 type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
   askAt: number; times: number };
+
+const isChange = ({ type }: Content) => type === "Command" || type === "ChangeMembers";
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -2406,9 +2691,10 @@ export class Client {
   /** Opens a socket and looks for the servers. Throws a RaftError, "usage" or "network". */
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
-    const key = options.clientKey ?? clientKey(secret, cluster);
-    demand(/^[0-9a-f]{64}$/.test(key),
+    const key = options.clientKey;
+    demand(key === undefined || /^[0-9a-f]{64}$/.test(key),
       "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.");
+    const keys = key === undefined ? operatorKeys(secret, cluster) : clientKeys(key);
     const servers = options.servers.map(parseServer);
     demand(servers.length > 0, "A client needs at least one server to ask.");
     const disk = drawId(world.random);
@@ -2417,15 +2703,16 @@ export class Client {
     const host = isIPv6(await first.catch(() => "")) ? "::" : "0.0.0.0";
     const socket = await world.datagrams.bind({ host, port: 0 },
       (bytes, from) => endpoint.receive(bytes, from));
-    const endpoint: Endpoint = new Endpoint(world, socket, clientKeys(key), self, {
+    const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
+      onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.
     });
     const flush = () => world.clock.defer(() => endpoint.flush());
     const names = servers.map((server) => server.name);
     const client: Client = new Client(world.clock, endpoint, names, timeoutMs, flush);
-    await Promise.race(servers.map((server) => endpoint.introduce("client", server)));
+    await Promise.race(servers.map((server) => endpoint.acquaint(server)));
     return client;
   }
 
@@ -2457,6 +2744,13 @@ export class Client {
     return await this.perform({ type: "Read", question });
   }
 
+  /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
+  async changeMembers(name: Name, address = "", force = false): Promise<void> {
+    demand(this.endpoint.speaksAs("operator"), "Who only has the clients' key cannot change the " +
+      "members. Give the secret itself: --secret-file.");
+    await this.perform({ type: "ChangeMembers", name, address, force });
+  }
+
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
     return JSON.parse(Buffer.from(await this.perform({ type: "Inspect" }, server)).toString());
@@ -2481,7 +2775,7 @@ export class Client {
     if (!operation) return;
     this.excuses.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
-    this.endpoint.isSettled ||= operation.content.type !== "Inspect";
+    if (operation.content.type !== "Inspect") this.endpoint.settle();
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
     else this.onRefusal(answer.id, operation, `The server refuses: ${answer.reason}`);
@@ -2490,7 +2784,7 @@ export class Client {
 
   /** What is refused when it is repeated may have been done the first time. */
   private onRefusal(id: number, { content, times, reject }: Operation, why: string): void {
-    if (content.type === "Command" && times > 1) this.giveUp(id, why);
+    if (isChange(content) && times > 1) this.giveUp(id, why);
     else reject(new RaftError("refused", `${why}.`));
   }
 
@@ -2503,7 +2797,7 @@ export class Client {
     const server = readServer(address);
     if (server && !this.servers.includes(leader)) {
       this.servers.push(leader);
-      void this.endpoint.introduce("client", { ...server, name: leader });
+      void this.endpoint.acquaint({ ...server, name: leader });
     }
     operation.asked = undefined;
     this.target = leader;
@@ -2528,7 +2822,8 @@ export class Client {
     operation.asked = to;
     operation.times += 1;
     operation.askAt = this.clock.now() + RETRY_MS;
-    this.endpoint.send("client", { ...operation.content, from: this.endpoint.self.name, to, id });
+    const kind = operation.content.type === "ChangeMembers" ? "operator" : "client";
+    this.endpoint.send(kind, { ...operation.content, from: this.endpoint.self.name, to, id });
     this.schedule();
   }
 
@@ -2552,7 +2847,7 @@ export class Client {
     this.operations.delete(id);
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    reject?.(content?.type === "Command"
+    reject?.(content && isChange(content)
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
       : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +

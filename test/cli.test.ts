@@ -11,6 +11,7 @@ import os from "node:os";
 import path from "node:path";
 import { type Answer, narrator, type Status, troublesOf } from "../cli.ts";
 import type { NodeEvent } from "../raft.ts";
+import { configuration } from "./core.ts";
 import { Cluster, endAll, eventually, freePorts, isFree, Program,
   temporaryDirectory } from "./processes.ts";
 
@@ -502,11 +503,11 @@ const MEMBERS = ["a", "b", "c"];
 function server(name: string, status: Partial<Status> = {},
   views: Record<string, Partial<Status["peers"][number]>> = {}): Answer {
   const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({ name: peer,
-    address: `10.0.0.${i + 1}:48000`, heardMs: 20, told: "" as const, roundTripMs: 1,
+    address: `10.0.0.${i + 1}:48000`, heardMs: 20, told: "" as const, roundTripMs: 1, isVoter: true,
     matchIndex: status.role === "Leader" ? 10 : null, ...views[peer] })
   );
   return { name,
-    status: { name, cluster: "raft", members: MEMBERS, id: "1", disk: 1, boot: 1,
+    status: { name, cluster: "raft", members: configuration(MEMBERS), id: "1", disk: 1, boot: 1,
       electionTimeoutMs: 1000, heartbeatMs: 100, batchBytes: 1000, windowBytes: 10_000,
       role: "Follower", term: 3, votedFor: undefined, leader: undefined, lastIndex: 10, lastTerm: 3,
       commitIndex: 10, lastApplied: 10, snapshotIndex: 0, unsaved: 0, votes: null, needed: 2,
@@ -665,7 +666,7 @@ describe("the story warns", () => {
   const told = (event: NodeEvent, given = MEMBERS) => {
     const lines: string[] = [];
     const tell = narrator("a", given, (message, level) => lines.push(`${level} ${message}`));
-    tell({ type: "recovered", cutBytes: 0, members: MEMBERS });
+    tell({ type: "recovered", cutBytes: 0, members: configuration(MEMBERS) });
     tell(event);
     return lines;
   };
@@ -691,15 +692,15 @@ describe("the story warns", () => {
     const address = { host: "::1", port: 7 };
     const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
     expect(told(event, ["a", "d"])).toEqual([
-      "WARNING --peers is not obeyed: the cluster was founded with other members, which stay. " +
-      "Write --peers by them: a, b, c",
+      "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add " +
+      "NAME=HOST:PORT'. --peers only says where to look for the members",
       "WARNING b was founded with other members, and we refuse each other: it with a, b, we with " +
       "a, b, c. Start the one that is wrong anew, with right --peers and an empty --data",
     ]);
   });
 
   test("of an unfinished write, which is kept aside", () => {
-    expect(told({ type: "recovered", cutBytes: 17, members: MEMBERS })).toEqual([
+    expect(told({ type: "recovered", cutBytes: 17, members: configuration(MEMBERS) })).toEqual([
       "WARNING Cut 17 bytes of an unfinished write off the log, into log.cut",
     ]);
   });
@@ -792,15 +793,15 @@ describe("servers", () => {
     program.signal("SIGTERM");
     expect(await program.exited).toBe(0);
     // Membership is in the directory by now.
-    const other = [...start, "--peers", "127.0.0.1:1"];
+    const other = [...start, "--peers", "127.0.0.1:2"];
     const warned = await startWarned("other peers than at the first start", other,
-      /--peers is not obeyed: the cluster was founded with other members, which stay\. .*/);
+      /--peers lists 127\.0\.0\.1:2, by the log no member: to add one, .*/);
     await warned.kill();
     const again = new Program(["--json", ...other]);
-    const line = await story(again, /^.*--peers is not obeyed.*$/m);
+    const line = await story(again, /^.*--peers lists .*$/m);
     expect(JSON.parse(line)).toEqual({ time: expect.any(String), level: "WARNING",
       server: `127.0.0.1:${port}`,
-      message: expect.stringContaining(`which stay. Write --peers by them: 127.0.0.1:1, `) });
+      message: expect.stringContaining("where to look for the members") });
   });
 
   test("two names that resolve to one peer are a warning", async () => {

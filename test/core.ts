@@ -4,8 +4,9 @@
  * test that fails once fails always.
  */
 import { encode } from "@msgpack/msgpack";
-import { type Entry, type HardState, type Incoming, makeEntry, type Message, type Name,
-  type Position, type Progress, Raft, type Settings, type Snapshot } from "../raft.ts";
+import { type Configuration, encodeMembers, type Entry, type HardState, type Incoming, makeEntry,
+  type Message, type Name, type Position, type Progress, Raft, type Settings,
+  type Snapshot } from "../raft.ts";
 import { randomFrom } from "./random.ts";
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
@@ -16,9 +17,16 @@ export const HEARTBEAT = 100;
 export const THREE = ["a", "b", "c"];
 export const FIVE = ["a", "b", "c", "d", "e"];
 
+/** A configuration: who has a vote, and who is there without one. */
+export const configuration = (voters: readonly Name[],
+  learners: readonly Name[] = []): Configuration =>
+  [...voters, ...learners].map((name) => ({ name, address: `${name}:1`,
+    votes: voters.includes(name) })
+  );
+
 const defaults: Settings = {
   name: "a",
-  members: THREE,
+  members: configuration(THREE),
   electionTimeoutMs: T,
   heartbeatMs: HEARTBEAT,
   batchBytes: 1_000,
@@ -48,6 +56,10 @@ export function entries(terms: readonly number[], after = 0): Entry[] {
   return terms.map((term, i) => entry(after + 1 + i, term));
 }
 
+/** An entry that lists the members. */
+export const membersEntry = (index: number, term: number, members: Configuration): Entry =>
+  makeEntry(index, term, "members", encodeMembers(members));
+
 export function termsOf(log: Raft | readonly Entry[]): number[] {
   const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
   return list.map(({ term }) => term);
@@ -55,7 +67,9 @@ export function termsOf(log: Raft | readonly Entry[]): number[] {
 
 // ------------------------------------ A server and its turns -----------------------------------
 
-export type Options = Partial<Settings> & {
+export type Options = Partial<Omit<Settings, "members">> & {
+  /** Who has founded the cluster. */
+  members?: readonly Name[];
   /** The terms of its entries, from index 1 on, or from that behind the base. */
   log?: readonly number[];
   /** What a snapshot has replaced. */
@@ -69,8 +83,8 @@ export type Options = Partial<Settings> & {
 /** A server that has just started from a disk with this log, term and vote. */
 export function server(options: Options = {}): Raft {
   const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
-  const { random = () => 0.5, term = log.at(-1) ?? base.term, ...changed } = rest;
-  const settings = { ...defaults, ...changed };
+  const { random = () => 0.5, term = log.at(-1) ?? base.term, members = THREE, ...changed } = rest;
+  const settings = { ...defaults, ...changed, members: configuration(members) };
   const snapshot = { ...base, size: base.index === 0 ? 0 : 2_500, members: settings.members };
   const disk = { currentTerm: term, votedFor, entries: entries(log, base.index), base, snapshot };
   return new Raft(settings, disk, now, random);
@@ -78,7 +92,7 @@ export function server(options: Options = {}): Raft {
 
 /** The snapshot of a server as it is after an entry that it has applied. */
 export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
-  return { index, term: raft.log.at(index).term, size, members: raft.members };
+  return { index, term: raft.log.at(index).term, size, members: raft.membersAt(index) };
 }
 
 /** What one turn did, in the order in which it was done. */
@@ -181,6 +195,10 @@ export function installReply(term: number,
   rest: Rest<"InstallSnapshotReply"> = {}): Of<"InstallSnapshotReply"> {
   const fields = { round: 1, success: true, lastIncludedIndex: 5, offset: 0 };
   return { type: "InstallSnapshotReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function removed(term: number, rest: Rest<"Removed"> = {}): Of<"Removed"> {
+  return { type: "Removed", ...envelope, term, ...rest };
 }
 
 export function timeoutNow(term: number, rest: Rest<"TimeoutNow"> = {}): Of<"TimeoutNow"> {
@@ -292,13 +310,17 @@ export function propose(raft: Raft, data = "command"): number {
  * so that no two servers have the same bytes for the same state.
  */
 const writeState = (of: Name, applied: readonly Entry[]) =>
-  Buffer.from(JSON.stringify([of, applied.map((e) => [e.term, e.kind, `${e.data}`])]));
+  Buffer.from(
+    JSON.stringify([of, applied.map((e) => [e.term, e.kind, e.data.toString("latin1")])]),
+  );
 function readState(bytes: Uint8Array): Entry[] {
   const [, rows] = JSON.parse(Buffer.from(bytes).toString()) as [
     Name,
     [number, Entry["kind"], string][],
   ];
-  return rows.map(([term, kind, data], i) => makeEntry(i + 1, term, kind, Buffer.from(data)));
+  return rows.map(([term, kind, data], i) =>
+    makeEntry(i + 1, term, kind, Buffer.from(data, "latin1"))
+  );
 }
 
 /** Servers in one process. A message takes no time, unless a test loses it. */
@@ -325,8 +347,26 @@ export class Cluster {
 
   constructor(names: readonly Name[], options: Options = {}) {
     this.options = { random: randomFrom(1), ...options, members: names };
-    for (const name of names) this.servers.set(name, server({ ...this.options, name }));
-    for (const name of names) this.applied.set(name, []);
+    for (const name of names) this.begin(name);
+  }
+
+  private begin(name: Name, options: Options = {}): void {
+    this.servers.set(name, server({ now: this.now, ...this.options, ...options, name }));
+    this.applied.set(name, []);
+  }
+
+  /** A new server, which knows of no members. */
+  join(name: Name): void {
+    this.begin(name, { members: [], log: [], term: 0 });
+  }
+
+  /** Asks the leader for a change. Returns what it says. */
+  change(leader: Name, name: Name, address = ""): number | string | undefined {
+    const raft = this.at(leader);
+    const outcome = raft.changeMembers(name, address);
+    this.flush(raft);
+    this.settle();
+    return outcome;
   }
 
   at(name: Name): Raft {
@@ -360,6 +400,12 @@ export class Cluster {
     if (raft.unsaved) this.flush(raft); // A server alone begins to lead when its vote is saved.
   }
 
+  /** As of the snapshot that has these bytes, whoever has written it. */
+  private membersOf(bytes: Buffer): Configuration {
+    const origin = [...this.snapshots.values()].find((other) => other.bytes.equals(bytes));
+    return origin?.snapshot.members ?? [];
+  }
+
   takeSnapshot(raft: Raft, keepBytes = this.snapshotBytes / 4): void {
     const { name } = raft.settings;
     const bytes = writeState(name, this.applied.get(name) ?? []);
@@ -378,7 +424,7 @@ export class Cluster {
     if (incoming.offset < incoming.size) return;
     const bytes = Buffer.concat(chunks);
     const { index, term, size } = incoming;
-    const snapshot = { index, term, size, members: raft.members };
+    const snapshot = { index, term, size, members: this.membersOf(bytes) };
     this.applied.set(name, readState(bytes));
     this.snapshots.set(name, { snapshot, bytes });
     raft.onSnapshot(snapshot, 0, raft.leader);

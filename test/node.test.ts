@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyValues,
   KeyValueStore, makeEntry, MAX_COMMAND_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
   Sessions, type StateMachine, Storage, type World } from "../raft.ts";
+import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { fromClient, open, SECRET, TYPES } from "./wire.ts";
@@ -162,7 +163,7 @@ describe("servers", () => {
     const told = (name: string, types: string[]) =>
       cluster.life(name).events.filter(({ type }) => types.includes(type));
     expect(told(leader, ["recovered"])).toEqual([{ type: "recovered", cutBytes: 0,
-      members: cluster.names }]);
+      members: configuration(cluster.names) }]);
     expect(told(leader, ["role"])).toEqual([
       { type: "role", from: "Follower", to: "PreCandidate" },
       { type: "role", from: "PreCandidate", to: "Candidate" },
@@ -462,7 +463,8 @@ describe("a server that strangers could reach", () => {
       const options = { port: 48000, peers: ["[::1]:48001"], directory: "data",
         machine: new Diary(), world: machine.boot() };
       const { name, members } = simulation.settle(Node.start({ host, ...options })).status();
-      expect([name, members]).toEqual(["[::1]:48000", ["[::1]:48000", "[::1]:48001"]]);
+      expect(name).toBe("[::1]:48000");
+      expect(members.map(({ address }) => address)).toEqual(["[::1]:48000", "[::1]:48001"]);
     }
   });
 
@@ -525,7 +527,8 @@ describe("a server's status", () => {
     const others = cluster.names.filter((name) => name !== leader);
     expect(peers.map(({ name }) => name)).toEqual(others);
     for (const { name, heardMs, roundTripMs, ...peer } of peers) {
-      expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "" });
+      expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "",
+        isVoter: true });
       expect(heardMs).toBeWithin(0, 101);
       expect(roundTripMs).toBeWithin(0, 5);
       expect(of(name).silentMs).toBeWithin(0, 101);
@@ -562,7 +565,7 @@ describe("a server's status", () => {
     expect(status).toMatchObject(known);
     expect(status.silentMs).toBeWithin(0, silentMs + 1);
     expect(status.peers).toEqual([{ name: "b", address: `${cluster.machine("b").ip}:1`, told: "",
-      heardMs: null, roundTripMs: null, matchIndex: null }]);
+      heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true }]);
   });
 
   test("tells once that a name does not resolve, although it is known in two ways", () => {

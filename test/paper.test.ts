@@ -9,11 +9,11 @@
 import { describe, expect, test } from "bun:test";
 import { type Entry, makeEntry, type Message, type Name, Raft, type RoleName,
   Sessions } from "../raft.ts";
-import { acknowledge, appendEntries, appendReply, candidate, Cluster, entries, entry, FIVE, flush,
-  follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, installReply, installSnapshot, leader,
-  makeCommand, type Of, one, only, preCandidate, progress, propose, request, requestVote, roundOf,
-  server, settledLeader, snapshotOf, step, T, termsOf, THREE, timeOut, timeoutNow, to, turn,
-  voteReply, wait } from "./core.ts";
+import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, entry,
+  FIVE, flush, follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, installReply,
+  installSnapshot, leader, makeCommand, type Of, one, only, preCandidate, progress, propose,
+  request, requestVote, roundOf, server, settledLeader, snapshotOf, step, T, termsOf, THREE,
+  timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
 import { randomFrom } from "./random.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
@@ -1617,12 +1617,12 @@ describe("§7 Log compaction", () => {
   });
 
   test("the snapshot also includes the latest configuration (catalogue 33)", () => {
-    const snapshot = { index: 5, term: 3, size: 10, members: FIVE };
+    const snapshot = { index: 5, term: 3, size: 10, members: configuration(FIVE) };
     const { settings } = server();
     const disk = { currentTerm: 3, votedFor: undefined, entries: [], base: snapshot, snapshot };
     const raft = new Raft(settings, disk, 0, () => 0.5);
-    expect(raft.members).toEqual(FIVE);
-    expect(compacted().members).toEqual(THREE);
+    expect(raft.members).toEqual(configuration(FIVE));
+    expect(compacted().members).toEqual(configuration(THREE));
   });
 
   test("it may delete all log entries up through the last included index, as well as any prior " +
@@ -1696,7 +1696,7 @@ describe("§7 Log compaction", () => {
       step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
       for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
       expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
-      raft.onSnapshot({ index: 5, term: 2, size: 30, members: THREE }, 1e9, "b");
+      raft.onSnapshot({ index: 5, term: 2, size: 30, members: configuration(THREE) }, 1e9, "b");
       expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
       expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
       expect(flush(raft)).toMatchObject({ saved: undefined, applied: [] });

@@ -4,8 +4,9 @@ import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync
   writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { type Entry, type Files, type HardState, makeEntry, type Position, RaftError, Storage,
-  systemWorld } from "../raft.ts";
+import { encodeMembers, type Entry, type Files, type HardState, makeEntry, type Position, RaftError,
+  Storage, systemWorld } from "../raft.ts";
+import { configuration } from "./core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
 
@@ -472,14 +473,14 @@ describe("a disk that fails", () => {
 
 describe("a snapshot", () => {
   const SNAPSHOT = "data/snapshot";
-  const record = (kind: Entry["kind"], data: string, index: number, term: number) =>
+  const record = (kind: Entry["kind"], data: string | Buffer, index: number, term: number) =>
     makeEntry(index, term, kind, Buffer.from(data)).record;
-  const members = JSON.stringify(founder.members);
+  const members = configuration(founder.members, ["d"]);
 
   /** Writes, slice by slice, the state after an entry, and returns how long it is. */
   function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
     let at = 0;
-    const head = record("snapshot", members, index, term);
+    const head = record("snapshot", encodeMembers(members), index, term);
     for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
       const frame = storage.frame([slice]);
       storage.writeSnapshot(at, frame);
@@ -512,7 +513,7 @@ describe("a snapshot", () => {
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
       const size = disk.read(SNAPSHOT)?.length ?? 0;
-      expect(storage.snapshot).toEqual({ index: 4, term: 1, size, members: founder.members });
+      expect(storage.snapshot).toEqual({ index: 4, term: 1, size, members });
       expect(states(storage)).toEqual(["this", "and that"]);
       expect(storage.base).toMatchObject({ index: 3, term: 1 });
       expect(indexes(storage)).toEqual([4, 5]);

@@ -48,6 +48,7 @@ function listen(simulation: Simulation, name: string,
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
     onMessage: (message) => void heard.push(message as Message),
     onGreeting: () => {},
+    onSettled: (id) => storage.join(id),
     tell: (event) => void events.push(event),
   });
   return { endpoint, heard, events, storage,
@@ -143,7 +144,8 @@ describe("what is no message is dropped and counted, never thrown, never answere
     const two = pair();
     const random = randomFrom(1);
     for (const kind of KINDS) {
-      const whole = two.from([kind === "peer" ? vote : [0, 77]], {}, kind);
+      const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const whole = two.from([first[kind]], {}, kind);
       for (let at = 0; at < whole.length; at += 1) {
         for (const change of [1, 0x80, 0xFF, 1 + Math.floor(random() * 255)]) {
           const damaged = Buffer.from(whole);
@@ -323,9 +325,9 @@ describe("who speaks is known by a code", () => {
     for (const secret of ["another", ""]) {
       const { simulation, a, b, senders } = ask({ secret }, 150);
       expect(new Set(senders)).toEqual(new Set(["a"]));
-      expect(senders).toHaveLength(300);
+      expect(senders).toHaveLength(150 * KINDS.length);
       expect(a.events).toEqual([]);
-      expect(b.endpoint.dropped).toEqual({ unauthenticated: 300 });
+      expect(b.endpoint.dropped).toEqual({ unauthenticated: senders.length });
       const from = { host: simulation.machine("a").ip, port: 1 };
       // At the beginning, after one minute, and after two.
       expect(b.events).toEqual(Array(3).fill({ type: "unauthenticated", address: from }));
@@ -367,7 +369,7 @@ describe("who speaks is known by a code", () => {
     ]);
     expect(a.endpoint.about("peer", "b").told).toBe("foreign");
     expect([a.heard, b.heard]).toEqual([[], []]);
-    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 3 });
+    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
   });
 
@@ -486,7 +488,7 @@ describe("a datagram is accepted once", () => {
     two.b.receive(two.from([vote], { to: "c" }));
     two.simulation.run(5);
     expect(two.b.heard).toEqual([]);
-    expect(two.b.endpoint.dropped["misaddressed"]).toBe(3);
+    expect(two.b.endpoint.dropped["misaddressed"]).toBe(1 + KINDS.length);
     expect(two.sent.every(isGreeting)).toBe(true);
     expect(two.sent).toHaveLength(1);
   });

@@ -5,13 +5,14 @@ import type { Kind } from "../raft.ts";
 
 /** What the servers of these tests share. */
 export const SECRET = "open sesame";
-export const KINDS = ["peer", "client"] as const;
+export const KINDS = ["peer", "client", "operator"] as const;
 /** The places of the messages in the tables of their kinds. */
 export const TYPES = {
   peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
-    "InstallSnapshot", "InstallSnapshotReply", "Greeting"],
+    "InstallSnapshot", "InstallSnapshotReply", "Removed", "Greeting"],
   client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
     "Greeting"],
+  operator: ["ChangeMembers", "Greeting"],
 };
 
 export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;
@@ -25,7 +26,7 @@ export const inOrder = (
 export const floats = new Encoder({ forceIntegerToFloat: true });
 
 function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
-  const purpose = kind === "peer" ? "raft.ts peer" : "raft.ts client raft";
+  const purpose = kind === "peer" ? "raft.ts peer" : `raft.ts ${kind} raft`;
   const key = createHmac("sha256", secret).update(purpose).digest();
   return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
 }

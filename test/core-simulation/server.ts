@@ -5,6 +5,7 @@
 import { crc32 } from "node:zlib";
 import { type Entry, type Message, type Name, type Position, Raft, type Remembered,
   Sessions } from "../../raft.ts";
+import { configuration } from "../core.ts";
 import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
 import { type Network } from "./network.ts";
@@ -84,8 +85,8 @@ export class Server {
     this.rate = 1 + conditions.drift * scene.between(-1, 1);
     this.originMs = scene.random() * 1e6;
     const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
-    const settings = { name, members: scene.names, electionTimeoutMs, heartbeatMs, batchBytes,
-      windowBytes };
+    const settings = { name, members: configuration(scene.names), electionTimeoutMs, heartbeatMs,
+      batchBytes, windowBytes };
     const disk = this.recover();
     this.raft = new Raft(settings, disk, this.localNow, scene.random);
     judge.started(name, this.raft);

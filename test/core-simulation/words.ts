@@ -36,6 +36,8 @@ function tellContent(m: Message): string {
     case "InstallSnapshotReply":
       return `InstallSnapshot ${m.round} ${m.success ? "done" : "refused"}, term ${m.term}: ` +
         `has ${m.offset} bytes of that up to ${m.lastIncludedIndex}`;
+    case "Removed":
+      return `Removed, as of term ${m.term}`;
     default:
       return m satisfies never;
   }

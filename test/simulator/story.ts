@@ -1,6 +1,7 @@
 /** The story of a run in lines that people read: who said what to whom, and who decided what. */
 import { Decoder } from "@msgpack/msgpack";
-import { clientMessages, type Kind, messages, type NodeEvent } from "../../raft.ts";
+import { clientMessages, type Kind, messages, type NodeEvent,
+  operatorMessages } from "../../raft.ts";
 
 const decoder = new Decoder();
 const MAC_VERSION_AND_KIND = 18;
@@ -8,7 +9,9 @@ const greetings = { Greeting: ["asked", "members", "cluster"] };
 const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
+  operator: Object.entries({ ...operatorMessages, ...greetings }),
 };
+const kinds = ["peer", "client", "operator"] as const;
 
 /** What a datagram says, and to whom; the fields of its messages by name. */
 export type Said = { kind: Kind; from: string; to: string; said: Sentence[] };
@@ -16,7 +19,7 @@ export type Sentence = { type: string; id: number; fields: Record<string, unknow
 
 /** Reads a datagram that a correct sender made, without asking whether its code fits. */
 export function readDatagram(sealed: Buffer): Said {
-  const kind = sealed[MAC_VERSION_AND_KIND - 1] === 0 ? "peer" : "client";
+  const kind = kinds[sealed[MAC_VERSION_AND_KIND - 1] ?? -1] ?? "peer";
   const [envelope, ...bodies] = [
     ...decoder.decodeMulti(sealed.subarray(MAC_VERSION_AND_KIND)),
   ] as unknown[][];
@@ -103,6 +106,12 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
       return `${event.type}: ${JSON.stringify(event.server)}`;
     case "unauthenticated":
       return `hears somebody without the secret at ${event.address.host}:${event.address.port}`;
+    case "members":
+      return `has for members ${
+        event.members.map((m) => m.name + (m.votes ? "" : " without a vote")).join(", ")
+      }`;
+    case "removed":
+      return "is a member no more";
     default:
       return event satisfies never;
   }
