@@ -291,7 +291,7 @@ export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
 export type Snapshot = Position & { readonly size: number; readonly members: readonly Name[] };
 /** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
-export type Incoming = Position & { leaderTerm: number; size: number; offset: number;
+export type Incoming = Position & { from: Name; leaderTerm: number; size: number; offset: number;
   chunks: Uint8Array[] };
 /** All that a server remembers. The entries are those behind `base`. */
 export type Remembered = HardState & { entries: readonly Entry[]; base?: Position;
@@ -765,9 +765,9 @@ export class Raft {
   }
 
   /**
-   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign when
-   * it has all of it. If it does not lead within an election timeout, all goes on as before. Returns
-   * false if there is nothing to hand over, or nobody to whom.
+   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign
+   * when it has all of it. If it does not lead within an election timeout, all goes on as before.
+   * Returns false if there is nothing to hand over, or nobody to whom.
    */
   transfer(heir?: Name): boolean {
     const { role, now, settings } = this;
@@ -814,8 +814,9 @@ export class Raft {
    * A snapshot is on the disk, durably, and the state machine is in a state at or behind it. Of
    * the log that it replaces the last `keepBytes` stay, for followers who are a little behind.
    */
-  onSnapshot(snapshot: Snapshot, keepBytes: number, from?: Name): void {
+  onSnapshot(snapshot: Snapshot, keepBytes: number): void {
     const { index, term, size } = snapshot;
+    const from = this.isInstalling ? this.incoming?.from : undefined;
     assert(index > this.snapshot.index, "a snapshot never takes the state back");
     this.snapshot = snapshot;
     this.incoming = undefined;
@@ -874,7 +875,8 @@ export class Raft {
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
     //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
     if (isNew && this.isInstalling) return reply(true, 0);
-    if (isNew) this.incoming = { leaderTerm: m.term, index, term, size, offset: 0, chunks: [] };
+    const { from, term: leaderTerm } = m;
+    if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return;
     // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
@@ -964,7 +966,7 @@ export class Sessions {
     return Buffer.from(String(entry.index));
   }
 
-  /** The sessions as they are now, in the order of their last use. They are state like any other. */
+  /** The sessions as they are now, in the order of their last use: state like any other. */
   snapshot(): Iterable<Uint8Array> {
     const all = [...this.open].map(([id, session]) =>
       [makeEntry(id, session.acknowledged, "session", NOTHING), [...session.answers]] as const
@@ -2112,8 +2114,8 @@ export class Node {
   }
 
   /**
-   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log. Returns
-   * whether it tries: the event `leader` tells how it ends.
+   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log.
+   * Returns whether it tries: the event `leader` tells how it ends.
    */
   transfer(heir?: Name): boolean {
     this.schedule();
@@ -2303,12 +2305,11 @@ export class Node {
 
   /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
   private *receiveSnapshot({ chunks, offset }: Incoming): Generator<void> {
-    const { core, core: { leader }, storage } = this;
     const bytes = Buffer.concat(chunks.splice(0));
-    storage.writeSnapshot(offset - bytes.length, bytes);
-    if (!core.isInstalling) return;
+    this.storage.writeSnapshot(offset - bytes.length, bytes);
+    if (!this.core.isInstalling) return;
     yield* this.restore();
-    this.switchSnapshot(leader);
+    this.switchSnapshot();
   }
 
   /** Sessions and state machine become those of the snapshot. */
@@ -2328,9 +2329,9 @@ export class Node {
   }
 
   /** The one step: the new snapshot takes the place of the old one, and then the log is cut. */
-  private switchSnapshot(from?: Name): void {
+  private switchSnapshot(): void {
     const { core, storage, core: { log } } = this;
-    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4, from);
+    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4);
     storage.cutLog(log.at(log.baseIndex), log.slice(log.baseIndex + 1, log.savedIndex));
     this.schedule();
   }

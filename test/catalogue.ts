@@ -38,7 +38,8 @@ export const planted: readonly Planted[] = [
     name: "A vote is answered before it is durable.",
     changes: [[
       `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
-      `(type === "RequestVoteReply" || type === "AppendEntries") && term`,
+      `type === "RequestVoteReply"
+        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -205,7 +206,8 @@ export const planted: readonly Planted[] = [
     name: "An acknowledgement is sent before the entries are durable.",
     changes: [[
       `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
-      `(type === "AppendEntriesReply" || type === "AppendEntries") && term`,
+      `type === "AppendEntriesReply"
+        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
