@@ -211,6 +211,15 @@ export class Server {
     });
   }
 
+  /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
+  transfer(heir: Name): void {
+    this.input((raft) => {
+      if (!raft.transfer(heir === this.name ? undefined : heir)) return;
+      this.scene.report.transfers += 1;
+      this.scene.tell(() => `${this.name}  is told to hand over to ${heir}`);
+    });
+  }
+
   private redirect(request: Request): void {
     request.reply({ type: "NotLeader", leader: this.raft?.leader });
   }

@@ -68,6 +68,11 @@ export class Cluster {
       onEvent: (event) => this.onEvent(server, event),
       onApplied: (index, hash) => this.onApplied(server, index, hash),
       onStopped: (reason) => this.onStopped(server, reason),
+      onEnded: () => {
+        this.tell(server.name, () => "HAS STOPPED");
+        server.machine.kill();
+        this.reviveLater(server);
+      },
     });
     machine.disk.fault = (operation) => this.onOperation(server, operation);
     return server;
