@@ -71,7 +71,8 @@ export class Cluster {
       onEnded: () => {
         this.tell(server.name, () => "HAS STOPPED");
         server.machine.kill();
-        this.reviveLater(server);
+        if (this.isHostile) this.reviveLater(server);
+        else this.revive(server); // It was told in the hostile time, and took its time.
       },
     });
     machine.disk.fault = (operation) => this.onOperation(server, operation);
