@@ -212,8 +212,8 @@ export type Input = {
 /** The turn ends as it should, or with a power cut before it saves; or it goes on. */
 export type End = "flush" | "die" | "stay";
 
-/** What comes of a step, beside the state after it. */
-export type Step = { next: number; sent: readonly number[]; truncated: boolean; deposed: boolean;
+/** What comes of a step. `lived` is the state whose decisions count: `next`, but for a power cut. */
+export type Step = { next: number; lived: number; sent: readonly number[]; truncated: boolean; deposed: boolean;
   refused: boolean; reads: number; early: number };
 
 function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
@@ -271,14 +271,15 @@ export function step(before: ServerState, input: Input, end: End, preVotes: bool
   if (end === "stay") {
     const turn = { disk, savedIndex: raft.log.savedIndex, inputs,
       outbox: raft.outbox.map(messages.numberOf).sort() };
-    return { ...result, next: checked(before, capture(raft, asked, preVotes, turn)) };
+    const next = checked(before, capture(raft, asked, preVotes, turn));
+    return { ...result, next, lived: next };
   }
   return { ...result, ...flush(raft, before, disk, asked, end, preVotes) };
 }
 
 /** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */
 function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly number[], end: End,
-  preVotes: boolean): Pick<Step, "next" | "sent" | "reads" | "early"> {
+  preVotes: boolean): Pick<Step, "next" | "lived" | "sent" | "reads" | "early"> {
   const round = raft.role.name === "Leader" ? raft.role.round : 0;
   raft.prepare();
   alignRounds(raft, round);
@@ -288,8 +289,11 @@ function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly numb
   const early = outbox.filter(isEarly);
   for (const m of early) checkPromise(m, disk);
   if (end === "die") {
+    // What left tells of all that was decided until then, though nobody remembers it here.
+    const turn = { disk, savedIndex: raft.log.savedIndex, inputs: 0, outbox: [] };
+    const lived = checked(before, capture(raft, asked, preVotes, turn));
     const next = servers.numberOf(start(before.self, disk));
-    return { next, sent: early.map(messages.numberOf), reads: 0, early: early.length };
+    return { next, lived, sent: early.map(messages.numberOf), reads: 0, early: early.length };
   }
   const saved = save(disk, raft);
   raft.onSaved();
@@ -305,7 +309,7 @@ function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly numb
   demand(raft.unsaved === undefined && raft.outbox.length === 0, "A turn comes to an end",
     () => `${raft.settings.name} has something left to do`);
   const next = checked(before, capture(raft, asked, preVotes, null));
-  return { next, sent: outbox.map(messages.numberOf), reads: reads.length, early: early.length };
+  return { next, lived: next, sent: outbox.map(messages.numberOf), reads: reads.length, early: early.length };
 }
 
 function capture(raft: Raft, asked: readonly number[], preVotes: boolean,
@@ -319,7 +323,8 @@ function capture(raft: Raft, asked: readonly number[], preVotes: boolean,
 /** It loses power between two turns, and comes back with what is on its disk. */
 function crash({ self, term, votedFor, log }: ServerState): Step {
   const next = servers.numberOf(start(self, { term, votedFor, log }));
-  return { next, sent: [], truncated: false, deposed: false, refused: false, reads: 0, early: 0 };
+  return { next, lived: next, sent: [], truncated: false, deposed: false, refused: false, reads: 0,
+    early: 0 };
 }
 
 /** What a save makes of a disk, whatever the server believes. */
