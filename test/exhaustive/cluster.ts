@@ -39,13 +39,15 @@ export function commit(history: History, server: ServerState,
   const { committed } = history;
   const known = committed.slice(0, commitIndex);
   const wrong = known.findIndex((code, i) => code !== log[i]);
-  demand(wrong === -1, "A committed entry never changes", () =>
-    `${nameOf(server)} has ${showCode(log[wrong] ?? 0)} at ${wrong + 1}, where ` +
-    `${showCode(committed[wrong] ?? 0)} is committed`);
+  demand(wrong === -1, "A committed entry never changes",
+    () =>
+      `${nameOf(server)} has ${showCode(log[wrong] ?? 0)} at ${wrong + 1}, where ` +
+      `${showCode(committed[wrong] ?? 0)} is committed`);
   if (commitIndex <= committed.length) return history;
   const codes = log.slice(committed.length, commitIndex);
   demand(role.name === "Leader" && termOf(codes.at(-1) ?? 0) === term,
-    "Only a leader commits, and by an entry of its own term", () =>
+    "Only a leader commits, and by an entry of its own term",
+    () =>
       `${nameOf(server)}, a ${role.name} of term ${term}, commits ${showCode(codes.at(-1) ?? 0)}`);
   for (let i = 0; i < commitIndex; i += 1) {
     const holders = all.filter((other) => diskOf(other).log[i] === log[i]).map(nameOf);
@@ -80,8 +82,8 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
   };
   const vote = (term: number, voter: string, candidate: string) => {
     const before = votes.get(`${term} ${voter}`) ?? candidate;
-    demand(before === candidate, "One vote per term", () =>
-      `${voter} votes for ${candidate} in term ${term}, and had voted for ${before}`);
+    demand(before === candidate, "One vote per term",
+      () => `${voter} votes for ${candidate} in term ${term}, and had voted for ${before}`);
     votes.set(`${term} ${voter}`, candidate);
   };
   for (const m of sent) {

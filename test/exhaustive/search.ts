@@ -1,9 +1,8 @@
 /** Visits every state of a cluster of three, in the order of how many steps they are away. */
-import { type Bounds, checkCluster, commit, histories, type History,
-  NO_HISTORY } from "./cluster.ts";
+import { type Bounds, checkCluster, commit, histories, type History } from "./cluster.ts";
 import { HashSet, Lexicon, type Place, Queue, RENAMINGS } from "./lexicon.ts";
-import { type End, FRESH, type Input, messages, NAMES, servers, type ServerState, step,
-  type Step } from "./server.ts";
+import { type End, type Input, messages, NAMES, servers, type ServerState, type Step,
+  step } from "./server.ts";
 
 const WAYS = RENAMINGS.length;
 const KINDS = ["deliver", "deliverLate", "timer", "beat", "propose", "read", "crash"] as const;
@@ -11,8 +10,7 @@ const ENDS = ["flush", "die", "stay"] as const;
 
 /** `at` is a message's place in the order in which all were sent first, or else a server. */
 export type Action = { kind: Input["kind"]; end: End; at: number };
-const encode = ({ kind, end, at }: Action) =>
-  at * 32 + KINDS.indexOf(kind) * 4 + ENDS.indexOf(end);
+const encode = ({ kind, end, at }: Action) => at * 32 + KINDS.indexOf(kind) * 4 + ENDS.indexOf(end);
 const decode = (code: number): Action => ({ kind: KINDS[(code % 32) >> 2] ?? "crash",
   end: ENDS[code % 4] ?? "flush", at: code >> 5 });
 
@@ -77,10 +75,9 @@ export class Search {
   }
 
   /** Throws the first violation, of which `path` then tells how it came to be. */
-  run(): void {
-    const start = NAMES.map((_, at) => servers.numberOf(FRESH(at)));
-    this.visit({ servers: start, history: histories.numberOf(NO_HISTORY), sent: [], depth: 0,
-      number: 0, last: 0 });
+  run(start: State): void {
+    this.seen.add(1, 1);
+    this.visit({ ...start, depth: 0, number: 0, last: 0 });
     while (!this.queue.isEmpty && this.states < this.most) {
       const state = this.shift();
       this.completeDepth = state.depth;
@@ -196,7 +193,8 @@ export class Search {
     for (const number of state.sent) this.addTo(this.lows, this.highs, messages.hashes, number, 1);
   }
 
-  private addTo(lows: Uint32Array, highs: Uint32Array, to: Hashes, number: number, sign: number): void {
+  private addTo(lows: Uint32Array, highs: Uint32Array, to: Hashes, number: number,
+    sign: number): void {
     const { low, high } = to;
     for (let way = 0; way < WAYS; way += 1) {
       lows[way] = (lows[way] ?? 0) + sign * (low[number * WAYS + way] ?? 0);
@@ -233,7 +231,6 @@ export class Search {
 
   private visit(state: State): void {
     const { queue } = this;
-    if (state.number === 0) this.seen.add(1, 1);
     this.parents[state.number] = this.current?.number ?? 0;
     this.actions[state.number] = state.last;
     this.byDepth[state.depth] = (this.byDepth[state.depth] ?? 0) + 1;
@@ -276,8 +273,9 @@ export class Search {
 }
 
 /** The state after a step; undefined if it changes nothing. */
-export function succeed(state: State, server: ServerState, input: Input, end: End,
-  step: Step): State | undefined {
+export function succeed(state: State, server: ServerState, input: Input, end: End, step: Step):
+  | State
+  | undefined {
   const { self } = server;
   const news = step.sent.filter((number) => !state.sent.includes(number));
   if (step.next === state.servers[self] && news.length === 0) return undefined;

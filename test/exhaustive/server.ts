@@ -54,7 +54,8 @@ function entryOf(index: number, code: Code): Entry {
   if (known) return known;
   const command = code % COMMANDS;
   const kind = command === 0 ? "noop" : "command";
-  const entry = makeEntry(index, termOf(code), kind, Buffer.from(command === 0 ? "" : `${command}`));
+  const entry = makeEntry(index, termOf(code), kind,
+    Buffer.from(command === 0 ? "" : `${command}`));
   knownEntries.set(key, entry);
   return entry;
 }
@@ -111,8 +112,8 @@ function renameServer(state: ServerState, renaming: readonly Place[]): ServerSta
     votedFor: renamePlace(renaming, disk.votedFor) });
   const renameOutbox = (numbers: readonly number[]) =>
     numbers.map((n) => plainMessages.numberOf(renamePlain(plainMessages.at(n), renaming))).sort();
-  const turn = state.turn && { ...state.turn, disk: renameDisk(state.turn.disk),
-    outbox: renameOutbox(state.turn.outbox) };
+  const turn = state.turn &&
+    { ...state.turn, disk: renameDisk(state.turn.disk), outbox: renameOutbox(state.turn.outbox) };
   return { ...renameDisk(state), self: renamePlace(renaming, state.self),
     role: renameRole(state.role, renaming), turn };
 }
@@ -123,7 +124,8 @@ export const servers = new Lexicon<ServerState>(2n, renameServer);
 // ----------------------------------- Together, and apart again -----------------------------------
 
 const settings: readonly Settings[] = NAMES.map((name) => ({ name, members: NAMES,
-  electionTimeoutMs: T, heartbeatMs: HEARTBEAT, batchBytes: 1, windowBytes: 1_000 }));
+  electionTimeoutMs: T, heartbeatMs: HEARTBEAT, batchBytes: 1, windowBytes: 1_000 })
+);
 
 const entriesOf = (log: readonly Code[]) => log.map((code, i) => entryOf(i + 1, code));
 const codesOf = (list: readonly Entry[]) => list.map(codeOfEntry);
@@ -173,8 +175,9 @@ function captureRole({ role }: Raft, asked: readonly number[]): RoleState {
     const { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound } = progress;
     return { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound };
   });
-  const reads = role.reads.map(({ id, round, index }) =>
-    ({ round, index, committed: asked[id - 1] ?? 0 }));
+  const reads = role.reads.map(({ id, round, index }) => ({ round, index,
+    committed: asked[id - 1] ?? 0 })
+  );
   return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
 }
 
@@ -197,7 +200,8 @@ export function unknownFields(): string[] {
 }
 
 /** A server that starts for the first time. */
-export const FRESH = (self: Place): ServerState => start(self, { term: 0, votedFor: NOBODY, log: [] });
+export const FRESH = (self: Place): ServerState =>
+  start(self, { term: 0, votedFor: NOBODY, log: [] });
 
 function start(self: Place, { term, votedFor, log }: Disk): ServerState {
   return { term, votedFor, log, self, commitIndex: 0, lastApplied: 0, campaigns: 0,
@@ -208,13 +212,15 @@ function start(self: Place, { term, votedFor, log }: Disk): ServerState {
 
 /** What happens to a server. `number` is a message, a command, or how many entries a read has to see. */
 export type Input = {
-  kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "crash"; number: number };
+  kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "crash";
+  number: number;
+};
 /** The turn ends as it should, or with a power cut before it saves; or it goes on. */
 export type End = "flush" | "die" | "stay";
 
 /** What comes of a step. `lived` is the state whose decisions count: `next`, but for a power cut. */
-export type Step = { next: number; lived: number; sent: readonly number[]; truncated: boolean; deposed: boolean;
-  refused: boolean; reads: number; early: number };
+export type Step = { next: number; lived: number; sent: readonly number[]; truncated: boolean;
+  deposed: boolean; refused: boolean; reads: number; early: number };
 
 function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
   if (!condition) throw new Violation(rule, facts());
@@ -259,7 +265,8 @@ function alignRounds({ role, outbox }: Raft, before: number): void {
 
 export function step(before: ServerState, input: Input, end: End, preVotes: boolean): Step {
   if (input.kind === "crash") return crash(before);
-  const disk = before.turn?.disk ?? { term: before.term, votedFor: before.votedFor, log: before.log };
+  const disk = before.turn?.disk ??
+    { term: before.term, votedFor: before.votedFor, log: before.log };
   const asked = before.role.name === "Leader" ? before.role.reads.map((r) => r.committed) : [];
   if (input.kind === "read") asked.push(input.number);
   const raft = restore(before);
@@ -302,21 +309,21 @@ function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly numb
   raft.takeCommitted();
   const reads = raft.takeReads();
   for (const id of reads) {
-    demand(raft.lastApplied >= (asked[id - 1] ?? 0), "Reads are linearizable",
-      () => `one is answered as of entry ${raft.lastApplied}, and ${asked[id - 1]} were committed ` +
-        "when it came");
+    demand(raft.lastApplied >= (asked[id - 1] ?? 0), "Reads are linearizable", () =>
+      `one is answered as of entry ${raft.lastApplied}, and ${asked[id - 1]} were committed ` +
+      "when it came");
   }
   demand(raft.unsaved === undefined && raft.outbox.length === 0, "A turn comes to an end",
     () => `${raft.settings.name} has something left to do`);
   const next = checked(before, capture(raft, asked, preVotes, null));
-  return { next, lived: next, sent: outbox.map(messages.numberOf), reads: reads.length, early: early.length };
+  return { next, lived: next, sent: outbox.map(messages.numberOf), reads: reads.length,
+    early: early.length };
 }
 
 function capture(raft: Raft, asked: readonly number[], preVotes: boolean,
   turn: Turn | null): ServerState {
   return { term: raft.currentTerm, votedFor: place(raft.votedFor), log: codesOf(raft.log.slice(1)),
-    self: place(raft.settings.name), commitIndex: raft.commitIndex, lastApplied: raft.lastApplied,
-    // The number of a campaign matters only to pre-votes.
+    self: place(raft.settings.name), commitIndex: raft.commitIndex, lastApplied: raft.lastApplied, // The number of a campaign matters only to pre-votes.
     campaigns: preVotes || turn ? raft.campaigns : 0, role: captureRole(raft, asked), turn };
 }
 
@@ -345,7 +352,8 @@ function checkSaved(raft: Raft, disk: Disk): void {
   const name = raft.settings.name;
   demand(disk.term === raft.currentTerm && disk.votedFor === place(raft.votedFor),
     "What a server believes durable is durable",
-    () => `${name} is in term ${raft.currentTerm} and voted for ${raft.votedFor}, and its disk ` +
+    () =>
+      `${name} is in term ${raft.currentTerm} and voted for ${raft.votedFor}, and its disk ` +
       `has term ${disk.term} and ${nameAt(disk.votedFor)}`);
   demand(disk.log.join() === codesOf(raft.log.slice(1)).join(),
     "What a server believes durable is durable",
@@ -364,7 +372,8 @@ function checkPromise(m: Message, disk: Disk): void {
   const isVote = m.type === "RequestVote" || (m.type === "RequestVoteReply" && m.voteGranted);
   demand(!isVote || m.type === "RequestVoteReply" && m.preVote
     || disk.votedFor === place(candidate), "A vote is durable before it is given",
-    () => `${m.from} votes for ${candidate} in term ${m.term}, and its disk has ` +
+    () =>
+      `${m.from} votes for ${candidate} in term ${m.term}, and its disk has ` +
       `${nameAt(disk.votedFor)}`);
   demand(m.type !== "AppendEntriesReply" || !m.success || disk.log.length >= m.matchIndex,
     "Only what is durable is acknowledged",
@@ -387,7 +396,8 @@ function checked(before: ServerState, after: ServerState): number {
     () => `${name} goes from term ${before.term} to ${after.term}`);
   const isSameTerm = after.term === before.term;
   demand(!isSameTerm || before.votedFor === NOBODY || after.votedFor === before.votedFor,
-    "One vote per term", () =>
+    "One vote per term",
+    () =>
       `${name} had voted for ${nameAt(before.votedFor)} in term ${after.term}, and now for ` +
       `${nameAt(after.votedFor)}`);
   demand(after.commitIndex >= before.commitIndex, "What is committed stays committed",
