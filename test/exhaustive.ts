@@ -9,7 +9,7 @@
  *     --terms N --commands N --reads N --crashes N --beats N    how much of each there may be
  *     --inputs N     how many things may happen in one turn of a server
  *     --pre-votes    pre-votes are asked for; without it, whoever wants to campaign may
- *     --after PATH   begin where a path ends
+ *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
  *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
  */
 import { parseArgs } from "node:util";
@@ -22,10 +22,17 @@ import { Violation } from "./judge.ts";
 export const BOUNDS: Bounds = { terms: 3, commands: 2, reads: 1, crashes: 1, beats: 1, inputs: 1,
   preVotes: false };
 
-/** Where searches begin, beside the very beginning. */
+/** Where searches begin. */
 export const SCENES = {
+  beginning: "",
   /** "a" has just been elected by "b", and nobody has heard of it yet. */
   elected: "a.timer,0,2",
+  /** "a" leads in term 1, and "b", elected by "c", in term 2. Nobody else has their entries. */
+  rivals: "a.timer,0,2,b.timer,6,7",
+  /** Then "a" hears of term 2, and no more: (b) in Figure 8. */
+  figure8: "a.timer,0,2,b.timer,6,7,5.late",
+  /** The first entry of "a" is committed, and "b", which has it, leads in term 2. */
+  succession: "a.timer,0,2,3,5,b.timer,7,8",
 } as const;
 
 /** What a search has found, and how it can be had again. */
@@ -33,7 +40,7 @@ export type Found = { sentence: string; path: Action[] };
 
 /** Visits states until there are no more, or enough. Returns the shortest way to a violation. */
 export function explore(search: Search, after = ""): Found | undefined {
-  const before = read(after);
+  const before = read(SCENES[after as keyof typeof SCENES] ?? after);
   const start = follow(before, search.bounds);
   try {
     search.run(start);

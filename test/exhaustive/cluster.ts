@@ -86,6 +86,8 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
       () => `${voter} votes for ${candidate} in term ${term}, and had voted for ${before}`);
     votes.set(`${term} ${voter}`, candidate);
   };
+  const campaigned = (term: number, name: string) =>
+    sent.some((m) => m.type === "RequestVote" && !m.preVote && m.term === term && m.from === name);
   for (const m of sent) {
     if (m.type === "AppendEntries") lead(m.term, m.from);
     else if (m.type === "RequestVote" && !m.preVote) vote(m.term, m.from, m.from);
@@ -96,7 +98,12 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
   for (const server of all) {
     const { term, votedFor } = diskOf(server);
     const candidate = NAMES[votedFor];
-    if (candidate !== undefined) vote(term, nameOf(server), candidate);
+    if (candidate !== undefined) {
+      vote(term, nameOf(server), candidate);
+      demand(candidate === nameOf(server) || campaigned(term, candidate),
+        "Votes are for candidates", () =>
+        `${nameOf(server)} votes for ${candidate} in term ${term}, in which that did not campaign`);
+    }
     if (server.role.name !== "Leader") continue;
     lead(server.term, nameOf(server));
     const voters = NAMES.filter((name) => votes.get(`${server.term} ${name}`) === nameOf(server));

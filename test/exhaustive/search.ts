@@ -30,9 +30,9 @@ export const noSights = () => ({
   readsAnswered: 0,
   deposed: 0,
   refusedForLeader: 0,
-  /** Steps, not states: a message that had just arrived arrives again, and changes something. */
-  duplicates: 0,
-  effectiveDuplicates: 0,
+  /** The last step was a message that had arrived before, or one that a later one had overtaken. */
+  duplicated: 0,
+  overtaken: 0,
 });
 export type Sights = ReturnType<typeof noSights>;
 
@@ -161,14 +161,11 @@ export class Search {
     this.transitions += 1;
     const step = this.stepOf(state.servers[server.self] ?? 0, server, input, end);
     const next = succeed(state, server, input, end, step);
-    const isAgain = this.attempted === state.last && input.kind === "deliver";
-    if (isAgain) this.sights.duplicates += 1;
     if (!next) return step;
-    if (isAgain) this.sights.effectiveDuplicates += 1;
     if (!this.isNew(state, next, server.self)) return step;
     const all = next.servers.map((number) => servers.at(number));
     checkCluster(all, next.sent, histories.at(next.history));
-    this.note(step, all, next, input, end);
+    this.note(step, all, next, input, end, at);
     this.visit({ ...next, number: this.states - 1, last: this.attempted });
     return step;
   }
@@ -251,10 +248,10 @@ export class Search {
     return { servers: numbers, history, sent, depth, number, last };
   }
 
-  private note(step: Step, all: readonly ServerState[], { history }: State, input: Input,
-    end: End): void {
+  private note(step: Step, all: readonly ServerState[], state: State, input: Input, end: End,
+    at: number): void {
     const { sights, byTerm } = this;
-    const { committed, committedIn, crashes } = histories.at(history);
+    const { committed, committedIn, crashes } = histories.at(state.history);
     const leaders = new Set(all.filter(({ role }) => role.name === "Leader").map((s) => s.term));
     const term = Math.max(...all.map((server) => server.term));
     byTerm[term] = (byTerm[term] ?? 0) + 1;
@@ -267,8 +264,26 @@ export class Search {
     if (all.some(({ turn }) => turn !== null)) sights.longTurns += 1;
     if (step.reads > 0) sights.readsAnswered += 1;
     if (step.deposed) sights.deposed += 1;
+    this.noteArrival(state, input, at);
     const isVote = input.kind === "deliver" && messages.at(input.number).type === "RequestVote";
     if (isVote && step.refused) sights.refusedForLeader += 1;
+  }
+
+  /** Whether a message that has just arrived did so before, or came later than its successors. */
+  private noteArrival(state: State, { kind }: Input, at: number): void {
+    if (kind !== "deliver" && kind !== "deliverLate") return;
+    const { from, to } = messages.at(state.sent[at] ?? -1);
+    const earlier: number[] = [];
+    for (let number = this.current?.number ?? 0; number > 0; number = this.parents[number] ?? 0) {
+      const action = decode(this.actions[number] ?? 0);
+      if (action.kind === "deliver" || action.kind === "deliverLate") earlier.push(action.at);
+    }
+    const isLater = (other: number) => {
+      const message = messages.at(state.sent[other] ?? -1);
+      return other > at && message.from === from && message.to === to;
+    };
+    if (earlier.includes(at)) this.sights.duplicated += 1;
+    if (earlier.some(isLater)) this.sights.overtaken += 1;
   }
 }
 

@@ -405,7 +405,19 @@ function checked(before: ServerState, after: ServerState): number {
   demand(after.commitIndex <= after.log.length, "Only what is in the log is committed",
     () => `${name} has ${after.log.length} entries, and ${after.commitIndex} committed ones`);
   const leads = before.role.name === "Leader" && after.role.name === "Leader" && isSameTerm;
+  if (leads) checkFollowed(before.role, after.role);
   demand(!leads || before.log.every((code, i) => after.log[i] === code), "Leader append-only",
     () => `${name}, the leader of term ${after.term}, changes its log`);
   return servers.numberOf(after);
+}
+
+/** Replies overtake each other, and what a follower has it keeps. */
+function checkFollowed(before: RoleState, after: RoleState): void {
+  if (before.name !== "Leader" || after.name !== "Leader") return;
+  for (const [at, followed] of after.followers.entries()) {
+    const known = before.followers[at]?.matchIndex ?? 0;
+    demand(!followed || followed.matchIndex >= known, "What a follower has it keeps", () =>
+      `its leader knew of ${known} entries in ${nameAt(at)}, and now of ` +
+      `${followed?.matchIndex}`);
+  }
 }
