@@ -54,6 +54,20 @@ describe("no state breaks a promise:", () => {
 });
 
 describe("the search", () => {
+  test.each([
+    ["in one term, to its end", { ...BOUNDS, terms: 1, commands: 0, reads: 0, beats: 0 }, 99],
+    ["in seven steps", BOUNDS, 7],
+  ])("loses nothing by taking states for one that differ only in names, %s",
+    (_, bounds, deepest) => {
+      const least = new Search(bounds, 200_000, deepest);
+      const classes = new HashSet(200_000);
+      const all = new Search(bounds, 200_000, deepest, classes);
+      expect([explore(least), explore(all)]).toEqual([undefined, undefined]);
+      expect([least.isComplete, all.isComplete]).toEqual([true, true]);
+      expect(classes.size + 1).toBe(least.states); // The first state is there without being found.
+      expect(all.states).toBeGreaterThan(4 * least.states);
+    });
+
   test("knows every field that a server has", () => {
     expect(unknownFields()).toEqual([]);
   });

@@ -56,8 +56,9 @@ export class Search {
   private current: State | undefined;
   private attempted = 0;
 
+  /** With `classes` it tells states apart that differ only in names, and adds there what does not. */
   constructor(readonly bounds: Bounds, private readonly most: number,
-    private readonly deepest = Number.POSITIVE_INFINITY) {
+    private readonly deepest = Number.POSITIVE_INFINITY, private readonly classes?: HashSet) {
     this.seen = new HashSet(most);
     this.parents = new Uint32Array(most + 1);
     this.actions = new Uint32Array(most + 1);
@@ -212,6 +213,9 @@ export class Search {
     for (let i = before.sent.length; i < after.sent.length; i += 1) {
       this.addTo(lows, highs, messages.hashes, after.sent[i] ?? 0, 1);
     }
+    const at = after.history * WAYS;
+    const addTo = (set: HashSet, low: number, high: number) =>
+      set.add((low + (histories.low[at] ?? 0)) >>> 0, (high + (histories.high[at] ?? 0)) >>> 0);
     let [low = 0] = lows;
     let [high = 0] = highs;
     for (let way = 1; way < WAYS; way += 1) {
@@ -219,9 +223,9 @@ export class Search {
       if (otherHigh > high || (otherHigh === high && otherLow >= low)) continue;
       [low, high] = [otherLow, otherHigh];
     }
-    const at = after.history * WAYS;
-    return this.seen.add((low + (histories.low[at] ?? 0)) >>> 0,
-      (high + (histories.high[at] ?? 0)) >>> 0);
+    if (!this.classes) return addTo(this.seen, low, high);
+    addTo(this.classes, low, high);
+    return addTo(this.seen, lows[0] ?? 0, highs[0] ?? 0);
   }
 
   // --------------------------------------- Keeping them ------------------------------------------
