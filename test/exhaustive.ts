@@ -60,21 +60,22 @@ const flagsOf = (bounds: Bounds) =>
 const count = (value: number) => value.toLocaleString("en-US");
 
 export function report(search: Search): string {
-  const { sights, byTerm, byDepth, completeDepth, bounds } = search;
+  const { sights, byTerm, byDepth, completeDepth, bounds, isComplete, deepest } = search;
   const pairs = Object.entries(sights).map(([what, states]) =>
     `  ${what.padEnd(22)} ` +
     `${count(states).padStart(12)}`
   );
   const rows = (list: readonly number[]) =>
-    list.map((states, i) => `${i}: ${count(states ?? 0)}`).join("  ");
+    Array.from(list, (states, i) => `${i}: ${count(states ?? 0)}`).join("  ");
   // Two hashes of 64 bits are equal by chance. The least of six is, a little more often.
   const chance = (36 / 11) * search.states ** 2 / 2 ** 65;
   return [
-    `${count(search.states)} distinct states, ${count(search.transitions)} steps; ${
-      search.isComplete ? "there are no more" : "there are more"
-    }`,
+    `${count(search.states)} distinct states, ${count(search.transitions)} steps; ` +
+    (!isComplete ? "there are more" : deepest === Infinity
+      ? "there are no more"
+      : `no more are up to ${deepest} steps away`),
     `bounds: ${flagsOf(bounds)}`,
-    `all states up to ${completeDepth} steps away, and some that are one more`,
+    `all states up to ${completeDepth} steps away${isComplete ? "" : ", and some one further"}`,
     `by steps:  ${rows(byDepth)}`,
     `by term:   ${rows(byTerm)}`,
     `${count(servers.size)} states of a server, ${count(messages.hashes.size)} messages`,

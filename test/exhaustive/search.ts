@@ -58,7 +58,7 @@ export class Search {
 
   /** With `classes` it tells states apart that differ only in names, and adds there what does not. */
   constructor(readonly bounds: Bounds, private readonly most: number,
-    private readonly deepest = Number.POSITIVE_INFINITY, private readonly classes?: HashSet) {
+    readonly deepest = Number.POSITIVE_INFINITY, private readonly classes?: HashSet) {
     this.seen = new HashSet(most);
     this.parents = new Uint32Array(most + 1);
     this.actions = new Uint32Array(most + 1);
@@ -71,6 +71,7 @@ export class Search {
   /** All states that are at most this many steps away were visited. */
   completeDepth = 0;
 
+  /** Whether there are no more, as far as `deepest` lets it look. */
   get isComplete(): boolean {
     return this.queue.isEmpty;
   }
