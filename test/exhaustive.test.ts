@@ -107,10 +107,15 @@ describe("finds", () => {
   const alone = "--commands 0 --reads 0 --crashes 0 --beats 0";
   const plants: readonly Plant[] = [
     { id: "3", flags: "", sentence: "One vote per term" },
+    { id: "4", flags: `${alone} --commands 1 --after longer`, sentence: "Leader completeness" },
     { id: "5", flags: "", sentence: "Leader completeness" },
     { id: "14", flags: `${alone} --after figure8`,
       sentence: "Only a leader commits, and by an entry of its own term" },
     { id: "16", flags: "", sentence: "Only what conflicts is deleted" },
+    { id: "17", flags: "", sentence: "Log matching" },
+    { id: "19", flags: "", sentence: "What a follower has it keeps" },
+    { id: "25", flags: `${alone} --reads 1 --after succession`,
+      sentence: "Reads are linearizable" },
     { id: "26", flags: `${alone} --reads 1 --after succession`,
       sentence: "Reads are linearizable" },
     { id: "70", flags: "", sentence: "What a server believes durable is durable" },

@@ -9,7 +9,10 @@ import { Lexicon } from "./lexicon.ts";
 import { type Code, codeOfEntry, type Disk, messages, NAMES, type ServerState, showCode,
   termOf } from "./server.ts";
 
-/** How far a world goes. `inputs` is how many a turn may have, `campaigns` how many a life. */
+/**
+ * How far a world goes. `inputs` is how many a turn may have. Without `preVotes` a pre-vote is
+ * granted to whoever wants one.
+ */
 export type Bounds = { terms: number; commands: number; reads: number; crashes: number;
   beats: number; inputs: number; preVotes: boolean };
 

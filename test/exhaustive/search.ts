@@ -52,7 +52,7 @@ export class Search {
   private readonly steps: (Map<number, Step> | undefined)[] = [];
   private readonly lows = new Uint32Array(WAYS);
   private readonly highs = new Uint32Array(WAYS);
-  /** The step of which the last one tried was a part. */
+  /** The state from which steps are being tried, and the action that was tried last. */
   private current: State | undefined;
   private attempted = 0;
 
