@@ -1,7 +1,7 @@
 /** Visits every state of a few small worlds, up to some number of them, and finds planted bugs. */
 import { describe, expect, test } from "bun:test";
 import { inCopy, planted } from "./catalogue.ts";
-import { BOUNDS, explore, report, SCENES, tellStory } from "./exhaustive.ts";
+import { BOUNDS, commandOf, explore, report, SCENES, tellStory } from "./exhaustive.ts";
 import type { Bounds } from "./exhaustive/cluster.ts";
 import { HashSet, Queue } from "./exhaustive/lexicon.ts";
 import { noSights, Search, type Sights } from "./exhaustive/search.ts";
@@ -29,7 +29,7 @@ describe("no state breaks a promise:", () => {
     const found = explore(search, world.after);
     if (found) {
       throw new Error(`${found.sentence}\n${tellStory(found.path, search.bounds)}\n` +
-        `bun test/exhaustive.ts --replay ${write(found.path)}`);
+        commandOf(found.path, search.bounds));
     }
     expect(search.states).toBeGreaterThanOrEqual(world.states);
     states += search.states;

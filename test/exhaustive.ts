@@ -87,6 +87,10 @@ export function report(search: Search): string {
   ].join("\n");
 }
 
+/** What tells a path again. */
+export const commandOf = (path: readonly Action[], bounds: Bounds): string =>
+  `bun test/exhaustive.ts --replay ${write(path)} ${flagsOf(bounds)}`;
+
 /** The story of a path, as far as it goes, and the sentence in which it ends. */
 export function tellStory(path: readonly Action[], bounds: Bounds): string {
   const lines: string[] = [];
@@ -124,8 +128,7 @@ function main(): number {
   console.log(`${seconds.toFixed(1)} s, ${Math.round(rss / 2 ** 20)} MiB`);
   if (!found) return 0;
   console.log(`\nVIOLATION  ${found.sentence}\nafter ${found.path.length} steps:\n\n` +
-    `${tellStory(found.path, bounds)}\n\nTo see it again: ` +
-    `bun test/exhaustive.ts --replay ${write(found.path)} ${flagsOf(bounds)}`);
+    `${tellStory(found.path, bounds)}\n\nTo see it again: ${commandOf(found.path, bounds)}`);
   return 1;
 }
 
