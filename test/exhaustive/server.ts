@@ -134,7 +134,8 @@ function restoreRole(role: RoleState): Role {
   if (role.name === "Follower") return { name: "Follower", leader: nameAt(role.leader) };
   if (role.name !== "Leader") {
     const votes = new Set(role.votes.map((at) => NAMES[at] ?? ""));
-    return { name: role.name, votes, askedAt: role.hasAsked ? 0 : Number.NEGATIVE_INFINITY };
+    const askedAt = role.hasAsked ? 0 : Number.NEGATIVE_INFINITY;
+    return { name: role.name, votes, askedAt, transfer: false };
   }
   const followers = new Map<Name, Progress>();
   for (const [at, followed] of role.followers.entries()) {
@@ -181,13 +182,16 @@ function captureRole({ role }: Raft, asked: readonly number[]): RoleState {
   return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
 }
 
-/** What this check knows of a server. A field that it does not know would be lost in every step. */
+/**
+ * What this check knows of a server. A field that it does not know would be lost in every step.
+ * Nobody is asked to take a snapshot or to hand over here, so what these need stays as it begins.
+ */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft, "campaigns commitIndex currentTerm electionDueAt events heardAt " +
-    "lastApplied lastReadId log now outbox role saved settings votedFor"],
-  ["a log", (raft) => raft.log, "entries savedIndex sizes"],
+    "incoming lastApplied lastReadId log now outbox role saved settings snapshot votedFor"],
+  ["a log", (raft) => raft.log, "baseIndex entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0), "confirmedRound heardAt " +
-    "matchIndex nextIndex refusedRound sentAt sentFrom sentRound"],
+    "matchIndex nextIndex refusedRound sentAt sentFrom sentRound snapshot"],
 ];
 
 /** Says what a server has that this check does not know of. */

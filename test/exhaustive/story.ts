@@ -101,6 +101,7 @@ export function tellMessage(m: Message): string {
     return `${head}, round ${round}, after ${prevLogIndex} of ${prevLogTerm}: ` +
       `[${showEntries(m)}], committed ${leaderCommit}`;
   }
+  if (type !== "AppendEntriesReply") return head;
   const { round, success, matchIndex, hintIndex, hintTerm } = m;
   return `${head}, round ${round}: ` +
     (success ? `yes, up to ${matchIndex}` : `no, perhaps at ${hintIndex} of ${hintTerm}`);
