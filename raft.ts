@@ -288,7 +288,7 @@ export class Progress {
    * `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. Up to
    * `sinceRound` there may have been another server of that name.
    */
-  constructor(public nextIndex: number, public heardAt: number, readonly sinceRound: number,
+  constructor(public nextIndex: number, public heardAt: number, readonly sinceRound = 0,
     public sentAt = heardAt) {
     this.sentFrom = nextIndex;
   }
@@ -319,7 +319,7 @@ export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
 export type Snapshot = Position & { readonly size: number; readonly members: Configuration };
 /** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
-export type Incoming = Position & { leaderTerm: number; size: number; offset: number;
+export type Incoming = Position & { from: Name; leaderTerm: number; size: number; offset: number;
   chunks: Uint8Array[] };
 /** All that a server remembers. The entries are those behind `base`. */
 export type Remembered = HardState & { entries: readonly Entry[]; base?: Position;
@@ -858,8 +858,9 @@ export class Raft {
    * A snapshot is on the disk, durably, and the state machine is in a state at or behind it. Of
    * the log that it replaces the last `keepBytes` stay, for followers who are a little behind.
    */
-  onSnapshot(snapshot: Snapshot, keepBytes: number, from?: Name): void {
+  onSnapshot(snapshot: Snapshot, keepBytes: number): void {
     const { index, term, size } = snapshot;
+    const from = this.isInstalling ? this.incoming?.from : undefined;
     assert(index > this.snapshot.index, "a snapshot never takes the state back");
     this.snapshot = snapshot;
     this.incoming = undefined;
@@ -918,7 +919,8 @@ export class Raft {
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
     //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
     if (isNew && this.isInstalling) return reply(true, 0);
-    if (isNew) this.incoming = { leaderTerm: m.term, index, term, size, offset: 0, chunks: [] };
+    const { from, term: leaderTerm } = m;
+    if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return;
     // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
@@ -2586,12 +2588,11 @@ export class Node {
 
   /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
   private *receiveSnapshot({ chunks, offset }: Incoming): Generator<void> {
-    const { core, core: { leader }, storage } = this;
     const bytes = Buffer.concat(chunks.splice(0));
-    storage.writeSnapshot(offset - bytes.length, bytes);
-    if (!core.isInstalling) return;
+    this.storage.writeSnapshot(offset - bytes.length, bytes);
+    if (!this.core.isInstalling) return;
     yield* this.restore();
-    this.switchSnapshot(leader);
+    this.switchSnapshot();
   }
 
   /** Sessions and state machine become those of the snapshot. */
@@ -2611,9 +2612,9 @@ export class Node {
   }
 
   /** The one step: the new snapshot takes the place of the old one, and then the log is cut. */
-  private switchSnapshot(from?: Name): void {
+  private switchSnapshot(): void {
     const { core, storage, core: { log } } = this;
-    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4, from);
+    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4);
     storage.cutLog(log.at(log.baseIndex), log.slice(log.baseIndex + 1, log.savedIndex));
     this.schedule();
   }

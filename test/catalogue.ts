@@ -38,7 +38,8 @@ export const planted: readonly Planted[] = [
     name: "A vote is answered before it is durable.",
     changes: [[
       `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
-      `(type === "RequestVoteReply" || type === "AppendEntries") && term`,
+      `type === "RequestVoteReply"
+        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -205,7 +206,8 @@ export const planted: readonly Planted[] = [
     name: "An acknowledgement is sent before the entries are durable.",
     changes: [[
       `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
-      `(type === "AppendEntriesReply" || type === "AppendEntries") && term`,
+      `type === "AppendEntriesReply"
+        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
@@ -554,32 +556,32 @@ export const planted: readonly Planted[] = [
     name: "An old snapshot takes the state back in time.",
     changes: [["if (log.matches(index, term)) {",
       "if (log.matches(index, term) && index > log.baseIndex) {"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "35",
     name: "Chunks of two snapshots are mixed.",
     changes: [["this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
       "this.incoming === undefined || this.incoming.index < index"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ file: "paper", title: "and one of another leader, whose bytes may be others" }],
   },
   {
     id: "48",
     name: "An AppendEntries that begins below the snapshot is refused for ever.",
     changes: [["return index < this.baseIndex || this", "return this"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "71",
     name: "Entries are applied to a state that is only half restored.",
     changes: [["    if (this.isInstalling) return [];\n", ""]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ file: "paper", title: "8. Reset state machine using snapshot contents" }],
   },
   {
     id: "72",
     name: "A snapshot that is being installed gives way to the next one, half restored as it is.",
     changes: [["    if (isNew && this.isInstalling) return reply(true, 0);\n", ""]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ file: "paper", title: "nor does the next one take the place of a whole one" }],
   },
   {
     id: "73",
@@ -594,10 +596,7 @@ export const planted: readonly Planted[] = [
       "    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];\n",
       "",
     ]],
-    caughtBy: [
-      { mode: "full", seed: 1 },
-      { file: "storage", title: "takes the place of a log that has not its last entry" },
-    ],
+    caughtBy: [{ file: "storage", title: "takes the place of a log that has not its last entry" }],
   },
 ];
 

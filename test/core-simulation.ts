@@ -69,6 +69,9 @@ class Cluster {
     this.every(conditions.clogEveryMs, () => network.clog());
     this.every(conditions.killEveryMs, () => this.victim().crash("at any time"));
     this.every(conditions.pauseEveryMs, () => this.victim().pause(scene.between(0, 4 * T)));
+    this.every(conditions.transferEveryMs, () => {
+      this.servers.find(({ isLeader }) => isLeader)?.transfer(scene.pick(scene.names));
+    });
     this.every(conditions.partitionEveryMs, () => this.partition());
     this.every(conditions.blackoutEveryMs, () => {
       for (const server of this.servers) server.crash("with all others");

@@ -427,7 +427,7 @@ export class Cluster {
     const snapshot = { index, term, size, members: this.membersOf(bytes) };
     this.applied.set(name, readState(bytes));
     this.snapshots.set(name, { snapshot, bytes });
-    raft.onSnapshot(snapshot, 0, raft.leader);
+    raft.onSnapshot(snapshot, 0);
   }
 
   /** Delivers until nobody has anything to say. */

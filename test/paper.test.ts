@@ -1696,7 +1696,8 @@ describe("§7 Log compaction", () => {
       step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
       for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
       expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
-      raft.onSnapshot({ index: 5, term: 2, size: 30, members: configuration(THREE) }, 1e9, "b");
+      raft.onSnapshot({ index: 5, term: 2, size: 30, members: configuration(THREE) }, 1e9);
+      expect(raft.events).toContainEqual({ type: "snapshot", index: 5, size: 30, from: "b" });
       expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
       expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
       expect(flush(raft)).toMatchObject({ saved: undefined, applied: [] });
@@ -1824,6 +1825,40 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     const other = { from: "c", offset: 10 };
     expect(one(step(raft, installSnapshot(3, other)))).toMatchObject({ success: false, offset: 0 });
     expect(raft.incoming).toMatchObject({ leaderTerm: 3, offset: 0, chunks: [] });
+  });
+
+  test("8. Reset state machine using snapshot contents (in which time nothing is applied)", () => {
+    const raft = follower({ log: [1, 1], term: 2 });
+    for (const chunk of chunks()) step(raft, chunk);
+    expect(raft.isInstalling).toBe(true);
+    // Even if others send what it would have had to apply before.
+    const rest = entries([1, 1, 1, 2], 2);
+    const all = { prevLogIndex: 2, prevLogTerm: 1, entries: rest, leaderCommit: 6 };
+    raft.receive(appendEntries(2, all), raft.now);
+    expect(flush(raft).applied).toEqual([]);
+    expect(raft).toMatchObject({ commitIndex: 6, lastApplied: 0 });
+    raft.onSnapshot({ index: 5, term: 1, size: 30, members: configuration(THREE) }, 1e9);
+    expect(raft).toMatchObject({ isInstalling: false, commitIndex: 6, lastApplied: 5 });
+    expect(flush(raft).applied.map(({ index }) => index)).toEqual([6]);
+  });
+
+  test("(nor does the next one take the place of a whole one: it waits, and begins anew)", () => {
+    for (const next of [{ lastIncludedIndex: 8 }, { from: "c" }]) {
+      const raft = follower({ term: 2 });
+      for (const chunk of chunks()) step(raft, chunk);
+      const term = "from" in next ? 3 : 2;
+      const early = { ...next, round: 7, size: 50 };
+      const { incoming } = raft;
+      for (const offset of [0, 10]) {
+        const [reply] = step(raft, installSnapshot(term, { ...early, offset }));
+        expect(reply).toMatchObject({ success: true, offset: 0, round: 7 });
+        expect(raft.incoming).toBe(incoming);
+      }
+      raft.onSnapshot({ index: 5, term: 1, size: 30, members: configuration(THREE) }, 0);
+      const later = { ...next, lastIncludedIndex: 8, size: 50, offset: 20 };
+      expect(one(step(raft, installSnapshot(term, later)))).toMatchObject({ success: false,
+        offset: 0 });
+    }
   });
 
   test("6. If existing log entry has same index and term as snapshot's last included entry, " +

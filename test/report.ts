@@ -18,6 +18,8 @@ export type Report = {
   /** Taken by a server itself, and installed from its leader. */
   snapshots: number;
   installs: number;
+  /** How often a leader was asked to hand over. */
+  transfers: number;
   /** Client operations that were answered, and those of which nobody knows what became of them. */
   operations: number;
   unknown: number;
@@ -27,8 +29,8 @@ export type Report = {
 
 export const emptyReport = (servers = 0): Report => ({ servers, simulatedMs: 0, messagesSent: 0,
   messagesLost: 0, messagesDuplicated: 0, crashes: 0, powerCuts: 0, restarts: 0, pauses: 0,
-  partitions: 0, diskFaults: 0, elections: 0, snapshots: 0, installs: 0, operations: 0, unknown: 0,
-  hash: 0 });
+  partitions: 0, diskFaults: 0, elections: 0, snapshots: 0, installs: 0, transfers: 0,
+  operations: 0, unknown: 0, hash: 0 });
 
 /** Makes the hash depend on what just happened, and on all that happened before. */
 export function record(report: Report, happened: string | Uint8Array): void {

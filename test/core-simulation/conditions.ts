@@ -25,6 +25,7 @@ export type Conditions = {
   killEveryMs: number;
   blackoutEveryMs: number;
   pauseEveryMs: number;
+  transferEveryMs: number;
   killInTurn: number;
   slowSave: number;
   slowSaveMs: number;
@@ -71,6 +72,7 @@ export function drawConditions(random: Random): Conditions {
     killEveryMs: often(3 * T, 20 * T),
     blackoutEveryMs: every(15 * T, 50 * T),
     pauseEveryMs: every(2 * T, 10 * T),
+    transferEveryMs: every(2 * T, 10 * T),
     killInTurn: chance(0.01),
     slowSave: chance(0.1),
     slowSaveMs: pick(0.05, 0.5, 3) * T,

@@ -212,6 +212,15 @@ export class Server {
     });
   }
 
+  /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
+  transfer(heir: Name): void {
+    this.input((raft) => {
+      if (!raft.transfer(heir === this.name ? undefined : heir)) return;
+      this.scene.report.transfers += 1;
+      this.scene.tell(() => `${this.name}  is told to hand over to ${heir}`);
+    });
+  }
+
   private redirect(request: Request): void {
     request.reply({ type: "NotLeader", leader: this.raft?.leader });
   }
@@ -387,24 +396,23 @@ export class Server {
     }
     this.draft = Buffer.concat([this.draft, bytes]);
     if (!raft.isInstalling) return;
-    const { leader } = raft;
     this.begin((later) => {
       const kept = this.scene.snapshots.find(this.draft);
       this.scene.report.installs += 1;
       this.restore(kept);
-      this.switchSnapshot(later, kept, leader);
+      this.switchSnapshot(later, kept);
     });
   }
 
   /** The snapshot is durable, and the log is cut. Between the two it may be killed. */
-  private switchSnapshot(raft: Raft, kept: State, from?: Name): void {
+  private switchSnapshot(raft: Raft, kept: State): void {
     const { scene, name } = this;
     const { log } = raft;
     this.kept = kept;
-    scene.judge.snapshotted(name, kept.snapshot, kept.state, from !== undefined);
+    scene.judge.snapshotted(name, kept.snapshot, kept.state, raft.isInstalling);
     scene.mix(5, this.index, kept.snapshot.index, kept.state);
     if (this.dies("before it cuts its log")) return;
-    raft.onSnapshot(kept.snapshot, scene.conditions.snapshotBytes / 4, from);
+    raft.onSnapshot(kept.snapshot, scene.conditions.snapshotBytes / 4);
     const { currentTerm, votedFor } = raft.saved;
     const { index, term } = log.at(log.baseIndex);
     this.base = { index, term };

@@ -68,6 +68,12 @@ export class Cluster {
       onEvent: (event) => this.onEvent(server, event),
       onApplied: (index, hash) => this.onApplied(server, index, hash),
       onStopped: (reason) => this.onStopped(server, reason),
+      onEnded: () => {
+        this.tell(server.name, () => "HAS STOPPED");
+        server.machine.kill();
+        if (this.isHostile) this.reviveLater(server);
+        else this.revive(server); // It was told in the hostile time, and took its time.
+      },
     });
     machine.disk.fault = (operation) => this.onOperation(server, operation);
     return server;

@@ -95,7 +95,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
       `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
     ["partitions", count(sum.partitions)],
     ["disk faults", count(sum.diskFaults)],
-    ["elections", count(sum.elections)],
+    ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],
     ["operations", `${count(sum.operations)}, and ${count(sum.unknown)} without an answer`],
     ["hash", sum.hash.toString(16).padStart(8, "0")],

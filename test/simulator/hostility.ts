@@ -27,6 +27,8 @@ export type Hostility = {
   powerCutEveryMs: number;
   blackoutEveryMs: number;
   pauseEveryMs: number;
+  transferEveryMs: number;
+  stopEveryMs: number;
   killAtOperation: number;
   killAtDatagram: number;
   diskFault: number;
@@ -84,6 +86,8 @@ export function drawHostility(random: Random): Hostility {
     powerCutEveryMs: every(4 * T, 30 * T),
     blackoutEveryMs: every(15 * T, 60 * T),
     pauseEveryMs: every(4 * T, 20 * T),
+    transferEveryMs: every(4 * T, 20 * T),
+    stopEveryMs: every(6 * T, 30 * T),
     killAtOperation: chance(0.003),
     killAtDatagram: chance(0.001),
     diskFault: chance(0.003),

@@ -17,6 +17,8 @@ export class Nemesis {
       for (const server of cluster.up) cluster.crash(server, "power cut");
     });
     this.every(hostility.pauseEveryMs, () => this.onVictim((s) => this.pause(s)));
+    this.every(hostility.transferEveryMs, () => this.transfer());
+    this.every(hostility.stopEveryMs, () => this.onVictim((s) => this.stop(s)));
     this.every(hostility.clogEveryMs, () => this.clog());
     this.every(hostility.partitionEveryMs, () => this.partition());
   }
@@ -46,6 +48,27 @@ export class Nemesis {
     report.pauses += 1;
     this.cluster.tell(server.name, () => `IS PAUSED for ${Math.round(ms)} ms`);
     server.machine.pause(ms);
+  }
+
+  /** Leadership changes hands without anybody's silence, or tries to. */
+  private transfer(): void {
+    const { cluster, random } = this;
+    const leader = cluster.up.find((server) => server.isLeader);
+    const { name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    const heir = random() < 0.5 ? undefined : name;
+    if (!leader?.node?.transfer(heir)) return;
+    cluster.report.transfers += 1;
+    cluster.tell(leader.name, () => `IS TOLD to hand over to ${heir ?? "whoever has most"}`);
+  }
+
+  /** As on SIGTERM, and sometimes a second one. A leader hands over first. */
+  private stop({ name, node, isLeader }: Server): void {
+    const { cluster } = this;
+    if (!node) return;
+    if (isLeader) cluster.report.transfers += 1;
+    cluster.tell(name, () => "IS TOLD TO STOP");
+    void node.stop().catch(() => {}); // Who watches it knows.
+    if (this.random() < 0.2) void node.stop().catch(() => {});
   }
 
   private clog(): void {

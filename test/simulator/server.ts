@@ -56,6 +56,8 @@ export type Listener = {
   onApplied(index: number, hash: number): void;
   /** It stopped by itself, or did not start. */
   onStopped(reason: unknown): void;
+  /** It was told to stop, and has. */
+  onEnded(): void;
 };
 
 export class Server {
@@ -109,7 +111,7 @@ export class Server {
         onEvent: (event) => isAlive() && listener.onEvent(event) }).then((node) => {
           if (isAlive()) this.node = node;
           if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
-          node.stopped.then(() => {}, stop);
+          node.stopped.then(() => isAlive() && listener.onEnded(), stop);
         }, stop)
     );
   }

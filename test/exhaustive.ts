@@ -1,0 +1,135 @@
+/**
+ * A small world, visited completely: three servers, a few terms and entries, and in every state
+ * everything that can happen next. Any message that was ever sent arrives, again or for the first
+ * time, in whatever order; others never do; timers go off; power fails between two turns, and
+ * between what a turn sends early and its save. Where the simulator sees a few long stories, this
+ * sees all the short ones, so the shortest story of a violation is the one that it tells.
+ *
+ *   bun test/exhaustive.ts --states 10000000 [--depth N]
+ *     --terms N --commands N --reads N --crashes N --beats N    how much of each there may be
+ *     --inputs N     how many things may happen in one turn of a server
+ *     --pre-votes    pre-votes are asked for; without it, whoever wants to campaign may
+ *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
+ *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
+ */
+import { parseArgs } from "node:util";
+import type { Bounds } from "./exhaustive/cluster.ts";
+import { type Action, Search } from "./exhaustive/search.ts";
+import { messages, servers } from "./exhaustive/server.ts";
+import { follow, read, write } from "./exhaustive/story.ts";
+import { Violation } from "./judge.ts";
+
+export const BOUNDS: Bounds = { terms: 3, commands: 2, reads: 1, crashes: 1, beats: 1, inputs: 1,
+  preVotes: false };
+
+/** Where searches begin. */
+export const SCENES = {
+  beginning: "",
+  /** "a" has just been elected by "b", and nobody has heard of it yet. */
+  elected: "a.timer,0,2",
+  /** "a" leads in term 1, and "b", elected by "c", in term 2. Nobody else has their entries. */
+  rivals: "a.timer,0,2,b.timer,6,7",
+  /** The same, but "a" has two entries, and "b" one of a later term. */
+  longer: "a.timer,0,2,a.propose,b.timer,8,9",
+  /** As the rivals, and then "a" hears of term 2, and no more: (b) in Figure 8. */
+  figure8: "a.timer,0,2,b.timer,6,7,5.late",
+  /** The first entry of "a" is committed, and "b", which has it, leads in term 2. */
+  succession: "a.timer,0,2,3,5,b.timer,7,8",
+} as const;
+
+/** What a search has found, and how it can be had again. */
+export type Found = { sentence: string; path: Action[] };
+
+/** Visits states until there are no more, or enough. Returns the shortest way to a violation. */
+export function explore(search: Search, after = ""): Found | undefined {
+  const before = read(SCENES[after as keyof typeof SCENES] ?? after);
+  const start = follow(before, search.bounds);
+  try {
+    search.run(start);
+    return undefined;
+  } catch (error) {
+    const sentence = error instanceof Error ? error.message : String(error);
+    return { sentence, path: [...before, ...search.path()] };
+  }
+}
+
+const flagsOf = (bounds: Bounds) =>
+  Object.entries({ terms: bounds.terms, commands: bounds.commands, reads: bounds.reads,
+    crashes: bounds.crashes, beats: bounds.beats, inputs: bounds.inputs })
+    .map(([name, value]) => `--${name} ${value}`).join(" ") +
+  (bounds.preVotes ? " --pre-votes" : "");
+
+const count = (value: number) => value.toLocaleString("en-US");
+
+export function report(search: Search): string {
+  const { sights, byTerm, byDepth, completeDepth, bounds, isComplete, deepest } = search;
+  const pairs = Object.entries(sights).map(([what, states]) =>
+    `  ${what.padEnd(22)} ` +
+    `${count(states).padStart(12)}`
+  );
+  const rows = (list: readonly number[]) =>
+    Array.from(list, (states, i) => `${i}: ${count(states ?? 0)}`).join("  ");
+  // Two hashes of 64 bits are equal by chance. The least of six is, a little more often.
+  const chance = (36 / 11) * search.states ** 2 / 2 ** 65;
+  return [
+    `${count(search.states)} distinct states, ${count(search.transitions)} steps; ` +
+    (!isComplete ? "there are more" : deepest === Infinity
+      ? "there are no more"
+      : `no more are up to ${deepest} steps away`),
+    `bounds: ${flagsOf(bounds)}`,
+    `all states up to ${completeDepth} steps away${isComplete ? "" : ", and some one further"}`,
+    `by steps:  ${rows(byDepth)}`,
+    `by term:   ${rows(byTerm)}`,
+    `${count(servers.size)} states of a server, ${count(messages.hashes.size)} messages`,
+    `a state was taken for another with probability ${chance.toExponential(1)}`,
+    "states, by how they came about or what is in them:",
+    ...pairs,
+  ].join("\n");
+}
+
+/** What tells a path again. */
+export const commandOf = (path: readonly Action[], bounds: Bounds): string =>
+  `bun test/exhaustive.ts --replay ${write(path)} ${flagsOf(bounds)}`;
+
+/** The story of a path, as far as it goes, and the sentence in which it ends. */
+export function tellStory(path: readonly Action[], bounds: Bounds): string {
+  const lines: string[] = [];
+  try {
+    follow(path, bounds, (line) => lines.push(line));
+    lines.push("No violation.");
+  } catch (error) {
+    lines.push(error instanceof Violation ? `VIOLATION  ${error.message}` : String(error));
+  }
+  return lines.join("\n");
+}
+
+function main(): number {
+  const number = { type: "string" } as const;
+  const { values } = parseArgs({
+    options: { states: { ...number, default: "100000" }, depth: number, terms: number,
+      commands: number, reads: number, crashes: number, beats: number, inputs: number,
+      "pre-votes": { type: "boolean" }, after: { ...number, default: "" }, replay: number },
+  });
+  const of = (name: Exclude<keyof Bounds, "preVotes">) => Number(values[name] ?? BOUNDS[name]);
+  const bounds = { terms: of("terms"), commands: of("commands"), reads: of("reads"),
+    crashes: of("crashes"), beats: of("beats"), inputs: of("inputs"),
+    preVotes: values["pre-votes"] ?? false };
+  if (values.replay !== undefined) {
+    const story = tellStory(read(values.replay), bounds);
+    console.log(story);
+    return story.endsWith("No violation.") ? 0 : 1;
+  }
+  const search = new Search(bounds, Number(values.states), Number(values.depth ?? Infinity));
+  const startedAt = performance.now();
+  const found = explore(search, values.after);
+  console.log(report(search));
+  const { rss } = process.memoryUsage();
+  const seconds = (performance.now() - startedAt) / 1000;
+  console.log(`${seconds.toFixed(1)} s, ${Math.round(rss / 2 ** 20)} MiB`);
+  if (!found) return 0;
+  console.log(`\nVIOLATION  ${found.sentence}\nafter ${found.path.length} steps:\n\n` +
+    `${tellStory(found.path, bounds)}\n\nTo see it again: ${commandOf(found.path, bounds)}`);
+  return 1;
+}
+
+if (import.meta.main) process.exitCode = main();
