@@ -347,8 +347,9 @@ export class Raft {
   campaigns = 0;
   lastReadId = 0;
   incoming: Incoming | undefined;
-  /** Whether it was a member, and is none any more: its work is done when it does not lead. */
+  /** Whether it was a member in this life, and is none any more: who does not lead is then done. */
   isRemoved = false;
+  private wasMember = false;
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
@@ -432,7 +433,8 @@ export class Raft {
 
   /** A turn ends: says to every peer, once, what it lacks after all that has happened. */
   prepare(): void {
-    const { role } = this;
+    const { role, settings } = this;
+    this.wasMember ||= this.isMember(settings.name);
     if (role.name === "Leader") {
       this.keepMembers(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
@@ -1083,8 +1085,8 @@ export class Raft {
   }
 
   private onRemoved(m: Of<"Removed">): void {
-    const isSo = m.term === this.currentTerm && !this.isMember(this.settings.name);
-    if (isSo && m.from === this.leader) this.isRemoved = true;
+    const isSo = m.term === this.currentTerm && m.from === this.leader;
+    if (isSo && !this.isMember(this.settings.name)) this.isRemoved = this.wasMember;
   }
 }
 
@@ -1206,11 +1208,15 @@ export function checkInvariants(raft: Raft): void {
 // at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes that
 // its datagrams carry are the bytes that every disk keeps.
 
-/** What clients ask of servers, and what servers answer. Texts are empty where nothing is known. */
+/** What servers answer. Texts are empty where nothing is known. */
+const answers = { Answer: ["answer"], NotLeader: ["leader", "address"],
+  Refused: ["reason"] } as const;
+/** What clients ask of servers. */
 export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
-  Answer: ["answer"], NotLeader: ["leader", "address"], Refused: ["reason"] } as const;
+  ...answers } as const;
 /** What only operators may ask: to add a server, or without an address to remove one. */
-export const operatorMessages = { ChangeMembers: ["name", "address", "force"] } as const;
+export const operatorMessages = { ChangeMembers: ["name", "address", "force"],
+  ...answers } as const;
 export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
@@ -2636,13 +2642,13 @@ export class Node {
   }
 
   private redirect(asker: ClientMessage): void {
-    const { leader = "" } = this.core;
+    const leader = this.core.heir ?? this.core.leader ?? "";
     const address = this.members.find(({ name }) => name === leader)?.address ?? "";
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
-  private answer({ from: to, id }: ClientMessage, content: Content): void {
-    this.endpoint.send("client", { ...content, from: this.endpoint.self.name, to, id });
+  private answer({ type, from: to, id }: ClientMessage, content: Content): void {
+    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id });
   }
 }
 
@@ -2664,6 +2670,7 @@ type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
   askAt: number; times: number };
 
+const kindOf = (type: Content["type"]) => type === "ChangeMembers" ? "operator" : "client";
 const isChange = ({ type }: Content) => type === "Command" || type === "ChangeMembers";
 
 /**
@@ -2823,8 +2830,9 @@ export class Client {
     operation.asked = to;
     operation.times += 1;
     operation.askAt = this.clock.now() + RETRY_MS;
-    const kind = operation.content.type === "ChangeMembers" ? "operator" : "client";
-    this.endpoint.send(kind, { ...operation.content, from: this.endpoint.self.name, to, id });
+    const { content } = operation;
+    const from = this.endpoint.self.name;
+    this.endpoint.send(kindOf(content.type), { ...content, from, to, id });
     this.schedule();
   }
 

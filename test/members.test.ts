@@ -3,11 +3,14 @@
  * of servers as they are, on a network and on disks that a test holds in its hands.
  */
 import { describe, expect, test } from "bun:test";
-import { type Configuration, type Name, type Raft } from "../raft.ts";
+import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
+  type Name, Node, type NodeEvent, type NodeOptions, type Raft, RaftError } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, flush,
   follower, heartbeat, leader, membersEntry, one, only, preCandidate, progress, propose, removed,
   request, requestVote, roundOf, server, settledLeader, snapshotOf, step, T, THREE, timeOut,
   timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+import { fromClient, open, SECRET } from "./wire.ts";
+import { Simulation } from "./world.ts";
 
 const FOUR = [...THREE, "d"];
 const namesOf = (members: Configuration) =>
@@ -303,6 +306,13 @@ describe("a removed server", () => {
     expect(raft.isRemoved).toBe(true);
   });
 
+  test("that starts again, to be added again, is not told what it knew", () => {
+    const raft = server({ name: "d", members: THREE });
+    step(raft, heartbeat(raft));
+    step(raft, removed(0, { to: "d" }));
+    expect(raft.isRemoved).toBe(false);
+  });
+
   test("does not campaign any more (catalogue 39)", () => {
     const raft = follower({ name: "d", members: FOUR });
     append(raft, configuration(THREE));
@@ -441,5 +451,329 @@ describe("a cluster", () => {
     for (const log of logs) {
       expect(logs[0]?.slice(0, log?.length)).toEqual(log?.slice(0, logs[0]?.length));
     }
+  });
+});
+
+// ------------------------------------- Servers as they are --------------------------------------
+
+/** Servers in a simulated world that are named like their machines. */
+class World {
+  readonly simulation = new Simulation(1);
+  readonly nodes = new Map<Name, Node>();
+  readonly events = new Map<Name, NodeEvent[]>();
+
+  start(name: Name, peers: readonly Name[], options: Partial<NodeOptions> = {}): Node {
+    const events: NodeEvent[] = [];
+    const machine = this.simulation.machine(name);
+    const node = this.simulation.settle(
+      Node.start({ host: name, port: 1, name, peers: peers.map((peer) => `${peer}=${peer}:1`),
+        machine: new KeyValueStore(), directory: "data", secret: SECRET, world: machine.boot(),
+        onEvent: (event) => void events.push(event), ...options }),
+    );
+    this.nodes.set(name, node);
+    this.events.set(name, events);
+    return node;
+  }
+
+  found(names: readonly Name[] = THREE, options: Partial<NodeOptions> = {}): this {
+    for (const name of names) this.simulation.machine(name);
+    for (const name of names) this.start(name, names.filter((other) => other !== name), options);
+    this.until(() => this.leader() !== undefined);
+    return this;
+  }
+
+  kill(name: Name): void {
+    this.simulation.machine(name).kill();
+    this.nodes.delete(name);
+  }
+
+  at(name: Name): Node {
+    const node = this.nodes.get(name);
+    if (!node) throw new Error(`${name} does not run`);
+    return node;
+  }
+
+  leader(): Name | undefined {
+    return [...this.nodes].find(([, node]) => node.status().role === "Leader")?.[0];
+  }
+
+  until(isSo: () => boolean): void {
+    expect(this.simulation.run(60_000, isSo)).toBe(true);
+  }
+
+  /** All that run have these members. */
+  agree(members: string): void {
+    this.until(() =>
+      [...this.nodes.values()].every((node) => namesOf(node.status().members) === members)
+    );
+  }
+
+  change(name: Name, address?: string, via = this.leader() ?? "", force = false): void {
+    this.simulation.settle(this.at(via).changeMembers(name, address, force));
+  }
+
+  client(options: Partial<ClientOptions> = {}): Client {
+    const world = this.simulation.machine("client").boot();
+    return this.simulation.settle(
+      Client.connect({ servers: ["a:1"], secret: SECRET, world, ...options }),
+    );
+  }
+
+  failure(promise: Promise<unknown>): RaftError {
+    try {
+      this.simulation.settle(promise);
+    } catch (error) {
+      if (error instanceof RaftError) return error;
+    }
+    throw new Error("it should have been rejected with a RaftError");
+  }
+
+  told(name: Name, type: NodeEvent["type"]): NodeEvent[] {
+    return this.events.get(name)?.filter((event) => event.type === type) ?? [];
+  }
+}
+
+const put = (node: Pick<Node, "propose" | "read">, key: string, value = "value") =>
+  new KeyValues(node).put(Buffer.from(key), Buffer.from(value));
+const get = async (node: Pick<Node, "propose" | "read">, key: string) => {
+  const value = await new KeyValues(node).get(Buffer.from(key));
+  return value && Buffer.from(value).toString();
+};
+
+describe("a new server", () => {
+  test("joins through any server, gets the log, then a vote, and serves", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), "before"));
+    const node = world.start("d", THREE, { join: true });
+    simulation.run(5000);
+    expect(node.status()).toMatchObject({ role: "Follower", term: 0, members: [], id: "" });
+    for (const via of THREE) world.change("d", "d:1", via);
+    world.agree("a b c d");
+    expect(simulation.settle(get(node, "before"))).toBe("value");
+    expect(node.status()).toMatchObject({ needed: 3, id: world.at("a").status().id });
+    expect(world.told("d", "members").at(-1)).toMatchObject({ members: configuration(FOUR) });
+  });
+
+  test("remembers which cluster it joined before it acknowledges anything, and goes on with it", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const { id } = world.at("a").status();
+    let acknowledged = 0;
+    simulation.watch = ({ machine, packet }) => {
+      if (machine.name !== "d" || !packet) return;
+      if (!open(packet.bytes).types.includes("AppendEntriesReply")) return;
+      acknowledged += 1;
+      expect(`${machine.disk.durable("data/log")}`).toContain(`"id":"${id}"`);
+    };
+    world.start("d", ["b"], { join: true });
+    world.change("d", "d:1");
+    world.agree("a b c d");
+    expect(acknowledged).toBeGreaterThan(1);
+    simulation.machine("d").powerCut("nothing");
+    // It knows all by now, so it needs to be told nobody; nor does it found anything.
+    world.start("d", [], {});
+    world.agree("a b c d");
+    world.kill("a");
+    world.kill("b");
+    const restarted = world.start("a", [], {});
+    world.until(() => world.leader() !== undefined);
+    simulation.settle(put(restarted, "after"));
+    expect(simulation.settle(get(world.at("d"), "after"))).toBe("value");
+  });
+
+  test("does not join a cluster of another name, nor one that it was not added to", () => {
+    const world = new World().found();
+    const node = world.start("d", THREE, { join: true, cluster: "another" });
+    const promise = world.at("a").changeMembers("d", "d:1");
+    world.simulation.settle(promise);
+    world.simulation.run(5000);
+    expect(node.status()).toMatchObject({ id: "", members: [], lastIndex: 0 });
+    world.kill("d");
+    expect(() => world.start("e", [], { join: true })).toThrow(/needs the addresses of some/);
+  });
+
+  test("is redirected to by its address, when it leads", () => {
+    const world = new World().found(["a"]);
+    const client = world.client();
+    world.simulation.settle(put(client, "x"));
+    world.start("d", ["a"], { join: true });
+    world.change("d", "d:1");
+    world.agree("a d");
+    world.at("a").transfer("d");
+    world.until(() => world.leader() === "d");
+    expect(world.simulation.settle(get(client, "x"))).toBe("value");
+  });
+
+  test("that takes the name of a removed one, with another disk, is heard", () => {
+    const world = new World().found();
+    world.until(() => world.leader() !== undefined);
+    const gone = THREE.find((name) => name !== world.leader()) ?? "";
+    world.change(gone);
+    world.until(() => world.told(gone, "removed").length > 0);
+    world.kill(gone);
+    world.start(gone, THREE.filter((name) => name !== gone), { join: true, directory: "new" });
+    world.change(gone, `${gone}:1`);
+    world.until(() => world.at(gone).status().members.length === 3);
+    world.until(() => world.at(gone).status().members.every(({ votes }) => votes));
+    expect(world.at(gone).status().lastApplied).toBeGreaterThan(2);
+  });
+});
+
+describe("a server that is removed", () => {
+  test("stops by itself, and says so; one that leads hands over first", () => {
+    for (const isLeader of [false, true]) {
+      const world = new World().found([...THREE, "d", "e"]);
+      const { simulation } = world;
+      const leader = world.leader() ?? "";
+      const gone = isLeader ? leader : leader === "e" ? "d" : "e";
+      const node = world.at(gone);
+      const { term } = node.status();
+      world.change(gone);
+      simulation.settle(node.stopped);
+      world.nodes.delete(gone);
+      expect(world.told(gone, "removed")).toHaveLength(1);
+      world.until(() => world.leader() !== undefined);
+      simulation.settle(put([...world.nodes.values()][0] ?? node, "x"));
+      const next = world.at(world.leader() ?? "").status();
+      expect([next.term, next.members.length, next.needed]).toEqual([term + Number(isLeader), 4,
+        3]);
+      // Started again, it waits for somebody to add it, and disturbs nobody.
+      world.start(gone, [], {});
+      simulation.run(20_000);
+      expect(world.at(world.leader() ?? "").status().term).toBe(next.term);
+      expect(world.at(gone).status()).toMatchObject({ role: "Follower", votes: null });
+      expect(world.told(gone, "removed")).toEqual([]);
+    }
+  });
+
+  test("while it was down learns of it when it comes back, and disturbs nobody", () => {
+    const world = new World().found();
+    const leader = world.leader() ?? "";
+    const gone = THREE.find((name) => name !== leader) ?? "";
+    world.kill(gone);
+    world.simulation.run(500);
+    world.change(gone);
+    world.simulation.run(30_000); // The leader has stopped speaking to it.
+    const { term } = world.at(leader).status();
+    const { stopped } = world.start(gone, THREE.filter((name) => name !== gone));
+    world.simulation.settle(stopped);
+    expect(world.told(gone, "removed")).toHaveLength(1);
+    expect(world.at(leader).status()).toMatchObject({ role: "Leader", term });
+  });
+});
+
+describe("a request to change the members", () => {
+  test("comes from who has the secret: the clients' key is not enough", () => {
+    const world = new World().found(["a"]);
+    const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
+    expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({ code: "usage",
+      message: expect.stringMatching(/^Who only has the clients' key cannot change the members/) });
+    world.simulation.settle(put(withKey, "x"));
+    world.simulation.settle(world.client().changeMembers("d", "d:1"));
+    expect(namesOf(world.at("a").status().members)).toBe("a (d)");
+  });
+
+  test("is no request when it comes with the clients' key", () => {
+    const world = new World().found(["a"]);
+    const { id, name, boot } = world.at("a").status();
+    const from = { host: world.simulation.machine("client").ip, port: 1 };
+    const to = { host: world.simulation.machine("a").ip, port: 1 };
+    // As a client, it would be the message after the last of the table, or the first, a session.
+    for (const number of [0, 8, 9]) {
+      const body = [number, 1, "d", "d:1", false];
+      world.simulation.deliver({ from, to,
+        bytes: fromClient({ id, name, boot }, [body], number + 1) });
+    }
+    world.simulation.run(100);
+    expect(world.at("a").status()).toMatchObject({ dropped: { malformed: 3 }, lastIndex: 1 });
+  });
+
+  test("is refused with the reason, and then nothing has changed", () => {
+    const world = new World().found();
+    const leader = world.leader() ?? "";
+    const [first = "", second = ""] = THREE.filter((name) => name !== leader);
+    world.kill(first);
+    world.simulation.run(500);
+    world.simulation.run(1000);
+    const refused = world.failure(world.at(leader).changeMembers(second));
+    expect(refused).toMatchObject({ code: "refused", message: "The server refuses: of the 2 left " +
+      `who have a vote, ${first} cannot be heard, and the rest is no majority.` });
+    for (const [name, address] of [["", "d:1"], ["d", "d"], ["d=", "d:1"], ["d", "d:70000"]]) {
+      const { code, message } = world.failure(world.at(leader).changeMembers(name ?? "", address));
+      expect([code, message]).toEqual(["refused", "The server refuses: it has no such address."]);
+    }
+    expect(world.at(leader).status().lastIndex).toBe(1);
+    world.change(first);
+    expect(namesOf(world.at(leader).status().members)).toBe(
+      THREE.filter((name) => name !== first).join(" "),
+    );
+  });
+
+  test("is done once, however often and of whomever it is asked", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.route = () =>
+      simulation.random() < 0.3 ? [] : [{ afterMs: 1 }, { afterMs: 20 * simulation.random() }];
+    world.start("d", THREE, { join: true });
+    for (let i = 0; i < 3; i += 1) {
+      for (const via of THREE) world.change("d", "d:1", via);
+    }
+    world.agree("a b c d");
+    world.change("d");
+    for (const via of THREE) world.change("d", "", via);
+    world.until(() => world.told("d", "removed").length > 0);
+    simulation.run(2000);
+    const lists = world.told("a", "members").map((event) =>
+      event.type === "members" ? namesOf(event.members) : ""
+    );
+    expect(lists).toEqual(["a b c (d)", "a b c d", "a b c"]);
+  });
+
+  test("is answered when it has to wait for another change", () => {
+    const world = new World().found();
+    for (const name of ["d", "e"]) world.start(name, THREE, { join: true });
+    const leader = world.at(world.leader() ?? "");
+    const changes = ["d", "e"].map((name) => leader.changeMembers(name, `${name}:1`));
+    world.simulation.settle(Promise.all(changes));
+    world.until(() => leader.status().members.every(({ votes }) => votes));
+    expect(leader.status()).toMatchObject({ needed: 3, peers: { length: 4 } });
+  });
+});
+
+describe("all servers", () => {
+  test("of a cluster are replaced under load, and no write is lost", () => {
+    const world = new World().found(THREE, { snapshotBytes: 2000 });
+    const { simulation } = world;
+    const client = world.client({ servers: THREE.map((name) => `${name}=${name}:1`),
+      timeoutMs: 30_000 });
+    const written: string[] = [];
+    const work = async () => {
+      for (let i = 0; written.length < 1000; i += 1) {
+        await put(client, `${i}`, "x".repeat(30));
+        written.push(`${i}`);
+      }
+    };
+    void work();
+    for (const [i, gone] of THREE.entries()) {
+      const name = `n${i}`;
+      world.start(name, ["a", "b", "c", "n0", "n1"].filter((peer) => world.nodes.has(peer)), {
+        join: true,
+        snapshotBytes: 2000,
+      });
+      world.change(name, `${name}:1`);
+      world.until(() => world.at(name).status().members.some((m) => m.name === name && m.votes));
+      world.until(() => world.leader() !== undefined);
+      const { stopped } = world.at(gone);
+      world.change(gone);
+      simulation.settle(stopped);
+      world.nodes.delete(gone);
+      world.until(() => world.leader() !== undefined);
+    }
+    world.until(() => written.length === 1000);
+    world.agree("n0 n1 n2");
+    const stored = written.map((key) => simulation.settle(get(world.at("n1"), key)));
+    expect(new Set(stored)).toEqual(new Set(["x".repeat(30)]));
+    expect(world.told("n2", "snapshot").length).toBeGreaterThan(0);
   });
 });

@@ -12,7 +12,7 @@ export const TYPES = {
     "InstallSnapshot", "InstallSnapshotReply", "Removed", "Greeting"],
   client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
     "Greeting"],
-  operator: ["ChangeMembers", "Greeting"],
+  operator: ["ChangeMembers", "Answer", "NotLeader", "Refused", "Greeting"],
 };
 
 export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;

@@ -190,7 +190,7 @@ function captureRole({ role }: Raft, asked: readonly number[]): RoleState {
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft, "campaigns commitIndex currentTerm electionDueAt events heardAt " +
-    "incoming isRemoved lastApplied lastReadId log now outbox role saved settings snapshot votedFor"],
+    "incoming isRemoved lastApplied lastReadId log now outbox role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0), "confirmedRound heardAt " +
     "matchIndex nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
