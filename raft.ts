@@ -1455,7 +1455,9 @@ type Identity = Founder & { id: string; disk: number; boot: number };
 
 const FRAME_HEADER = 12;
 const EXTEND_BYTES = 4 << 20;
-const ENTRIES_PER_FRAME = 1000;
+
+/** A log, up to where it is written, and up to where there is room for more. */
+type LogFile = { readonly file: OpenFile; end: number; size: number };
 
 export class Storage {
   readonly identity: Identity;
@@ -1466,13 +1468,14 @@ export class Storage {
   /** How much of an unfinished write was cut off at this start, and kept as `log.cut`. */
   cutBytes = 0;
   private readonly release: () => void;
-  private file: OpenFile;
+  private log: LogFile | undefined;
+  /** A log that is being written anew, and what was saved since that began. */
+  private next: LogFile | undefined;
+  private since: Buffer[] = [];
   private snapshotFile: OpenFile | undefined;
   /** A snapshot that is being written, or received. */
   private draft: OpenFile | undefined;
   private marker = NOTHING;
-  private end = 0;
-  private size = 0;
 
   /** Takes a directory, for the founder or, if it holds something, for whose it is. */
   constructor(private readonly files: Files, private readonly directory: string, founder: Founder,
@@ -1493,25 +1496,27 @@ export class Storage {
       }
       this.identity = { ...before, boot: before.boot + 1 };
       this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
-      this.file = attempt(`write ${directory}/log.new`, () => this.rewrite());
+      for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
     } catch (error) {
-      this.snapshotFile?.close();
-      this.release();
+      this.close();
       throw error;
     }
   }
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
+    const { log } = this;
+    assert(log, "a log is written before it is added to");
     this.hardState = { currentTerm, votedFor };
-    attempt(`write ${this.directory}/log, and who cannot remember must not promise`, () => {
-      this.append(this.file, [this.voteRecord(), ...entries.map((entry) => entry.record)]);
-      this.file.sync();
-    });
+    const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
+    if (this.next) this.since.push(...records);
+    attempt(`write ${this.directory}/log, and who cannot remember must not promise`,
+      () => this.append(log, records));
   }
 
   close(): void {
-    for (const file of [this.file, this.snapshotFile, this.draft]) file?.close();
+    const { log, next, snapshotFile, draft } = this;
+    for (const file of [log?.file, next?.file, snapshotFile, draft]) file?.close();
     this.release();
   }
 
@@ -1569,38 +1574,43 @@ export class Storage {
     return attempt(`read ${this.directory}/snapshot`, read);
   }
 
-  /** Writes the log anew: only what is behind the base, which a snapshot has replaced. */
-  cutLog(base: Position, entries: Entry[]): void {
-    const before = this.file;
-    [this.base, this.entries] = [base, entries];
-    this.file = attempt(`write ${this.directory}/log.new`, () => this.rewrite());
-    before.close();
-  }
-
   /** Remembers which cluster it joins, before it takes anything from it. */
   join(id: string): void {
     this.identity.id = id;
-    this.cutLog(this.base, this.entries);
+    for (const _ of this.rewriteLog(this.base, this.entries, Infinity));
   }
 
   /**
-   * Writes all that is known into a new file, which then takes the place of the old one. What was
-   * read at the start may only be in the page cache, if the server was killed between write and
-   * sync. So it is written again, and synced, before anything is promised by it.
+   * Writes a new log of the entries behind a base, in slices, and then what was saved meanwhile: so
+   * it has all that the old one has, whose place it takes. It is begun anew at every start: what
+   * was read may only be in the page cache, if the server was killed between write and sync, and
+   * must be synced before anything is promised by it.
    */
-  private rewrite(): OpenFile {
-    const log = `${this.directory}/log`;
-    const file = this.files.create(`${log}.new`);
-    const { index, term } = this.base;
+  *rewriteLog({ index, term }: Position, entries: readonly Entry[],
+    sliceBytes: number): Generator<void> {
+    const name = `${this.directory}/log`;
+    const write = <T>(action: () => T) => attempt(`write ${name}.new`, action);
     const start = makeEntry(index, term, "start", Buffer.from(JSON.stringify(this.identity)));
-    this.end = this.size = 0;
-    this.append(file, [start.record, this.voteRecord()]);
-    for (let i = 0; i < this.entries.length; i += ENTRIES_PER_FRAME) {
-      this.append(file, this.entries.slice(i, i + ENTRIES_PER_FRAME).map((entry) => entry.record));
+    const next = write(() => ({ file: this.files.create(`${name}.new`), end: 0, size: 0 }));
+    let [records, bytes] = [[start.record, this.voteRecord()], 0];
+    [this.next, this.since] = [next, []];
+    try {
+      for (const { record } of entries) {
+        if (bytes >= sliceBytes) {
+          write(() => this.append(next, records));
+          [records, bytes] = [[], 0];
+          yield;
+        }
+        records.push(record);
+        bytes += record.length;
+      }
+      write(() => this.append(next, [...records, ...this.since]));
+      write(() => this.files.rename(`${name}.new`, name));
+      [this.log, this.next] = [next, this.log];
+    } finally {
+      this.next?.file.close();
+      this.next = undefined;
     }
-    file.sync();
-    this.files.rename(`${log}.new`, log);
-    return file;
   }
 
   private voteRecord(): Buffer {
@@ -1615,12 +1625,13 @@ export class Storage {
     return frame;
   }
 
-  private append(file: OpenFile, records: Buffer[]): void {
+  private append(log: LogFile, records: Buffer[]): void {
     const frame = this.frame(records);
-    const end = this.end + frame.length;
-    if (end > this.size) file.extend(this.size = end + EXTEND_BYTES);
-    file.write(frame, this.end);
-    this.end = end;
+    const end = log.end + frame.length;
+    if (end > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
+    log.file.write(frame, log.end);
+    log.file.sync();
+    log.end = end;
   }
 
   /** Reads a log up to its last whole frame. Returns whose it is. */
@@ -2200,7 +2211,7 @@ export const MAX_COMMAND_BYTES = 64_000;
 /** What session, sequence and acknowledged add to a command, at most. */
 const COMMAND_HEADER_BYTES = 100;
 /** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
-const SLICE_BYTES = 64 << 10;
+const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
@@ -2293,7 +2304,7 @@ export class Node {
         `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter ` +
         "heartbeat, or a longer timeout.");
     const keys = serverKeys(secret, storage.identity.cluster);
-    const { identity, hardState, base, entries, snapshot, cutBytes } = storage;
+    const { identity, hardState, base, snapshot, cutBytes } = storage;
     const { name } = identity;
     const members = identity.members.map((founder) => {
       const server = servers.find((other) => other.name === founder);
@@ -2306,7 +2317,7 @@ export class Node {
     this.stopped = this.end.promise;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
-    const disk = { ...hardState, base, entries, snapshot };
+    const disk = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
     this.core = new Raft(settings, disk, world.clock.now(), world.random);
     if (snapshot) { for (const _ of this.restore()); // Nobody waits for this server yet.
      }
@@ -2589,7 +2600,7 @@ export class Node {
       }
     }
     write();
-    this.switchSnapshot();
+    yield* this.switchSnapshot();
   }
 
   /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
@@ -2598,7 +2609,7 @@ export class Node {
     this.storage.writeSnapshot(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
     yield* this.restore();
-    this.switchSnapshot();
+    yield* this.switchSnapshot();
   }
 
   /** Sessions and state machine become those of the snapshot. */
@@ -2617,12 +2628,16 @@ export class Node {
     this.sessions = sessions;
   }
 
-  /** The one step: the new snapshot takes the place of the old one, and then the log is cut. */
-  private switchSnapshot(): void {
+  /**
+   * The one step: the new snapshot takes the place of the old one, in memory too. Then the log is
+   * cut, at once if nothing is left of it: what comes next would not fit what was there.
+   */
+  private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;
     core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4);
-    storage.cutLog(log.at(log.baseIndex), log.slice(log.baseIndex + 1, log.savedIndex));
     this.schedule();
+    const entries = log.slice(log.baseIndex + 1, log.savedIndex);
+    yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
   private answerQuestion(id: number): void {

@@ -511,7 +511,7 @@ export const planted: readonly Planted[] = [
     id: "68",
     name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
     changes: [["      this.sizes.splice(entry.index - this.baseIndex);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 254 }],
+    caughtBy: [{ file: "paper", title: "the log is the same as a plain list" }],
   },
   {
     id: "69",

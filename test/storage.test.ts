@@ -493,7 +493,10 @@ describe("a snapshot", () => {
   function take(storage: Storage, { index, term }: Position, entries: Entry[], base = index): void {
     write(storage, { index, term }, ["this", "and that"]);
     storage.keepSnapshot();
-    storage.cutLog({ index: base, term }, entries.filter((entry) => entry.index > base));
+    const rest = entries.filter((entry) => entry.index > base);
+    for (const _ of storage.rewriteLog({ index: base, term }, rest, 1)) {
+      storage.save({ ...storage.hardState, entries: [] }); // Saves go on meanwhile.
+    }
   }
 
   const states = (storage: Storage) =>
@@ -568,7 +571,7 @@ describe("a snapshot", () => {
   test("whose disk fails stops the server, and what was promised is there again", () => {
     const failed = new Set<string>();
     for (const fault of faults) {
-      for (let n = 0; n < 16; n += 1) {
+      for (let n = 0; n < 19; n += 1) {
         const disk = new Disk(randomFrom(n));
         const storage = saved(disk);
         let left = n;
@@ -588,6 +591,29 @@ describe("a snapshot", () => {
     expect([...failed].sort()).toEqual(["create data/log.new", "create data/snapshot.new",
       "extend data/log.new", "rename data/log", "rename data/snapshot", "sync data/log.new",
       "sync data/snapshot.new", "write data/log.new", "write data/snapshot.new"]);
+  });
+
+  test("is followed by what was saved while the log was written anew, or that comes to nothing", () => {
+    for (const isLeft of [false, true]) {
+      const disk = new Disk(randomFrom(1));
+      const storage = saved(disk);
+      write(storage, { index: 2, term: 1 }, ["two"]);
+      storage.keepSnapshot();
+      const slices = storage.rewriteLog({ index: 2, term: 1 }, five.slice(2), 1);
+      slices.next();
+      storage.save({ currentTerm: 3, votedFor: "c", entries: [command(4, 3, "another")] });
+      slices.next();
+      storage.save({ currentTerm: 3, votedFor: "c", entries: [command(5, 3, "and more")] });
+      if (isLeft) slices.return(undefined);
+      else expect([...slices]).toEqual([]);
+      storage.save({ currentTerm: 3, votedFor: "c", entries: [command(6, 3, "the last")] });
+      disk.powerCut("nothing");
+      const again = start(disk);
+      expect(again.base.index).toBe(isLeft ? 0 : 2);
+      expect(again.entries.slice(-4).map(({ data }) => `${data}`)).toEqual(["number 3", "another",
+        "and more", "the last"]);
+      expect(again.hardState).toEqual({ currentTerm: 3, votedFor: "c" });
+    }
   });
 
   test("that was received takes the place of a log that has not its last entry", () => {
