@@ -26,6 +26,9 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts delete KEY                                 remove it
   bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
   bun cli.ts status                                     the servers, and why something is wrong
+  bun cli.ts members list                               who is a member, and has a vote
+  bun cli.ts members add NAME=H:P                       add a server that was started with --join
+  bun cli.ts members remove NAME                        remove one, which then stops by itself
   bun cli.ts secret > FILE                              a new secret, for --secret-file
   bun cli.ts client-key > FILE                          the clients' key, made of the secret
 
@@ -36,6 +39,8 @@ Servers:
   --host H --port P       where it listens: a name or an address of this machine, as in ::1;
                           0.0.0.0 is all of them, and needs a --name
   --name NAME             what the peers call this server (default: HOST:PORT)
+  --join                  it is new: it waits for 'members add', and founds no cluster of its own;
+                          --peers are some of the members
   --data DIR              where the log is (default: raft-data/NAME; for --test a temporary one)
   --election-timeout MS   who hears no leader for this time, up to twice it, calls an election
                           (default: 1000)
@@ -44,6 +49,8 @@ Clients:
   --timeout MS            how long to wait for an answer (default: 5000; status: at most 1000)
   --client-key-file FILE  in place of the secret (or RAFT_CLIENT_KEY): who has only this key can
                           use the store, but cannot speak as a server
+  --force                 remove a member though the rest is no majority that is heard: nothing is
+                          committed any more until enough of them are back
   --base64                KEY, VALUE, OLD and NEW are written in base64, and so can be any bytes
 Both:
   --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between, IPv6 as [::1]:48000;
@@ -56,7 +63,7 @@ Both:
 
 JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code","message"}, ...}.
   get adds "value", null if it is not UTF-8, and "base64"; secret adds "secret", client-key
-  "clientKey", status "leader", "servers" and "troubles". Codes: see below.
+  "clientKey", status "leader", "servers" and "troubles", members list "members". Codes: see below.
 
 Exit codes:
   0  done
@@ -77,10 +84,10 @@ const wrongUsage = (sentence: string) => new RaftError("usage", sentence);
 // ------------------------------------------ The flags -------------------------------------------
 
 const FOR_SERVERS = { host: { type: "string" }, port: { type: "string" }, name: { type: "string" },
-  data: { type: "string" }, "election-timeout": { type: "string" },
+  join: { type: "boolean" }, data: { type: "string" }, "election-timeout": { type: "string" },
   heartbeat: { type: "string" } } as const;
 const FOR_CLIENTS = { timeout: { type: "string" }, "client-key-file": { type: "string" },
-  base64: { type: "boolean" } } as const;
+  base64: { type: "boolean" }, force: { type: "boolean" } } as const;
 const FOR_BOTH = { peers: { type: "string" }, cluster: { type: "string", default: "raft" },
   "secret-file": { type: "string" }, json: { type: "boolean", default: false },
   test: { type: "boolean" }, help: { type: "boolean", short: "h" },
@@ -381,10 +388,12 @@ async function serve(flags: Flags): Promise<Result> {
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   const role = `${peers.length} peers configured, starting as Follower`;
-  tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
-  const node = await Node.start({ ...self, peers, cluster: flags.cluster, secret, electionTimeoutMs,
-    heartbeatMs, directory: flags.data ?? path.join("raft-data", self.name),
-    machine: new KeyValueStore(), onEvent: narrator(self.name, [self.name, ...names], tell) });
+  if (flags.join) tell("Joining a cluster, starting as Follower without a vote");
+  else tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
+  const node = await Node.start({ ...self, peers, join: flags.join ?? false, cluster: flags.cluster,
+    secret, electionTimeoutMs, heartbeatMs,
+    directory: flags.data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
+    onEvent: narrator(self.name, [self.name, ...names], tell) });
   tell(`Server listening on ${writeAddress(self)}`);
   void warnOfTwins([self, ...servers], tell);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
@@ -463,9 +472,14 @@ async function trio(flags: Flags): Promise<Result> {
 
 /** The words that each command takes. */
 const COMMANDS = new Map([["put", "KEY VALUE"], ["get", "KEY"], ["delete", "KEY"], ["cas",
-  "KEY OLD NEW"], ["status", ""], ["secret", ""], ["client-key", ""]]);
+  "KEY OLD NEW"], ["status", ""], ["members list", ""], ["members add", "NAME=HOST:PORT"], [
+  "members remove",
+  "NAME",
+], ["secret", ""], ["client-key", ""]]);
 
-async function command(flags: Flags, [verb = "", ...words]: string[]): Promise<Result> {
+async function command(flags: Flags, positionals: string[]): Promise<Result> {
+  const length = positionals[0] === "members" ? 2 : 1;
+  const [verb, words] = [positionals.slice(0, length).join(" "), positionals.slice(length)];
   const form = COMMANDS.get(verb);
   if (form === undefined) {
     const known = [...COMMANDS.keys()].join(", ");
@@ -479,6 +493,9 @@ async function command(flags: Flags, [verb = "", ...words]: string[]): Promise<R
     throw wrongUsage(`${takes}. Write: bun cli.ts ${`${verb} ${form}`.trim()}${quotes}`);
   }
   refuseFlags(flags, FOR_SERVERS, `is for servers, and "${verb}" is none; clients take --peers`);
+  if (flags.force && verb !== "members remove") {
+    throw wrongUsage(`--force is for "members remove", and "${verb}" needs none.`);
+  }
   if (verb === "client-key") return tellClientKey(flags);
   if (verb === "secret") {
     const secret = tellPrivately(randomBytes(32).toString("base64url"));
@@ -490,10 +507,12 @@ async function command(flags: Flags, [verb = "", ...words]: string[]): Promise<R
 async function ask(flags: Flags, verb: string, words: string[]): Promise<Result> {
   const servers = flags.peers === undefined ? await trioServers() : listOf(flags.peers);
   // Nobody wants to wait long to hear that a server is down.
-  const longestMs = verb === "status" ? 1000 : Number.POSITIVE_INFINITY;
+  const longestMs = /^status$|list$/.test(verb) ? 1000 : Number.POSITIVE_INFINITY;
   const timeoutMs = Math.min(milliseconds(flags, "timeout"), longestMs);
   const options = { cluster: flags.cluster, timeoutMs, ...credentials(flags) };
   if (verb === "status") return reportStatus(await inspectAll(servers, options));
+  if (verb === "members list") return listMembers(await inspectAll(servers, options));
+  if (verb.startsWith("members ")) return await changeMembers(flags, verb, words, servers, options);
   const bytes = await Promise.all(
     words.map((word, i) =>
       word === "-" && i > 0 && i === words.length - 1 ? readInput() : toBytes(word, flags.base64)
@@ -508,6 +527,33 @@ async function ask(flags: Flags, verb: string, words: string[]): Promise<Result>
   } finally {
     client.close();
   }
+}
+
+async function changeMembers({ force = false }: Flags, verb: string, [word = ""]: string[],
+  servers: string[], options: Omit<ClientOptions, "servers">): Promise<Result> {
+  const adds = verb === "members add";
+  const { name, ...address } = adds ? parseServer(word) : { name: word, host: "", port: 0 };
+  const client = await Client.connect({ servers, ...options });
+  try {
+    await client.changeMembers(name, adds ? writeAddress(address) : "", force);
+  } finally {
+    client.close();
+  }
+  const next = "It gets a vote by itself, when it runs and has the log: see 'members list'";
+  return { text: adds ? `${name} is a member. ${next}.` : `${name} is no member.` };
+}
+
+/** As the leader knows them: with it, a change is in force first. */
+function listMembers(answers: Answer[]): Result {
+  const { members } = leaderOf(answers) ?? {};
+  if (!members) {
+    const [message = ""] = troublesOf(answers);
+    return { error: { code: "noLeader", message } };
+  }
+  const rows = members.map((
+    { name, address, votes },
+  ) => [name, address || "-", votes ? "" : "without a vote yet"]);
+  return { text: align(["member", "address", ""], rows).join("\n"), json: { members } };
 }
 
 /** What a shell hands over as a word, this program sees as text: other bytes would be replaced. */
@@ -614,9 +660,11 @@ function describeServer({ name, status }: Answer, answers: readonly Answer[]) {
   const has = leader?.name === name ? leader.lastIndex : view?.matchIndex;
   const lag = leader && typeof has === "number" ? leader.lastIndex - has : null;
   const own: Partial<Status> = status ?? {};
-  const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } = own;
-  return { name, role: role === "PreCandidate" ? "Follower" : role, term, lastIndex, commitIndex,
-    lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
+  const { term = null, lastIndex = null, commitIndex = null, logBytes = null } = own;
+  const isLearner = status && !(leader ?? status).members.some((m) => m.name === name && m.votes);
+  const called = own.role === "PreCandidate" ? "Follower" : own.role ?? null;
+  return { name, role: isLearner && called === "Follower" ? "Learner" : called, term, lastIndex,
+    commitIndex, lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
     address: views.find(({ address }) => address !== "")?.address ?? null, logBytes };
 }
 
@@ -638,17 +686,18 @@ function reportStatus(answers: Answer[]): Result {
   const [first = "", ...others] = all;
   const error = { code: "noLeader", message: first } as const;
   const told = leader === null ? others : all;
-  const table = servers.some(({ role }) => role) ? align([HEADINGS, ...rows]) : [];
+  const table = servers.some(({ role }) => role) ? align(HEADINGS, rows) : [];
   const isBoth = table.length > 0 && told.length > 0;
   const text = [...table, ...(isBoth ? [""] : []), ...told].join("\n");
   return leader === null ? { text, json, error } : { text, json };
 }
 
 /** As wide as the widest cell of each column; numbers to the right, words to the left. */
-function align(rows: string[][]): string[] {
-  const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
-  const isWord = (i: number) => i < 2 || i === HEADINGS.length - 1;
-  return rows.map((row) =>
+function align(headings: string[], rows: string[][]): string[] {
+  const all = [headings, ...rows];
+  const widths = headings.map((_, i) => Math.max(...all.map((row) => row[i]?.length ?? 0)));
+  const isWord = (i: number) => i < 2 || i === headings.length - 1;
+  return all.map((row) =>
     row.map((cell, i) => isWord(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))
       .join("  ").trimEnd()
   );

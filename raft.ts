@@ -1021,8 +1021,10 @@ export class Raft {
     if (role.name !== "Leader") return undefined;
     const known = members.find((member) => member.name === name);
     if (address === "" ? !known : known?.address === address) return changedAt;
-    if (known && address !== "") return `${name} is a member already, at ${known.address}`;
+    // A refusal is final: what an earlier leader may have begun for the same asker, who asked on,
+    // can only be committed yet before an entry of our own term is.
     if (!this.isSettled) return undefined;
+    if (known && address !== "") return `${name} is a member already, at ${known.address}`;
     // Whoever is new has no vote: commitment would have to wait until it has all of the log.
     const next = address === ""
       ? members.filter((member) => member !== known)
@@ -2686,7 +2688,6 @@ type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   askAt: number; times: number };
 
 const kindOf = (type: Content["type"]) => type === "ChangeMembers" ? "operator" : "client";
-const isChange = ({ type }: Content) => type === "Command" || type === "ChangeMembers";
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -2805,9 +2806,9 @@ export class Client {
     this.operations.delete(answer.id);
   }
 
-  /** What is refused when it is repeated may have been done the first time. */
+  /** A command that is refused when it is repeated may have been done the first time. */
   private onRefusal(id: number, { content, times, reject }: Operation, why: string): void {
-    if (isChange(content) && times > 1) this.giveUp(id, why);
+    if (content.type === "Command" && times > 1) this.giveUp(id, why);
     else reject(new RaftError("refused", `${why}.`));
   }
 
@@ -2871,7 +2872,7 @@ export class Client {
     this.operations.delete(id);
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    reject?.(content && isChange(content)
+    reject?.(content?.type === "Command" || content?.type === "ChangeMembers"
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
       : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +

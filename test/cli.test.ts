@@ -152,6 +152,17 @@ describe("bad input", () => {
       says: /^--port is for servers, .*--peers/ },
     { what: "a client's flag at a server", args: server("--timeout", "100"), code: 2,
       says: /^--timeout is for clients/ },
+    { what: "half a command", args: ["members"], code: 2,
+      says: /^There is no command "members"\. .*members list, members add, members remove/ },
+    { what: "a member without an address", args: ["members", "add", "d", ...where], code: 2,
+      says: /^"d" is not the address of a server\. Write HOST:PORT, or NAME=HOST:PORT/ },
+    { what: "--force where it has no effect", args: ["members", "add", "d=h:1", "--force"], code: 2,
+      says: /^--force is for "members remove"/ },
+    { what: "to remove the last member",
+      args: ["members", "remove", `127.0.0.1:${taken}`, ...where], code: 1,
+      says: /^The server refuses: nobody would be left who has a vote\.$/ },
+    { what: "to join nobody", args: server("--join"), code: 2,
+      says: /^A server that is to join a cluster needs the addresses of some .*--peers/ },
     { what: "--test with a flag of one server", args: ["--test", "--port", "48000"], code: 2,
       says: /^--test takes no command/ },
   ]);
@@ -802,6 +813,38 @@ describe("servers", () => {
     expect(JSON.parse(line)).toEqual({ time: expect.any(String), level: "WARNING",
       server: `127.0.0.1:${port}`,
       message: expect.stringContaining("where to look for the members") });
+  });
+
+  test("join a running cluster, and leave it when they are removed, the leader too", async () => {
+    const { servers: [first = "", ...others], programs } = await startTrio("127.0.0.1");
+    const [port] = await freePorts(1);
+    const all = [first, ...others, `127.0.0.1:${port}`];
+    const ask = async (...words: string[]) => {
+      const { output } = await cli([...words, "--json", "--peers", all.join(",")]);
+      return JSON.parse(output);
+    };
+    const fourth = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--peers", first,
+      "--join", "--name", "fourth", "--data", temporaryDirectory(), ...QUICK]);
+    await story(fourth, /fourth is no member yet, or no more: it waits for .*members add/);
+    expect(await ask("members", "add", `fourth=127.0.0.1:${port}`)).toEqual({ ok: true });
+    await story(fourth, /Members: .*, fourth$/m);
+    const { leader } = await ask("status");
+    expect(await ask("members", "remove", leader)).toEqual({ ok: true });
+    expect(await programs[all.indexOf(leader)]?.exited).toBe(0);
+    expect(programs[all.indexOf(leader)]?.output).toContain(
+      `${leader} is no member any more, and stops.`,
+    );
+    await eventually("there is another leader",
+      async () => (await ask("status")).leader ?? undefined);
+    const { members } = await ask("members", "list");
+    const rest = [first, ...others].filter((server) => server !== leader);
+    expect(members).toEqual([
+      ...rest.toSorted().map((name) => ({ name, address: name, votes: true })),
+      { name: "fourth", address: `127.0.0.1:${port}`, votes: true },
+    ]);
+    const told = await cli(["members", "list", "--peers", all.join(",")]);
+    expect(told.output).toMatch(new RegExp(`^member +address\n(.*\n){2}fourth +127.*:${port}\n$`));
+    expect(await ask("put", "key", "value")).toEqual({ ok: true });
   });
 
   test("two names that resolve to one peer are a warning", async () => {
