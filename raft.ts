@@ -1225,8 +1225,8 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
 // last entry that it includes; the first one, which has the members, is also the last, so nothing
 // can be missing. It is whole and durable before it gets that name, and only then the log is
-// written anew, without the entries that it replaces. Whenever the power fails, the log has what
-// the snapshot has not.
+// written anew, in slices, without the entries that it replaces. Whenever the power fails, the log
+// has what the snapshot has not.
 
 type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
 /** What went wrong: `code` for programs, `message` for people. */
@@ -1280,7 +1280,7 @@ export class Storage {
   private log: LogFile | undefined;
   /** A log that is being written anew, and what was saved since that began. */
   private next: LogFile | undefined;
-  private since: Buffer[] = [];
+  private since: Buffer[][] = [];
   private snapshotFile: OpenFile | undefined;
   /** A snapshot that is being written, or received. */
   private draft: OpenFile | undefined;
@@ -1318,7 +1318,7 @@ export class Storage {
     assert(log, "a log is written before it is added to");
     this.hardState = { currentTerm, votedFor };
     const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
-    if (this.next) this.since.push(...records);
+    if (this.next) this.since.push(records);
     attempt(`write ${this.directory}/log, and who cannot remember must not promise`,
       () => this.append(log, records));
   }
@@ -1407,7 +1407,7 @@ export class Storage {
         records.push(record);
         bytes += record.length;
       }
-      write(() => this.append(next, [...records, ...this.since]));
+      write(() => this.append(next, [...records, ...this.since.flat()]));
       write(() => this.files.rename(`${name}.new`, name));
       [this.log, this.next] = [next, this.log];
     } finally {
