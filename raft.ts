@@ -1043,8 +1043,9 @@ export function checkInvariants(raft: Raft): void {
 // its datagrams carry are the bytes that every disk keeps.
 
 /** What clients ask of servers, and what servers answer. Texts are empty where nothing is known. */
-export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
-  Answer: ["answer"], NotLeader: ["leader", "address"], Refused: ["reason"] } as const;
+export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"],
+  ReadIndex: [], Inspect: [], Answer: ["answer"], NotLeader: ["leader", "address"],
+  Refused: ["reason"] } as const;
 export type ClientMessage = MessageOf<typeof clientMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
@@ -2002,6 +2003,7 @@ function checkAddress(address: string, isName: boolean, secret: string): void {
       "which its peers know it: --name HOST:PORT.");
 }
 
+type Question = ClientMessage & { type: "Read" | "ReadIndex" };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2018,8 +2020,12 @@ export class Node {
   private slices: Generator<void> | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
-  /** Who waits for a read, by its id. */
-  private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
+  /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
+  private readonly questions = new Map<number, Question>();
+  private unasked: Question[] = [];
+  private isAsking = false;
+  /** Who waits, at a follower, for what is applied to reach `index`. */
+  private readonly awaited: { index: number; questions: Question[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
   private isHandingOver = false;
   private isStopping = false;
@@ -2102,7 +2108,7 @@ export class Node {
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
    * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
    */
-  readonly read = (question: Uint8Array) => this.client.read(question);
+  readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
   /**
    * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
@@ -2196,7 +2202,8 @@ export class Node {
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     for (const entry of core.takeCommitted()) this.apply(entry);
-    for (const id of core.takeReads()) this.answerQuestion(id);
+    this.answerReads();
+    this.askIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
@@ -2248,13 +2255,33 @@ export class Node {
   private onClientMessage(m: ClientMessage): void {
     if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
     if (m.type === "Command") return this.accept(m, "command", m.data);
-    if (m.type === "Read") {
-      const id = this.core.read();
-      if (id === undefined) return this.redirect(m);
-      return void this.questions.set(id, m);
-    }
+    if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
     if (m.type !== "Inspect") return this.client.onAnswer(m);
     this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
+  }
+
+  private onQuestion(m: Question): void {
+    const id = this.core.read();
+    if (id !== undefined) this.questions.set(id, m);
+    else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
+    else this.redirect(m);
+  }
+
+  /**
+   * A follower serves reads too, and asks the leader only how far it must be for them. One such
+   * question is under way at a time, for all that came before it: a later read needs a later one.
+   */
+  private askIndex(): void {
+    if (this.isAsking || this.unasked.length === 0) return;
+    const questions = this.unasked.splice(0);
+    this.isAsking = true;
+    this.client.perform({ type: "ReadIndex" }).then(
+      (answer) => void this.awaited.push({ index: Number(asBuffer(answer).toString()), questions }),
+      () => questions.forEach((question) => this.redirect(question)),
+    ).finally(() => {
+      this.isAsking = false;
+      this.schedule();
+    });
   }
 
   private accept(asker: ClientMessage, kind: Entry["kind"], data: Uint8Array): void {
@@ -2351,11 +2378,25 @@ export class Node {
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
-  private answerQuestion(id: number): void {
-    const asker = this.questions.get(id);
-    assert(asker, "every read has somebody who asked");
-    this.questions.delete(id);
-    this.answer(asker, { type: "Answer", answer: this.options.machine.query(asker.question) });
+  private answerReads(): void {
+    const { core, awaited, questions } = this;
+    for (const id of core.takeReads()) {
+      const question = questions.get(id);
+      assert(question, "every read has somebody who asked");
+      questions.delete(id);
+      this.answerQuestion(question);
+    }
+    const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
+    while (isReady()) {
+      awaited.shift()?.questions.forEach((question) => this.answerQuestion(question));
+    }
+  }
+
+  private answerQuestion(m: Question): void {
+    const answer = m.type === "ReadIndex"
+      ? Buffer.from(String(this.core.lastApplied))
+      : this.options.machine.query(m.question);
+    this.answer(m, { type: "Answer", answer });
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
@@ -2468,9 +2509,9 @@ export class Client {
   }
 
   /** As `Node.read`. */
-  async read(question: Uint8Array): Promise<Uint8Array> {
+  async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
-    return await this.perform({ type: "Read", question });
+    return await this.perform({ type: "Read", question }, only);
   }
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
@@ -2525,7 +2566,7 @@ export class Client {
     this.target = leader;
   }
 
-  private perform(content: Content, only?: Name): Promise<Uint8Array> {
+  perform(content: Content, only?: Name): Promise<Uint8Array> {
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;

@@ -10,8 +10,8 @@ export const KINDS = ["peer", "client"] as const;
 export const TYPES = {
   peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
     "InstallSnapshot", "InstallSnapshotReply", "Greeting"],
-  client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
-    "Greeting"],
+  client: ["OpenSession", "Command", "Read", "ReadIndex", "Inspect", "Answer", "NotLeader",
+    "Refused", "Greeting"],
 };
 
 export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;
