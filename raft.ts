@@ -855,7 +855,7 @@ export class Raft {
 
   /** InstallSnapshot, receiver implementation (Figure 13). `flush` writes the file. */
   private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
-    const { lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
+    const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
     const reply = (success: boolean, offset: number) =>
       this.send("InstallSnapshotReply", m, { term: currentTerm, round: m.round, success,
@@ -875,7 +875,6 @@ export class Raft {
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
     //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
     if (isNew && this.isInstalling) return reply(true, 0);
-    const { from, term: leaderTerm } = m;
     if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return;
@@ -889,10 +888,10 @@ export class Raft {
 
   private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
     const { role } = this;
-    const follower = role.name === "Leader" ? this.hear(role, m) : undefined;
+    if (role.name !== "Leader" || m.offset > this.snapshot.size) return;
+    const follower = this.hear(role, m);
     const progress = follower?.snapshot;
-    if (role.name !== "Leader" || !follower || progress?.index !== m.lastIncludedIndex) return;
-    if (m.offset > this.snapshot.size) return;
+    if (!follower || progress?.index !== m.lastIncludedIndex) return;
     if (m.success) {
       progress.acknowledged = Math.max(progress.acknowledged, m.offset);
       progress.sent = Math.max(progress.sent, m.offset);
@@ -1295,8 +1294,7 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       this.openSnapshot();
       if (this.snapshot && !found) {
-        throw this.wrong("is missing, and who has a snapshot had one. Restore that file, or " +
-          "replace this server.");
+        throw this.wrong("is missing. Restore it, or replace the server.");
       }
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
@@ -1315,13 +1313,11 @@ export class Storage {
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
-    const { log } = this;
-    assert(log, "a log is written before it is added to");
     this.hardState = { currentTerm, votedFor };
     const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
     if (this.next) this.since.push(records);
     attempt(`write ${this.directory}/log, and who cannot remember must not promise`,
-      () => this.append(log, records));
+      () => this.append(this.log, records));
   }
 
   close(): void {
@@ -1354,8 +1350,8 @@ export class Storage {
     return this.readHead();
   }
 
-  /** The records of the snapshot, of the new one if there is one, checked as they are read. */
-  *readSnapshot(): Generator<Entry> {
+  /** The snapshot, slice by slice; the new one, if there is one. It is checked as it is read. */
+  *readSnapshot(): Generator<Entry[]> {
     const file = this.draft ?? this.snapshotFile;
     const size = file?.size() ?? 0;
     let [first, last]: Entry[] = [];
@@ -1364,15 +1360,12 @@ export class Storage {
       const header = Buffer.concat([file.read(at, FRAME_HEADER)], FRAME_HEADER);
       const frame = readFrame(file.read(at, FRAME_HEADER + header.readUInt32BE(4)), 0);
       if (!frame) break;
-      for (const record of frame.records) {
-        first ??= record;
-        last = record;
-        yield record;
-      }
+      yield frame.records;
+      first ??= frame.records[0];
+      last = frame.records.at(-1);
       at += frame.end;
     }
-    const isWhole = at === size && first && last && first !== last
-      && first.record.equals(last.record);
+    const isWhole = at === size && first !== last && first?.record.equals(last?.record ?? NOTHING);
     if (isWhole || !file) return;
     const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
     throw new RaftError("storage", `${name} is damaged at byte ${at}, and left as it is. Restore ` +
@@ -1429,7 +1422,8 @@ export class Storage {
     return frame;
   }
 
-  private append(log: LogFile, records: Buffer[]): void {
+  private append(log: LogFile | undefined, records: Buffer[]): void {
+    assert(log, "a log is there before it is added to");
     const frame = this.frame(records);
     const end = log.end + frame.length;
     if (end > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
@@ -1474,7 +1468,7 @@ export class Storage {
   }
 
   private readHead(): Snapshot {
-    const [head] = this.readSnapshot();
+    const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
     const size = this.snapshotFile?.size() ?? 0;
@@ -2354,13 +2348,11 @@ export class Node {
   private *restore(): Generator<void> {
     const sessions = new Sessions();
     const take = this.options.machine.restore();
-    let bytes = 0;
-    for (const { kind, data } of this.storage.readSnapshot()) {
-      if (kind === "session") sessions.restore(data);
-      if (kind === "state") take(data);
-      bytes += data.length;
-      if (bytes < this.sliceBytes) continue;
-      bytes = 0;
+    for (const slice of this.storage.readSnapshot()) {
+      for (const { kind, data } of slice) {
+        if (kind === "session") sessions.restore(data);
+        if (kind === "state") take(data);
+      }
       yield;
     }
     this.sessions = sessions;
@@ -2661,17 +2653,16 @@ export class KeyValueStore implements StateMachine {
 
   /** One at a time: the next one takes over. */
   snapshot(): Iterable<Uint8Array> {
-    const { values } = this;
-    const old = this.old = new Map<string, Buffer | undefined>();
-    const end = () => void (this.old = this.old === old ? undefined : this.old);
-    return function*() {
-      try {
-        for (const [key, value] of values) if (!old.has(key)) yield encodePair(key, value);
-        for (const [key, value] of old) if (value) yield encodePair(key, value);
-      } finally {
-        end();
-      }
-    }();
+    return this.pairsBefore(this.old = new Map());
+  }
+
+  private *pairsBefore(old: Map<string, Buffer | undefined>): Generator<Uint8Array> {
+    try {
+      for (const [key, value] of this.values) if (!old.has(key)) yield encodePair(key, value);
+      for (const [key, value] of old) if (value) yield encodePair(key, value);
+    } finally {
+      if (this.old === old) this.old = undefined;
+    }
   }
 
   restore(): (chunk: Uint8Array) => void {

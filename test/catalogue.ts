@@ -305,7 +305,7 @@ export const planted: readonly Planted[] = [
   {
     id: "40",
     name: "A storage error is ignored and the node goes on.",
-    changes: [["      this.file.sync();\n", "      try { this.file.sync(); } catch {}\n"]],
+    changes: [["    log.file.sync();\n", "    try { log.file.sync(); } catch {}\n"]],
     caughtBy: [
       { mode: "full", seed: 6 },
       { file: "node", title: "when the disk fails at a sync, the server stops" },
@@ -360,7 +360,7 @@ export const planted: readonly Planted[] = [
   {
     id: "46",
     name: "What was read from the page cache at start is promised again without a sync.",
-    changes: [["    file.sync();\n    this.files.rename(", "    this.files.rename("]],
+    changes: [["    log.file.sync();\n", "    if (this.log) log.file.sync();\n"]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "storage",
