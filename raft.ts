@@ -901,7 +901,7 @@ export class Raft {
 
   /** InstallSnapshot, receiver implementation (Figure 13). `flush` writes the file. */
   private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
-    const { lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
+    const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
     const reply = (success: boolean, offset: number) =>
       this.send("InstallSnapshotReply", m, { term: currentTerm, round: m.round, success,
@@ -921,7 +921,6 @@ export class Raft {
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
     //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
     if (isNew && this.isInstalling) return reply(true, 0);
-    const { from, term: leaderTerm } = m;
     if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return;
@@ -935,10 +934,10 @@ export class Raft {
 
   private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
     const { role } = this;
-    const follower = role.name === "Leader" ? this.hear(role, m) : undefined;
+    if (role.name !== "Leader" || m.offset > this.snapshot.size) return;
+    const follower = this.hear(role, m);
     const progress = follower?.snapshot;
-    if (role.name !== "Leader" || !follower || progress?.index !== m.lastIncludedIndex) return;
-    if (m.offset > this.snapshot.size) return;
+    if (!follower || progress?.index !== m.lastIncludedIndex) return;
     if (m.success) {
       progress.acknowledged = Math.max(progress.acknowledged, m.offset);
       progress.sent = Math.max(progress.sent, m.offset);
@@ -1214,8 +1213,8 @@ export function checkInvariants(raft: Raft): void {
 const answers = { Answer: ["answer"], NotLeader: ["leader", "address"],
   Refused: ["reason"] } as const;
 /** What clients ask of servers. */
-export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"], Inspect: [],
-  ...answers } as const;
+export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"],
+  ReadIndex: [], Inspect: [], ...answers } as const;
 /** What only operators may ask: to add a server, or without an address to remove one. */
 export const operatorMessages = { ChangeMembers: ["name", "address", "force"],
   ...answers } as const;
@@ -1414,8 +1413,8 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
 // last entry that it includes; the first one, which has the members, is also the last, so nothing
 // can be missing. It is whole and durable before it gets that name, and only then the log is
-// written anew, without the entries that it replaces. Whenever the power fails, the log has what
-// the snapshot has not.
+// written anew, in slices, without the entries that it replaces. Whenever the power fails, the log
+// has what the snapshot has not.
 
 type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
 /** What went wrong: `code` for programs, `message` for people. */
@@ -1473,7 +1472,7 @@ export class Storage {
   private log: LogFile | undefined;
   /** A log that is being written anew, and what was saved since that began. */
   private next: LogFile | undefined;
-  private since: Buffer[] = [];
+  private since: Buffer[][] = [];
   private snapshotFile: OpenFile | undefined;
   /** A snapshot that is being written, or received. */
   private draft: OpenFile | undefined;
@@ -1487,8 +1486,7 @@ export class Storage {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
       this.openSnapshot();
       if (this.snapshot && !found) {
-        throw this.wrong("is missing, and who has a snapshot had one. Restore that file, or " +
-          "replace this server.");
+        throw this.wrong("is missing. Restore it, or replace the server.");
       }
       const before = found ? this.recover(found) : foundCluster(founder, random);
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
@@ -1507,13 +1505,11 @@ export class Storage {
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
-    const { log } = this;
-    assert(log, "a log is written before it is added to");
     this.hardState = { currentTerm, votedFor };
     const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
-    if (this.next) this.since.push(...records);
+    if (this.next) this.since.push(records);
     attempt(`write ${this.directory}/log, and who cannot remember must not promise`,
-      () => this.append(log, records));
+      () => this.append(this.log, records));
   }
 
   close(): void {
@@ -1546,8 +1542,8 @@ export class Storage {
     return this.readHead();
   }
 
-  /** The records of the snapshot, of the new one if there is one, checked as they are read. */
-  *readSnapshot(): Generator<Entry> {
+  /** The snapshot, slice by slice; the new one, if there is one. It is checked as it is read. */
+  *readSnapshot(): Generator<Entry[]> {
     const file = this.draft ?? this.snapshotFile;
     const size = file?.size() ?? 0;
     let [first, last]: Entry[] = [];
@@ -1556,15 +1552,12 @@ export class Storage {
       const header = Buffer.concat([file.read(at, FRAME_HEADER)], FRAME_HEADER);
       const frame = readFrame(file.read(at, FRAME_HEADER + header.readUInt32BE(4)), 0);
       if (!frame) break;
-      for (const record of frame.records) {
-        first ??= record;
-        last = record;
-        yield record;
-      }
+      yield frame.records;
+      first ??= frame.records[0];
+      last = frame.records.at(-1);
       at += frame.end;
     }
-    const isWhole = at === size && first && last && first !== last
-      && first.record.equals(last.record);
+    const isWhole = at === size && first !== last && first?.record.equals(last?.record ?? NOTHING);
     if (isWhole || !file) return;
     const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
     throw new RaftError("storage", `${name} is damaged at byte ${at}, and left as it is. Restore ` +
@@ -1606,7 +1599,7 @@ export class Storage {
         records.push(record);
         bytes += record.length;
       }
-      write(() => this.append(next, [...records, ...this.since]));
+      write(() => this.append(next, [...records, ...this.since.flat()]));
       write(() => this.files.rename(`${name}.new`, name));
       [this.log, this.next] = [next, this.log];
     } finally {
@@ -1627,7 +1620,8 @@ export class Storage {
     return frame;
   }
 
-  private append(log: LogFile, records: Buffer[]): void {
+  private append(log: LogFile | undefined, records: Buffer[]): void {
+    assert(log, "a log is there before it is added to");
     const frame = this.frame(records);
     const end = log.end + frame.length;
     if (end > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
@@ -1672,7 +1666,7 @@ export class Storage {
   }
 
   private readHead(): Snapshot {
-    const [head] = this.readSnapshot();
+    const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
     const size = this.snapshotFile?.size() ?? 0;
@@ -2239,6 +2233,7 @@ function serverOf({ name, address }: Member): Server[] {
   return server ? [{ ...server, name }] : [];
 }
 
+type Question = ClientMessage & { type: "Read" | "ReadIndex" };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2255,8 +2250,12 @@ export class Node {
   private slices: Generator<void> | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
-  /** Who waits for a read, by its id. */
-  private readonly questions = new Map<number, ClientMessage & { type: "Read" }>();
+  /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
+  private readonly questions = new Map<number, Question>();
+  private unasked: Question[] = [];
+  private isAsking = false;
+  /** Who waits, at a follower, for what is applied to reach `index`. */
+  private readonly awaited: { index: number; questions: Question[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
   private members: Configuration;
   private isHandingOver = false;
@@ -2350,7 +2349,7 @@ export class Node {
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
    * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
    */
-  readonly read = (question: Uint8Array) => this.client.read(question);
+  readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
   /**
    * Adds a server, which gets a vote by itself when it has the log, or without an address removes
@@ -2455,7 +2454,8 @@ export class Node {
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     for (const entry of core.takeCommitted()) this.apply(entry);
-    for (const id of core.takeReads()) this.answerQuestion(id);
+    this.answerReads();
+    this.askIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
@@ -2524,14 +2524,34 @@ export class Node {
   private onClientMessage(m: ClientMessage): void {
     if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
     if (m.type === "Command") return this.accept(m, "command", m.data);
-    if (m.type === "Read") {
-      const id = this.core.read();
-      if (id === undefined) return this.redirect(m);
-      return void this.questions.set(id, m);
-    }
+    if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
     if (m.type === "ChangeMembers") return this.change(m);
     if (m.type !== "Inspect") return this.client.onAnswer(m);
     this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
+  }
+
+  private onQuestion(m: Question): void {
+    const id = this.core.read();
+    if (id !== undefined) this.questions.set(id, m);
+    else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
+    else this.redirect(m);
+  }
+
+  /**
+   * A follower serves reads too, and asks the leader only how far it must be for them. One such
+   * question is under way at a time, for all that came before it: a later read needs a later one.
+   */
+  private askIndex(): void {
+    if (this.isAsking || this.unasked.length === 0) return;
+    const questions = this.unasked.splice(0);
+    this.isAsking = true;
+    this.client.perform({ type: "ReadIndex" }).then(
+      (answer) => void this.awaited.push({ index: Number(asBuffer(answer).toString()), questions }),
+      () => questions.forEach((question) => this.redirect(question)),
+    ).finally(() => {
+      this.isAsking = false;
+      this.schedule();
+    });
   }
 
   private accept(asker: ClientMessage, kind: Entry["kind"], data: Uint8Array): void {
@@ -2618,13 +2638,11 @@ export class Node {
   private *restore(): Generator<void> {
     const sessions = new Sessions();
     const take = this.options.machine.restore();
-    let bytes = 0;
-    for (const { kind, data } of this.storage.readSnapshot()) {
-      if (kind === "session") sessions.restore(data);
-      if (kind === "state") take(data);
-      bytes += data.length;
-      if (bytes < this.sliceBytes) continue;
-      bytes = 0;
+    for (const slice of this.storage.readSnapshot()) {
+      for (const { kind, data } of slice) {
+        if (kind === "session") sessions.restore(data);
+        if (kind === "state") take(data);
+      }
       yield;
     }
     this.sessions = sessions;
@@ -2642,11 +2660,25 @@ export class Node {
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
-  private answerQuestion(id: number): void {
-    const asker = this.questions.get(id);
-    assert(asker, "every read has somebody who asked");
-    this.questions.delete(id);
-    this.answer(asker, { type: "Answer", answer: this.options.machine.query(asker.question) });
+  private answerReads(): void {
+    const { core, awaited, questions } = this;
+    for (const id of core.takeReads()) {
+      const question = questions.get(id);
+      assert(question, "every read has somebody who asked");
+      questions.delete(id);
+      this.answerQuestion(question);
+    }
+    const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
+    while (isReady()) {
+      awaited.shift()?.questions.forEach((question) => this.answerQuestion(question));
+    }
+  }
+
+  private answerQuestion(m: Question): void {
+    const answer = m.type === "ReadIndex"
+      ? Buffer.from(String(this.core.lastApplied))
+      : this.options.machine.query(m.question);
+    this.answer(m, { type: "Answer", answer });
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
@@ -2763,9 +2795,9 @@ export class Client {
   }
 
   /** As `Node.read`. */
-  async read(question: Uint8Array): Promise<Uint8Array> {
+  async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
-    return await this.perform({ type: "Read", question });
+    return await this.perform({ type: "Read", question }, only);
   }
 
   /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
@@ -2827,7 +2859,7 @@ export class Client {
     this.target = leader;
   }
 
-  private perform(content: Content, only?: Name): Promise<Uint8Array> {
+  perform(content: Content, only?: Name): Promise<Uint8Array> {
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
@@ -2924,17 +2956,16 @@ export class KeyValueStore implements StateMachine {
 
   /** One at a time: the next one takes over. */
   snapshot(): Iterable<Uint8Array> {
-    const { values } = this;
-    const old = this.old = new Map<string, Buffer | undefined>();
-    const end = () => void (this.old = this.old === old ? undefined : this.old);
-    return function*() {
-      try {
-        for (const [key, value] of values) if (!old.has(key)) yield encodePair(key, value);
-        for (const [key, value] of old) if (value) yield encodePair(key, value);
-      } finally {
-        end();
-      }
-    }();
+    return this.pairsBefore(this.old = new Map());
+  }
+
+  private *pairsBefore(old: Map<string, Buffer | undefined>): Generator<Uint8Array> {
+    try {
+      for (const [key, value] of this.values) if (!old.has(key)) yield encodePair(key, value);
+      for (const [key, value] of old) if (value) yield encodePair(key, value);
+    } finally {
+      if (this.old === old) this.old = undefined;
+    }
   }
 
   restore(): (chunk: Uint8Array) => void {

@@ -281,9 +281,8 @@ export const planted: readonly Planted[] = [
     id: "29",
     name: "A follower answers a read from its own state at once.",
     changes: [[
-      "if (id === undefined) return this.redirect(m);",
-      `const answer = this.options.machine.query(m.question);
-      if (id === undefined) return this.answer(m, { type: "Answer", answer });`,
+      "this.unasked.push(m);",
+      "this.answerQuestion(m);",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -306,7 +305,7 @@ export const planted: readonly Planted[] = [
   {
     id: "40",
     name: "A storage error is ignored and the node goes on.",
-    changes: [["      this.file.sync();\n", "      try { this.file.sync(); } catch {}\n"]],
+    changes: [["    log.file.sync();\n", "    try { log.file.sync(); } catch {}\n"]],
     caughtBy: [
       { mode: "full", seed: 6 },
       { file: "node", title: "when the disk fails at a sync, the server stops" },
@@ -361,7 +360,7 @@ export const planted: readonly Planted[] = [
   {
     id: "46",
     name: "What was read from the page cache at start is promised again without a sync.",
-    changes: [["    file.sync();\n    this.files.rename(", "    this.files.rename("]],
+    changes: [["    log.file.sync();\n", "    if (this.log) log.file.sync();\n"]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "storage",
@@ -597,6 +596,27 @@ export const planted: readonly Planted[] = [
       "",
     ]],
     caughtBy: [{ file: "storage", title: "takes the place of a log that has not its last entry" }],
+  },
+  {
+    id: "75",
+    name: "A follower's read joins the question to the leader that was sent before it came.",
+    changes: [["const questions = this.unasked.splice(0);", ""], [
+      "index: Number(asBuffer(answer).toString()), questions }),",
+      "index: Number(asBuffer(answer).toString()), questions: this.unasked.splice(0) }),",
+    ], ["() => questions.forEach(", "() => this.unasked.splice(0).forEach("]],
+    caughtBy: [
+      { mode: "full", seed: 89 },
+      { file: "node", title: "that comes while the leader is being asked waits for another" },
+    ],
+  },
+  {
+    id: "76",
+    name: "A follower answers a read when the leader has told the index, applied or not.",
+    changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "node", title: "waits until that follower has what was committed when it came" },
+    ],
   },
 ];
 

@@ -8,7 +8,7 @@ import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { fromClient, open, SECRET, TYPES } from "./wire.ts";
-import { type Happening, type Machine, Simulation } from "./world.ts";
+import { type Happening, type Machine, type Packet, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
@@ -817,6 +817,92 @@ describe("a command is applied once", () => {
     const use = (id: number) => sessions.apply(command(20_000, [id, 5, 0, bytes("y")]), machine);
     expect(use(2)).toBe("the session has ended, or never was");
     for (const id of [1, 3, 10_000, 10_002]) expect(use(id)).toBeInstanceOf(Uint8Array);
+  });
+});
+
+describe("a follower's read", () => {
+  const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
+
+  /** A leader, a follower whose traffic is watched, and the other one; all have the first value. */
+  function trio() {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const [watched = "", other = ""] = cluster.names.filter((name) => name !== leader);
+    const ipOf = (name: string) => cluster.machine(name).ip;
+    simulation.settle(cluster.life(other).node.propose(bytes("x")));
+    simulation.run(200);
+    expect(cluster.lines(watched)).toEqual(["x"]);
+    const write = (value: string) =>
+      simulation.settle(cluster.life(leader).node.propose(bytes(value)));
+    const answers: string[] = [];
+    const read = () => {
+      cluster.life(watched).node.read(bytes("")).then((answer) => answers.push(text(answer)),
+        (error: RaftError) => answers.push(error.code));
+    };
+    return { cluster, simulation, leader, watched, ipOf, write, read, answers };
+  }
+
+  test("is answered from its own state, and asks the leader only how far that must be", () => {
+    const { simulation, leader, watched, ipOf, read, answers } = trio();
+    const asked: string[] = [];
+    simulation.route = ({ from, to, bytes: sealed }) => {
+      const { kind, types } = open(sealed);
+      const isHop = from.host === ipOf(watched) && to.host === ipOf(leader);
+      if (isHop && kind === "client") asked.push(...types);
+      return [{ afterMs: 1 }];
+    };
+    for (let n = 0; n < 20; n += 1) read();
+    simulation.run(100);
+    expect(answers).toEqual(Array.from({ length: 20 }, () => "x"));
+    expect(asked).toEqual(["ReadIndex"]); // One question for all reads of a turn.
+  });
+
+  test("waits until that follower has what was committed when it came", () => {
+    const { simulation, watched, ipOf, write, read, answers } = trio();
+    simulation.route = (packet) =>
+      isFromPeer(packet) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
+    write("y");
+    read();
+    simulation.run(300);
+    expect(answers).toEqual([]);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.run(300);
+    expect(answers).toEqual(["x,y"]);
+  });
+
+  test("that comes while the leader is being asked waits for another question", () => {
+    const { simulation, leader, watched, ipOf, write, read, answers } = trio();
+    let heldMs = 200;
+    simulation.route = (packet) => {
+      const isAnswer = packet.from.host === ipOf(leader) && packet.to.host === ipOf(watched);
+      if (isFromPeer(packet) && packet.to.host === ipOf(watched)) return [];
+      return [{ afterMs: isAnswer ? heldMs : 1 }];
+    };
+    // It keeps a leader, and learns nothing from it.
+    read();
+    simulation.run(50);
+    write("y");
+    read();
+    simulation.run(200);
+    expect(answers).toEqual(["x"]);
+    heldMs = 1;
+    simulation.run(200);
+    expect(answers).toEqual(["x"]);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.run(300);
+    expect(answers).toEqual(["x", "x,y"]);
+  });
+
+  test("has no answer if it cannot reach the leader, or has none", () => {
+    const { simulation, watched, ipOf, read, answers } = trio();
+    simulation.route = ({ from, to }) =>
+      [from.host, to.host].includes(ipOf(watched)) ? [] : [{ afterMs: 1 }];
+    read();
+    simulation.run(3000);
+    read();
+    simulation.run(6000);
+    expect(answers).toEqual(["timeout", "timeout"]);
   });
 });
 

@@ -500,7 +500,9 @@ describe("a snapshot", () => {
   }
 
   const states = (storage: Storage) =>
-    [...storage.readSnapshot()].filter(({ kind }) => kind === "state").map(({ data }) => `${data}`);
+    [...storage.readSnapshot()].flat().filter(({ kind }) => kind === "state").map(({ data }) =>
+      `${data}`
+    );
   const five = [1, 2, 3, 4, 5].map((index) => command(index, 1, `number ${index}`));
   const saved = (disk: Disk, random?: Random) => {
     const storage = start(disk, random);

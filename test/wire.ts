@@ -10,8 +10,8 @@ export const KINDS = ["peer", "client", "operator"] as const;
 export const TYPES = {
   peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
     "InstallSnapshot", "InstallSnapshotReply", "Removed", "Greeting"],
-  client: ["OpenSession", "Command", "Read", "Inspect", "Answer", "NotLeader", "Refused",
-    "Greeting"],
+  client: ["OpenSession", "Command", "Read", "ReadIndex", "Inspect", "Answer", "NotLeader",
+    "Refused", "Greeting"],
   operator: ["ChangeMembers", "Answer", "NotLeader", "Refused", "Greeting"],
 };
 
