@@ -1,0 +1,282 @@
+/**
+ * What an operator does to a cluster of real processes that is in use, by hand:
+ *
+ *   bun test/operations.ts            all of it; --only WORD for the parts whose titles have it
+ *
+ * A writer writes without a pause, one value after the other, and every acknowledged one must be
+ * there at the end. The report tells the longest gap between two acknowledgements.
+ */
+import { mkdirSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { Client, KeyValues, RaftError } from "../raft.ts";
+import { bytes, endAll, eventually, freePorts, Program, temporaryDirectory,
+  text } from "./processes.ts";
+
+/** Servers that come and go; each is called by its address. */
+class Fleet {
+  readonly directory = temporaryDirectory();
+  readonly cluster = `operations-${crypto.randomUUID().slice(0, 8)}`;
+  readonly programs = new Map<string, Program>();
+  /** Whom clients may ask: those that run, and those that were ever told. */
+  readonly known: string[] = [];
+
+  constructor(private readonly timing: readonly string[] = []) {}
+
+  get running(): string[] {
+    return [...this.programs].filter(([, { isRunning }]) => isRunning).map(([name]) => name);
+  }
+
+  /** Those of `founders` found the cluster; anybody else joins it. */
+  start(name: string, founders: readonly string[]): Program {
+    const [host = "", port = ""] = name.split(":");
+    const others = founders.filter((other) => other !== name);
+    const peers = others.length > 0 ? ["--peers", others.join(",")] : [];
+    const join = founders.includes(name) ? [] : ["--join"];
+    const data = path.join(this.directory, port);
+    mkdirSync(this.directory, { recursive: true });
+    const program = new Program(["--host", host, "--port", port, "--data", data, "--cluster",
+      this.cluster, ...peers, ...join, ...this.timing]);
+    this.programs.set(name, program);
+    if (!this.known.includes(name)) this.known.push(name);
+    return program;
+  }
+
+  connect(timeoutMs = 30_000): Promise<Client> {
+    return Client.connect({ servers: this.known, cluster: this.cluster, timeoutMs });
+  }
+
+  /** The leader, once all that run follow it. */
+  leader(): Promise<string> {
+    return eventually("all follow one leader", async () => {
+      const client = await this.connect(1000);
+      const all = await Promise.all(
+        this.running.map((name) => client.inspect(name).catch(() => undefined)),
+      );
+      client.close();
+      const leads = all.find((status) => status?.role === "Leader");
+      return leads && all.every((status) => status?.leader === leads.name) ? leads.name : undefined;
+    }, 60_000);
+  }
+
+  /** As `kill` of one that is told to stop, and waits for it. */
+  async stop(name: string): Promise<void> {
+    this.programs.get(name)?.signal("SIGTERM");
+    await this.programs.get(name)?.exited;
+  }
+}
+
+/** Writes one value after another, and remembers what was acknowledged, and when. */
+class Writer {
+  private readonly acknowledged = new Map<string, string>();
+  private readonly instants: number[] = [];
+  readonly failures: string[] = [];
+  private isDone = false;
+  private readonly work: Promise<void>;
+
+  private constructor(private readonly client: Client) {
+    this.work = this.write();
+  }
+
+  static async start(fleet: Fleet): Promise<Writer> {
+    return new Writer(await fleet.connect());
+  }
+
+  private async write(): Promise<void> {
+    const store = new KeyValues(this.client);
+    for (let n = 0; !this.isDone; n += 1) {
+      const [key, value] = [`key ${n % 1000}`, `${n}`];
+      try {
+        await store.put(bytes(key), bytes(value));
+        this.acknowledged.set(key, value);
+        this.instants.push(performance.now());
+      } catch (error) {
+        if (!(error instanceof RaftError)) throw error;
+        this.failures.push(error.message);
+        this.acknowledged.delete(key); // Nobody knows whether it was done.
+      }
+    }
+  }
+
+  /** The longest time without an acknowledgement since `since`. */
+  gap(since: number): number {
+    const instants = [since, ...this.instants.filter((at) => at > since), performance.now()];
+    return Math.max(...instants.map((at, i) => at - (instants[i - 1] ?? at)));
+  }
+
+  get count(): number {
+    return this.instants.length;
+  }
+
+  /** The middle and the 99th percentile of the times between two acknowledgements since then. */
+  latency(since: number): string {
+    const instants = this.instants.filter((at) => at > since);
+    const times = instants.map((at, i) => at - (instants[i - 1] ?? at)).slice(1)
+      .sort((a, b) => a - b);
+    const at = (share: number) =>
+      (times[Math.floor(share * times.length)] ?? Number.NaN).toFixed(2);
+    return `p50 ${at(0.5)} ms, p99 ${at(0.99)} ms`;
+  }
+
+  /** How many acknowledged values are there, and which are not. */
+  async end(): Promise<string> {
+    this.isDone = true;
+    await this.work;
+    const store = new KeyValues(this.client);
+    const lost: string[] = [];
+    for (const [key, value] of this.acknowledged) {
+      if (text(await store.get(bytes(key))) !== value) lost.push(key);
+    }
+    this.client.close();
+    const lines = [`${this.count} writes acknowledged, ${this.failures.length} failed, ` +
+      `${lost.length} lost`, ...this.failures.slice(0, 3)];
+    if (lost.length + this.failures.length > 0) process.exitCode = 1;
+    return lines.join("\n  ");
+  }
+}
+
+const names = async (count: number) => (await freePorts(count)).map((port) => `127.0.0.1:${port}`);
+
+/** How long clients wait while every server is restarted once, by SIGTERM or by kill -9. */
+async function restartAll(how: "SIGTERM" | "SIGKILL"): Promise<string[]> {
+  const fleet = new Fleet();
+  const founders = await names(3);
+  for (const name of founders) fleet.start(name, founders);
+  await fleet.leader();
+  const writer = await Writer.start(fleet);
+  await eventually("it writes", () => writer.count > 100 ? true : undefined);
+  const gaps: string[] = [];
+  for (let round = 0; round < 3; round += 1) {
+    const leader = await fleet.leader();
+    const since = performance.now();
+    fleet.programs.get(leader)?.signal(how);
+    await fleet.programs.get(leader)?.exited;
+    fleet.start(leader, founders);
+    await fleet.leader();
+    const count = writer.count;
+    await eventually("it writes on", () => writer.count > count + 50 ? true : undefined);
+    gaps.push(`${writer.gap(since).toFixed(0)} ms`);
+  }
+  return [`longest gap between two acknowledgements, leader after leader: ${gaps.join(", ")}`,
+    await writer.end()];
+}
+
+async function change(fleet: Fleet, name: string, address = ""): Promise<void> {
+  const client = await fleet.connect();
+  // One change at a time: a server that was just added may be getting its vote.
+  await eventually(`${name} is ${address === "" ? "removed" : "added"}`, async () => {
+    try {
+      await client.changeMembers(name, address);
+      return true;
+    } catch (error) {
+      if (error instanceof RaftError && error.code === "refused") return undefined;
+      throw error;
+    }
+  }, 60_000);
+  client.close();
+}
+
+/** Waits until a server votes. */
+async function join(fleet: Fleet, name: string): Promise<void> {
+  fleet.start(name, fleet.known.filter((other) => other !== name));
+  await change(fleet, name, name);
+  const client = await fleet.connect(2000);
+  await eventually(`${name} votes`, async () => {
+    const status = await client.inspect(name).catch(() => undefined);
+    return status?.members.find((member) => member.name === name)?.votes === true || undefined;
+  }, 60_000);
+  client.close();
+}
+
+async function leave(fleet: Fleet, name: string): Promise<void> {
+  await change(fleet, name);
+  await fleet.programs.get(name)?.exited; // It says so, and stops.
+}
+
+/** From one server to five, every one of them replaced, down to three, and nobody notices. */
+async function growAndShrink(): Promise<string[]> {
+  const fleet = new Fleet();
+  const all = await names(10);
+  const [first = "", ...others] = all;
+  fleet.start(first, [first]);
+  await fleet.leader();
+  const writer = await Writer.start(fleet);
+  const lines: string[] = [];
+  const step = async (what: string, act: () => Promise<void>) => {
+    const since = performance.now();
+    await act();
+    lines.push(`${what}: longest gap ${writer.gap(since).toFixed(0)} ms`);
+  };
+  for (const name of others.slice(0, 4)) await step(`${name} joins`, () => join(fleet, name));
+  for (const name of others.slice(4, 9)) {
+    const leader = await fleet.leader();
+    const old = all.slice(0, 5).filter((one) => fleet.running.includes(one));
+    const leaves = old.includes(leader) ? leader : old[0] ?? "";
+    await step(`${name} joins, ${leaves}${leaves === leader ? ", the leader," : ""} leaves`,
+      async () => {
+        await join(fleet, name);
+        await leave(fleet, leaves);
+      });
+  }
+  for (const name of fleet.running.slice(0, 2)) {
+    await step(`${name} leaves`, () => leave(fleet, name));
+  }
+  lines.push(`${fleet.running.length} servers run, none of the first five`);
+  return [...lines, await writer.end()];
+}
+
+const MEBIBYTE = 1 << 20;
+const VALUE_BYTES = 50_000;
+
+/** A server without anything joins a cluster whose state has 100 MiB. */
+async function installLargeSnapshot(): Promise<string[]> {
+  const fleet = new Fleet();
+  const [first = "", second = "", third = "", fourth = ""] = await names(4);
+  const founders = [first, second, third];
+  for (const name of founders) fleet.start(name, founders);
+  await fleet.leader();
+  const client = await fleet.connect(60_000);
+  const store = new KeyValues(client);
+  const count = Math.ceil(100 * MEBIBYTE / VALUE_BYTES);
+  for (let n = 0; n < count; n += 8) {
+    await Promise.all(
+      Array.from({ length: Math.min(8, count - n) }, (_, i) =>
+        store.put(bytes(`large ${n + i}`), crypto.getRandomValues(Buffer.alloc(VALUE_BYTES)))),
+    );
+  }
+  client.close();
+  const writer = await Writer.start(fleet);
+  const calmSince = performance.now();
+  await Bun.sleep(5000);
+  const before = writer.latency(calmSince);
+  const since = performance.now();
+  await join(fleet, fourth);
+  const seconds = (performance.now() - since) / 1000;
+  return [
+    `${(count * VALUE_BYTES / MEBIBYTE).toFixed(0)} MiB reached the new server, and it votes, in ` +
+    `${seconds.toFixed(1)} s: ${(count * VALUE_BYTES / MEBIBYTE / seconds).toFixed(0)} MiB/s`,
+    `commits before: ${before}; meanwhile: ${writer.latency(since)}, longest gap ` +
+    `${writer.gap(since).toFixed(0)} ms`,
+    await writer.end(),
+  ];
+}
+
+const parts: [title: string, run: () => Promise<string[]>][] = [
+  ["rolling restart, told to stop", () => restartAll("SIGTERM")],
+  ["rolling restart, kill -9", () => restartAll("SIGKILL")],
+  ["grow from 1 to 5, replace all, shrink to 3", growAndShrink],
+  ["a state of 100 MiB for a new server", installLargeSnapshot],
+];
+
+const { only = "" } = parseArgs({ options: { only: { type: "string" } } }).values;
+for (const [title, run] of parts.filter(([title]) => title.includes(only))) {
+  console.log(title);
+  try {
+    for (const line of await run()) console.log(`  ${line}`);
+  } catch (error) {
+    console.log(`  FAILED: ${String(error)}`);
+    process.exitCode = 1;
+  } finally {
+    await endAll();
+  }
+}
