@@ -522,7 +522,7 @@ export class Raft {
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
     this.drawElectionTimeout();
-    if (!this.isVoter()) return; // Nor does anybody whose vote does not count want any.
+    if (!this.mayLead) return;
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;
@@ -977,8 +977,14 @@ export class Raft {
     return this.members.some((member) => member.name === name);
   }
 
-  private isVoter(name = this.settings.name): boolean {
-    return this.members.some((member) => member.name === name && member.votes);
+  private isVoter(name: Name, among = this.members): boolean {
+    return among.some((member) => member.name === name && member.votes);
+  }
+
+  /** Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2). */
+  private get mayLead(): boolean {
+    const { name } = this.settings;
+    return this.isVoter(name) || this.isVoter(name, this.membersAt(this.commitIndex));
   }
 
   get majority(): number {

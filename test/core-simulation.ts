@@ -8,7 +8,7 @@ import { Client } from "./core-simulation/clients.ts";
 import { Network } from "./core-simulation/network.ts";
 import { Scene, type Trace } from "./core-simulation/scene.ts";
 import { Server } from "./core-simulation/server.ts";
-import { Violation } from "./judge.ts";
+import { isMajority, Violation } from "./judge.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
@@ -23,11 +23,12 @@ export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): R
   cluster.suffer();
   cluster.healMajority();
   cluster.healAll();
-  if (scene.names.length > 2) {
+  if (scene.judge.voters.length > 2) {
     cluster.rejoin();
     cluster.failOver();
   }
   scene.judge.checkAll();
+  scene.report.changes = scene.judge.committed.filter(({ kind }) => kind === "members").length;
   const wrong = checkLinearizable(scene.history);
   if (wrong) throw new Violation("A single store explains what clients saw", wrong);
   scene.report.simulatedMs = scene.now;
@@ -71,6 +72,9 @@ class Cluster {
     this.every(conditions.pauseEveryMs, () => this.victim().pause(scene.between(0, 4 * T)));
     this.every(conditions.transferEveryMs, () => {
       this.servers.find(({ isLeader }) => isLeader)?.transfer(scene.pick(scene.names));
+    });
+    this.every(conditions.changeEveryMs, () => {
+      this.servers.find(({ isLeader }) => isLeader)?.change();
     });
     this.every(conditions.partitionEveryMs, () => this.partition());
     this.every(conditions.blackoutEveryMs, () => {
@@ -118,11 +122,10 @@ class Cluster {
   /** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
   healMajority(): void {
     const { scene, network, timeoutMs } = this;
-    const order = scene.shuffle(this.servers);
-    const core = order.slice(0, Math.floor(order.length / 2) + 1);
+    const core = this.drawMajority();
     scene.tell(() => `network  is healed for ${core.map(({ name }) => name).join(" ")} alone`);
     network.calmDown(scene.names);
-    for (const server of order.slice(core.length)) this.isolate(server);
+    for (const server of this.servers) if (!core.includes(server)) this.isolate(server);
     for (const server of core) server.heal();
     const isLed = () => core.some(({ isLeader }) => isLeader);
     this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
@@ -136,6 +139,18 @@ class Cluster {
     if (termOf() !== term) {
       throw new Violation("In a healthy majority terms do not grow", `from ${term} to ${termOf()}`);
     }
+  }
+
+  /** A majority of the members, whichever of the changes that have been begun is the last. */
+  private drawMajority(): readonly Server[] {
+    const { possibleVoters } = this.scene.judge;
+    const core: Server[] = [];
+    const names = () => core.map(({ name }) => name);
+    for (const server of this.scene.shuffle(this.servers)) {
+      if (possibleVoters.every((voters) => isMajority(names(), voters))) break;
+      core.push(server);
+    }
+    return core;
   }
 
   /** Who is deaf talks to all others, and must not disturb them. */
@@ -185,8 +200,8 @@ class Cluster {
     network.calmDown(scene.names);
     for (const server of servers) server.heal();
     this.agree();
-    scene.judge.checkAgreement();
-    const states = new Set(servers.map(({ contents }) => contents));
+    scene.judge.checkAgreement(this.members.map(({ name }) => name));
+    const states = new Set(this.members.map(({ contents }) => contents));
     if (states.size > 1) {
       throw new Violation("Equal logs make equal states", [...states].join("; "));
     }
@@ -197,22 +212,30 @@ class Cluster {
     this.expect(limitMs, () => this.isAgreed, "Healthy servers agree");
   }
 
+  /** Who has a vote, or will have one: others are not told of everything. */
+  private get members(): readonly Server[] {
+    const { voters } = this.scene.judge;
+    return this.servers.filter(({ name }) => voters.includes(name));
+  }
+
+  /** All that were added have a vote by now, as nobody keeps them from having the log. */
   private get isAgreed(): boolean {
     const { length } = this.scene.judge.committed;
-    return this.servers.some(({ isLeader }) => isLeader)
-      && this.servers.every(({ raft }) =>
+    const leader = this.servers.find(({ isLeader }) => isLeader);
+    return leader?.raft?.members.every(({ votes }) => votes) === true
+      && this.members.every(({ raft }) =>
         raft?.lastApplied === length && raft.log.lastIndex === length
       );
   }
 
   /** Who was away and comes back does not depose a leader that works (thesis §9.6). */
   rejoin(): void {
-    const { scene, network, servers, timeoutMs } = this;
+    const { scene, network, timeoutMs } = this;
     scene.run(timeoutMs);
     this.agree();
     const leader = this.leader;
     const term = leader.raft?.currentTerm;
-    const away = scene.pick(servers.filter((server) => server !== leader));
+    const away = scene.pick(this.members.filter((server) => server !== leader));
     scene.tell(() => `network  ${away.name} is cut off`);
     network.isolate(away.name);
     scene.run(3 * timeoutMs);
@@ -236,7 +259,7 @@ class Cluster {
     this.expect(timeoutMs, () => !leader.isLeader, "A leader that is cut off stops leading");
     network.mend();
     this.agree();
-    scene.judge.checkAgreement();
+    scene.judge.checkAgreement(this.members.map(({ name }) => name));
   }
 
   private get leader(): Server {

@@ -4,7 +4,8 @@
  * the first step that breaks a promise of Figure 3, or one of those that they rest on, it throws
  * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
  */
-import type { Entry, HardState, Message, Name, Position, Raft, Role } from "../raft.ts";
+import { decodeMulti } from "@msgpack/msgpack";
+import type { Entry, HardState, Message, Name, Position, Progress, Raft, Role } from "../raft.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
 export type Saved = HardState & { entries: readonly Entry[] };
@@ -62,12 +63,22 @@ class Disk {
   }
 }
 
+/** Who has a vote after an entry that lists the members: [name, address, whether it votes] each. */
+function votersIn(entry: Entry): Name[] {
+  const rows = [...decodeMulti(entry.data)] as [Name, string, boolean][];
+  return rows.filter(([, , votes]) => votes).map(([name]) => name);
+}
+
+/** Whether `some` are a majority of those who have a vote. */
+export const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
+  2 * voters.filter((name) => some.includes(name)).length > voters.length;
+
 /**
  * Sending began anew at `begunAt` when it last did; `refusals` counts how often in a row that was
  * further back. `round` is the latest that was answered, at `heardAt`.
  */
-type Followed = { matchIndex: number; nextIndex: number; begunAt: number; refusals: number;
-  heardAt: number; round: number };
+type Followed = { progress: Progress; matchIndex: number; nextIndex: number; begunAt: number;
+  refusals: number; heardAt: number; round: number };
 /** What was so when a read came. */
 export type Question = { role: Role; round: number; committed: number };
 
@@ -78,6 +89,9 @@ class Server {
   readonly votes = new Map<number, Name>();
   raft: Raft | undefined;
   log: Entry[] = [];
+  /** Who has a vote by its log, and had before its last step. */
+  voters: readonly Name[] = [];
+  votersBefore: readonly Name[] = [];
   role: Role | undefined;
   currentTerm = 0;
   votedFor: Name | undefined;
@@ -112,14 +126,36 @@ export class Judge {
   /** The state after each index, as the first server that applied it had it. */
   private readonly states: (number | undefined)[] = [];
 
-  /** `maxReads`: how many reads may wait in a server, as many as its clients can have asked. */
-  constructor(private readonly members: readonly Name[], private readonly maxReads = 1000) {
-    for (const name of members) this.servers.set(name, new Server(name));
+  /**
+   * `founders` are the members at first, `others` may join them. `maxReads`: how many reads may wait
+   * in a server, as many as its clients can have asked.
+   */
+  constructor(private readonly founders: readonly Name[], private readonly maxReads = 1000,
+    others: readonly Name[] = []) {
+    for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
   }
 
   /** How many terms had a leader. */
   get elections(): number {
     return this.leaders.size;
+  }
+
+  /** Who has a vote by a log, which begins with the founders'. */
+  private votersOf(log: readonly Entry[]): readonly Name[] {
+    const last = log.findLast(({ kind }) => kind === "members");
+    return last ? votersIn(last) : this.founders;
+  }
+
+  /** Who has a vote by what is committed. */
+  get voters(): readonly Name[] {
+    return this.votersOf(this.committed);
+  }
+
+  /** By what is committed, and by all that may be committed yet. */
+  get possibleVoters(): (readonly Name[])[] {
+    const lists = this.known.values().map(({ entry }) => entry)
+      .filter(({ kind, index }) => kind === "members" && index > this.committed.length);
+    return [this.voters, ...lists.map(votersIn)];
   }
 
   private at(name: Name): Server {
@@ -148,6 +184,7 @@ export class Judge {
         ...raft.log.slice(raft.log.baseIndex + 1)], currentTerm: raft.currentTerm,
       votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
       timerFrom: raft.heardAt });
+    server.voters = server.votersBefore = this.votersOf(server.log);
     this.checkDisk(server);
   }
 
@@ -288,7 +325,7 @@ export class Judge {
    * happened, so reads are linearizable if they see all that was committed when they came.
    */
   answered(name: Name, { role, round, committed }: Question): void {
-    const { raft, followers, lastApplied } = this.at(name);
+    const { raft, followers, lastApplied, voters } = this.at(name);
     demand(raft !== undefined && raft.role === role,
       "Only who leads, and still does, answers reads",
       () => `${name} does not lead as it did when the read came`);
@@ -296,18 +333,21 @@ export class Judge {
       () =>
         `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it ` +
         "came");
-    const confirmed = [...followers.values()].filter((follower) => follower.round > round);
-    demand(confirmed.length + 1 > this.members.length / 2, "A read waits for a round of its own",
+    const confirmed = [...followers].filter(([, follower]) => follower.round > round)
+      .map(([follower]) => follower);
+    demand(isMajority([name, ...confirmed], voters), "A read waits for a round of its own",
       () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`);
   }
 
   /** Time has passed for a server: what it had received before was read. */
   ticked(name: Name): void {
     this.stepped(name);
-    const { raft, followers } = this.at(name);
+    const { raft, followers, voters } = this.at(name);
     if (raft?.role.name !== "Leader") return;
-    const heard = [raft.now, ...followers.values().map(({ heardAt }) => heardAt)];
-    const heardAt = heard.sort((a, b) => b - a)[Math.floor(this.members.length / 2)] ?? raft.now;
+    const heard = voters.map((voter) =>
+      voter === name ? raft.now : followers.get(voter)?.heardAt ?? 0
+    );
+    const heardAt = heard.sort((a, b) => b - a)[Math.floor(voters.length / 2)] ?? raft.now;
     demand(raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
       "A leader that no majority answers steps down",
       () =>
@@ -337,6 +377,7 @@ export class Judge {
     const { raft } = server;
     if (!raft) return;
     this.checkTerm(server, raft);
+    server.votersBefore = server.voters;
     this.checkLog(server);
     this.checkCampaign(server, raft);
     this.checkLeader(server, raft);
@@ -395,6 +436,11 @@ export class Judge {
   /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
   private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
     if (campaigns === server.campaigns) return;
+    // Who is to be removed may be needed until that is committed.
+    const committed = this.votersOf(server.log.slice(0, server.commitIndex));
+    demand([...server.voters, ...committed].includes(server.name),
+      "Who has no vote does not campaign",
+      () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`);
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;
     const { name } = server;
@@ -420,13 +466,32 @@ export class Judge {
     let common = Math.min(log.length, raft.log.lastIndex);
     while (common > baseIndex && log[common - 1] !== raft.log.at(common)) common -= 1;
     if (common < log.length) this.checkTruncation(server, raft, common);
+    const isLonger = common < raft.log.lastIndex;
+    if (log.length === common && !isLonger) return;
     log.length = common;
     for (let index = common + 1; index <= raft.log.lastIndex; index += 1) {
       const entry = raft.log.at(index);
       demand(entry.index === index, "A log has no gaps", () => `${name} has ${show(entry)} there`);
       this.checkEntry(name, entry, raft.log.at(index - 1).term);
+      if (entry.kind === "members") this.checkChange(server, raft, entry);
       log.push(entry);
     }
+    server.voters = this.votersOf(log);
+  }
+
+  /** One at a time, and none that an earlier leader may have begun may be under way either. */
+  private checkChange({ log, name, role: before }: Server, { role, commitIndex }: Raft,
+    entry: Entry): void {
+    const [old, next] = [this.votersOf(log), votersIn(entry)];
+    const changed = [...old, ...next].filter((one) => !old.includes(one) || !next.includes(one));
+    demand(next.length > 0 && changed.length <= 1, "One vote comes or goes at a time",
+      () => `${show(entry)} of ${name} makes of ${old.join(", ")} ${next.join(", ") || "nobody"}`);
+    if (role.name !== "Leader" || role !== before) return;
+    const last = log.findLastIndex(({ kind }) => kind === "members") + 1;
+    demand(commitIndex >= last, "One change at a time",
+      () => `${name} lists the members in ${show(entry)}, and entry ${last} is not committed`);
+    demand(commitIndex >= role.firstIndex, "No change before an entry of the own term is committed",
+      () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`);
   }
 
   private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
@@ -473,8 +538,10 @@ export class Judge {
       () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
     this.leaders.set(currentTerm, other);
     const voters = this.names(({ votes }) => votes.get(currentTerm) === name);
-    demand(voters.length > this.members.length / 2, "A leader has the votes of a majority",
-      () => `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}`);
+    demand(isMajority(voters, server.votersBefore), "A leader has the votes of a majority",
+      () =>
+        `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of ` +
+        `${server.votersBefore.join(", ")}`);
     // A leader whose votes came late may have a term that was over when the last were committed.
     const count = this.committedIn.findLastIndex((term) => term < currentTerm) + 1;
     const missing = this.committed[count - 1];
@@ -511,10 +578,14 @@ export class Judge {
     server.commitIndex = commitIndex;
   }
 
-  private commit({ name, ledTerm }: Server, entry: Entry): void {
+  private commit({ name, ledTerm, voters, votersBefore }: Server, entry: Entry): void {
     const holders = this.names(({ disk }) => isSame(disk.entries[entry.index - 1], entry));
-    demand(holders.length > this.members.length / 2, "What is committed is on a majority of disks",
-      () => `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"}`);
+    // Who has committed may change the members in the same step: then it counted the ones before.
+    demand(isMajority(holders, voters) || isMajority(holders, votersBefore),
+      "What is committed is on a majority of disks",
+      () =>
+        `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of ` +
+        `${voters.join(", ")}`);
     for (const { raft, name: leader } of this.servers.values()) {
       const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm;
       demand(!isLater || raft.log.matches(entry.index, entry.term), "Leader completeness", () =>
@@ -526,7 +597,7 @@ export class Judge {
 
   /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
   private checkQueues({ name }: Server, { role, outbox }: Raft): void {
-    const limit = 1000 + 100 * this.members.length;
+    const limit = 1000 + 100 * this.servers.size;
     demand(outbox.length <= limit, "Queues are bounded",
       () => `${outbox.length} messages wait in ${name}`);
     if (role.name !== "Leader") return;
@@ -538,9 +609,14 @@ export class Judge {
   private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
     if (role.name !== "Leader") return;
     const { name, followers } = server;
-    for (const [to, { matchIndex, nextIndex }] of role.followers) {
-      const known = followers.get(to) ??
-        { matchIndex, nextIndex, begunAt: nextIndex, refusals: 0, heardAt: now, round: 0 };
+    for (const [to, progress] of role.followers) {
+      const { matchIndex, nextIndex } = progress;
+      const before = followers.get(to);
+      // Who is added anew may be another server of that name.
+      const known = before?.progress === progress
+        ? before
+        : { progress, matchIndex, nextIndex, begunAt: nextIndex, refusals: 0, heardAt: now,
+          round: 0 };
       followers.set(to, known);
       demand(matchIndex >= known.matchIndex, "What a follower has it keeps", () =>
         `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`);
@@ -587,9 +663,9 @@ export class Judge {
     }
   }
 
-  /** Once all is healed and quiet: equal logs, all of them committed and applied. */
-  checkAgreement(): void {
-    for (const { name, raft } of this.servers.values()) {
+  /** Once all is healed and quiet: the members have equal logs, all committed and applied. */
+  checkAgreement(members: readonly Name[] = this.founders): void {
+    for (const { name, raft } of members.map((member) => this.at(member))) {
       const { lastIndex = 0 } = raft?.log ?? {};
       demand(raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
         && lastIndex === raft.commitIndex, "In a healed cluster all catch up", () =>

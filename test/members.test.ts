@@ -313,11 +313,22 @@ describe("a removed server", () => {
     expect(raft.isRemoved).toBe(false);
   });
 
-  test("does not campaign any more (catalogue 39)", () => {
+  test("does not campaign any more when that is committed (catalogue 39)", () => {
     const raft = follower({ name: "d", members: FOUR });
-    append(raft, configuration(THREE));
+    append(raft, configuration(THREE), 1);
     raft.tick(raft.now + 10 * T);
     expect([turn(raft), raft.role.name]).toEqual([[], "Follower"]);
+  });
+
+  test("may be needed to lead until then, but does not count itself (thesis §4.2.2)", () => {
+    const raft = follower({ name: "a", members: ["a", "b"] });
+    append(raft, configuration(["b"]));
+    expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
+    step(raft, voteReply(raft.currentTerm + 1, { preVote: true, campaign: raft.campaigns }));
+    step(raft, voteReply(raft.currentTerm));
+    expect(raft.role.name).toBe("Leader");
+    acknowledge(raft, "b");
+    expect([raft.commitIndex, raft.isRemoved]).toEqual([2, true]);
   });
 
   test("that has missed it gets no vote, and the log of the leader that it asks", () => {

@@ -15,6 +15,8 @@ export type Report = {
   partitions: number;
   diskFaults: number;
   elections: number;
+  /** Of the members: who was added, got a vote, or was removed. */
+  changes: number;
   /** Taken by a server itself, and installed from its leader. */
   snapshots: number;
   installs: number;
@@ -29,7 +31,7 @@ export type Report = {
 
 export const emptyReport = (servers = 0): Report => ({ servers, simulatedMs: 0, messagesSent: 0,
   messagesLost: 0, messagesDuplicated: 0, crashes: 0, powerCuts: 0, restarts: 0, pauses: 0,
-  partitions: 0, diskFaults: 0, elections: 0, snapshots: 0, installs: 0, transfers: 0,
+  partitions: 0, diskFaults: 0, elections: 0, changes: 0, snapshots: 0, installs: 0, transfers: 0,
   operations: 0, unknown: 0, hash: 0 });
 
 /** Makes the hash depend on what just happened, and on all that happened before. */

@@ -7,6 +7,9 @@ import { type Random } from "../random.ts";
 /** Chances are per message or per turn; what happens `EveryMs` happens so on average. */
 export type Conditions = {
   servers: number;
+  /** Servers that may join those that have founded the cluster. */
+  spares: number;
+  changeEveryMs: number;
   electionTimeoutMs: number;
   heartbeatMs: number;
   batchBytes: number;
@@ -54,6 +57,8 @@ export function drawConditions(random: Random): Conditions {
   const batchBytes = pick(30, 100, 300, 1000);
   return {
     servers: random() < 0.04 ? 1 : pick(2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7),
+    spares: pick(0, 1, 2, 2),
+    changeEveryMs: every(2 * T, 15 * T),
     electionTimeoutMs: T,
     heartbeatMs: T / pick(3, 5, 8),
     batchBytes,

@@ -15,6 +15,8 @@ export class Scene {
   readonly random: Random;
   readonly conditions: Conditions;
   readonly names: readonly Name[];
+  /** Who of them are the members at first. */
+  readonly founders: readonly Name[];
   readonly report: Report;
   readonly judge: Judge;
   readonly snapshots = new Snapshots();
@@ -29,9 +31,11 @@ export class Scene {
   constructor(seed: number, private readonly trace: Trace) {
     this.random = randomFrom(seed);
     this.conditions = drawConditions(this.random);
-    this.names = [..."abcdefg"].slice(0, this.conditions.servers);
+    const { servers, spares } = this.conditions;
+    this.names = [..."abcdefghi"].slice(0, servers + spares);
+    this.founders = this.names.slice(0, servers);
     this.report = emptyReport(this.names.length);
-    this.judge = new Judge(this.names);
+    this.judge = new Judge(this.founders, undefined, this.names.slice(servers));
   }
 
   chance(probability: number): boolean {

@@ -85,7 +85,8 @@ export class Server {
     this.rate = 1 + conditions.drift * scene.between(-1, 1);
     this.originMs = scene.random() * 1e6;
     const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
-    const settings = { name, members: configuration(scene.names), electionTimeoutMs, heartbeatMs,
+    const founders = scene.founders.includes(name) ? scene.founders : [];
+    const settings = { name, members: configuration(founders), electionTimeoutMs, heartbeatMs,
       batchBytes, windowBytes };
     const disk = this.recover();
     this.raft = new Raft(settings, disk, this.localNow, scene.random);
@@ -221,6 +222,21 @@ export class Server {
     });
   }
 
+  /** It is asked to add a server, or to remove one, itself perhaps. */
+  change(): void {
+    this.input((raft) => {
+      const { scene, name } = this;
+      const isMember = (one: Name) => raft.members.some((member) => member.name === one);
+      const [strangers, members] = [scene.names.filter((one) => !isMember(one)),
+        scene.names.filter(isMember)];
+      const adds = strangers.length > 0 && scene.chance(0.5);
+      const who = scene.pick(adds ? strangers : members);
+      const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
+      scene.tell(() => `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${outcome}`);
+      scene.judge.stepped(name);
+    });
+  }
+
   private redirect(request: Request): void {
     request.reply({ type: "NotLeader", leader: this.raft?.leader });
   }
@@ -324,6 +340,7 @@ export class Server {
     for (const event of raft.events.splice(0)) {
       scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
     }
+    if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
     if (raft.unsaved) this.schedule();
     this.setTimer(raft);
@@ -373,8 +390,9 @@ export class Server {
 
   private writeSnapshot(raft: Raft): void {
     const { scene, state } = this;
-    const { lastApplied: index, members } = raft;
+    const { lastApplied: index } = raft;
     const { term } = raft.log.at(index);
+    const members = raft.membersAt(index);
     const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
     const kept = scene.snapshots.keep({ snapshot: { index, term, size, members }, state,
       sessions: [...this.sessions.snapshot()], machine: new Machine(this.machine) });

@@ -96,6 +96,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
     ["partitions", count(sum.partitions)],
     ["disk faults", count(sum.diskFaults)],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
+    ["members", `changed ${count(sum.changes)} times`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],
     ["operations", `${count(sum.operations)}, and ${count(sum.unknown)} without an answer`],
     ["hash", sum.hash.toString(16).padStart(8, "0")],
