@@ -26,6 +26,7 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts delete KEY                                 remove it
   bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
   bun cli.ts status                                     the servers, and why something is wrong
+  bun cli.ts transfer [NAME]                            have the leader hand over, to this server
   bun cli.ts members list                               who is a member, and has a vote
   bun cli.ts members add NAME=H:P                       add a server that was started with --join
   bun cli.ts members remove NAME                        remove one, which then stops by itself
@@ -472,7 +473,8 @@ async function trio(flags: Flags): Promise<Result> {
 
 /** The words that each command takes. */
 const COMMANDS = new Map([["put", "KEY VALUE"], ["get", "KEY"], ["delete", "KEY"], ["cas",
-  "KEY OLD NEW"], ["status", ""], ["members list", ""], ["members add", "NAME=HOST:PORT"], [
+  "KEY OLD NEW"], ["status", ""], ["transfer", "[NAME]"], ["members list", ""], ["members add",
+  "NAME=HOST:PORT"], [
   "members remove",
   "NAME",
 ], ["secret", ""], ["client-key", ""]]);
@@ -487,7 +489,8 @@ async function command(flags: Flags, positionals: string[]): Promise<Result> {
       "explains them.");
   }
   const count = form.split(" ").filter(Boolean).length;
-  if (words.length !== count) {
+  const isOptional = form.startsWith("[") && words.length === 0;
+  if (words.length !== count && !isOptional) {
     const takes = `"${verb}" takes ${count} word${count === 1 ? "" : "s"}, not ${words.length}`;
     const quotes = words.length > count && count > 0 ? ", with quotes around spaces" : "";
     throw wrongUsage(`${takes}. Write: bun cli.ts ${`${verb} ${form}`.trim()}${quotes}`);
@@ -513,6 +516,7 @@ async function ask(flags: Flags, verb: string, words: string[]): Promise<Result>
   if (verb === "status") return reportStatus(await inspectAll(servers, options));
   if (verb === "members list") return listMembers(await inspectAll(servers, options));
   if (verb.startsWith("members ")) return await changeMembers(flags, verb, words, servers, options);
+  if (verb === "transfer") return await transfer(words[0], servers, options);
   const bytes = await Promise.all(
     words.map((word, i) =>
       word === "-" && i > 0 && i === words.length - 1 ? readInput() : toBytes(word, flags.base64)
@@ -541,6 +545,21 @@ async function changeMembers({ force = false }: Flags, verb: string, [word = ""]
   }
   const next = "It gets a vote by itself, when it runs and has the log: see 'members list'";
   return { text: adds ? `${name} is a member. ${next}.` : `${name} is no member.` };
+}
+
+async function transfer(heir: string | undefined, servers: string[],
+  options: Omit<ClientOptions, "servers">): Promise<Result> {
+  const answers = await inspectAll(servers, options);
+  const leader = leaderOf(answers)?.name;
+  const [message = ""] = troublesOf(answers);
+  if (!leader) return { error: { code: "noLeader", message } };
+  const client = await Client.connect({ servers, ...options });
+  try {
+    const next = heir === leader ? leader : await client.transfer(leader, heir);
+    return { text: `${next} leads.`, json: { leader: next } };
+  } finally {
+    client.close();
+  }
 }
 
 /** As the leader knows them: with it, a change is in force first. */

@@ -1221,9 +1221,12 @@ const answers = { Answer: ["answer"], NotLeader: ["leader", "address"],
 /** What clients ask of servers. */
 export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"],
   ReadIndex: [], Inspect: [], ...answers } as const;
-/** What only operators may ask: to add a server, or without an address to remove one. */
+/**
+ * What only operators may ask: to add a server, or without an address to remove one; and that
+ * `leader` hands over, to the server of that `name` if there is one.
+ */
 export const operatorMessages = { ChangeMembers: ["name", "address", "force"],
-  ...answers } as const;
+  Transfer: ["leader", "name"], ...answers } as const;
 export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
@@ -2532,6 +2535,7 @@ export class Node {
     if (m.type === "Command") return this.accept(m, "command", m.data);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
     if (m.type === "ChangeMembers") return this.change(m);
+    if (m.type === "Transfer") return this.handOver(m);
     if (m.type !== "Inspect") return this.client.onAnswer(m);
     this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
   }
@@ -2583,6 +2587,18 @@ export class Node {
       this.proposals.set(`${asker.from} ${asker.id}`, { ...asker, index, term });
     }
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
+  }
+
+  /** Who is asked says nothing until somebody else leads; then that one is asked again, and does. */
+  private handOver(asker: ClientMessage & { type: "Transfer" }): void {
+    const { core, endpoint: { self: { name } } } = this;
+    if (core.role.name !== "Leader") return this.redirect(asker);
+    const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
+    if (asker.leader === name) {
+      const isTrying = core.heir !== undefined || core.transfer(asker.name || undefined);
+      if (!isTrying) refuse(`${asker.name || "no other server"} has a vote here`);
+    } else if (asker.name !== "" && asker.name !== name) refuse(`${name} leads already`);
+    else this.answer(asker, { type: "Answer", answer: Buffer.from(name) });
   }
 
   private apply(entry: Entry): void {
@@ -2725,7 +2741,8 @@ type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
   askAt: number; times: number };
 
-const kindOf = (type: Content["type"]) => type === "ChangeMembers" ? "operator" : "client";
+const kindOf = (type: Content["type"]) =>
+  type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
 
 /**
  * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
@@ -2808,9 +2825,24 @@ export class Client {
 
   /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
   async changeMembers(name: Name, address = "", force = false): Promise<void> {
-    demand(this.endpoint.speaksAs("operator"), "Who only has the clients' key cannot change the " +
-      "members. Give the secret itself: --secret-file.");
+    this.checkOperator();
     await this.perform({ type: "ChangeMembers", name, address, force });
+  }
+
+  /**
+   * Has a leader hand over to `heir`, or to whoever has most of its log, and resolves to the name
+   * of who leads then. Takes the secret. Rejects with a RaftError: "refused" if there is no such
+   * heir, or another leads; "timeout".
+   */
+  async transfer(leader: Name, heir = ""): Promise<Name> {
+    this.checkOperator();
+    const answer = await this.perform({ type: "Transfer", leader, name: heir });
+    return asBuffer(answer).toString();
+  }
+
+  private checkOperator(): void {
+    demand(this.endpoint.speaksAs("operator"), "Who only has the clients' key can neither change " +
+      "the members nor who leads. Give the secret itself: --secret-file.");
   }
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */

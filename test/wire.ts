@@ -12,7 +12,7 @@ export const TYPES = {
     "InstallSnapshot", "InstallSnapshotReply", "Removed", "Greeting"],
   client: ["OpenSession", "Command", "Read", "ReadIndex", "Inspect", "Answer", "NotLeader",
     "Refused", "Greeting"],
-  operator: ["ChangeMembers", "Answer", "NotLeader", "Refused", "Greeting"],
+  operator: ["ChangeMembers", "Transfer", "Answer", "NotLeader", "Refused", "Greeting"],
 };
 
 export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;
