@@ -15,7 +15,7 @@ import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
 import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
   MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName, type Server,
-  systemWorld, writeAddress } from "./raft.ts";
+  Storage, systemWorld, writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -30,6 +30,8 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts members list                               who is a member, and has a vote
   bun cli.ts members add NAME=H:P                       add a server that was started with --join
   bun cli.ts members remove NAME                        remove one, which then stops by itself
+  bun cli.ts recover --data DIR --yes                   when the majority is gone for good: makes
+                                                        one server a cluster of its own
   bun cli.ts secret > FILE                              a new secret, for --secret-file
   bun cli.ts client-key > FILE                          the clients' key, made of the secret
 
@@ -88,7 +90,7 @@ const FOR_SERVERS = { host: { type: "string" }, port: { type: "string" }, name: 
   join: { type: "boolean" }, data: { type: "string" }, "election-timeout": { type: "string" },
   heartbeat: { type: "string" } } as const;
 const FOR_CLIENTS = { timeout: { type: "string" }, "client-key-file": { type: "string" },
-  base64: { type: "boolean" }, force: { type: "boolean" } } as const;
+  base64: { type: "boolean" }, force: { type: "boolean" }, yes: { type: "boolean" } } as const;
 const FOR_BOTH = { peers: { type: "string" }, cluster: { type: "string", default: "raft" },
   "secret-file": { type: "string" }, json: { type: "boolean", default: false },
   test: { type: "boolean" }, help: { type: "boolean", short: "h" },
@@ -469,6 +471,38 @@ async function trio(flags: Flags): Promise<Result> {
   };
 }
 
+// --------------------------------- When the majority is gone -----------------------------------
+
+/** Without `--yes` it only tells what would be left, and what not. */
+function recover({ data, yes }: Flags): Result {
+  if (data === undefined) {
+    throw wrongUsage("recover needs --data DIR, of a server that has stopped.");
+  }
+  const log = statSync(path.join(data, "log"), { throwIfNoEntry: false });
+  if (!log) throw wrongUsage(`There is no log in ${data}. Take the --data of a server.`);
+  const storage = new Storage(systemWorld.files, data, undefined, systemWorld.random);
+  try {
+    const { identity: { name, cluster }, entries, base, hardState: { currentTerm: term } } =
+      storage;
+    const { index, term: lastTerm } = entries.at(-1) ?? base;
+    const writtenAt = log.mtime.toISOString();
+    if (yes) storage.secede();
+    const found = { server: name, cluster, term, lastIndex: index, lastTerm, writtenAt };
+    const what =
+      `${data} has server ${name} of cluster ${cluster}, in term ${term}. Its log ends ` +
+      `with entry ${index} of term ${lastTerm}, and was last written at ${writtenAt}.`;
+    const done = `${what} It is a cluster of its own now: start it without --peers, and let new ` +
+      "servers join. Those who were members before are refused, and join with an empty --data.";
+    if (yes) return { text: done, json: found };
+    const message = `${what} With --yes it becomes a cluster of its own. What the others had ` +
+      "acknowledged behind that entry is lost; what was never acknowledged may be there. If any " +
+      "other server is left, take the one whose log ends last. Nothing was done.";
+    return { error: { code: "usage", message }, json: found };
+  } finally {
+    storage.close();
+  }
+}
+
 // ------------------------------------------- A client -------------------------------------------
 
 /** The words that each command takes. */
@@ -477,7 +511,7 @@ const COMMANDS = new Map([["put", "KEY VALUE"], ["get", "KEY"], ["delete", "KEY"
   "NAME=HOST:PORT"], [
   "members remove",
   "NAME",
-], ["secret", ""], ["client-key", ""]]);
+], ["recover", ""], ["secret", ""], ["client-key", ""]]);
 
 async function command(flags: Flags, positionals: string[]): Promise<Result> {
   const length = positionals[0] === "members" ? 2 : 1;
@@ -495,10 +529,12 @@ async function command(flags: Flags, positionals: string[]): Promise<Result> {
     const quotes = words.length > count && count > 0 ? ", with quotes around spaces" : "";
     throw wrongUsage(`${takes}. Write: bun cli.ts ${`${verb} ${form}`.trim()}${quotes}`);
   }
+  if (verb === "recover") return recover(flags);
   refuseFlags(flags, FOR_SERVERS, `is for servers, and "${verb}" is none; clients take --peers`);
   if (flags.force && verb !== "members remove") {
     throw wrongUsage(`--force is for "members remove", and "${verb}" needs none.`);
   }
+  if (flags.yes) throw wrongUsage(`--yes is for "recover", and "${verb}" needs none.`);
   if (verb === "client-key") return tellClientKey(flags);
   if (verb === "secret") {
     const secret = tellPrivately(randomBytes(32).toString("base64url"));

@@ -1487,9 +1487,12 @@ export class Storage {
   private draft: OpenFile | undefined;
   private marker = NOTHING;
 
-  /** Takes a directory, for the founder or, if it holds something, for whose it is. */
-  constructor(private readonly files: Files, private readonly directory: string, founder: Founder,
-    random: () => number) {
+  /**
+   * Takes a directory, for the founder or, if it holds something, for whose it is; without a
+   * founder only to see what it holds.
+   */
+  constructor(private readonly files: Files, private readonly directory: string,
+    founder: Founder | undefined, private readonly random: () => number) {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
       const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
@@ -1497,15 +1500,17 @@ export class Storage {
       if (this.snapshot && !found) {
         throw this.wrong("is missing. Restore it, or replace the server.");
       }
-      const before = found ? this.recover(found) : foundCluster(founder, random);
+      const before = found ? this.recover(found) : founder && foundCluster(founder, random);
+      if (!before) throw this.wrong("is not there. Take the directory of a server.");
+      this.identity = before;
+      if (!founder) return;
       if (before.name !== founder.name || before.cluster !== founder.cluster) {
         throw this.wrong(`holds the data of server ${before.name} of cluster ${before.cluster}, ` +
           `not of ${founder.name} of ${founder.cluster}. Choose another directory, or start that ` +
           "server.");
       }
-      this.identity = { ...before, boot: before.boot + 1 };
-      this.marker = Buffer.from(Uint32Array.of(1 + random() * (2 ** 32 - 2)).buffer);
-      for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
+      this.identity.boot += 1;
+      this.begin();
     } catch (error) {
       this.close();
       throw error;
@@ -1582,6 +1587,24 @@ export class Storage {
   join(id: string): void {
     this.identity.id = id;
     for (const _ of this.rewriteLog(this.base, this.entries, Infinity));
+  }
+
+  /**
+   * Makes the server a cluster of its own, when the majority is gone for good. What it has is the
+   * truth then, committed or not; who was a member before and returns is refused.
+   */
+  secede(): void {
+    const { identity, base, entries, hardState: { currentTerm }, random } = this;
+    const [name, index] = [identity.name, base.index + entries.length + 1];
+    const members = encodeMembers([{ name, address: "", votes: true }]);
+    entries.push(makeEntry(index, currentTerm, "members", members));
+    Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
+    this.begin();
+  }
+
+  private begin(): void {
+    this.marker = Buffer.from(Uint32Array.of(1 + this.random() * (2 ** 32 - 2)).buffer);
+    for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
   }
 
   /**
