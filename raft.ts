@@ -1041,9 +1041,10 @@ export class Raft {
   private whyNot(role: Leader, next: Configuration, force: boolean): string | undefined {
     const voters = next.filter(({ votes }) => votes);
     if (voters.length === 0) return "nobody would be left who has a vote";
-    const heardAt = (name: Name) => role.followers.get(name)?.heardAt ?? this.now;
-    const silent = voters.map(({ name }) => name)
-      .filter((name) => this.now >= heardAt(name) + this.settings.electionTimeoutMs);
+    const silent = voters.map(({ name }) => name).filter((name) => {
+      const { confirmedRound = 1, heardAt = this.now } = role.followers.get(name) ?? {};
+      return confirmedRound === 0 || this.now >= heardAt + this.settings.electionTimeoutMs;
+    });
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
     return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, ` +
       "and the rest is no majority";
@@ -2121,6 +2122,8 @@ export class Endpoint {
     const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, cluster,
       members: members.join(", ") } as const;
     this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
+    // Who does not know its cluster yet wants to be greeted in its turn.
+    if (!this.isSettled) this.socket.send(this.seal(to, [], boot), address);
   }
 
   private onGreeting(from: Correspondent, cluster: string, { asked, ...greeting }: Greeting): void {

@@ -259,6 +259,9 @@ describe("a change", () => {
       "and the rest is no majority");
     expect(raft.changeMembers("c", "")).toBe(2);
     expect(namesIn(raft)).toBe("a b");
+    const elected = leader();
+    acknowledge(elected, "b");
+    expect(elected.changeMembers("b", "")).toMatch(/^of the 2 left who have a vote, c cannot be/);
     const forced = settledLeader();
     forced.now += T;
     acknowledge(forced, "b");

@@ -7,6 +7,7 @@ import { type Machine, type Packet, type Route, Simulation } from "../world.ts";
 import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility, pick } from "./hostility.ts";
 import { Links } from "./links.ts";
+import { isMajority, Lists } from "./lists.ts";
 import { judgePromise } from "./promises.ts";
 import { isStorageError, Server, SNAPSHOT } from "./server.ts";
 import { readDatagram, tellEvent, tellMessage } from "./story.ts";
@@ -30,7 +31,8 @@ export class Cluster {
   /** The first thing that went wrong where nobody can throw it. */
   broken: unknown;
   /** The terms of the committed entries, by index, and the state after each command. */
-  private readonly committed: number[] = [0];
+  readonly committed: number[] = [0];
+  readonly lists: Lists;
   private readonly states = new Map<number, number>();
   private readonly figure3 = new Figure3();
   private readonly byName: Map<string, Server>;
@@ -40,9 +42,11 @@ export class Cluster {
     const simulation = this.simulation = new Simulation(seed);
     const random = this.random = randomFrom(seed + 1e9);
     const hostility = this.hostility = drawHostility(random);
-    this.names = Array.from({ length: hostility.servers }, (_, i) => String.fromCharCode(97 + i));
+    this.names = Array.from({ length: hostility.servers + hostility.spares },
+      (_, i) => String.fromCharCode(97 + i));
+    this.lists = new Lists(this.names.slice(0, hostility.servers));
     this.clients = Array.from({ length: hostility.clients }, (_, i) => `client${i + 1}`);
-    const report = this.report = emptyReport(hostility.servers);
+    const report = this.report = emptyReport(this.names.length);
     this.links = new Links(simulation, randomFrom(seed + 2e9), hostility, report);
     this.workload = new Workload(simulation, randomFrom(seed + 3e9), hostility, report,
       (who, line) => this.tell(who, line));
@@ -64,7 +68,8 @@ export class Cluster {
     machine.drift = { startedAt: -1000 * random(), rate: 1 + hostility.drift * (2 * random() - 1) };
     machine.turnMs = hostility.turnMs;
     machine.receiveBufferBytes = hostility.receiveBufferBytes;
-    const server: Server = new Server(machine, this.names, hostility, {
+    const founders = this.names.slice(0, hostility.servers);
+    const server: Server = new Server(machine, founders, hostility, {
       onEvent: (event) => this.onEvent(server, event),
       onApplied: (index, hash) => this.onApplied(server, index, hash),
       onStopped: (reason) => this.onStopped(server, reason),
@@ -103,6 +108,7 @@ export class Cluster {
     if (!server.isUp) return;
     const { report, random, hostility } = this;
     report.crashes += 1;
+    this.noteMembers(server);
     if (how === "killed") server.machine.kill();
     else {
       report.powerCuts += 1;
@@ -174,6 +180,9 @@ export class Cluster {
       server.readPlatter(this.committed);
       for (const sentence of said) judgePromise(from, to, sentence, server.platter);
     }
+    for (const { type, fields } of said) {
+      if (type === "AppendEntries") this.lists.read(Buffer.from(fields["entries"] as Uint8Array));
+    }
     const { routes, why } = this.links.fateOf(from, to, packet);
     for (const sentence of said) {
       this.tell(from, () => `> ${to}: ${tellMessage(sentence)}${why && ` (${why})`}`);
@@ -217,23 +226,42 @@ export class Cluster {
     const { core } = server;
     if (!core) return;
     server.readPlatter(this.committed);
+    this.noteMembers(server);
     this.figure3.judge(name, core);
     this.judgeCommitted(server, core);
     this.judgeQueues(server);
   }
 
-  /** What is committed is durable on a majority at the instant at which it is. */
+  /** What lists of members its log has. */
+  private noteMembers({ core }: Server): void {
+    for (const { index } of core?.log["configurations"] ?? []) {
+      const entry = core && index > core.log.baseIndex ? core.log.at(index) : undefined;
+      if (entry) this.lists.read(entry.record);
+    }
+  }
+
+  /** Who has a vote by what is committed. */
+  get members(): Server[] {
+    const voters = this.lists.votersAfter(this.committed);
+    return this.servers.filter(({ name }) => voters.includes(name));
+  }
+
+  /** What is committed is durable on a majority, of what list in force in this turn, at that instant. */
   private judgeCommitted({ name }: Server,
     { log, commitIndex }: NonNullable<Server["core"]>): void {
-    const { committed, servers } = this;
+    const { committed, servers, lists } = this;
+    if (commitIndex < committed.length) return;
+    const isThere = (index: number, term: number) => log.matches(index, term);
+    const possible = lists.possibleAfter(committed, isThere);
     for (let index = committed.length; index <= commitIndex; index += 1) {
       const { term } = log.at(index);
       for (const server of servers) server.readPlatter(committed);
-      const holders = servers.filter(({ platter }) => platter.has(index, term)).length;
+      const holders = servers.filter(({ platter }) => platter.has(index, term))
+        .map((server) => server.name);
       committed.push(term);
-      if (2 * holders > servers.length) continue;
+      if (possible.some((voters) => isMajority(holders, voters))) continue;
       throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
-        `durable on ${holders} of ${servers.length} servers`);
+        `durable on ${holders.join(", ") || "none"} of ${possible.join(" or ")}`);
     }
   }
 

@@ -5,11 +5,12 @@
  */
 import { Client, KeyValues } from "../../raft.ts";
 import { checkLinearizable } from "../linearizability.ts";
-import { randomFrom } from "../random.ts";
+import { type Random, randomFrom } from "../random.ts";
 import { type Report } from "../report.ts";
 import { SECRET } from "../wire.ts";
 import { Cluster, type Trace } from "./cluster.ts";
 import { pick, shuffle } from "./hostility.ts";
+import { isMajority } from "./lists.ts";
 import { Nemesis } from "./nemesis.ts";
 import { PORT, type Server } from "./server.ts";
 
@@ -22,7 +23,10 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   for (const server of servers) server.start();
   for (const client of clients) void workload.beClient(client, names);
   workload.beServers(() => {
-    const [chosen] = shuffle(workload.random, cluster.up);
+    // Who is no member does not know how far it would have to be for a read.
+    const [chosen] = shuffle(workload.random, cluster.up).filter(({ name, core }) =>
+      core?.members.some((member) => member.name === name)
+    );
     const { node } = chosen ?? {};
     const program = chosen?.machine.program;
     return chosen && node
@@ -35,6 +39,7 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   healAll(cluster);
   const wrong = checkLinearizable(workload.history);
   if (wrong) throw new Error(wrong);
+  cluster.report.changes = cluster.lists.count(cluster.committed);
   cluster.report.simulatedMs = simulation.now;
   return cluster.report;
 }
@@ -51,9 +56,8 @@ function heal(cluster: Cluster, server: Server): void {
 function healMajority(cluster: Cluster, seed: number): void {
   const { servers, links, hostility, simulation, names } = cluster;
   const random = randomFrom(seed + 5e9);
-  const order = shuffle(random, servers);
-  const core = order.slice(0, Math.floor(servers.length / 2) + 1);
-  const rest = order.slice(core.length);
+  const core = drawMajority(cluster, random);
+  const rest = servers.filter((server) => !core.includes(server));
   cluster.isHostile = false;
   links.calmDown([...names, "probe"]);
   cluster.tell("network", () => `IS HEALED for ${core.map(({ name }) => name).join(" ")} alone`);
@@ -73,6 +77,18 @@ function healMajority(cluster: Cluster, seed: number): void {
       `a healthy majority goes from term ${before} to ${terms()} at ${simulation.now}`,
     );
   }
+}
+
+/** A majority of the members, whichever of the changes that have been begun is the last. */
+function drawMajority({ servers, lists, committed }: Cluster, random: Random): Server[] {
+  const possible = lists.possibleAfter(committed);
+  const core: Server[] = [];
+  const names = () => core.map(({ name }) => name);
+  for (const server of shuffle(random, servers)) {
+    if (possible.every((voters) => isMajority(names(), voters))) break;
+    core.push(server);
+  }
+  return core;
 }
 
 /** Who is deaf still talks to all, which must not disturb them. */
@@ -110,11 +126,13 @@ function healAll(cluster: Cluster): void {
   cluster.tell("network", () => "IS HEALED");
   for (const server of servers) heal(cluster, server);
   const limitMs = 20 * 2 * hostility.electionTimeoutMs + 10_000;
-  if (!cluster.run(limitMs, () => new Set(servers.map(howFar)).size === 1 && isDone(servers))) {
+  const isAgreed = () => new Set(cluster.members.map(howFar)).size === 1 && isDone(cluster.members);
+  if (!cluster.run(limitMs, isAgreed)) {
     throw new Error(`healthy servers do not come to agree: ${servers.map(howFar).join("; ")}`);
   }
-  const base = Math.max(...servers.map(({ core }) => core?.log.baseIndex ?? 0));
-  const contents = servers.map(({ node, core, ledger }) =>
+  const { members } = cluster;
+  const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
+  const contents = members.map(({ node, core, ledger }) =>
     JSON.stringify([core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
       [...node?.["sessions"].snapshot() ?? []].map((bytes) =>
         Buffer.from(bytes).toString("latin1")
@@ -130,5 +148,8 @@ function howFar({ name, core }: Server): string {
   return `${core.log.lastIndex} entries, ${core.lastApplied} applied, term ${core.currentTerm}`;
 }
 
-const isDone = (servers: readonly Server[]) =>
-  servers.every(({ core }) => core && core.lastApplied === core.log.lastIndex);
+/** All that were added have a vote by now, as nobody keeps them from having the log. */
+const isDone = (members: readonly Server[]) =>
+  members.every(({ core }) =>
+    core && core.lastApplied === core.log.lastIndex && core.members.every(({ votes }) => votes)
+  );

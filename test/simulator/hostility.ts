@@ -7,6 +7,9 @@ import { type Random } from "../random.ts";
 /** Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average. */
 export type Hostility = {
   servers: number;
+  /** Servers that may join those that have founded the cluster. */
+  spares: number;
+  changeEveryMs: number;
   clients: number;
   electionTimeoutMs: number;
   heartbeatMs: number;
@@ -66,6 +69,8 @@ export function drawHostility(random: Random): Hostility {
   const T = pick(random, [200, 300, 500, 1000]);
   return {
     servers: random() < 0.04 ? 1 : pick(random, [2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
+    spares: pick(random, [0, 1, 2, 2]),
+    changeEveryMs: every(2 * T, 15 * T),
     clients: pick(random, [2, 3, 4]),
     electionTimeoutMs: T,
     heartbeatMs: T / pick(random, [3, 5, 8]),

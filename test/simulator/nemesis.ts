@@ -1,8 +1,9 @@
 /** Whoever has it in for the cluster: kills, pauses, cuts and mends, at instants drawn by chance. */
+import { RaftError } from "../../raft.ts";
 import { type Random, randomFrom } from "../random.ts";
 import { type Cluster } from "./cluster.ts";
 import { pick } from "./hostility.ts";
-import { type Server } from "./server.ts";
+import { PORT, type Server } from "./server.ts";
 
 export class Nemesis {
   private readonly random: Random;
@@ -17,6 +18,7 @@ export class Nemesis {
       for (const server of cluster.up) cluster.crash(server, "power cut");
     });
     this.every(hostility.pauseEveryMs, () => this.onVictim((s) => this.pause(s)));
+    this.every(hostility.changeEveryMs, () => this.change());
     this.every(hostility.transferEveryMs, () => this.transfer());
     this.every(hostility.stopEveryMs, () => this.onVictim((s) => this.stop(s)));
     this.every(hostility.clogEveryMs, () => this.clog());
@@ -59,6 +61,27 @@ export class Nemesis {
     if (!leader?.node?.transfer(heir)) return;
     cluster.report.transfers += 1;
     cluster.tell(leader.name, () => `IS TOLD to hand over to ${heir ?? "whoever has most"}`);
+  }
+
+  /** Somebody asks any server to add one, or to remove one. */
+  private change(): void {
+    const { cluster, random } = this;
+    const { node, name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    if (!node) return;
+    const isMember = (one: string) => node.status().members.some((member) => member.name === one);
+    const strangers = cluster.names.filter((one) => !isMember(one));
+    const adds = strangers.length > 0 && random() < 0.5;
+    const [first = "", ...rest] = adds ? strangers : cluster.names.filter(isMember);
+    if (first === "") return;
+    const who = pick(random, [first, ...rest]);
+    cluster.tell(name, () => `IS ASKED to ${adds ? "add" : "remove"} ${who}`);
+    node.changeMembers(who, adds ? `${who}:${PORT}` : "").then(
+      () => cluster.tell(name, () => `HAS SEEN ${who} ${adds ? "added" : "removed"}`),
+      (error: unknown) => {
+        cluster.tell(name, () => `HAS NOT ${adds ? "added" : "removed"} ${who}: ${String(error)}`);
+        if (!(error instanceof RaftError)) cluster.broken ??= error;
+      },
+    );
   }
 
   /** As on SIGTERM, and sometimes a second one. A leader hands over first. */

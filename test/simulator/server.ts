@@ -71,7 +71,7 @@ export class Server {
   /** Where a bit of its log, or of its snapshot, is flipped while it is down. */
   damage: { file: string; at: number; bit: number } | undefined;
 
-  constructor(readonly machine: Machine, private readonly names: readonly string[],
+  constructor(readonly machine: Machine, private readonly founders: readonly string[],
     private readonly hostility: Hostility, private readonly listener: Listener) {
     this.platter = new Platter(machine.name);
   }
@@ -94,7 +94,7 @@ export class Server {
 
   /** Starts the program: it runs at the machine's next turn. */
   start(): void {
-    const { machine, listener, names, hostility } = this;
+    const { machine, listener, founders, hostility } = this;
     const { electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes } = hostility;
     [this.node, this.isFaulted] = [undefined, false];
     const world = machine.boot();
@@ -107,8 +107,9 @@ export class Server {
     world.clock.defer(() =>
       Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
         electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes, secret: SECRET, world,
-        peers: names.filter((name) => name !== this.name).map((name) => `${name}=${name}:${PORT}`),
-        onEvent: (event) => isAlive() && listener.onEvent(event) }).then((node) => {
+        join: !founders.includes(this.name), peers: founders.filter((name) => name !== this.name)
+          .map((name) => `${name}=${name}:${PORT}`), onEvent: (event) =>
+          isAlive() && listener.onEvent(event) }).then((node) => {
           if (isAlive()) this.node = node;
           if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
           node.stopped.then(() => isAlive() && listener.onEnded(), stop);
