@@ -2622,7 +2622,7 @@ export class Node {
     const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
     if (asker.leader === name) {
       const isTrying = core.heir !== undefined || core.transfer(asker.name || undefined);
-      if (!isTrying) refuse(`${asker.name || "no other server"} has a vote here`);
+      if (!isTrying) refuse(`${asker.name || "any other server"} has no vote here`);
     } else if (asker.name !== "" && asker.name !== name) refuse(`${name} leads already`);
     else this.answer(asker, { type: "Answer", answer: Buffer.from(name) });
   }

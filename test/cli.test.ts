@@ -314,6 +314,27 @@ describe("bad input about data", () => {
     await program.kill();
   }
 
+  test("when the majority is gone for good, --yes makes one a cluster of its own", async () => {
+    const mine = await used();
+    const [, , , port = ""] = mine.args;
+    const recover = (...args: string[]) => cli(["recover", ...args]);
+    expect(await recover()).toMatchObject({ code: 2 });
+    expect(await recover("--data", `${mine.data}/none`)).toMatchObject({ code: 2 });
+    const asked = await recover("--data", mine.data);
+    expect(asked).toMatchObject({ code: 2, output: "" });
+    expect(asked.errors).toMatch(/ has server 127\.0\.0\.1:\d+ of cluster .* Nothing was done\.$/);
+    await expectKept(mine);
+    const done = await recover("--data", mine.data, "--yes", "--json");
+    expect(JSON.parse(done.output)).toMatchObject({ ok: true, server: `127.0.0.1:${port}` });
+    await expectKept(mine);
+    const running = new Program(mine.args);
+    expect(await cli(["get", "precious", ...mine.where])).toMatchObject({ output: "kept" });
+    expect((await recover("--data", mine.data, "--yes")).errors).toContain(
+      "a running server has it",
+    );
+    await running.kill();
+  });
+
   test("a directory in use, or of another server or cluster, is left as it is", async () => {
     const mine = await used();
     const [, , , port = ""] = mine.args;

@@ -677,12 +677,55 @@ describe("a server that is removed", () => {
   });
 });
 
+describe("a request to hand over", () => {
+  const others = (leader: Name) => THREE.filter((name) => name !== leader);
+
+  test("is answered by who leads then: whom it names, or whoever has most of the log", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const [heir = ""] = others(leader);
+    expect(world.simulation.settle(client.transfer(leader, heir))).toBe(heir);
+    expect(world.leader()).toBe(heir);
+    const next = world.simulation.settle(client.transfer(heir));
+    expect([others(heir).includes(next), world.leader()]).toEqual([true, next]);
+  });
+
+  test("that is repeated, because its answer was lost, does not hand over once more", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const answer = client.transfer(leader);
+    world.until(() => world.leader() !== leader && world.leader() !== undefined);
+    const next = world.leader();
+    const { term } = world.at(next ?? "").status();
+    const { ip } = world.simulation.machine("client");
+    world.simulation.route = ({ to }) => to.host === ip ? [] : [{ afterMs: 1 }];
+    world.simulation.run(1000);
+    world.simulation.route = () => [{ afterMs: 1 }];
+    expect(world.simulation.settle(answer)).toBe(next as Name);
+    expect(world.at(next ?? "").status()).toMatchObject({ role: "Leader", term });
+  });
+
+  test("is refused if nobody of that name has a vote, or if another leads", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const [one = "", other = ""] = others(leader);
+    const refusal = (promise: Promise<unknown>) => world.failure(promise).message;
+    expect(refusal(client.transfer(leader, "ghost"))).toContain("ghost has no vote here");
+    expect(refusal(client.transfer(one, other))).toContain(`${leader} leads already`);
+    expect(world.leader()).toBe(leader);
+    const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
+    expect(world.failure(withKey.transfer(leader))).toMatchObject({ code: "usage" });
+  });
+});
+
 describe("a request to change the members", () => {
   test("comes from who has the secret: the clients' key is not enough", () => {
     const world = new World().found(["a"]);
     const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
     expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({ code: "usage",
-      message: expect.stringMatching(/^Who only has the clients' key cannot change the members/) });
+      message: expect.stringMatching(
+        /^Who only has the clients' key can neither change the members/,
+      ) });
     world.simulation.settle(put(withKey, "x"));
     world.simulation.settle(world.client().changeMembers("d", "d:1"));
     expect(namesOf(world.at("a").status().members)).toBe("a (d)");

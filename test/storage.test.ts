@@ -702,6 +702,83 @@ describe("a snapshot", () => {
   });
 });
 
+describe("when the majority is gone for good", () => {
+  const used = (): Disk => {
+    const disk = new Disk(randomFrom(5));
+    const storage = start(disk);
+    storage.save({ currentTerm: 4, votedFor: "b",
+      entries: [command(1, 3, "one"), command(2, 4, "two")] });
+    storage.close();
+    return disk;
+  };
+  const look = (disk: Disk) => new Storage(disk.files(), "data", undefined, randomFrom(9));
+
+  test("who looks at a directory sees what it holds, and changes nothing", () => {
+    const disk = used();
+    const before = disk.read(LOG);
+    const storage = look(disk);
+    expect(storage.identity).toMatchObject({ name: "a", cluster: "test", boot: 1 });
+    expect(remembered(storage)).toMatchObject({ currentTerm: 4, entries: { length: 2 } });
+    storage.close();
+    expect(disk.read(LOG)).toEqual(before as Buffer);
+    expectRefusal(() => look(new Disk(randomFrom(1))), "data/log is not there");
+  });
+
+  test("a server becomes a cluster of its own: all entries, another id, and one member", () => {
+    const disk = used();
+    const id = look(used()).identity.id;
+    const storage = look(disk);
+    storage.secede();
+    storage.close();
+    disk.powerCut("nothing");
+    const { identity, hardState, entries } = start(disk);
+    expect(identity).toMatchObject({ name: "a", cluster: "test", members: ["a"] });
+    expect(identity.id).toMatch(/^[0-9a-f]{16}$/);
+    expect(identity.id).not.toBe(id);
+    expect(hardState).toEqual({ currentTerm: 4, votedFor: "b" });
+    expect(entries.map(({ index, term, kind }) => [index, term, kind])).toEqual([
+      [1, 3, "command"],
+      [2, 4, "command"],
+      [3, 4, "members"],
+    ]);
+    const alone = encodeMembers([{ name: "a", address: "", votes: true }]);
+    expect(entries.at(-1)?.data).toEqual(alone);
+  });
+
+  test("it is either what it was or a cluster of its own, wherever the power fails", () => {
+    const ids = new Set<string>();
+    const old = look(used()).identity.id;
+    for (const keep of keeps) {
+      for (let n = 0; n < 12; n += 1) {
+        const disk = used();
+        const storage = look(disk);
+        let left = n;
+        disk.fault = () => {
+          left -= 1;
+          return left < 0 ? { code: "EIO", share: 0.5 } : undefined;
+        };
+        if (failureOf(() => storage.secede())) storage.close();
+        disk.fault = () => undefined;
+        disk.powerCut(keep);
+        const { identity, entries } = start(disk);
+        ids.add(identity.id === old ? "old" : "new");
+        expect(entries.length).toBe(identity.id === old ? 2 : 3);
+      }
+    }
+    expect([...ids].sort()).toEqual(["new", "old"]);
+  });
+});
+
+/** Whether it fails at all. */
+function failureOf(action: () => void): boolean {
+  try {
+    action();
+    return false;
+  } catch {
+    return true;
+  }
+}
+
 describe("real files", () => {
   const directories: string[] = [];
   const fresh = () => {
