@@ -2615,7 +2615,7 @@ export class Node {
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
-  /** Who is asked says nothing until somebody else leads; then that one is asked again, and does. */
+  /** Who is asked says nothing until somebody else leads, who is asked next, and answers. */
   private handOver(asker: ClientMessage & { type: "Transfer" }): void {
     const { core, endpoint: { self: { name } } } = this;
     if (core.role.name !== "Leader") return this.redirect(asker);
