@@ -522,7 +522,8 @@ export class Raft {
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
     this.drawElectionTimeout();
-    if (!this.mayLead) return;
+    // Clients must not be sent to a leader that has not been heard, by nobody at all.
+    if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;

@@ -149,6 +149,7 @@ describe("a learner", () => {
     raft.tick(raft.now + 10 * T);
     expect(turn(raft)).toEqual([]);
     expect([raft.role.name, raft.currentTerm]).toEqual(["Follower", 0]);
+    expect(raft.leader).toBeUndefined(); // Nor does it send clients to one that is silent.
     step(raft, heartbeat(raft));
     expect(step(raft, timeoutNow(raft.currentTerm))).toEqual([]);
     raft.tick(raft.now + 2 * T);
