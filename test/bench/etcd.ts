@@ -26,7 +26,7 @@ const CONNECTIONS = 4;
 
 export class Etcd implements Store {
   private readonly sessions: http2.ClientHttp2Session[];
-  private calls = 0;
+  private underWay = 0;
 
   constructor(server: string) {
     this.sessions = Array.from({ length: CONNECTIONS }, () => http2.connect(`http://${server}`));
@@ -41,9 +41,11 @@ export class Etcd implements Store {
     return this.call("/etcdserverpb.KV/Range", frame(field(1, key)));
   }
 
-  private call(path: string, body: Buffer): Promise<void> {
-    const session = this.sessions[this.calls++ % CONNECTIONS];
+  private async call(path: string, body: Buffer): Promise<void> {
+    // One call at a time stays on one connection.
+    const session = this.sessions[this.underWay % CONNECTIONS];
     if (!session) throw new Error("There is no connection to etcd.");
+    this.underWay += 1;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const stream = session.request({ ":method": "POST", ":path": path,
       "content-type": "application/grpc", te: "trailers" });
@@ -52,6 +54,6 @@ export class Etcd implements Store {
     stream.on("response", take).on("trailers", take).on("data", () => {}).on("error", reject);
     stream.on("end", () => status === "0" ? resolve() : reject(new Error(`status ${status}`)));
     stream.end(body);
-    return promise;
+    await promise.finally(() => this.underWay -= 1);
   }
 }
