@@ -55,7 +55,8 @@ const rows = (["leader", "client"] as const).flatMap((via): Row[] => {
 /** One measurement. `counts` is what the leader did meanwhile; `elections`, how often it changed. */
 type Sample = Figures & { row: string; contestant: string; round: number; counts: Counts;
   elections: number };
-type Counts = Omit<Stat, "leader" | "term"> & { cpuMs: number; leaderCPUMs: number };
+type Counts = Omit<Stat, "leader" | "term"> & { cpuMs: number; leaderCPUMs: number;
+  waitedMs: number };
 const samples: Sample[] = [];
 const failovers: { contestant: string; round: number; ms: number }[] = [];
 const limits: { what: string; round: number; figures: Figures }[] = [];
@@ -99,7 +100,7 @@ async function measureRow(row: Row, contestant: Contestant, round: number): Prom
   const figures = await contestant.measure(row, ms);
   const [after, cpuAfter] = [await contestant.stat(), contestant.cpu()];
   const cpu = { cpuMs: cpuAfter.all - cpuBefore.all,
-    leaderCPUMs: cpuAfter.leader - cpuBefore.leader };
+    leaderCPUMs: cpuAfter.leader - cpuBefore.leader, waitedMs: cpuAfter.waited - cpuBefore.waited };
   samples.push({ row: row.name, contestant: contestant.kind.name, round, ...figures,
     counts: { ...difference(before, after), ...cpu }, elections: after.term - before.term });
 }
@@ -205,6 +206,18 @@ function costs(row: Row, contestant: string): string[] {
     `${each((c) => c.leaderCPUMs * 1000).toFixed(0)} µs CPU`];
 }
 
+/** Others who use the machine make all times longer, and not equally for all. */
+function busyNote(contestant: string): string[] {
+  const own = samples.filter((sample) => sample.contestant === contestant);
+  const share = median(own.map(({ counts }) => counts.waitedMs / ms));
+  if (!(share > 0.1)) return [];
+  return ["",
+    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time: this machine ` +
+    "is busy. The times are those of a",
+    "busy machine, where who has more threads gets more of it;" +
+    " what an operation takes of the CPU says more."];
+}
+
 function limitLines(): string[] {
   return [...new Set(limits.map(({ what }) => what))].map((what) => {
     const all = limits.filter((limit) => limit.what === what).map((limit) => limit.figures);
@@ -234,6 +247,7 @@ function table(names: readonly string[], directory: string): string {
     "",
     "What one commit costs the leader, when the load is in it",
     ...rows.flatMap((row) => costs(row, names[0] ?? "")),
+    ...busyNote(names[0] ?? ""),
     ...(flags.against === "etcd" ? ["", ...ETCD_NOTE] : []),
   ].join("\n");
 }

@@ -85,15 +85,22 @@ async function ask<T>(url: string, withinMs: number, init?: RequestInit): Promis
   return await response.json() as T;
 }
 
+const about = (pid: number, what: string): string => {
+  try {
+    return readFileSync(`/proc/${pid}/${what}`, "latin1");
+  } catch {
+    return "";
+  }
+};
+
 /** By `man proc`: user and system time, in hundredths of a second, behind the name. */
 function cpuOf(pid: number): number {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, "latin1").replace(/^.*\) /s, "").split(" ");
-    return 10 * (Number(fields[11]) + Number(fields[12]));
-  } catch {
-    return Number.NaN;
-  }
+  const fields = about(pid, "stat").replace(/^.*\) /s, "").split(" ");
+  return 10 * (Number(fields[11]) + Number(fields[12]));
 }
+
+/** How long it could have run, and did not: the second of three numbers, in nanoseconds. */
+const waitOf = (pid: number): number => Number(about(pid, "schedstat").split(" ")[1]) / 1e6;
 
 /** What differs between us and others: how to start a process, and how to talk to it. */
 type Kind = {
@@ -218,10 +225,15 @@ export class Contestant {
     return await this.kind.stat(await this.settle(), this.base);
   }
 
-  /** How many milliseconds of CPU the servers have used so far, where there is /proc to tell. */
-  cpu(): { all: number; leader: number } {
+  /**
+   * How many milliseconds of CPU the servers have used so far, and how long the leader's first
+   * thread had to wait for one, where there is /proc to tell.
+   */
+  cpu(): { all: number; leader: number; waited: number } {
     const each = this.servers.map(({ pid }) => cpuOf(pid));
-    return { all: each.reduce((sum, ms) => sum + ms, 0), leader: each[this.leader] ?? Number.NaN };
+    const { pid } = this.servers[this.leader] ?? {};
+    return { all: each.reduce((sum, ms) => sum + ms, 0), leader: each[this.leader] ?? Number.NaN,
+      waited: pid === undefined ? Number.NaN : waitOf(pid) };
   }
 
   /** Keeps operations under way for a while, in the leader or in the client. */
