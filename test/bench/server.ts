@@ -14,7 +14,7 @@
  * RAFT is another version of raft.ts, to be compared with this one.
  */
 import path from "node:path";
-import type { World, WritableFile } from "../../raft.ts";
+import type { World } from "../../raft.ts";
 import { endWithParent, load } from "./load.ts";
 
 const [, , index = "", base = "", directory = "", file = ""] = Bun.argv;
@@ -24,7 +24,8 @@ const raft: typeof import("../../raft.ts") = await import(
 const addresses = [0, 1, 2].map((i) => `127.0.0.1:${Number(base) + i}`);
 const counts = { datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
 
-const countedFile = (file: WritableFile): WritableFile => ({
+type File = ReturnType<World["files"]["create"]>;
+const countedFile = (file: File): File => ({
   ...file,
   write(bytes, position) {
     counts.writtenBytes += bytes.length;
