@@ -23,7 +23,7 @@ import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVersion, fileSystem,
-  type Operation, ours, type Stat } from "./bench/contestants.ts";
+  measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
 import { roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
 
@@ -39,6 +39,7 @@ const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
 const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
 /** Fresh processes compile what they do often, which is none of the first row's cost. */
 const WARM_UP_MS = 1000;
+const BARE = "a commit without disk and network";
 const FAILOVER = "kill -9 of the leader to the next commit";
 
 /** `what` is unique where the load is, `name` in the table. */
@@ -58,6 +59,7 @@ type Sample = Figures & { row: string; contestant: string; round: number; counts
 type Counts = Omit<Stat, "leader" | "term"> & { cpuMs: number; leaderCPUMs: number;
   waitedMs: number };
 const samples: Sample[] = [];
+const bare: { contestant: string; round: number; cpuUs: number }[] = [];
 const failovers: { contestant: string; round: number; ms: number }[] = [];
 const limits: { what: string; round: number; figures: Figures }[] = [];
 
@@ -118,7 +120,11 @@ async function measureAll(kinds: ReturnType<typeof opponent>, directory: string)
   const wanted = rows.filter((row) => row.name.includes(flags.rows));
   for (let round = 1; round <= rounds; round += 1) {
     await measureLimits(round, directory);
-    for (const kind of kinds) {
+    for (const kind of BARE.includes(flags.rows) ? kinds.filter((each) => each.bare) : []) {
+      progress(`round ${round} of ${rounds}: ${kind.name}, ${BARE}`);
+      bare.push({ contestant: kind.name, round, cpuUs: await measureBare(kind, directory, ms) });
+    }
+    for (const kind of wanted.length > 0 ? kinds : []) {
       const contestant = await Contestant.start(kind, directory);
       const via = kind.hasLoadInside ? "leader" : "client";
       await contestant.measure({ via, op: "put", inFlight: 64 }, WARM_UP_MS);
@@ -182,6 +188,12 @@ function failoverCell(contestant: string): Cell {
   return { text, speed: 1 / median(own) };
 }
 
+function bareCell(contestant: string): Cell {
+  const own = bare.filter((b) => b.contestant === contestant).map((b) => b.cpuUs);
+  if (own.length === 0) return NOTHING;
+  return { text: `${median(own).toFixed(1)} µs CPU`, speed: 1 / median(own) };
+}
+
 /** A line of the table, or none if nobody has anything in it. */
 function line(name: string, cells: readonly Cell[]): string[] {
   if (cells.every(({ text }) => text === "")) return [];
@@ -226,10 +238,15 @@ function limitLines(): string[] {
 }
 
 function table(names: readonly string[], directory: string): string {
-  const section = (via: Operation["via"]) =>
-    rows.filter((row) => row.via === via).flatMap((row) =>
+  const section = (via: Operation["via"]) => {
+    const lines = rows.filter((row) => row.via === via).flatMap((row) =>
       line(`  ${row.what}`, names.map((name) => cell(row, name)))
     );
+    return lines.length > 0
+      ? [`load in ${via === "leader" ? "the leader" : "a client"}`, ...lines]
+      : [];
+  };
+  const spent = rows.flatMap((row) => costs(row, names[0] ?? ""));
   return [
     `Three processes, UDP on the loopback, values of 100 bytes, synced to ${fileSystem(directory)}`,
     `in ${path.dirname(directory)}. Medians of ${rounds} rounds. Latencies are p50 and p99; CPU is`,
@@ -238,15 +255,13 @@ function table(names: readonly string[], directory: string): string {
     "What the machine gives to anybody",
     ...limitLines(),
     "",
-    ...line("", names.map((text) => ({ text, speed: Number.NaN }))),
-    "load in the leader",
+    "".padEnd(FIRST) + names.map((name) => name.padEnd(COLUMN)).join("").trimEnd(),
     ...section("leader"),
-    "load in a client",
     ...section("client"),
     ...line(FAILOVER, names.map(failoverCell)),
-    "",
-    "What one commit costs the leader, when the load is in it",
-    ...rows.flatMap((row) => costs(row, names[0] ?? "")),
+    ...line(BARE, names.map(bareCell)),
+    ...(spent.length > 0 ? ["", "What one commit costs the leader, when the load is in it"] : []),
+    ...spent,
     ...busyNote(names[0] ?? ""),
     ...(flags.against === "etcd" ? ["", ...ETCD_NOTE] : []),
   ].join("\n");
@@ -271,7 +286,8 @@ try {
   progress("");
   const names = kinds.map(({ name }) => name);
   console.log(flags.json
-    ? JSON.stringify({ fileSystem: fileSystem(directory), ms, limits, samples, failovers }, null, 1)
+    ? JSON.stringify({ fileSystem: fileSystem(directory), ms, limits, samples, failovers, bare },
+      null, 1)
     : table(names, directory));
   await end(0);
 } catch (error) {

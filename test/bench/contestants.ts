@@ -111,6 +111,8 @@ type Kind = {
   /** Rejects unless one more command is committed. */
   put(index: number, base: number): Promise<unknown>;
   hasLoadInside: boolean;
+  /** Measures it without disk and network. */
+  bare?(directory: string, ms: number): string[];
 };
 
 const bun = (program: string,
@@ -129,6 +131,7 @@ export const ours = (name = "raft.ts", file = ""): Kind => ({
   stat: (index, base) => ask(`${control(index, base)}/stat`, 1000),
   put: (index, base) => ask(`${control(index, base)}/put`, 1000),
   hasLoadInside: true,
+  bare: (directory, ms) => bun("bare.ts", 1024, ms, directory, file),
 });
 
 const etcdURL = (port: number) => `http://127.0.0.1:${port}`;
@@ -171,6 +174,16 @@ export function etcdVersion(): string | undefined {
   if (Bun.which("etcd") === null) return undefined;
   const { stdout } = Bun.spawnSync(["etcd", "--version"]);
   return /etcd Version: (\S+)/.exec(stdout.toString())?.[1] ?? "of an unknown version";
+}
+
+/** How many microseconds of CPU a commit costs three servers that have no disk and no network. */
+export async function measureBare(kind: Kind, within: string, ms: number): Promise<number> {
+  const directory = mkdtempSync(path.join(within, "bare-"));
+  const log = path.join(directory, "bare");
+  await spawn(kind.bare?.(directory, ms) ?? [], log).exited;
+  const { cpuUs } = JSON.parse(readFileSync(`${log}.out`, "utf8")) as { cpuUs: number };
+  rmSync(directory, { recursive: true });
+  return cpuUs;
 }
 
 /** A fresh cluster of one kind. */
