@@ -273,21 +273,22 @@ const ETCD_NOTE = [
   "ratio above 1 is in our favour.",
 ];
 
-const directory = chooseDirectory(flags.directory);
+let directory = "";
 async function end(code: number): Promise<never> {
   await endAllProcesses();
-  rmSync(directory, { recursive: true, force: true });
+  if (directory !== "") rmSync(directory, { recursive: true, force: true });
   process.exit(code);
 }
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => void end(1));
 try {
   const kinds = [ours(), ...opponent()];
+  directory = chooseDirectory(flags.directory);
   await measureAll(kinds, directory);
   progress("");
   const names = kinds.map(({ name }) => name);
+  const place = { fileSystem: fileSystem(directory), directory: path.dirname(directory) };
   console.log(flags.json
-    ? JSON.stringify({ fileSystem: fileSystem(directory), ms, limits, samples, failovers, bare },
-      null, 1)
+    ? JSON.stringify({ ...place, ms, limits, samples, failovers, bare }, null, 1)
     : table(names, directory));
   await end(0);
 } catch (error) {

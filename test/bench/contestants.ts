@@ -38,8 +38,8 @@ export function chooseDirectory(wanted: string | undefined): string {
   const candidates = wanted === undefined ? [os.tmpdir(), process.cwd()] : [wanted];
   const found = candidates.find((directory) => !isInMemory(directory));
   if (found !== undefined) return mkdtempSync(path.join(found, "raft-bench-"));
-  throw new Error(`${candidates.join(" and ")} are in memory, where a sync costs nothing. Choose ` +
-    "a directory on a disk: --directory DIRECTORY.");
+  throw new Error(`A sync costs nothing in memory, and nothing else is in ` +
+    `${candidates.join(" or ")}. Choose a directory on a disk: --directory DIRECTORY.`);
 }
 
 async function isFreeForTCP(port: number): Promise<boolean> {
