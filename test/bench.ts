@@ -1,0 +1,297 @@
+#!/usr/bin/env bun
+/**
+ * How fast raft.ts is on this machine: three processes, real datagrams, every commit synced to a
+ * real disk on a majority, and beside it what the machine gives to anybody.
+ *
+ *   bun test/bench.ts                    our table, in about two minutes
+ *   bun test/bench.ts --against etcd     etcd in the same run, if it is installed
+ *   bun test/bench.ts --against FILE     another version of raft.ts in the same run
+ *
+ *   --rounds 3       how often everything is measured; medians are told
+ *   --ms 700         how long each measurement lasts, after a warm-up of a third of that
+ *   --kills 5        how often a leader is killed
+ *   --rows TEXT      only the rows with TEXT in their name, as "leader: commits, 64 in flight"
+ *   --directory DIR  where the servers keep their logs; not in memory
+ *   --json           all figures of all rounds
+ *
+ * Rounds are interleaved: the first of everybody, then the second, so that whatever else the
+ * machine does hits all alike. Compare within a run, not between runs.
+ *
+ * Our server for a harness that compares many: `test/bench/server.ts`, which says what it answers.
+ */
+import { existsSync, rmSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVersion, fileSystem,
+  measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
+import { roundTrips, syncs } from "./bench/limits.ts";
+import { type Figures, median } from "./bench/load.ts";
+
+const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
+  against: { type: "string" },
+  rounds: { type: "string", default: "3" },
+  ms: { type: "string", default: "700" },
+  kills: { type: "string", default: "5" },
+  rows: { type: "string", default: "" },
+  directory: { type: "string" },
+  json: { type: "boolean", default: false },
+} });
+const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
+/** Fresh processes compile what they do often, which is none of the first row's cost. */
+const WARM_UP_MS = 1000;
+const BARE = "a commit without disk and network";
+const FAILOVER = "kill -9 of the leader to the next commit";
+
+/** `what` is unique where the load is, `name` in the table. */
+type Row = Operation & { name: string; what: string };
+const rows = (["leader", "client"] as const).flatMap((via): Row[] => {
+  const row = (op: Operation["op"], noun: string) => (inFlight: number) => {
+    const what = `${noun}, ${inFlight} in flight`;
+    return { via, op, inFlight, what, name: `${via}: ${what}` };
+  };
+  return [...[1, 16, 64, 256, 1024].map(row("put", "commits")),
+    ...[1, 256].map(row("get", "linearizable reads"))];
+});
+
+/** One measurement. `counts` is what the leader did meanwhile; `elections`, how often it changed. */
+type Sample = Figures & { row: string; contestant: string; round: number; counts: Counts;
+  elections: number };
+type Counts = Omit<Stat, "leader" | "term"> & { cpuMs: number; leaderCPUMs: number;
+  waitedMs: number };
+const samples: Sample[] = [];
+const bare: { contestant: string; round: number; cpuUs: number }[] = [];
+const failovers: { contestant: string; round: number; ms: number }[] = [];
+const limits: { what: string; round: number; figures: Figures }[] = [];
+
+function progress(text: string): void {
+  const { isTTY } = process.stderr;
+  process.stderr.write(isTTY ? `\r\x1b[2K${text}` : `${text}\n`);
+}
+
+function opponent() {
+  if (flags.against === undefined) return [];
+  if (flags.against !== "etcd") {
+    if (!existsSync(flags.against)) throw new Error(`There is no ${flags.against}.`);
+    return [ours(flags.against, path.resolve(flags.against))];
+  }
+  const version = etcdVersion();
+  if (version === undefined) throw new Error(ETCD_HELP);
+  return [etcd(version)];
+}
+
+const difference = (before: Stat, after: Stat): Omit<Stat, "leader" | "term"> => ({
+  commitIndex: after.commitIndex - before.commitIndex,
+  datagrams: after.datagrams - before.datagrams,
+  sentBytes: after.sentBytes - before.sentBytes,
+  syncs: after.syncs - before.syncs,
+  writtenBytes: after.writtenBytes - before.writtenBytes,
+});
+
+async function measureLimits(round: number, directory: string): Promise<void> {
+  progress(`round ${round} of ${rounds}: the machine's own limits`);
+  const add = (what: string, figures: Figures) => limits.push({ what, round, figures });
+  add("UDP, to a process and back", await roundTrips());
+  add("append and fdatasync, one process", await syncs(directory, 1));
+  add("append and fdatasync, three processes at once", await syncs(directory, 3));
+}
+
+async function measureRow(row: Row, contestant: Contestant, round: number): Promise<void> {
+  progress(`round ${round} of ${rounds}: ${contestant.kind.name}, ${row.name}`);
+  await contestant.measure(row, ms / 3);
+  const [before, cpuBefore] = [await contestant.stat(), contestant.cpu()];
+  const figures = await contestant.measure(row, ms);
+  const [after, cpuAfter] = [await contestant.stat(), contestant.cpu()];
+  const cpu = { cpuMs: cpuAfter.all - cpuBefore.all,
+    leaderCPUMs: cpuAfter.leader - cpuBefore.leader, waitedMs: cpuAfter.waited - cpuBefore.waited };
+  samples.push({ row: row.name, contestant: contestant.kind.name, round, ...figures,
+    counts: { ...difference(before, after), ...cpu }, elections: after.term - before.term });
+}
+
+async function measureFailovers(contestant: Contestant): Promise<void> {
+  const { name } = contestant.kind;
+  for (let i = 1; i <= kills; i += 1) {
+    progress(`killing the leader of ${name}, ${i} of ${kills}`);
+    failovers.push({ contestant: name, round: i, ms: await contestant.failover() });
+    await Bun.sleep(300 + 37 * i); // Not always at the same distance from a heartbeat.
+  }
+}
+
+async function measureAll(kinds: ReturnType<typeof opponent>, directory: string): Promise<void> {
+  const wanted = rows.filter((row) => row.name.includes(flags.rows));
+  for (let round = 1; round <= rounds; round += 1) {
+    await measureLimits(round, directory);
+    for (const kind of BARE.includes(flags.rows) ? kinds.filter((each) => each.bare) : []) {
+      progress(`round ${round} of ${rounds}: ${kind.name}, ${BARE}`);
+      bare.push({ contestant: kind.name, round, cpuUs: await measureBare(kind, directory, ms) });
+    }
+    for (const kind of wanted.length > 0 ? kinds : []) {
+      const contestant = await Contestant.start(kind, directory);
+      const via = kind.hasLoadInside ? "leader" : "client";
+      await contestant.measure({ via, op: "put", inFlight: 64 }, WARM_UP_MS);
+      for (const row of wanted) {
+        if (kind.hasLoadInside || row.via === "client") await measureRow(row, contestant, round);
+      }
+      await contestant.end();
+    }
+  }
+  for (const kind of FAILOVER.includes(flags.rows) ? kinds : []) {
+    const contestant = await Contestant.start(kind, directory);
+    await measureFailovers(contestant);
+    await contestant.end();
+  }
+}
+
+// ------------------------------------------ The table ------------------------------------------
+
+const [FIRST, COLUMN] = [48, 42];
+type Cell = { text: string; speed: number };
+const NOTHING: Cell = { text: "", speed: Number.NaN };
+
+function milliseconds(us: number): string {
+  return us < 10_000 ? `${(us / 1000).toFixed(2)} ms` : `${(us / 1000).toFixed(0)} ms`;
+}
+
+function perSecond(n: number): string {
+  return n < 10_000 ? `${Math.round(n)}/s` : `${(n / 1000).toFixed(n < 100_000 ? 1 : 0)} k/s`;
+}
+
+const latency = (all: readonly Figures[]) =>
+  [median(all.map((f) => f.p50_us)), median(all.map((f) => f.p99_us))].map(milliseconds)
+    .join(", p99 ");
+const samplesOf = ({ name }: Row, contestant: string) =>
+  samples.filter((sample) => sample.row === name && sample.contestant === contestant);
+
+/** What one contestant has in one row. `speed` is what ratios are made of: more of it is better. */
+function cell(row: Row, contestant: string): Cell {
+  const own = samplesOf(row, contestant);
+  if (own.length === 0) return NOTHING;
+  const total = (of: (sample: Sample) => number) => own.reduce((sum, s) => sum + of(s), 0);
+  const [failed, elections] = [total((s) => s.bad), total((s) => s.elections)];
+  const notes = [...(failed > 0 ? [`${failed} failed`] : []),
+    ...(elections > 0 ? [`${elections} elections`] : [])].map((note) => `, ${note}`).join("");
+  const cpu = median(own.map(({ counts, ops }) => counts.cpuMs * 1000 / ops));
+  const used = Number.isFinite(cpu) ? `, ${cpu.toFixed(0)} µs CPU` : "";
+  const perSecondMedian = median(own.map((s) => s.per_s));
+  return row.inFlight > 1
+    ? { speed: perSecondMedian,
+      text: `${perSecond(perSecondMedian)}, p99 ${
+        milliseconds(median(own.map((s) => s.p99_us)))
+      }${used}${notes}` }
+    : { speed: 1 / median(own.map((s) => s.p50_us)), text: `${latency(own)}${used}${notes}` };
+}
+
+function failoverCell(contestant: string): Cell {
+  const own = failovers.filter((f) => f.contestant === contestant).map((f) => f.ms);
+  if (own.length === 0) return NOTHING;
+  const [least, most] = [Math.min(...own), Math.max(...own)];
+  const text = `${median(own).toFixed(0)} ms (${least.toFixed(0)} to ${most.toFixed(0)})`;
+  return { text, speed: 1 / median(own) };
+}
+
+function bareCell(contestant: string): Cell {
+  const own = bare.filter((b) => b.contestant === contestant).map((b) => b.cpuUs);
+  if (own.length === 0) return NOTHING;
+  return { text: `${median(own).toFixed(1)} µs CPU`, speed: 1 / median(own) };
+}
+
+/** A line of the table, or none if nobody has anything in it. */
+function line(name: string, cells: readonly Cell[]): string[] {
+  if (cells.every(({ text }) => text === "")) return [];
+  const ratio = (cells[0]?.speed ?? Number.NaN) / (cells[1]?.speed ?? Number.NaN);
+  const times = Number.isFinite(ratio) ? `${ratio.toFixed(2)}x` : "";
+  const columns = cells.map(({ text }) => text.padEnd(COLUMN)).join("");
+  return [`${name.padEnd(FIRST)}${columns}${times}`.trimEnd()];
+}
+
+/** What a commit costs the leader, by how many are under way. */
+function costs(row: Row, contestant: string): string[] {
+  const own = samplesOf(row, contestant);
+  if (own.length === 0 || row.op !== "put" || row.via !== "leader") return [];
+  const each = (of: (counts: Counts) => number) =>
+    median(own.map(({ counts }) => of(counts) / counts.commitIndex));
+  const datagrams = each((c) => c.datagrams);
+  const bytes = (each((c) => c.sentBytes) / datagrams).toFixed(0);
+  const [syncs, written] = [each((c) => c.syncs).toFixed(3),
+    each((c) => c.writtenBytes).toFixed(0)];
+  return [`${`  ${row.inFlight} in flight`.padEnd(FIRST)}${datagrams.toFixed(3)} datagrams of ` +
+    `${bytes} B, ${syncs} syncs, ${written} B written, ` +
+    `${each((c) => c.leaderCPUMs * 1000).toFixed(0)} µs CPU`];
+}
+
+/** Others who use the machine make all times longer, and not equally for all. */
+function busyNote(contestant: string): string[] {
+  const own = samples.filter((sample) => sample.contestant === contestant);
+  const share = median(own.map(({ counts }) => counts.waitedMs / ms));
+  if (!(share > 0.1)) return [];
+  return ["",
+    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time: this machine ` +
+    "is busy. The times are those of a",
+    "busy machine, where who has more threads gets more of it;" +
+    " what an operation takes of the CPU says more."];
+}
+
+function limitLines(): string[] {
+  return [...new Set(limits.map(({ what }) => what))].map((what) => {
+    const all = limits.filter((limit) => limit.what === what).map((limit) => limit.figures);
+    return `  ${what}`.padEnd(FIRST) + latency(all);
+  });
+}
+
+function table(names: readonly string[], directory: string): string {
+  const section = (via: Operation["via"]) => {
+    const lines = rows.filter((row) => row.via === via).flatMap((row) =>
+      line(`  ${row.what}`, names.map((name) => cell(row, name)))
+    );
+    return lines.length > 0
+      ? [`load in ${via === "leader" ? "the leader" : "a client"}`, ...lines]
+      : [];
+  };
+  const spent = rows.flatMap((row) => costs(row, names[0] ?? ""));
+  return [
+    `Three processes, UDP on the loopback, values of 100 bytes, synced to ${fileSystem(directory)}`,
+    `in ${path.dirname(directory)}. Medians of ${rounds} rounds. Latencies are p50 and p99; CPU is`,
+    "of all three servers, for each operation.",
+    "",
+    "What the machine gives to anybody",
+    ...limitLines(),
+    "",
+    "".padEnd(FIRST) + names.map((name) => name.padEnd(COLUMN)).join("").trimEnd(),
+    ...section("leader"),
+    ...section("client"),
+    ...line(FAILOVER, names.map(failoverCell)),
+    ...line(BARE, names.map(bareCell)),
+    ...(spent.length > 0 ? ["", "What one commit costs the leader, when the load is in it"] : []),
+    ...spent,
+    ...busyNote(names[0] ?? ""),
+    ...(flags.against === "etcd" ? ["", ...ETCD_NOTE] : []),
+  ].join("\n");
+}
+
+const ETCD_NOTE = [
+  "etcd is its package with its defaults. Its client is a Bun process, as ours is, and speaks gRPC",
+  "on four connections to its leader. Load inside the leader is not possible for it without Go. A",
+  "ratio above 1 is in our favour.",
+];
+
+let directory = "";
+async function end(code: number): Promise<never> {
+  await endAllProcesses();
+  if (directory !== "") rmSync(directory, { recursive: true, force: true });
+  process.exit(code);
+}
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => void end(1));
+try {
+  const kinds = [ours(), ...opponent()];
+  directory = chooseDirectory(flags.directory);
+  await measureAll(kinds, directory);
+  progress("");
+  const names = kinds.map(({ name }) => name);
+  const place = { fileSystem: fileSystem(directory), directory: path.dirname(directory) };
+  console.log(flags.json
+    ? JSON.stringify({ ...place, ms, limits, samples, failovers, bare }, null, 1)
+    : table(names, directory));
+  await end(0);
+} catch (error) {
+  console.error((error as Error).message);
+  await end(1);
+}

@@ -1,0 +1,62 @@
+/**
+ * What every program of the benchmark does when it is told to: it keeps a number of operations
+ * under way for a while, each lane beginning its next one when it has an answer.
+ */
+
+/** A store of keys and values, whoever keeps it. */
+export type Store = { put(key: Uint8Array, value: Uint8Array): Promise<unknown>;
+  get(key: Uint8Array): Promise<unknown> };
+
+/** `bad` is how many operations failed; they count for nothing else. */
+export type Figures = { ops: number; bad: number; per_s: number; p50_us: number; p99_us: number;
+  max_us: number };
+
+const KEYS = 1000;
+const keys = Array.from({ length: KEYS }, (_, i) => Buffer.from(`k${`${i}`.padStart(6, "0")}`));
+
+/** The value that a share `q` of the sorted values does not exceed; NaN if there are none. */
+export const quantile = (sorted: ArrayLike<number>, q: number): number =>
+  sorted[Math.floor((sorted.length - 1) * q)] ?? Number.NaN;
+export const median = (values: readonly number[]): number =>
+  quantile(values.toSorted((a, b) => a - b), 0.5);
+
+/** Latencies, in milliseconds, as the benchmark tells them. */
+export function figures(latencies: readonly number[], bad: number, elapsedMs: number): Figures {
+  const sorted = Float64Array.from(latencies).sort();
+  const us = (q: number) => Math.round(quantile(sorted, q) * 1000);
+  return { ops: sorted.length, bad, per_s: Math.round(sorted.length / elapsedMs * 1000),
+    p50_us: us(0.5), p99_us: us(0.99), max_us: us(1) };
+}
+
+/** Serves `/bench?op=put|get&inflight=N&ms=D&size=S`. Values have `size` bytes. */
+export async function load(query: URLSearchParams, store: Store): Promise<Figures> {
+  const number = (name: string, otherwise: number) => Number(query.get(name) ?? otherwise);
+  const value = Buffer.alloc(number("size", 100), "x");
+  const latencies: number[] = [];
+  let bad = 0;
+  const act = query.get("op") === "get"
+    ? (key: Uint8Array) => store.get(key)
+    : (key: Uint8Array) => store.put(key, value);
+  const beganAt = performance.now();
+  const endsAt = beganAt + number("ms", 1000);
+  const lane = async (first: number) => {
+    for (let i = first;; i += 7) {
+      const sentAt = performance.now();
+      if (sentAt >= endsAt) return;
+      try {
+        await act(keys[i % KEYS] ?? value);
+        latencies.push(performance.now() - sentAt);
+      } catch {
+        bad += 1;
+        await Bun.sleep(1); // Where nothing works, trying without a pause would keep it so.
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: number("inflight", 1) }, (_, i) => lane(i)));
+  return figures(latencies, bad, performance.now() - beganAt);
+}
+
+/** A program that was started for a benchmark ends with it, however that one ends. */
+export function endWithParent(): void {
+  if (process.send) process.on("disconnect", () => process.exit());
+}

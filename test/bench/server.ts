@@ -1,0 +1,89 @@
+#!/usr/bin/env bun
+/**
+ * A small program that embeds raft.ts, with the load inside: what `test/bench.ts` measures.
+ *
+ *   bun test/bench/server.ts INDEX BASE DIRECTORY [RAFT]
+ *
+ * It is server INDEX, from 0 to 2, of three on this machine. It speaks UDP on port BASE + INDEX,
+ * and is told what to do by HTTP on port BASE + 20 + INDEX:
+ *
+ *   GET /stat    whether it leads, its term, and what it has done to disk and network so far
+ *   GET /put     200 once a command is committed, 503 if nobody knows
+ *   GET /bench?op=put|get&inflight=N&ms=D&size=S    what `load` makes of it, inside this process
+ *
+ * RAFT is another version of raft.ts, to be compared with this one.
+ */
+import path from "node:path";
+import type { World } from "../../raft.ts";
+import { endWithParent, load } from "./load.ts";
+
+const [, , index = "", base = "", directory = "", file = ""] = Bun.argv;
+const raft: typeof import("../../raft.ts") = await import(
+  file === "" ? "../../raft.ts" : path.resolve(file)
+);
+const addresses = [0, 1, 2].map((i) => `127.0.0.1:${Number(base) + i}`);
+const counts = { datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
+
+type File = ReturnType<World["files"]["create"]>;
+const countedFile = (file: File): File => ({
+  ...file,
+  write(bytes, position) {
+    counts.writtenBytes += bytes.length;
+    file.write(bytes, position);
+  },
+  sync() {
+    counts.syncs += 1;
+    file.sync();
+  },
+});
+
+const { files, datagrams } = raft.systemWorld;
+const world: World = {
+  ...raft.systemWorld,
+  files: { ...files, create: (name) => countedFile(files.create(name)) },
+  datagrams: {
+    ...datagrams,
+    async bind(at, receive) {
+      const socket = await datagrams.bind(at, receive);
+      const send: typeof socket.send = (bytes, to) => {
+        counts.datagrams += 1;
+        counts.sentBytes += bytes.length;
+        socket.send(bytes, to);
+      };
+      return { ...socket, send };
+    },
+  },
+};
+
+const node = await raft.Node.start({ host: "127.0.0.1", port: Number(base) + Number(index),
+  peers: addresses.filter((_, i) => i !== Number(index)), directory, cluster: "bench",
+  machine: new raft.KeyValueStore(), world });
+const store = new raft.KeyValues(node);
+async function put(): Promise<Response> {
+  try {
+    await store.put(Buffer.from("k000000"), Buffer.from("1"));
+    return Response.json({});
+  } catch (error) {
+    return Response.json({ error: (error as Error).message }, { status: 503 });
+  }
+}
+
+Bun.serve({
+  hostname: "127.0.0.1",
+  port: Number(base) + 20 + Number(index),
+  idleTimeout: 0,
+  routes: {
+    "/stat": () => {
+      const { role, term, commitIndex } = node.status();
+      return Response.json({ leader: role === "Leader", term, commitIndex, ...counts });
+    },
+    "/put": put,
+    "/bench": async ({ url }) => Response.json(await load(new URL(url).searchParams, store)),
+  },
+});
+
+endWithParent();
+node.stopped.catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
