@@ -716,7 +716,8 @@ function describeServer({ name, status }: Answer, answers: readonly Answer[]) {
   const lag = leader && typeof has === "number" ? leader.lastIndex - has : null;
   const own: Partial<Status> = status ?? {};
   const { term = null, lastIndex = null, commitIndex = null, logBytes = null } = own;
-  const isLearner = status && !(leader ?? status).members.some((m) => m.name === name && m.votes);
+  const cluster = leader?.id === status?.id ? leader : status;
+  const isLearner = status && !cluster?.members.some((m) => m.name === name && m.votes);
   const called = own.role === "PreCandidate" ? "Follower" : own.role ?? null;
   return { name, role: isLearner && called === "Follower" ? "Learner" : called, term, lastIndex,
     commitIndex, lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
@@ -790,7 +791,11 @@ export function troublesOf(answers: readonly Answer[]): string[] {
   const leader = leaderOf(answers);
   const first = leader ? whyNotCommitted(leader) : [whyNoLeader(answers)];
   const followers = leader ? leader.peers.flatMap((peer) => whyLags(leader, peer, answers)) : [];
-  return [...first, ...followers, ...whatWasDropped(statuses)];
+  const strangers = statuses.filter(({ id }) => leader && id !== leader.id).map(({ name }) =>
+    `${name} is not of the cluster of ${leader?.name}, and both refuse each other. If it should ` +
+    "be, start it with --join and an empty --data, and write 'bun cli.ts members add'."
+  );
+  return [...first, ...followers, ...strangers, ...whatWasDropped(statuses)];
 }
 
 function whatWasDropped(statuses: readonly Status[]): string[] {

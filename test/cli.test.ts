@@ -670,6 +670,14 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ], [
     "Entries 11 to 12 are not committed yet: 2 of 3 disks must have them. Ask again in a moment.",
   ]],
+  ["one that answers is of another cluster", [
+    server("a", leads),
+    server("b", { id: "another" }),
+    server("c", follows),
+  ], [
+    "b is not of the cluster of a, and both refuse each other. If it should be, start it with " +
+    "--join and an empty --data, and write 'bun cli.ts members add'.",
+  ]],
   ["somebody has another secret", [
     server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
     server("b", { ...follows, dropped: { unauthenticated: 17, foreign: 3, version: 9 } }),
