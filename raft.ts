@@ -159,7 +159,8 @@ export class Log {
 
   at(index: number): Entry {
     const entry = this.entries[index - this.baseIndex];
-    assert(entry, `a log of ${this.baseIndex} to ${this.lastIndex} is not asked for ${index}`);
+    // The sentence is made only if it is needed: this is asked for every entry.
+    if (!entry) assert(false, `a log up to ${this.lastIndex} is not asked for ${index}`);
     return entry;
   }
 
@@ -1260,12 +1261,15 @@ const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MA
 const asBuffer = ({ buffer, byteOffset, length }: Uint8Array) =>
   Buffer.from(buffer, byteOffset, length);
 
+const lists: readonly (readonly string[])[] = [flags, texts, blobs];
+const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
+
 /** The value of a field, or undefined if it is none: then the whole datagram is dropped. */
 function readField(field: string, raw: unknown): unknown {
-  const is = (list: readonly string[]) => list.includes(field);
-  if (is(flags)) return typeof raw === "boolean" ? raw : undefined;
-  if (is(texts)) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
-  if (is(blobs)) return raw instanceof Uint8Array ? raw : undefined;
+  const list = listOf.get(field);
+  if (list === flags) return typeof raw === "boolean" ? raw : undefined;
+  if (list === texts) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
+  if (list === blobs) return raw instanceof Uint8Array ? raw : undefined;
   if (field === "entries") return raw instanceof Uint8Array ? readRecords(raw) : undefined;
   const isNatural = Number.isSafeInteger(raw) && !Object.is(raw, -0) && Number(raw) >= 0;
   return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
@@ -1273,9 +1277,12 @@ function readField(field: string, raw: unknown): unknown {
 
 function readFields<List extends readonly string[]>(list: List, raw: unknown) {
   if (!Array.isArray(raw) || raw.length !== list.length) return undefined;
-  const values = list.map((field, i) => readField(field, raw[i]));
-  if (values.includes(undefined)) return undefined;
-  return Object.fromEntries(list.map((field, i) => [field, values[i]])) as Fields<List>;
+  const fields: Record<string, unknown> = {};
+  for (const [i, field] of list.entries()) {
+    fields[field] = readField(field, raw[i]);
+    if (fields[field] === undefined) return undefined;
+  }
+  return fields as Fields<List>;
 }
 
 /** A message is [its place in the table of its kind, id, its fields in order]. */
@@ -1316,18 +1323,18 @@ function readMembers(bytes: Uint8Array): Configuration | undefined {
 const commandFields = ["session", "sequence", "acknowledged", "command"] as const;
 
 /** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
-function decodeAll(bytes: Uint8Array): unknown[] {
+function orNothing(decode: () => unknown): unknown[] {
   try {
-    return [...decoder.decodeMulti(bytes)];
+    const array = decode();
+    return Array.isArray(array) ? array : [];
   } catch {
     return [];
   }
 }
 
-function decodeArray(bytes: Uint8Array): unknown[] {
-  const [array] = decodeAll(bytes);
-  return Array.isArray(array) ? array : [];
-}
+const decodeAll = (bytes: Uint8Array) => orNothing(() => [...decoder.decodeMulti(bytes)]);
+/** One array, and nothing behind it. */
+const decodeArray = (bytes: Uint8Array) => orNothing(() => decoder.decode(bytes));
 
 type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
 const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
@@ -1394,23 +1401,33 @@ export function makeEntry(index: number, term: number, kind: Entry["kind"],
   record.writeUIntBE(index, 7, 6);
   record.writeUInt32BE(bytes.length, 13);
   record.set(bytes, RECORD_HEADER);
-  return { index, term, kind, data: record.subarray(RECORD_HEADER), record };
+  return new Stored(index, term, kind, record);
+}
+
+/** A view of bytes costs more than a number: there is one of `data` only when it is asked for. */
+class Stored implements Entry {
+  constructor(readonly index: number, readonly term: number, readonly kind: Entry["kind"],
+    readonly record: Buffer) {}
+
+  get data(): Buffer {
+    return this.record.subarray(RECORD_HEADER);
+  }
 }
 
 /** The records that `bytes` consists of; undefined if it is anything else. */
 function readRecords(raw: Uint8Array): Entry[] | undefined {
   const records: Entry[] = [];
-  let rest = asBuffer(raw);
-  while (rest.length >= RECORD_HEADER) {
-    const kind = recordKinds[rest[0] ?? -1];
-    const length = RECORD_HEADER + rest.readUInt32BE(13);
-    if (kind === undefined || length > rest.length) return undefined;
-    const [term, index, record] = [rest.readUIntBE(1, 6), rest.readUIntBE(7, 6),
-      rest.subarray(0, length)];
-    records.push({ index, term, kind, data: record.subarray(RECORD_HEADER), record });
-    rest = rest.subarray(length);
+  const bytes = asBuffer(raw);
+  let at = 0;
+  while (at + RECORD_HEADER <= bytes.length) {
+    const kind = recordKinds[bytes[at] ?? -1];
+    const end = at + RECORD_HEADER + bytes.readUInt32BE(at + 13);
+    if (kind === undefined || end > bytes.length) return undefined;
+    const [term, index] = [bytes.readUIntBE(at + 1, 6), bytes.readUIntBE(at + 7, 6)];
+    records.push(new Stored(index, term, kind, bytes.subarray(at, end)));
+    at = end;
   }
-  return rest.length === 0 ? records : undefined;
+  return at === bytes.length ? records : undefined;
 }
 
 // -------------------------------------- 12 Stable storage ---------------------------------------
@@ -2285,7 +2302,10 @@ export class Node {
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
-  private readonly proposals = new Map<string, ClientMessage & { index: number; term: number }>();
+  private readonly proposals = new Map<
+    string,
+    { asker: ClientMessage; index: number; term: number }
+  >();
   /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
   private readonly questions = new Map<number, Question>();
   private unasked: Question[] = [];
@@ -2599,7 +2619,7 @@ export class Node {
     if (this.proposals.has(call)) return; // It is in the log already, and will be answered.
     const index = this.core.propose(kind, data);
     if (index === undefined) return this.redirect(asker);
-    this.proposals.set(call, { ...asker, index, term: this.core.currentTerm });
+    this.proposals.set(call, { asker, index, term: this.core.currentTerm });
   }
 
   private change(asker: ClientMessage & { type: "ChangeMembers" }): void {
@@ -2610,9 +2630,7 @@ export class Node {
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) {
-      this.proposals.set(`${asker.from} ${asker.id}`, { ...asker, index, term });
-    }
+    if (index > lastIndex) this.proposals.set(`${asker.from} ${asker.id}`, { asker, index, term });
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
@@ -2630,10 +2648,11 @@ export class Node {
 
   private apply(entry: Entry): void {
     const answer = this.sessions.apply(entry, this.options.machine);
-    const [[call, asker] = []] = this.proposals;
-    if (!call || asker?.index !== entry.index) return;
+    const [[call, proposal] = []] = this.proposals;
+    if (!call || proposal?.index !== entry.index) return;
     this.proposals.delete(call);
-    if (asker.term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
+    const { asker, term } = proposal;
+    if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
   }
@@ -2732,9 +2751,8 @@ export class Node {
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
-    for (const asker of [...this.proposals.values(), ...this.questions.values()]) {
-      this.redirect(asker);
-    }
+    for (const { asker } of this.proposals.values()) this.redirect(asker);
+    for (const asker of this.questions.values()) this.redirect(asker);
     this.proposals.clear();
     this.questions.clear();
   }
@@ -2778,7 +2796,7 @@ const kindOf = (type: Content["type"]) =>
 export class Client {
   private readonly operations = new Map<number, Operation>();
   private lastId = 0;
-  private session: Promise<Uint8Array> | undefined;
+  private session: Promise<number> | undefined;
   private sequence = 0;
   private readonly outstanding = new Set<number>();
   private target: Name;
@@ -2828,8 +2846,10 @@ export class Client {
     const sequence = this.sequence += 1;
     this.outstanding.add(sequence);
     try {
-      this.session ??= this.perform({ type: "OpenSession" });
-      const session = Number(asBuffer(await this.session).toString());
+      this.session ??= this.perform({ type: "OpenSession" }).then((id) =>
+        Number(`${asBuffer(id)}`)
+      );
+      const session = await this.session;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
       const data = encoder.encode([session, sequence, oldest - 1, command]);
