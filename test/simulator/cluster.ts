@@ -246,7 +246,7 @@ export class Cluster {
     return this.servers.filter(({ name }) => voters.includes(name));
   }
 
-  /** What is committed is durable on a majority, of what list in force in this turn, at that instant. */
+  /** What is committed is durable then, on a majority of a list that was in force in this turn. */
   private judgeCommitted({ name }: Server,
     { log, commitIndex }: NonNullable<Server["core"]>): void {
     const { committed, servers, lists } = this;
