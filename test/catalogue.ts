@@ -674,7 +674,7 @@ export const planted: readonly Planted[] = [
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "79",
