@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { clientMessages, messages } from "../raft.ts";
+import { clientMessages, messages, operatorMessages } from "../raft.ts";
 import { codeBySection, root } from "./lines.ts";
 
 const readme = readFileSync(path.join(root, "README.md"), "utf8");
@@ -28,7 +28,9 @@ test("the README's messages are those of raft.ts, each with its number and its f
   const inOrder = (table: Record<string, readonly string[]>) =>
     [...Object.entries(table), greeting].map(([type, fields], i) => [i, type, [...fields]]);
   const order = (list: unknown[][]) => list.map((row) => JSON.stringify(row)).toSorted();
-  expect(order(told)).toEqual(order([...inOrder(messages), ...inOrder(clientMessages)]));
+  expect(order(told)).toEqual(
+    order([...inOrder(messages), ...inOrder(clientMessages), ...inOrder(operatorMessages)]),
+  );
 });
 
 test("every command, flag and file of the README is there", () => {
