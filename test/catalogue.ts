@@ -84,7 +84,7 @@ export const planted: readonly Planted[] = [
     id: "6",
     name: "A duplicated vote reply is counted twice.",
     changes: [
-      ["if (role.votes.has(voter) || !this.members", "if (!this.members"],
+      ["if (role.votes.has(voter) || !this.isVoter(voter))", "if (!this.isVoter(voter))"],
       [
         "role.votes.add(voter);",
         "role.votes.add(role.votes.has(voter) && voter !== this.settings.name ? `${voter} again` : voter);",
@@ -137,7 +137,7 @@ export const planted: readonly Planted[] = [
   {
     id: "12",
     name: "CheckQuorum is left out: a leader cut off stays leader for ever.",
-    changes: [["} else if (!this.hearsLeader()) {", "} else if (now < 0) {"]],
+    changes: [["} else if (!this.hearsLeader() || (", "} else if ((now < 0) || ("]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -345,9 +345,9 @@ export const planted: readonly Planted[] = [
     id: "44b",
     name: "A message with a missing field is accepted.",
     changes: [[
-      "raw.length !== list.length) return undefined;\n  const values",
+      "raw.length !== list.length) return undefined;\n  const fields",
       "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n" +
-      "  const values",
+      "  const fields",
     ]],
     caughtBy: [{ file: "wire", title: "fields that are missing or too many" }],
   },
@@ -398,7 +398,8 @@ export const planted: readonly Planted[] = [
   {
     id: "51",
     name: "A start is not counted: the boot stays what it was.",
-    changes: [["boot: before.boot + 1", "boot: Math.max(1, before.boot)"]],
+    changes: [["this.identity.boot += 1;",
+      "this.identity.boot = Math.max(1, this.identity.boot);"]],
     caughtBy: [{ mode: "full", seed: 3 }],
   },
   {
@@ -516,7 +517,7 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      ["if (asker.term !== entry.term) this.redirect(asker);", "if (asker.term < 0) return;"],
+      ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) return;"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
     caughtBy: [{ mode: "full", seed: 11 }],
@@ -547,7 +548,7 @@ export const planted: readonly Planted[] = [
   {
     id: "33",
     name: "The snapshot leaves out the members.",
-    changes: [["Buffer.from(JSON.stringify(members))", "Buffer.from(`[]`)"]],
+    changes: [["[encodeMembers(core.membersAt(lastApplied))]", "[encodeMembers([])]"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -618,18 +619,108 @@ export const planted: readonly Planted[] = [
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
-];
 
-const MEMBERSHIP = "changes of membership";
-export const absent: readonly Absent[] = [
-  { id: "36", name: "Two membership changes are in flight at once.", waitsFor: MEMBERSHIP },
+  // Members.
+  {
+    id: "36",
+    name: "Two membership changes are in flight at once.",
+    changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)",
+      "commitIndex >= role.firstIndex"]],
+    caughtBy: [
+      { mode: "core", seed: 10 },
+      { file: "members", title: "waits for the one before it to be committed" },
+    ],
+  },
   {
     id: "37",
     name: "A membership change before an entry of the own term is committed.",
-    waitsFor: MEMBERSHIP,
+    changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
+    caughtBy: [
+      { mode: "core", seed: 8 },
+      { file: "members", title: "waits for an entry of the leader's own term" },
+    ],
   },
-  { id: "38", name: "A server without a vote is counted in a majority.", waitsFor: MEMBERSHIP },
-  { id: "39", name: "A removed server keeps campaigning.", waitsFor: MEMBERSHIP },
+  {
+    id: "38",
+    name: "A server without a vote is counted in a majority.",
+    changes: [["const values = voters.map(", "const values = this.members.map("]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "members", title: "of entries counts no learner" },
+    ],
+  },
+  {
+    id: "39",
+    name: "A removed server keeps campaigning.",
+    changes: [[
+      `    if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });\n`,
+      "",
+    ]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "members", title: "does not campaign any more when that is committed" },
+    ],
+  },
+  {
+    id: "77",
+    name: "A list of members stays in force when its entry is truncated away.",
+    changes: [[
+      "      this.configurations = this.configurations.filter(({ index }) => index <= " +
+      "this.lastIndex);\n",
+      "",
+    ]],
+    caughtBy: [{ mode: "core", seed: 131 }],
+  },
+  {
+    id: "78",
+    name: "A snapshot has the members of the end of the log, not of its own index.",
+    changes: [["core.membersAt(lastApplied)", "core.members"]],
+    caughtBy: [{ mode: "full", seed: 2 }],
+  },
+  {
+    id: "79",
+    name: "Who is to be removed gives up before that is committed, and is needed.",
+    changes: [["return this.isVoter(name) || this.isVoter(name, this.membersAt(this.commitIndex));",
+      "return this.isVoter(name);"]],
+    caughtBy: [
+      { mode: "core", seed: 15 },
+      { file: "members", title: "may be needed to lead until then" },
+    ],
+  },
+  {
+    id: "80",
+    name: "Who was never heard in this term is taken for a part of a working majority.",
+    changes: [["return confirmedRound === 0 || this.now", "return this.now"]],
+    caughtBy: [
+      { mode: "full", seed: 48 },
+      { file: "members", title: "that would leave no majority that is heard" },
+    ],
+  },
+  {
+    id: "81",
+    name: "An answer of a server that was removed counts for the next one of that name.",
+    changes: [["    if (m.round <= follower.sinceRound) return undefined;\n", ""]],
+    caughtBy: [{ file: "members", title: "that is added again may be another" }],
+  },
+  {
+    id: "82",
+    name: "A server takes entries of a cluster before it remembers which one it has joined.",
+    changes: [["    for (const _ of this.rewriteLog(this.base, this.entries, Infinity));\n", ""]],
+    caughtBy: [{ file: "members", title: "remembers which cluster it joined" }],
+  },
+  {
+    id: "83",
+    name: "A leader that has removed itself counts itself until that is committed.",
+    changes: [[
+      "return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
+      "if (!this.isVoter(this.settings.name)) values.push(own);\n" +
+      "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
+    ]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+];
+
+export const absent: readonly Absent[] = [
   {
     id: "42b",
     name: "A wiped node comes back as the voter it was, to servers that restarted meanwhile.",

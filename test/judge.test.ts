@@ -6,8 +6,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { makeEntry, type Message, type Name, Raft } from "../raft.ts";
-import { appendEntries, appendReply, entries, entry, requestVote, server, T, THREE,
-  voteReply } from "./core.ts";
+import { appendEntries, appendReply, configuration, entries, entry, membersEntry, requestVote,
+  server, T, THREE, voteReply } from "./core.ts";
 import { Judge, type Saved, Violation } from "./judge.ts";
 
 /** A few servers, each step of which the judge is told about. */
@@ -564,6 +564,41 @@ describe("A snapshot", () => {
     expectBroken("No state goes back", () => court.judge.snapshotted("c", raft.log.at(1), 1, true));
     raft.log.reset(2, 7);
     expectBroken("A log begins with what is committed", () => court.judge.stepped("c"));
+  });
+});
+
+describe("Members", () => {
+  const list = (raft: Raft, ...names: Name[]) =>
+    raft.log.append(membersEntry(raft.log.lastIndex + 1, raft.currentTerm, configuration(names)));
+
+  test("come and go one at a time, when the change before is committed", () => {
+    const [court, other] = [led(), led()];
+    list(court.at("a"), "a");
+    expectBroken("One vote comes or goes at a time", () => court.judge.stepped("a"));
+    list(other.at("a"), "a", "b");
+    other.judge.stepped("a");
+    list(other.at("a"), "a");
+    expectBroken("One change at a time", () => other.judge.stepped("a"));
+  });
+
+  test("do not come or go before the leader has committed an entry of its own term", () => {
+    const court = led();
+    const raft = court.at("a");
+    Object.assign(raft.role, { firstIndex: raft.commitIndex + 1 });
+    list(raft, "a", "b");
+    expectBroken("No change before an entry of the own term is committed",
+      () => court.judge.stepped("a"));
+  });
+
+  test("only campaign if they have a vote", () => {
+    const court = led();
+    court.at("a").changeMembers("c", "");
+    court.turn("a");
+    court.settle();
+    court.propose("a");
+    const raft = court.at("c");
+    raft.campaigns += 1;
+    expectBroken("Who has no vote does not campaign", () => court.judge.stepped("c"));
   });
 });
 

@@ -7,7 +7,7 @@ import { type Machine, type Packet, type Route, Simulation } from "../world.ts";
 import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility, pick } from "./hostility.ts";
 import { Links } from "./links.ts";
-import { isMajority, Lists } from "./lists.ts";
+import { isMajority, Lists, votersIn } from "./lists.ts";
 import { judgePromise } from "./promises.ts";
 import { isStorageError, Server, SNAPSHOT } from "./server.ts";
 import { readDatagram, tellEvent, tellMessage } from "./story.ts";
@@ -36,6 +36,8 @@ export class Cluster {
   private readonly states = new Map<number, number>();
   private readonly figure3 = new Figure3();
   private readonly byName: Map<string, Server>;
+  /** Of which index the snapshot was that was last looked at. */
+  private readonly judged = new Map<string, number>();
   private readonly random: Random;
 
   constructor(seed: number, private readonly trace: Trace) {
@@ -229,6 +231,7 @@ export class Cluster {
     this.noteMembers(server);
     this.figure3.judge(name, core);
     this.judgeCommitted(server, core);
+    this.judgeSnapshot(server);
     this.judgeQueues(server);
   }
 
@@ -246,7 +249,7 @@ export class Cluster {
     return this.servers.filter(({ name }) => voters.includes(name));
   }
 
-  /** What is committed is durable on a majority, of what list in force in this turn, at that instant. */
+  /** What is committed is durable then, on a majority of a list that was in force in this turn. */
   private judgeCommitted({ name }: Server,
     { log, commitIndex }: NonNullable<Server["core"]>): void {
     const { committed, servers, lists } = this;
@@ -263,6 +266,18 @@ export class Cluster {
       throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
         `durable on ${holders.join(", ") || "none"} of ${possible.join(" or ")}`);
     }
+  }
+
+  /** A snapshot has the members as of its own index; who is yet to join may know of none. */
+  private judgeSnapshot({ name, platter: { snapshotIndex, snapshotList } }: Server): void {
+    if (this.judged.get(name) === snapshotIndex) return;
+    this.judged.set(name, snapshotIndex);
+    const voters = votersIn(snapshotList).toSorted().join(", ");
+    const expected = this.lists.votersAfter(this.committed.slice(0, snapshotIndex + 1));
+    const isUnknown = voters === "" && expected === this.lists.founders;
+    if (snapshotIndex === 0 || isUnknown || voters === expected.toSorted().join(", ")) return;
+    throw new Error(`the snapshot that ${name} has of ${snapshotIndex} lists ${voters}, and ` +
+      `${expected.join(", ")} were the members`);
   }
 
   private judgeQueues({ name, node, core }: Server): void {

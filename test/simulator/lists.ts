@@ -11,10 +11,15 @@ type List = { index: number; term: number; voters: Voters };
 export const isMajority = (some: readonly string[], voters: Voters): boolean =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
+/** Who has a vote by a list: [name, address, whether it votes] each. */
+export const votersIn = (list: Uint8Array): Voters =>
+  ([...decodeMulti(list)] as [string, string, boolean][]).filter(([, , votes]) => votes)
+    .map(([name]) => name);
+
 export class Lists {
   private readonly all = new Map<string, List>();
 
-  constructor(private readonly founders: Voters) {}
+  constructor(readonly founders: Voters) {}
 
   /** What an entry's record, and all that follow it, say: kind (1 byte), term (6), index (6). */
   read(records: Buffer): void {
@@ -22,12 +27,7 @@ export class Lists {
       next = at + RECORD_HEADER + records.readUInt32BE(at + 13);
       if (records[at] !== MEMBERS) continue;
       const [term, index] = [records.readUIntBE(at + 1, 6), records.readUIntBE(at + 7, 6)];
-      const rows = [...decodeMulti(records.subarray(at + RECORD_HEADER, next))] as [
-        name: string,
-        address: string,
-        votes: boolean,
-      ][];
-      const voters = rows.filter(([, , votes]) => votes).map(([name]) => name);
+      const voters = votersIn(records.subarray(at + RECORD_HEADER, next));
       this.all.set(`${index} ${term}`, { index, term, voters });
     }
   }

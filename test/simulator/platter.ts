@@ -46,6 +46,8 @@ export class Platter {
   votedFor = "";
   /** The last entry that its snapshot includes. */
   snapshotIndex = 0;
+  /** Whom it lists as the members. */
+  snapshotList: Uint8Array = Buffer.alloc(0);
   /** The term of the entry at each index, from the base of its log on. */
   private terms: number[] = [0];
   /** For whom it ever durably voted, by term. */
@@ -97,6 +99,7 @@ export class Platter {
       throw new Error(`${this.name}'s snapshot goes back from ${this.snapshotIndex} to ${index}`);
     }
     this.snapshotIndex = index;
+    this.snapshotList = head.subarray(RECORD_HEADER);
   }
 
   private readAnew(log: Buffer, committed: readonly number[]): void {
