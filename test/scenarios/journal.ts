@@ -1,6 +1,6 @@
 /** The state machine of the scenarios: what was agreed on, line by line, and how to agree on more. */
 import { expect } from "bun:test";
-import { type NodeOptions, RaftError, type StateMachine } from "../../raft.ts";
+import { type Client, type NodeOptions, RaftError, type StateMachine } from "../../raft.ts";
 import { Stage } from "./stage.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -52,6 +52,8 @@ export class Writers {
   readonly stage: Stage<Journal>;
   /** All lines that any server has ever applied, in order, and which number each has. */
   readonly story: string[] = [];
+  /** Who is in no hurry, and proposes what is to be agreed on. */
+  private scribe: Client | undefined;
   private readonly places = new Map<string, number>();
 
   constructor(seed: number, size: number, options: Partial<NodeOptions> = {}) {
@@ -90,8 +92,9 @@ export class Writers {
    */
   agree(line: string, among: readonly string[] = this.stage.connected): number {
     const { stage } = this;
-    const { node } = stage.life(stage.leader(among));
-    const place = Number(text(stage.settle(node.propose(bytes(line)))));
+    this.scribe ??= stage.client("scribe");
+    this.scribe.askAgain(stage.leader(among));
+    const place = Number(text(stage.settle(this.scribe.propose(bytes(line)))));
     const haveIt = () => this.holders(line).length >= among.length;
     stage.until(`${among.join(" ")} have "${line}"`, haveIt);
     expect(this.story[place - 1]).toBe(line);

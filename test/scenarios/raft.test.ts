@@ -5,6 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import { forSeeds, type Random } from "../random.ts";
 import { pick, shuffle } from "../simulator/hostility.ts";
+import { type Sentence } from "../simulator/story.ts";
 import { linesOf, Writers } from "./journal.ts";
 import { type Stage, within } from "./stage.ts";
 
@@ -310,7 +311,7 @@ describe("persistence", () => {
     for (let turn = 0; turn < turns; turn += 1) {
       const up = stage.names.filter((name) => stage.isUp(name));
       const leaders = stage.leaders(up);
-      for (const name of up) void writers.propose(name, `${turn} at ${name}`);
+      for (const name of up) void writers.propose(name, `${turn} at ${name} ${"x".repeat(1200)}`);
       stage.run(random() < 0.1 ? (ELECTION_MS / 4) * random() : 13 * random());
       for (const name of leaders) {
         stage.crash(name, "parts");
@@ -322,6 +323,85 @@ describe("persistence", () => {
     }
     return crashes;
   }
+
+  /**
+   * Figure 8 up to (c): a first leader has brought an entry to one follower; another one, in the
+   * next term, has its no-op in that place for itself; and a third leader, which has that entry,
+   * has brought it to all who run, but nothing of its own term. The second leader is down.
+   */
+  function drawFigure8(seed: number) {
+    const writers = new Writers(seed, 5);
+    const { stage } = writers;
+    const line = `of an earlier term ${"x".repeat(1300)}`; // It fills a datagram.
+    writers.greet();
+    const first = stage.leader();
+    const [friend = "", ...others] = stage.followers();
+    stage.disconnect(...others);
+    writers.doom(first, line);
+    const { lastIndex } = stage.status(first);
+    expect(stage.status(friend)).toMatchObject({ lastIndex, commitIndex: lastIndex - 1 });
+    stage.crash(first);
+    stage.disconnect(friend);
+    stage.connect(...others);
+    stage.lose = ({ type }) => type === "AppendEntries";
+    const [second = ""] = lead(stage, others);
+    stage.crash(second);
+    stage.start(first);
+    stage.connect(friend);
+    const isOfItsOwnTerm = ({ type, fields: { prevLogIndex, entries } }: Sentence) =>
+      type === "AppendEntries" && Number(prevLogIndex) >= lastIndex
+      && (entries as Uint8Array).length > 0;
+    stage.lose = isOfItsOwnTerm;
+    const [third = ""] = lead(stage, stage.connected);
+    stage.run(ELECTION_MS / 2);
+    for (const name of stage.connected) {
+      expect(stage.status(name).lastIndex).toBeGreaterThanOrEqual(lastIndex);
+      expect(stage.status(name).commitIndex).toBeLessThan(lastIndex); // Although it is on four.
+    }
+    return { writers, stage, line, second, third, rest: others.filter((n) => n !== second) };
+  }
+
+  /** Waits for a leader among these whose own entry is on its disk. */
+  function lead(stage: Writers["stage"], among: readonly string[]): string[] {
+    const done = () =>
+      stage.leaders(among).filter((name) => {
+        const { unsaved, term, lastTerm } = stage.status(name);
+        return unsaved === 0 && term === lastTerm;
+      });
+    stage.until(`one of ${among.join(" ")} leads`, () => done().length > 0);
+    return done();
+  }
+
+  test("figure 8, as it is drawn: (d) an entry on a majority is overwritten", () => {
+    forSeeds(5, (_, seed) => {
+      const { writers, stage, line, second, third, rest } = drawFigure8(seed);
+      stage.crash(third);
+      stage.lose = undefined;
+      stage.disconnect(...stage.names);
+      stage.connect(second, ...rest);
+      stage.start(second);
+      writers.agree("another line");
+      expect(stage.leader()).toBe(second);
+      stage.start(third);
+      stage.heal();
+      writers.expectOneStory();
+      expect(writers.story).not.toContain(line);
+    });
+  });
+
+  test("figure 8, as it is drawn: (e) with one of the leader's own term it is safe", () => {
+    forSeeds(5, (_, seed) => {
+      const { writers, stage, line, second, third } = drawFigure8(seed);
+      stage.lose = undefined;
+      writers.agree("another line");
+      stage.crash(third);
+      stage.start(second);
+      writers.agree("a third line");
+      stage.start(third);
+      writers.expectOneStory();
+      expect(writers.story).toContain(line);
+    });
+  });
 
   test("figure 8", () => {
     forSeeds(3, (random, seed) => {

@@ -8,7 +8,7 @@ import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts
 import { type Keep } from "../disk.ts";
 import { type Random } from "../random.ts";
 import { Figure3 } from "../simulator/figure3.ts";
-import { readDatagram } from "../simulator/story.ts";
+import { readDatagram, type Sentence } from "../simulator/story.ts";
 import { SECRET } from "../wire.ts";
 import { type Packet, type Route, Simulation } from "../world.ts";
 
@@ -39,6 +39,8 @@ export class Stage<Machine extends StateMachine> {
   readonly simulation: Simulation;
   readonly names: readonly string[];
   network: keyof typeof networks = "steady";
+  /** Datagrams with what this says of are lost, whatever the network is. */
+  lose: ((said: Sentence) => boolean) | undefined;
   private readonly lives = new Map<string, Life<Machine>>();
   private readonly sides = new Map<string, string>();
   private readonly figure3 = new Figure3();
@@ -49,8 +51,11 @@ export class Stage<Machine extends StateMachine> {
     const simulation = this.simulation = new Simulation(seed);
     this.names = Array.from({ length: size }, (_, i) => String.fromCharCode(97 + i));
     for (const name of this.names) simulation.machine(name);
-    simulation.route = (packet) =>
-      this.isOpen(packet) ? networks[this.network](simulation.random) : [];
+    simulation.route = (packet) => {
+      const { lose } = this;
+      const isLost = lose && readDatagram(packet.bytes).said.some(lose);
+      return isLost || !this.isOpen(packet) ? [] : networks[this.network](simulation.random);
+    };
     simulation.afterTurn = ({ name }) => {
       if (this.broken) throw this.broken;
       const life = this.lives.get(name);
