@@ -87,15 +87,16 @@ export class Writers {
   }
 
   /**
-   * A line is proposed to the leader of those that are connected; soon all of them have it, at the
-   * place that was answered. Returns the place.
+   * A line is proposed to the leader of those that are connected; soon all of them have it, unless
+   * they crash, at the place that was answered. Returns the place.
    */
   agree(line: string, among: readonly string[] = this.stage.connected): number {
     const { stage } = this;
     this.scribe ??= stage.client("scribe");
     this.scribe.askAgain(stage.leader(among));
     const place = Number(text(stage.settle(this.scribe.propose(bytes(line)))));
-    const haveIt = () => this.holders(line).length >= among.length;
+    const haveIt = () =>
+      among.filter((name) => stage.isUp(name)).length <= this.holders(line).length;
     stage.until(`${among.join(" ")} have "${line}"`, haveIt);
     expect(this.story[place - 1]).toBe(line);
     return place;

@@ -3,6 +3,7 @@
  * that students of MIT's distributed systems course know it by (6.5840, the Raft lab).
  */
 import { describe, expect, test } from "bun:test";
+import { type Operation } from "../disk.ts";
 import { forSeeds, type Random } from "../random.ts";
 import { pick, shuffle } from "../simulator/hostility.ts";
 import { type Sentence } from "../simulator/story.ts";
@@ -324,6 +325,27 @@ describe("persistence", () => {
     return crashes;
   }
 
+  test("persist 3, in between: a follower that crashes while it saves has promised nothing", () => {
+    forSeeds(5, (_, seed) => {
+      const writers = new Writers(seed, 3);
+      const { stage } = writers;
+      writers.greet();
+      const leader = stage.leader();
+      const [saves = "", away = ""] = stage.followers();
+      stage.disconnect(away);
+      stage.crashBefore(saves, ({ what }) => what === "sync");
+      writers.doom(leader, "on one disk");
+      expect(stage.isUp(saves)).toBe(false);
+      stage.disconnect(leader);
+      stage.start(saves);
+      stage.connect(away);
+      writers.agree("on two others");
+      stage.connect(leader);
+      writers.expectOneStory();
+      expect(writers.story).not.toContain("on one disk");
+    });
+  });
+
   /**
    * Figure 8 up to (c): a first leader has brought an entry to one follower; another one, in the
    * next term, has its no-op in that place for itself; and a third leader, which has that entry,
@@ -561,18 +583,22 @@ describe("snapshots", () => {
   test("snapshot install uncrash: crashes, and an unreliable network", () =>
     forSeeds(3, (random, seed) => install(seed, random, "crashed", "unreliable")));
 
-  test("snapshot all crash", () => {
-    forSeeds(3, (random, seed) => {
+  test("snapshot all crash: one while it takes a snapshot, then all", () => {
+    forSeeds(5, (random, seed) => {
       const writers = new Writers(seed, 3, options);
-      let place = 0;
+      const { stage } = writers;
+      let [place, inTheAct] = [0, 0];
       for (let round = 1; round <= 5; round += 1) {
-        for (const line of linesOf(`round ${round}, line`, 40 + Math.floor(20 * random()))) {
-          place += 1;
-          expect(writers.agree(line)).toBe(place);
+        const isDue = ({ file }: Operation) => file.includes("snapshot") && random() < 0.2;
+        stage.crashBefore(pick(random, ["a", "b", "c"]), isDue);
+        for (const line of linesOf(`round ${round}, line`, 60 + Math.floor(20 * random()))) {
+          expect(writers.agree(line)).toBe(place += 1);
         }
-        writers.stage.restart(...writers.stage.names);
+        inTheAct += stage.names.filter((name) => !stage.isUp(name)).length;
+        stage.restart(...stage.names);
         expect(writers.agree(`after crash ${round}`)).toBe(place += 1);
       }
+      expect(inTheAct).toBeGreaterThan(1);
       expectSmallLogs(writers);
       writers.expectOneStory();
     });

@@ -5,7 +5,7 @@
  */
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
-import { type Keep } from "../disk.ts";
+import { type Keep, type Operation } from "../disk.ts";
 import { type Random } from "../random.ts";
 import { Figure3 } from "../simulator/figure3.ts";
 import { readDatagram, type Sentence } from "../simulator/story.ts";
@@ -77,14 +77,27 @@ export class Stage<Machine extends StateMachine> {
       Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
         timeoutMs: 2000, ...this.options, world: this.simulation.machine(name).boot() }),
     );
-    node.stopped.catch((reason: unknown) => this.broken ??= reason);
+    node.stopped.catch((reason: unknown) => {
+      if (this.lives.get(name)?.node === node) this.broken ??= reason;
+    });
     this.lives.set(name, { node, machine });
   }
 
   /** The power fails: what was not synced is forgotten, unless chance keeps it. */
   crash(name: string, keep: Keep = "nothing"): void {
-    this.simulation.machine(name).powerCut(keep);
+    const machine = this.simulation.machine(name);
+    machine.disk.fault = () => undefined;
+    machine.powerCut(keep);
     this.lives.delete(name);
+  }
+
+  /** The power fails just before its disk does such a thing. */
+  crashBefore(name: string, isIt: (operation: Operation) => boolean): void {
+    const { disk } = this.simulation.machine(name);
+    disk.fault = (operation) => {
+      if (this.isUp(name) && isIt(operation)) this.crash(name);
+      return undefined;
+    };
   }
 
   restart(...names: readonly string[]): void {
