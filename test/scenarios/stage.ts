@@ -8,6 +8,7 @@ import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts
 import { type Keep, type Operation } from "../disk.ts";
 import { type Random } from "../random.ts";
 import { Figure3 } from "../simulator/figure3.ts";
+import { pick } from "../simulator/hostility.ts";
 import { readDatagram, type Sentence } from "../simulator/story.ts";
 import { SECRET } from "../wire.ts";
 import { type Packet, type Route, Simulation } from "../world.ts";
@@ -211,6 +212,11 @@ export class Stage<Machine extends StateMachine> {
         world }),
     );
   }
+}
+
+/** One of those that there are, which are some. */
+export function drawFrom(random: Random, some: readonly string[]): string {
+  return pick(random, some as [string, ...string[]]);
 }
 
 /** Demands that a scenario keeps its limit, and tells what it needed. */
