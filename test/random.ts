@@ -1,5 +1,7 @@
 /** Chance that can be had again: every random test runs from a seed, and names it if it fails. */
 
+import path from "node:path";
+
 export type Random = () => number;
 
 /** Numbers from 0 to below 1, always the same ones for a seed (mulberry32). */
@@ -24,8 +26,8 @@ export function forSeeds(count: number, run: (random: Random, seed: number) => v
     try {
       run(randomFrom(seed), seed);
     } catch (error) {
-      const [file] = /\w+\.test\.ts/.exec(new Error().stack ?? "") ?? [];
-      console.error(`To run this case alone: RAFT_SEED=${seed} bun test test/${file}`);
+      const file = path.relative(path.join(import.meta.dir, ".."), Bun.main);
+      console.error(`To run this case alone: RAFT_SEED=${seed} bun test ${file}`);
       throw error;
     }
   }

@@ -1,0 +1,629 @@
+/**
+ * The situations in which implementations of Raft have gone wrong most often, each under the name
+ * that students of MIT's distributed systems course know it by (6.5840, the Raft lab).
+ */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { type Operation } from "../disk.ts";
+import { forSeeds, type Random } from "../random.ts";
+import { shuffle } from "../simulator/hostility.ts";
+import { type Sentence } from "../simulator/story.ts";
+import { linesOf, Writers } from "./journal.ts";
+import { drawFrom, type Stage, within } from "./stage.ts";
+
+// No scenario takes long, but the machine may have much else to do.
+setDefaultTimeout(120_000);
+
+/** The longest that an election timeout is drawn. */
+const ELECTION_MS = 2000;
+
+/** Nobody of these leads, however long they wait: a leader that was cut off has noticed it. */
+function expectNoLeader({ stage }: Writers, among: readonly string[]): void {
+  stage.run(2 * ELECTION_MS);
+  expect(stage.leaders(among)).toEqual([]);
+}
+
+describe("leader election", () => {
+  test("initial election", () => {
+    forSeeds(10, (_, seed) => {
+      const { stage } = new Writers(seed, 3);
+      const leader = stage.leader();
+      const { term } = stage.status(leader);
+      expect(term).toBeGreaterThan(0);
+      stage.run(2 * ELECTION_MS);
+      for (const name of stage.names) expect(stage.status(name)).toMatchObject({ term, leader });
+    });
+  });
+
+  test("re-election", () => {
+    forSeeds(10, (_, seed) => {
+      const writers = new Writers(seed, 3);
+      const { stage } = writers;
+      const first = stage.leader();
+      stage.disconnect(first);
+      const second = stage.leader();
+      const { term } = stage.status(second);
+      // Who comes back finds a leader, and disturbs nobody.
+      stage.connect(first);
+      expect(stage.leader()).toBe(second);
+      // Alone nobody can lead, neither the one that did nor the others.
+      const other = stage.followers()[0] ?? "";
+      stage.disconnect(second, other);
+      expectNoLeader(writers, stage.names);
+      stage.connect(other);
+      const third = stage.leader();
+      expect(stage.status(third).term).toBeGreaterThan(term);
+      stage.connect(second);
+      expect(stage.leader()).toBe(third);
+    });
+  });
+
+  test("many elections", () => {
+    forSeeds(5, (random, seed) => {
+      const { stage } = new Writers(seed, 7);
+      const led = new Set([stage.leader()]);
+      for (let round = 0; round < 10; round += 1) {
+        // Every other time the leader is one of them.
+        const order = [...round % 2 === 0 ? stage.leaders() : [], ...shuffle(random, stage.names)];
+        stage.disconnect(...[...new Set(order)].slice(0, 3));
+        led.add(stage.leader());
+        stage.connect(...stage.names);
+        led.add(stage.leader());
+      }
+      expect(led.size).toBeGreaterThan(1);
+    });
+  });
+});
+
+describe("agreement", () => {
+  test("basic agreement", () => {
+    const writers = new Writers(1, 3);
+    for (const [i, line] of linesOf("line", 3).entries()) {
+      expect(writers.holders(line)).toEqual([]);
+      expect(writers.agree(line)).toBe(i + 1);
+    }
+  });
+
+  test("RPC bytes: a command is sent to each peer once", () => {
+    const writers = new Writers(1, 3);
+    writers.agree("small");
+    const traffic = writers.stage.count();
+    const large = linesOf("x".repeat(5000), 10);
+    const sent = large.reduce((sum, line) => sum + line.length, 0);
+    for (const line of large) writers.agree(line);
+    expect(traffic.bytes).toBeGreaterThan(2 * sent);
+    within("Bytes for 10 commands of 5,000 bytes to 2 peers", traffic.bytes, 2 * sent * 1.2);
+  });
+
+  test("follower failure", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    writers.greet();
+    const [gone = "", last = ""] = stage.followers();
+    stage.disconnect(gone);
+    writers.agree("with one follower");
+    stage.run(ELECTION_MS);
+    writers.agree("still with one follower");
+    const leader = stage.leader();
+    stage.disconnect(last);
+    writers.doom(leader, "with nobody");
+  });
+
+  test("leader failure", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    writers.greet();
+    const first = stage.leader();
+    stage.disconnect(first);
+    writers.agree("under the second leader");
+    stage.run(ELECTION_MS);
+    writers.agree("still under the second leader");
+    stage.disconnect(stage.leader());
+    for (const name of stage.names) writers.doom(name, `at ${name}`);
+  });
+
+  test("fail agree: who was away catches up", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    writers.agree("before");
+    const away = stage.followers()[0] ?? "";
+    stage.disconnect(away);
+    for (const line of linesOf("meanwhile", 2)) writers.agree(line);
+    stage.run(ELECTION_MS);
+    for (const line of linesOf("later", 2)) writers.agree(line);
+    const { term } = stage.status(stage.leader());
+    stage.connect(away);
+    expect(writers.agree("after")).toBe(6);
+    expect(writers.holders("meanwhile 1")).toEqual([...stage.names]);
+    expect(stage.status(away).term).toBe(term);
+  });
+
+  test("fail no agree: a minority commits nothing, and a later majority goes on", () => {
+    forSeeds(5, (_, seed) => {
+      const writers = new Writers(seed, 5);
+      const { stage } = writers;
+      writers.greet();
+      const leader = stage.leader();
+      const away = stage.followers().slice(0, 3);
+      stage.disconnect(...away);
+      writers.doom(leader, "among two of five");
+      stage.connect(...away);
+      writers.agree("among five again");
+      writers.agree("and again");
+      writers.expectOneStory();
+    });
+  });
+
+  test("concurrent starts: each command has a place of its own", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    writers.greet();
+    const lines = linesOf("at once", 5);
+    const places = stage.settle(writers.propose(stage.leader(), ...lines))
+      .map((outcome) => outcome.status === "fulfilled" ? outcome.value : 0);
+    expect(places.toSorted()).toEqual([4, 5, 6, 7, 8]);
+    lines.forEach((line, i) => expect(writers.story[(places[i] ?? 0) - 1]).toBe(line));
+    writers.expectOneStory();
+  });
+
+  test("rejoin of a partitioned leader", () => {
+    forSeeds(5, (_, seed) => {
+      const writers = new Writers(seed, 3);
+      const { stage } = writers;
+      writers.greet();
+      const first = stage.leader();
+      const doomed = linesOf("to a leader without followers", 3);
+      stage.disconnect(first);
+      const before = stage.status(first).lastIndex;
+      writers.doom(first, ...doomed);
+      expect(stage.status(first).lastIndex).toBe(before + doomed.length);
+      writers.agree("under the second leader");
+      const second = stage.leader();
+      stage.disconnect(second);
+      stage.connect(first);
+      writers.agree("with the first one back");
+      stage.connect(second);
+      writers.agree("with all");
+      writers.expectOneStory();
+      for (const line of doomed) expect(writers.holders(line)).toEqual([]);
+    });
+  });
+
+  test("backup: a leader overcomes long wrong logs in few steps", () => {
+    const writers = new Writers(1, 5);
+    const { stage } = writers;
+    writers.greet();
+    // Two logs that differ from each other, and a third one that is right, far behind the start.
+    const first = stage.leader();
+    const [friend = "", ...rest] = stage.followers();
+    stage.disconnect(...rest);
+    writers.doom(first, ...linesOf("lost with the first leader", 50));
+    stage.disconnect(first, friend);
+    stage.connect(...rest);
+    writers.propose(stage.leader(), ...linesOf("kept", 50));
+    stage.until("they agree", () => writers.holders("kept 50").length === 3);
+    const second = stage.leader();
+    const [third = "", fourth = ""] = stage.followers();
+    stage.disconnect(third);
+    stage.disconnect(fourth);
+    writers.doom(second, ...linesOf("lost with the second leader", 50));
+    stage.disconnect(second);
+    stage.connect(first, friend, third);
+    const traffic = stage.count();
+    writers.agree("one right log for two wrong ones");
+    writers.propose(stage.leader(), ...linesOf("kept, too", 50));
+    stage.until("they agree", () => writers.holders("kept, too 50").length === 3);
+    stage.connect(...stage.names);
+    writers.agree("one right log for all");
+    writers.expectOneStory();
+    expect(writers.story).toHaveLength(5 + 50 + 1 + 50 + 1);
+    expect(traffic.refusals).toBeGreaterThanOrEqual(3);
+    within("Refusals until four followers have the right log", traffic.refusals, 3 * 4);
+  });
+
+  test("count: RPCs for an election, for agreement, and when nothing happens", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    const election = stage.count();
+    stage.leader();
+    within("Requests until a leader is elected", election.requests, 30);
+    stage.run(1000);
+    writers.greet();
+    const lines = linesOf("line", 10);
+    const agreement = stage.count();
+    for (const line of lines) stage.settle(writers.propose(stage.leader(), line));
+    within("Requests for 10 commands, one after the other", agreement.requests, 2 * (10 + 1));
+    const burst = stage.count();
+    stage.settle(writers.propose(stage.leader(), ...linesOf("more", 10)));
+    within("Requests for 10 commands at once", burst.requests, 4);
+    const idle = stage.count();
+    stage.run(1000);
+    within("Requests in a second in which nothing happens", idle.requests, 2 * 10);
+  });
+});
+
+describe("persistence", () => {
+  test("persist 1: crashes of all, of the leader, of a follower", () => {
+    const writers = new Writers(1, 3);
+    const { stage } = writers;
+    writers.agree("first");
+    stage.restart(...stage.names);
+    writers.agree("after a crash of all");
+    const first = stage.leader();
+    stage.restart(first);
+    writers.agree("after a crash of the leader");
+    const second = stage.leader();
+    stage.crash(second);
+    writers.agree("without a leader that has crashed");
+    stage.start(second);
+    writers.agree("with it");
+    const follower = stage.followers()[0] ?? "";
+    stage.crash(follower);
+    writers.agree("without a follower that has crashed");
+    stage.start(follower);
+    expect(writers.agree("last")).toBe(7);
+    writers.expectOneStory();
+  });
+
+  test("persist 2: majorities that take turns", () => {
+    forSeeds(3, (random, seed) => {
+      const writers = new Writers(seed, 5);
+      const { stage } = writers;
+      for (let round = 1; round <= 5; round += 1) {
+        writers.agree(`all ${round}`);
+        const [a = "", b = "", ...others] = shuffle(random, stage.names);
+        stage.crash(a);
+        stage.crash(b);
+        writers.agree(`three ${round}`);
+        for (const name of others) stage.crash(name);
+        // Of the three that have the last line only one is there.
+        stage.start(a);
+        stage.start(b);
+        stage.run(ELECTION_MS);
+        stage.start(others[0] ?? "");
+        expect(stage.leader()).toBe(others[0] ?? "");
+        writers.agree(`another three ${round}`);
+        for (const name of others.slice(1)) stage.start(name);
+      }
+      expect(writers.agree("the end")).toBe(16);
+      writers.expectOneStory();
+    });
+  });
+
+  test("persist 3: a partitioned leader crashes with one follower", () => {
+    forSeeds(5, (_, seed) => {
+      const writers = new Writers(seed, 3);
+      const { stage } = writers;
+      writers.agree("all");
+      const leader = stage.leader();
+      const [away = "", other = ""] = stage.followers();
+      stage.disconnect(away);
+      writers.agree("two");
+      stage.crash(leader);
+      stage.crash(other);
+      stage.connect(away);
+      stage.start(leader);
+      writers.agree("another two");
+      expect(writers.holders("two")).toContain(away);
+      stage.start(other);
+      expect(writers.agree("all again")).toBe(4);
+      writers.expectOneStory();
+    });
+  });
+
+  /** Leaders crash with what they have just taken on, half sent; at least three servers run. */
+  function crashLeaders(writers: Writers, random: Random, turns: number): number {
+    const { stage } = writers;
+    let crashes = 0;
+    for (let turn = 0; turn < turns; turn += 1) {
+      const up = stage.names.filter((name) => stage.isUp(name));
+      const leaders = stage.leaders(up);
+      for (const name of up) void writers.propose(name, `${turn} at ${name} ${"x".repeat(1200)}`);
+      stage.run(random() < 0.1 ? (ELECTION_MS / 4) * random() : 13 * random());
+      for (const name of leaders) {
+        stage.crash(name, "parts");
+        crashes += 1;
+      }
+      const down = stage.names.filter((name) => !stage.isUp(name));
+      if (down.length > 2) stage.start(drawFrom(random, down));
+      if (leaders.length === 0) stage.run(ELECTION_MS / 20);
+    }
+    return crashes;
+  }
+
+  test("persist 3, in between: a follower that crashes while it saves has promised nothing", () => {
+    forSeeds(5, (_, seed) => {
+      const writers = new Writers(seed, 3);
+      const { stage } = writers;
+      writers.greet();
+      const leader = stage.leader();
+      const [saves = "", away = ""] = stage.followers();
+      stage.disconnect(away);
+      stage.crashBefore(saves, ({ what }) => what === "sync");
+      writers.doom(leader, "on one disk");
+      expect(stage.isUp(saves)).toBe(false);
+      stage.disconnect(leader);
+      stage.start(saves);
+      stage.connect(away);
+      writers.agree("on two others");
+      stage.connect(leader);
+      writers.expectOneStory();
+      expect(writers.story).not.toContain("on one disk");
+    });
+  });
+
+  /**
+   * Figure 8 up to (c): a first leader has brought an entry to one follower; another one, in the
+   * next term, has its no-op in that place for itself; and a third leader, which has that entry,
+   * has brought it to all who run, but nothing of its own term. The second leader is down.
+   */
+  function drawFigure8(seed: number) {
+    const writers = new Writers(seed, 5);
+    const { stage } = writers;
+    const line = `of an earlier term ${"x".repeat(1300)}`; // It fills a datagram.
+    writers.greet();
+    const first = stage.leader();
+    const [friend = "", ...others] = stage.followers();
+    stage.disconnect(...others);
+    writers.doom(first, line);
+    const { lastIndex } = stage.status(first);
+    expect(stage.status(friend)).toMatchObject({ lastIndex, commitIndex: lastIndex - 1 });
+    stage.crash(first);
+    stage.disconnect(friend);
+    stage.connect(...others);
+    stage.lose = ({ type }) => type === "AppendEntries";
+    const [second = ""] = lead(stage, others);
+    stage.crash(second);
+    stage.start(first);
+    stage.connect(friend);
+    const isOfItsOwnTerm = ({ type, fields: { prevLogIndex, entries } }: Sentence) =>
+      type === "AppendEntries" && Number(prevLogIndex) >= lastIndex
+      && (entries as Uint8Array).length > 0;
+    stage.lose = isOfItsOwnTerm;
+    const [third = ""] = lead(stage, stage.connected);
+    stage.run(ELECTION_MS / 2);
+    for (const name of stage.connected) {
+      expect(stage.status(name).lastIndex).toBeGreaterThanOrEqual(lastIndex);
+      expect(stage.status(name).commitIndex).toBeLessThan(lastIndex); // Although it is on four.
+    }
+    return { writers, stage, line, second, third, rest: others.filter((n) => n !== second) };
+  }
+
+  /** Waits for a leader among these whose own entry is on its disk. */
+  function lead(stage: Writers["stage"], among: readonly string[]): string[] {
+    const done = () =>
+      stage.leaders(among).filter((name) => {
+        const { unsaved, term, lastTerm } = stage.status(name);
+        return unsaved === 0 && term === lastTerm;
+      });
+    stage.until(`one of ${among.join(" ")} leads`, () => done().length > 0);
+    return done();
+  }
+
+  test("figure 8, as it is drawn: (d) an entry on a majority is overwritten", () => {
+    forSeeds(5, (_, seed) => {
+      const { writers, stage, line, second, third, rest } = drawFigure8(seed);
+      stage.crash(third);
+      stage.lose = undefined;
+      stage.disconnect(...stage.names);
+      stage.connect(second, ...rest);
+      stage.start(second);
+      writers.agree("another line");
+      expect(stage.leader()).toBe(second);
+      stage.start(third);
+      stage.heal();
+      writers.expectOneStory();
+      expect(writers.story).not.toContain(line);
+    });
+  });
+
+  test("figure 8, as it is drawn: (e) with one of the leader's own term it is safe", () => {
+    forSeeds(5, (_, seed) => {
+      const { writers, stage, line, second, third } = drawFigure8(seed);
+      stage.lose = undefined;
+      writers.agree("another line");
+      stage.crash(third);
+      stage.start(second);
+      writers.agree("a third line");
+      stage.start(third);
+      writers.expectOneStory();
+      expect(writers.story).toContain(line);
+    });
+  });
+
+  test("figure 8", () => {
+    forSeeds(2, (random, seed) => {
+      const writers = new Writers(seed, 5);
+      const { stage } = writers;
+      stage.network = "slow";
+      writers.agree("before");
+      expect(crashLeaders(writers, random, 300)).toBeGreaterThan(10);
+      for (const name of stage.names.filter((n) => !stage.isUp(n))) stage.start(name);
+      writers.agree("after");
+      writers.expectOneStory();
+    });
+  });
+});
+
+describe("an unreliable network", () => {
+  test("unreliable agree", () => {
+    const writers = new Writers(1, 5);
+    const { stage } = writers;
+    stage.network = "unreliable";
+    writers.greet();
+    const lines = linesOf("line", 250);
+    const proposed = lines.map((line, i) => {
+      // Some are under way at a time, through every server, and overtake each other.
+      stage.run(10 * stage.random());
+      return writers.propose(stage.names[i % 5] ?? "", line);
+    });
+    for (const outcome of stage.settle(Promise.all(proposed)).flat()) {
+      expect(outcome).toMatchObject({ status: "fulfilled" });
+    }
+    stage.network = "steady";
+    expect(writers.agree("the end")).toBe(5 + lines.length + 1);
+    writers.expectOneStory();
+  });
+
+  test("figure 8 unreliable", () => {
+    forSeeds(3, (random, seed) => {
+      const writers = new Writers(seed, 5);
+      const { stage } = writers;
+      stage.network = "unreliable";
+      writers.greet();
+      const told = { cutOff: 0 };
+      for (let turn = 0; turn < 300; turn += 1) {
+        if (turn === 60) stage.network = "reordering";
+        const leaders = stage.leaders(stage.names);
+        for (const name of stage.names) void writers.propose(name, `${turn} at ${name}`);
+        stage.run(random() < 0.1 ? (ELECTION_MS / 4) * random() : 13 * random());
+        if (leaders.length === 0) stage.run(ELECTION_MS / 20);
+        else if (random() < 0.5) stage.disconnect(...leaders);
+        told.cutOff += leaders.length;
+        const away = stage.names.filter((name) => !stage.connected.includes(name));
+        if (away.length > 2) stage.connect(drawFrom(random, away));
+      }
+      expect(told.cutOff).toBeGreaterThan(10);
+      stage.connect(...stage.names);
+      writers.agree("after");
+      stage.network = "steady";
+      writers.expectOneStory();
+    });
+  });
+
+  /** Servers crash, come back, are cut off and found again, while three clients go on. */
+  function churn(seed: number, random: Random, network: Stage<never>["network"]): void {
+    const writers = new Writers(seed, 5);
+    const { stage } = writers;
+    stage.network = network;
+    const done: string[] = [];
+    let isOver = false;
+    const work = async (who: string) => {
+      const client = stage.client(who, 10_000);
+      for (let i = 1; !isOver; i += 1) {
+        const line = `${i} of ${who}`;
+        await client.propose(Buffer.from(line)).then(() => done.push(line), () => {});
+      }
+    };
+    const ended = Promise.all(linesOf("client", 3).map(work));
+    for (let turn = 0; turn < 20; turn += 1) {
+      const name = () => drawFrom(random, stage.names);
+      if (random() < 0.2) stage.disconnect(name());
+      if (random() < 0.5) [name()].filter((n) => !stage.isUp(n)).forEach((n) => stage.start(n));
+      else if (random() < 0.5) stage.connect(name());
+      if (random() < 0.2) [name()].filter((n) => stage.isUp(n)).forEach((n) => stage.crash(n));
+      stage.run(0.7 * ELECTION_MS);
+    }
+    isOver = true;
+    stage.connect(...stage.names);
+    for (const name of stage.names) if (!stage.isUp(name)) stage.start(name);
+    stage.settle(ended);
+    stage.network = "steady";
+    writers.agree("the end");
+    writers.expectOneStory();
+    expect(done.length).toBeGreaterThan(20);
+    const story = new Set(writers.story);
+    expect(done.filter((line) => !story.has(line))).toEqual([]);
+  }
+
+  test("reliable churn", () => forSeeds(3, (random, seed) => churn(seed, random, "slow")));
+  test("unreliable churn", () => forSeeds(3, (random, seed) => churn(seed, random, "unreliable")));
+});
+
+describe("snapshots", () => {
+  const options = { snapshotBytes: 2000 };
+  /** What a log may have: what causes a snapshot, what stays for slow followers, what came since. */
+  const LOG_BYTES = 3 * options.snapshotBytes;
+
+  function expectSmallLogs({ stage }: Writers): void {
+    for (const name of stage.names.filter((n) => stage.isUp(n))) {
+      expect(stage.status(name).logBytes).toBeLessThan(LOG_BYTES);
+    }
+  }
+
+  test("snapshot basic", () => {
+    const writers = new Writers(1, 3, options);
+    for (const line of linesOf("line", 100)) writers.agree(line);
+    writers.stage.run(1000);
+    for (const name of writers.stage.names) {
+      expect(writers.stage.status(name).snapshotIndex).toBeGreaterThan(20);
+    }
+    expectSmallLogs(writers);
+    writers.expectOneStory();
+  });
+
+  /** Again and again one server misses more than the others' logs still have. */
+  function install(seed: number, random: Random, how: "cut off" | "crashed",
+    network: Stage<never>["network"]): void {
+    const writers = new Writers(seed, 3, options);
+    const { stage } = writers;
+    stage.network = network;
+    writers.agree("first");
+    const traffic = stage.count();
+    for (let round = 1; round <= 6; round += 1) {
+      const leader = stage.leader();
+      const victim = round % 3 === 0 ? leader : stage.followers()[0] ?? "";
+      if (how === "cut off") stage.disconnect(victim);
+      else stage.crash(victim, "parts");
+      const heir = stage.leader();
+      const before = stage.status(heir).snapshotIndex;
+      const lines = linesOf(`round ${round}, line`, 80 + Math.floor(40 * random()));
+      for (let i = 0; i < lines.length; i += 5) {
+        void writers.propose(heir, ...lines.slice(i, i + 5));
+        stage.until("they agree", () => writers.holders(lines[i] ?? "").length >= 2);
+      }
+      stage.until("a snapshot is taken", () => stage.status(heir).snapshotIndex > before);
+      expectSmallLogs(writers);
+      if (how === "cut off") stage.connect(victim);
+      else stage.start(victim);
+      writers.agree(`round ${round} is over`);
+    }
+    expect(traffic.snapshotChunks).toBeGreaterThan(6);
+    stage.network = "steady";
+    writers.expectOneStory();
+  }
+
+  test("snapshot install", () =>
+    forSeeds(3, (random, seed) => install(seed, random, "cut off", "steady")));
+  test("snapshot install unreliable", () =>
+    forSeeds(3, (random, seed) => install(seed, random, "cut off", "unreliable")));
+  test("snapshot install crash", () =>
+    forSeeds(3, (random, seed) => install(seed, random, "crashed", "steady")));
+  test("snapshot install uncrash: crashes, and an unreliable network", () =>
+    forSeeds(3, (random, seed) => install(seed, random, "crashed", "unreliable")));
+
+  test("snapshot all crash: one while it takes a snapshot, then all", () => {
+    forSeeds(5, (random, seed) => {
+      const writers = new Writers(seed, 3, options);
+      const { stage } = writers;
+      let [place, inTheAct] = [0, 0];
+      for (let round = 1; round <= 5; round += 1) {
+        const isDue = ({ file }: Operation) => file.includes("snapshot") && random() < 0.2;
+        stage.crashBefore(drawFrom(random, stage.names), isDue);
+        for (const line of linesOf(`round ${round}, line`, 60 + Math.floor(20 * random()))) {
+          expect(writers.agree(line)).toBe(place += 1);
+        }
+        inTheAct += stage.names.filter((name) => !stage.isUp(name)).length;
+        stage.restart(...stage.names);
+        expect(writers.agree(`after crash ${round}`)).toBe(place += 1);
+      }
+      expect(inTheAct).toBeGreaterThan(1);
+      expectSmallLogs(writers);
+      writers.expectOneStory();
+    });
+  });
+
+  test("snapshot init: what comes after a snapshot survives the next crash, too", () => {
+    const writers = new Writers(1, 3, options);
+    const { stage } = writers;
+    for (const line of linesOf("line", 80)) writers.agree(line);
+    stage.run(1000);
+    stage.restart(...stage.names);
+    const { snapshotIndex } = stage.status("a");
+    expect(snapshotIndex).toBeGreaterThan(0);
+    expect(writers.agree("after a crash")).toBe(81);
+    stage.restart(...stage.names);
+    expect(stage.status("a").snapshotIndex).toBe(snapshotIndex);
+    expect(writers.agree("after another")).toBe(82);
+    writers.expectOneStory();
+  });
+});

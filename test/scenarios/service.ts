@@ -1,0 +1,187 @@
+/** A key-value store and its users: what they ask, and whether the answers are those of one store. */
+import { expect } from "bun:test";
+import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
+import { checkLinearizable } from "../linearizability.ts";
+
+import { type Call } from "../simulator/workload.ts";
+import { linesOf } from "./journal.ts";
+import { drawFrom, Stage } from "./stage.ts";
+
+type Question = Pick<Call, "what" | "key"> & Partial<Pick<Call, "value" | "expected">>;
+type Answer = Call["result"];
+const bytes = (text: string) => Buffer.from(text);
+
+/** Somebody who uses the store through a client, one call after the other. */
+export class User {
+  readonly store: KeyValues;
+  /** What each key had when this user last knew. */
+  private readonly known = new Map<string, string | undefined>();
+
+  constructor(readonly name: string, via: Pick<Client, "propose" | "read">,
+    private readonly history: Call[], private readonly nextInstant: () => number) {
+    this.store = new KeyValues(via);
+  }
+
+  /** Asks, and remembers in the history when that was, and what came of it. */
+  async ask({ what, key, value, expected }: Question): Promise<Answer> {
+    const call: Call = { who: this.name, what, key, value, expected, invoked: this.nextInstant(),
+      returned: Number.POSITIVE_INFINITY, result: undefined };
+    this.history.push(call);
+    const result = await this.perform(call);
+    Object.assign(call, { result, returned: this.nextInstant() });
+    if (what === "get") this.known.set(key, result as string | undefined);
+    else if (result === true) this.known.set(key, value);
+    return result;
+  }
+
+  put(key: string, value: string): Promise<Answer> {
+    return this.ask({ what: "put", key, value });
+  }
+
+  get(key: string): Promise<Answer> {
+    return this.ask({ what: "get", key });
+  }
+
+  /** Puts a value in the place of the one that was there when this user last knew. */
+  replace(key: string, value: string): Promise<Answer> {
+    return this.ask({ what: "cas", key, value, expected: this.known.get(key) });
+  }
+
+  /** Adds words to a value to which others may add, too. */
+  async append(key: string, words: readonly string[]): Promise<void> {
+    for (const word of words) {
+      while (!(await this.replace(key, (this.known.get(key) ?? "") + word))) await this.get(key);
+    }
+  }
+
+  private async perform({ what, key, value = "", expected }: Call): Promise<Answer> {
+    const { store } = this;
+    if (what === "get") {
+      const found = await store.get(bytes(key));
+      return found && Buffer.from(found).toString();
+    }
+    if (what === "delete") return store.delete(bytes(key));
+    if (what === "cas") {
+      return store.cas(bytes(key), expected === undefined ? undefined : bytes(expected),
+        bytes(value));
+    }
+    await store.put(bytes(key), bytes(value));
+    return true;
+  }
+}
+
+export class Service {
+  readonly stage: Stage<KeyValueStore>;
+  readonly history: Call[] = [];
+  private instants = 0;
+
+  constructor(seed: number, size: number, options: { snapshotBytes?: number } = {}) {
+    this.stage = new Stage(seed, size, () => new KeyValueStore(), options);
+  }
+
+  /** Somebody on a machine of that name, who waits as long as it takes. */
+  user(name: string): User {
+    return this.userVia(name, this.stage.client(name));
+  }
+
+  /** Somebody who asks one server only, from within its program. */
+  userAt(server: string): User {
+    return this.userVia(`at ${server}`, this.stage.life(server).node);
+  }
+
+  private userVia(name: string, via: Pick<Client, "propose" | "read">): User {
+    return new User(name, via, this.history, () => this.instants += 1);
+  }
+
+  /** Reads, writes and replaces values, until it is over. */
+  async work(user: User, keys: readonly string[], isOver: () => boolean): Promise<void> {
+    const { random, simulation } = this.stage;
+    for (let i = 1; !isOver(); i += 1) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      simulation.plan(40 * random(), resolve);
+      await promise;
+      const [key, chance, value] = [drawFrom(random, keys), random(), `${user.name}, ${i}`];
+      if (chance < 0.4) await user.get(key);
+      else if (chance < 0.7) await user.put(key, value);
+      else await user.replace(key, value);
+    }
+  }
+
+  expectLinearizable(): void {
+    expect(checkLinearizable(this.history)).toBeUndefined();
+  }
+
+  get answered(): number {
+    return this.history.filter(({ returned }) => Number.isFinite(returned)).length;
+  }
+}
+
+export type Plan = { clients: number; servers?: number; isUnreliable?: boolean;
+  isPartitioned?: boolean; restarts?: boolean; isShared?: boolean; snapshotBytes?: number };
+
+const ROUNDS = 3;
+const CALM_MS = 2000;
+/** Who is divided needs time for elections. */
+const DIVIDED_MS = 5000;
+
+/** Rounds in which clients use the store, each its own key or all the same ones. */
+export function serve(seed: number, plan: Plan): void {
+  const { clients, servers = 5, isUnreliable, isShared, snapshotBytes } = plan;
+  const service = new Service(seed, servers, snapshotBytes === undefined ? {} : { snapshotBytes });
+  const { stage } = service;
+  if (isUnreliable) stage.network = "unreliable";
+  stage.leader();
+  const users = linesOf("client", clients).map((name) => service.user(name));
+  const keys = users.map(({ name }) => `key of ${name}`);
+  for (let round = 0; round < ROUNDS; round += 1) {
+    playRound(service, plan, (isOver) =>
+      users.map((user, i) =>
+        service.work(user, isShared ? keys : keys.slice(i, i + 1), isOver)
+      ));
+    const reader = service.userAt(stage.leader());
+    for (const key of keys) stage.settle(reader.get(key));
+  }
+  service.expectLinearizable();
+  expectUsed(service, plan);
+}
+
+/**
+ * Servers may be divided again and again while clients work. Then everything heals, or all servers
+ * crash and come back, and whoever still waits must get an answer.
+ */
+function playRound({ stage }: Service, { isPartitioned, restarts }: Plan,
+  begin: (isOver: () => boolean) => Promise<void>[]): void {
+  let isOver = false;
+  const ended = begin(() => isOver);
+  const endsAt = stage.simulation.now + (isPartitioned ? DIVIDED_MS : CALM_MS);
+  while (stage.simulation.now < endsAt) {
+    if (isPartitioned) divide(stage);
+    stage.run(Math.min(endsAt - stage.simulation.now, 1000 + 200 * stage.random()));
+  }
+  isOver = true;
+  stage.heal();
+  if (restarts) stage.restart(...stage.names);
+  stage.settle(Promise.all(ended));
+}
+
+/** Every server goes to one of two sides; one of them has a majority. Clients reach both. */
+function divide(stage: Stage<KeyValueStore>): void {
+  const isLeft = new Map(stage.names.map((name) => [name, stage.random() < 0.5]));
+  stage.split(stage.names.filter((name) => isLeft.get(name)),
+    stage.names.filter((name) => !isLeft.get(name)));
+}
+
+/** The run proves something: there were calls, and snapshots if there were to be any. */
+function expectUsed({ stage, answered }: Service, plan: Plan): void {
+  const { clients, isPartitioned, snapshotBytes } = plan;
+  expect(answered).toBeGreaterThan((isPartitioned ? 10 : 30) * clients);
+  stage.run(1000); // What is being written of a snapshot is finished.
+  for (const name of stage.names) {
+    const { logBytes, snapshotIndex } = stage.status(name);
+    if (snapshotBytes === undefined) expect(snapshotIndex).toBe(0);
+    else {
+      expect(snapshotIndex).toBeGreaterThan(0);
+      expect(logBytes).toBeLessThan(4 * snapshotBytes);
+    }
+  }
+}
