@@ -644,7 +644,7 @@ export const planted: readonly Planted[] = [
     name: "A server without a vote is counted in a majority.",
     changes: [["const values = voters.map(", "const values = this.members.map("]],
     caughtBy: [
-      { mode: "core", seed: 1 },
+      { mode: "core", seed: 3 },
       { file: "members", title: "of entries counts no learner" },
     ],
   },
@@ -690,10 +690,7 @@ export const planted: readonly Planted[] = [
     id: "80",
     name: "Who was never heard in this term is taken for a part of a working majority.",
     changes: [["return confirmedRound === 0 || this.now", "return this.now"]],
-    caughtBy: [
-      { mode: "full", seed: 48 },
-      { file: "members", title: "that would leave no majority that is heard" },
-    ],
+    caughtBy: [{ file: "members", title: "that would leave no majority that is heard" }],
   },
   {
     id: "81",
@@ -715,7 +712,7 @@ export const planted: readonly Planted[] = [
       "if (!this.isVoter(this.settings.name)) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
 ];
 
