@@ -72,7 +72,7 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
       "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 38 }],
+    caughtBy: [{ mode: "core", seed: 91 }],
   },
   {
     id: "5",
@@ -467,14 +467,14 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 38 }],
+    caughtBy: [{ mode: "full", seed: 103 }],
   },
   {
     id: "62",
     name: "What an overwritten entry left behind it comes back at a start.",
     changes: [["else this.entries.splice(index - this.base.index - 1, Infinity, record);",
       "else this.entries[index - this.base.index - 1] = record;"]],
-    caughtBy: [{ mode: "full", seed: 108 }],
+    caughtBy: [{ mode: "full", seed: 294 }],
   },
   {
     id: "63",
