@@ -8,7 +8,7 @@ import { Client } from "./core-simulation/clients.ts";
 import { Network } from "./core-simulation/network.ts";
 import { Scene, type Trace } from "./core-simulation/scene.ts";
 import { Server } from "./core-simulation/server.ts";
-import { isMajority, Violation } from "./judge.ts";
+import { Violation } from "./judge.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
@@ -143,11 +143,10 @@ class Cluster {
 
   /** A majority of the members, whichever of the changes that have been begun is the last. */
   private drawMajority(): readonly Server[] {
-    const { possibleVoters } = this.scene.judge;
     const core: Server[] = [];
     const names = () => core.map(({ name }) => name);
     for (const server of this.scene.shuffle(this.servers)) {
-      if (possibleVoters.every((voters) => isMajority(names(), voters))) break;
+      if (this.scene.judge.canDoAlone(names())) break;
       core.push(server);
     }
     return core;

@@ -64,13 +64,12 @@ class Disk {
 }
 
 /** Who has a vote after an entry that lists the members: [name, address, whether it votes] each. */
-function votersIn(entry: Entry): Name[] {
-  const rows = [...decodeMulti(entry.data)] as [Name, string, boolean][];
-  return rows.filter(([, , votes]) => votes).map(([name]) => name);
-}
+const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as [Name, string, boolean][];
+const votersIn = (entry: Entry): Name[] =>
+  rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
 
 /** Whether `some` are a majority of those who have a vote. */
-export const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
+const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
 /**
@@ -151,11 +150,19 @@ export class Judge {
     return this.votersOf(this.committed);
   }
 
-  /** By what is committed, and by all that may be committed yet. */
-  get possibleVoters(): (readonly Name[])[] {
+  /**
+   * Whether these servers can do without the others: they are a majority by what is committed, and
+   * by all that may be committed yet; and who is about to get a vote is one of them.
+   */
+  canDoAlone(some: readonly Name[]): boolean {
+    const last = this.committed.findLast(({ kind }) => kind === "members");
     const lists = this.known.values().map(({ entry }) => entry)
       .filter(({ kind, index }) => kind === "members" && index > this.committed.length);
-    return [this.voters, ...lists.map(votersIn)];
+    return isMajority(some, this.voters) &&
+      [...last ? [last] : [], ...lists].every((entry) =>
+        isMajority(some, votersIn(entry))
+        && rowsOf(entry).every(([name, , votes]) => votes || some.includes(name))
+      );
   }
 
   private at(name: Name): Server {

@@ -262,9 +262,11 @@ export class Cluster {
       const holders = servers.filter(({ platter }) => platter.has(index, term))
         .map((server) => server.name);
       committed.push(term);
-      if (possible.some((voters) => isMajority(holders, voters))) continue;
+      if (possible.some(({ voters }) => isMajority(holders, voters))) continue;
       throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
-        `durable on ${holders.join(", ") || "none"} of ${possible.join(" or ")}`);
+        `durable on ${holders.join(", ") || "none"} of ${
+          possible.map(({ voters }) => voters.join(", ")).join(" or ")
+        }`);
     }
   }
 

@@ -10,11 +10,8 @@ import { type Report } from "../report.ts";
 import { SECRET } from "../wire.ts";
 import { Cluster, type Trace } from "./cluster.ts";
 import { pick, shuffle } from "./hostility.ts";
-import { isMajority } from "./lists.ts";
-import { Nemesis } from "./nemesis.ts";
+import { HOSTILE_MS, Nemesis } from "./nemesis.ts";
 import { PORT, type Server } from "./server.ts";
-
-const HOSTILE_MS = 30_000;
 
 /** Runs one seed. Throws what is found wrong. */
 export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {}): Report {
@@ -81,11 +78,10 @@ function healMajority(cluster: Cluster, seed: number): void {
 
 /** A majority of the members, whichever of the changes that have been begun is the last. */
 function drawMajority({ servers, lists, committed }: Cluster, random: Random): Server[] {
-  const possible = lists.possibleAfter(committed);
   const core: Server[] = [];
   const names = () => core.map(({ name }) => name);
   for (const server of shuffle(random, servers)) {
-    if (possible.every((voters) => isMajority(names(), voters))) break;
+    if (lists.canDoAlone(names(), committed)) break;
     core.push(server);
   }
   return core;

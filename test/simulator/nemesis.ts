@@ -5,6 +5,8 @@ import { type Cluster } from "./cluster.ts";
 import { pick } from "./hostility.ts";
 import { PORT, type Server } from "./server.ts";
 
+export const HOSTILE_MS = 30_000;
+
 export class Nemesis {
   private readonly random: Random;
 
@@ -67,7 +69,9 @@ export class Nemesis {
   private change(): void {
     const { cluster, random } = this;
     const { node, name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
-    if (!node) return;
+    const { timeoutMs, electionTimeoutMs: T } = cluster.hostility;
+    // What is still asked for when only a majority is healed might remove one that it needs.
+    if (!node || cluster.simulation.now + timeoutMs + 10 * T > HOSTILE_MS) return;
     const isMember = (one: string) => node.status().members.some((member) => member.name === one);
     const strangers = cluster.names.filter((one) => !isMember(one));
     const adds = strangers.length > 0 && random() < 0.5;
