@@ -58,8 +58,10 @@ function countTypes(frames: readonly Frame[], lan: Lan): Record<string, number> 
   return counts;
 }
 
-const REPLIES = ["RequestVoteReply", "AppendEntriesReply", "Answer", "NotLeader", "Refused"];
-const REQUESTS = ["RequestVote", "AppendEntries", "OpenSession", "Command", "Read", "Inspect"];
+const REPLIES = ["RequestVoteReply", "AppendEntriesReply", "InstallSnapshotReply", "Answer",
+  "NotLeader", "Refused"];
+const REQUESTS = ["RequestVote", "AppendEntries", "InstallSnapshot", "OpenSession", "Command",
+  "Read", "ReadIndex", "Inspect", "ChangeMembers", "Transfer"];
 
 /**
  * How many replies answer no request that was really sent. A reply repeats its request's id: of
