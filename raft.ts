@@ -983,10 +983,14 @@ export class Raft {
     return among.some((member) => member.name === name && member.votes);
   }
 
-  /** Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2). */
+  /**
+   * Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2). What
+   * is committed is forgotten at a start, so the list before the last one counts, not that of then.
+   */
   private get mayLead(): boolean {
-    const { name } = this.settings;
-    return this.isVoter(name) || this.isVoter(name, this.membersAt(this.commitIndex));
+    const { changedAt, commitIndex, settings: { name } } = this;
+    return this.isVoter(name)
+      || (changedAt > commitIndex && this.isVoter(name, this.membersAt(changedAt - 1)));
   }
 
   get majority(): number {

@@ -680,8 +680,10 @@ export const planted: readonly Planted[] = [
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
-    changes: [["return this.isVoter(name) || this.isVoter(name, this.membersAt(this.commitIndex));",
-      "return this.isVoter(name);"]],
+    changes: [[
+      "\n      || (changedAt > commitIndex && this.isVoter(name, this.membersAt(changedAt - 1)));",
+      ";",
+    ]],
     caughtBy: [
       { mode: "core", seed: 15 },
       { file: "members", title: "may be needed to lead until then" },

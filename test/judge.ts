@@ -443,10 +443,11 @@ export class Judge {
   /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
   private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
     if (campaigns === server.campaigns) return;
-    // Who is to be removed may be needed until that is committed.
-    const committed = this.votersOf(server.log.slice(0, server.commitIndex));
-    demand([...server.voters, ...committed].includes(server.name),
-      "Who has no vote does not campaign",
+    // Who is to be removed may be needed until that is committed, and so the list before counts too.
+    const { log, commitIndex } = server;
+    const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
+    const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
+    demand([...server.voters, ...before].includes(server.name), "Who has no vote does not campaign",
       () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`);
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;

@@ -335,6 +335,14 @@ describe("a removed server", () => {
     expect([raft.commitIndex, raft.isRemoved]).toEqual([2, true]);
   });
 
+  test("may be needed also when it does not know any more that it ever had a vote", () => {
+    const raft = follower({ name: "a", members: ["b"] });
+    append(raft, configuration(["a", "b"]));
+    append(raft, configuration(["b"]));
+    expect([raft.commitIndex, namesOf(raft.membersAt(0))]).toEqual([0, "b"]); // As after a start.
+    expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
+  });
+
   test("that has missed it gets no vote, and the log of the leader that it asks", () => {
     const { raft } = removing("d");
     commitOn(raft, "b", "c");
