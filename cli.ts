@@ -561,9 +561,15 @@ async function ask(flags: Flags, verb: string, words: string[]): Promise<Result>
   if (bytes[0]?.length === 0) {
     throw wrongUsage("The key is empty. Write one, or if a shell variable holds it, set that.");
   }
-  const client = await Client.connect({ servers, ...options });
+  return await withClient({ servers, ...options },
+    (client) => operate(new KeyValues(client), verb, bytes, words));
+}
+
+async function withClient<T>(options: ClientOptions,
+  use: (client: Client) => Promise<T>): Promise<T> {
+  const client = await Client.connect(options);
   try {
-    return await operate(new KeyValues(client), verb, bytes, words);
+    return await use(client);
   } finally {
     client.close();
   }
@@ -573,12 +579,8 @@ async function changeMembers({ force = false }: Flags, verb: string, [word = ""]
   servers: string[], options: Omit<ClientOptions, "servers">): Promise<Result> {
   const adds = verb === "members add";
   const { name, ...address } = adds ? parseServer(word) : { name: word, host: "", port: 0 };
-  const client = await Client.connect({ servers, ...options });
-  try {
-    await client.changeMembers(name, adds ? writeAddress(address) : "", force);
-  } finally {
-    client.close();
-  }
+  await withClient({ servers, ...options },
+    (client) => client.changeMembers(name, adds ? writeAddress(address) : "", force));
   const next = "It gets a vote by itself, when it runs and has the log: see 'members list'";
   return { text: adds ? `${name} is a member. ${next}.` : `${name} is no member.` };
 }
@@ -589,13 +591,10 @@ async function transfer(heir: string | undefined, servers: string[],
   const leader = leaderOf(answers)?.name;
   const [message = ""] = troublesOf(answers);
   if (!leader) return { error: { code: "noLeader", message } };
-  const client = await Client.connect({ servers, ...options });
-  try {
-    const next = heir === leader ? leader : await client.transfer(leader, heir);
-    return { text: `${next} leads.`, json: { leader: next } };
-  } finally {
-    client.close();
-  }
+  const next = heir === leader
+    ? leader
+    : await withClient({ servers, ...options }, (client) => client.transfer(leader, heir));
+  return { text: `${next} leads.`, json: { leader: next } };
 }
 
 /** As the leader knows them: with it, a change is in force first. */
@@ -683,18 +682,15 @@ async function inspectAll(servers: string[],
 
 async function inspect(servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
-  const client = await Client.connect({ servers, ...options });
-  try {
-    const answers = await Promise.all(servers.map(async (server): Promise<Answer> => {
-      const { name } = parseServer(server);
-      const status = await client.inspect(name).catch(() => undefined);
-      return status ? { name: status.name, status } : { name, silence: client.describe(name) };
-    }));
-    // A server may be listed by two of its names.
-    return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
-  } finally {
-    client.close();
-  }
+  const answers = await withClient({ servers, ...options },
+    (client) =>
+      Promise.all(servers.map(async (server): Promise<Answer> => {
+        const { name } = parseServer(server);
+        const status = await client.inspect(name).catch(() => undefined);
+        return status ? { name: status.name, status } : { name, silence: client.describe(name) };
+      })));
+  // A server may be listed by two of its names.
+  return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
 }
 
 /** A leader of an earlier term may not know yet that it is deposed. */

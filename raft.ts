@@ -198,12 +198,17 @@ export class Log {
     for (const entry of entries) {
       if (this.matches(entry.index, entry.term)) continue;
       assert(entry.index > commitIndex, "a committed entry never changes");
-      this.entries.splice(entry.index - this.baseIndex);
-      this.sizes.splice(entry.index - this.baseIndex);
-      this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
-      this.configurations = this.configurations.filter(({ index }) => index <= this.lastIndex);
+      if (entry.index <= this.lastIndex) this.truncate(entry.index);
       this.append(entry);
     }
+  }
+
+  /** Deletes the entry at `first` and all that follow it. */
+  private truncate(first: number): void {
+    this.entries.splice(first - this.baseIndex);
+    this.sizes.splice(first - this.baseIndex);
+    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
+    this.configurations = this.configurations.filter(({ index }) => index < first);
   }
 
   slice(first: number, last = this.lastIndex): Entry[] {
@@ -390,7 +395,8 @@ export class Raft {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
     } else if (!this.hearsLeader() || (this.isRemoved && !this.heir)) {
       // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
-      // or its clients would never look for the next one (thesis §6.2).
+      // or its clients would never look for the next one (thesis §6.2). Nor does one go on that
+      // was removed, and has handed over or found nobody to.
       this.become({ name: "Follower", leader: undefined });
     }
   }
@@ -523,7 +529,8 @@ export class Raft {
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
     this.drawElectionTimeout();
-    // Clients must not be sent to a leader that has not been heard, by nobody at all.
+    // Who must not lead does not campaign, but forgets a silent leader all the same, or would send
+    // clients there for ever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
     if (name === "Candidate") {
       this.currentTerm += 1;
@@ -570,7 +577,7 @@ export class Raft {
     // 1. Reply false if term < currentTerm (§5.1).
     if (m.term < this.currentTerm) return this.replyVote(m, false);
     // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as
-    //    receiver's log, grant vote (§5.2, §5.4). In a term that is only proposed nobody has voted.
+    //    receiver's log, grant vote (§5.2, §5.4). In a term only proposed, nobody has voted.
     const free = this.votedFor === undefined || this.votedFor === m.from;
     if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
     if (!this.isUpToDate(m)) return this.replyVote(m, false);
@@ -797,7 +804,7 @@ export class Raft {
   /** The reads that may now be answered from the state machine as it is. */
   takeReads(): number[] {
     const { role } = this;
-    if (role.name !== "Leader") return [];
+    if (role.name !== "Leader" || role.reads.length === 0) return [];
     // Only a round that was sent after a read came proves that we led when it came.
     const confirmed = this.reached(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
@@ -984,8 +991,8 @@ export class Raft {
   }
 
   /**
-   * Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2). What
-   * is committed is forgotten at a start, so the list before the last one counts, not that of then.
+   * Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2).
+   * A start forgets what is committed, so the list before the last one counts, whatever that is.
    */
   private get mayLead(): boolean {
     const { changedAt, commitIndex, settings: { name } } = this;
@@ -1067,10 +1074,11 @@ export class Raft {
 
   /** A follower has the log up to its `matchIndex`: perhaps it is time for a vote, or to go. */
   private judgeMember(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
+    if (this.isVoter(m.from) || !this.isSettled) return;
     const { log, members, changedAt, settings: { windowBytes } } = this;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
-    if (this.isVoter(m.from) || !this.isSettled || !isClose) return;
+    if (!isClose) return;
     if (this.isMember(m.from)) {
       const vote = (member: Member) => member.name === m.from ? { ...member, votes: true } : member;
       this.appendMembers(role, members.map(vote));
@@ -1310,8 +1318,9 @@ function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMes
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
-  const isEntry = ({ kind, data }: Entry) =>
-    entryKinds.includes(kind) && (kind !== "members" || readMembers(data) !== undefined);
+  const isEntry = (entry: Entry) =>
+    entryKinds.includes(entry.kind)
+    && (entry.kind !== "members" || readMembers(entry.data) !== undefined);
   return fits && m.entries.every(isEntry) ? m : undefined;
 }
 
@@ -2027,8 +2036,9 @@ export type EndpointEvent =
   | { type: "unresolved"; server: Server; reason: string }
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address };
-type Receiver = { onMessage(message: Message | ClientMessage): void; onGreeting(): void;
-  onSettled(cluster: string): void; tell(event: EndpointEvent): void };
+/** `boot` is the sender's, by its datagram. */
+type Receiver = { onMessage(message: Message | ClientMessage, boot?: number): void;
+  onGreeting(): void; onSettled(cluster: string): void; tell(event: EndpointEvent): void };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -2080,9 +2090,11 @@ export class Endpoint {
     this.receiver.onSettled(this.cluster);
   }
 
-  send(kind: Kind, message: Message | ClientMessage): void {
+  /** An answer says to which `toBoot`: in its next life, who asked gives the same ids to others. */
+  send(kind: Kind, message: Message | ClientMessage, toBoot?: number): void {
     if (message.to === this.self.name) return this.receiver.onMessage(message);
     const to = this.meet(kind, message.to);
+    if (toBoot !== undefined && toBoot !== to.boot) return;
     const body = encodeMessage(kind, message);
     const isFull = to.bytes + body.length > this.socket.datagramBytes - ENVELOPE_BYTES;
     if (isFull && to.bytes > 0) this.transmit(to);
@@ -2132,7 +2144,9 @@ export class Endpoint {
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
     if (kind === "peer" && received.length > 0) this.settle();
-    for (const message of received) this.receiver.onMessage(message as Message | ClientMessage);
+    for (const message of received) {
+      this.receiver.onMessage(message as Message | ClientMessage, boot);
+    }
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
@@ -2290,7 +2304,9 @@ function serverOf({ name, address }: Member): Server[] {
   return server ? [{ ...server, name }] : [];
 }
 
-type Question = ClientMessage & { type: "Read" | "ReadIndex" };
+/** What somebody asks, in one of its lives. */
+type Asker = ClientMessage & { boot?: number | undefined };
+type Question = Asker & { type: "Read" | "ReadIndex" };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2308,7 +2324,7 @@ export class Node {
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<
     string,
-    { asker: ClientMessage; index: number; term: number }
+    { asker: Asker; index: number; term: number }
   >();
   /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
   private readonly questions = new Map<number, Question>();
@@ -2380,10 +2396,10 @@ export class Node {
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     const disk = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
     this.core = new Raft(settings, disk, world.clock.now(), world.random);
-    if (snapshot) { for (const _ of this.restore()); // Nobody waits for this server yet.
-     }
+    // Nobody waits for this server yet, so all slices are done at once.
+    for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
-      onMessage: (m) => this.guard(() => this.onMessage(m)),
+      onMessage: (m, boot) => this.guard(() => this.onMessage(m, boot)),
       onGreeting: () => this.client.askAgain(),
       onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.tell(event),
@@ -2536,7 +2552,9 @@ export class Node {
       void endpoint.acquaint(server);
     }
     this.members = members;
-    if (members !== before) this.tell({ type: "members", members });
+    // A snapshot lists them anew, mostly the same ones.
+    const isChange = members !== before && !encodeMembers(members).equals(encodeMembers(before));
+    if (isChange) this.tell({ type: "members", members });
     if (!isRemoved || role.name === "Leader") return;
     this.tell({ type: "removed" });
     void this.stop();
@@ -2567,9 +2585,9 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onMessage(message: Message | ClientMessage): void {
+  private onMessage(message: Message | ClientMessage, boot?: number): void {
     this.schedule();
-    if (!("term" in message)) return this.onClientMessage(message);
+    if (!("term" in message)) return this.onClientMessage(Object.assign(message, { boot }));
     const now = this.world.clock.now();
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
@@ -2581,7 +2599,7 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: ClientMessage): void {
+  private onClientMessage(m: Asker): void {
     if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
     if (m.type === "Command") return this.accept(m, "command", m.data);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
@@ -2615,18 +2633,18 @@ export class Node {
     });
   }
 
-  private accept(asker: ClientMessage, kind: Entry["kind"], data: Uint8Array): void {
+  private accept(asker: Asker, kind: Entry["kind"], data: Uint8Array): void {
     // What no AppendEntries can carry would hold up all that comes behind it.
     const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER_BYTES;
     if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
-    const call = `${asker.from} ${asker.id}`;
+    const call = callOf(asker);
     if (this.proposals.has(call)) return; // It is in the log already, and will be answered.
     const index = this.core.propose(kind, data);
     if (index === undefined) return this.redirect(asker);
     this.proposals.set(call, { asker, index, term: this.core.currentTerm });
   }
 
-  private change(asker: ClientMessage & { type: "ChangeMembers" }): void {
+  private change(asker: Asker & { type: "ChangeMembers" }): void {
     const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
     const { name, address, force } = asker;
     const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
@@ -2634,12 +2652,12 @@ export class Node {
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(`${asker.from} ${asker.id}`, { asker, index, term });
+    if (index > lastIndex) this.proposals.set(callOf(asker), { asker, index, term });
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
   /** Who is asked says nothing until somebody else leads, who is asked next, and answers. */
-  private handOver(asker: ClientMessage & { type: "Transfer" }): void {
+  private handOver(asker: Asker & { type: "Transfer" }): void {
     const { core, endpoint: { self: { name } } } = this;
     if (core.role.name !== "Leader") return this.redirect(asker);
     const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
@@ -2761,16 +2779,18 @@ export class Node {
     this.questions.clear();
   }
 
-  private redirect(asker: ClientMessage): void {
+  private redirect(asker: Asker): void {
     const leader = this.core.heir ?? this.core.leader ?? "";
     const address = this.members.find(({ name }) => name === leader)?.address ?? "";
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
-  private answer({ type, from: to, id }: ClientMessage, content: Content): void {
-    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id });
+  private answer({ type, from: to, id, boot }: Asker, content: Content): void {
+    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
   }
 }
+
+const callOf = ({ from, boot, id }: Asker) => `${from} ${boot} ${id}`;
 
 const TICK_MS = 10;
 const RETRY_MS = 200;
@@ -2868,7 +2888,7 @@ export class Client {
     }
   }
 
-  /** As `Node.read`. */
+  /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
   async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
     return await this.perform({ type: "Read", question }, only);
@@ -2948,6 +2968,7 @@ export class Client {
     this.target = leader;
   }
 
+  /** Asks until there is an answer, or no time left. */
   perform(content: Content, only?: Name): Promise<Uint8Array> {
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;

@@ -442,7 +442,7 @@ export const planted: readonly Planted[] = [
   {
     id: "57",
     name: "An entry that takes the place of a saved one counts as saved.",
-    changes: [["      this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
+    changes: [["    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -511,7 +511,7 @@ export const planted: readonly Planted[] = [
   {
     id: "68",
     name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
-    changes: [["      this.sizes.splice(entry.index - this.baseIndex);\n", ""]],
+    changes: [["    this.sizes.splice(first - this.baseIndex);\n", ""]],
     caughtBy: [{ file: "paper", title: "the log is the same as a plain list" }],
   },
   {
@@ -665,8 +665,7 @@ export const planted: readonly Planted[] = [
     id: "77",
     name: "A list of members stays in force when its entry is truncated away.",
     changes: [[
-      "      this.configurations = this.configurations.filter(({ index }) => index <= " +
-      "this.lastIndex);\n",
+      "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
     ]],
     caughtBy: [{ mode: "core", seed: 131 }],
@@ -718,6 +717,12 @@ export const planted: readonly Planted[] = [
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
     caughtBy: [{ mode: "core", seed: 3 }],
+  },
+  {
+    id: "84",
+    name: "Who starts again is given the answers to what it asked before.",
+    changes: [["    if (toBoot !== undefined && toBoot !== to.boot) return;\n", ""]],
+    caughtBy: [{ file: "node", title: "who starts again is not given the answers" }],
   },
 ];
 

@@ -643,6 +643,20 @@ describe("a new server", () => {
   });
 });
 
+describe("the members", () => {
+  test("are told when they change, and a snapshot that lists them is no change", () => {
+    const world = new World().found(THREE, { snapshotBytes: 500 });
+    for (let n = 0; n < 100; n += 1) world.simulation.settle(put(world.at("a"), `key ${n % 5}`));
+    for (const name of THREE) {
+      expect(world.told(name, "snapshot").length).toBeGreaterThan(2);
+      expect(world.told(name, "members")).toEqual([]);
+    }
+    world.change("d", "d:1");
+    world.until(() => world.told("a", "members").length > 0);
+    expect(world.told("a", "members")).toHaveLength(1);
+  });
+});
+
 describe("a server that is removed", () => {
   test("stops by itself, and says so; one that leads hands over first", () => {
     for (const isLeader of [false, true]) {

@@ -820,6 +820,28 @@ describe("a command is applied once", () => {
   });
 });
 
+test("who starts again is not given the answers to what it asked before (full seed 32379)", () => {
+  const cluster = new Cluster(1);
+  const { simulation } = cluster;
+  const leader = cluster.leader();
+  const asker = cluster.names.find((name) => name !== leader) ?? "";
+  // Nobody answers the leader, so what it is asked has to wait.
+  const { ip } = cluster.machine(leader);
+  simulation.route = ({ to, bytes: sealed }) =>
+    to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
+  const data = encode([999, 1, 0, bytes("of a session that never was")]);
+  cluster.life(asker).node["client"].perform({ type: "Command", data }).catch(() => {});
+  simulation.run(250);
+  cluster.kill(asker);
+  cluster.start(asker);
+  // The first thing that it asks in its new life has the number of the first in its old one.
+  const done = cluster.life(asker).node.propose(bytes("x"));
+  simulation.run(250);
+  expect(cluster.life(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
+  simulation.route = () => [{ afterMs: 1 }];
+  expect(text(simulation.settle(done))).toBe("1 x");
+});
+
 describe("a follower's read", () => {
   const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
 
@@ -925,6 +947,15 @@ describe("snapshots", () => {
     }
   }
 
+  /** A cluster that has taken snapshots while one of its servers was away. */
+  function withoutOne(seed: number) {
+    const cluster = grown(seed);
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 60);
+    return { cluster, simulation: cluster.simulation, away, leader: cluster.leader() };
+  }
+
   /** Of all that leaves a machine: what kind of message, and when. */
   function listen(simulation: Simulation, name: string) {
     const said: { type: string; at: number; to: string }[] = [];
@@ -971,12 +1002,7 @@ describe("snapshots", () => {
 
   test("bring up who was away, in chunks of which several are under way, whatever is lost", () => {
     forSeeds(5, (random, seed) => {
-      const cluster = grown(seed);
-      const { simulation } = cluster;
-      const away = cluster.follower();
-      cluster.kill(away);
-      grow(cluster, 60);
-      const leader = cluster.leader();
+      const { cluster, simulation, away, leader } = withoutOne(seed);
       simulation.route = () =>
         random() < 0.1 ? [] : [{ afterMs: 1 + 5 * random() }, { afterMs: 20 * random() }];
       const said = listen(simulation, leader);
@@ -1049,12 +1075,7 @@ describe("snapshots", () => {
 
   test("that the leader leaves half sent are sent again by the next one, and do no harm", () => {
     forSeeds(5, (random, seed) => {
-      const cluster = grown(seed);
-      const { simulation } = cluster;
-      const away = cluster.follower();
-      cluster.kill(away);
-      grow(cluster, 60);
-      const leader = cluster.leader();
+      const { cluster, simulation, away, leader } = withoutOne(seed);
       const said = listen(simulation, leader);
       cluster.start(away);
       const chunks = 1 + 80 * random();

@@ -29,6 +29,16 @@ describe("the simulator", () => {
     if (SEEDS >= 50) expect(livelyOnes(result.outcomes)).toBeGreaterThan(0.8 * SEEDS);
   }, PATIENCE_MS);
 
+  /** Each of these found a bug of raft.ts, the first time that it ran. */
+  const REGRESSIONS = [["core", 110], ["core", 20288], ["full", 28], ["full", 48], ["full", 53], [
+    "full",
+    32379,
+  ]] as const;
+
+  test.each(REGRESSIONS)("finds none where it once did (%s, seed %d)", (mode, seed) => {
+    expect(simulate(seed, mode).simulatedMs).toBeGreaterThanOrEqual(LEAST_MS);
+  });
+
   test.each([...modes])("does the same again from the same seed (%s)", async (mode) => {
     for (const seed of [41, 42, 43]) {
       const report = simulate(seed, mode);

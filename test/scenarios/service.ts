@@ -2,14 +2,12 @@
 import { expect } from "bun:test";
 import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
 import { checkLinearizable } from "../linearizability.ts";
-
-import { type Call } from "../simulator/workload.ts";
+import { type Call, perform } from "../simulator/workload.ts";
 import { linesOf } from "./journal.ts";
 import { drawFrom, Stage } from "./stage.ts";
 
 type Question = Pick<Call, "what" | "key"> & Partial<Pick<Call, "value" | "expected">>;
 type Answer = Call["result"];
-const bytes = (text: string) => Buffer.from(text);
 
 /** Somebody who uses the store through a client, one call after the other. */
 export class User {
@@ -27,7 +25,7 @@ export class User {
     const call: Call = { who: this.name, what, key, value, expected, invoked: this.nextInstant(),
       returned: Number.POSITIVE_INFINITY, result: undefined };
     this.history.push(call);
-    const result = await this.perform(call);
+    const result = await perform(this.store, call);
     Object.assign(call, { result, returned: this.nextInstant() });
     if (what === "get") this.known.set(key, result as string | undefined);
     else if (result === true) this.known.set(key, value);
@@ -52,21 +50,6 @@ export class User {
     for (const word of words) {
       while (!(await this.replace(key, (this.known.get(key) ?? "") + word))) await this.get(key);
     }
-  }
-
-  private async perform({ what, key, value = "", expected }: Call): Promise<Answer> {
-    const { store } = this;
-    if (what === "get") {
-      const found = await store.get(bytes(key));
-      return found && Buffer.from(found).toString();
-    }
-    if (what === "delete") return store.delete(bytes(key));
-    if (what === "cas") {
-      return store.cas(bytes(key), expected === undefined ? undefined : bytes(expected),
-        bytes(value));
-    }
-    await store.put(bytes(key), bytes(value));
-    return true;
   }
 }
 

@@ -99,7 +99,7 @@ export class Workload {
     this.history.push(call);
     this.tell(who, () => `asks: ${tellCall(call)}`);
     try {
-      const result = await this.perform(store, call);
+      const result = await perform(store, call);
       if (!isAlive()) return;
       Object.assign(call, { result, returned: this.instants += 1 });
       if (call.what === "get") this.lastSeen.set(call.key, call.result as string | undefined);
@@ -109,19 +109,6 @@ export class Workload {
     } catch (error) {
       if (isAlive()) this.onFailure(call, error);
     }
-  }
-
-  private async perform(store: KeyValues,
-    { what, key, value = "", expected }: Call): Promise<string | boolean | undefined> {
-    const at = Buffer.from(key);
-    if (what === "get") {
-      const found = await store.get(at);
-      return found && Buffer.from(found).toString();
-    }
-    if (what === "delete") return store.delete(at);
-    if (what === "cas") return store.cas(at, bytes(expected), Buffer.from(value));
-    await store.put(at, Buffer.from(value));
-    return true;
   }
 
   private onFailure(call: Call, error: unknown): void {
@@ -135,6 +122,20 @@ export class Workload {
     // A command may still be applied. A read, or a command that found no session, leaves no trace.
     if (error.code === "timeout") this.history.splice(this.history.indexOf(call), 1);
   }
+}
+
+/** Does what a call says, and resolves to what it has for its result. */
+export async function perform(store: KeyValues,
+  { what, key, value = "", expected }: Call): Promise<Call["result"]> {
+  const at = Buffer.from(key);
+  if (what === "get") {
+    const found = await store.get(at);
+    return found && Buffer.from(found).toString();
+  }
+  if (what === "delete") return store.delete(at);
+  if (what === "cas") return store.cas(at, bytes(expected), Buffer.from(value));
+  await store.put(at, Buffer.from(value));
+  return true;
 }
 
 export function tellCall({ what, key, value, expected }: Call): string {
