@@ -885,7 +885,10 @@ function whyNotCommitted(leader: Status): string[] {
 
 function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string[] {
   const { name, matchIndex, address } = peer;
+  // What answers here and is a stranger is told of as such.
+  if (answers.some(({ status }) => status?.name === name && status.id !== leader.id)) return [];
   const silent = whySilent(leader, peer, answers);
+  if (peer.told === "foreign") return [`${silent}. Give all the same --cluster and --peers.`];
   if (silent) return [`${silent}. Start it, or let UDP through between it and ${leader.name}.`];
   const lag = leader.lastIndex - (matchIndex ?? 0);
   if (lag > LAG) {

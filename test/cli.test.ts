@@ -670,8 +670,16 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ], [
     "Entries 11 to 12 are not committed yet: 2 of 3 disks must have them. Ask again in a moment.",
   ]],
+  ["one is of a cluster of another name, and does not answer", [
+    server("a", leads, { b: { told: "foreign", heardMs: null } }),
+    absent("b"),
+    server("c", follows),
+  ], [
+    "b was founded with other members, or is of another cluster. Give all the same --cluster and " +
+    "--peers.",
+  ]],
   ["one that answers is of another cluster", [
-    server("a", leads),
+    server("a", leads, { b: { told: "foreign", heardMs: null } }),
     server("b", { id: "another" }),
     server("c", follows),
   ], [

@@ -470,6 +470,7 @@ export class Judge {
       demand(this.committed[baseIndex - 1]?.term === term, "A log begins with what is committed",
         () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`);
       log.splice(0, Infinity, ...this.committed.slice(0, baseIndex));
+      server.voters = this.votersOf(log);
     }
     let common = Math.min(log.length, raft.log.lastIndex);
     while (common > baseIndex && log[common - 1] !== raft.log.at(common)) common -= 1;
