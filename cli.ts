@@ -278,6 +278,8 @@ export function narrator(name: string, given: readonly string[],
       case "unresolved":
       case "foreign":
       case "unauthenticated":
+      case "twice":
+      case "lostDisk":
         return warnOf(event, members, given, tell);
       case "snapshot": {
         const { index, size, from } = event;
@@ -294,7 +296,16 @@ export function narrator(name: string, given: readonly string[],
 
 type Warning = Extract<
   NodeEvent,
-  { type: "slow" | "unresolved" | "foreign" | "unauthenticated" | "recovered" }
+  {
+    type:
+      | "slow"
+      | "unresolved"
+      | "foreign"
+      | "unauthenticated"
+      | "twice"
+      | "lostDisk"
+      | "recovered";
+  }
 >;
 
 /** What a person should look at, and what to do about it. */
@@ -316,6 +327,14 @@ function warnOf(event: Warning, members: readonly string[], given: readonly stri
     case "unauthenticated":
       return warn(`What comes from ${writeAddress(event.address)} does not fit our secret or ` +
         "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
+    case "twice":
+      return warn(`Two servers run under the name ${event.server}: one at ` +
+        `${writeAddress(event.other)}, and one at ${writeAddress(event.address)} that has an ` +
+        "earlier start or a disk that was replaced, and is not answered. Stop the one that is " +
+        "wrong. If there is only one, start it with an empty directory");
+    case "lostDisk":
+      return warn(`${event.server} has lost its disk, or what was on it. It gets the log anew, ` +
+        "and has no vote until then");
     case "recovered":
       if (members.length > 0 && given.some((name) => !members.includes(name))) {
         warn(`--peers lists ${listed(given.filter((name) => !members.includes(name)))}, by the ` +

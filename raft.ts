@@ -66,17 +66,19 @@ export type Entry = { readonly index: number; readonly term: number;
 
 /**
  * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
- * (thesis §9.6); `campaign` tells a candidate's attempts apart. `round` counts the AppendEntries
- * of a leader: a reply proves that it was still followed after that round was sent (thesis §6.4).
- * Up to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`,
- * where the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
- * leader's request to take its place, and `transfer` says that a candidate was asked so
- * (thesis §3.10). A snapshot has `size` bytes; of them a follower has those before its reply's
- * `offset`, and it answers as to AppendEntries once it needs no more. `Removed` says to who was a
- * member that it is none any more.
+ * (thesis §9.6); `campaign` tells a candidate's attempts apart. The vote is asked of `voterDisk`,
+ * and of no other that its server may have by now (section 9). `round` counts the AppendEntries of
+ * a leader: a reply proves that it was still followed after that round was sent (thesis §6.4). Up
+ * to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`, where
+ * the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
+ * leader's request to take its place, and `transfer` says that a candidate was asked so (thesis
+ * §3.10). A snapshot has `size` bytes; of them a follower has those before its reply's `offset`,
+ * and it answers as to AppendEntries once it needs no more. `Removed` says to who was a member that
+ * it is none any more.
  */
 export const messages = {
-  RequestVote: ["term", "preVote", "transfer", "campaign", "lastLogIndex", "lastLogTerm"],
+  RequestVote: ["term", "preVote", "transfer", "campaign", "voterDisk", "lastLogIndex",
+    "lastLogTerm"],
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
   AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
@@ -100,18 +102,24 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
-/** The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's. */
+/**
+ * The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's.
+ * `disk` is that of the sender, as soon as it has arrived.
+ */
 type MessageOf<T extends Table> = {
-  [Type in keyof T]: { type: Type; from: Name; to: Name; id: number } & Fields<T[Type]>;
+  [Type in keyof T]:
+    & { type: Type; from: Name; to: Name; id: number; disk?: number }
+    & Fields<T[Type]>;
 }[keyof T];
 export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
 /**
- * A server of the cluster: where it is, as far as that is known, and whether its vote counts. All
- * of them together, as an entry of the log lists them, are a configuration (thesis §4).
+ * A server of the cluster: where it is, as far as that is known, whether its vote counts, and the
+ * `disk` without which it does not, or 0. All of them together, as an entry of the log lists them,
+ * are a configuration (thesis §4).
  */
-const memberFields = ["name", "address", "votes"] as const;
+const memberFields = ["name", "address", "votes", "disk"] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
 export type Configuration = readonly Member[];
 
@@ -124,7 +132,8 @@ export type Event =
   | { type: "role"; from: RoleName; to: RoleName }
   | { type: "leader"; from: Name | undefined; to: Name | undefined }
   | { type: "committed"; commitIndex: number }
-  | { type: "snapshot"; index: number; size: number; from: Name | undefined };
+  | { type: "snapshot"; index: number; size: number; from: Name | undefined }
+  | { type: "lostDisk"; server: Name };
 
 /** Stops a server that would otherwise go on wrongly: no answer is better than a wrong one. */
 export function assert(condition: unknown, sentence: string): asserts condition {
@@ -267,19 +276,21 @@ export class Log {
 // touch it: a server that stops leading has no `nextIndex` left to misuse.
 
 /**
- * What a server is told once. `members` have founded the cluster; a server that joins one later
- * knows of none. Who hears no leader for a time drawn from `electionTimeoutMs` to twice that calls
- * an election (§5.2); a leader that has nothing to say speaks every `heartbeatMs`. One
- * AppendEntries carries `batchBytes` of entries, unless a single one is larger; another is sent
- * while less than `windowBytes` is on the way to a follower.
+ * What a server is told once. `disk` is the number that its disk has, and no other. `members` have
+ * founded the cluster; a server that joins one later knows of none. Who hears no leader for a time
+ * drawn from `electionTimeoutMs` to twice that calls an election (§5.2); a leader that has nothing
+ * to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries, unless a
+ * single one is larger; another is sent while less than `windowBytes` is on the way to a follower.
  */
-export type Settings = { name: Name; members: Configuration; electionTimeoutMs: number;
-  heartbeatMs: number; batchBytes: number; windowBytes: number };
+export type Settings = { name: Name; disk: number; members: Configuration;
+  electionTimeoutMs: number; heartbeatMs: number; batchBytes: number; windowBytes: number };
 
 /** What a leader knows of one follower. */
 export class Progress {
   /** The highest entry that the follower is known to have, durably. */
   matchIndex = 0;
+  /** The last round before that was known. */
+  matchedRound = 0;
   /** Where sending began when it last began anew: from here to `nextIndex` all is under way. */
   sentFrom: number;
   sentRound = 0;
@@ -353,6 +364,8 @@ export class Raft {
   campaigns = 0;
   lastReadId = 0;
   incoming: Incoming | undefined;
+  /** With which disk each server spoke last. */
+  readonly disks: Map<Name, number>;
   /** Whether it was a member in this life, and is none any more: who does not lead is then done. */
   isRemoved = false;
   private wasMember = false;
@@ -369,6 +382,7 @@ export class Raft {
     random: () => number) {
     const { base = { index: 0, term: 0 } } = disk;
     this.#random = random;
+    this.disks = new Map([[settings.name, settings.disk]]);
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
     this.snapshot = disk.snapshot ?? { ...base, size: 0, members: settings.members };
@@ -411,6 +425,7 @@ export class Raft {
 
   receive(message: Message, now: number): void {
     this.now = now;
+    if (message.disk !== undefined) this.disks.set(message.from, message.disk);
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
     // follower (§5.1). A term that is only asked for is no such term; `onRequestVote` judges it.
     const { type, term } = message;
@@ -441,7 +456,7 @@ export class Raft {
   /** A turn ends: says to every peer, once, what it lacks after all that has happened. */
   prepare(): void {
     const { role, settings } = this;
-    this.wasMember ||= this.isMember(settings.name);
+    this.wasMember ||= this.member(settings.name) !== undefined;
     if (role.name === "Leader") {
       this.keepMembers(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
@@ -555,9 +570,9 @@ export class Raft {
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const preVote = role.name === "PreCandidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
-    const isAsked = (name: Name) => this.isVoter(name) && !role.votes.has(name);
-    for (const from of this.others.filter(isAsked)) {
-      const fields = { term, preVote, transfer: role.transfer, campaign, lastLogIndex,
+    const isAsked = ({ name }: Member) => name !== this.settings.name && !role.votes.has(name);
+    for (const { name: from, disk: voterDisk } of this.voters.filter(isAsked)) {
+      const fields = { term, preVote, transfer: role.transfer, campaign, voterDisk, lastLogIndex,
         lastLogTerm };
       this.send("RequestVote", { from, id: 0 }, fields);
     }
@@ -581,6 +596,10 @@ export class Raft {
     const free = this.votedFor === undefined || this.votedFor === m.from;
     if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
     if (!this.isUpToDate(m)) return this.replyVote(m, false);
+    // A disk that the candidate's log does not name, or no longer, may stand for one that is lost,
+    // with promises on it. It has a say only where nothing was ever promised (section 9).
+    const isNamed = m.voterDisk === this.settings.disk || m.lastLogIndex === 0;
+    if (!isNamed) return this.replyVote(m, false);
     if (!m.preVote) {
       // A vote is a promise. We may make it once per term, and must remember it through a crash,
       // or two candidates could each count us: the reply leaves only when the disk has it (§5.2).
@@ -621,7 +640,7 @@ export class Raft {
   }
 
   private countVote(role: Campaigner, voter: Name): void {
-    if (role.votes.has(voter) || !this.isVoter(voter)) return;
+    if (role.votes.has(voter) || !this.member(voter)?.votes) return;
     role.votes.add(voter);
     const votes = role.votes.size;
     const elected = votes >= this.majority;
@@ -638,7 +657,8 @@ export class Raft {
     this.become(role);
     // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
     // begins with one that asks for nothing (§8). Sent at once, it is the first heartbeat too.
-    this.propose("noop", NOTHING);
+    if (firstIndex > 1) this.propose("noop", NOTHING);
+    else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
   }
 
   /** Begins to send to a server. Of what it has nothing is known yet. */
@@ -741,12 +761,18 @@ export class Raft {
     if (!follower) return;
     if (m.success) {
       // Replies overtake each other, and what a follower has it keeps: never go back.
-      follower.matchIndex = Math.max(follower.matchIndex, m.matchIndex);
+      if (m.matchIndex > follower.matchIndex) {
+        [follower.matchIndex, follower.matchedRound] = [m.matchIndex, role.round];
+      }
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
       this.judgeMember(role, m, follower);
       const isReady = m.from === this.heir && follower.matchIndex === log.lastIndex;
       if (isReady) this.send("TimeoutNow", m, { term: this.currentTerm });
+    } else if (m.round > follower.matchedRound && m.hintIndex < follower.matchIndex) {
+      // It had more: the disk is another one, or worth no more than another one.
+      const member = this.member(m.from);
+      if (member) this.enrol(role, member);
     } else if (m.round > follower.refusedRound) {
       // All that is under way behind a lost request will be refused too: begin anew only once.
       follower.refusedRound = role.round;
@@ -826,7 +852,7 @@ export class Raft {
   transfer(heir?: Name): boolean {
     const { role, now, settings } = this;
     if (role.name !== "Leader") return false;
-    const voters = [...role.followers].filter(([name]) => this.isVoter(name));
+    const voters = [...role.followers].filter(([name]) => this.hasVote(this.member(name)));
     const [most] = voters.sort(([, a], [, b]) => b.matchIndex - a.matchIndex);
     const [name, follower] = voters.find(([name]) => name === heir) ?? (heir ? [] : most ?? []);
     if (!follower) return false;
@@ -837,7 +863,8 @@ export class Raft {
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
     // It counts once, and in its term only: to campaign is to leave that term.
-    if (m.term === this.currentTerm && m.from === this.leader) this.campaign("Candidate", true);
+    if (m.term !== this.currentTerm || m.from !== this.leader || !this.mayLead) return;
+    this.campaign("Candidate", true);
   }
 
   // ---------------------------------------- 8 Snapshots -----------------------------------------
@@ -963,6 +990,14 @@ export class Raft {
   // force as soon as it is in a log, on the one server and not yet on another, and is so until it
   // is truncated away. Membership decides what is counted, never what is heard (thesis §4.1):
   // elections, commitment, reads and CheckQuorum all count with `majority` and `reached`.
+  //
+  // A server is worth what its disk remembers. One that starts again with an empty disk has
+  // forgotten for whom it voted and what it acknowledged; counted as who it was, it would make two
+  // leaders of one term. So the log names the disk of each member, without which it does not count.
+  // The first entry of all names those that are there. Another is named by an entry that takes the
+  // vote away, so it is committed by a majority of the others. Whatever the lost disk may have
+  // promised, for which a majority was needed, then lies before that entry; and who knows that the
+  // server has a vote again, has that entry too. (What a majority forgets at once, is lost.)
 
   /** Who they are by this server's log, committed or not; nobody, if it is yet to join them. */
   get members(): Configuration {
@@ -982,12 +1017,21 @@ export class Raft {
     return this.members.filter(({ votes }) => votes);
   }
 
-  private isMember(name: Name): boolean {
-    return this.members.some((member) => member.name === name);
+  private member(name: Name, among = this.members): Member | undefined {
+    return among.find((member) => member.name === name);
   }
 
-  private isVoter(name: Name, among = this.members): boolean {
-    return among.some((member) => member.name === name && member.votes);
+  /** Whether it spoke last with the disk that the log names for it, if it has spoken at all. */
+  private isNamed({ name, disk }: Member): boolean {
+    return (this.disks.get(name) ?? disk) === disk;
+  }
+
+  private hasVote(member: Member | undefined): boolean {
+    return member?.votes === true && this.isNamed(member);
+  }
+
+  private nameDisk(member: Member): Member {
+    return { ...member, disk: this.disks.get(member.name) ?? member.disk };
   }
 
   /**
@@ -995,9 +1039,10 @@ export class Raft {
    * A start forgets what is committed, so the list before the last one counts, whatever that is.
    */
   private get mayLead(): boolean {
-    const { changedAt, commitIndex, settings: { name } } = this;
-    return this.isVoter(name)
-      || (changedAt > commitIndex && this.isVoter(name, this.membersAt(changedAt - 1)));
+    const { changedAt, commitIndex, log, settings: { name } } = this;
+    if (log.lastIndex === 0) return this.member(name)?.votes === true; // No disk is named yet.
+    const before = changedAt > commitIndex ? this.membersAt(changedAt - 1) : [];
+    return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
   }
 
   get majority(): number {
@@ -1007,8 +1052,9 @@ export class Raft {
   /** The greatest value that a majority of the voters has reached; `own` is this server's. */
   private reached(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
-    const values = voters.map(({ name }) => {
-      const follower = role.followers.get(name); // All members have one but the leader itself.
+    const values = voters.map((member) => {
+      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;
+      const follower = role.followers.get(member.name); // All have one but the leader itself.
       return follower ? of(follower) : own;
     });
     return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;
@@ -1037,7 +1083,7 @@ export class Raft {
   changeMembers(name: Name, address: string, force = false): number | string | undefined {
     const { role, members, changedAt } = this;
     if (role.name !== "Leader") return undefined;
-    const known = members.find((member) => member.name === name);
+    const known = this.member(name);
     if (address === "" ? !known : known?.address === address) return changedAt;
     // A refusal is final: what an earlier leader may have begun for the same asker, who asked on,
     // can only be committed yet before an entry of our own term is.
@@ -1046,7 +1092,7 @@ export class Raft {
     // Whoever is new has no vote: commitment would have to wait until it has all of the log.
     const next = address === ""
       ? members.filter((member) => member !== known)
-      : [...members, { name, address, votes: false }];
+      : [...members, { name, address, votes: false, disk: 0 }];
     return this.whyNot(role, next, force) ?? this.appendMembers(role, next);
   }
 
@@ -1054,13 +1100,25 @@ export class Raft {
   private whyNot(role: Leader, next: Configuration, force: boolean): string | undefined {
     const voters = next.filter(({ votes }) => votes);
     if (voters.length === 0) return "nobody would be left who has a vote";
-    const silent = voters.map(({ name }) => name).filter((name) => {
-      const { confirmedRound = 1, heardAt = this.now } = role.followers.get(name) ?? {};
-      return confirmedRound === 0 || this.now >= heardAt + this.settings.electionTimeoutMs;
-    });
+    const isSilent = (voter: Member) => {
+      const { confirmedRound = 1, heardAt = this.now } = role.followers.get(voter.name) ?? {};
+      return confirmedRound === 0 || this.now >= heardAt + this.settings.electionTimeoutMs
+        || !this.isNamed(voter);
+    };
+    const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
     return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, ` +
       "and the rest is no majority";
+  }
+
+  /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
+  private enrol(role: Leader, member: Member): void {
+    const enrolled = { ...this.nameDisk(member), votes: false };
+    const next = this.members.map((other) => other === member ? enrolled : other);
+    if (!this.isSettled || this.whyNot(role, next, false) !== undefined) return;
+    this.appendMembers(role, next);
+    this.attend(role, member.name);
+    if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
   private appendMembers(role: Leader, next: Configuration): number {
@@ -1074,13 +1132,15 @@ export class Raft {
 
   /** A follower has the log up to its `matchIndex`: perhaps it is time for a vote, or to go. */
   private judgeMember(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
-    if (this.isVoter(m.from) || !this.isSettled) return;
     const { log, members, changedAt, settings: { windowBytes } } = this;
+    const member = this.member(m.from);
+    if (member && !this.isNamed(member)) return this.enrol(role, member);
+    if (member?.votes || !this.isSettled) return;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
     if (!isClose) return;
-    if (this.isMember(m.from)) {
-      const vote = (member: Member) => member.name === m.from ? { ...member, votes: true } : member;
+    if (member) {
+      const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
     } else if (matchIndex >= changedAt) {
       this.send("Removed", m, { term: this.currentTerm });
@@ -1091,10 +1151,10 @@ export class Raft {
   private keepMembers(role: Leader): void {
     for (const [name, { heardAt }] of role.followers) {
       const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
-      if (isSilent && !this.isMember(name)) role.followers.delete(name);
+      if (isSilent && !this.member(name)) role.followers.delete(name);
     }
     // One that has removed itself leads until that is committed, without counting itself.
-    if (this.isRemoved || this.isMember(this.settings.name) || !this.isSettled) return;
+    if (this.isRemoved || this.member(this.settings.name) || !this.isSettled) return;
     this.isRemoved = true;
     this.transfer();
   }
@@ -1108,7 +1168,7 @@ export class Raft {
 
   private onRemoved(m: Of<"Removed">): void {
     const isSo = m.term === this.currentTerm && m.from === this.leader;
-    if (isSo && !this.isMember(this.settings.name)) this.isRemoved = this.wasMember;
+    if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
   }
 }
 
@@ -1308,12 +1368,15 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
   return encoder.encode([number, message.id, ...values]);
 }
 
-function decodeMessage(kind: Kind, { from, to }: Envelope, raw: unknown): AnyMessage | undefined {
+function decodeMessage(kind: Kind, { from, to, disk }: Envelope, raw: unknown):
+  | AnyMessage
+  | undefined {
   const [number, ...values] = Array.isArray(raw) ? raw : [];
   const [type, list = []] = tables[kind][Number(readField("type", number) ?? -1)] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
-  const m = { ...fields, type, from, to } as unknown as AnyMessage; // The table says which it is.
+  // The table says which message it is.
+  const m = { ...fields, type, from, to, disk } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && m.offset + m.data.length > m.size) return undefined;
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
@@ -1541,7 +1604,8 @@ export class Storage {
           `not of ${founder.name} of ${founder.cluster}. Choose another directory, or start that ` +
           "server.");
       }
-      this.identity.boot += 1;
+      // Two starts of one copied directory are not the same life, either.
+      this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
       this.begin();
     } catch (error) {
       this.close();
@@ -1628,7 +1692,7 @@ export class Storage {
   secede(): void {
     const { identity, base, entries, hardState: { currentTerm }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
-    const members = encodeMembers([{ name, address: "", votes: true }]);
+    const members = encodeMembers([{ name, address: "", votes: true, disk: identity.disk }]);
     entries.push(makeEntry(index, currentTerm, "members", members));
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
     this.begin();
@@ -2007,6 +2071,8 @@ const MAX_CORRESPONDENTS = 4096;
 const GREET_EVERY_MS = 10;
 const RESOLVE_EVERY_MS = 1000;
 const WARN_EVERY_MS = 60_000;
+/** Longer than any datagram is on its way: what a server said before it was replaced is no twin. */
+const TWIN_MS = 1000;
 const MAX_WARNED = 100;
 /** What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. */
 const DATAGRAM_BYTES = { ethernet: 1400, loopback: 8192 };
@@ -2018,9 +2084,13 @@ class Correspondent {
   address: Address | undefined;
   disk = 0;
   boot = 0;
+  /** When this life was first heard; and by disk and boot, how far it came in earlier ones. */
+  bornAt = 0;
+  readonly ended = new Map<number, Map<number, number>>();
+  heardFrom: Address | undefined;
   sent = 0;
   newest = 0;
-  readonly seen = new Float64Array(SEEN);
+  seen = new Float64Array(SEEN);
   bodies: Uint8Array[] = [];
   bytes = 0;
   greetedAt = Number.NEGATIVE_INFINITY;
@@ -2035,10 +2105,12 @@ class Correspondent {
 export type EndpointEvent =
   | { type: "unresolved"; server: Server; reason: string }
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
-  | { type: "unauthenticated"; address: Address };
+  | { type: "unauthenticated"; address: Address }
+  | { type: "twice"; server: Name; address: Address; other: Address };
 /** `boot` is the sender's, by its datagram. */
 type Receiver = { onMessage(message: Message | ClientMessage, boot?: number): void;
-  onGreeting(): void; onSettled(cluster: string): void; tell(event: EndpointEvent): void };
+  onGreeting(kind: Kind, from: Name, disk: number): void; onSettled(cluster: string): void;
+  tell(event: EndpointEvent): void };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -2048,7 +2120,7 @@ export class Endpoint {
   private readonly queued = new Set<Correspondent>();
   /** The highest number that a datagram to anybody had who is no longer known. */
   private forgottenSent = 0;
-  /** Who has been told to have a wrong secret, and when. */
+  /** What was told of which address, and when. */
   private readonly warned = new Map<string, number>();
   private cluster: string;
   /**
@@ -2078,11 +2150,6 @@ export class Endpoint {
     return this.keys.has(kind);
   }
 
-  /** Who becomes a member may be another server than the last one of that name. */
-  readmit(name: Name): void {
-    for (const kind of kinds) Object.assign(this.meet(kind, name), { disk: 0, boot: 0 });
-  }
-
   /** From now on it is this cluster, or none. */
   settle(): void {
     if (this.isSettled || this.cluster === "") return;
@@ -2110,7 +2177,7 @@ export class Endpoint {
 
   receive(sealed: Buffer, address: Address): void {
     const opened = open(this.keys, sealed);
-    if (opened === "unauthenticated") this.warn(address);
+    if (opened === "unauthenticated") this.warn({ type: opened, address });
     if (typeof opened === "string") return this.drop(opened);
     const { kind, envelope, messages: received } = opened;
     const { cluster, to, boot, disk, sequence } = envelope;
@@ -2128,25 +2195,46 @@ export class Endpoint {
       }
       return this.drop("foreign");
     }
-    // Nobody returns to an earlier life, or with another disk.
-    if (boot < from.boot || (from.disk !== 0 && disk !== from.disk)) return this.drop("outdated");
-    if (boot > from.boot) {
-      Object.assign(from, { boot, disk, newest: 0, seen: new Float64Array(SEEN) });
-    }
+    // What is not meant for our present life may be a recording, and is not believed.
     if (!isMeant || (!greeting && cluster !== this.cluster)) {
       if (!greeting) this.greet(from, envelope, address);
       return this.drop("misaddressed");
     }
+    // Nobody returns to an earlier life, or to a disk that it has lost.
+    if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) {
+      this.judgeTwin(from, envelope, address);
+      return this.drop("outdated");
+    }
+    if (disk !== from.disk || boot > from.boot) this.beginLife(from, envelope);
     // A slot only ever grows, so each sequence number is accepted once.
     if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
     from.seen[sequence % SEEN] = sequence;
-    if (sequence > from.newest) [from.newest, from.address] = [sequence, address];
+    if (sequence > from.newest) {
+      [from.newest, from.address, from.heardFrom] = [sequence, address, address];
+    }
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
     if (kind === "peer" && received.length > 0) this.settle();
     for (const message of received) {
       this.receiver.onMessage(message as Message | ClientMessage, boot);
     }
+  }
+
+  private beginLife(of: Correspondent, { disk, boot }: Envelope): void {
+    const boots = of.ended.get(of.disk) ?? new Map<number, number>();
+    of.ended.set(of.disk, boots.set(of.boot, of.newest));
+    of.bornAt = this.world.clock.now();
+    Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN) });
+  }
+
+  /** Who still says something new after its name has begun another life is a second server. */
+  private judgeTwin(from: Correspondent, { disk, boot, sequence }: Envelope,
+    address: Address): void {
+    const { kind, bornAt, name: server, ended, heardFrom: other } = from;
+    const isRecorded = sequence <= (ended.get(disk)?.get(boot) ?? 0);
+    const mayBeLate = this.world.clock.now() < bornAt + TWIN_MS;
+    if (kind !== "peer" || isRecorded || mayBeLate || !other) return;
+    this.warn({ type: "twice", server, address, other });
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
@@ -2169,17 +2257,22 @@ export class Endpoint {
     }
     // A client may know a server by an address only. From now on both names are the same to it.
     const alias = `${from.kind} ${asked}`;
-    if (!isPeer && this.known.get(alias)?.boot === 0) this.known.set(alias, from);
-    this.receiver.onGreeting();
+    const known = this.known.get(alias);
+    if (!isPeer && known?.boot === 0) {
+      from.server ??= known.server;
+      this.known.set(alias, from);
+    }
+    this.receiver.onGreeting(from.kind, from.name, from.disk);
   }
 
-  /** Tells of a wrong secret once in a while for each address, and not for any number of them. */
-  private warn(address: Address): void {
+  /** Tells it once in a while for each address, and not for any number of them. */
+  private warn(event: EndpointEvent & { address: Address }): void {
     const now = this.world.clock.now();
-    for (const [host, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(host);
-    if (this.warned.has(address.host) || this.warned.size >= MAX_WARNED) return;
-    this.warned.set(address.host, now);
-    this.receiver.tell({ type: "unauthenticated", address });
+    const about = `${event.type} ${event.address.host}`;
+    for (const [other, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(other);
+    if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
+    this.warned.set(about, now);
+    this.receiver.tell(event);
   }
 
   /** What is known of a server, for people. */
@@ -2382,25 +2475,30 @@ export class Node {
         "heartbeat, or a longer timeout.");
     const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, base, snapshot, cutBytes } = storage;
-    const { name } = identity;
+    const { name, disk } = identity;
     const members = identity.members.map((founder) => {
       const server = servers.find((other) => other.name === founder);
       const isNowhere = !server || ANY.includes(server.host);
-      return { name: founder, address: isNowhere ? "" : writeAddress(server), votes: true };
+      const address = isNowhere ? "" : writeAddress(server);
+      return { name: founder, address, votes: true, disk: 0 };
     });
     const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
-    const settings = { name, members, electionTimeoutMs, heartbeatMs, batchBytes, windowBytes };
+    const settings = { name, disk, members, electionTimeoutMs, heartbeatMs, batchBytes,
+      windowBytes };
     this.stopped = this.end.promise;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
-    const disk = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
-    this.core = new Raft(settings, disk, world.clock.now(), world.random);
+    const remembered = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
+    this.core = new Raft(settings, remembered, world.clock.now(), world.random);
     // Nobody waits for this server yet, so all slices are done at once.
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m, boot) => this.guard(() => this.onMessage(m, boot)),
-      onGreeting: () => this.client.askAgain(),
+      onGreeting: (kind, from, disk) => {
+        if (kind === "peer") this.core.disks.set(from, disk);
+        this.client.askAgain();
+      },
       onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.tell(event),
     });
@@ -2548,12 +2646,12 @@ export class Node {
     const isNew = (server: Server) => !before.some(({ name }) => name === server.name);
     for (const server of members === before ? [] : members.flatMap(serverOf).filter(isNew)) {
       if (server.name === endpoint.self.name) continue;
-      if (before.length > 0) endpoint.readmit(server.name);
       void endpoint.acquaint(server);
     }
     this.members = members;
-    // A snapshot lists them anew, mostly the same ones.
-    const isChange = members !== before && !encodeMembers(members).equals(encodeMembers(before));
+    // A snapshot lists them anew, mostly the same ones; and disks are nobody's business.
+    const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })));
+    const isChange = members !== before && !shown(members).equals(shown(before));
     if (isChange) this.tell({ type: "members", members });
     if (!isRemoved || role.name === "Leader") return;
     this.tell({ type: "removed" });

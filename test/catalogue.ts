@@ -24,10 +24,8 @@ type Simulator = { mode: "core" | "full"; seed: number };
 type SmallTest = { file: string; title: string };
 export type Catcher = Simulator | SmallTest;
 
-type Described = { id: string; name: string };
-type Planted = Described & { changes: readonly Change[]; caughtBy: readonly Catcher[] };
-/** Nothing to be planted in: a later part of Raft has its place, or none ever will, and why. */
-type Absent = Described & ({ waitsFor: string } | { noPlace: string });
+type Planted = { id: string; name: string; changes: readonly Change[];
+  caughtBy: readonly Catcher[] };
 
 // ------------------------------------------- The bugs -------------------------------------------
 
@@ -84,7 +82,8 @@ export const planted: readonly Planted[] = [
     id: "6",
     name: "A duplicated vote reply is counted twice.",
     changes: [
-      ["if (role.votes.has(voter) || !this.isVoter(voter))", "if (!this.isVoter(voter))"],
+      ["if (role.votes.has(voter) || !this.member(voter)?.votes)",
+        "if (!this.member(voter)?.votes)"],
       [
         "role.votes.add(voter);",
         "role.votes.add(role.votes.has(voter) && voter !== this.settings.name ? `${voter} again` : voter);",
@@ -171,7 +170,8 @@ export const planted: readonly Planted[] = [
   {
     id: "15",
     name: "The no-op at the start of a term is left out.",
-    changes: [[`    this.propose("noop", NOTHING);\n`, ""]],
+    changes: [[`if (firstIndex > 1) this.propose("noop", NOTHING);`,
+      "if (firstIndex > 1) return;"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -198,7 +198,7 @@ export const planted: readonly Planted[] = [
   {
     id: "19",
     name: "`matchIndex` goes back when acknowledgements are reordered.",
-    changes: [["Math.max(follower.matchIndex, m.matchIndex)", "m.matchIndex"]],
+    changes: [["if (m.matchIndex > follower.matchIndex) {", "{"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -322,9 +322,24 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "42",
-    name: "A wiped node comes back as the voter it was, to servers that knew its disk.",
-    changes: [[" || (from.disk !== 0 && disk !== from.disk)", ""]],
-    caughtBy: [{ file: "wire", title: "another disk under a known name is refused" }],
+    name: "A wiped node comes back as the voter it was: it votes.",
+    changes: [[
+      "const isNamed = m.voterDisk === this.settings.disk || m.lastLogIndex === 0;",
+      "const isNamed = true;",
+    ]],
+    caughtBy: [
+      { mode: "core", seed: 21 },
+      { file: "members", title: "is no voter to those who have started again meanwhile" },
+    ],
+  },
+  {
+    id: "42b",
+    name: "A wiped node comes back as the voter it was: it is counted.",
+    changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
+    caughtBy: [
+      { mode: "core", seed: 5 },
+      { file: "members", title: "that is not named does not count" },
+    ],
   },
   {
     id: "43",
@@ -398,9 +413,9 @@ export const planted: readonly Planted[] = [
   {
     id: "51",
     name: "A start is not counted: the boot stays what it was.",
-    changes: [["this.identity.boot += 1;",
+    changes: [["this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
       "this.identity.boot = Math.max(1, this.identity.boot);"]],
-    caughtBy: [{ mode: "full", seed: 4 }],
+    caughtBy: [{ mode: "full", seed: 10 }],
   },
   {
     id: "52",
@@ -668,7 +683,7 @@ export const planted: readonly Planted[] = [
       "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
     ]],
-    caughtBy: [{ mode: "core", seed: 131 }],
+    caughtBy: [{ mode: "core", seed: 48 }],
   },
   {
     id: "78",
@@ -679,10 +694,7 @@ export const planted: readonly Planted[] = [
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
-    changes: [[
-      "\n      || (changedAt > commitIndex && this.isVoter(name, this.membersAt(changedAt - 1)));",
-      ";",
-    ]],
+    changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
       { mode: "core", seed: 15 },
       { file: "members", title: "may be needed to lead until then" },
@@ -713,7 +725,7 @@ export const planted: readonly Planted[] = [
     name: "A leader that has removed itself counts itself until that is committed.",
     changes: [[
       "return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
-      "if (!this.isVoter(this.settings.name)) values.push(own);\n" +
+      "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
     caughtBy: [{ mode: "core", seed: 3 }],
@@ -724,13 +736,58 @@ export const planted: readonly Planted[] = [
     changes: [["    if (toBoot !== undefined && toBoot !== to.boot) return;\n", ""]],
     caughtBy: [{ file: "node", title: "who starts again is not given the answers" }],
   },
-];
-
-export const absent: readonly Absent[] = [
   {
-    id: "42b",
-    name: "A wiped node comes back as the voter it was, to servers that restarted meanwhile.",
-    waitsFor: "disks that are named in the log",
+    id: "85",
+    name: "A new disk is named and keeps the vote of the lost one.",
+    changes: [["{ ...this.nameDisk(member), votes: false }", "this.nameDisk(member)"]],
+    caughtBy: [
+      { mode: "core", seed: 212 },
+      { file: "members", title: "that was lost is named anew without a vote" },
+    ],
+  },
+  {
+    id: "86",
+    name: "Disks that do not count are taken for a part of a working majority.",
+    changes: [["\n        || !this.isNamed(voter);", ";"]],
+    caughtBy: [{ mode: "core", seed: 130 }],
+  },
+  {
+    id: "87",
+    name: "A server leads with a disk that its log does not name.",
+    changes: [["return member?.votes === true && this.isNamed(member);",
+      "return member?.votes === true;"]],
+    caughtBy: [
+      { mode: "core", seed: 55 },
+      { file: "members", title: "does not lead, nor is asked to, unless it is named" },
+    ],
+  },
+  {
+    id: "88",
+    name: "A disk that has lost a tail of its log is sent nothing any more.",
+    changes: [["if (member) this.enrol(role, member);\n    } else if", "} else if"]],
+    caughtBy: [
+      { file: "members", title: "that has lost a tail of what it had" },
+    ],
+  },
+  {
+    id: "89",
+    name: "A server returns to a disk that it has lost.",
+    changes: [["boot < from.boot : from.ended.has(disk)", "boot < from.boot : false"]],
+    caughtBy: [{ file: "wire", title: "another disk, in what is meant" }],
+  },
+  {
+    id: "90",
+    name: "Two starts of one copied directory are the same life.",
+    changes: [["1 + Math.floor(random() * 2 ** 20)", "1"]],
+    caughtBy: [{ file: "storage", title: "of two copies of one directory begins two lives" }],
+  },
+  {
+    id: "91",
+    name: "What a lost disk had acknowledged is taken for what the new one has.",
+    changes: [["    this.attend(role, member.name);\n", ""]],
+    caughtBy: [
+      { file: "members", title: "that takes the place of another has nothing of what that had" },
+    ],
   },
 ];
 

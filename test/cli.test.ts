@@ -10,7 +10,7 @@ import { chmodSync, existsSync, openSync, readFileSync, statSync, writeFileSync 
 import os from "node:os";
 import path from "node:path";
 import { type Answer, narrator, type Status, troublesOf } from "../cli.ts";
-import type { NodeEvent } from "../raft.ts";
+import type { Member, NodeEvent } from "../raft.ts";
 import { configuration } from "./core.ts";
 import { Cluster, endAll, eventually, freePorts, isFree, Program,
   temporaryDirectory } from "./processes.ts";
@@ -736,6 +736,22 @@ describe("the story warns", () => {
     ]);
   });
 
+  test("of two servers of one name, and where each is", () => {
+    const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
+    expect(told({ type: "twice", server: "c", address, other })).toEqual([
+      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an " +
+      "earlier start or a disk that was replaced, and is not answered. Stop the one that is " +
+      "wrong. If there is only one, start it with an empty directory",
+    ]);
+  });
+
+  test("of a server that has lost its disk, and what becomes of it", () => {
+    expect(told({ type: "lostDisk", server: "c" })).toEqual([
+      "WARNING c has lost its disk, or what was on it. It gets the log anew, and has no vote " +
+      "until then",
+    ]);
+  });
+
   test("with the members of the disk, not of the command line", () => {
     const address = { host: "::1", port: 7 };
     const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
@@ -875,10 +891,12 @@ describe("servers", () => {
       async () => (await ask("status")).leader ?? undefined);
     const { members } = await ask("members", "list");
     const rest = [first, ...others].filter((server) => server !== leader);
+    const disk = expect.any(Number);
     expect(members).toEqual([
-      ...rest.toSorted().map((name) => ({ name, address: name, votes: true })),
-      { name: "fourth", address: `127.0.0.1:${port}`, votes: true },
+      ...rest.toSorted().map((name) => ({ name, address: name, votes: true, disk })),
+      { name: "fourth", address: `127.0.0.1:${port}`, votes: true, disk },
     ]);
+    expect(new Set(members.map((member: Member) => member.disk)).size).toBe(3);
     const told = await cli(["members", "list", "--peers", all.join(",")]);
     expect(told.output).toMatch(new RegExp(`^member +address\n(.*\n){2}fourth +127.*:${port}\n$`));
     expect(await ask("put", "key", "value")).toEqual({ ok: true });

@@ -21,11 +21,12 @@ export const FIVE = ["a", "b", "c", "d", "e"];
 export const configuration = (voters: readonly Name[],
   learners: readonly Name[] = []): Configuration =>
   [...voters, ...learners].map((name) => ({ name, address: `${name}:1`,
-    votes: voters.includes(name) })
+    votes: voters.includes(name), disk: 0 })
   );
 
 const defaults: Settings = {
   name: "a",
+  disk: 0,
   members: configuration(THREE),
   electionTimeoutMs: T,
   heartbeatMs: HEARTBEAT,
@@ -163,7 +164,8 @@ type Rest<Type extends Message["type"]> = Partial<Omit<Of<Type>, "type" | "term"
 const envelope = { from: "b", to: "a", id: 0 };
 
 export function requestVote(term: number, rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
-  const fields = { preVote: false, transfer: false, campaign: 1, lastLogIndex: 0, lastLogTerm: 0 };
+  const fields = { preVote: false, transfer: false, campaign: 1, voterDisk: 0, lastLogIndex: 0,
+    lastLogTerm: 0 };
   return { type: "RequestVote", ...envelope, term, ...fields, ...rest };
 }
 

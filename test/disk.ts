@@ -153,6 +153,12 @@ export class Disk {
     }
   }
 
+  /** Another disk takes its place, on which there is nothing. */
+  wipe(): void {
+    this.kill();
+    [this.names, this.durableNames, this.renamed] = [new Map(), new Map(), []];
+  }
+
   /** The program ends where it is. What it has written is in the page cache, and stays there. */
   kill(): void {
     this.life += 1;

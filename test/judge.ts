@@ -35,6 +35,8 @@ function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
  * that, so it stays here; and who installs one holds all the entries that are in it.
  */
 class Disk {
+  /** As the lists of members name it. */
+  id = 0;
   currentTerm = 0;
   votedFor: Name | undefined;
   /** From index 1 on, at place 0. */
@@ -63,8 +65,10 @@ class Disk {
   }
 }
 
-/** Who has a vote after an entry that lists the members: [name, address, whether it votes] each. */
-const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as [Name, string, boolean][];
+/**
+ * Who is a member after an entry that lists them: [name, address, whether it votes, its disk] each.
+ */
+const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as [Name, string, boolean, number][];
 const votersIn = (entry: Entry): Name[] =>
   rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
 
@@ -83,9 +87,12 @@ export type Question = { role: Role; round: number; committed: number };
 
 /** A server as it was after its last step. */
 class Server {
-  readonly disk = new Disk();
-  /** For whom it voted, by the disk or by a reply that left. */
-  readonly votes = new Map<number, Name>();
+  disk = new Disk();
+  /** For whom it voted with this disk, by what is on it or by a reply that left. */
+  votes = new Map<number, Name>();
+  /** What is lost, and what others may have been promised on it: "term candidate" for each vote. */
+  readonly lostDisks: Disk[] = [];
+  readonly lostVotes = new Set<string>();
   raft: Raft | undefined;
   log: Entry[] = [];
   /** Who has a vote by its log, and had before its last step. */
@@ -107,6 +114,10 @@ class Server {
   drawnMs = 0;
 
   constructor(readonly name: Name) {}
+
+  hasVoted(term: number, candidate: Name): boolean {
+    return this.votes.get(term) === candidate || this.lostVotes.has(`${term} ${candidate}`);
+  }
 }
 
 /** Entries by index and term, as one number. */
@@ -152,17 +163,50 @@ export class Judge {
 
   /**
    * Whether these servers can do without the others: they are a majority by what is committed, and
-   * by all that may be committed yet; and who is about to get a vote is one of them.
+   * by all that may be committed yet, with the disks that are named there; and who is about to get a
+   * vote is one of them.
    */
   canDoAlone(some: readonly Name[]): boolean {
+    return isMajority(some, this.voters) &&
+      this.lists().every((entry) => {
+        const named = rowsOf(entry).filter(([name, , , disk]) =>
+          some.includes(name) && this.isNamed(name, disk)
+        );
+        return isMajority(named.map(([name]) => name), votersIn(entry))
+          && rowsOf(entry).every(([name, , votes]) => votes || some.includes(name));
+      });
+  }
+
+  /**
+   * Whether the disk of this server may be lost: all others are there, by what is committed and by
+   * all that may be committed yet, and are a majority with the disks that they have; and those
+   * founders whose disks are empty are none, for they would found the cluster again.
+   */
+  canLoseDisk(lost: Name): boolean {
+    const lists = this.lists();
+    const empty = this.founders.filter((name) =>
+      name === lost || this.at(name).disk.entries.length === 0
+    );
+    return lists.length > 0 && !isMajority(empty, this.founders) &&
+      lists.every((entry) => {
+        const rows = rowsOf(entry).filter(([, , votes]) => votes);
+        const isWhole = rows.every(([name, , , disk]) => this.isNamed(name, disk));
+        const others = rows.map(([name]) => name).filter((name) => name !== lost);
+        return isWhole && isMajority(others, votersIn(entry));
+      });
+  }
+
+  /** A founder that was not there when the cluster was founded has no disk in the list yet. */
+  private isNamed(name: Name, disk: number): boolean {
+    return disk !== 0 && this.at(name).disk.id === disk;
+  }
+
+  /** The members by what is committed, and by all that may be committed yet. */
+  private lists(): Entry[] {
     const last = this.committed.findLast(({ kind }) => kind === "members");
     const lists = this.known.values().map(({ entry }) => entry)
       .filter(({ kind, index }) => kind === "members" && index > this.committed.length);
-    return isMajority(some, this.voters) &&
-      [...last ? [last] : [], ...lists].every((entry) =>
-        isMajority(some, votersIn(entry))
-        && rowsOf(entry).every(([name, , votes]) => votes || some.includes(name))
-      );
+    return [...last ? [last] : [], ...lists];
   }
 
   private at(name: Name): Server {
@@ -180,6 +224,7 @@ export class Judge {
     const { pending } = disk;
     if (pending && !disk.isWhatIsKnownTo(raft)) disk.apply(pending);
     disk.pending = undefined;
+    disk.id = raft.settings.disk;
     demand(disk.isWhatIsKnownTo(raft), "What is durable survives",
       () =>
         `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with ` +
@@ -198,6 +243,14 @@ export class Judge {
   /** A server was killed, or has stopped. Its disk stays. */
   stopped(name: Name): void {
     this.at(name).raft = undefined;
+  }
+
+  /** A server that is down loses its disk, with all that it had promised. */
+  lostDisk(name: Name): void {
+    const server = this.at(name);
+    server.lostDisks.push(server.disk);
+    for (const [term, candidate] of server.votes) server.lostVotes.add(`${term} ${candidate}`);
+    Object.assign(server, { disk: new Disk(), votes: new Map(), ledTerm: 0 });
   }
 
   /** A save begins: from now on it may be durable. */
@@ -247,7 +300,7 @@ export class Judge {
     const before = votes.get(term) ?? candidate;
     demand(before === candidate, "One vote per term",
       () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`);
-    demand(candidate === name || this.at(candidate).votes.get(term) === candidate,
+    demand(candidate === name || this.at(candidate).hasVoted(term, candidate),
       "Votes are for candidates",
       () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`);
     votes.set(term, candidate);
@@ -546,7 +599,7 @@ export class Judge {
     demand(other.role === role, "Election safety",
       () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
     this.leaders.set(currentTerm, other);
-    const voters = this.names(({ votes }) => votes.get(currentTerm) === name);
+    const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
     demand(isMajority(voters, server.votersBefore), "A leader has the votes of a majority",
       () =>
         `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of ` +
@@ -587,10 +640,22 @@ export class Judge {
     server.commitIndex = commitIndex;
   }
 
-  private commit({ name, ledTerm, voters, votersBefore }: Server, entry: Entry): void {
-    const holders = this.names(({ disk }) => isSame(disk.entries[entry.index - 1], entry));
+  /** Who has an entry on a disk that a log names for it, or had, if that is lost since. */
+  private holders(entry: Entry, log: readonly Entry[]): Name[] {
+    const list = log.findLast(({ kind }) => kind === "members");
+    const named = new Map(list ? rowsOf(list).map(([name, , , disk]) => [name, disk]) : []);
+    return this.names(({ name, disk, lostDisks }) =>
+      [disk, ...lostDisks].some(({ id, entries }) =>
+        id === (named.get(name) ?? id) && isSame(entries[entry.index - 1], entry)
+      )
+    );
+  }
+
+  private commit({ name, ledTerm, log, voters, votersBefore }: Server, entry: Entry): void {
+    const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
+    const holders = this.holders(entry, log);
     // Who has committed may change the members in the same step: then it counted the ones before.
-    demand(isMajority(holders, voters) || isMajority(holders, votersBefore),
+    demand(isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
       "What is committed is on a majority of disks",
       () =>
         `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of ` +

@@ -4,11 +4,12 @@
  */
 import { describe, expect, test } from "bun:test";
 import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
-  type Name, Node, type NodeEvent, type NodeOptions, type Raft, RaftError } from "../raft.ts";
+  type Member, type Name, Node, type NodeEvent, type NodeOptions, type Raft,
+  RaftError } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, flush,
-  follower, heartbeat, leader, membersEntry, one, only, preCandidate, progress, propose, removed,
-  request, requestVote, roundOf, server, settledLeader, snapshotOf, step, T, THREE, timeOut,
-  timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+  follower, grantPreVotes, grantVotes, heartbeat, leader, membersEntry, one, only, preCandidate,
+  progress, propose, removed, request, requestVote, roundOf, server, settledLeader, snapshotOf,
+  step, T, THREE, timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
 import { fromClient, open, SECRET } from "./wire.ts";
 import { Simulation } from "./world.ts";
 
@@ -267,6 +268,170 @@ describe("a change", () => {
     forced.now += T;
     acknowledge(forced, "b");
     expect(forced.changeMembers("b", "", true)).toBe(2);
+  });
+});
+
+/** The three, with disks that have these numbers, as an entry of the log names them. */
+const named = (...disks: readonly number[]): Configuration =>
+  configuration(THREE).map((member, i) => ({ ...member, disk: disks[i] ?? 0 }));
+
+/** A follower of term 1 whose log names disk 1 for itself, 2 for "b" and 3 for "c". */
+function namedFollower(): Raft {
+  const raft = follower({ disk: 1, term: 1 });
+  append(raft, named(1, 2, 3));
+  return raft;
+}
+
+/** As it leads in term 2, and has heard both of the others. */
+function namedLeader(): Raft {
+  const raft = namedFollower();
+  timeOut(raft);
+  grantPreVotes(raft);
+  grantVotes(raft);
+  answer(raft, "b", 2);
+  answer(raft, "c", 3);
+  expect(raft.commitIndex).toBe(raft.log.lastIndex);
+  return raft;
+}
+
+/** A follower acknowledges all up to `matchIndex`, from a disk. */
+const answer = (raft: Raft, from: Name, disk: number, matchIndex = raft.log.lastIndex) =>
+  step(raft, appendReply(raft.currentTerm, { from, disk, matchIndex, round: roundOf(raft) }));
+
+/** What a server says that has lost its disk: it first refuses, as it has nothing. */
+function replaceDisk(raft: Raft, from: Name, disk: number): void {
+  wait(raft, T / 10);
+  step(raft, appendReply(raft.currentTerm, { from, disk, success: false, round: roundOf(raft) }));
+  wait(raft, T / 10);
+}
+
+describe("a disk", () => {
+  test("has a vote only if the candidate's log names it", () => {
+    for (const preVote of [false, true]) {
+      const ask = (voterDisk: number) =>
+        one(
+          step(server({ disk: 7, log: [1] }),
+            requestVote(2, { preVote, voterDisk, lastLogIndex: 1, lastLogTerm: 1 })),
+        );
+      expect(ask(7)).toMatchObject({ voteGranted: true });
+      expect(ask(6)).toMatchObject({ voteGranted: false });
+      expect(ask(0)).toMatchObject({ voteGranted: false });
+    }
+  });
+
+  test("has one where nothing was ever promised, as there is no log", () => {
+    const ask = (log: number[]) => one(step(server({ disk: 7, log, term: 1 }), requestVote(2)));
+    expect(ask([])).toMatchObject({ voteGranted: true });
+    expect(ask([1])).toMatchObject({ voteGranted: false });
+  });
+
+  test("is what a vote is asked of", () => {
+    const asked = only("RequestVote", timeOut(namedFollower()));
+    expect(asked.map(({ to, voterDisk }) => [to, voterDisk])).toEqual([["b", 2], ["c", 3]]);
+  });
+
+  test("is named by the first entry of all, if its server has said a word by then", () => {
+    const raft = candidate({ disk: 1 });
+    step(raft, voteReply(1, { from: "b", disk: 2 }));
+    expect([raft.log.lastIndex, raft.log.at(1).kind]).toEqual([1, "members"]);
+    expect(raft.members).toEqual(named(1, 2, 0));
+    answer(raft, "b", 2);
+    expect(raft.commitIndex).toBe(1);
+  });
+
+  test("that is not named does not count: not for an entry, a read, or who leads", () => {
+    const raft = namedLeader();
+    raft.changeMembers("d", "d:1"); // While that is under way, nobody else can be named.
+    const index = propose(raft);
+    raft.read();
+    turn(raft);
+    raft.receive(appendReply(2, { from: "b", disk: 99, matchIndex: index, round: roundOf(raft) }),
+      raft.now);
+    expect(flush(raft).reads).toEqual([]);
+    expect(raft.commitIndex).toBeLessThan(index);
+    wait(raft, T / 2);
+    answer(raft, "b", 99);
+    wait(raft, T / 2);
+    expect(raft.role.name).toBe("Follower");
+  });
+
+  test("that takes the place of another has nothing of what that had", () => {
+    const raft = namedLeader();
+    expect(progress(raft, "b").matchIndex).toBe(2);
+    const sinceRound = roundOf(raft);
+    answer(raft, "b", 99, 1); // It has what came before, in a request that was late.
+    expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, sinceRound });
+  });
+
+  test("does not lead, nor is asked to, unless it is named", () => {
+    const raft = follower({ disk: 9, term: 1 });
+    append(raft, named(1, 2, 3));
+    timeOut(raft);
+    expect([raft.role.name, raft.outbox]).toEqual(["Follower", []]);
+    step(raft, heartbeat(raft));
+    expect(step(raft, timeoutNow(1))).toEqual([]);
+    expect(raft.currentTerm).toBe(1);
+    const other = namedLeader();
+    replaceDisk(other, "b", 99);
+    expect([other.transfer("b"), other.transfer(), other.heir]).toEqual([false, true, "c"]);
+  });
+
+  test("that was lost is named anew without a vote, by the others, and has one when it has the log", () => {
+    const raft = namedLeader();
+    replaceDisk(raft, "b", 99);
+    step(raft, appendReply(2, { from: "b", disk: 99, round: roundOf(raft) }));
+    expect(namesIn(raft)).toBe("a (b) c");
+    expect(raft.members).toMatchObject(named(1, 99, 3).map(({ disk }) => ({ disk })));
+    expect(raft.events).toContainEqual({ type: "lostDisk", server: "b" });
+    // Its own word does not make that true.
+    answer(raft, "b", 99);
+    answer(raft, "b", 99);
+    expect(raft.commitIndex).toBeLessThan(raft.log.lastIndex);
+    expect(namesIn(raft)).toBe("a (b) c");
+    answer(raft, "c", 3);
+    answer(raft, "b", 99);
+    expect(namesIn(raft)).toBe("a b c");
+    answer(raft, "b", 99); // Two of three are a majority again, with the disk that is named.
+    expect(raft.commitIndex).toBe(raft.log.lastIndex);
+  });
+
+  test("is not named while the others are no majority, or another change is under way", () => {
+    const alone = namedLeader();
+    for (let i = 0; i < 10; i += 1) {
+      wait(alone, T / 20);
+      answer(alone, "b", 2);
+    }
+    wait(alone, T / 2 + 1);
+    answer(alone, "b", 99); // "c" is silent by now.
+    const index = propose(alone);
+    turn(alone);
+    answer(alone, "b", 99);
+    expect([alone.role.name, alone.log.lastIndex]).toEqual(["Leader", index]);
+    const busy = namedLeader();
+    busy.changeMembers("d", "d:1");
+    turn(busy);
+    replaceDisk(busy, "b", 99);
+    answer(busy, "b", 99, 0);
+    expect(namesIn(busy)).toBe("a b c (d)");
+  });
+
+  test("that has lost a tail of what it had is worth no more than another", () => {
+    const raft = namedLeader();
+    propose(raft);
+    turn(raft);
+    const round = roundOf(raft);
+    answer(raft, "b", 2);
+    answer(raft, "c", 3);
+    const refuse = (fields: { round: number; hintIndex: number }) =>
+      step(raft, appendReply(2, { from: "b", disk: 2, success: false, hintTerm: 1, ...fields }));
+    refuse({ round, hintIndex: 1 }); // It was asked before it had it, and is answered late.
+    expect(namesIn(raft)).toBe("a b c");
+    wait(raft, T / 10);
+    refuse({ round: roundOf(raft), hintIndex: raft.log.lastIndex });
+    expect(namesIn(raft)).toBe("a b c");
+    refuse({ round: roundOf(raft), hintIndex: 1 });
+    expect(namesIn(raft)).toBe("a (b) c");
+    expect(progress(raft, "b").matchIndex).toBe(0);
   });
 });
 
@@ -575,7 +740,8 @@ describe("a new server", () => {
     world.agree("a b c d");
     expect(simulation.settle(get(node, "before"))).toBe("value");
     expect(node.status()).toMatchObject({ needed: 3, id: world.at("a").status().id });
-    expect(world.told("d", "members").at(-1)).toMatchObject({ members: configuration(FOUR) });
+    const named = configuration(FOUR).map(({ disk: _, ...member }) => member);
+    expect(world.told("d", "members").at(-1)).toMatchObject({ members: named });
   });
 
   test("remembers which cluster it joined before it acknowledges anything, and goes on with it", () => {
@@ -818,6 +984,78 @@ describe("a request to change the members", () => {
     world.simulation.settle(Promise.all(changes));
     world.until(() => leader.status().members.every(({ votes }) => votes));
     expect(leader.status()).toMatchObject({ needed: 3, peers: { length: 4 } });
+  });
+});
+
+describe("a server that has lost its disk", () => {
+  /** It is killed, and starts again with the same words and an empty directory. */
+  function loseDisk(world: World, name: Name): void {
+    world.kill(name);
+    world.simulation.machine(name).disk.wipe();
+    world.start(name, THREE.filter((other) => other !== name));
+  }
+
+  const another = (world: World) => THREE.find((name) => name !== world.leader()) ?? "";
+
+  test("comes back by itself, without a vote at first, and has all that it had", () => {
+    for (const isLeader of [false, true]) {
+      const world = new World().found();
+      const { simulation } = world;
+      simulation.settle(put(world.at("a"), "before"));
+      const lost = isLeader ? world.leader() ?? "" : another(world);
+      const { disk } = world.at(lost).status();
+      loseDisk(world, lost);
+      expect(world.at(lost).status().disk).not.toBe(disk);
+      world.until(() => world.leader() !== undefined && world.leader() !== lost);
+      world.until(() => world.told(lost, "members").length > 1);
+      expect(
+        world.told(lost, "members").map((event) =>
+          event.type === "members" ? namesOf(event.members) : ""
+        ),
+      ).toEqual([THREE.map((name) => name === lost ? `(${name})` : name).join(" "), "a b c"]);
+      const leader = world.leader() ?? "";
+      expect(world.told(leader, "lostDisk")).toMatchObject([{ server: lost }]);
+      expect(simulation.settle(get(world.at(lost), "before"))).toBe("value");
+      // It is a voter again: one of the others may go.
+      world.kill(THREE.find((name) => name !== lost && name !== leader) ?? "");
+      simulation.settle(put(world.at(lost), "after"));
+    }
+  });
+
+  test("is no voter to those who have started again meanwhile, either (catalogue 42)", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), "x"));
+    // The leader and one more have it; whoever is left would be elected by a server without memory.
+    const leader = world.leader() ?? "";
+    const [lost = "", late = ""] = THREE.filter((name) => name !== leader);
+    for (let n = 0; n < 20; n += 1) simulation.settle(put(world.at(leader), `key ${n}`));
+    world.kill(leader);
+    world.kill(late);
+    loseDisk(world, lost);
+    world.start(late, THREE.filter((name) => name !== late));
+    simulation.run(20_000);
+    for (const name of [late, lost]) expect(world.told(name, "campaign")).toEqual([]);
+    world.start(leader, THREE.filter((name) => name !== leader));
+    world.until(() => world.told(lost, "members").length > 1);
+    expect(simulation.settle(get(world.at(lost), "key 19"))).toBe("value");
+  });
+
+  test("may join under its name after it was removed, also where that was missed", () => {
+    const five = [...FOUR, "e"];
+    const world = new World().found(five);
+    const leader = world.leader() ?? "";
+    const [lost = "", away = ""] = five.filter((name) => name !== leader);
+    world.kill(away);
+    world.change(lost);
+    world.until(() => world.told(lost, "removed").length > 0);
+    world.kill(lost);
+    world.simulation.machine(lost).disk.wipe();
+    world.start(away, []);
+    world.start(lost, [leader], { join: true });
+    world.change(lost, `${lost}:1`);
+    const isOne = ({ name, votes }: Member) => name === lost && votes;
+    world.until(() => [...world.nodes.values()].every((node) => node.status().members.some(isOne)));
   });
 });
 

@@ -428,7 +428,7 @@ describe("§5.2 Leader election", () => {
   });
 
   test("It then sends heartbeat messages to all of the other servers", () => {
-    const raft = candidate({ members: FIVE });
+    const raft = candidate({ members: FIVE, log: [1] });
     const sent = only("AppendEntries", grantVotes(raft));
     expect(receiversOf(sent)).toEqual(["b", "c", "d", "e"]);
     // Ours carry the no-op, which commits what earlier terms have left (§8).
@@ -2341,7 +2341,8 @@ describe("Who hears a leader does not help to depose it", () => {
     for (let i = 0; i < 100; i += 1) {
       wait(raft, HEARTBEAT);
       acknowledge(raft, "b");
-      step(raft, appendReply(1, { from: "c", success: false, round: roundOf(raft) }));
+      const [round, hintIndex] = [roundOf(raft), raft.log.lastIndex];
+      step(raft, appendReply(1, { from: "c", success: false, round, hintIndex }));
     }
     expect(raft.role.name).toBe("Leader");
   });
@@ -2729,8 +2730,9 @@ describe("ReadIndex (thesis §6.4)", () => {
   };
   /** A follower confirms a round, in a turn whose answers we want. */
   const confirm = (raft: Raft, round: number, rest: { from?: Name; success?: boolean } = {}) => {
-    const matchIndex = rest.success === false ? 0 : raft.log.lastIndex;
-    raft.receive(appendReply(raft.currentTerm, { round, matchIndex, ...rest }), raft.now);
+    const { lastIndex } = raft.log;
+    const how = rest.success === false ? { hintIndex: lastIndex } : { matchIndex: lastIndex };
+    raft.receive(appendReply(raft.currentTerm, { round, ...how, ...rest }), raft.now);
     return flush(raft).reads;
   };
 

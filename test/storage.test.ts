@@ -114,11 +114,17 @@ function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
   return { disk, storage: start(disk) };
 }
 
+/** A life of which nobody can foresee the number, but that it is later than the last one. */
+function expectNextBoot(last: number, next: number): void {
+  expect(next).toBeWithin(last + 1, last + 2 ** 20 + 1);
+}
+
 describe("what is saved is found again", () => {
-  test("an empty directory is founded: no term, no vote, no entry, boot 1", () => {
+  test("an empty directory is founded: no term, no vote, no entry, a first boot", () => {
     const { hardState, entries, identity, cutBytes } = start(new Disk(randomFrom(1)));
     expect(show({ ...hardState, entries })).toEqual(show(NOTHING));
-    expect(identity).toMatchObject({ ...founder, boot: 1 });
+    expect(identity).toMatchObject(founder);
+    expectNextBoot(0, identity.boot);
     expect(cutBytes).toBe(0);
   });
 
@@ -142,7 +148,8 @@ describe("what is saved is found again", () => {
         const { boot, disk: id } = storage.identity;
         storage = start(disk, random);
         expect(remembered(storage)).toEqual(show(known));
-        expect(storage.identity).toMatchObject({ ...founder, boot: boot + 1, disk: id });
+        expect(storage.identity).toMatchObject({ ...founder, disk: id });
+        expectNextBoot(boot, storage.identity.boot);
         starts += 1;
         cuts += storage.cutBytes;
       }
@@ -350,11 +357,33 @@ describe("a start", () => {
   test("is counted durably: the boot rises each time, whatever became of the last one", () => {
     forSeeds(50, (random) => {
       const disk = new Disk(random);
-      for (let boot = 1; boot < 10; boot += 1) {
-        expect(start(disk, random).identity.boot).toBe(boot);
+      for (let [life, before] = [1, 0]; life < 10; life += 1) {
+        const { boot } = start(disk, random).identity;
+        expectNextBoot(before, boot);
+        before = boot;
         if (random() < 0.5) disk.kill();
         else disk.powerCut(random() < 0.5 ? "nothing" : "parts");
       }
+    });
+    const unlucky = new Disk(randomFrom(1));
+    const { boot } = start(unlucky).identity;
+    unlucky.kill();
+    expect(start(unlucky, () => 0).identity.boot).toBe(boot + 1);
+  });
+
+  test("of two copies of one directory begins two lives, of one disk (a cloned machine)", () => {
+    forSeeds(50, (random) => {
+      const disk = new Disk(random);
+      const { disk: id, boot } = start(disk, random).identity;
+      const boots = [1, 2, 3].map(() => {
+        const copy = new Disk(random);
+        copy.put(LOG, disk.read(LOG) ?? Buffer.alloc(0));
+        const { identity } = start(copy, random);
+        expect(identity.disk).toBe(id);
+        expectNextBoot(boot, identity.boot);
+        return identity.boot;
+      });
+      expect(new Set(boots).size).toBe(3);
     });
   });
 
@@ -363,7 +392,7 @@ describe("a start", () => {
     const storage = start(disk);
     expectRefusal(() => start(disk), "Cannot use data: a running server has it");
     storage.close();
-    expect(start(disk).identity.boot).toBe(2);
+    expectNextBoot(storage.identity.boot, start(disk).identity.boot);
   });
 
   test("is refused for another server or another cluster, and says whose the directory is", () => {
@@ -467,7 +496,7 @@ describe("a disk that fails", () => {
     disk.fault = () => ({ code: "ENOSPC", share: 0 });
     expectRefusal(() => start(disk), "ENOSPC");
     disk.fault = () => undefined;
-    expect(start(disk).identity.boot).toBe(1);
+    expectNextBoot(0, start(disk).identity.boot); // That start has left nothing.
   });
 });
 
@@ -717,7 +746,9 @@ describe("when the majority is gone for good", () => {
     const disk = used();
     const before = disk.read(LOG);
     const storage = look(disk);
-    expect(storage.identity).toMatchObject({ name: "a", cluster: "test", boot: 1 });
+    const { disk: id, boot } = start(new Disk(randomFrom(5))).identity;
+    // It is no start, so the life is the one that there was.
+    expect(storage.identity).toMatchObject({ name: "a", cluster: "test", disk: id, boot });
     expect(remembered(storage)).toMatchObject({ currentTerm: 4, entries: { length: 2 } });
     storage.close();
     expect(disk.read(LOG)).toEqual(before as Buffer);
@@ -741,7 +772,7 @@ describe("when the majority is gone for good", () => {
       [2, 4, "command"],
       [3, 4, "members"],
     ]);
-    const alone = encodeMembers([{ name: "a", address: "", votes: true }]);
+    const alone = encodeMembers([{ name: "a", address: "", votes: true, disk: identity.disk }]);
     expect(entries.at(-1)?.data).toEqual(alone);
   });
 
@@ -804,7 +835,7 @@ describe("real files", () => {
     writeFileSync(`${directory}/log`, log.subarray(0, end - 1));
     const again = open(directory);
     expect(remembered(again)).toEqual(show(change));
-    expect(again.identity.boot).toBe(2);
+    expectNextBoot(storage.identity.boot, again.identity.boot);
     expect(readFileSync(`${directory}/log.cut`).length).toBe(again.cutBytes);
     expect(again.cutBytes).toBeGreaterThan(0);
     again.close();
@@ -875,7 +906,9 @@ describe("real files", () => {
       await child.exited;
     }
     const again = open(directory);
-    expect(again.identity.boot).toBe(3);
+    // The other process has started from it, too, and so it is the third life.
+    expect(again.identity.boot).toBeGreaterThanOrEqual(storage.identity.boot + 2);
+    expect(again.identity.boot).toBeLessThanOrEqual(storage.identity.boot + 2 * 2 ** 20);
     again.close();
   });
 

@@ -1,8 +1,8 @@
 /** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
-import { clientKey, Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Message,
-  Node, type NodeEvent, serverKeys, Storage } from "../raft.ts";
+import { clientKey, Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Member,
+  type Message, Node, type NodeEvent, serverKeys, Storage } from "../raft.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { type Envelope, floats, inOrder, KINDS, open, seal as sealWith, SECRET,
   TYPES } from "./wire.ts";
@@ -13,8 +13,8 @@ const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = ki
   sealWith(kind, parts, { secret, as });
 const address = (name: string) => ({ name, host: name, port: 1 });
 
-// id, term, preVote, campaign, lastLogIndex, lastLogTerm
-const vote: unknown[] = [0, 77, 5, false, false, 1, 0, 0];
+// id, term, preVote, transfer, campaign, voterDisk, lastLogIndex, lastLogTerm
+const vote: unknown[] = [0, 77, 5, false, false, 1, 4711, 0, 0];
 const voteReply: unknown[] = [1, 77, 5, false, 1, true];
 // id, term, round, prevLogIndex, prevLogTerm, leaderCommit, entries
 const append = (entries: unknown): unknown[] => [2, 77, 5, 1, 0, 0, 0, entries];
@@ -121,8 +121,9 @@ describe("what is no message is dropped and counted, never thrown, never answere
       expectHeard(two, two.from([body, vote, body]), 3);
     }
     const [heard] = two.b.heard;
-    expect(heard).toMatchObject({ type: "AppendEntriesReply", from: "a", to: "b", id: 77,
-      term: 5 });
+    const { disk } = two.a.storage.identity;
+    expect(heard).toEqual({ type: "AppendEntriesReply", from: "a", to: "b", disk, id: 77, term: 5,
+      round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 });
     expectHeard(two, two.from([]), 0);
   });
 
@@ -507,12 +508,14 @@ const sum = (counts: Record<string, number>) => Object.values(counts).reduce((x,
 function captured() {
   const simulation = new Simulation(1);
   const history: Packet[] = [];
+  const events: NodeEvent[] = [];
   simulation.watch = ({ packet }) => void (packet && history.push(packet));
   const start = (name: string) =>
     simulation.settle(
       Node.start({ host: name, port: 1, name, directory: "data", secret: SECRET,
         peers: MEMBERS.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
-        machine: new KeyValueStore(), world: simulation.machine(name).boot() }),
+        machine: new KeyValueStore(), onEvent: (event) => void events.push(event),
+        world: simulation.machine(name).boot() }),
     );
   const nodes = MEMBERS.map(start);
   for (let i = 0; i < 20; i += 1) {
@@ -521,7 +524,7 @@ function captured() {
   simulation.run(50);
   expect(history.length).toBeGreaterThan(100);
   simulation.watch = () => {};
-  return { simulation, history, start, nodes };
+  return { simulation, history, start, nodes, events };
 }
 
 describe("a life, a disk, a cluster", () => {
@@ -575,25 +578,273 @@ describe("a life, a disk, a cluster", () => {
     }
   });
 
+  test("what a server said before it lost its disk is worthless then, and no second server", () => {
+    for (const lost of MEMBERS) {
+      const { simulation, history, start, nodes, events } = captured();
+      const machine = simulation.machine(lost);
+      machine.kill();
+      machine.disk.wipe();
+      const again = start(lost);
+      const isMember = ({ name, votes, disk }: Member) =>
+        name !== lost || (votes && disk === again.status().disk);
+      const all = nodes.map((node, i) => MEMBERS[i] === lost ? again : node);
+      const isBack = () => all.every((node) => node.status().members.every(isMember));
+      expect(simulation.run(20_000, isBack)).toBe(true);
+      expect(events.filter(({ type }) => type === "lostDisk")).toEqual([
+        { type: "lostDisk", server: lost },
+      ]);
+      simulation.run(5000);
+      simulation.route = () => []; // Now only the records arrive.
+      simulation.run(20);
+      events.length = 0;
+      const before = all.map((node) => structuredClone(node.status()));
+      const ips = MEMBERS.map((name) => simulation.machine(name).ip);
+      for (const packet of history) {
+        for (const host of ips) simulation.deliver({ ...packet, to: { host, port: 1 } });
+      }
+      simulation.run(300);
+      for (const [i, node] of all.entries()) {
+        const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+        const { dropped, ...now } = later(node.status(), 0);
+        expect(now).toEqual(state);
+        expect(sum(dropped) - sum(then)).toBe(history.length);
+      }
+      expect(events).toEqual([]);
+    }
+  });
+
   test("a datagram of the sender's earlier life is dropped, without an answer", () => {
     const two = pair();
-    expectHeard(two, two.from([vote], { boot: 3, sequence: 1 }));
-    for (const boot of [0, 1, 2]) {
+    const first = two.a.storage.identity.boot;
+    expectHeard(two, two.from([vote], { boot: first + 2, sequence: 1 }));
+    for (const boot of [0, 1, first, first + 1]) {
       expectDropped(two, two.from([vote], { boot, sequence: 9999 }), "outdated");
     }
     // In its next life a sender counts from one again.
-    expectDropped(two, two.from([vote], { boot: 3, sequence: 1 }), "repeated");
-    expectHeard(two, two.from([vote], { boot: 4, sequence: 1 }));
+    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
+    expectHeard(two, two.from([vote], { boot: first + 3, sequence: 1 }));
+    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
   });
 
-  test("another disk under a known name is refused, in whichever life", () => {
+  test("what is not meant for our present life teaches neither boot nor disk of its sender", () => {
     const two = pair();
+    const { simulation, b, sent } = two;
+    const { disk, boot } = two.a.storage.identity;
     expectHeard(two, two.from([vote]));
-    const disk = (two.a.storage.identity.disk + 1) % 2 ** 48;
-    for (const boot of [1, 2, 99]) {
-      expectDropped(two, two.from([vote], { disk, boot }), "outdated");
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
+    const other = (disk + 1) % 2 ** 48;
+    const claims = [{ boot: boot + 1 }, { boot: 2 ** 47 }, { disk: other }, { disk: other,
+      boot: 1 }, { disk: other, boot: 2 ** 47 }];
+    for (const wrong of [{ toBoot: 0 }, { toBoot: 7 }, { to: "c" }, { cluster: "" }]) {
+      for (const claim of claims) {
+        const { misaddressed = 0 } = b.endpoint.dropped;
+        simulation.run(20);
+        [b.heard.length, sent.length] = [0, 0];
+        b.receive(two.from([vote], { ...wrong, ...claim }), "10.9.9.9");
+        simulation.run(5);
+        expect(b.heard).toEqual([]);
+        expect(b.endpoint.dropped["misaddressed"]).toBe(misaddressed + 1);
+        // It is told how to speak to us, in the life that it says it has.
+        expect(sent.every(isGreeting)).toBe(true);
+        const answered = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
+        expect(answered).toEqual([["10.9.9.9", claim.boot ?? boot]]);
+        // A greeting that names no cluster comes from who is to join one, and may be meant for us.
+        if ("cluster" in wrong) continue;
+        expectDropped(two, two.from([greeting], { ...wrong, ...claim }), "misaddressed");
+      }
     }
+    expectPresentLife(two, { disk, boot });
+    expect(b.events).toEqual([]);
+  });
+
+  /** Who has this disk and this boot is heard, and it is them that is spoken to. */
+  function expectPresentLife(two: ReturnType<typeof pair>, life: { disk: number; boot: number }) {
+    const { b, sent } = two;
+    expectHeard(two, two.from([vote], life));
+    expect(b.heard).toMatchObject([{ from: "a", disk: life.disk }]);
+    sent.length = 0;
+    b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
+      preVote: false, campaign: 1, voteGranted: true });
+    b.endpoint.flush();
+    const said = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
+    expect(said).toEqual([["a", life.boot]]);
+  }
+
+  test("another disk, in what is meant for our present life, is a new life, and for good", () => {
+    const two = pair();
+    const { disk, boot } = two.a.storage.identity;
+    const [second, third] = [(disk + 1) % 2 ** 48, (disk + 2) % 2 ** 48];
+    expectPresentLife(two, { disk, boot });
+    // Its boots begin anew, and so do the numbers of its datagrams.
+    const reborn = two.from([vote], { disk: second, boot: 5, sequence: 1 });
+    expectHeard(two, reborn);
+    expectDropped(two, reborn, "repeated");
+    // Nobody returns to a disk that is lost, whatever its boot, ...
+    for (const wherever of [0, 1, 5, 6, boot, boot + 1, 2 ** 47]) {
+      expectDropped(two, two.from([vote], { disk, boot: wherever }), "outdated");
+    }
+    // ... nor to an earlier life of the present disk.
+    expectDropped(two, two.from([vote], { disk: second, boot: 4 }), "outdated");
+    expectPresentLife(two, { disk: second, boot: 5 });
+    expectPresentLife(two, { disk: second, boot: 6 });
+    // And so it is each time.
+    expectPresentLife(two, { disk: third, boot: 1 });
+    for (const lost of [disk, second]) {
+      for (const wherever of [1, 5, 6, 7, boot, 2 ** 47]) {
+        expectDropped(two, two.from([vote], { disk: lost, boot: wherever }), "outdated");
+      }
+    }
+    expectPresentLife(two, { disk: third, boot: 1 });
+    expectPresentLife(two, { disk: third, boot: 2 });
+  });
+
+  test("a disk that is lost takes nothing of the others of its server's kinds with it", () => {
+    const two = pair();
+    const { disk } = two.a.storage.identity;
+    const other = (disk + 1) % 2 ** 48;
+    const asks = [0, 77, "d", "d:1", false];
+    expectHeard(two, two.from([asks], {}, "operator"));
+    expectHeard(two, two.from([vote], { disk: other }));
+    expectDropped(two, two.from([vote]), "outdated");
+    // As an operator it has not spoken from the other one yet, and until then it is who it was.
+    expectHeard(two, two.from([asks], {}, "operator"));
+    expectHeard(two, two.from([asks], { disk: other }, "operator"));
+    expectDropped(two, two.from([asks], {}, "operator"), "outdated");
+  });
+
+  test("who comes back without its disk, again and again, is heard by who has run on", () => {
+    const { simulation, b } = pair();
+    const disks = new Set<number>();
+    for (let id = 1; id <= 3; id += 1) {
+      const machine = simulation.machine("a");
+      machine.kill();
+      machine.disk.wipe();
+      const again = listen(simulation, "a");
+      disks.add(again.storage.identity.disk);
+      void again.endpoint.introduce("peer", address("b"));
+      simulation.run(20);
+      const say = (ear: Ear, from: string, to: string) => {
+        ear.endpoint.send("peer", { type: "RequestVoteReply", from, to, id, term: 1, preVote: false,
+          campaign: 1, voteGranted: true });
+        ear.endpoint.flush();
+        simulation.run(2000);
+      };
+      b.heard.length = 0;
+      say(again, "a", "b");
+      say(b, "b", "a");
+      expect(b.heard).toMatchObject([{ from: "a", id, disk: again.storage.identity.disk }]);
+      expect(again.heard).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
+    }
+    expect(disks.size).toBe(3);
+    expect(b.events).toEqual([]); // One after the other is no second server.
+  });
+
+  /** How there can be two servers of one name. Whose life began later has it. */
+  const twins: [how: string, newer: { disk?: number; boot: number }][] = [
+    ["with a disk each", { disk: 4711, boot: 1 }],
+    ["with copies of one directory", { boot: 2 ** 40 }],
+  ];
+
+  test("what was heard in any life is a recording, however many began since", () => {
+    const two = pair();
+    const recorded = two.from([vote]);
+    expectHeard(two, recorded);
+    for (const boot of [2 ** 40, 2 ** 41]) expectHeard(two, two.from([vote], { boot }));
+    two.simulation.run(2000);
+    expectDropped(two, recorded, "outdated");
+    expect(two.b.events).toEqual([]);
+  });
+
+  test.each(twins)("of two servers of one name, %s, the older life is dropped, and told",
+    (_, newer) => {
+      const two = pair();
+      const { simulation, b } = two;
+      const recorded = [two.from([vote]), two.from([vote])];
+      for (const bytes of recorded) expectHeard(two, bytes);
+      b.receive(two.from([vote], newer), "10.9.9.9");
+      const expectDroppedFrom = (host: string, bytes = two.from([vote])) =>
+        expectDropped(two, bytes, "outdated", host);
+      // What was on its way when the new life began arrives within a second.
+      expectDroppedFrom("10.8.8.8");
+      simulation.run(994);
+      expectDroppedFrom("10.8.8.8");
+      // And what was heard before is a recording, whenever it comes, and from wherever.
+      for (const host of ["10.7.7.7", "10.8.8.8"]) {
+        for (const bytes of recorded) expectDroppedFrom(host, bytes);
+      }
+      expect(b.events).toEqual([]);
+      // Who then says something new is there.
+      const from = (host: string) => ({ host, port: 1 });
+      const twice = (
+        host: string,
+      ) => ({ type: "twice", server: "a", address: from(host), other: from("10.9.9.9") } as const);
+      expectDroppedFrom("10.8.8.8");
+      expect(b.events).toEqual([twice("10.8.8.8")]);
+      // It is told once a minute, of each address.
+      for (let second = 1; second < 60; second += 1) {
+        simulation.run(995);
+        expectDroppedFrom("10.8.8.8");
+      }
+      expect(b.events).toEqual([twice("10.8.8.8")]);
+      expectDroppedFrom("10.7.7.7");
+      simulation.run(1000);
+      expectDroppedFrom("10.8.8.8");
+      expectDroppedFrom("10.7.7.7");
+      expect(b.events).toEqual(["10.8.8.8", "10.7.7.7", "10.8.8.8"].map(twice));
+      b.heard.length = 0;
+      b.receive(two.from([vote], newer), "10.9.9.9");
+      expect(b.heard).toHaveLength(1);
+    });
+
+  test("a copy of a directory that starts with an earlier boot than the other is told, too", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    const { boot } = two.a.storage.identity;
     expectHeard(two, two.from([vote]));
+    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+    simulation.run(2000);
+    // This life was never heard, so it cannot be a recording, whatever was heard of the last one.
+    expectDropped(two, two.from([vote], { boot: boot + 1, sequence: 1 }), "outdated", "10.8.8.8");
+    expect(b.events).toEqual([{ type: "twice", server: "a", address: { host: "10.8.8.8", port: 1 },
+      other: { host: "a", port: 1 } }]);
+    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+  });
+
+  test("of two servers of one name the one that is heard is told by where it was heard", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    expectHeard(two, two.from([vote]));
+    b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
+    // Meanwhile it is silent, and its name still leads to the older one.
+    for (let second = 0; second < 3; second += 1) {
+      b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
+        preVote: false, campaign: 1, voteGranted: true });
+      b.endpoint.flush();
+      simulation.run(1001);
+    }
+    const { ip } = simulation.machine("a");
+    expect(b.endpoint.about("peer", "a").address).toBe(`${ip}:1`);
+    expectDropped(two, two.from([vote]), "outdated", ip);
+    expect(b.events).toEqual([{ type: "twice", server: "a", address: { host: ip, port: 1 },
+      other: { host: "10.9.9.9", port: 1 } }]);
+  });
+
+  test("a second server of a name is told only once, although it is known in three ways", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    for (const kind of KINDS) {
+      b.receive(two.from([asks[kind]], {}, kind));
+      b.receive(two.from([asks[kind]], { disk: 4711 }, kind), "10.9.9.9");
+    }
+    expect(b.heard).toHaveLength(2 * KINDS.length);
+    simulation.run(2000);
+    for (const kind of ["client", "operator"] as const) {
+      expectDropped(two, two.from([asks[kind]], {}, kind), "outdated");
+    }
+    expect(b.events).toEqual([]);
+    expectDropped(two, two.from([vote]), "outdated");
+    expect(b.events).toMatchObject([{ type: "twice" }]);
   });
 
   test("after a restart both servers find each other again, and hear nothing twice", () => {

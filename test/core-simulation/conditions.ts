@@ -30,6 +30,7 @@ export type Conditions = {
   pauseEveryMs: number;
   transferEveryMs: number;
   killInTurn: number;
+  diskLoss: number;
   slowSave: number;
   slowSaveMs: number;
   downMs: number;
@@ -79,6 +80,7 @@ export function drawConditions(random: Random): Conditions {
     pauseEveryMs: every(2 * T, 10 * T),
     transferEveryMs: every(2 * T, 10 * T),
     killInTurn: chance(0.01),
+    diskLoss: chance(0.5),
     slowSave: chance(0.1),
     slowSaveMs: pick(0.05, 0.5, 3) * T,
     downMs: pick(0.1, 1, 5) * T,

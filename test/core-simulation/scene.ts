@@ -26,6 +26,7 @@ export class Scene {
   isHostile = true;
   private readonly heap: Plan[] = [];
   private planned = 0;
+  private disks = 0;
   private hash = 0x811C9DC5;
 
   constructor(seed: number, private readonly trace: Trace) {
@@ -36,6 +37,11 @@ export class Scene {
     this.founders = this.names.slice(0, servers);
     this.report = emptyReport(this.names.length);
     this.judge = new Judge(this.founders, undefined, this.names.slice(servers));
+  }
+
+  /** The number of a disk that nobody had before. */
+  makeDisk(): number {
+    return this.disks += 1;
   }
 
   chance(probability: number): boolean {

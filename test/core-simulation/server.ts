@@ -26,7 +26,8 @@ type Work = { complete: (raft: Raft) => void; isDone: boolean };
 
 export class Server {
   raft: Raft | undefined;
-  /** Its disk: the log behind its base, in records, and a snapshot. */
+  /** Its disk: a number of its own, the log behind its base, in records, and a snapshot. */
+  private disk = 0;
   private records: Saved[] = [];
   private base: Position = { index: 0, term: 0 };
   private kept: State | undefined;
@@ -39,6 +40,8 @@ export class Server {
   private rate = 1;
   private originMs = 0;
   private inbox: (() => void)[] = [];
+  /** The disks of all others, as far as it has heard of them in this life. */
+  private heardDisks = new Map<Name, number>();
   /** Why it does not read what arrives: it is paused, or waits for its disk. */
   private busy: "" | "paused" | "saving" = "";
   private isScheduled = false;
@@ -79,20 +82,21 @@ export class Server {
     // What was being written when it was killed may have been written.
     if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
     this.life += 1;
-    Object.assign(this, { unfinished: undefined, inbox: [], busy: "", isScheduled: false,
-      isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, work: undefined });
+    Object.assign(this, { unfinished: undefined, inbox: [], heardDisks: new Map(), busy: "",
+      isScheduled: false, isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, work: undefined });
     this.restore(this.kept);
     this.rate = 1 + conditions.drift * scene.between(-1, 1);
     this.originMs = scene.random() * 1e6;
     const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
     const founders = scene.founders.includes(name) ? scene.founders : [];
-    const settings = { name, members: configuration(founders), electionTimeoutMs, heartbeatMs,
-      batchBytes, windowBytes };
-    const disk = this.recover();
-    this.raft = new Raft(settings, disk, this.localNow, scene.random);
+    this.disk ||= scene.makeDisk();
+    const settings = { name, disk: this.disk, members: configuration(founders), electionTimeoutMs,
+      heartbeatMs, batchBytes, windowBytes };
+    const { currentTerm, entries, ...rest } = this.recover();
+    this.raft = new Raft(settings, { currentTerm, entries, ...rest }, this.localNow, scene.random);
     judge.started(name, this.raft);
-    scene.mix(1, this.index, disk.currentTerm, disk.entries.length);
-    scene.tell(() => `${name}  starts in term ${disk.currentTerm}, ${disk.entries.length} entries`);
+    scene.mix(1, this.index, currentTerm, entries.length);
+    scene.tell(() => `${name}  starts in term ${currentTerm}, ${entries.length} entries`);
     this.schedule();
   }
 
@@ -135,11 +139,23 @@ export class Server {
     scene.tell(() => `${name}  is killed ${why}`);
   }
 
+  /** What its disk remembered is gone, and it starts with another one. */
+  private loseDisk(): void {
+    const { scene, name } = this;
+    Object.assign(this, { disk: 0, records: [], base: { index: 0, term: 0 }, kept: undefined,
+      unfinished: undefined, draft: Buffer.alloc(0) });
+    scene.judge.lostDisk(name);
+    scene.report.lostDisks += 1;
+    scene.tell(() => `${name}  loses its disk`);
+  }
+
   /** It is killed, and starts again after a while. */
   crash(why: string): void {
-    const { scene } = this;
+    const { scene, name } = this;
     if (!this.raft) return;
     this.kill(why);
+    const isLost = scene.chance(scene.conditions.diskLoss) && scene.judge.canLoseDisk(name);
+    if (isLost && scene.isHostile) this.loseDisk();
     const { life } = this;
     const restart = () => {
       if (this.life !== life || !scene.isHostile) return;
@@ -186,7 +202,11 @@ export class Server {
   }
 
   receive(message: Message): void {
+    const { from, disk = 0 } = message;
     this.input((raft) => {
+      // Nobody returns to a disk that it has lost: `Endpoint` sees to that.
+      if (disk < (this.heardDisks.get(from) ?? 0)) return;
+      this.heardDisks.set(from, disk);
       raft.receive(message, this.localNow);
       this.scene.judge.received(message);
       this.scene.mix(3, this.index, message.term, raft.currentTerm, raft.commitIndex,
@@ -352,6 +372,7 @@ export class Server {
       const { offset, data } = message;
       message.data = this.kept?.bytes.subarray(offset, offset + data.length) ?? data;
     }
+    message.disk = this.disk;
     this.scene.judge.sent(message);
     this.network.send(message);
   }

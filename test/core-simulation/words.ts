@@ -66,6 +66,8 @@ export function tellEvent(event: Event, term: number): string | undefined {
       return event.from === undefined
         ? `has a snapshot up to ${event.index}`
         : `has the snapshot of ${event.from}, up to ${event.index}`;
+    case "lostDisk":
+      return `finds that ${event.server} has lost its disk`;
     default:
       return event satisfies never;
   }

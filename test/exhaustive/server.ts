@@ -8,7 +8,7 @@
  * later the input comes: at once, when a heartbeat is due, when the leader counts as silent, or
  * when the election timer has run out. It need not be consistent about it.
  */
-import { type Entry, makeEntry, type Message, type Name, Progress, Raft, type Role,
+import { encodeMembers, type Entry, makeEntry, type Message, type Name, Progress, Raft, type Role,
   type Settings } from "../../raft.ts";
 import { configuration } from "../core.ts";
 import { Violation } from "../judge.ts";
@@ -28,7 +28,7 @@ export const showCode = (code: Code): string =>
 
 export type Disk = { term: number; votedFor: Place; log: readonly Code[] };
 type Followed = { nextIndex: number; matchIndex: number; sentFrom: number; sentRound: number;
-  confirmedRound: number; refusedRound: number };
+  confirmedRound: number; refusedRound: number; matchedRound: number };
 /** `committed`, of a read, is how many entries were committed when it came: it has to see them. */
 type Asked = { round: number; index: number; committed: number };
 export type RoleState =
@@ -54,14 +54,22 @@ function entryOf(index: number, code: Code): Entry {
   const known = knownEntries.get(key);
   if (known) return known;
   const command = code % COMMANDS;
-  const kind = command === 0 ? "noop" : "command";
-  const entry = makeEntry(index, termOf(code), kind,
-    Buffer.from(command === 0 ? "" : `${command}`));
+  const [kind, data] = command > 0
+    ? ["command", Buffer.from(`${command}`)] as const
+    : firstOf(index);
+  const entry = makeEntry(index, termOf(code), kind, data);
   knownEntries.set(key, entry);
   return entry;
 }
 
-export const codeOfEntry = ({ term, data }: Entry): Code => codeOf(term, Number(data.toString()));
+/** A term begins with an entry that asks for nothing, or the log with one that lists the members. */
+const firstOf = (index: number) =>
+  index === 1
+    ? ["members", encodeMembers(configuration(NAMES))] as const
+    : ["noop", Buffer.alloc(0)] as const;
+
+export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
+  codeOf(term, kind === "command" ? Number(data.toString()) : 0);
 const place = (name: Name | undefined): Place => name === undefined ? NOBODY : NAMES.indexOf(name);
 const nameAt = (at: Place): Name | undefined => NAMES[at];
 
@@ -124,8 +132,9 @@ export const servers = new Lexicon<ServerState>(2n, renameServer);
 
 // ----------------------------------- Together, and apart again -----------------------------------
 
-const settings: readonly Settings[] = NAMES.map((name) => ({ name, members: configuration(NAMES),
-  electionTimeoutMs: T, heartbeatMs: HEARTBEAT, batchBytes: 1, windowBytes: 1_000 })
+const settings: readonly Settings[] = NAMES.map((name) => ({ name, disk: 0,
+  members: configuration(NAMES), electionTimeoutMs: T, heartbeatMs: HEARTBEAT, batchBytes: 1,
+  windowBytes: 1_000 })
 );
 
 const entriesOf = (log: readonly Code[]) => log.map((code, i) => entryOf(i + 1, code));
@@ -174,8 +183,10 @@ function captureRole({ role }: Raft, asked: readonly number[]): RoleState {
   const followers = NAMES.map((name) => {
     const progress = role.followers.get(name);
     if (!progress) return null;
-    const { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound } = progress;
-    return { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound };
+    const { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound,
+      matchedRound } = progress;
+    return { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound,
+      matchedRound };
   });
   const reads = role.reads.map(({ id, round, index }) => ({ round, index,
     committed: asked[id - 1] ?? 0 })
@@ -189,11 +200,12 @@ function captureRole({ role }: Raft, asked: readonly number[]): RoleState {
  * need stays as it begins.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
-  ["a server", (raft) => raft, "campaigns commitIndex currentTerm electionDueAt events heardAt " +
+  ["a server", (raft) => raft,
+    "campaigns commitIndex currentTerm disks electionDueAt events heardAt " +
     "incoming isRemoved lastApplied lastReadId log now outbox role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0), "confirmedRound heardAt " +
-    "matchIndex nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
+    "matchIndex matchedRound nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
 ];
 
 /** Says what a server has that this check does not know of. */

@@ -122,8 +122,24 @@ export class Cluster {
       this.tell(server.name, () =>
         `HAS A BIT FLIPPED at byte ${server.damage?.at} of ${server.damage?.file}`);
     }
+    this.loseDisk(server);
     this.reviveLater(server);
   }
+
+  private loseDisk(server: Server): void {
+    const { lists, committed, report, random, hostility } = this;
+    if (!this.isHostile || server.damage || random() >= hostility.diskLoss) return;
+    for (const each of this.servers) each.readPlatter(committed);
+    if (!lists.canLoseDisk(server.name, committed, this.diskOf)) return;
+    server.loseDisk();
+    report.lostDisks += 1;
+    this.tell(server.name, () => "HAS LOST ITS DISK");
+  }
+
+  readonly diskOf = (name: string) => {
+    const { disk = 0, lastIndex = 0 } = this.byName.get(name)?.platter ?? {};
+    return { disk, isEmpty: lastIndex === 0 };
+  };
 
   private reviveLater(server: Server): void {
     const ms = -Math.log(1 - this.random()) * this.hostility.downMs;
@@ -259,13 +275,15 @@ export class Cluster {
     for (let index = committed.length; index <= commitIndex; index += 1) {
       const { term } = log.at(index);
       for (const server of servers) server.readPlatter(committed);
-      const holders = servers.filter(({ platter }) => platter.has(index, term))
-        .map((server) => server.name);
+      const holders = ({ disks }: { disks: ReadonlyMap<string, number> }) =>
+        servers.filter((server) => server.hasEntry(index, term, disks.get(server.name)))
+          .map((server) => server.name);
       committed.push(term);
-      if (possible.some(({ voters }) => isMajority(holders, voters))) continue;
+      if (possible.some((list) => isMajority(holders(list), list.voters))) continue;
       throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
-        `durable on ${holders.join(", ") || "none"} of ${
-          possible.map(({ voters }) => voters.join(", ")).join(" or ")
+        `durable on ${
+          possible.map((list) => `${holders(list).join(", ")} of ${list.voters.join(", ")}`)
+            .join(", or on ")
         }`);
     }
   }

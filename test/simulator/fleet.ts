@@ -94,7 +94,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
     ["crashes", `${count(sum.crashes)}, ${count(sum.powerCuts)} of them power cuts; ` +
       `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
     ["partitions", count(sum.partitions)],
-    ["disk faults", count(sum.diskFaults)],
+    ["disks", `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost`],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["members", `changed ${count(sum.changes)} times`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],

@@ -77,11 +77,12 @@ function healMajority(cluster: Cluster, seed: number): void {
 }
 
 /** A majority of the members, whichever of the changes that have been begun is the last. */
-function drawMajority({ servers, lists, committed }: Cluster, random: Random): Server[] {
+function drawMajority(cluster: Cluster, random: Random): Server[] {
+  const { servers, lists, committed, diskOf } = cluster;
   const core: Server[] = [];
   const names = () => core.map(({ name }) => name);
   for (const server of shuffle(random, servers)) {
-    if (lists.canDoAlone(names(), committed)) break;
+    if (lists.canDoAlone(names(), committed, diskOf)) break;
     core.push(server);
   }
   return core;

@@ -38,6 +38,7 @@ export type Hostility = {
   slowSync: number;
   slowSyncMs: number;
   bitFlip: number;
+  diskLoss: number;
   downMs: number;
   operationsUnderWay: number;
   thinkMs: number;
@@ -99,6 +100,7 @@ export function drawHostility(random: Random): Hostility {
     slowSync: chance(0.1),
     slowSyncMs: between(random, 1, 2 * T),
     bitFlip: chance(0.3),
+    diskLoss: chance(0.3),
     downMs: pick(random, [T / 2, 3 * T, 10 * T]),
     operationsUnderWay: pick(random, [1, 2, 4]),
     thinkMs: pick(random, [100, 300, 1000]),

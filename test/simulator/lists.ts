@@ -5,16 +5,25 @@ const RECORD_HEADER = 17;
 const MEMBERS = 7;
 
 export type Voters = readonly string[];
-type List = { index: number; term: number; voters: Voters; learners: readonly string[] };
+/** `disks` are those that the list names. */
+type List = { index: number; term: number; voters: Voters; learners: readonly string[];
+  disks: ReadonlyMap<string, number> };
+/** What a server's disk is, and whether there is any entry on it. */
+export type DiskOf = (name: string) => { disk: number; isEmpty: boolean };
 
 /** Whether `some` are a majority of those who have a vote. */
 export const isMajority = (some: readonly string[], voters: Voters): boolean =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
-/** Who has a vote by a list: [name, address, whether it votes] each. */
+/** [name, address, whether it votes, its disk] each. */
+const rowsOf = (list: Uint8Array) => [...decodeMulti(list)] as [string, string, boolean, number][];
+/** Who has a vote by a list. */
 export const votersIn = (list: Uint8Array, isVoter = true): Voters =>
-  ([...decodeMulti(list)] as [string, string, boolean][])
-    .filter(([, , votes]) => votes === isVoter).map(([name]) => name);
+  rowsOf(list).filter(([, , votes]) => votes === isVoter).map(([name]) => name);
+
+/** A founder that was not there when the cluster was founded has no disk in the list yet. */
+const isNamed = (name: string, disks: ReadonlyMap<string, number>, diskOf: DiskOf) =>
+  disks.get(name) === diskOf(name).disk && disks.get(name) !== 0;
 
 export class Lists {
   private readonly all = new Map<string, List>();
@@ -29,7 +38,8 @@ export class Lists {
       const [term, index] = [records.readUIntBE(at + 1, 6), records.readUIntBE(at + 7, 6)];
       const list = records.subarray(at + RECORD_HEADER, next);
       const [voters, learners] = [votersIn(list), votersIn(list, false)];
-      this.all.set(`${index} ${term}`, { index, term, voters, learners });
+      const disks = new Map(rowsOf(list).map(([name, , , disk]) => [name, disk]));
+      this.all.set(`${index} ${term}`, { index, term, voters, learners, disks });
     }
   }
 
@@ -43,10 +53,10 @@ export class Lists {
     return this.listAfter(terms).voters;
   }
 
-  private listAfter(terms: readonly number[]): Pick<List, "voters" | "learners"> {
+  private listAfter(terms: readonly number[]): Omit<List, "index" | "term"> {
     const [last] = [...this.all.values()].filter(({ index, term }) => terms[index] === term)
       .sort((a, b) => b.index - a.index);
-    return last ?? { voters: this.founders, learners: [] };
+    return last ?? { voters: this.founders, learners: [], disks: new Map() };
   }
 
   /** What is in force after those entries, or comes to be by one that may be committed later. */
@@ -58,10 +68,28 @@ export class Lists {
     return [this.listAfter(terms), ...later];
   }
 
-  /** Whether some can do without the others, and who is about to get a vote is one of them. */
-  canDoAlone(some: readonly string[], terms: readonly number[]): boolean {
-    return this.possibleAfter(terms).every(({ voters, learners }) =>
-      isMajority(some, voters) && learners.every((name) => some.includes(name))
-    );
+  /**
+   * Whether some can do without the others, with the disks that are named, and who is about to get a
+   * vote is one of them.
+   */
+  canDoAlone(some: readonly string[], terms: readonly number[], diskOf: DiskOf): boolean {
+    return this.possibleAfter(terms).every(({ voters, learners, disks }) => {
+      const named = some.filter((name) => isNamed(name, disks, diskOf));
+      return isMajority(disks.size > 0 ? named : some, voters)
+        && learners.every((name) => some.includes(name));
+    });
+  }
+
+  /**
+   * Whether one disk may be lost: all others are there, and a majority, whatever is committed; and
+   * those founders whose disks are empty are none, for they would found the cluster again.
+   */
+  canLoseDisk(lost: string, terms: readonly number[], diskOf: DiskOf): boolean {
+    const empty = this.founders.filter((name) => name === lost || diskOf(name).isEmpty);
+    return !isMajority(empty, this.founders)
+      && this.possibleAfter(terms).every(({ voters, disks }) =>
+        isMajority(voters.filter((name) => name !== lost), voters)
+        && voters.every((name) => isNamed(name, disks, diskOf))
+      );
   }
 }

@@ -7,7 +7,7 @@ import { type Disk } from "../disk.ts";
 
 const FRAME_HEADER = 12;
 const RECORD_HEADER = 17;
-const VOTE = 1;
+const [START, VOTE] = [0, 1];
 
 type Frame = { begin: number; end: number };
 
@@ -40,8 +40,10 @@ function recordsOf(file: Buffer, { begin, end }: Frame): Buffer[] {
   return records;
 }
 
-/** One server's platters, all its lives long. */
+/** One server's platters, all its lives long, unless it loses them. */
 export class Platter {
+  /** The number that its server has drawn for it. */
+  disk = 0;
   term = 0;
   votedFor = "";
   /** The last entry that its snapshot includes. */
@@ -131,6 +133,7 @@ export class Platter {
 
   private readRecord(record: Buffer): void {
     const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
+    if (record[0] === START) this.disk = JSON.parse(record.toString("utf8", RECORD_HEADER)).disk;
     if (record[0] !== VOTE) { // It is an entry, or where the log begins, which is after one.
       this.terms.length = index;
       this.terms.push(term);

@@ -61,7 +61,9 @@ export type Listener = {
 };
 
 export class Server {
-  readonly platter: Platter;
+  platter: Platter;
+  /** What it had promised on disks that it has lost. */
+  readonly lostPlatters: Platter[] = [];
   node: Node | undefined;
   ledger: Ledger | undefined;
   /** Whether its disk has failed in this life: then it must not say another word. */
@@ -137,6 +139,20 @@ export class Server {
     this.damage = { file, at: Math.floor(random() * end), bit: Math.floor(random() * 8) };
     this.flip(this.damage);
     return true;
+  }
+
+  /** Whatever its disk remembered is gone, and it starts with another one. */
+  loseDisk(): void {
+    this.lostPlatters.push(this.platter);
+    this.platter = new Platter(this.name);
+    this.machine.disk.wipe();
+  }
+
+  /** Whether it has an entry on the disk that has this number, or had, before that was lost. */
+  hasEntry(index: number, term: number, named: number | undefined): boolean {
+    return [this.platter, ...this.lostPlatters].some((platter) =>
+      platter.disk === (named ?? platter.disk) && platter.has(index, term)
+    );
   }
 
   private flip({ file, at, bit }: NonNullable<Server["damage"]>): void {

@@ -110,6 +110,10 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
       return `has for members ${
         event.members.map((m) => m.name + (m.votes ? "" : " without a vote")).join(", ")
       }`;
+    case "twice":
+      return `hears ${event.server} twice, also at ${event.address.host}:${event.address.port}`;
+    case "lostDisk":
+      return `finds that ${event.server} has lost its disk`;
     case "removed":
       return "is a member no more";
     default:
