@@ -572,9 +572,8 @@ export class Raft {
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
     const isAsked = ({ name }: Member) => name !== this.settings.name && !role.votes.has(name);
     for (const { name: from, disk: voterDisk } of this.voters.filter(isAsked)) {
-      const fields = { term, preVote, transfer: role.transfer, campaign, voterDisk, lastLogIndex,
-        lastLogTerm };
-      this.send("RequestVote", { from, id: 0 }, fields);
+      this.send("RequestVote", { from, id: 0 }, { term, preVote, transfer: role.transfer, campaign,
+        voterDisk, lastLogIndex, lastLogTerm });
     }
   }
 
@@ -585,7 +584,9 @@ export class Raft {
     // Who hears a leader neither votes nor takes the candidate's term for a fact (thesis §4.2.3),
     // unless that leader itself wants it so.
     if (this.hearsLeader() && !m.transfer) {
-      this.remind(m.from);
+      const { role } = this;
+      // Who was removed and has missed it still wants votes. The log tells it why it gets none.
+      if (role.name === "Leader" && !role.followers.has(m.from)) this.attend(role, m.from);
       return this.replyVote(m, false);
     }
     if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
@@ -634,9 +635,7 @@ export class Raft {
     // A vote counts in its term, whichever request it answers. A pre-vote counts in its campaign:
     // nobody is bound by it, so an answer to an earlier one says nothing about now.
     if (m.preVote && m.campaign !== this.campaigns) return;
-    if (m.term === (m.preVote ? this.currentTerm + 1 : this.currentTerm)) {
-      this.countVote(role, m.from);
-    }
+    if (m.term === this.currentTerm + (m.preVote ? 1 : 0)) this.countVote(role, m.from);
   }
 
   private countVote(role: Campaigner, voter: Name): void {
@@ -685,10 +684,8 @@ export class Raft {
     // While nothing says that the logs agree where sending began, one batch is question enough.
     const window = follower.matchIndex >= follower.sentFrom - 1 ? settings.windowBytes : 1;
     const first = Math.max(follower.matchIndex + 1, follower.sentFrom);
-    while (
-      follower.nextIndex <= log.lastIndex
-      && log.bytes(first, follower.nextIndex - 1) < window
-    ) {
+    const isOpen = () => log.bytes(first, follower.nextIndex - 1) < window;
+    while (follower.nextIndex <= log.lastIndex && isOpen()) {
       const entries = log.batch(follower.nextIndex, settings.batchBytes);
       this.sendAppendEntries(role, to, follower, entries);
       owed = false;
@@ -702,8 +699,8 @@ export class Raft {
     const prevLogTerm = this.log.at(prevLogIndex).term;
     follower.nextIndex += entries.length;
     const round = this.nextRound(role, follower);
-    const fields = { term, round, prevLogIndex, prevLogTerm, leaderCommit, entries };
-    this.send("AppendEntries", { from, id: 0 }, fields);
+    this.send("AppendEntries", { from, id: 0 }, { term, round, prevLogIndex, prevLogTerm,
+      leaderCommit, entries });
   }
 
   private nextRound(role: Leader, follower: Progress): number {
@@ -782,9 +779,7 @@ export class Raft {
     }
   }
 
-  private hear(role: Leader, m: Of<"AppendEntriesReply" | "InstallSnapshotReply">):
-    | Progress
-    | undefined {
+  private hear(role: Leader, m: Of<"AppendEntriesReply" | "InstallSnapshotReply">) {
     const follower = role.followers.get(m.from);
     if (!follower || m.term < this.currentTerm || m.round > role.round) return undefined;
     if (m.round <= follower.sinceRound) return undefined;
@@ -881,13 +876,11 @@ export class Raft {
    */
   isSnapshotDue(bytes: number): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
-    const isReceiving = incoming?.leaderTerm === this.currentTerm
-      && incoming.index > this.commitIndex;
-    if (isReceiving) return false;
-    const isSending = role.name === "Leader" &&
-      role.followers.values().some((f) =>
-        f.nextIndex <= log.baseIndex && now < f.heardAt + 10 * settings.electionTimeoutMs
-      );
+    const { currentTerm, commitIndex } = this;
+    if (incoming?.leaderTerm === currentTerm && incoming.index > commitIndex) return false;
+    const since = now - 10 * settings.electionTimeoutMs;
+    const isSending = role.name === "Leader"
+      && role.followers.values().some((f) => f.nextIndex <= log.baseIndex && f.heardAt > since);
     const limit = Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
@@ -1159,13 +1152,6 @@ export class Raft {
     this.transfer();
   }
 
-  /** Who was removed and has missed it still wants votes. The log tells it why it gets none. */
-  private remind(name: Name): void {
-    const { role } = this;
-    if (role.name !== "Leader" || role.followers.has(name)) return;
-    this.attend(role, name);
-  }
-
   private onRemoved(m: Of<"Removed">): void {
     const isSo = m.term === this.currentTerm && m.from === this.leader;
     if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
@@ -1198,14 +1184,15 @@ export interface StateMachine {
 /** How many sessions are kept. Beyond that, the one that was used least recently ends. */
 const MAX_SESSIONS = 10_000;
 
-export class Sessions {
-  private readonly open = new Map<
-    number,
-    { acknowledged: number; answers: Map<number, Uint8Array> }
-  >();
+type Session = { acknowledged: number; answers: Map<number, Uint8Array> };
+/** An answer, or a sentence that says why there is none. */
+type Outcome = Uint8Array | string;
 
-  /** Applies a committed entry. Returns the answer, or a sentence that says why there is none. */
-  apply(entry: Entry, machine: Pick<StateMachine, "apply">): Uint8Array | string {
+export class Sessions {
+  private readonly open = new Map<number, Session>();
+
+  /** Applies a committed entry. */
+  apply(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
     if (entry.kind === "command") return this.applyCommand(entry, machine);
     if (entry.kind !== "session") return NOTHING;
     this.open.set(entry.index, { acknowledged: 0, answers: new Map() });
@@ -1233,9 +1220,7 @@ export class Sessions {
     this.open.set(session.index, { acknowledged: session.term, answers: new Map(each) });
   }
 
-  private applyCommand({ data, index }: Entry, machine: Pick<StateMachine, "apply">):
-    | Uint8Array
-    | string {
+  private applyCommand({ data, index }: Entry, machine: Pick<StateMachine, "apply">): Outcome {
     const fields = readFields(commandFields, decodeArray(data));
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
@@ -1528,9 +1513,9 @@ export class RaftError extends Error {
   }
 }
 
-/** What is wrong in how this file is used, only its user can put right. */
-function demand(condition: unknown, sentence: string): asserts condition {
-  if (!condition) throw new RaftError("usage", sentence);
+/** What is wrong in how this file is used, or in a directory, only its user can put right. */
+function demand(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
+  if (!condition) throw new RaftError(code, sentence);
 }
 
 /**
@@ -1590,20 +1575,20 @@ export class Storage {
     founder: Founder | undefined, private readonly random: () => number) {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
-      const found = attempt(`read ${directory}/log`, () => files.read(`${directory}/log`));
-      this.openSnapshot();
-      if (this.snapshot && !found) {
-        throw this.wrong("is missing. Restore it, or replace the server.");
-      }
+      const [log, snapshot] = [`${directory}/log`, `${directory}/snapshot`];
+      // What was not kept is not whole, or of no use.
+      attempt(`remove ${snapshot}.new`, () => files.remove(`${snapshot}.new`));
+      const found = attempt(`read ${log}`, () => files.read(log));
+      this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
+      if (this.snapshotFile) this.readHead();
+      this.demand(found || !this.snapshot, "is missing. Restore it, or replace the server.");
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
-      if (!before) throw this.wrong("is not there. Take the directory of a server.");
+      this.demand(before, "is not there. Take the directory of a server.");
       this.identity = before;
       if (!founder) return;
-      if (before.name !== founder.name || before.cluster !== founder.cluster) {
-        throw this.wrong(`holds the data of server ${before.name} of cluster ${before.cluster}, ` +
-          `not of ${founder.name} of ${founder.cluster}. Choose another directory, or start that ` +
-          "server.");
-      }
+      this.demand(before.name === founder.name && before.cluster === founder.cluster,
+        `holds the data of server ${before.name} of cluster ${before.cluster}, not of ` +
+          `${founder.name} of ${founder.cluster}. Take another directory, or start that server.`);
       // Two starts of one copied directory are not the same life, either.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
       this.begin();
@@ -1668,10 +1653,10 @@ export class Storage {
       at += frame.end;
     }
     const isWhole = at === size && first !== last && first?.record.equals(last?.record ?? NOTHING);
-    if (isWhole || !file) return;
     const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
-    throw new RaftError("storage", `${name} is damaged at byte ${at}, and left as it is. Restore ` +
-      "it, or replace the server that has written it.");
+    demand(isWhole || !file,
+      `${name} is damaged at byte ${at}, and left as it is. Restore it, or ` +
+        "replace the server that has written it.", "storage");
   }
 
   readChunk(offset: number, length: number): Buffer {
@@ -1775,22 +1760,12 @@ export class Storage {
       }
       end = frame.end;
     }
-    if (!identity) {
-      throw this.wrong("does not begin as a log of raft.ts does, and is left as it is. " +
-        "Restore it, or take another directory.");
-    }
+    this.demand(identity, "does not begin as a log of raft.ts does, and is left as it is. " +
+      "Restore it, or take another directory.");
     const written = 1 + log.findLastIndex((byte) => byte !== 0);
     if (written > end) this.cut(log, end, written);
     this.joinSnapshot();
     return identity;
-  }
-
-  private openSnapshot(): void {
-    const name = `${this.directory}/snapshot`;
-    // What was not kept is not whole, or of no use.
-    attempt(`remove ${name}.new`, () => this.files.remove(`${name}.new`));
-    this.snapshotFile = attempt(`read ${name}`, () => this.files.open(name));
-    if (this.snapshotFile) this.readHead();
   }
 
   private readHead(): Snapshot {
@@ -1807,10 +1782,8 @@ export class Storage {
    */
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
-    if (snapshot.index < base.index) {
-      throw this.wrong(`has no entry up to ${base.index}, and ${this.directory}/snapshot does ` +
-        "not reach that far. Restore that file, or replace this server.");
-    }
+    this.demand(snapshot.index >= base.index, `has no entry up to ${base.index}, and ` +
+      `${this.directory}/snapshot does not reach that far. Restore it, or replace the server.`);
     const last = snapshot.index === base.index ? base : entries[snapshot.index - base.index - 1];
     if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
@@ -1819,9 +1792,8 @@ export class Storage {
   private cut(log: Buffer, end: number, written: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
-      if (!readFrame(log, at)) continue;
-      throw this.wrong(`is damaged at byte ${end}, and left as it is. A majority of the other ` +
-        "servers has what was acknowledged: restore the file, or replace this server.");
+      this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. A majority ` +
+        "of the other servers has what was acknowledged: restore it, or replace this server.");
     }
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
@@ -1832,8 +1804,8 @@ export class Storage {
     this.cutBytes = written - end;
   }
 
-  private wrong(how: string): RaftError {
-    return new RaftError("storage", `${this.directory}/log ${how}`);
+  private demand(condition: unknown, how: string): asserts condition {
+    demand(condition, `${this.directory}/log ${how}`, "storage");
   }
 }
 
@@ -2129,7 +2101,7 @@ export class Endpoint {
    */
   private isSettled: boolean;
 
-  constructor(private readonly world: World, readonly socket: Socket, private readonly keys: Keys,
+  constructor(private readonly world: World, readonly socket: Socket, readonly keys: Keys,
     readonly self: Identity, private readonly receiver: Receiver) {
     [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
@@ -2137,17 +2109,22 @@ export class Endpoint {
   /**
    * Says where a server is. A first, empty datagram makes it tell its boot before that is needed.
    */
-  introduce(kind: Kind, server: Server): Promise<void> {
-    return this.resolve(this.meet(kind, server.name), server);
+  async introduce(kind: Kind, server: Server): Promise<void> {
+    const to = this.meet(kind, server.name);
+    [to.server, to.resolvedAt] = [server, this.world.clock.now()];
+    try {
+      const host = await this.world.datagrams.resolve(server.host, this.socket.address);
+      to.address = { host, port: server.port };
+      if (to.told === "unresolved") to.told = "";
+      this.transmit(to);
+    } catch (error) {
+      this.tell(to, { type: "unresolved", server, reason: (error as Error).message });
+    }
   }
 
   /** As everything that we have a key for. */
   async acquaint(server: Server): Promise<void> {
     await Promise.all(this.keys.keys().map((kind) => this.introduce(kind, server)));
-  }
-
-  speaksAs(kind: Kind): boolean {
-    return this.keys.has(kind);
   }
 
   /** From now on it is this cluster, or none. */
@@ -2215,9 +2192,7 @@ export class Endpoint {
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
     if (kind === "peer" && received.length > 0) this.settle();
-    for (const message of received) {
-      this.receiver.onMessage(message as Message | ClientMessage, boot);
-    }
+    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, boot);
   }
 
   private beginLife(of: Correspondent, { disk, boot }: Envelope): void {
@@ -2252,9 +2227,8 @@ export class Endpoint {
 
   private onGreeting(from: Correspondent, cluster: string, { asked, ...greeting }: Greeting): void {
     const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
-    if (!this.isSettled && (!isPeer || greeting.cluster === this.self.cluster)) {
-      this.cluster = cluster;
-    }
+    const isOurs = !isPeer || greeting.cluster === this.self.cluster;
+    if (!this.isSettled && isOurs) this.cluster = cluster;
     // A client may know a server by an address only. From now on both names are the same to it.
     const alias = `${from.kind} ${asked}`;
     const known = this.known.get(alias);
@@ -2302,28 +2276,14 @@ export class Endpoint {
     if (to.address) this.socket.send(this.seal(to, bodies), to.address);
     // Who is silent may have moved, and its name with it.
     const isDue = this.world.clock.now() >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
-    if (server && isDue) void this.resolve(to, server);
+    if (server && isDue) void this.introduce(to.kind, server);
   }
 
-  private seal(correspondent: Correspondent, bodies: Uint8Array[],
-    toBoot = correspondent.boot): Buffer {
-    correspondent.sent += 1;
-    const { kind, name: to, sent: sequence } = correspondent;
-    const { name: from, disk, boot } = this.self;
-    const envelope = { cluster: this.cluster, from, to, disk, boot, toBoot, sequence };
-    return seal(this.keys, kind, envelope, bodies);
-  }
-
-  private async resolve(to: Correspondent, server: Server): Promise<void> {
-    [to.server, to.resolvedAt] = [server, this.world.clock.now()];
-    try {
-      const host = await this.world.datagrams.resolve(server.host, this.socket.address);
-      to.address = { host, port: server.port };
-      if (to.told === "unresolved") to.told = "";
-      this.transmit(to);
-    } catch (error) {
-      this.tell(to, { type: "unresolved", server, reason: (error as Error).message });
-    }
+  private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
+    to.sent += 1;
+    const { cluster, self: { name: from, disk, boot } } = this;
+    const envelope = { cluster, from, to: to.name, disk, boot, toBoot, sequence: to.sent };
+    return seal(this.keys, to.kind, envelope, bodies);
   }
 
   private tell(about: Correspondent, event: EndpointEvent): void {
@@ -2375,9 +2335,8 @@ const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
-  if (length <= MAX_COMMAND_BYTES) return;
-  throw new RaftError("refused", `${length} bytes are too many for a datagram, which has room ` +
-    `for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`);
+  demand(length <= MAX_COMMAND_BYTES, `${length} bytes are too many for a datagram, which has ` +
+    `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`, "refused");
 }
 
 /** Anybody on the network could do anything to a server that has no secret. */
@@ -2400,6 +2359,7 @@ function serverOf({ name, address }: Member): Server[] {
 /** What somebody asks, in one of its lives. */
 type Asker = ClientMessage & { boot?: number | undefined };
 type Question = Asker & { type: "Read" | "ReadIndex" };
+type Proposal = { asker: Asker; index: number; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2415,12 +2375,9 @@ export class Node {
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
   /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
-  private readonly proposals = new Map<
-    string,
-    { asker: Asker; index: number; term: number }
-  >();
-  /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
-  private readonly questions = new Map<number, Question>();
+  private readonly proposals = new Map<string, Proposal>();
+  /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
+  private readonly questions: Question[] = [];
   private unasked: Question[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
@@ -2708,8 +2665,7 @@ export class Node {
   }
 
   private onQuestion(m: Question): void {
-    const id = this.core.read();
-    if (id !== undefined) this.questions.set(id, m);
+    if (this.core.read() !== undefined) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
     else this.redirect(m);
   }
@@ -2850,31 +2806,24 @@ export class Node {
 
   private answerReads(): void {
     const { core, awaited, questions } = this;
-    for (const id of core.takeReads()) {
-      const question = questions.get(id);
-      assert(question, "every read has somebody who asked");
-      questions.delete(id);
-      this.answerQuestion(question);
-    }
+    const ready = core.takeReads().length;
+    assert(ready <= questions.length, "every read has somebody who asked");
+    for (const question of questions.splice(0, ready)) this.answerQuestion(question);
     const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
-    while (isReady()) {
-      awaited.shift()?.questions.forEach((question) => this.answerQuestion(question));
-    }
+    while (isReady()) awaited.shift()?.questions.forEach((m) => this.answerQuestion(m));
   }
 
   private answerQuestion(m: Question): void {
-    const answer = m.type === "ReadIndex"
-      ? Buffer.from(String(this.core.lastApplied))
-      : this.options.machine.query(m.question);
+    const { core: { lastApplied }, options: { machine } } = this;
+    const answer = m.type === "Read" ? machine.query(m.question) : Buffer.from(`${lastApplied}`);
     this.answer(m, { type: "Answer", answer });
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
     for (const { asker } of this.proposals.values()) this.redirect(asker);
-    for (const asker of this.questions.values()) this.redirect(asker);
+    for (const asker of this.questions.splice(0)) this.redirect(asker);
     this.proposals.clear();
-    this.questions.clear();
   }
 
   private redirect(asker: Asker): void {
@@ -2904,7 +2853,7 @@ export type ClientOptions = { servers: readonly string[]; cluster?: string; secr
  * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered;
  * servers were asked `times`.
  */
-type Operation = { content: Content; only: Name | undefined; deadlineAt: number;
+type Operation = { id: number; content: Content; only: Name | undefined; deadlineAt: number;
   resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
   askAt: number; times: number };
 
@@ -2968,9 +2917,7 @@ export class Client {
     const sequence = this.sequence += 1;
     this.outstanding.add(sequence);
     try {
-      this.session ??= this.perform({ type: "OpenSession" }).then((id) =>
-        Number(`${asBuffer(id)}`)
-      );
+      this.session ??= this.perform({ type: "OpenSession" }).then((id) => Number(asBuffer(id)));
       const session = await this.session;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
@@ -2994,7 +2941,6 @@ export class Client {
 
   /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
   async changeMembers(name: Name, address = "", force = false): Promise<void> {
-    this.checkOperator();
     await this.perform({ type: "ChangeMembers", name, address, force });
   }
 
@@ -3004,14 +2950,8 @@ export class Client {
    * heir, or another leads; "timeout".
    */
   async transfer(leader: Name, heir = ""): Promise<Name> {
-    this.checkOperator();
     const answer = await this.perform({ type: "Transfer", leader, name: heir });
     return asBuffer(answer).toString();
-  }
-
-  private checkOperator(): void {
-    demand(this.endpoint.speaksAs("operator"), "Who only has the clients' key can neither change " +
-      "the members nor who leads. Give the secret itself: --secret-file.");
   }
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
@@ -3023,14 +2963,14 @@ export class Client {
   close(): void {
     this.isClosed = true;
     this.cancelTimer?.();
-    for (const id of this.operations.keys()) this.giveUp(id, "The client was closed");
+    for (const each of this.operations.values()) this.giveUp(each, "The client was closed");
     this.endpoint.socket.close();
   }
 
   /** Everything that is not answered is asked again, at once, or of another server. */
   askAgain(leader = this.target): void {
     this.target = leader;
-    for (const id of this.operations.keys()) this.ask(id);
+    for (const operation of this.operations.values()) this.ask(operation);
   }
 
   onAnswer(answer: ClientMessage): void {
@@ -3041,14 +2981,15 @@ export class Client {
     if (operation.content.type !== "Inspect") this.endpoint.settle();
     if (answer.type === "Answer") operation.resolve(answer.answer);
     else if (answer.type !== "Refused") return; // It is a question, and this is no server.
-    else this.onRefusal(answer.id, operation, `The server refuses: ${answer.reason}`);
+    else this.onRefusal(operation, `The server refuses: ${answer.reason}`);
     this.operations.delete(answer.id);
   }
 
   /** A command that is refused when it is repeated may have been done the first time. */
-  private onRefusal(id: number, { content, times, reject }: Operation, why: string): void {
-    if (content.type === "Command" && times > 1) this.giveUp(id, why);
-    else reject(new RaftError("refused", `${why}.`));
+  private onRefusal(operation: Operation, why: string): void {
+    const isRepeated = operation.content.type === "Command" && operation.times > 1;
+    if (isRepeated) this.giveUp(operation, why);
+    else operation.reject(new RaftError("refused", `${why}.`));
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
@@ -3068,51 +3009,50 @@ export class Client {
 
   /** Asks until there is an answer, or no time left. */
   perform(content: Content, only?: Name): Promise<Uint8Array> {
+    demand(this.endpoint.keys.has(kindOf(content.type)), "Who only has the clients' key can " +
+      "neither change the members nor who leads. Give the secret itself: --secret-file.");
     const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    this.operations.set(id, { content, only, deadlineAt, ...settle, asked: undefined, askAt: 0,
-      times: 0 });
-    if (this.isClosed) this.giveUp(id, "The client was closed");
-    else this.ask(id);
+    const operation: Operation = { id, content, only, deadlineAt, ...settle, asked: undefined,
+      askAt: 0, times: 0 };
+    this.operations.set(id, operation);
+    if (this.isClosed) this.giveUp(operation, "The client was closed");
+    else this.ask(operation);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
     return promise;
   }
 
-  private ask(id: number): void {
-    const operation = this.operations.get(id);
-    if (!operation) return;
-    const to = operation.only ?? this.target;
+  private ask(operation: Operation): void {
+    const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
     operation.askAt = this.clock.now() + RETRY_MS;
-    const { content } = operation;
-    const from = this.endpoint.self.name;
-    this.endpoint.send(kindOf(content.type), { ...content, from, to, id });
+    this.endpoint.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
     this.schedule();
   }
 
   /** One timer for all operations. Who was asked in vain is not asked next. */
   private onTimer(): void {
     const now = this.clock.now();
-    for (const [id, { deadlineAt, askAt, asked }] of this.operations) {
-      if (now >= deadlineAt) this.giveUp(id, `No answer in ${this.timeoutMs} ms`);
-      else if (now >= askAt) {
+    for (const operation of this.operations.values()) {
+      if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
+      else if (now >= operation.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
-        this.ask(id);
+        const isVain = operation.asked === this.target;
+        if (isVain) this.target = this.servers[next % this.servers.length] ?? "";
+        this.ask(operation);
       }
     }
     const isIdle = this.operations.size === 0;
     this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp(id: number, why: string): void {
-    const { content, only, reject } = this.operations.get(id) ?? {};
+  private giveUp({ id, content, only, reject }: Operation, why: string): void {
     this.operations.delete(id);
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    reject?.(content?.type === "Command" || content?.type === "ChangeMembers"
+    reject(content.type === "Command" || content.type === "ChangeMembers"
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
       : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +

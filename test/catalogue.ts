@@ -98,8 +98,8 @@ export const planted: readonly Planted[] = [
       [` || m.preVote !== (role.name === "PreCandidate")) return;`, ") return;"],
       ["    if (m.preVote && m.campaign !== this.campaigns) return;\n", ""],
       [
-        "if (m.term === (m.preVote ? this.currentTerm + 1 : this.currentTerm))",
-        `if (m.term === (role.name === "PreCandidate" ? this.currentTerm + 1 : this.currentTerm))`,
+        "if (m.term === this.currentTerm + (m.preVote ?",
+        `if (m.term === this.currentTerm + (role.name === "PreCandidate" ?`,
       ],
     ],
     caughtBy: [{ mode: "core", seed: 1 }],
@@ -113,7 +113,7 @@ export const planted: readonly Planted[] = [
   {
     id: "9",
     name: "A vote reply of an earlier term is counted.",
-    changes: [["if (m.term === (m.preVote ?", "if (m.term <= (m.preVote ?"]],
+    changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
     caughtBy: [{ mode: "core", seed: 41 }],
   },
   {
@@ -314,7 +314,7 @@ export const planted: readonly Planted[] = [
   {
     id: "41",
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
-    changes: [["if (!readFrame(log, at)) continue;", "continue;"]],
+    changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
     caughtBy: [
       { mode: "full", seed: 5 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },

@@ -340,7 +340,7 @@ describe("bad input about data", () => {
     const [, , , port = ""] = mine.args;
     await expectRefusal({ what: "data of another server", args: [...mine.args, "--name", "other"],
       code: 3, keeps: mine.data,
-      says: /log holds the data of server .*, not of other .*\. Choose another directory, or/ });
+      says: /log holds the data of server .*, not of other .*\. Take another directory, or/ });
     await expectRefusal({ what: "data of another cluster",
       args: [...mine.args, "--cluster", "other"], code: 3, keeps: mine.data,
       says: /log holds the data of server .* of cluster raft, not of .* of other\. / });
@@ -372,7 +372,7 @@ describe("bad input about data", () => {
     damaged[second + 12] = (damaged[second + 12] ?? 0) ^ 1;
     writeFileSync(file, damaged);
     await expectRefusal({ what: "a damaged log", args: mine.args, code: 3, keeps: mine.data,
-      says: /log is damaged at byte \d+, and left as it is\. .*restore the file, or replace/ });
+      says: /log is damaged at byte \d+, and left as it is\. .*restore it, or replace/ });
     writeFileSync(file, good);
     await expectKept(mine);
   });

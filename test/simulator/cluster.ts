@@ -304,7 +304,7 @@ export class Cluster {
     if (!node || !core) return;
     const { role } = core;
     const reads = role.name === "Leader" ? role.reads.length : 0;
-    const queues = { reads, proposals: node["proposals"].size, questions: node["questions"].size,
+    const queues = { reads, proposals: node["proposals"].size, questions: node["questions"].length,
       outbox: core.outbox.length, events: core.events.length };
     for (const [queue, length] of Object.entries(queues)) {
       if (length > QUEUE_BOUND) throw new Error(`${name} has ${length} ${queue}, more and more`);
