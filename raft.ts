@@ -2888,9 +2888,17 @@ export class Client {
       onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.
     });
-    const flush = () => world.clock.defer(() => endpoint.flush());
+    let isScheduled = false;
+    const flush = () => {
+      isScheduled = false;
+      endpoint.flush();
+    };
+    const schedule = () => {
+      if (!isScheduled) world.clock.defer(flush);
+      isScheduled = true;
+    };
     const names = servers.map((server) => server.name);
-    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, flush);
+    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
     await Promise.race(servers.map((server) => endpoint.acquaint(server)));
     return client;
   }
