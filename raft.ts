@@ -2888,17 +2888,9 @@ export class Client {
       onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.
     });
-    let isScheduled = false;
-    const flush = () => {
-      isScheduled = false;
-      endpoint.flush();
-    };
-    const schedule = () => {
-      if (!isScheduled) world.clock.defer(flush);
-      isScheduled = true;
-    };
+    const flush = () => world.clock.defer(() => endpoint.flush());
     const names = servers.map((server) => server.name);
-    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
+    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, flush);
     await Promise.race(servers.map((server) => endpoint.acquaint(server)));
     return client;
   }
@@ -3078,11 +3070,7 @@ export class Client {
 // (1 byte), then key, value and expected value, as far as the verb has them, each behind its length
 // (4 bytes). So are the answers: whether it was done or found, and the value that was found.
 
-const verbs = ["get", "put", "delete", "create", "exchange"] as const;
-type Verb = (typeof verbs)[number];
-
-const charactersOf = (bytes: Uint8Array) => asBuffer(bytes).toString("latin1");
-const bytesOf = (characters: string) => Buffer.from(characters, "latin1");
+const verbs = ["get", "put", "delete", "cas"] as const;
 
 function pack(first: number, ...parts: readonly string[]): Buffer {
   const packed = Buffer.allocUnsafe(parts.reduce((sum, { length }) => sum + 4 + length, 1));
@@ -3106,7 +3094,11 @@ function unpack(bytes: Uint8Array): string[] {
   return parts;
 }
 
+const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
+  pack(verbs.indexOf(verb), ...parts.map((part) => asBuffer(part).toString("latin1")));
+
 const [NO, YES] = [pack(0), pack(1)];
+const isYes = (answer: Uint8Array) => answer[0] === 1;
 
 export class KeyValueStore implements StateMachine {
   private readonly values = new Map<string, string>();
@@ -3114,19 +3106,15 @@ export class KeyValueStore implements StateMachine {
   private old: Map<string, string | undefined> | undefined;
 
   apply(command: Uint8Array): Uint8Array {
-    const [key, value, expected] = unpack(command);
+    const [key = "", value, expected] = unpack(command);
     const verb = verbs[command[0] ?? -1];
-    return key !== undefined && this.change(verb, key, value, expected) ? YES : NO;
-  }
-
-  private change(verb: Verb | undefined, key: string, value?: string, expected?: string): boolean {
     const before = this.values.get(key);
     if (this.old && !this.old.has(key)) this.old.set(key, before);
-    if (verb === "delete") return this.values.delete(key);
-    const isMeant = verb === "put" || (verb === "create" && before === undefined)
-      || (verb === "exchange" && before !== undefined && before === expected);
-    if (isMeant && value !== undefined) this.values.set(key, value);
-    return isMeant && value !== undefined;
+    if (verb === "delete") return this.values.delete(key) ? YES : NO;
+    const isMeant = verb === "put" || (verb === "cas" && before === expected);
+    if (!isMeant || value === undefined) return NO;
+    this.values.set(key, value);
+    return YES;
   }
 
   query(question: Uint8Array): Uint8Array {
@@ -3167,30 +3155,25 @@ export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
   async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.propose("put", key, value);
+    await this.via.propose(ask("put", key, value));
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [value] = unpack(await this.via.read(pack(verbs.indexOf("get"), charactersOf(key))));
-    return value === undefined ? undefined : bytesOf(value);
+    const [value] = unpack(await this.via.read(ask("get", key)));
+    return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
   /** Resolves to whether there was a value. */
-  delete(key: Uint8Array): Promise<boolean> {
-    return this.propose("delete", key);
+  async delete(key: Uint8Array): Promise<boolean> {
+    return isYes(await this.via.propose(ask("delete", key)));
   }
 
   /**
    * Compare and set: puts `value` if `expected` (undefined: none) is there. Resolves to whether.
    */
-  cas(key: Uint8Array, expected: Uint8Array | undefined, value: Uint8Array): Promise<boolean> {
-    return expected
-      ? this.propose("exchange", key, value, expected)
-      : this.propose("create", key, value);
-  }
-
-  private async propose(verb: Verb, ...parts: Uint8Array[]): Promise<boolean> {
-    const command = pack(verbs.indexOf(verb), ...parts.map(charactersOf));
-    return (await this.via.propose(command))[0] === 1;
+  async cas(key: Uint8Array, expected: Uint8Array | undefined,
+    value: Uint8Array): Promise<boolean> {
+    const parts = expected ? [key, value, expected] : [key, value];
+    return isYes(await this.via.propose(ask("cas", ...parts)));
   }
 }

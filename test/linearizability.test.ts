@@ -162,9 +162,8 @@ const pick = <Element>(random: Random, list: readonly Element[]): Element | unde
 
 /** The store itself, with a call for a command. */
 function ask(store: KeyValueStore, { what, key, value, expected }: Call): Call["result"] {
-  const verb = what !== "cas" ? what : expected === undefined ? "create" : "exchange";
   const parts = [key, value, expected].filter((part) => part !== undefined);
-  const question = askStore(verb, ...parts.map((part) => Buffer.from(part)));
+  const question = askStore(what, ...parts.map((part) => Buffer.from(part)));
   if (what !== "get") return answerOf(store.apply(question)) as boolean;
   return answerOf(store.query(question)) || undefined;
 }

@@ -1410,17 +1410,17 @@ describe("the key-value store", () => {
   type Asked = Parameters<typeof askStore>;
 
   test.each<[string, Asked[], boolean[]]>([
-    ["put puts", [["put", key, one], ["exchange", key, two, one]], [true, true]],
+    ["put puts", [["put", key, one], ["cas", key, two, one]], [true, true]],
     ["delete tells whether there was a value", [["delete", key], ["put", key, one], ["delete", key],
       ["delete", key]], [false, true, true, false]],
-    ["exchange puts only if the expected value is there", [["put", key, one], ["exchange", key, two,
-      bytes("0")], ["exchange", key, three, one], ["exchange", key, two, three]], [true, false,
+    ["cas puts only if the expected value is there", [["put", key, one], ["cas", key, two,
+      bytes("0")], ["cas", key, three, one], ["cas", key, two, three]], [true, false, true, true]],
+    ["cas that expects nothing creates, once", [["cas", key, one], ["cas", key, two]], [true,
+      false]],
+    ["cas that expects a value does not create", [["cas", key, one, bytes("")]], [false]],
+    ["an empty value is a value, an empty key a key", [["put", bytes(""), bytes("")], ["cas",
+      bytes(""), one], ["cas", bytes(""), one, bytes("")], ["delete", bytes("")]], [true, false,
       true, true]],
-    ["create creates, once", [["create", key, one], ["create", key, two]], [true, false]],
-    ["exchange does not create", [["exchange", key, one, bytes("")]], [false]],
-    ["an empty value is a value, an empty key a key", [["put", bytes(""), bytes("")], ["create",
-      bytes(""), one], ["exchange", bytes(""), one, bytes("")], ["delete", bytes("")]], [true,
-      false, true, true]],
   ])("%s", (_, commands, answers) => {
     const store = new KeyValueStore();
     expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
@@ -1453,8 +1453,8 @@ describe("the key-value store", () => {
     const whole = askStore("put", key, two);
     const beginnings = Array.from(whole, (_, length) => whole.subarray(0, length));
     const unknown = Buffer.concat([Buffer.of(9), whole.subarray(1)]);
-    const malformed = [...beginnings, unknown, askStore("get", key), askStore("exchange", key, two),
-      askStore("create", key, two), askStore("delete")];
+    const malformed = [...beginnings, unknown, askStore("get", key), askStore("cas", key, two),
+      askStore("cas", key, two), askStore("delete")];
     for (const command of malformed) {
       expect([command, answerOf(store.apply(command))]).toEqual([command, false]);
       store.query(command);
@@ -1471,7 +1471,7 @@ describe("the key-value store", () => {
     forSeeds(200, (random) => {
       const draw = (n: number) => Math.floor(random() * n);
       const change = (store: KeyValueStore) => {
-        const verb = (["put", "put", "delete", "create"] as const)[draw(4)] ?? "put";
+        const verb = (["put", "put", "delete", "cas"] as const)[draw(4)] ?? "put";
         store.apply(askStore(verb, bytes(`${draw(20)}`), bytes(`${draw(1000)}`)));
       };
       const store = new KeyValueStore();

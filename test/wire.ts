@@ -61,7 +61,7 @@ export function makeCommand(numbers: readonly [number, number, number],
   return Buffer.concat([header, command]);
 }
 
-const VERBS = ["get", "put", "delete", "create", "exchange"] as const;
+const VERBS = ["get", "put", "delete", "cas"] as const;
 
 /** What a store is asked: a verb (1 byte), and the parts, each behind its length (4 bytes). */
 export function askStore(verb: (typeof VERBS)[number], ...parts: readonly Uint8Array[]): Buffer {
