@@ -1220,8 +1220,8 @@ export class Sessions {
     this.open.set(session.index, { acknowledged: session.term, answers: new Map(each) });
   }
 
-  private applyCommand({ data, index }: Entry, machine: Pick<StateMachine, "apply">): Outcome {
-    const fields = readFields(commandFields, decodeArray(data));
+  private applyCommand(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
+    const fields = unpackCommand(entry);
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
     if (!session) return "the session has ended, or never was";
@@ -1235,7 +1235,8 @@ export class Sessions {
       session.answers.delete(answered);
     }
     if (fields.sequence <= session.acknowledged) return "the client has already seen the answer";
-    const answer = session.answers.get(fields.sequence) ?? machine.apply(fields.command, index);
+    const before = session.answers.get(fields.sequence);
+    const answer = before ?? machine.apply(fields.command, entry.index);
     session.answers.set(fields.sequence, answer);
     return answer;
   }
@@ -1315,8 +1316,8 @@ const encoder = new Encoder();
 const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MAX_DATAGRAM_BYTES,
   maxArrayLength: 16, maxMapLength: 0, maxExtLength: 0 });
 
-const asBuffer = ({ buffer, byteOffset, length }: Uint8Array) =>
-  Buffer.from(buffer, byteOffset, length);
+const asBuffer = (bytes: Uint8Array) =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 
 const lists: readonly (readonly string[])[] = [flags, texts, blobs];
 const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
@@ -1380,22 +1381,36 @@ function readMembers(bytes: Uint8Array): Configuration | undefined {
   return members.every((member) => member !== undefined) ? members : undefined;
 }
 
-/** What a command is in the log: one of a session, and which answers its client has seen. */
-const commandFields = ["session", "sequence", "acknowledged", "command"] as const;
+const COMMAND_HEADER = 18;
+
+/**
+ * What a command is in the log: its session, its sequence, and the sequence up to which its client
+ * has seen all answers (6 bytes each, big-endian), and then itself.
+ */
+function packCommand(session: number, sequence: number, acknowledged: number,
+  command: Uint8Array): Buffer {
+  const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
+  for (const [i, n] of [session, sequence, acknowledged].entries()) packed.writeUIntBE(n, 6 * i, 6);
+  packed.set(command, COMMAND_HEADER);
+  return packed;
+}
+
+/** Undefined if an entry has something else. */
+function unpackCommand({ record }: Entry) {
+  const number = (i: number) => record.readUIntBE(RECORD_HEADER + 6 * i, 6);
+  if (record.length < RECORD_HEADER + COMMAND_HEADER) return undefined;
+  return { session: number(0), sequence: number(1), acknowledged: number(2),
+    command: record.subarray(RECORD_HEADER + COMMAND_HEADER) };
+}
 
 /** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
-function orNothing(decode: () => unknown): unknown[] {
+function decodeAll(bytes: Uint8Array): unknown[] {
   try {
-    const array = decode();
-    return Array.isArray(array) ? array : [];
+    return [...decoder.decodeMulti(bytes)];
   } catch {
     return [];
   }
 }
-
-const decodeAll = (bytes: Uint8Array) => orNothing(() => [...decoder.decodeMulti(bytes)]);
-/** One array, and nothing behind it. */
-const decodeArray = (bytes: Uint8Array) => orNothing(() => decoder.decode(bytes));
 
 type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
 const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
@@ -1456,13 +1471,27 @@ const entryKinds: Entry["kind"][] = ["noop", "session", "command", "members"];
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
 export function makeEntry(index: number, term: number, kind: Entry["kind"],
   bytes: Uint8Array): Entry {
-  const record = Buffer.allocUnsafe(RECORD_HEADER + bytes.length);
+  const record = allocate(RECORD_HEADER + bytes.length);
   record[0] = recordKinds.indexOf(kind);
   record.writeUIntBE(term, 1, 6);
   record.writeUIntBE(index, 7, 6);
   record.writeUInt32BE(bytes.length, 13);
   record.set(bytes, RECORD_HEADER);
   return new Stored(index, term, kind, record);
+}
+
+const POOL_BYTES = 64 << 10;
+let pool = NOTHING;
+
+/**
+ * The first view of a small buffer moves it to another place, which costs more than all else that
+ * is done with an entry. Neighbours in a log share one place: they come and go together.
+ */
+function allocate(bytes: number): Buffer {
+  if (bytes > pool.length) pool = Buffer.from(new ArrayBuffer(Math.max(bytes, POOL_BYTES)));
+  const taken = pool.subarray(0, bytes);
+  pool = pool.subarray(bytes);
+  return taken;
 }
 
 /** A view of bytes costs more than a number: there is one of `data` only when it is asked for. */
@@ -2328,8 +2357,6 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
-/** What session, sequence and acknowledged add to a command, at most. */
-const COMMAND_HEADER_BYTES = 100;
 /** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
 const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
@@ -2359,7 +2386,7 @@ function serverOf({ name, address }: Member): Server[] {
 /** What somebody asks, in one of its lives. */
 type Asker = ClientMessage & { boot?: number | undefined };
 type Question = Asker & { type: "Read" | "ReadIndex" };
-type Proposal = { asker: Asker; index: number; term: number };
+type Proposal = { asker: Asker; call: string; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2374,8 +2401,9 @@ export class Node {
   private readonly sliceBytes: number;
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
-  /** Who waits, in the order of the log: for the entry at an index, proposed in a term. */
-  private readonly proposals = new Map<string, Proposal>();
+  /** Who waits for the entry at an index, proposed in a term; and what is asked by them. */
+  private readonly proposals = new Map<number, Proposal>();
+  private readonly calls = new Set<string>();
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
   private unasked: Question[] = [];
@@ -2642,7 +2670,7 @@ export class Node {
 
   private onMessage(message: Message | ClientMessage, boot?: number): void {
     this.schedule();
-    if (!("term" in message)) return this.onClientMessage(Object.assign(message, { boot }));
+    if (!("term" in message)) return this.onClientMessage(message, boot);
     const now = this.world.clock.now();
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
@@ -2654,7 +2682,8 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: Asker): void {
+  private onClientMessage(m: Asker, boot?: number): void {
+    m.boot = boot;
     if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
     if (m.type === "Command") return this.accept(m, "command", m.data);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
@@ -2689,24 +2718,29 @@ export class Node {
 
   private accept(asker: Asker, kind: Entry["kind"], data: Uint8Array): void {
     // What no AppendEntries can carry would hold up all that comes behind it.
-    const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER_BYTES;
+    const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER;
     if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
-    const call = callOf(asker);
-    if (this.proposals.has(call)) return; // It is in the log already, and will be answered.
+    if (this.calls.has(callOf(asker))) return; // It is in the log already, and will be answered.
     const index = this.core.propose(kind, data);
-    if (index === undefined) return this.redirect(asker);
-    this.proposals.set(call, { asker, index, term: this.core.currentTerm });
+    if (index === undefined) this.redirect(asker);
+    else this.await(asker, index);
+  }
+
+  private await(asker: Asker, index: number): void {
+    const call = callOf(asker);
+    this.proposals.set(index, { asker, call, term: this.core.currentTerm });
+    this.calls.add(call);
   }
 
   private change(asker: Asker & { type: "ChangeMembers" }): void {
-    const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
+    const { core, core: { log: { lastIndex } } } = this;
     const { name, address, force } = asker;
     const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
     const index = isReadable ? core.changeMembers(name, address, force) : "it has no such address";
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(callOf(asker), { asker, index, term });
+    if (index > lastIndex) this.await(asker, index);
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
@@ -2724,10 +2758,11 @@ export class Node {
 
   private apply(entry: Entry): void {
     const answer = this.sessions.apply(entry, this.options.machine);
-    const [[call, proposal] = []] = this.proposals;
-    if (!call || proposal?.index !== entry.index) return;
-    this.proposals.delete(call);
-    const { asker, term } = proposal;
+    const proposal = this.proposals.get(entry.index);
+    if (!proposal) return;
+    const { asker, call, term } = proposal;
+    this.proposals.delete(entry.index);
+    this.calls.delete(call);
     if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
@@ -2824,6 +2859,7 @@ export class Node {
     for (const { asker } of this.proposals.values()) this.redirect(asker);
     for (const asker of this.questions.splice(0)) this.redirect(asker);
     this.proposals.clear();
+    this.calls.clear();
   }
 
   private redirect(asker: Asker): void {
@@ -2921,7 +2957,7 @@ export class Client {
       const session = await this.session;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
       const [oldest = sequence] = this.outstanding;
-      const data = encoder.encode([session, sequence, oldest - 1, command]);
+      const data = packCommand(session, sequence, oldest - 1, command);
       return await this.perform({ type: "Command", data });
     } catch (error) {
       // Perhaps the session has ended. The next command opens another, but this one is not
@@ -3011,10 +3047,10 @@ export class Client {
   perform(content: Content, only?: Name): Promise<Uint8Array> {
     demand(this.endpoint.keys.has(kindOf(content.type)), "Who only has the clients' key can " +
       "neither change the members nor who leads. Give the secret itself: --secret-file.");
-    const { promise, ...settle } = Promise.withResolvers<Uint8Array>();
+    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    const operation: Operation = { id, content, only, deadlineAt, ...settle, asked: undefined,
+    const operation: Operation = { id, content, only, deadlineAt, resolve, reject, asked: undefined,
       askAt: 0, times: 0 };
     this.operations.set(id, operation);
     if (this.isClosed) this.giveUp(operation, "The client was closed");
@@ -3072,34 +3108,62 @@ export class Client {
 }
 
 // ------------------------------------- 15 A key-value store -------------------------------------
-// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes.
-// Commands are MessagePack, [what to do, key, value, expected value], and so are the answers:
-// [whether it was done, the value that was there].
+// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes,
+// here kept as Latin-1, which has a character for each of them. What is asked is packed: a verb
+// (1 byte), then key, value and expected value, as far as the verb has them, each behind its length
+// (4 bytes). So are the answers: whether it was done or found, and the value that was found.
+
+const verbs = ["get", "put", "delete", "cas"] as const;
+
+function pack(first: number, ...parts: readonly string[]): Buffer {
+  const packed = Buffer.allocUnsafe(parts.reduce((sum, { length }) => sum + 4 + length, 1));
+  let at = packed.writeUInt8(first);
+  for (const part of parts) {
+    at = packed.writeUInt32BE(part.length, at);
+    at += packed.write(part, at, "latin1");
+  }
+  return packed;
+}
+
+/** The parts, or as many of them as there are. */
+function unpack(bytes: Uint8Array): string[] {
+  const [packed, parts]: [Buffer, string[]] = [asBuffer(bytes), []];
+  for (let at = 1; at + 4 <= packed.length;) {
+    const end = at + 4 + packed.readUInt32BE(at);
+    if (end > packed.length) break;
+    parts.push(packed.toString("latin1", at + 4, end));
+    at = end;
+  }
+  return parts;
+}
+
+const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
+  pack(verbs.indexOf(verb), ...parts.map((part) => asBuffer(part).toString("latin1")));
+
+const [NO, YES] = [pack(0), pack(1)];
+const isYes = (answer: Uint8Array) => answer[0] === 1;
 
 export class KeyValueStore implements StateMachine {
-  /** By the key's bytes as Latin-1, which has a character for each of them. */
-  private readonly values = new Map<string, Buffer>();
+  private readonly values = new Map<string, string>();
   /** What the keys that have changed since a snapshot was begun had for their values then. */
-  private old: Map<string, Buffer | undefined> | undefined;
+  private old: Map<string, string | undefined> | undefined;
 
   apply(command: Uint8Array): Uint8Array {
-    const [verb, key, value, expected] = decodeArray(command);
-    const before = this.values.get(keyOf(key));
-    if (!this.old?.has(keyOf(key))) this.old?.set(keyOf(key), before);
-    const isExpected = expected instanceof Uint8Array ? before?.equals(expected) : !before;
-    const puts = verb === "put" || (verb === "cas" && isExpected);
-    let isDone = verb === "delete" && this.values.delete(keyOf(key));
-    if (puts && key instanceof Uint8Array && value instanceof Uint8Array) {
-      this.values.set(keyOf(key), Buffer.from(value)); // A copy: the command's buffer is the log's.
-      isDone = true;
-    }
-    return encoder.encode([isDone, before ?? null]);
+    const [key = "", value, expected] = unpack(command);
+    const verb = verbs[command[0] ?? -1];
+    const before = this.values.get(key);
+    if (this.old && !this.old.has(key)) this.old.set(key, before);
+    if (verb === "delete") return this.values.delete(key) ? YES : NO;
+    const isMeant = verb === "put" || (verb === "cas" && before === expected);
+    if (!isMeant || value === undefined) return NO;
+    this.values.set(key, value);
+    return YES;
   }
 
   query(question: Uint8Array): Uint8Array {
-    const [, key] = decodeArray(question);
-    const value = this.values.get(keyOf(key));
-    return encoder.encode([value !== undefined, value ?? null]);
+    const [key = ""] = unpack(question);
+    const value = this.values.get(key);
+    return value === undefined ? NO : pack(1, value);
   }
 
   /** One at a time: the next one takes over. */
@@ -3107,10 +3171,10 @@ export class KeyValueStore implements StateMachine {
     return this.pairsBefore(this.old = new Map());
   }
 
-  private *pairsBefore(old: Map<string, Buffer | undefined>): Generator<Uint8Array> {
+  private *pairsBefore(old: Map<string, string | undefined>): Generator<Uint8Array> {
     try {
-      for (const [key, value] of this.values) if (!old.has(key)) yield encodePair(key, value);
-      for (const [key, value] of old) if (value) yield encodePair(key, value);
+      for (const [key, value] of this.values) if (!old.has(key)) yield pack(1, key, value);
+      for (const [key, value] of old) if (value !== undefined) yield pack(1, key, value);
     } finally {
       if (this.old === old) this.old = undefined;
     }
@@ -3120,18 +3184,11 @@ export class KeyValueStore implements StateMachine {
     this.values.clear();
     this.old = undefined;
     return (chunk) => {
-      const [key, value] = decodeArray(chunk);
-      assert(value instanceof Uint8Array, "a snapshot of a store is made of keys and values");
-      this.values.set(keyOf(key), Buffer.from(value)); // A copy, as above.
+      const [key, value] = unpack(chunk);
+      assert(key !== undefined && value !== undefined, "a snapshot of a store is made of pairs");
+      this.values.set(key, value);
     };
   }
-}
-
-const encodePair = (key: string, value: Buffer) =>
-  encoder.encode([Buffer.from(key, "latin1"), value]);
-
-function keyOf(key: unknown): string {
-  return key instanceof Uint8Array ? asBuffer(key).toString("latin1") : "no key";
 }
 
 /**
@@ -3141,18 +3198,17 @@ export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
   async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.via.propose(encoder.encode(["put", key, value]));
+    await this.via.propose(ask("put", key, value));
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [, value] = decodeArray(await this.via.read(encoder.encode(["get", key])));
-    return value instanceof Uint8Array ? value : undefined;
+    const [value] = unpack(await this.via.read(ask("get", key)));
+    return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
   /** Resolves to whether there was a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    const [isDone] = decodeArray(await this.via.propose(encoder.encode(["delete", key])));
-    return isDone === true;
+    return isYes(await this.via.propose(ask("delete", key)));
   }
 
   /**
@@ -3160,8 +3216,7 @@ export class KeyValues {
    */
   async cas(key: Uint8Array, expected: Uint8Array | undefined,
     value: Uint8Array): Promise<boolean> {
-    const command = encoder.encode(["cas", key, value, expected ?? null]);
-    const [isDone] = decodeArray(await this.via.propose(command));
-    return isDone === true;
+    const parts = expected ? [key, value, expected] : [key, value];
+    return isYes(await this.via.propose(ask("cas", ...parts)));
   }
 }

@@ -14,6 +14,13 @@
  *   --directory DIR  where the servers keep their logs; not in memory
  *   --json           all figures of all rounds
  *
+ * Instead of the table, what becomes of a commit when there is more of something:
+ *
+ *   --growth         servers, values, a long log, a large state; and nothing to do
+ *   --loss           datagrams that are lost: Linux, as root or where users may have namespaces
+ *   --minutes M      elections that nothing caused, under full load for so long
+ *   --commands N     how long the longest log is, by default a million
+ *
  * Rounds are interleaved: the first of everybody, then the second, so that whatever else the
  * machine does hits all alike. Compare within a run, not between runs.
  *
@@ -24,6 +31,8 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVersion, fileSystem,
   measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
+import { type Finding, measureGrowth, measureLoss, measureSteadiness,
+  type Plan } from "./bench/growth.ts";
 import { roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
 
@@ -35,6 +44,10 @@ const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
   rows: { type: "string", default: "" },
   directory: { type: "string" },
   json: { type: "boolean", default: false },
+  growth: { type: "boolean", default: false },
+  loss: { type: "boolean", default: false },
+  minutes: { type: "string", default: "0" },
+  commands: { type: "string", default: "1000000" },
 } });
 const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
 /** Fresh processes compile what they do often, which is none of the first row's cost. */
@@ -44,19 +57,19 @@ const FAILOVER = "kill -9 of the leader to the next commit";
 
 /** `what` is unique where the load is, `name` in the table. */
 type Row = Operation & { name: string; what: string };
-const rows = (["leader", "client"] as const).flatMap((via): Row[] => {
+const rows = (["leader", "client", "follower"] as const).flatMap((via): Row[] => {
   const row = (op: Operation["op"], noun: string) => (inFlight: number) => {
     const what = `${noun}, ${inFlight} in flight`;
     return { via, op, inFlight, what, name: `${via}: ${what}` };
   };
-  return [...[1, 16, 64, 256, 1024].map(row("put", "commits")),
+  return [...(via === "follower" ? [] : [1, 16, 64, 256, 1024].map(row("put", "commits"))),
     ...[1, 256].map(row("get", "linearizable reads"))];
 });
 
 /** One measurement. `counts` is what the leader did meanwhile; `elections`, how often it changed. */
 type Sample = Figures & { row: string; contestant: string; round: number; counts: Counts;
   elections: number };
-type Counts = Omit<Stat, "leader" | "term"> & { cpuMs: number; leaderCPUMs: number;
+type Counts = Omit<Stat, "leader" | "term" | "memoryBytes"> & { cpuMs: number; leaderCPUMs: number;
   waitedMs: number };
 const samples: Sample[] = [];
 const bare: { contestant: string; round: number; cpuUs: number }[] = [];
@@ -79,7 +92,7 @@ function opponent() {
   return [etcd(version)];
 }
 
-const difference = (before: Stat, after: Stat): Omit<Stat, "leader" | "term"> => ({
+const difference = (before: Stat, after: Stat): Omit<Stat, "leader" | "term" | "memoryBytes"> => ({
   commitIndex: after.commitIndex - before.commitIndex,
   datagrams: after.datagrams - before.datagrams,
   sentBytes: after.sentBytes - before.sentBytes,
@@ -129,7 +142,7 @@ async function measureAll(kinds: ReturnType<typeof opponent>, directory: string)
       const via = kind.hasLoadInside ? "leader" : "client";
       await contestant.measure({ via, op: "put", inFlight: 64 }, WARM_UP_MS);
       for (const row of wanted) {
-        if (kind.hasLoadInside || row.via === "client") await measureRow(row, contestant, round);
+        if (kind.hasLoadInside || row.via !== "leader") await measureRow(row, contestant, round);
       }
       await contestant.end();
     }
@@ -203,6 +216,9 @@ function line(name: string, cells: readonly Cell[]): string[] {
   return [`${name.padEnd(FIRST)}${columns}${times}`.trimEnd()];
 }
 
+const PLACES = { leader: "load in the leader", client: "load in a client",
+  follower: "load in a client that asks a follower" };
+
 /** What a commit costs the leader, by how many are under way. */
 function costs(row: Row, contestant: string): string[] {
   const own = samplesOf(row, contestant);
@@ -243,7 +259,7 @@ function table(names: readonly string[], directory: string): string {
       line(`  ${row.what}`, names.map((name) => cell(row, name)))
     );
     return lines.length > 0
-      ? [`load in ${via === "leader" ? "the leader" : "a client"}`, ...lines]
+      ? [PLACES[via], ...lines]
       : [];
   };
   const spent = rows.flatMap((row) => costs(row, names[0] ?? ""));
@@ -258,6 +274,7 @@ function table(names: readonly string[], directory: string): string {
     "".padEnd(FIRST) + names.map((name) => name.padEnd(COLUMN)).join("").trimEnd(),
     ...section("leader"),
     ...section("client"),
+    ...section("follower"),
     ...line(FAILOVER, names.map(failoverCell)),
     ...line(BARE, names.map(bareCell)),
     ...(spent.length > 0 ? ["", "What one commit costs the leader, when the load is in it"] : []),
@@ -280,7 +297,40 @@ async function end(code: number): Promise<never> {
   process.exit(code);
 }
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => void end(1));
+
+/** A network of its own, in which nothing else is lost. */
+const PRIVATE = ["unshare", ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]), "--net"];
+const IS_INSIDE = "RAFT_BENCH_HAS_OWN_NETWORK";
+
+async function runPrivately(): Promise<number> {
+  return await Bun.spawn([...PRIVATE, process.execPath, ...Bun.argv.slice(1)], {
+    stdio: ["ignore", "inherit", "inherit"],
+    env: { ...process.env, [IS_INSIDE]: "yes" },
+  }).exited;
+}
+
+async function runGrowth(): Promise<void> {
+  const findings: Finding[] = [];
+  const found = (finding: Finding) => {
+    findings.push(finding);
+    progress("");
+    if (!flags.json) console.log(`${finding.part.padEnd(11)}${finding.what}: ${finding.text}`);
+  };
+  const plan: Plan = { directory, ms, commands: Number(flags.commands), progress, found };
+  if (flags.growth) await measureGrowth(plan);
+  if (flags.loss) await measureLoss(plan);
+  if (Number(flags.minutes) > 0) await measureSteadiness(plan, Number(flags.minutes));
+  if (flags.json) console.log(JSON.stringify(findings, null, 1));
+}
+
 try {
+  if (flags.loss && !process.env[IS_INSIDE]) await end(await runPrivately());
+  const isGrowth = flags.growth || flags.loss || Number(flags.minutes) > 0;
+  if (isGrowth) {
+    directory = chooseDirectory(flags.directory);
+    await runGrowth();
+    await end(0);
+  }
   const kinds = [ours(), ...opponent()];
   directory = chooseDirectory(flags.directory);
   await measureAll(kinds, directory);

@@ -263,17 +263,19 @@ export const planted: readonly Planted[] = [
   {
     id: "27",
     name: "A retried command is applied twice.",
-    changes: [["session.answers.get(fields.sequence) ?? machine", "machine"]],
+    changes: [["before ?? machine.apply", "machine.apply"]],
     caughtBy: [{ mode: "full", seed: 4 }],
   },
   {
     id: "28",
     name: "A command is answered when it is logged, not when it is applied.",
     changes: [[
-      "this.proposals.set(call,",
-      `const answer = encoder.encode([true, null]);
-    if (kind === "command") return this.answer(asker, { type: "Answer", answer });
-    this.proposals.set(call,`,
+      "else this.await(asker, index);\n  }\n\n  private await",
+      `else if (kind === "command") this.answer(asker, { type: "Answer", answer: Buffer.of(1) });
+    else this.await(asker, index);
+  }
+
+  private await`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -421,12 +423,12 @@ export const planted: readonly Planted[] = [
     id: "52",
     name: "A retry is a new command: it gets another sequence number.",
     changes: [[
-      `const data = encoder.encode([session, sequence, oldest - 1, command]);
+      `const data = packCommand(session, sequence, oldest - 1, command);
       return await this.perform({ type: "Command", data });`,
       `let tries = 0;
-      const encode = () => encoder.encode([session, sequence * 1000 + (tries += 1),
-        (oldest - 1) * 1000 + 999, command]);
-      return await this.perform({ type: "Command", get data() { return encode(); } });`,
+      const pack = () => packCommand(session, sequence * 1000 + (tries += 1),
+        (oldest - 1) * 1000 + 999, command);
+      return await this.perform({ type: "Command", get data() { return pack(); } });`,
     ]],
     caughtBy: [{ mode: "full", seed: 4 }],
   },
@@ -602,7 +604,7 @@ export const planted: readonly Planted[] = [
   {
     id: "73",
     name: "A snapshot has what was applied while it was written.",
-    changes: [["    if (!this.old?.has(keyOf(key))) this.old?.set(keyOf(key), before);\n", ""]],
+    changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
     caughtBy: [{ mode: "full", seed: 4 }],
   },
   {

@@ -3,7 +3,6 @@
  * and a small cluster. Time is a number that only a test moves, and chance comes from a seed, so a
  * test that fails once fails always.
  */
-import { encode } from "@msgpack/msgpack";
 import { type Configuration, encodeMembers, type Entry, type HardState, type Incoming, makeEntry,
   type Message, type Name, type Position, type Progress, Raft, type Settings,
   type Snapshot } from "../raft.ts";
@@ -33,10 +32,6 @@ const defaults: Settings = {
   batchBytes: 1_000,
   windowBytes: 10_000,
 };
-
-/** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
-export const makeCommand = ([session, sequence, acknowledged]: readonly [number, number, number],
-  command: Uint8Array): Uint8Array => encode([session, sequence, acknowledged, command]);
 
 /** The only element: a test that expects one message must not be content with two. */
 export function one<Element>(elements: readonly Element[]): Element {

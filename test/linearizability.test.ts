@@ -1,10 +1,10 @@
 /** Tests the checker itself, in both directions: a judge who says yes to all convicts nobody. */
-import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
 import { KeyValueStore } from "../raft.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { forSeeds, isReplay, type Random } from "./random.ts";
 import { type Call } from "./simulator/workload.ts";
+import { answerOf, askStore } from "./wire.ts";
 
 const NEVER = Number.POSITIVE_INFINITY;
 
@@ -162,12 +162,10 @@ const pick = <Element>(random: Random, list: readonly Element[]): Element | unde
 
 /** The store itself, with a call for a command. */
 function ask(store: KeyValueStore, { what, key, value, expected }: Call): Call["result"] {
-  const bytes = (text: string | undefined) => text === undefined ? null : Buffer.from(text);
-  const question = encode([what, Buffer.from(key), bytes(value), bytes(expected)]);
-  const answer = what === "get" ? store.query(question) : store.apply(question);
-  const [isDone, before] = decode(answer) as [boolean, Uint8Array | null];
-  if (what === "get") return before ? Buffer.from(before).toString() : undefined;
-  return isDone;
+  const parts = [key, value, expected].filter((part) => part !== undefined);
+  const question = askStore(what, ...parts.map((part) => Buffer.from(part)));
+  if (what !== "get") return answerOf(store.apply(question)) as boolean;
+  return answerOf(store.query(question)) || undefined;
 }
 
 /** `values`: how many there are, or every write has its own if it is not given. */

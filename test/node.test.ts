@@ -1,5 +1,4 @@
 /** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
-import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
 import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyValues,
   KeyValueStore, makeEntry, MAX_COMMAND_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
@@ -7,7 +6,7 @@ import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyV
 import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { fromClient, open, SECRET, TYPES } from "./wire.ts";
+import { answerOf, askStore, fromClient, makeCommand, open, SECRET, TYPES } from "./wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -826,12 +825,13 @@ describe("a command is applied once", () => {
   });
 
   const session = makeEntry(1, 1, "session", bytes(""));
-  const command = (index: number, fields: unknown) =>
-    makeEntry(index, 1, "command", encode(fields));
+  type Fields = readonly [session: number, sequence: number, acknowledged: number, data: Buffer];
+  const command = (index: number, [session, sequence, acknowledged, data]: Fields) =>
+    makeEntry(index, 1, "command", makeCommand([session, sequence, acknowledged], data));
   const open1 = (machine: StateMachine = new Diary()) => {
     const sessions = new Sessions();
     sessions.apply(session, machine);
-    return (index: number, fields: unknown) => sessions.apply(command(index, fields), machine);
+    return (index: number, fields: Fields) => sessions.apply(command(index, fields), machine);
   };
 
   test("its first answer is repeated, also when later commands were applied between", () => {
@@ -859,15 +859,17 @@ describe("a command is applied once", () => {
 
   test("what is no command, or of no session, is refused and never thrown", () => {
     const machine = new Diary();
-    const apply = open1(machine);
-    for (
-      const fields of [null, [], [1], [1, 1, 0], [1, 1, 0, "text"], [1, 1.5, 0, bytes("x")], [1, -1,
-        0, bytes("x")], [1, 1, Number.NaN, bytes("x")], [1, 1, 0, bytes("x"), 0], "x"]
-    ) {
-      expect(apply(2, fields)).toBe("it is not a command");
+    const sessions = new Sessions();
+    sessions.apply(session, machine);
+    const apply = (data: Buffer) => sessions.apply(makeEntry(2, 1, "command", data), machine);
+    const whole = makeCommand([1, 1, 0], bytes(""));
+    for (let length = 0; length < whole.length; length += 1) {
+      expect(apply(whole.subarray(0, length))).toBe("it is not a command");
     }
-    expect(apply(2, [7, 1, 0, bytes("x")])).toBe("the session has ended, or never was");
+    expect(apply(makeCommand([7, 1, 0], bytes("x")))).toBe("the session has ended, or never was");
+    expect(apply(makeCommand([1, 0, 0], bytes("x")))).toContain("already seen");
     expect(machine.lines).toEqual([]);
+    expect(text(apply(whole) as Buffer)).toBe("1 ");
   });
 
   test("the session that was used least recently ends, when there are more than 10,000", () => {
@@ -896,7 +898,7 @@ test("who starts again is not given the answers to what it asked before (full se
   const { ip } = cluster.machine(leader);
   simulation.route = ({ to, bytes: sealed }) =>
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
-  const data = encode([999, 1, 0, bytes("of a session that never was")]);
+  const data = makeCommand([999, 1, 0], bytes("of a session that never was"));
   cluster.life(asker).node["client"].perform({ type: "Command", data }).catch(() => {});
   simulation.run(250);
   cluster.kill(asker);
@@ -1193,19 +1195,20 @@ describe("snapshots", () => {
   test("have the sessions, in the order of their use: what was answered is answered again", () => {
     const machine = new Diary();
     const before = new Sessions();
-    const apply = (sessions: Sessions, index: number, kind: "session" | "command", data: unknown) =>
-      sessions.apply(makeEntry(index, 1, kind, encode(data)), machine);
-    for (const index of [1, 2, 3]) apply(before, index, "session", null);
-    apply(before, 4, "command", [1, 1, 0, bytes("x")]);
-    apply(before, 5, "command", [1, 3, 1, bytes("z")]);
+    const apply = (sessions: Sessions, index: number, numbers: [number, number, number],
+      data: string) =>
+      sessions.apply(makeEntry(index, 1, "command", makeCommand(numbers, bytes(data))), machine);
+    for (const index of [1, 2, 3]) before.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    apply(before, 4, [1, 1, 0], "x");
+    apply(before, 5, [1, 3, 1], "z");
     const chunks = before.snapshot();
-    apply(before, 6, "command", [2, 1, 0, bytes("later")]); // It must not show.
+    apply(before, 6, [2, 1, 0], "later"); // It must not show.
     const after = new Sessions();
     for (const chunk of chunks) after.restore(chunk);
     expect(machine.lines).toEqual(["x", "z", "later"]);
-    expect(text(apply(after, 7, "command", [1, 3, 1, bytes("z")]) as Buffer)).toBe("2 z");
-    expect(apply(after, 8, "command", [1, 1, 0, bytes("x")])).toContain("already seen");
-    expect(text(apply(after, 9, "command", [2, 1, 0, bytes("y")]) as Buffer)).toBe("4 y");
+    expect(text(apply(after, 7, [1, 3, 1], "z") as Buffer)).toBe("2 z");
+    expect(apply(after, 8, [1, 1, 0], "x")).toContain("already seen");
+    expect(text(apply(after, 9, [2, 1, 0], "y") as Buffer)).toBe("4 y");
     expect([...after["open"].keys()]).toEqual([3, 1, 2]);
   });
 });
@@ -1474,37 +1477,24 @@ describe("a client", () => {
 
 describe("the key-value store", () => {
   const key = bytes("key");
-  const run = (commands: unknown[]) => {
-    const store = new KeyValueStore();
-    return commands.map((command) => {
-      const [isDone, before] = decode(store.apply(encode(command))) as [boolean, Uint8Array | null];
-      return [isDone, before && text(before)];
-    });
-  };
+  const [one, two, three] = [bytes("1"), bytes("2"), bytes("3")];
+  type Asked = Parameters<typeof askStore>;
 
-  test.each([
-    ["put puts, and tells what was there", [["put", key, bytes("1")], ["put", key, bytes("2")]], [[
-      true,
-      null,
-    ], [true, "1"]]],
-    ["delete tells whether there was a value", [["delete", key], ["put", key, bytes("1")], [
-      "delete",
-      key,
-    ], ["delete", key]], [[false, null], [true, null], [true, "1"], [false, null]]],
-    ["cas puts only if the expected value is there", [["put", key, bytes("1")], ["cas", key,
-      bytes("2"), bytes("0")], ["cas", key, bytes("3"), bytes("1")], ["put", key, bytes("4")]], [[
-      true,
-      null,
-    ], [false, "1"], [true, "1"], [true, "3"]]],
-    ["cas that expects nothing creates, once", [["cas", key, bytes("1"), null], ["cas", key,
-      bytes("2"), null]], [[true, null], [false, "1"]]],
-    ["cas that expects a value does not create", [["cas", key, bytes("1"), bytes("")], ["put", key,
-      bytes("2")]], [[false, null], [true, null]]],
+  test.each<[string, Asked[], boolean[]]>([
+    ["put puts", [["put", key, one], ["cas", key, two, one]], [true, true]],
+    ["delete tells whether there was a value", [["delete", key], ["put", key, one], ["delete", key],
+      ["delete", key]], [false, true, true, false]],
+    ["cas puts only if the expected value is there", [["put", key, one], ["cas", key, two,
+      bytes("0")], ["cas", key, three, one], ["cas", key, two, three]], [true, false, true, true]],
+    ["cas that expects nothing creates, once", [["cas", key, one], ["cas", key, two]], [true,
+      false]],
+    ["cas that expects a value does not create", [["cas", key, one, bytes("")]], [false]],
     ["an empty value is a value, an empty key a key", [["put", bytes(""), bytes("")], ["cas",
-      bytes(""), bytes("1"), bytes("")], ["delete", bytes("")]], [[true, null], [true, ""], [true,
-      "1"]]],
+      bytes(""), one], ["cas", bytes(""), one, bytes("")], ["delete", bytes("")]], [true, false,
+      true, true]],
   ])("%s", (_, commands, answers) => {
-    expect(run(commands)).toEqual(answers);
+    const store = new KeyValueStore();
+    expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
   });
 
   test("tells keys apart by their bytes, whatever text they are, or are not", () => {
@@ -1513,48 +1503,47 @@ describe("the key-value store", () => {
     const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], [], ...words].map((
       raw,
     ) => Buffer.from(raw));
-    for (const one of keys) {
-      expect(decode(store.query(encode(["get", one])))).toEqual([false, null]);
-    }
-    for (const [n, one] of keys.entries()) store.apply(encode(["put", one, bytes(`${n}`)]));
+    for (const one of keys) expect(answerOf(store.query(askStore("get", one)))).toBe(false);
+    for (const [n, one] of keys.entries()) store.apply(askStore("put", one, bytes(`${n}`)));
     for (const [n, one] of keys.entries()) {
-      expect(decode(store.query(encode(["get", one])))).toEqual([true, encode0(`${n}`)]);
+      expect(answerOf(store.query(askStore("get", one)))).toBe(`${n}`);
     }
   });
 
   test("keeps its own copy of a value, not a view of the command's buffer", () => {
     const store = new KeyValueStore();
-    const command = encode(["put", key, bytes("kept")]);
+    const command = askStore("put", key, bytes("kept"));
     store.apply(command);
     command.fill(0);
-    expect(decode(store.query(encode(["get", key])))).toEqual([true, encode0("kept")]);
+    expect(answerOf(store.query(askStore("get", key)))).toBe("kept");
   });
 
   test("answers what is malformed without doing it, and never throws", () => {
     const store = new KeyValueStore();
-    store.apply(encode(["put", key, bytes("1")]));
-    const malformed = [null, 1, "put", [], ["put"], ["put", key], ["put", key, "text"], ["put",
-      "key", bytes("2")], ["cas", key], ["cas", key, null, bytes("1")], [1, 2, 3], ["drop", key,
-      bytes("2")], ["delete"], ["delete", "key"], ["delete", null], {}, [[[]]]];
+    store.apply(askStore("put", key, one));
+    const whole = askStore("put", key, two);
+    const beginnings = Array.from(whole, (_, length) => whole.subarray(0, length));
+    const unknown = Buffer.concat([Buffer.of(9), whole.subarray(1)]);
+    const malformed = [...beginnings, unknown, askStore("get", key), askStore("cas", key, two),
+      askStore("cas", key, two), askStore("delete")];
     for (const command of malformed) {
-      const [isDone] = decode(store.apply(encode(command))) as unknown[];
-      expect([command, isDone]).toEqual([command, false]);
-      store.query(encode(command));
+      expect([command, answerOf(store.apply(command))]).toEqual([command, false]);
+      store.query(command);
     }
     forSeeds(2000, (random) => {
       const raw = Uint8Array.from({ length: random() * 30 }, () => random() * 256);
       store.apply(raw);
       store.query(raw);
     });
-    expect(decode(store.query(encode(["get", key])))).toEqual([true, encode0("1")]);
+    expect(answerOf(store.query(askStore("get", key)))).toBe("1");
   });
 
   test("has a snapshot of what it was when that was begun, whatever is done meanwhile", () => {
     forSeeds(200, (random) => {
       const draw = (n: number) => Math.floor(random() * n);
       const change = (store: KeyValueStore) => {
-        const verb = ["put", "put", "delete", "cas"][draw(4)];
-        store.apply(encode([verb, bytes(`${draw(20)}`), bytes(`${draw(1000)}`), null]));
+        const verb = (["put", "put", "delete", "cas"] as const)[draw(4)] ?? "put";
+        store.apply(askStore(verb, bytes(`${draw(20)}`), bytes(`${draw(1000)}`)));
       };
       const store = new KeyValueStore();
       for (let i = 0; i < 30; i += 1) change(store);
@@ -1570,7 +1559,7 @@ describe("the key-value store", () => {
       change(restored);
       const restore = restored.restore();
       for (const chunk of chunks) restore(chunk);
-      const sorted = ({ values }: { values: Map<string, Buffer> }) =>
+      const sorted = ({ values }: { values: Map<string, string> }) =>
         [...values].map(([key, value]) => `${key}: ${value}`).sort();
       expect(sorted({ values: restored["values"] })).toEqual(sorted({ values: before }));
       expect(store["old"]).toBeUndefined(); // It is over: nothing is remembered for it any more.
@@ -1623,5 +1612,3 @@ describe("the key-value store", () => {
     expect(cluster.life("a").node.status().lastIndex).toBe(before);
   });
 });
-
-const encode0 = (content: string) => Uint8Array.from(bytes(content));

@@ -11,10 +11,11 @@ import { type Entry, Log, makeEntry, type Message, type Name, Raft, type RoleNam
   Sessions } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, entry,
   FIVE, flush, follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, installReply,
-  installSnapshot, leader, makeCommand, type Of, one, only, preCandidate, progress, propose,
-  request, requestVote, roundOf, server, settledLeader, snapshotOf, step, T, termsOf, THREE,
-  timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+  installSnapshot, leader, type Of, one, only, preCandidate, progress, propose, request,
+  requestVote, roundOf, server, settledLeader, snapshotOf, step, T, termsOf, THREE, timeOut,
+  timeoutNow, to, turn, voteReply, wait } from "./core.ts";
 import { randomFrom } from "./random.ts";
+import { makeCommand } from "./wire.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
 const receiversOf = (sent: readonly Message[]) => sent.map((m) => m.to);

@@ -51,6 +51,32 @@ export function open(sealed: Buffer, secret = SECRET): Opened {
     types: bodies.map(([type]) => TYPES[kind][Number(type)] ?? "?") };
 }
 
+const NUMBER_BYTES = 6;
+
+/** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
+export function makeCommand(numbers: readonly [number, number, number],
+  command: Uint8Array): Buffer {
+  const header = Buffer.alloc(3 * NUMBER_BYTES);
+  for (const [i, n] of numbers.entries()) header.writeUIntBE(n, i * NUMBER_BYTES, NUMBER_BYTES);
+  return Buffer.concat([header, command]);
+}
+
+const VERBS = ["get", "put", "delete", "cas"] as const;
+
+/** What a store is asked: a verb (1 byte), and the parts, each behind its length (4 bytes). */
+export function askStore(verb: (typeof VERBS)[number], ...parts: readonly Uint8Array[]): Buffer {
+  const framed = parts.map((part) => {
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(part.length);
+    return Buffer.concat([length, part]);
+  });
+  return Buffer.concat([Buffer.of(VERBS.indexOf(verb)), ...framed]);
+}
+
+/** What a store has answered: whether it was done, or else the value that was found. */
+export const answerOf = (answer: Uint8Array): boolean | string =>
+  answer.length > 1 ? Buffer.from(answer.subarray(5)).toString("latin1") : answer[0] === 1;
+
 /** A datagram from a client that nobody knows yet, with any number of messages. */
 export function fromClient(to: { id: string; name: string; boot: number },
   bodies: readonly unknown[], sequence: number, name = "client 9"): Buffer {

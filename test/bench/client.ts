@@ -3,23 +3,32 @@
  * A client in a process of its own, told by HTTP on PORT what to do, as `server.ts` is.
  *
  *   bun test/bench/client.ts PORT raft SERVER,... [RAFT]    over UDP
- *   bun test/bench/client.ts PORT etcd SERVER               over gRPC; SERVER should lead
+ *   bun test/bench/client.ts PORT etcd SERVER,...           over gRPC
+ *
+ * The first SERVER should lead. With `&at=follower` reads are asked of the second one.
  */
 import path from "node:path";
 import { Etcd } from "./etcd.ts";
 import { endWithParent, load, type Store } from "./load.ts";
 
-const [, , port = "", kind = "", servers = "", file = ""] = Bun.argv;
+const [, , port = "", kind = "", list = "", file = ""] = Bun.argv;
+const servers = list.split(",");
+const [leader = "", follower = ""] = servers;
+type Stores = { leader: Store; follower: Store };
 
-async function connectRaft(): Promise<Store> {
+async function connectRaft(): Promise<Stores> {
   const raft: typeof import("../../raft.ts") = await import(
     file === "" ? "../../raft.ts" : path.resolve(file)
   );
-  const client = await raft.Client.connect({ servers: servers.split(","), cluster: "bench" });
-  return new raft.KeyValues(client);
+  const client = await raft.Client.connect({ servers, cluster: "bench" });
+  const propose: typeof client.propose = (command) => client.propose(command);
+  const read: typeof client.read = (question) => client.read(question, follower);
+  return { leader: new raft.KeyValues(client), follower: new raft.KeyValues({ propose, read }) };
 }
 
-const store = kind === "etcd" ? new Etcd(servers) : await connectRaft();
+const stores = kind === "etcd"
+  ? { leader: new Etcd(leader), follower: new Etcd(follower) }
+  : await connectRaft();
 
 Bun.serve({
   hostname: "127.0.0.1",
@@ -27,7 +36,11 @@ Bun.serve({
   idleTimeout: 0,
   routes: {
     "/stat": Response.json({}),
-    "/bench": async ({ url }) => Response.json(await load(new URL(url).searchParams, store)),
+    "/bench": async ({ url }) => {
+      const { searchParams } = new URL(url);
+      const store = searchParams.get("at") === "follower" ? stores.follower : stores.leader;
+      return Response.json(await load(searchParams, store));
+    },
   },
 });
 

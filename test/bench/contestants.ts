@@ -10,16 +10,17 @@ import { eventually, isFree } from "../processes.ts";
 import type { Figures } from "./load.ts";
 
 const BENCH = import.meta.dir;
-const SIZE = 3;
 /** Where, above its first port, a contestant has what: its servers need two each, for etcd. */
 const PEER = 10, CONTROL = 20, CLIENT = 30, LAST = 30;
 export const ETCD_HELP = "etcd is not installed. On Debian or Ubuntu: 'apt-get install " +
   "etcd-server' (and 'systemctl disable --now etcd', if it is not to run otherwise).";
 
-export type Operation = { via: "leader" | "client"; op: "put" | "get"; inFlight: number };
+/** A load is in the leader, or in a client that asks the leader, or a follower. */
+export type Operation = { via: "leader" | "client" | "follower"; op: "put" | "get";
+  inFlight: number };
 /** What the leader says of itself; the counts are since it started. */
 export type Stat = { leader: boolean; term: number; commitIndex: number; datagrams: number;
-  sentBytes: number; syncs: number; writtenBytes: number };
+  sentBytes: number; syncs: number; writtenBytes: number; memoryBytes: number };
 
 const FILE_SYSTEMS = new Map([[0x01021994, "tmpfs"], [0x858458f6, "ramfs"], [0xef53, "ext4"], [
   0x58465342,
@@ -93,18 +94,19 @@ const about = (pid: number, what: string): string => {
   }
 };
 
-/** By `man proc`: user and system time, in hundredths of a second, behind the name. */
+/** By `man proc`: user and system time, in hundredths of a second, behind the name; 0 if it ended. */
 function cpuOf(pid: number): number {
   const fields = about(pid, "stat").replace(/^.*\) /s, "").split(" ");
-  return 10 * (Number(fields[11]) + Number(fields[12]));
+  return 10 * (Number(fields[11] ?? 0) + Number(fields[12] ?? 0));
 }
 
 /** How long it could have run, and did not: the second of three numbers, in nanoseconds. */
 const waitOf = (pid: number): number => Number(about(pid, "schedstat").split(" ")[1]) / 1e6;
 
 /** What differs between us and others: how to start a process, and how to talk to it. */
-type Kind = {
+export type Kind = {
   name: string;
+  servers: number;
   server(index: number, base: number, directory: string): string[];
   client(port: number, base: number, leader: number): string[];
   stat(index: number, base: number): Promise<Stat>;
@@ -120,14 +122,17 @@ const bun = (program: string,
   ...args.map(String)];
 const control = (index: number, base: number) => `http://127.0.0.1:${base + CONTROL + index}`;
 
+const clientOf = (kind: string, file: string): Kind["client"] => (port, base, leader) => {
+  const servers = [0, 1, 2].map((i) => `127.0.0.1:${base + (leader + i) % 3}`);
+  return bun("client.ts", port, kind, servers.join(","), file);
+};
+
 /** This raft.ts, or the version of it in `file`. */
-export const ours = (name = "raft.ts", file = ""): Kind => ({
+export const ours = (name = "raft.ts", file = "", servers = 3): Kind => ({
   name,
-  server: (index, base, directory) => bun("server.ts", index, base, directory, file),
-  client(port, base) {
-    const servers = [0, 1, 2].map((i) => `127.0.0.1:${base + i}`);
-    return bun("client.ts", port, "raft", servers.join(","), file);
-  },
+  servers,
+  server: (index, base, directory) => bun("server.ts", index, base, directory, file, servers),
+  client: clientOf("raft", file),
   stat: (index, base) => ask(`${control(index, base)}/stat`, 1000),
   put: (index, base) => ask(`${control(index, base)}/put`, 1000),
   hasLoadInside: true,
@@ -152,8 +157,9 @@ function etcdCommand(index: number, base: number, directory: string): string[] {
 /** etcd as its package installs it, with its defaults. Few calls go through the JSON gateway. */
 export const etcd = (version: string): Kind => ({
   name: `etcd ${version}`,
+  servers: 3,
   server: etcdCommand,
-  client: (port, base, leader) => bun("client.ts", port, "etcd", `127.0.0.1:${base + leader}`),
+  client: clientOf("etcd", ""),
   async stat(index, base) {
     type Answer = { header: { member_id: string }; leader?: string; raftTerm: string };
     const answer = await ask<Answer>(`${etcdURL(base + index)}/v3/maintenance/status`, 1000, {
@@ -161,7 +167,7 @@ export const etcd = (version: string): Kind => ({
       body: "{}",
     });
     return { leader: answer.leader === answer.header.member_id, term: Number(answer.raftTerm),
-      commitIndex: 0, datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
+      commitIndex: 0, datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0, memoryBytes: 0 };
   },
   put: (index, base) =>
     ask(`${etcdURL(base + index)}/v3/kv/put`, 1000, { method: "POST",
@@ -190,7 +196,7 @@ export async function measureBare(kind: Kind, within: string, ms: number): Promi
 export class Contestant {
   private readonly servers: Bun.Subprocess[] = [];
   private readonly directory: string;
-  private leader = 0;
+  leader = 0;
 
   private constructor(readonly kind: Kind, private readonly base: number, within: string) {
     this.directory = mkdtempSync(path.join(within, "cluster-"));
@@ -199,7 +205,7 @@ export class Contestant {
   /** A cluster that has a leader and has committed something. */
   static async start(kind: Kind, within: string): Promise<Contestant> {
     const contestant = new Contestant(kind, await freeRow(), within);
-    for (let i = 0; i < SIZE; i += 1) contestant.startServer(i);
+    for (let i = 0; i < kind.servers; i += 1) contestant.startServer(i);
     await contestant.settle();
     const { directory, base, leader } = contestant;
     const port = base + CLIENT;
@@ -208,9 +214,18 @@ export class Contestant {
     return contestant;
   }
 
-  private startServer(index: number): void {
-    const place = path.join(this.directory, `${index}`);
+  place(index: number): string {
+    return path.join(this.directory, `${index}`);
+  }
+
+  startServer(index: number): void {
+    const place = this.place(index);
     this.servers[index] = spawn(this.kind.server(index, this.base, place), place);
+  }
+
+  async killServer(index: number): Promise<void> {
+    this.servers[index]?.kill("SIGKILL");
+    await this.servers[index]?.exited;
   }
 
   private async answers(url: string): Promise<void> {
@@ -221,7 +236,7 @@ export class Contestant {
   private async settle(): Promise<number> {
     this.leader = await eventually(`${this.kind.name} has a leader; logs are in ${this.directory}`,
       async () => {
-        for (let i = 0; i < SIZE; i += 1) {
+        for (let i = 0; i < this.kind.servers; i += 1) {
           const stat = await this.kind.stat(i, this.base).catch(() => undefined);
           if (stat?.leader && await this.puts(i)) return i;
         }
@@ -233,28 +248,31 @@ export class Contestant {
     return this.kind.put(index, this.base).then(() => true, () => false);
   }
 
-  /** What the leader says of itself. */
-  async stat(): Promise<Stat> {
-    return await this.kind.stat(await this.settle(), this.base);
+  /** What the leader says of itself, or another. */
+  async stat(index?: number): Promise<Stat> {
+    return await this.kind.stat(index ?? await this.settle(), this.base);
   }
 
   /**
    * How many milliseconds of CPU the servers have used so far, and how long the leader's first
    * thread had to wait for one, where there is /proc to tell.
    */
-  cpu(): { all: number; leader: number; waited: number } {
+  cpu(): { all: number; leader: number; waited: number; each: number[] } {
     const each = this.servers.map(({ pid }) => cpuOf(pid));
     const { pid } = this.servers[this.leader] ?? {};
     return { all: each.reduce((sum, ms) => sum + ms, 0), leader: each[this.leader] ?? Number.NaN,
-      waited: pid === undefined ? Number.NaN : waitOf(pid) };
+      waited: pid === undefined ? Number.NaN : waitOf(pid), each };
   }
 
-  /** Keeps operations under way for a while, in the leader or in the client. */
-  async measure({ via, op, inFlight }: Operation, ms: number): Promise<Figures> {
+  /** Keeps operations under way for a while. `more` is as for `load`. */
+  async measure({ via, op, inFlight }: Operation, ms: number,
+    more: Record<string, number> = {}): Promise<Figures> {
     const at = via === "leader"
       ? control(this.leader, this.base)
       : `http://127.0.0.1:${this.base + CLIENT}`;
-    return await ask(`${at}/bench?op=${op}&inflight=${inFlight}&ms=${ms}`, ms + 60_000);
+    const query = Object.entries({ op, inflight: inFlight, ms, at: via, ...more });
+    const words = query.map(([name, value]) => `${name}=${value}`).join("&");
+    return await ask(`${at}/bench?${words}`, ms + 60_000);
   }
 
   /**

@@ -11,8 +11,8 @@ export type Store = { put(key: Uint8Array, value: Uint8Array): Promise<unknown>;
 export type Figures = { ops: number; bad: number; per_s: number; p50_us: number; p99_us: number;
   max_us: number };
 
-const KEYS = 1000;
-const keys = Array.from({ length: KEYS }, (_, i) => Buffer.from(`k${`${i}`.padStart(6, "0")}`));
+const keyOf = (i: number) => Buffer.from(`k${`${i}`.padStart(6, "0")}`);
+const keys = Array.from({ length: 1000 }, (_, i) => keyOf(i));
 
 /** The value that a share `q` of the sorted values does not exceed; NaN if there are none. */
 export const quantile = (sorted: ArrayLike<number>, q: number): number =>
@@ -28,7 +28,10 @@ export function figures(latencies: readonly number[], bad: number, elapsedMs: nu
     p50_us: us(0.5), p99_us: us(0.99), max_us: us(1) };
 }
 
-/** Serves `/bench?op=put|get&inflight=N&ms=D&size=S`. Values have `size` bytes. */
+/**
+ * Serves `/bench?op=put|get&inflight=N&ms=D&size=S&keys=K&count=C`. Values have `size` bytes, and
+ * go to `keys` keys in turn; it ends after `ms`, or `count` operations, whichever is first.
+ */
 export async function load(query: URLSearchParams, store: Store): Promise<Figures> {
   const number = (name: string, otherwise: number) => Number(query.get(name) ?? otherwise);
   const value = Buffer.alloc(number("size", 100), "x");
@@ -37,14 +40,18 @@ export async function load(query: URLSearchParams, store: Store): Promise<Figure
   const act = query.get("op") === "get"
     ? (key: Uint8Array) => store.get(key)
     : (key: Uint8Array) => store.put(key, value);
+  const [spread, count] = [number("keys", keys.length), number("count", Infinity)];
+  let begun = 0;
   const beganAt = performance.now();
   const endsAt = beganAt + number("ms", 1000);
-  const lane = async (first: number) => {
-    for (let i = first;; i += 7) {
+  const lane = async () => {
+    for (;;) {
       const sentAt = performance.now();
-      if (sentAt >= endsAt) return;
+      if (sentAt >= endsAt || begun >= count) return;
+      const i = begun % spread;
+      begun += 1;
       try {
-        await act(keys[i % KEYS] ?? value);
+        await act(keys[i] ?? keyOf(i));
         latencies.push(performance.now() - sentAt);
       } catch {
         bad += 1;
@@ -52,7 +59,7 @@ export async function load(query: URLSearchParams, store: Store): Promise<Figure
       }
     }
   };
-  await Promise.all(Array.from({ length: number("inflight", 1) }, (_, i) => lane(i)));
+  await Promise.all(Array.from({ length: number("inflight", 1) }, lane));
   return figures(latencies, bad, performance.now() - beganAt);
 }
 

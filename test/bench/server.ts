@@ -2,9 +2,9 @@
 /**
  * A small program that embeds raft.ts, with the load inside: what `test/bench.ts` measures.
  *
- *   bun test/bench/server.ts INDEX BASE DIRECTORY [RAFT]
+ *   bun test/bench/server.ts INDEX BASE DIRECTORY [RAFT [SERVERS]]
  *
- * It is server INDEX, from 0 to 2, of three on this machine. It speaks UDP on port BASE + INDEX,
+ * It is server INDEX, from 0, of three on this machine, or as many as SERVERS says. It speaks UDP on port BASE + INDEX,
  * and is told what to do by HTTP on port BASE + 20 + INDEX:
  *
  *   GET /stat    whether it leads, its term, and what it has done to disk and network so far
@@ -17,11 +17,12 @@ import path from "node:path";
 import type { World } from "../../raft.ts";
 import { endWithParent, load } from "./load.ts";
 
-const [, , index = "", base = "", directory = "", file = ""] = Bun.argv;
+const [, , index = "", base = "", directory = "", file = "", servers = "3"] = Bun.argv;
 const raft: typeof import("../../raft.ts") = await import(
   file === "" ? "../../raft.ts" : path.resolve(file)
 );
-const addresses = [0, 1, 2].map((i) => `127.0.0.1:${Number(base) + i}`);
+const addresses = Array.from({ length: Number(servers) },
+  (_, i) => `127.0.0.1:${Number(base) + i}`);
 const counts = { datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
 
 type File = ReturnType<World["files"]["create"]>;
@@ -75,7 +76,8 @@ Bun.serve({
   routes: {
     "/stat": () => {
       const { role, term, commitIndex } = node.status();
-      return Response.json({ leader: role === "Leader", term, commitIndex, ...counts });
+      return Response.json({ leader: role === "Leader", term, commitIndex, ...counts,
+        memoryBytes: process.memoryUsage.rss() });
     },
     "/put": put,
     "/bench": async ({ url }) => Response.json(await load(new URL(url).searchParams, store)),

@@ -4,9 +4,9 @@
  * commands under way, and the network between them and the servers repeats and reorders as well.
  */
 import { type Name } from "../../raft.ts";
-import { makeCommand } from "../core.ts";
 import { Violation } from "../judge.ts";
 import { type Call } from "../simulator/workload.ts";
+import { makeCommand } from "../wire.ts";
 import { type Scene } from "./scene.ts";
 import { type Reply, type Server } from "./server.ts";
 
