@@ -2328,6 +2328,8 @@ export class Node {
   >();
   /** Who waits for a read, by its id; and at a follower, until the leader is asked how far. */
   private readonly questions = new Map<number, Question>();
+  /** The calls of all of these, as clients repeat them. */
+  private readonly asked = new Set<string>();
   private unasked: Question[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
@@ -2610,6 +2612,9 @@ export class Node {
   }
 
   private onQuestion(m: Question): void {
+    const call = callOf(m);
+    if (this.asked.has(call)) return; // It waits already.
+    this.asked.add(call);
     const id = this.core.read();
     if (id !== undefined) this.questions.set(id, m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
@@ -2785,7 +2790,9 @@ export class Node {
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
-  private answer({ type, from: to, id, boot }: Asker, content: Content): void {
+  private answer(asker: Asker, content: Content): void {
+    const { type, from: to, id, boot } = asker;
+    if (type === "Read" || type === "ReadIndex") this.asked.delete(callOf(asker));
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
   }
 }
@@ -2793,7 +2800,7 @@ export class Node {
 const callOf = ({ from, boot, id }: Asker) => `${from} ${boot} ${id}`;
 
 const TICK_MS = 10;
-const RETRY_MS = 200;
+const RETRY_MS = 100;
 
 /**
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
@@ -2828,6 +2835,8 @@ export class Client {
   private isClosed = false;
   /** What servers said instead of an answer, for people. */
   private readonly excuses = new Map<Name, string>();
+  /** Who has not answered in time, and so is given less of it until it does. */
+  private readonly silent = new Set<Name>();
 
   /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
@@ -2939,6 +2948,7 @@ export class Client {
     const operation = this.operations.get(answer.id);
     if (!operation) return;
     this.excuses.delete(answer.from);
+    this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.settle();
     if (answer.type === "Answer") operation.resolve(answer.answer);
@@ -2987,7 +2997,7 @@ export class Client {
     const to = operation.only ?? this.target;
     operation.asked = to;
     operation.times += 1;
-    operation.askAt = this.clock.now() + RETRY_MS;
+    operation.askAt = this.clock.now() + RETRY_MS / (this.silent.has(to) ? 2 : 1);
     const { content } = operation;
     const from = this.endpoint.self.name;
     this.endpoint.send(kindOf(content.type), { ...content, from, to, id });
@@ -3002,6 +3012,7 @@ export class Client {
       else if (now >= askAt) {
         const next = this.servers.indexOf(this.target) + 1;
         if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
+        if (asked !== undefined) this.silent.add(asked);
         this.ask(id);
       }
     }

@@ -916,6 +916,28 @@ describe("a follower's read", () => {
     expect(answers).toEqual(["x", "x,y"]);
   });
 
+  test("that is repeated is one read, at a follower as at a leader", () => {
+    const { cluster, simulation, leader, watched } = trio();
+    const client = cluster.connect("client");
+    simulation.settle(client.read(bytes("")));
+    // Nobody confirms that the leader leads, nor tells the follower how far to wait.
+    simulation.route = ({ bytes: sealed }) => {
+      const { types } = open(sealed);
+      const isLost = types.includes("AppendEntriesReply") || types.includes("ReadIndex");
+      return isLost ? [] : [{ afterMs: 1 }];
+    };
+    const reads = [client.read(bytes(""), leader), client.read(bytes(""), watched)];
+    simulation.run(50);
+    reads.push(client.read(bytes(""), watched)); // One that comes while the leader is asked.
+    simulation.run(500);
+    const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
+    expect(at["questions"].size).toBe(1);
+    expect(away["unasked"].length).toBe(1);
+    simulation.route = () => [{ afterMs: 1 }];
+    expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
+    for (const node of [at, away]) expect(node["asked"].size).toBe(0);
+  });
+
   test("has no answer if it cannot reach the leader, or has none", () => {
     const { simulation, watched, ipOf, read, answers } = trio();
     simulation.route = ({ from, to }) =>
