@@ -108,7 +108,7 @@ export const planted: readonly Planted[] = [
   {
     id: "8",
     name: "The election timeout is drawn once, not per campaign.",
-    changes: [["(1 + this.#random())", "(1 + (this.drawn ??= this.#random()))"]],
+    changes: [["(1 + this.#random() / 2)", "(1 + (this.drawn ??= this.#random()) / 2)"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {

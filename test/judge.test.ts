@@ -298,15 +298,15 @@ describe("A server", () => {
     }
   });
 
-  test("draws a timeout from T to 2T for every campaign", () => {
+  test("draws a timeout from T to 1.5T for every campaign", () => {
     const court = new Court();
     court.tick("a");
     const raft = court.at("a");
     raft.campaigns += 1;
     expectBroken("A timeout is drawn for every campaign", () => court.judge.stepped("a"));
-    for (const ms of [0.9 * T, 2.1 * T]) {
+    for (const ms of [0.9 * T, 1.6 * T]) {
       raft.electionDueAt = raft.now + ms;
-      expectBroken("An election timeout is from T to 2T", () => court.judge.stepped("a"));
+      expectBroken("An election timeout is from T to 1.5T", () => court.judge.stepped("a"));
     }
   });
 });

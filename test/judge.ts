@@ -452,7 +452,7 @@ export class Judge {
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;
     const { name } = server;
-    demand(drawnMs > 0.999 * T && drawnMs < 2.001 * T, "An election timeout is from T to 2T",
+    demand(drawnMs > 0.999 * T && drawnMs < 1.501 * T, "An election timeout is from T to 1.5T",
       () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`);
     demand(Math.abs(drawnMs - server.drawnMs) > 1e-6, "A timeout is drawn for every campaign",
       () => `two campaigns of ${name} have the same, ${drawnMs} ms`);

@@ -493,8 +493,8 @@ describe("§5.2 Leader election", () => {
     for (
       const [chance, timeout] of [
         [0, T],
-        [0.25, 1.25 * T],
-        [0.999, 1.999 * T],
+        [0.25, 1.125 * T],
+        [0.998, 1.499 * T],
       ] as const
     ) {
       expect(server({ random: () => chance }).electionDueAt).toBe(timeout);
@@ -531,7 +531,7 @@ describe("§5.2 Leader election", () => {
       timeOut(raft);
       drawn.push(raft.electionDueAt - raft.now);
     }
-    expect(drawn).toEqual([1.9 * T, 1.3 * T, 1.6 * T]);
+    expect(drawn.map(Math.round)).toEqual([1.45 * T, 1.15 * T, 1.3 * T]);
     grantPreVotes(raft);
     expect(raft.electionDueAt - raft.now).toBe(T); // The election proper draws its own.
   });
@@ -1372,7 +1372,7 @@ describe("Figure 2: Rules for Servers", () => {
     wait(raft, HEARTBEAT);
     const sent = grantPreVotes(raft);
     expect(raft).toMatchObject({ currentTerm: 5, votedFor: "a" });
-    expect(raft.electionDueAt).toBe(raft.now + 1.5 * T);
+    expect(raft.electionDueAt).toBe(raft.now + 1.25 * T);
     const asked = { term: 5, preVote: false, lastLogIndex: 1, lastLogTerm: 1 };
     expect(sent).toMatchObject([
       { to: "b", ...asked },
@@ -2380,7 +2380,7 @@ describe("The election timer", () => {
     ) {
       const raft = server({ term: 5 });
       step(raft, message, T / 2);
-      expect(raft.electionDueAt).toBe(T / 2 + 1.5 * T);
+      expect(raft.electionDueAt).toBe(T / 2 + 1.25 * T);
     }
   });
 
@@ -2400,18 +2400,18 @@ describe("The election timer", () => {
     ) {
       const raft = server({ log: [1, 2], term: 5 });
       step(raft, message, T / 2);
-      expect(raft.electionDueAt).toBe(1.5 * T);
+      expect(raft.electionDueAt).toBe(1.25 * T);
     }
   });
 
   test("nor a second candidate of a term in which we have voted", () => {
     const raft = server({ term: 5, votedFor: "c" });
     step(raft, requestVote(5, { from: "b" }), T / 2);
-    expect(raft.electionDueAt).toBe(1.5 * T);
+    expect(raft.electionDueAt).toBe(1.25 * T);
   });
 
   test("a server says when it wants to be woken", () => {
-    expect(server().wakeAt).toBe(1.5 * T);
+    expect(server().wakeAt).toBe(1.25 * T);
     const asking = preCandidate();
     expect(asking.wakeAt).toBe(asking.now + HEARTBEAT);
     const leading = settledLeader();
@@ -3088,7 +3088,7 @@ test("a server tells the story of its election", () => {
     { type: "leader", from: undefined, to: "b" },
     { type: "leader", from: "b", to: undefined },
     { type: "role", from: "Follower", to: "PreCandidate" },
-    { type: "campaign", silentMs: 1.5 * T, transfer: false },
+    { type: "campaign", silentMs: 1.25 * T, transfer: false },
     { type: "role", from: "PreCandidate", to: "Candidate" },
     { type: "votes", votes: 2, elected: true },
     { type: "leader", from: undefined, to: "a" },
