@@ -276,6 +276,11 @@ export class Log {
 export type Settings = { name: Name; members: Configuration; electionTimeoutMs: number;
   heartbeatMs: number; batchBytes: number; windowBytes: number };
 
+/** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
+const LATE_HEARTBEATS = 1.25;
+/** A port that was found closed is tried again so much later: one refusal may be an old one. */
+const KNOCK_MS = 5;
+
 /** What a leader knows of one follower. */
 export class Progress {
   /** The highest entry that the follower is known to have, durably. */
@@ -305,7 +310,7 @@ type Follower = { name: "Follower"; leader: Name | undefined };
  * A pre-candidate only asks whether it could win; to the world it still is a follower. `votes` is
  * a set of names, never a counter, because the network delivers a vote twice (§5.2).
  */
-type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askedAt: number;
+type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askAt: number;
   transfer: boolean };
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
@@ -350,6 +355,11 @@ export class Raft {
   // `heardAt` is when the last valid RPC came: from the leader, or from who then got our vote.
   heardAt: number;
   electionDueAt: number;
+  // `knockAt` is when a leader that is still silent is to be asked whether it is there at all,
+  // `refusedAt` when its port was first found closed, `goneAt` when it was given up for that.
+  knockAt = 0;
+  refusedAt = Number.NEGATIVE_INFINITY;
+  goneAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
   lastReadId = 0;
   incoming: Incoming | undefined;
@@ -359,6 +369,7 @@ export class Raft {
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
+  knocks: Name[] = [];
   events: Event[] = [];
   readonly #random: () => number;
 
@@ -383,16 +394,20 @@ export class Raft {
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
-  // Inputs: time passes (`tick`), a message arrives (`receive`), a client wants something
-  // (`propose`, `read`), a turn of the event loop ends (`prepare`), the disk has done its work
-  // (`onSaved`). The outputs, `outbox`, `unsaved`, `takeCommitted`, `takeReads` and `events`, are
-  // for `flush` alone.
+  // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
+  // (`onRefused`), a client wants something (`propose`, `read`), a turn of the event loop ends
+  // (`prepare`), the disk has done its work (`onSaved`). The outputs, `outbox`, `knocks`,
+  // `unsaved`, `takeCommitted`, `takeReads` and `events`, are for `flush` alone.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
   tick(now: number): void {
     this.now = now;
     if (this.role.name !== "Leader") {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
+      else if (this.leader !== undefined && now >= this.knockAt) {
+        this.knocks.push(this.leader);
+        this.knockAt = now + this.settings.heartbeatMs; // The knock, or its answer, may be lost.
+      }
     } else if (!this.hearsLeader() || (this.isRemoved && !this.heir)) {
       // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
       // or its clients would never look for the next one (thesis §6.2). Nor does one go on that
@@ -403,9 +418,9 @@ export class Raft {
 
   /** When `tick` next has something to do. */
   get wakeAt(): number {
-    const { role, settings, electionDueAt } = this;
-    if (role.name === "Follower") return electionDueAt;
-    if (role.name !== "Leader") return Math.min(electionDueAt, role.askedAt + settings.heartbeatMs);
+    const { role, settings, electionDueAt, knockAt, leader } = this;
+    if (role.name === "Follower") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
+    if (role.name !== "Leader") return Math.min(electionDueAt, role.askAt);
     return Math.min(...role.followers.values().map((f) => f.sentAt + settings.heartbeatMs));
   }
 
@@ -509,9 +524,41 @@ export class Raft {
    * is from T to 1.5 T, not to twice T as in the paper: who loses a pre-vote has split nothing, so
    * half a T is spread enough, and a leader that has vanished is replaced the sooner.
    */
-  private drawElectionTimeout(): number {
-    this.electionDueAt = this.now + this.settings.electionTimeoutMs * (1 + this.#random() / 2);
+  private drawElectionTimeout(patienceMs = this.settings.electionTimeoutMs): number {
+    this.electionDueAt = this.now + patienceMs * (1 + this.#random() / 2);
     return this.electionDueAt;
+  }
+
+  /**
+   * Nobody is at the port of `peer`. If that is the leader, and it is late, and this is so a second
+   * time, its process is gone, and the election timeout would be waited for in vain. What a refusal
+   * says is never trusted further than that: whoever forges some for a majority has one election,
+   * in which everybody votes as always, and any word from the leader ends the doubt before.
+   */
+  onRefused(peer: Name, now: number): void {
+    const { heartbeatMs } = this.settings;
+    this.now = now;
+    const isLate = now >= this.heardAt + LATE_HEARTBEATS * heartbeatMs;
+    if (this.role.name !== "Follower" || this.leader !== peer || !isLate) return;
+    if (this.refusedAt <= this.heardAt) {
+      this.refusedAt = now;
+      this.knockAt = now + KNOCK_MS;
+    } else if (now >= this.refusedAt + KNOCK_MS) {
+      this.become({ name: "Follower", leader: undefined });
+      this.goneAt = now;
+      // The others find out at about the same time, and all at once would split the vote.
+      this.electionDueAt = now + this.#random() * heartbeatMs / 2;
+    }
+  }
+
+  /**
+   * How long a campaign lasts at least. Where the leader is not only silent but known to be gone,
+   * it is tried again soon, as others may find out later, or the vote was split; and less and less
+   * so, or where a vote takes long there would never be a leader.
+   */
+  private get patienceMs(): number {
+    const { electionTimeoutMs, heartbeatMs } = this.settings;
+    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.goneAt));
   }
 
   private become(role: Role): void {
@@ -532,7 +579,7 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
-    this.drawElectionTimeout();
+    this.drawElectionTimeout(this.patienceMs);
     // Who must not lead does not campaign, but forgets a silent leader all the same, or would send
     // clients there for ever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
@@ -543,8 +590,7 @@ export class Raft {
     } else if (this.role.name === name) {
       this.events.push({ type: "preVoteLost", votes: this.role.votes.size, needed: this.majority });
     }
-    const askedAt = Number.NEGATIVE_INFINITY;
-    const role: Campaigner = { name, votes: new Set(), askedAt, transfer };
+    const role: Campaigner = { name, votes: new Set(), askAt: this.now, transfer };
     this.campaigns += 1;
     this.become(role);
     // A real vote for oneself counts when it is durable (`onSaved`), a pre-vote binds nobody.
@@ -553,8 +599,8 @@ export class Raft {
 
   /** Asks those whose vote is missing, again and again: a request or its reply may be lost. */
   private requestVotes(role: Campaigner): void {
-    if (this.now < role.askedAt + this.settings.heartbeatMs) return;
-    role.askedAt = this.now;
+    if (this.now < role.askAt) return;
+    role.askAt = this.now + Math.min(this.settings.heartbeatMs, this.patienceMs / 4);
     const { campaigns: campaign, log } = this;
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const preVote = role.name === "PreCandidate";
@@ -725,6 +771,7 @@ export class Raft {
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
     this.heardAt = this.now;
+    this.knockAt = this.now + LATE_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
   }
 
@@ -1919,9 +1966,11 @@ export type Clock = { now(): number; setTimer(delayMs: number, action: () => voi
 /**
  * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
  * they may be and still travel in one piece: what is sent in fragments is lost with any of them.
+ * `knock` asks whether anybody is at a port, by an empty datagram. No answer means nothing.
  */
 export type Socket = { readonly address: string; readonly receiveBufferBytes: number;
-  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void; close(): void };
+  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void;
+  knock(to: Address, onRefused: () => void): void; close(): void };
 export type Receive = (bytes: Buffer, from: Address) => void;
 /**
  * `resolve` finds an IP address of a host: of the family of `local`, which could not reach another,
@@ -1967,6 +2016,28 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   return socket.removeAllListeners("error").on("error", () => {});
 }
 
+/**
+ * A dead process is not silent: its kernel refuses what is sent to its port. On a socket for all
+ * peers that would not say whose port it was, or would not be said at all, so each knock has a
+ * socket of its own, which is connected. That no machine or network can be reached is no refusal:
+ * nobody knows what is there. Returns what closes the socket, unless a refusal already has.
+ */
+function knock({ host, port }: Address, onRefused: () => void): () => void {
+  const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
+  let isOpen = port > 0;
+  const close = () => {
+    if (isOpen) socket.close();
+    isOpen = false;
+  };
+  socket.on("error", ({ code }: Error & { code?: string }) => {
+    close();
+    if (code === "ECONNREFUSED") onRefused();
+  });
+  socket.on("connect", () => isOpen && socket.send(NOTHING, () => {}));
+  if (isOpen) socket.connect(port, host);
+  return close;
+}
+
 const SEND_TRIES = 5;
 
 async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
@@ -1975,20 +2046,26 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
   });
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   let isOpen = true;
+  let closeKnock = () => {};
   const { address } = socket.address();
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
   const send = (bytes: Buffer, to: Address, tries: number): void => {
     const again = (error: unknown) => error && tries > 1 && send(bytes, to, tries - 1);
-    if (isOpen) socket.send(bytes, to.port, to.host, again);
+    if (isOpen && to.port > 0) socket.send(bytes, to.port, to.host, again);
   };
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
     datagramBytes: DATAGRAM_BYTES[isLoopback(address) ? "loopback" : "ethernet"],
     send: (bytes, to) => send(bytes, to, SEND_TRIES),
+    knock(to, onRefused) {
+      closeKnock();
+      closeKnock = knock(to, onRefused);
+    },
     close() {
       isOpen = false;
+      closeKnock();
       socket.close();
     },
   };
@@ -2112,7 +2189,14 @@ export class Endpoint {
     this.queued.clear();
   }
 
+  /** Asks whether a peer's process is there. The datagram is empty, and so nobody's to answer. */
+  knock(name: Name, onRefused: () => void): void {
+    const { address } = this.meet("peer", name);
+    if (address) this.socket.knock(address, onRefused);
+  }
+
   receive(sealed: Buffer, address: Address): void {
+    if (sealed.length === 0) return; // Somebody knocks.
     const opened = open(this.keys, sealed);
     if (opened === "unauthenticated") this.warn(address);
     if (typeof opened === "string") return this.drop(opened);
@@ -2542,6 +2626,7 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
+    for (const peer of core.knocks.splice(0)) endpoint.knock(peer, () => this.onRefused(peer));
     this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
     if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
@@ -2589,6 +2674,11 @@ export class Node {
       message.data = this.storage.readChunk(message.offset, message.data.length);
     }
     this.endpoint.send("peer", message);
+  }
+
+  private onRefused(peer: Name): void {
+    this.schedule();
+    this.core.onRefused(peer, this.world.clock.now());
   }
 
   private onMessage(message: Message | ClientMessage, boot?: number): void {

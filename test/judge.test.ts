@@ -298,6 +298,40 @@ describe("A server", () => {
     }
   });
 
+  test("forgets its leader when that is late, and twice not there, and for no other refusal", () => {
+    const forgetting = (refused: (court: Court, raft: Raft) => void) => {
+      const court = new Court();
+      court.elect("b");
+      const raft = court.at("a");
+      raft.now += T / 2;
+      court.judge.stepped("a");
+      return () => refused(court, raft);
+    };
+    const forget = (raft: Raft) => void (raft.role = { name: "Follower", leader: undefined });
+    const rule = "A leader is forgotten when it is late, and twice not there";
+    expectBroken(rule, forgetting((court, raft) => {
+      forget(raft);
+      court.judge.refused("a", "b");
+    }));
+    expectBroken(rule, forgetting((court, raft) => {
+      court.judge.refused("a", "b");
+      raft.now += 5;
+      forget(raft);
+      court.judge.refused("a", "c");
+    }));
+    expectBroken("Nothing else hastens an election", forgetting((court, raft) => {
+      raft.electionDueAt -= 1;
+      court.judge.refused("a", "b");
+    }));
+    forgetting((court, raft) => {
+      court.judge.refused("a", "b");
+      raft.now += 5;
+      forget(raft);
+      raft.electionDueAt = raft.now + 1;
+      court.judge.refused("a", "b");
+    })();
+  });
+
   test("draws a timeout from T to 1.5T for every campaign", () => {
     const court = new Court();
     court.tick("a");

@@ -257,6 +257,67 @@ describe("servers", () => {
     });
   });
 
+  test("that lead and are killed are replaced long before an election timeout", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(1000 + 7 * (seed % 100));
+      const [other = ""] = cluster.names.filter((name) => name !== leader);
+      const { node } = cluster.life(other);
+      const { now } = simulation;
+      cluster.kill(leader);
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
+      tookMs.push(simulation.now - now);
+      expect(node.status().term).toBeLessThan(4);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(150);
+    expect(tookMs.at(-1)).toBeLessThan(1000);
+  });
+
+  test("that lead and are killed keep a client waiting hardly longer", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      const client = cluster.connect("client");
+      simulation.settle(client.propose(bytes("x")));
+      simulation.run(1000 + 7 * (seed % 100));
+      const { now } = simulation;
+      cluster.kill(leader);
+      expect(text(simulation.settle(client.propose(bytes("y"))))).toBe("2 y");
+      tookMs.push(simulation.now - now);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(190);
+  });
+
+  test("that lead and vanish with their machine, or stop, are waited for as long as ever", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(1000 + 7 * (seed % 100));
+      const [other = ""] = cluster.names.filter((name) => name !== leader);
+      const { node } = cluster.life(other);
+      const { now } = simulation;
+      const { ip } = cluster.machine(leader);
+      const how = random();
+      if (how < 0.3) cluster.kill(leader, "parts");
+      else if (how < 0.6) cluster.machine(leader).pause(60_000);
+      else simulation.route = (p) => [p.from.host, p.to.host].includes(ip) ? [] : [{ afterMs: 1 }];
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
+      tookMs.push(simulation.now - now);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Since the last heartbeat.
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(1200);
+  });
+
   test("that no longer lead keep no client waiting", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;

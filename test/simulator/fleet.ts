@@ -94,6 +94,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
     ["crashes", `${count(sum.crashes)}, ${count(sum.powerCuts)} of them power cuts; ` +
       `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
     ["partitions", count(sum.partitions)],
+    ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} that were forged`],
     ["disk faults", count(sum.diskFaults)],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["members", `changed ${count(sum.changes)} times`],
