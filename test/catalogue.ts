@@ -724,6 +724,69 @@ export const planted: readonly Planted[] = [
     changes: [["    if (toBoot !== undefined && toBoot !== to.boot) return;\n", ""]],
     caughtBy: [{ file: "node", title: "who starts again is not given the answers" }],
   },
+  // A leader whose port is closed.
+  {
+    id: "85",
+    name: "A single refusal is taken for the end of the leader.",
+    changes: [["if (this.refusedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "paper", title: "one refusal makes sure of nothing" },
+    ],
+  },
+  {
+    id: "86",
+    name: "A refusal counts though the leader was heard since.",
+    changes: [["this.refusedAt <= this.heardAt", "this.refusedAt < 0"]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "paper", title: "before a word of it do nothing" },
+    ],
+  },
+  {
+    id: "87",
+    name: "A refusal of anybody counts as one of the leader.",
+    changes: [["this.leader !== peer || !isLate", "!isLate"]],
+    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+  },
+  {
+    id: "88",
+    name: "A refusal counts though the leader is heard.",
+    changes: [["this.leader !== peer || !isLate", "this.leader !== peer"]],
+    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+  },
+  {
+    id: "89",
+    name: "Who finds the leader gone campaigns without a pre-vote.",
+    changes: [["      this.goneAt = now;\n", "      this.goneAt = now;\n" +
+      "      return this.campaign(\"Candidate\");\n"]],
+    caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
+  },
+  {
+    id: "90",
+    name: "A knock that is lost is not repeated.",
+    changes: [["this.knockAt = now + this.settings.heartbeatMs;", "this.knockAt = Infinity;"]],
+    caughtBy: [{ file: "paper", title: "and then once in a heartbeat" }],
+  },
+  {
+    id: "91",
+    name: "Who finds the leader gone is impatient for ever.",
+    changes: [["Math.max(heartbeatMs, this.now - this.goneAt)",
+      "this.goneAt > 0 ? heartbeatMs : Infinity"]],
+    caughtBy: [{ file: "paper", title: "and less and less so" }],
+  },
+  {
+    id: "92",
+    name: "A machine that cannot be reached is taken for one that refuses.",
+    changes: [["if (code === \"ECONNREFUSED\") onRefused();", "onRefused();"]],
+    caughtBy: [{ file: "datagrams", title: "at what cannot be reached" }],
+  },
+  {
+    id: "93",
+    name: "A read that is repeated is another read.",
+    changes: [["    if (this.asked.has(call)) return;", "   "]],
+    caughtBy: [{ file: "node", title: "that is repeated is one read" }],
+  },
 ];
 
 export const absent: readonly Absent[] = [
