@@ -45,7 +45,7 @@ Servers:
   --join                  it is new: it waits for 'members add', and founds no cluster of its own;
                           --peers are some of the members
   --data DIR              where the log is (default: raft-data/NAME; for --test a temporary one)
-  --election-timeout MS   who hears no leader for this time, up to twice it, calls an election
+  --election-timeout MS   who hears no leader for this time, up to 1.5 times it, calls an election
                           (default: 1000)
   --heartbeat MS          how often a leader speaks that has nothing to say (default: 100)
 Clients:

@@ -278,12 +278,18 @@ export class Log {
 /**
  * What a server is told once. `disk` is the number that its disk has, and no other. `members` have
  * founded the cluster; a server that joins one later knows of none. Who hears no leader for a time
- * drawn from `electionTimeoutMs` to twice that calls an election (§5.2); a leader that has nothing
- * to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries, unless a
- * single one is larger; another is sent while less than `windowBytes` is on the way to a follower.
+ * drawn from `electionTimeoutMs` to 1.5 times that calls an election (§5.2); a leader that has
+ * nothing to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries,
+ * unless a single one is larger; another is sent while less than `windowBytes` is on the way to a
+ * follower.
  */
 export type Settings = { name: Name; disk: number; members: Configuration;
   electionTimeoutMs: number; heartbeatMs: number; batchBytes: number; windowBytes: number };
+
+/** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
+const LATE_HEARTBEATS = 1.25;
+/** A port that was found closed is tried again so much later: one refusal may be an old one. */
+const KNOCK_MS = 5;
 
 /** What a leader knows of one follower. */
 export class Progress {
@@ -316,7 +322,7 @@ type Follower = { name: "Follower"; leader: Name | undefined };
  * A pre-candidate only asks whether it could win; to the world it still is a follower. `votes` is
  * a set of names, never a counter, because the network delivers a vote twice (§5.2).
  */
-type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askedAt: number;
+type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askAt: number;
   transfer: boolean };
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
@@ -361,6 +367,11 @@ export class Raft {
   // `heardAt` is when the last valid RPC came: from the leader, or from who then got our vote.
   heardAt: number;
   electionDueAt: number;
+  // `knockAt` is when a leader that is still silent is to be asked whether it is there at all,
+  // `refusedAt` when its port was first found closed, `goneAt` when it was given up for that.
+  knockAt = 0;
+  refusedAt = Number.NEGATIVE_INFINITY;
+  goneAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
   lastReadId = 0;
   incoming: Incoming | undefined;
@@ -372,6 +383,7 @@ export class Raft {
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
+  knocks: Name[] = [];
   events: Event[] = [];
   readonly #random: () => number;
 
@@ -397,16 +409,20 @@ export class Raft {
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
-  // Inputs: time passes (`tick`), a message arrives (`receive`), a client wants something
-  // (`propose`, `read`), a turn of the event loop ends (`prepare`), the disk has done its work
-  // (`onSaved`). The outputs, `outbox`, `unsaved`, `takeCommitted`, `takeReads` and `events`, are
-  // for `flush` alone.
+  // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
+  // (`onRefused`), a client wants something (`propose`, `read`), a turn of the event loop ends
+  // (`prepare`), the disk has done its work (`onSaved`). The outputs, `outbox`, `knocks`,
+  // `unsaved`, `takeCommitted`, `takeReads` and `events`, are for `flush` alone.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
   tick(now: number): void {
     this.now = now;
     if (this.role.name !== "Leader") {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
+      else if (this.leader !== undefined && now >= this.knockAt) {
+        this.knocks.push(this.leader);
+        this.knockAt = now + this.settings.heartbeatMs; // The knock, or its answer, may be lost.
+      }
     } else if (!this.hearsLeader() || (this.isRemoved && !this.heir)) {
       // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
       // or its clients would never look for the next one (thesis §6.2). Nor does one go on that
@@ -417,9 +433,9 @@ export class Raft {
 
   /** When `tick` next has something to do. */
   get wakeAt(): number {
-    const { role, settings, electionDueAt } = this;
-    if (role.name === "Follower") return electionDueAt;
-    if (role.name !== "Leader") return Math.min(electionDueAt, role.askedAt + settings.heartbeatMs);
+    const { role, settings, electionDueAt, knockAt, leader } = this;
+    if (role.name === "Follower") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
+    if (role.name !== "Leader") return Math.min(electionDueAt, role.askAt);
     return Math.min(...role.followers.values().map((f) => f.sentAt + settings.heartbeatMs));
   }
 
@@ -519,10 +535,46 @@ export class Raft {
     return this.leader !== undefined && now < heardAt + settings.electionTimeoutMs;
   }
 
-  /** A new timeout for every campaign, or the same two candidates split the vote again (§5.2). */
-  private drawElectionTimeout(): number {
-    this.electionDueAt = this.now + this.settings.electionTimeoutMs * (1 + this.#random());
+  /**
+   * A new timeout for every campaign, or the same two candidates split the vote again (§5.2). It
+   * is from T to 1.5 T, not to twice T as in the paper: who loses a pre-vote has split nothing, so
+   * half a T is spread enough, and a leader that has vanished is replaced the sooner.
+   */
+  private drawElectionTimeout(patienceMs = this.settings.electionTimeoutMs): number {
+    this.electionDueAt = this.now + patienceMs * (1 + this.#random() / 2);
     return this.electionDueAt;
+  }
+
+  /**
+   * Nobody is at the port of `peer`. If that is the leader, and it is late, and this is so a second
+   * time, its process is gone, and the election timeout would be waited for in vain. What a refusal
+   * says is never trusted further than that: whoever forges some for a majority has one election,
+   * in which everybody votes as always, and any word from the leader ends the doubt before.
+   */
+  onRefused(peer: Name, now: number): void {
+    const { heartbeatMs } = this.settings;
+    this.now = now;
+    const isLate = now >= this.heardAt + LATE_HEARTBEATS * heartbeatMs;
+    if (this.role.name !== "Follower" || this.leader !== peer || !isLate) return;
+    if (this.refusedAt <= this.heardAt) {
+      this.refusedAt = now;
+      this.knockAt = now + KNOCK_MS;
+    } else if (now >= this.refusedAt + KNOCK_MS) {
+      this.become({ name: "Follower", leader: undefined });
+      this.goneAt = now;
+      // The others find out at about the same time, and all at once would split the vote.
+      this.electionDueAt = now + this.#random() * heartbeatMs / 2;
+    }
+  }
+
+  /**
+   * How long a campaign lasts at least. Where the leader is not only silent but known to be gone,
+   * it is tried again soon, as others may find out later, or the vote was split; and less and less
+   * so, or where a vote takes long there would never be a leader.
+   */
+  private get patienceMs(): number {
+    const { electionTimeoutMs, heartbeatMs } = this.settings;
+    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.goneAt));
   }
 
   private become(role: Role): void {
@@ -543,7 +595,7 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
-    this.drawElectionTimeout();
+    this.drawElectionTimeout(this.patienceMs);
     // Who must not lead does not campaign, but forgets a silent leader all the same, or would send
     // clients there for ever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
@@ -554,8 +606,7 @@ export class Raft {
     } else if (this.role.name === name) {
       this.events.push({ type: "preVoteLost", votes: this.role.votes.size, needed: this.majority });
     }
-    const askedAt = Number.NEGATIVE_INFINITY;
-    const role: Campaigner = { name, votes: new Set(), askedAt, transfer };
+    const role: Campaigner = { name, votes: new Set(), askAt: this.now, transfer };
     this.campaigns += 1;
     this.become(role);
     // A real vote for oneself counts when it is durable (`onSaved`), a pre-vote binds nobody.
@@ -564,8 +615,8 @@ export class Raft {
 
   /** Asks those whose vote is missing, again and again: a request or its reply may be lost. */
   private requestVotes(role: Campaigner): void {
-    if (this.now < role.askedAt + this.settings.heartbeatMs) return;
-    role.askedAt = this.now;
+    if (this.now < role.askAt) return;
+    role.askAt = this.now + Math.min(this.settings.heartbeatMs, this.patienceMs / 4);
     const { campaigns: campaign, log } = this;
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const preVote = role.name === "PreCandidate";
@@ -738,6 +789,7 @@ export class Raft {
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
     this.heardAt = this.now;
+    this.knockAt = this.now + LATE_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
   }
 
@@ -1980,9 +2032,11 @@ export type Clock = { now(): number; setTimer(delayMs: number, action: () => voi
 /**
  * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
  * they may be and still travel in one piece: what is sent in fragments is lost with any of them.
+ * `knock` asks whether anybody is at a port, by an empty datagram. No answer means nothing.
  */
 export type Socket = { readonly address: string; readonly receiveBufferBytes: number;
-  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void; close(): void };
+  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void;
+  knock(to: Address, onRefused: () => void): void; close(): void };
 export type Receive = (bytes: Buffer, from: Address) => void;
 /**
  * `resolve` finds an IP address of a host: of the family of `local`, which could not reach another,
@@ -2028,6 +2082,28 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   return socket.removeAllListeners("error").on("error", () => {});
 }
 
+/**
+ * A dead process is not silent: its kernel refuses what is sent to its port. On a socket for all
+ * peers that would not say whose port it was, or would not be said at all, so each knock has a
+ * socket of its own, which is connected. That no machine or network can be reached is no refusal:
+ * nobody knows what is there. Returns what closes the socket, unless a refusal already has.
+ */
+function knock({ host, port }: Address, onRefused: () => void): () => void {
+  const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
+  let isOpen = port > 0;
+  const close = () => {
+    if (isOpen) socket.close();
+    isOpen = false;
+  };
+  socket.on("error", ({ code }: Error & { code?: string }) => {
+    close();
+    if (code === "ECONNREFUSED") onRefused();
+  });
+  socket.on("connect", () => isOpen && socket.send(NOTHING, () => {}));
+  if (isOpen) socket.connect(port, host);
+  return close;
+}
+
 const SEND_TRIES = 5;
 
 async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
@@ -2036,20 +2112,26 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
   });
   socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
   let isOpen = true;
+  let closeKnock = () => {};
   const { address } = socket.address();
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
   const send = (bytes: Buffer, to: Address, tries: number): void => {
     const again = (error: unknown) => error && tries > 1 && send(bytes, to, tries - 1);
-    if (isOpen) socket.send(bytes, to.port, to.host, again);
+    if (isOpen && to.port > 0) socket.send(bytes, to.port, to.host, again);
   };
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
     datagramBytes: DATAGRAM_BYTES[isLoopback(address) ? "loopback" : "ethernet"],
     send: (bytes, to) => send(bytes, to, SEND_TRIES),
+    knock(to, onRefused) {
+      closeKnock();
+      closeKnock = knock(to, onRefused);
+    },
     close() {
       isOpen = false;
+      closeKnock();
       socket.close();
     },
   };
@@ -2181,7 +2263,14 @@ export class Endpoint {
     this.queued.clear();
   }
 
+  /** Asks whether a peer's process is there. The datagram is empty, and so nobody's to answer. */
+  knock(name: Name, onRefused: () => void): void {
+    const { address } = this.meet("peer", name);
+    if (address) this.socket.knock(address, onRefused);
+  }
+
   receive(sealed: Buffer, address: Address): void {
+    if (sealed.length === 0) return; // Somebody knocks.
     const opened = open(this.keys, sealed);
     if (opened === "unauthenticated") this.warn({ type: opened, address });
     if (typeof opened === "string") return this.drop(opened);
@@ -2386,7 +2475,7 @@ function serverOf({ name, address }: Member): Server[] {
 /** What somebody asks, in one of its lives. */
 type Asker = ClientMessage & { boot?: number | undefined };
 type Question = Asker & { type: "Read" | "ReadIndex" };
-type Proposal = { asker: Asker; call: string; term: number };
+type Proposal = { asker: Asker; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2401,11 +2490,12 @@ export class Node {
   private readonly sliceBytes: number;
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
-  /** Who waits for the entry at an index, proposed in a term; and what is asked by them. */
+  /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
-  private readonly calls = new Set<string>();
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
+  /** The calls of all of these, as clients repeat them. */
+  private readonly calls = new Set<string>();
   private unasked: Question[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
@@ -2619,6 +2709,7 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
+    for (const peer of core.knocks.splice(0)) endpoint.knock(peer, () => this.onRefused(peer));
     this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
     if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
@@ -2668,6 +2759,11 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
+  private onRefused(peer: Name): void {
+    this.schedule();
+    this.core.onRefused(peer, this.world.clock.now());
+  }
+
   private onMessage(message: Message | ClientMessage, boot?: number): void {
     this.schedule();
     if (!("term" in message)) return this.onClientMessage(message, boot);
@@ -2694,6 +2790,8 @@ export class Node {
   }
 
   private onQuestion(m: Question): void {
+    if (this.calls.has(callOf(m))) return; // It waits already.
+    this.calls.add(callOf(m));
     if (this.core.read() !== undefined) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
     else this.redirect(m);
@@ -2727,9 +2825,8 @@ export class Node {
   }
 
   private await(asker: Asker, index: number): void {
-    const call = callOf(asker);
-    this.proposals.set(index, { asker, call, term: this.core.currentTerm });
-    this.calls.add(call);
+    this.proposals.set(index, { asker, term: this.core.currentTerm });
+    this.calls.add(callOf(asker));
   }
 
   private change(asker: Asker & { type: "ChangeMembers" }): void {
@@ -2760,9 +2857,8 @@ export class Node {
     const answer = this.sessions.apply(entry, this.options.machine);
     const proposal = this.proposals.get(entry.index);
     if (!proposal) return;
-    const { asker, call, term } = proposal;
+    const { asker, term } = proposal;
     this.proposals.delete(entry.index);
-    this.calls.delete(call);
     if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
     else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
     else this.answer(asker, { type: "Answer", answer });
@@ -2859,7 +2955,6 @@ export class Node {
     for (const { asker } of this.proposals.values()) this.redirect(asker);
     for (const asker of this.questions.splice(0)) this.redirect(asker);
     this.proposals.clear();
-    this.calls.clear();
   }
 
   private redirect(asker: Asker): void {
@@ -2868,7 +2963,9 @@ export class Node {
     this.answer(asker, { type: "NotLeader", leader, address });
   }
 
-  private answer({ type, from: to, id, boot }: Asker, content: Content): void {
+  private answer(asker: Asker, content: Content): void {
+    const { type, from: to, id, boot } = asker;
+    this.calls.delete(callOf(asker));
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
   }
 }
@@ -2876,7 +2973,7 @@ export class Node {
 const callOf = ({ from, boot, id }: Asker) => `${from} ${boot} ${id}`;
 
 const TICK_MS = 10;
-const RETRY_MS = 200;
+const RETRY_MS = 100;
 
 /**
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
@@ -2911,6 +3008,8 @@ export class Client {
   private isClosed = false;
   /** What servers said instead of an answer, for people. */
   private readonly excuses = new Map<Name, string>();
+  /** Who has not answered in time, and so is given less of it until it does. */
+  private readonly silent = new Set<Name>();
 
   /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
@@ -3013,6 +3112,7 @@ export class Client {
     const operation = this.operations.get(answer.id);
     if (!operation) return;
     this.excuses.delete(answer.from);
+    this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.settle();
     if (answer.type === "Answer") operation.resolve(answer.answer);
@@ -3063,7 +3163,7 @@ export class Client {
     const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
-    operation.askAt = this.clock.now() + RETRY_MS;
+    operation.askAt = this.clock.now() + RETRY_MS / (this.silent.has(to) ? 2 : 1);
     this.endpoint.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
     this.schedule();
   }
@@ -3075,8 +3175,9 @@ export class Client {
       if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
       else if (now >= operation.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        const isVain = operation.asked === this.target;
-        if (isVain) this.target = this.servers[next % this.servers.length] ?? "";
+        const { asked } = operation;
+        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
+        if (asked !== undefined) this.silent.add(asked);
         this.ask(operation);
       }
     }

@@ -9,7 +9,7 @@
  *
  *   --rounds 3       how often everything is measured; medians are told
  *   --ms 700         how long each measurement lasts, after a warm-up of a third of that
- *   --kills 5        how often a leader is killed
+ *   --kills 5        how often a leader is killed, and how often it is stopped
  *   --rows TEXT      only the rows with TEXT in their name, as "leader: commits, 64 in flight"
  *   --directory DIR  where the servers keep their logs; not in memory
  *   --json           all figures of all rounds
@@ -53,7 +53,16 @@ const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flag
 /** Fresh processes compile what they do often, which is none of the first row's cost. */
 const WARM_UP_MS = 1000;
 const BARE = "a commit without disk and network";
-const FAILOVER = "kill -9 of the leader to the next commit";
+/**
+ * A killed process leaves a kernel that says so; one that is stopped is as silent as a machine that
+ * has vanished, for which all wait an election timeout: a second, here as in etcd.
+ */
+const FAILOVERS = { SIGKILL: "kill -9 of the leader to the next commit",
+  SIGSTOP: "silence of the leader to the next commit" } as const;
+type Signal = keyof typeof FAILOVERS;
+const signals = (Object.keys(FAILOVERS) as Signal[]).filter((signal) =>
+  FAILOVERS[signal].includes(flags.rows)
+);
 
 /** `what` is unique where the load is, `name` in the table. */
 type Row = Operation & { name: string; what: string };
@@ -73,7 +82,7 @@ type Counts = Omit<Stat, "leader" | "term" | "memoryBytes"> & { cpuMs: number; l
   waitedMs: number };
 const samples: Sample[] = [];
 const bare: { contestant: string; round: number; cpuUs: number }[] = [];
-const failovers: { contestant: string; round: number; ms: number }[] = [];
+const failovers: { contestant: string; signal: Signal; round: number; ms: number }[] = [];
 const limits: { what: string; round: number; figures: Figures }[] = [];
 
 function progress(text: string): void {
@@ -120,11 +129,12 @@ async function measureRow(row: Row, contestant: Contestant, round: number): Prom
     counts: { ...difference(before, after), ...cpu }, elections: after.term - before.term });
 }
 
-async function measureFailovers(contestant: Contestant): Promise<void> {
+async function measureFailovers(contestant: Contestant, signal: Signal): Promise<void> {
   const { name } = contestant.kind;
   for (let i = 1; i <= kills; i += 1) {
-    progress(`killing the leader of ${name}, ${i} of ${kills}`);
-    failovers.push({ contestant: name, round: i, ms: await contestant.failover() });
+    progress(`${signal} to the leader of ${name}, ${i} of ${kills}`);
+    const ms = await contestant.failover(signal);
+    failovers.push({ contestant: name, signal, round: i, ms });
     await Bun.sleep(300 + 37 * i); // Not always at the same distance from a heartbeat.
   }
 }
@@ -147,9 +157,9 @@ async function measureAll(kinds: ReturnType<typeof opponent>, directory: string)
       await contestant.end();
     }
   }
-  for (const kind of FAILOVER.includes(flags.rows) ? kinds : []) {
+  for (const kind of signals.length > 0 ? kinds : []) {
     const contestant = await Contestant.start(kind, directory);
-    await measureFailovers(contestant);
+    for (const signal of signals) await measureFailovers(contestant, signal);
     await contestant.end();
   }
 }
@@ -193,8 +203,9 @@ function cell(row: Row, contestant: string): Cell {
     : { speed: 1 / median(own.map((s) => s.p50_us)), text: `${latency(own)}${used}${notes}` };
 }
 
-function failoverCell(contestant: string): Cell {
-  const own = failovers.filter((f) => f.contestant === contestant).map((f) => f.ms);
+function failoverCell(contestant: string, signal: Signal): Cell {
+  const own = failovers.filter((f) => f.contestant === contestant && f.signal === signal)
+    .map((f) => f.ms);
   if (own.length === 0) return NOTHING;
   const [least, most] = [Math.min(...own), Math.max(...own)];
   const text = `${median(own).toFixed(0)} ms (${least.toFixed(0)} to ${most.toFixed(0)})`;
@@ -275,7 +286,9 @@ function table(names: readonly string[], directory: string): string {
     ...section("leader"),
     ...section("client"),
     ...section("follower"),
-    ...line(FAILOVER, names.map(failoverCell)),
+    ...signals.flatMap((signal) =>
+      line(FAILOVERS[signal], names.map((name) => failoverCell(name, signal)))
+    ),
     ...line(BARE, names.map(bareCell)),
     ...(spent.length > 0 ? ["", "What one commit costs the leader, when the load is in it"] : []),
     ...spent,

@@ -107,7 +107,7 @@ export const planted: readonly Planted[] = [
   {
     id: "8",
     name: "The election timeout is drawn once, not per campaign.",
-    changes: [["(1 + this.#random())", "(1 + (this.drawn ??= this.#random()))"]],
+    changes: [["(1 + this.#random() / 2)", "(1 + (this.drawn ??= this.#random()) / 2)"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -179,7 +179,7 @@ export const planted: readonly Planted[] = [
     name: "The log is truncated although nothing conflicts.",
     changes: [["this.matches(entry.index, entry.term)) continue;",
       "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 2 }],
   },
   {
     id: "17",
@@ -258,7 +258,7 @@ export const planted: readonly Planted[] = [
     id: "26",
     name: "A read is served before an entry of the own term is committed.",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "27",
@@ -442,7 +442,7 @@ export const planted: readonly Planted[] = [
     id: "54",
     name: "A torn frame is taken for a whole one: its checksum is not compared.",
     changes: [[" || frameChecksum(frame) !== frame.readUInt32BE(8)", ""]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 5 }],
   },
   {
     id: "55",
@@ -466,7 +466,7 @@ export const planted: readonly Planted[] = [
     id: "58",
     name: "A late acknowledgement confirms the latest round instead of its own.",
     changes: [["Math.max(follower.confirmedRound, m.round)", "follower.sentRound"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 2 }],
   },
   {
     id: "59",
@@ -523,7 +523,7 @@ export const planted: readonly Planted[] = [
     id: "67",
     name: "A read is answered before what was committed when it came is applied.",
     changes: [[" || r.index > this.lastApplied", ""]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "68",
@@ -538,7 +538,7 @@ export const planted: readonly Planted[] = [
       ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) return;"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 12 }],
+    caughtBy: [{ mode: "full", seed: 14 }],
   },
   {
     id: "70",
@@ -632,7 +632,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 4 },
+      { mode: "full", seed: 12 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -644,7 +644,7 @@ export const planted: readonly Planted[] = [
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)",
       "commitIndex >= role.firstIndex"]],
     caughtBy: [
-      { mode: "core", seed: 10 },
+      { mode: "core", seed: 11 },
       { file: "members", title: "waits for the one before it to be committed" },
     ],
   },
@@ -653,7 +653,7 @@ export const planted: readonly Planted[] = [
     name: "A membership change before an entry of the own term is committed.",
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
-      { mode: "core", seed: 8 },
+      { mode: "core", seed: 15 },
       { file: "members", title: "waits for an entry of the leader's own term" },
     ],
   },
@@ -691,14 +691,14 @@ export const planted: readonly Planted[] = [
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 5 }],
   },
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
-      { mode: "core", seed: 15 },
+      { mode: "core", seed: 41 },
       { file: "members", title: "may be needed to lead until then" },
     ],
   },
@@ -790,6 +790,69 @@ export const planted: readonly Planted[] = [
     caughtBy: [
       { file: "members", title: "that takes the place of another has nothing of what that had" },
     ],
+  },
+  // A leader whose port is closed.
+  {
+    id: "92",
+    name: "A single refusal is taken for the end of the leader.",
+    changes: [["if (this.refusedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "paper", title: "one refusal makes sure of nothing" },
+    ],
+  },
+  {
+    id: "93",
+    name: "A refusal counts though the leader was heard since.",
+    changes: [["this.refusedAt <= this.heardAt", "this.refusedAt < 0"]],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "paper", title: "before a word of it do nothing" },
+    ],
+  },
+  {
+    id: "94",
+    name: "A refusal of anybody counts as one of the leader.",
+    changes: [["this.leader !== peer || !isLate", "!isLate"]],
+    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+  },
+  {
+    id: "95",
+    name: "A refusal counts though the leader is heard.",
+    changes: [["this.leader !== peer || !isLate", "this.leader !== peer"]],
+    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+  },
+  {
+    id: "96",
+    name: "Who finds the leader gone campaigns without a pre-vote.",
+    changes: [["      this.goneAt = now;\n", "      this.goneAt = now;\n" +
+      "      return this.campaign(\"Candidate\");\n"]],
+    caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
+  },
+  {
+    id: "97",
+    name: "A knock that is lost is not repeated.",
+    changes: [["this.knockAt = now + this.settings.heartbeatMs;", "this.knockAt = Infinity;"]],
+    caughtBy: [{ file: "paper", title: "and then once in a heartbeat" }],
+  },
+  {
+    id: "98",
+    name: "Who finds the leader gone is impatient for ever.",
+    changes: [["Math.max(heartbeatMs, this.now - this.goneAt)",
+      "this.goneAt > 0 ? heartbeatMs : Infinity"]],
+    caughtBy: [{ file: "paper", title: "and less and less so" }],
+  },
+  {
+    id: "99",
+    name: "A machine that cannot be reached is taken for one that refuses.",
+    changes: [["if (code === \"ECONNREFUSED\") onRefused();", "onRefused();"]],
+    caughtBy: [{ file: "datagrams", title: "at what cannot be reached" }],
+  },
+  {
+    id: "100",
+    name: "A read that is repeated is another read.",
+    changes: [["    if (this.calls.has(callOf(m))) return;", "   "]],
+    caughtBy: [{ file: "node", title: "that is repeated is one read" }],
   },
 ];
 

@@ -50,6 +50,8 @@ class Cluster {
     this.servers = scene.names.map((name) => new Server(name, scene, this.network));
     this.network.deliver = (m) => this.servers.find(({ name }) => name === m.to)?.receive(m);
     this.timeoutMs = 2 * scene.conditions.electionTimeoutMs;
+    this.network.isRunning = (name) =>
+      this.servers.some((server) => server.name === name && server.raft !== undefined);
     for (const server of this.servers) server.start();
     for (let i = 0; i < scene.conditions.clients; i += 1) this.addClient().live();
   }

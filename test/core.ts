@@ -10,7 +10,7 @@ import { randomFrom } from "./random.ts";
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
-/** The election timeout T: who hears nobody for T to 2T, as chance has it, campaigns. */
+/** The election timeout T: who hears nobody for T to 1.5T, as chance has it, campaigns. */
 export const T = 1_000;
 export const HEARTBEAT = 100;
 export const THREE = ["a", "b", "c"];

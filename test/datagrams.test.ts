@@ -1,7 +1,7 @@
 /** Real sockets, on the loopback interface of this machine. */
 import { afterEach, describe, expect, test } from "bun:test";
 import dgram from "node:dgram";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { Client, KeyValues, KeyValueStore, Node, parseServer, RaftError, type Socket,
   systemWorld } from "../raft.ts";
@@ -138,6 +138,79 @@ describe("a socket", () => {
     }
     await promise;
     expect(heard.map(String).toSorted()).toEqual(["one", "three", "two"]);
+  });
+});
+
+/** Asks so often whether anybody is there. Resolves to how often that was refused. */
+async function refusals(socket: Socket, port: number, { host = HOST, times = 2 } = {}) {
+  let count = 0;
+  for (let i = 0; i < times; i += 1) {
+    socket.knock({ host, port }, () => count += 1);
+    await Bun.sleep(20);
+  }
+  return count;
+}
+
+const openFiles = () => existsSync("/proc/self/fd") ? readdirSync("/proc/self/fd").length : 0;
+
+describe("a knock", () => {
+  test("at a closed port is refused, each by itself", async () => {
+    const socket = await bind(0);
+    expect(await refusals(socket, await freePort(), { times: 5 })).toBe(5);
+  });
+
+  test("at an open port brings an empty datagram, and is not refused", async () => {
+    const heard: number[] = [];
+    const port = await freePort();
+    await bind(port, ({ length }) => heard.push(length));
+    expect(await refusals(await bind(0), port)).toBe(0);
+    expect(heard).toEqual([0, 0]);
+  });
+
+  test("at a process that is stopped is not refused, and at the same one killed it is", async () => {
+    const port = await freePort();
+    const script = `const socket = require("node:dgram").createSocket("udp4");
+      socket.bind(${port}, "${HOST}", () => console.log("here"));`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" });
+    closing.push(() => child.kill("SIGKILL"));
+    await child.stdout.getReader().read();
+    const socket = await bind(0);
+    child.kill("SIGSTOP");
+    expect(await refusals(socket, port)).toBe(0);
+    child.kill("SIGKILL");
+    await child.exited;
+    expect(await refusals(socket, port)).toBe(2);
+  });
+
+  test("at what cannot be reached, or is no port, is no refusal, and throws nothing", async () => {
+    const socket = await bind(0);
+    expect(await refusals(socket, 9, { host: "255.255.255.255" })).toBe(0);
+    expect(await refusals(socket, 9, { host: "fe80::1%nowhere" })).toBe(0);
+    expect(await refusals(socket, 0)).toBe(0);
+    socket.send(Buffer.from("x"), { host: HOST, port: 0 }); // As from a forged source, to answer.
+  });
+
+  test("goes to an IPv6 address too", async () => {
+    if (!hasIPv6) return;
+    const socket = await bind(0);
+    expect(await refusals(socket, await freePort(), { host: "::1" })).toBe(2);
+  });
+
+  test("leaves no socket open, and says nothing once its own is closed", async () => {
+    const socket = await datagrams.bind({ host: HOST, port: 0 }, () => {});
+    const [port, closed] = [await freePort(), await freePort()];
+    await bind(port);
+    const before = openFiles();
+    expect(await refusals(socket, closed, { times: 20 })).toBe(20);
+    expect(openFiles()).toBe(before);
+    await refusals(socket, port, { times: 20 });
+    expect(openFiles()).toBeLessThanOrEqual(before + 1); // The last one still waits.
+    let late = 0;
+    socket.knock({ host: HOST, port: closed }, () => late += 1);
+    socket.close();
+    await Bun.sleep(20);
+    expect(late).toBe(0);
+    expect(openFiles()).toBeLessThan(before + 1);
   });
 });
 

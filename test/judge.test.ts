@@ -298,15 +298,49 @@ describe("A server", () => {
     }
   });
 
-  test("draws a timeout from T to 2T for every campaign", () => {
+  test("forgets its leader when that is late, and twice not there, and for no other refusal", () => {
+    const forgetting = (refused: (court: Court, raft: Raft) => void) => {
+      const court = new Court();
+      court.elect("b");
+      const raft = court.at("a");
+      raft.now += T / 2;
+      court.judge.stepped("a");
+      return () => refused(court, raft);
+    };
+    const forget = (raft: Raft) => void (raft.role = { name: "Follower", leader: undefined });
+    const rule = "A leader is forgotten when it is late, and twice not there";
+    expectBroken(rule, forgetting((court, raft) => {
+      forget(raft);
+      court.judge.refused("a", "b");
+    }));
+    expectBroken(rule, forgetting((court, raft) => {
+      court.judge.refused("a", "b");
+      raft.now += 5;
+      forget(raft);
+      court.judge.refused("a", "c");
+    }));
+    expectBroken("Nothing else hastens an election", forgetting((court, raft) => {
+      raft.electionDueAt -= 1;
+      court.judge.refused("a", "b");
+    }));
+    forgetting((court, raft) => {
+      court.judge.refused("a", "b");
+      raft.now += 5;
+      forget(raft);
+      raft.electionDueAt = raft.now + 1;
+      court.judge.refused("a", "b");
+    })();
+  });
+
+  test("draws a timeout from T to 1.5T for every campaign", () => {
     const court = new Court();
     court.tick("a");
     const raft = court.at("a");
     raft.campaigns += 1;
     expectBroken("A timeout is drawn for every campaign", () => court.judge.stepped("a"));
-    for (const ms of [0.9 * T, 2.1 * T]) {
+    for (const ms of [0.9 * T, 1.6 * T]) {
       raft.electionDueAt = raft.now + ms;
-      expectBroken("An election timeout is from T to 2T", () => court.judge.stepped("a"));
+      expectBroken("An election timeout is from T to 1.5T", () => court.judge.stepped("a"));
     }
   });
 });

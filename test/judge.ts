@@ -85,6 +85,9 @@ type Followed = { progress: Progress; matchIndex: number; nextIndex: number; beg
 /** What was so when a read came. */
 export type Question = { role: Role; round: number; committed: number };
 
+/** Two findings that a leader is not there count only if they lie further apart than that. */
+const LEAST_APART_MS = 4;
+
 /** A server as it was after its last step. */
 class Server {
   disk = new Disk();
@@ -109,6 +112,10 @@ class Server {
   followers = new Map<Name, Followed>();
   electionDueAt = 0;
   timerFrom = 0;
+  /** When the leader was found not to be there, since it was last heard. */
+  refusedAt: number[] = [];
+  /** When two such findings made it forget its leader. */
+  forgotAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
   /** The last election timeout that was drawn for a campaign. */
   drawnMs = 0;
@@ -235,7 +242,7 @@ export class Judge {
       log: [...disk.entries.slice(0, raft.log.baseIndex),
         ...raft.log.slice(raft.log.baseIndex + 1)], currentTerm: raft.currentTerm,
       votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
-      timerFrom: raft.heardAt });
+      timerFrom: raft.heardAt, refusedAt: [], forgotAt: Number.NEGATIVE_INFINITY });
     server.voters = server.votersBefore = this.votersOf(server.log);
     this.checkDisk(server);
   }
@@ -354,6 +361,8 @@ export class Judge {
     if (!raft) return;
     const { role, currentTerm, commitIndex, now } = raft;
     this.checkTimer(server, raft, m);
+    const isLeaders = m.type === "AppendEntries" || m.type === "InstallSnapshot";
+    if (isLeaders && m.term === currentTerm) server.refusedAt = [];
     if (m.type === "AppendEntries") {
       const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
       demand(commitIndex <= Math.max(server.commitIndex, vouched),
@@ -371,6 +380,29 @@ export class Judge {
     if (role.name !== "Leader" || !isAnswer || m.term !== currentTerm || !follower) return;
     follower.heardAt = now;
     follower.round = Math.max(follower.round, m.round);
+  }
+
+  /** A server was told that nobody is there where `peer` should be. */
+  refused(name: Name, peer: Name): void {
+    const server = this.at(name);
+    const { raft, role, refusedAt, timerFrom } = server;
+    if (!raft) return;
+    const leader = role?.name === "Follower" ? role.leader : undefined;
+    const isLate = raft.now - timerFrom >= raft.settings.heartbeatMs;
+    if (leader === peer && isLate) refusedAt.push(raft.now);
+    if (raft.role === role) {
+      demand(raft.electionDueAt === server.electionDueAt, "Nothing else hastens an election", () =>
+        `${name} does when it is told that ${peer} is not there`);
+      return this.stepped(name);
+    }
+    const lastingMs = (refusedAt.at(-1) ?? 0) - (refusedAt[0] ?? 0);
+    demand(leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
+      "A leader is forgotten when it is late, and twice not there",
+      () =>
+        `${name}, whose leader is ${leader}, last heard ${raft.now - timerFrom} ms ago, is told ` +
+        `that ${peer} is not there, ${refusedAt.length} times in ${lastingMs} ms`);
+    server.forgotAt = raft.now;
+    this.stepped(name);
   }
 
   /** A read comes to a server that leads. */
@@ -504,8 +536,9 @@ export class Judge {
       () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`);
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;
-    const { name } = server;
-    demand(drawnMs > 0.999 * T && drawnMs < 2.001 * T, "An election timeout is from T to 2T",
+    const { name, forgotAt } = server;
+    const least = now < forgotAt + T ? settings.heartbeatMs : T;
+    demand(drawnMs > 0.999 * least && drawnMs < 1.501 * T, "An election timeout is from T to 1.5T",
       () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`);
     demand(Math.abs(drawnMs - server.drawnMs) > 1e-6, "A timeout is drawn for every campaign",
       () => `two campaigns of ${name} have the same, ${drawnMs} ms`);

@@ -83,6 +83,9 @@ async function powerless(lan: Lan): Promise<void> {
   await trio.program(old).kill();
   const put = await trio.ask("put", "after", "the leader is killed");
   check("the leader is killed by kill -9: the other two take a put", put.code === 0);
+  const next = await trio.agreement([0, 1, 2].filter((i) => i !== old));
+  show(`${trio.addresses[next]}, which its kernel has told, waited for less than a second`,
+    await trio.line(next, /No valid RPC received in the last \d{1,3} milliseconds/));
   trio.start(old);
   await trio.convergence();
   check("started again, it has applied what the others have", true);

@@ -259,6 +259,67 @@ describe("servers", () => {
     });
   });
 
+  test("that lead and are killed are replaced long before an election timeout", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(1000 + 7 * (seed % 100));
+      const [other = ""] = cluster.names.filter((name) => name !== leader);
+      const { node } = cluster.life(other);
+      const { now } = simulation;
+      cluster.kill(leader);
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
+      tookMs.push(simulation.now - now);
+      expect(node.status().term).toBeLessThan(4);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(150);
+    expect(tookMs.at(-1)).toBeLessThan(1000);
+  });
+
+  test("that lead and are killed keep a client waiting hardly longer", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      const client = cluster.connect("client");
+      simulation.settle(client.propose(bytes("x")));
+      simulation.run(1000 + 7 * (seed % 100));
+      const { now } = simulation;
+      cluster.kill(leader);
+      expect(text(simulation.settle(client.propose(bytes("y"))))).toBe("2 y");
+      tookMs.push(simulation.now - now);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(190);
+  });
+
+  test("that lead and vanish with their machine, or stop, are waited for as long as ever", () => {
+    const tookMs: number[] = [];
+    forSeeds(50, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(1000 + 7 * (seed % 100));
+      const [other = ""] = cluster.names.filter((name) => name !== leader);
+      const { node } = cluster.life(other);
+      const { now } = simulation;
+      const { ip } = cluster.machine(leader);
+      const how = random();
+      if (how < 0.3) cluster.kill(leader, "parts");
+      else if (how < 0.6) cluster.machine(leader).pause(60_000);
+      else simulation.route = (p) => [p.from.host, p.to.host].includes(ip) ? [] : [{ afterMs: 1 }];
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
+      tookMs.push(simulation.now - now);
+    });
+    tookMs.sort((a, b) => a - b);
+    expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Since the last heartbeat.
+    expect(tookMs[Math.floor(tookMs.length / 2)]).toBeLessThan(1150);
+  });
+
   test("that no longer lead keep no client waiting", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
@@ -983,6 +1044,28 @@ describe("a follower's read", () => {
     simulation.route = () => [{ afterMs: 1 }];
     simulation.run(300);
     expect(answers).toEqual(["x", "x,y"]);
+  });
+
+  test("that is repeated is one read, at a follower as at a leader", () => {
+    const { cluster, simulation, leader, watched } = trio();
+    const client = cluster.connect("client");
+    simulation.settle(client.read(bytes("")));
+    // Nobody confirms that the leader leads, nor tells the follower how far to wait.
+    simulation.route = ({ bytes: sealed }) => {
+      const { types } = open(sealed);
+      const isLost = types.includes("AppendEntriesReply") || types.includes("ReadIndex");
+      return isLost ? [] : [{ afterMs: 1 }];
+    };
+    const reads = [client.read(bytes(""), leader), client.read(bytes(""), watched)];
+    simulation.run(50);
+    reads.push(client.read(bytes(""), watched)); // One that comes while the leader is asked.
+    simulation.run(500);
+    const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
+    expect(at["questions"].length).toBe(1);
+    expect(away["unasked"].length).toBe(1);
+    simulation.route = () => [{ afterMs: 1 }];
+    expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
+    for (const node of [at, away]) expect(node["calls"].size).toBe(0);
   });
 
   test("has no answer if it cannot reach the leader, or has none", () => {

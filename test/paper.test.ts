@@ -494,8 +494,8 @@ describe("§5.2 Leader election", () => {
     for (
       const [chance, timeout] of [
         [0, T],
-        [0.25, 1.25 * T],
-        [0.999, 1.999 * T],
+        [0.25, 1.125 * T],
+        [0.998, 1.499 * T],
       ] as const
     ) {
       expect(server({ random: () => chance }).electionDueAt).toBe(timeout);
@@ -532,7 +532,7 @@ describe("§5.2 Leader election", () => {
       timeOut(raft);
       drawn.push(raft.electionDueAt - raft.now);
     }
-    expect(drawn).toEqual([1.9 * T, 1.3 * T, 1.6 * T]);
+    expect(drawn.map(Math.round)).toEqual([1.45 * T, 1.15 * T, 1.3 * T]);
     grantPreVotes(raft);
     expect(raft.electionDueAt - raft.now).toBe(T); // The election proper draws its own.
   });
@@ -1373,7 +1373,7 @@ describe("Figure 2: Rules for Servers", () => {
     wait(raft, HEARTBEAT);
     const sent = grantPreVotes(raft);
     expect(raft).toMatchObject({ currentTerm: 5, votedFor: "a" });
-    expect(raft.electionDueAt).toBe(raft.now + 1.5 * T);
+    expect(raft.electionDueAt).toBe(raft.now + 1.25 * T);
     const asked = { term: 5, preVote: false, lastLogIndex: 1, lastLogTerm: 1 };
     expect(sent).toMatchObject([
       { to: "b", ...asked },
@@ -2382,7 +2382,7 @@ describe("The election timer", () => {
     ) {
       const raft = server({ term: 5 });
       step(raft, message, T / 2);
-      expect(raft.electionDueAt).toBe(T / 2 + 1.5 * T);
+      expect(raft.electionDueAt).toBe(T / 2 + 1.25 * T);
     }
   });
 
@@ -2402,18 +2402,19 @@ describe("The election timer", () => {
     ) {
       const raft = server({ log: [1, 2], term: 5 });
       step(raft, message, T / 2);
-      expect(raft.electionDueAt).toBe(1.5 * T);
+      expect(raft.electionDueAt).toBe(1.25 * T);
     }
   });
 
   test("nor a second candidate of a term in which we have voted", () => {
     const raft = server({ term: 5, votedFor: "c" });
     step(raft, requestVote(5, { from: "b" }), T / 2);
-    expect(raft.electionDueAt).toBe(1.5 * T);
+    expect(raft.electionDueAt).toBe(1.25 * T);
   });
 
   test("a server says when it wants to be woken", () => {
-    expect(server().wakeAt).toBe(1.5 * T);
+    expect(server().wakeAt).toBe(1.25 * T);
+    expect(follower({ now: 7 }).wakeAt).toBe(7 + 1.25 * HEARTBEAT); // To knock at a late leader.
     const asking = preCandidate();
     expect(asking.wakeAt).toBe(asking.now + HEARTBEAT);
     const leading = settledLeader();
@@ -2422,6 +2423,175 @@ describe("The election timer", () => {
     propose(leading);
     turn(leading);
     expect(leading.wakeAt).toBe(leading.now + HEARTBEAT);
+  });
+});
+
+describe("A leader that is late, and whose port is closed", () => {
+  const LATE = 1.25 * HEARTBEAT;
+  /** The leader has not been heard for so long that a heartbeat is missing. */
+  const doubting = (leader: Name = "b", options: Parameters<typeof follower>[0] = {}) => {
+    const raft = follower(options, leader);
+    wait(raft, LATE);
+    return raft;
+  };
+  const refuse = (raft: Raft, afterMs: number, peer: Name = "b") => {
+    raft.onRefused(peer, raft.now + afterMs);
+    return turn(raft);
+  };
+  /** What knows its leader to be gone. */
+  const bereft = (options: Parameters<typeof follower>[0] = {}) => {
+    const raft = doubting("b", options);
+    refuse(raft, 1);
+    refuse(raft, 5);
+    return raft;
+  };
+
+  test("is knocked at when it is late, and then once in a heartbeat until it is heard", () => {
+    const raft = follower();
+    wait(raft, LATE - 1);
+    expect(raft.knocks).toEqual([]);
+    wait(raft, 1);
+    expect(raft.knocks.splice(0)).toEqual(["b"]);
+    expect(raft.wakeAt).toBe(raft.now + HEARTBEAT);
+    wait(raft, HEARTBEAT - 1);
+    expect(raft.knocks).toEqual([]);
+    wait(raft, 1);
+    expect(raft.knocks.splice(0)).toEqual(["b"]);
+    step(raft, heartbeat(raft));
+    expect(raft.wakeAt).toBe(raft.now + LATE);
+    wait(raft, HEARTBEAT);
+    expect(raft.knocks).toEqual([]);
+  });
+
+  test("but nobody is knocked at who does not lead, and nobody knocks who follows nobody", () => {
+    const idle = [server(), bereft(), preCandidate(), candidate(), settledLeader()];
+    for (const raft of idle) {
+      raft.knocks = [];
+      wait(raft, LATE);
+      expect(raft.knocks).toEqual([]);
+    }
+  });
+
+  test("one refusal makes sure of nothing, but is worth another knock a moment later", () => {
+    const raft = doubting();
+    raft.knocks = [];
+    const { electionDueAt, role } = raft;
+    expect(refuse(raft, 1)).toEqual([]);
+    expect(raft).toMatchObject({ electionDueAt, role, leader: "b", wakeAt: raft.now + 5 });
+    expect(raft.hearsLeader()).toBe(true);
+    wait(raft, 5);
+    expect(raft.knocks).toEqual(["b"]);
+  });
+
+  test("a second makes a follower forget it, and campaign after a short random wait", () => {
+    for (const chance of [0, 0.5, 0.999]) {
+      const raft = bereft({ random: () => chance });
+      expect(raft.role).toEqual({ name: "Follower", leader: undefined });
+      expect(raft.hearsLeader()).toBe(false);
+      const waitMs = raft.electionDueAt - raft.now;
+      expect(waitMs).toBeCloseTo(chance * HEARTBEAT / 2, 9);
+      const asked = only("RequestVote", timeOut(raft));
+      expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+      expect(raft.currentTerm).toBe(1);
+    }
+  });
+
+  test("and vote for whoever found out before", () => {
+    const raft = bereft();
+    const vote = { from: "c", lastLogIndex: 9, lastLogTerm: 1 };
+    const [pre] = step(raft, requestVote(2, { ...vote, preVote: true }));
+    expect(pre).toMatchObject({ voteGranted: true });
+    const [real] = step(raft, requestVote(2, vote));
+    expect(real).toMatchObject({ voteGranted: true });
+    expect(raft.electionDueAt).toBe(raft.now + 1.25 * T); // It waits for that one as for any.
+  });
+
+  test("refusals of somebody else, too early, too close, or before a word of it do nothing", () => {
+    const cases: ((raft: Raft) => void)[] = [
+      (raft) => [1, 5, 5].forEach((ms) => refuse(raft, ms, "c")),
+      (raft) => [1, 1, 1, 1, 1].forEach((ms) => refuse(raft, ms)),
+      (raft) => {
+        step(raft, heartbeat(raft));
+        [1, 5, 5, LATE - 12].forEach((ms) => refuse(raft, ms));
+      },
+      (raft) => {
+        refuse(raft, 1);
+        step(raft, heartbeat(raft));
+        refuse(raft, LATE);
+      },
+      (raft) => {
+        step(raft, heartbeat(raft), raft.now + 10);
+        refuse(raft, LATE);
+        refuse(raft, 1, "c");
+      },
+    ];
+    for (const happens of cases) {
+      const raft = doubting();
+      happens(raft);
+      expect(raft.leader).toBe("b");
+      expect(raft.electionDueAt).toBe(raft.heardAt + 1.25 * T);
+    }
+  });
+
+  test("and neither does any to who follows nobody, asks for votes, or leads", () => {
+    for (const raft of [server(), preCandidate(), candidate(), settledLeader(), bereft()]) {
+      const { role, electionDueAt } = raft;
+      for (const ms of [LATE, 5, 5]) refuse(raft, ms, raft.leader ?? "b");
+      expect(raft).toMatchObject({ role, electionDueAt });
+    }
+  });
+
+  test("any word of it makes a follower of who had forgotten it, as patient as before", () => {
+    const raft = bereft();
+    step(raft, appendEntries(1, { prevLogIndex: 0 }));
+    expect(raft).toMatchObject({ leader: "b", electionDueAt: raft.now + 1.25 * T });
+    expect(raft.hearsLeader()).toBe(true);
+    refuse(raft, LATE); // What was refused before does not count any more.
+    expect(raft.leader).toBe("b");
+  });
+
+  test("who finds out first asks again soon, and less and less so", () => {
+    const raft = bereft();
+    const goneAt = raft.now;
+    const patience: number[] = [];
+    const asking: number[] = [];
+    for (let woken = 0; raft.now < goneAt + 3 * T; woken += 1) {
+      expect(woken).toBeLessThan(100); // It does not storm.
+      const { campaigns } = raft;
+      raft.tick(raft.wakeAt);
+      if (only("RequestVote", turn(raft)).length > 0) asking.push(raft.now - goneAt);
+      if (raft.campaigns > campaigns) patience.push(raft.electionDueAt - raft.now);
+    }
+    const isFaster = patience.every((ms, i) => i === 0 || ms >= (patience[i - 1] ?? 0));
+    expect(isFaster).toBe(true);
+    expect(patience[0]).toBe(1.25 * HEARTBEAT);
+    expect(patience.at(-1)).toBe(1.25 * T);
+    const gaps = asking.map((at, i) => at - (asking[i - 1] ?? at)).slice(1);
+    expect(Math.min(...gaps)).toBeGreaterThanOrEqual(HEARTBEAT / 4);
+    expect(gaps[0]).toBe(HEARTBEAT / 4);
+    expect(gaps.at(-1)).toBe(HEARTBEAT);
+  });
+
+  test("whoever forges that for a minority causes nothing, for a majority one election", () => {
+    for (const deceived of [["b", "c"], ["b", "c", "d"], ["b", "c", "d", "e"]]) {
+      const cluster = new Cluster(FIVE, { random: randomFrom(deceived.length) });
+      cluster.elect("a");
+      cluster.advance(10 * HEARTBEAT);
+      const index = cluster.propose("a");
+      const { currentTerm } = cluster.at("a");
+      cluster.lost = ({ from }) => from === "a"; // So that it is late.
+      cluster.advance(1.3 * HEARTBEAT);
+      for (const afterMs of [1, 6]) {
+        for (const name of deceived) cluster.at(name).onRefused("a", cluster.now + afterMs);
+      }
+      cluster.lost = () => false;
+      cluster.advance(10 * T);
+      const [leading] = cluster.leaders;
+      const elections = (leading?.currentTerm ?? 0) - currentTerm;
+      expect(cluster.leaders.length).toBe(1);
+      expect(elections).toBe(deceived.length > 2 ? 1 : 0);
+      expect(new Set(cluster.up.map((raft) => raft.log.at(index).term))).toEqual(new Set([1]));
+    }
   });
 });
 
@@ -3091,7 +3261,7 @@ test("a server tells the story of its election", () => {
     { type: "leader", from: undefined, to: "b" },
     { type: "leader", from: "b", to: undefined },
     { type: "role", from: "Follower", to: "PreCandidate" },
-    { type: "campaign", silentMs: 1.5 * T, transfer: false },
+    { type: "campaign", silentMs: 1.25 * T, transfer: false },
     { type: "role", from: "PreCandidate", to: "Candidate" },
     { type: "votes", votes: 2, elected: true },
     { type: "leader", from: undefined, to: "a" },

@@ -13,6 +13,9 @@ export type Report = {
   restarts: number;
   pauses: number;
   partitions: number;
+  /** Knocks that were refused, and those of them that a living server would not have refused. */
+  refusals: number;
+  forgeries: number;
   diskFaults: number;
   /** How often a server had to start with an empty disk. */
   lostDisks: number;
@@ -33,8 +36,8 @@ export type Report = {
 
 export const emptyReport = (servers = 0): Report => ({ servers, simulatedMs: 0, messagesSent: 0,
   messagesLost: 0, messagesDuplicated: 0, crashes: 0, powerCuts: 0, restarts: 0, pauses: 0,
-  partitions: 0, diskFaults: 0, lostDisks: 0, elections: 0, changes: 0, snapshots: 0, installs: 0,
-  transfers: 0, operations: 0, unknown: 0, hash: 0 });
+  partitions: 0, refusals: 0, forgeries: 0, diskFaults: 0, lostDisks: 0, elections: 0, changes: 0,
+  snapshots: 0, installs: 0, transfers: 0, operations: 0, unknown: 0, hash: 0 });
 
 /** Makes the hash depend on what just happened, and on all that happened before. */
 export function record(report: Report, happened: string | Uint8Array): void {

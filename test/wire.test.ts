@@ -141,6 +141,16 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectDropped(two, Buffer.alloc(65_507, 0x91));
   });
 
+  test("but an empty one only asks whether somebody is here, and is not even counted", () => {
+    const { simulation, b, sent } = pair();
+    const before = { dropped: { ...b.endpoint.dropped }, events: [...b.events] };
+    b.receive(Buffer.alloc(0));
+    b.endpoint.flush();
+    simulation.run(5);
+    expect({ heard: b.heard, sent }).toEqual({ heard: [], sent: [] });
+    expect({ dropped: b.endpoint.dropped, events: b.events }).toEqual(before);
+  });
+
   test("every corruption of one byte, every truncation, every byte too many", () => {
     const two = pair();
     const random = randomFrom(1);
@@ -153,7 +163,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
           damaged[at] = (damaged[at] ?? 0) ^ change;
           expectDropped(two, damaged);
         }
-        expectDropped(two, whole.subarray(0, at));
+        if (at > 0) expectDropped(two, whole.subarray(0, at));
       }
       expectDropped(two, Buffer.concat([whole, Buffer.from([0])]), "unauthenticated");
       expectHeard(two, whole);

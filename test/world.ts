@@ -8,7 +8,8 @@ import { type Address, RaftError, type Receive, type Socket, type World } from "
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
 
-export type Packet = { from: Address; to: Address; bytes: Buffer };
+/** Of a knock, which is empty, `onRefused` is what comes of it where nobody has that port. */
+export type Packet = { from: Address; to: Address; bytes: Buffer; onRefused?: () => void };
 /** Each route brings the datagram once; without any it is lost. `bytes` replaces what was sent. */
 export type Route = { afterMs: number; bytes?: Buffer };
 /** What a test may watch: all that leaves a machine, and all that its disk has done, in order. */
@@ -127,6 +128,8 @@ export class Machine {
   /** How long every turn of the event loop takes, and so gathers what arrives meanwhile. */
   turnMs = 0;
   program: Program | undefined;
+  /** Without power nobody is there to refuse what is sent to a port that is closed. */
+  private hasPower = true;
 
   constructor(private readonly simulation: Simulation, readonly name: string, public ip: string) {
     this.disk = new Disk(simulation.random, (operation) => {
@@ -139,6 +142,7 @@ export class Machine {
   boot(): World {
     const { simulation } = this;
     const program = this.program = new Program(this.drift);
+    this.hasPower = true;
     const { startedAt, rate } = program.drift;
     return {
       clock: {
@@ -166,6 +170,7 @@ export class Machine {
 
   powerCut(keep: Keep = "parts"): void {
     this.program = undefined;
+    this.hasPower = false;
     this.disk.powerCut(keep);
   }
 
@@ -193,6 +198,12 @@ export class Machine {
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };
         if (isOpen && bytes.length <= 65_507) this.depart(program, packet);
       },
+      knock: (to, refused) => {
+        const isOpen = () => this.program === program && program.ports.get(port) === receive;
+        const onRefused = () => void (isOpen() && program.inbox.push(() => isOpen() && refused()));
+        const packet = { from: { host: this.ip, port }, to, bytes: Buffer.alloc(0), onRefused };
+        if (isOpen()) this.depart(program, packet);
+      },
       close: () => void program.ports.delete(port),
     };
   }
@@ -209,6 +220,9 @@ export class Machine {
   /** A datagram is there. It waits for the program's next turn, unless its buffer is full. */
   arrive(packet: Packet): void {
     const { program } = this;
+    if (packet.onRefused && this.hasPower && !program?.ports.has(packet.to.port)) {
+      return this.simulation.refuse(packet, packet.onRefused);
+    }
     if (!program || program.inboxBytes + packet.bytes.length > this.receiveBufferBytes) return;
     program.inboxBytes += packet.bytes.length;
     const { bytes, from, to } = packet;
@@ -263,6 +277,12 @@ export class Simulation {
   /** Brings a datagram to whoever has that port when it arrives: also one that nobody sent. */
   deliver(packet: Packet, afterMs = 0): void {
     this.plan(afterMs, () => this.machineAt(packet.to.host)?.arrive(packet));
+  }
+
+  /** What a kernel answers for a port that nobody has. It goes the way that datagrams go. */
+  refuse({ from: to, to: from }: Packet, onRefused: () => void): void {
+    const routes = this.route({ from, to, bytes: Buffer.alloc(0) });
+    for (const { afterMs } of routes) this.plan(afterMs, onRefused);
   }
 
   machineAt(ip: string): Machine | undefined {

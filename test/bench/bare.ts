@@ -23,7 +23,7 @@ const datagrams: Datagrams = {
     receivers.set(port, receive);
     return Promise.resolve({ address: host, receiveBufferBytes: 8 << 20, datagramBytes: 8192,
       send: (bytes, to) => void setImmediate(() => receivers.get(to.port)?.(bytes, { host, port })),
-      close: () => void receivers.delete(port) });
+      knock() {}, close: () => void receivers.delete(port) });
   },
 };
 const { files } = raft.systemWorld;

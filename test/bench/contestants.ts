@@ -276,15 +276,15 @@ export class Contestant {
   }
 
   /**
-   * How many milliseconds after a kill -9 of the leader a survivor commits. Each survivor is given
-   * a put every 10 ms, so that none that was lost hides a later success.
+   * How many milliseconds after a signal to the leader, that ends or stops it, a survivor commits.
+   * Each survivor is given a put every 10 ms, so that none that was lost hides a later success.
    */
-  async failover(): Promise<number> {
+  async failover(signal: "SIGKILL" | "SIGSTOP"): Promise<number> {
     const killed = await this.settle();
     const survivors = [0, 1, 2].filter((i) => i !== killed);
     let committedAt = 0;
     const killedAt = performance.now();
-    this.servers[killed]?.kill("SIGKILL");
+    this.servers[killed]?.kill(signal);
     const attempt = async (i: number) => {
       if (await this.puts(i)) committedAt ||= performance.now();
     };
@@ -292,6 +292,7 @@ export class Contestant {
       for (const i of survivors) void attempt(i);
       if (performance.now() > killedAt + 60_000) throw new Error("Nobody took over in a minute.");
     }
+    this.servers[killed]?.kill("SIGKILL");
     await this.servers[killed]?.exited;
     this.startServer(killed);
     await eventually("the killed server is back",

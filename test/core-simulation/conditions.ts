@@ -40,6 +40,8 @@ export type Conditions = {
   reads: number;
   snapshotBytes: number;
   snapshotMs: number;
+  /** Of the knocks at a server: how many are refused by somebody who is not asked. */
+  forgery: number;
 };
 
 /** In one seed of ten everything is on, in very few nothing is. */
@@ -90,5 +92,6 @@ export function drawConditions(random: Random): Conditions {
     reads: pick(0.2, 0.5, 0.8),
     snapshotBytes: pick(200, 1000, 4000),
     snapshotMs: pick(0, 0.02, 0.5, 2) * T,
+    forgery: chance(1),
   };
 }

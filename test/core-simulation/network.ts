@@ -9,6 +9,7 @@ const REMEMBERED = 64;
 
 export class Network {
   deliver: (message: Message) => void = () => {};
+  isRunning: (name: Name) => boolean = () => true;
   private readonly cut = new Set<string>();
   private readonly cloggedUntil = new Map<string, number>();
   private readonly remembered: Message[] = [];
@@ -32,6 +33,35 @@ export class Network {
       this.carry(message, heldMs, " (again)");
     }
     this.remember(message);
+  }
+
+  /**
+   * One server asks whether another's process is there. A refusal takes its way back, if it is not,
+   * and may be lost or late like a message. A forger need not know.
+   */
+  knock(from: Name, to: Name, onRefused: () => void): void {
+    const { scene } = this;
+    const { conditions, report } = scene;
+    scene.tell(() => `${from} -> ${to}  knocks`);
+    this.travel(from, to, () => {
+      if (this.isRunning(to)) return;
+      report.refusals += 1;
+      scene.tell(() => `${to} -> ${from}  refuses`);
+      this.travel(to, from, onRefused);
+    });
+    if (!scene.isHostile || !scene.chance(conditions.forgery)) return;
+    report.forgeries += 1;
+    scene.tell(() => `${to} -> ${from}  refuses (forged)`);
+    scene.plan(scene.random() * 2 * conditions.heartbeatMs, onRefused);
+  }
+
+  private travel(from: Name, to: Name, arrive: () => void): void {
+    const { scene } = this;
+    const { latencyMs, jitterMs, loss, delay, delayMs } = scene.conditions;
+    const isCalm = this.calm.has(from) && this.calm.has(to);
+    if (this.cut.has(from + to) || (!isCalm && scene.chance(loss))) return;
+    const lateMs = !isCalm && scene.chance(delay) ? scene.random() * delayMs : 0;
+    scene.plan(latencyMs + scene.random() * jitterMs + lateMs, arrive);
   }
 
   private lose(message: Message, why: string): void {

@@ -67,10 +67,14 @@ export class Server {
   }
 
   private later(ms: number, action: () => void): void {
+    this.scene.plan(ms, this.ofThisLife(action));
+  }
+
+  private ofThisLife(action: () => void): () => void {
     const { life } = this;
-    this.scene.plan(ms, () => {
+    return () => {
       if (this.life === life) action();
-    });
+    };
   }
 
   // ------------------------------------- Its life and death --------------------------------------
@@ -211,6 +215,13 @@ export class Server {
       this.scene.judge.received(message);
       this.scene.mix(3, this.index, message.term, raft.currentTerm, raft.commitIndex,
         raft.log.lastIndex, message.from.charCodeAt(0));
+    });
+  }
+
+  private onRefused(peer: Name): void {
+    this.input((raft) => {
+      raft.onRefused(peer, this.localNow);
+      this.scene.judge.refused(this.name, peer);
     });
   }
 
@@ -360,6 +371,9 @@ export class Server {
     scene.judge.stepped(name);
     for (const event of raft.events.splice(0)) {
       scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
+    }
+    for (const leader of raft.knocks.splice(0)) {
+      this.network.knock(name, leader, this.ofThisLife(() => this.onRefused(leader)));
     }
     if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);

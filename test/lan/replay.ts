@@ -11,7 +11,9 @@ const BURST = 50;
 const PAUSE_MS = 10;
 const SETTLE_MS = 1000;
 
-const toServers = (frames: readonly Frame[]) => frames.filter(({ to }) => to.endsWith(`:${PORT}`));
+/** But for knocks, which say nothing and are not counted. */
+const toServers = (frames: readonly Frame[]) =>
+  frames.filter(({ to, payload }) => to.endsWith(`:${PORT}`) && payload.length > 0);
 
 /** What all sent while clients put and got, to the servers. */
 async function record(lan: Lan, trio: Trio): Promise<Frame[]> {

@@ -192,6 +192,7 @@ export class Cluster {
     record(report, `${simulation.now} ${from} ${to}`);
     record(report, packet.bytes);
     const server = this.byName.get(from);
+    if (packet.bytes.length === 0) return this.onKnock(from, to, packet);
     if (server?.isFaulted) throw new Error(`${from} says something after its disk has failed`);
     const { kind, said } = readDatagram(packet.bytes);
     if (server && kind === "peer") {
@@ -207,6 +208,22 @@ export class Cluster {
     }
     if (server && this.isHostile && this.random() < hostility.killAtDatagram) {
       this.crash(server, this.random() < 0.5 ? "killed" : "power cut");
+    }
+    return routes;
+  }
+
+  /** Somebody knocks, or a kernel refuses that; and perhaps somebody else forges a refusal. */
+  private onKnock(from: string, to: string, packet: Packet): Route[] {
+    const { simulation, report, hostility, links } = this;
+    const { onRefused } = packet;
+    const { routes, why } = links.fateOf(from, to, packet);
+    const what = onRefused ? "knocks" : "REFUSES";
+    this.tell(from, () => `> ${to}: ${what}${why && ` (${why})`}`);
+    if (!onRefused) report.refusals += 1;
+    else if (this.isHostile && this.random() < hostility.forgery) {
+      report.forgeries += 1;
+      this.tell(from, () => `> ${to}: A REFUSAL IS FORGED`);
+      simulation.plan(this.random() * 2 * hostility.heartbeatMs, onRefused);
     }
     return routes;
   }

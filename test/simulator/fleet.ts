@@ -95,6 +95,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
       `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
     ["partitions", count(sum.partitions)],
     ["disks", `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost`],
+    ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} that were forged`],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["members", `changed ${count(sum.changes)} times`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],

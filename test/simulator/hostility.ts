@@ -44,6 +44,8 @@ export type Hostility = {
   thinkMs: number;
   timeoutMs: number;
   snapshotBytes: number;
+  /** Of the knocks at a port: how many are refused by somebody who has it in for us. */
+  forgery: number;
 };
 
 export const pick = <Element>(random: Random, list: readonly [Element, ...Element[]]): Element =>
@@ -106,5 +108,6 @@ export function drawHostility(random: Random): Hostility {
     thinkMs: pick(random, [100, 300, 1000]),
     timeoutMs: pick(random, [T, 3 * T, 10 * T]),
     snapshotBytes: pick(random, [200, 500, 1000, 2000]),
+    forgery: chance(1),
   };
 }
