@@ -1624,6 +1624,10 @@ type Founder = { cluster: string; name: Name; members: readonly Name[] };
  */
 type Identity = Founder & { id: string; disk: number; boot: number };
 
+/** What to do where not all is there that was promised. */
+const RESTORE =
+  "Restore it; or start with an empty directory, if a majority of the others is there.";
+
 const FRAME_HEADER = 12;
 const EXTEND_BYTES = 4 << 20;
 
@@ -1662,7 +1666,7 @@ export class Storage {
       const found = attempt(`read ${log}`, () => files.read(log));
       this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
       if (this.snapshotFile) this.readHead();
-      this.demand(found || !this.snapshot, "is missing. Restore it, or replace the server.");
+      this.demand(found || !this.snapshot, `is missing. ${RESTORE}`);
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
       this.demand(before, "is not there. Take the directory of a server.");
       this.identity = before;
@@ -1735,9 +1739,8 @@ export class Storage {
     }
     const isWhole = at === size && first !== last && first?.record.equals(last?.record ?? NOTHING);
     const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
-    demand(isWhole || !file,
-      `${name} is damaged at byte ${at}, and left as it is. Restore it, or ` +
-        "replace the server that has written it.", "storage");
+    demand(isWhole || !file, `${name} is damaged at byte ${at}, and left as it is. ${RESTORE}`,
+      "storage");
   }
 
   readChunk(offset: number, length: number): Buffer {
@@ -1864,7 +1867,7 @@ export class Storage {
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
     this.demand(snapshot.index >= base.index, `has no entry up to ${base.index}, and ` +
-      `${this.directory}/snapshot does not reach that far. Restore it, or replace the server.`);
+      `${this.directory}/snapshot does not reach that far. ${RESTORE}`);
     const last = snapshot.index === base.index ? base : entries[snapshot.index - base.index - 1];
     if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
@@ -1873,8 +1876,7 @@ export class Storage {
   private cut(log: Buffer, end: number, written: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
-      this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. A majority ` +
-        "of the other servers has what was acknowledged: restore it, or replace this server.");
+      this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
     }
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
