@@ -372,7 +372,8 @@ describe("bad input about data", () => {
     damaged[second + 12] = (damaged[second + 12] ?? 0) ^ 1;
     writeFileSync(file, damaged);
     await expectRefusal({ what: "a damaged log", args: mine.args, code: 3, keeps: mine.data,
-      says: /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/ });
+      says:
+        /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/ });
     writeFileSync(file, good);
     await expectKept(mine);
   });

@@ -194,13 +194,18 @@ export class Judge {
     const empty = this.founders.filter((name) =>
       name === lost || this.at(name).disk.entries.length === 0
     );
-    return lists.length > 0 && !isMajority(empty, this.founders) &&
+    return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole() &&
       lists.every((entry) => {
-        const rows = rowsOf(entry).filter(([, , votes]) => votes);
-        const isWhole = rows.every(([name, , , disk]) => this.isNamed(name, disk));
-        const others = rows.map(([name]) => name).filter((name) => name !== lost);
-        return isWhole && isMajority(others, votersIn(entry));
+        const others = votersIn(entry).filter((name) => name !== lost);
+        return isMajority(others, votersIn(entry));
       });
+  }
+
+  /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
+  isWhole(): boolean {
+    return this.lists().every((entry) =>
+      rowsOf(entry).every(([name, , votes, disk]) => !votes || this.isNamed(name, disk))
+    );
   }
 
   /** A founder that was not there when the cluster was founded has no disk in the list yet. */

@@ -257,7 +257,8 @@ export class Server {
   change(): void {
     this.input((raft) => {
       const { scene, name } = this;
-      if (!scene.isHostile) return; // Who is left might need the one that is removed.
+      // Who is left might need the one that is removed.
+      if (!scene.isHostile || !scene.judge.isWhole()) return;
       const isMember = (one: Name) => raft.members.some((member) => member.name === one);
       const [strangers, members] = [scene.names.filter((one) => !isMember(one)),
         scene.names.filter(isMember)];

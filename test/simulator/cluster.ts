@@ -28,6 +28,8 @@ export class Cluster {
   readonly clients: readonly string[];
   /** Whether the world still harms anybody. */
   isHostile = true;
+  /** Until then the last request to change the members may be granted yet. */
+  changesUntil = 0;
   /** The first thing that went wrong where nobody can throw it. */
   broken: unknown;
   /** The terms of the committed entries, by index, and the state after each command. */
@@ -129,6 +131,8 @@ export class Cluster {
   private loseDisk(server: Server): void {
     const { lists, committed, report, random, hostility } = this;
     if (!this.isHostile || server.damage || random() >= hostility.diskLoss) return;
+    // Who is left might need the one that is removed.
+    if (this.simulation.now < this.changesUntil) return;
     for (const each of this.servers) each.readPlatter(committed);
     if (!lists.canLoseDisk(server.name, committed, this.diskOf)) return;
     server.loseDisk();

@@ -86,10 +86,16 @@ export class Lists {
    */
   canLoseDisk(lost: string, terms: readonly number[], diskOf: DiskOf): boolean {
     const empty = this.founders.filter((name) => name === lost || diskOf(name).isEmpty);
-    return !isMajority(empty, this.founders)
-      && this.possibleAfter(terms).every(({ voters, disks }) =>
+    return !isMajority(empty, this.founders) && this.isWhole(terms, diskOf)
+      && this.possibleAfter(terms).every(({ voters }) =>
         isMajority(voters.filter((name) => name !== lost), voters)
-        && voters.every((name) => isNamed(name, disks, diskOf))
       );
+  }
+
+  /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
+  isWhole(terms: readonly number[], diskOf: DiskOf): boolean {
+    return this.possibleAfter(terms).every(({ voters, disks }) =>
+      voters.every((name) => isNamed(name, disks, diskOf))
+    );
   }
 }

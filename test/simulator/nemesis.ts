@@ -72,6 +72,7 @@ export class Nemesis {
     const { timeoutMs, electionTimeoutMs: T } = cluster.hostility;
     // What is still asked for when only a majority is healed might remove one that it needs.
     if (!node || cluster.simulation.now + timeoutMs + 10 * T > HOSTILE_MS) return;
+    if (!cluster.lists.isWhole(cluster.committed, cluster.diskOf)) return;
     const isMember = (one: string) => node.status().members.some((member) => member.name === one);
     const strangers = cluster.names.filter((one) => !isMember(one));
     const adds = strangers.length > 0 && random() < 0.5;
@@ -79,6 +80,7 @@ export class Nemesis {
     if (first === "") return;
     const who = pick(random, [first, ...rest]);
     cluster.tell(name, () => `IS ASKED to ${adds ? "add" : "remove"} ${who}`);
+    cluster.changesUntil = cluster.simulation.now + timeoutMs + 10 * T;
     node.changeMembers(who, adds ? `${who}:${PORT}` : "").then(
       () => cluster.tell(name, () => `HAS SEEN ${who} ${adds ? "added" : "removed"}`),
       (error: unknown) => {
