@@ -799,7 +799,9 @@ export class Raft {
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex); // Only who is deposed asks before it.
     const hintTerm = this.log.at(hintIndex).term;
-    this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: false,
+    // Rounds are counted anew in each term, so one of an earlier term would be taken for another.
+    const round = m.term < this.currentTerm ? 0 : m.round;
+    this.send("AppendEntriesReply", m, { term: this.currentTerm, round, success: false,
       matchIndex: 0, hintIndex, hintTerm });
   }
 
@@ -984,11 +986,11 @@ export class Raft {
   private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
-    const reply = (success: boolean, offset: number) =>
-      this.send("InstallSnapshotReply", m, { term: currentTerm, round: m.round, success,
+    const reply = (success: boolean, offset: number, round = m.round) =>
+      this.send("InstallSnapshotReply", m, { term: currentTerm, round, success,
         lastIncludedIndex: index, offset });
     // 1. Reply immediately if term < currentTerm.
-    if (m.term < currentTerm) return reply(false, 0);
+    if (m.term < currentTerm) return reply(false, 0, 0); // The round of another term is none here.
     this.follow(m.from);
     // 6. If existing log entry has same index and term as snapshot's last included entry, retain
     //    log entries following it and reply. They need no snapshot: what it covers is committed,

@@ -854,6 +854,12 @@ export const planted: readonly Planted[] = [
     changes: [["    if (this.calls.has(callOf(m))) return;", "   "]],
     caughtBy: [{ file: "node", title: "that is repeated is one read" }],
   },
+  {
+    id: "101",
+    name: "A round of an earlier term is taken for one of this term.",
+    changes: [["const round = m.term < this.currentTerm ? 0 : m.round;", "const { round } = m;"]],
+    caughtBy: [{ file: "paper", title: "a request of an earlier term confirms nothing" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

@@ -1771,7 +1771,7 @@ describe("Figure 13: InstallSnapshot RPC", () => {
   test("1. Reply immediately if term < currentTerm", () => {
     const raft = follower({ term: 5 });
     const reply = one(step(raft, installSnapshot(4, { from: "c", round: 7 })));
-    expect(reply).toMatchObject({ type: "InstallSnapshotReply", to: "c", term: 5, round: 7,
+    expect(reply).toMatchObject({ type: "InstallSnapshotReply", to: "c", term: 5, round: 0,
       success: false });
     expect(raft).toMatchObject({ leader: "b", incoming: undefined });
   });
@@ -2938,6 +2938,22 @@ describe("ReadIndex (thesis §6.4)", () => {
     wait(raft, HEARTBEAT);
     expect(roundOf(raft)).toBeGreaterThan(round);
     expect(confirm(raft, round)).toEqual([read]);
+  });
+
+  test("a request of an earlier term confirms nothing, though it is answered in this one", () => {
+    const raft = settledLeader({ log: [1], term: 5 });
+    const read = ask(raft);
+    turn(raft);
+    const asked = { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1, round: roundOf(raft) };
+    const b = follower({ name: "b", log: [1], term: 5 }, "a");
+    const [late] = step(b, appendEntries(4, asked));
+    const [chunk] = step(b, installSnapshot(4, { ...asked, lastIncludedIndex: 9 }));
+    for (const answer of [late, chunk]) {
+      expect(answer).toMatchObject({ term: 5, round: 0, success: false });
+      if (answer) raft.receive(answer, raft.now);
+      expect(flush(raft).reads).toEqual([]);
+    }
+    expect(confirm(raft, roundOf(raft))).toEqual([read]);
   });
 
   test("a refusal of our term confirms as well: it is from a follower", () => {

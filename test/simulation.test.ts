@@ -30,8 +30,8 @@ describe("the simulator", () => {
   }, PATIENCE_MS);
 
   /** Each of these found a bug of raft.ts, or (40732) of its judge, the first time that it ran. */
-  const REGRESSIONS = [["core", 110], ["core", 20288], ["core", 40732], ["full", 28], ["full", 48],
-    ["full", 53], [
+  const REGRESSIONS = [["core", 110], ["core", 20288], ["core", 40732], ["core", 40812], ["full",
+    28], ["full", 48], ["full", 53], [
     "full",
     32379,
   ]] as const;
