@@ -911,9 +911,10 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
-    // It counts once, and in its term only: to campaign is to leave that term.
-    if (m.term !== this.currentTerm || m.from !== this.leader || !this.mayLead) return;
-    this.campaign("Candidate", true);
+    // It counts once, and in its term only: to campaign is to leave that term. Who has nothing of
+    // the log has lost its disk since, and the votes may come that the lost one has asked for.
+    if (m.term !== this.currentTerm || m.from !== this.leader) return;
+    if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
 
   // ---------------------------------------- 8 Snapshots -----------------------------------------

@@ -66,7 +66,7 @@ describe("the search", () => {
       expect([least.isComplete, all.isComplete]).toEqual([true, true]);
       expect(classes.size + 1).toBe(least.states); // The first state is there without being found.
       expect(all.states).toBeGreaterThan(4 * least.states);
-    });
+    }, 60_000);
 
   test("knows every field that a server has", () => {
     expect(unknownFields()).toEqual([]);

@@ -376,6 +376,18 @@ describe("a disk", () => {
     expect([other.transfer("b"), other.transfer(), other.heir]).toEqual([false, true, "c"]);
   });
 
+  test("that is empty does not lead because the one before it was asked to", () => {
+    const raft = follower({ disk: 9, term: 1 });
+    expect(step(raft, timeoutNow(1))).toEqual([]);
+    expect(raft).toMatchObject({ currentTerm: 1, role: { name: "Follower" } });
+  });
+
+  test("that is not named is no part of a majority that works", () => {
+    const raft = namedLeader();
+    raft.disks.set("b", 99);
+    expect(raft.changeMembers("c", "")).toContain("b cannot be heard");
+  });
+
   test("that was lost is named anew without a vote, by the others, and has one when it has the log", () => {
     const raft = namedLeader();
     replaceDisk(raft, "b", 99);

@@ -2827,7 +2827,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
   });
 
   test("it campaigns without a pre-vote, and others vote although they hear a leader", () => {
-    const raft = follower();
+    const raft = follower({ term: 1, log: [1] });
     const [toB, toC] = only("RequestVote", step(raft, timeoutNow(1)));
     expect(raft).toMatchObject({ currentTerm: 2, role: { name: "Candidate" } });
     expect([toB, toC]).toMatchObject([{ preVote: false, transfer: true }, { transfer: true }]);
@@ -2848,7 +2848,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
   });
 
   test("TimeoutNow counts once, in its term, and from the leader", () => {
-    const raft = follower();
+    const raft = follower({ term: 1, log: [1] });
     step(raft, timeoutNow(1, { from: "c" }));
     expect(raft.role.name).toBe("Follower");
     step(raft, timeoutNow(1));
