@@ -526,7 +526,10 @@ export class Judge {
     const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
       && m.term === raft.currentTerm;
     const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
-    demand(isVote || isLeader || steppedDown, "Nothing else postpones an election",
+    // It may lead only as long as its log is empty, and has got a snapshot since it asked.
+    const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
+      && raft.role.name === "Follower";
+    demand(isVote || isLeader || steppedDown || gaveUp, "Nothing else postpones an election",
       () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`);
   }
 
