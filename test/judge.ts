@@ -196,8 +196,10 @@ export class Judge {
     );
     return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole() &&
       lists.every((entry) => {
+        // Who is about to get a vote may get it before anybody knows what it has lost.
         const others = votersIn(entry).filter((name) => name !== lost);
-        return isMajority(others, votersIn(entry));
+        const isMember = rowsOf(entry).some(([name]) => name === lost);
+        return !isMember || isMajority(others, [...others, lost]);
       });
   }
 

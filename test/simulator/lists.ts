@@ -87,9 +87,12 @@ export class Lists {
   canLoseDisk(lost: string, terms: readonly number[], diskOf: DiskOf): boolean {
     const empty = this.founders.filter((name) => name === lost || diskOf(name).isEmpty);
     return !isMajority(empty, this.founders) && this.isWhole(terms, diskOf)
-      && this.possibleAfter(terms).every(({ voters }) =>
-        isMajority(voters.filter((name) => name !== lost), voters)
-      );
+      && this.possibleAfter(terms).every(({ voters, learners }) => {
+        // Who is about to get a vote may get it before anybody knows what it has lost.
+        const others = voters.filter((name) => name !== lost);
+        const isMember = [...voters, ...learners].includes(lost);
+        return !isMember || isMajority(others, [...others, lost]);
+      });
   }
 
   /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
