@@ -13,9 +13,9 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
-import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
-  MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName, type Server,
-  Storage, systemWorld, writeAddress } from "./raft.ts";
+import { Client, clientKey, type ClientOptions, type Configuration, type EndpointEvent, KeyValues,
+  KeyValueStore, MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName,
+  type Server, Storage, systemWorld, writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -294,19 +294,7 @@ export function narrator(name: string, given: readonly string[],
   };
 }
 
-type Warning = Extract<
-  NodeEvent,
-  {
-    type:
-      | "slow"
-      | "unresolved"
-      | "foreign"
-      | "unauthenticated"
-      | "twice"
-      | "lostDisk"
-      | "recovered";
-  }
->;
+type Warning = EndpointEvent | Extract<NodeEvent, { type: "slow" | "lostDisk" | "recovered" }>;
 
 /** What a person should look at, and what to do about it. */
 function warnOf(event: Warning, members: readonly string[], given: readonly string[],

@@ -331,7 +331,7 @@ type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askAt:
  * so before `heirDueAt`.
  */
 type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; firstIndex: number;
-  reads: { id: number; round: number; index: number }[]; heir?: Name; heirDueAt?: number };
+  reads: { round: number; index: number }[]; heir?: Name; heirDueAt?: number };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
@@ -373,7 +373,6 @@ export class Raft {
   refusedAt = Number.NEGATIVE_INFINITY;
   goneAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
-  lastReadId = 0;
   incoming: Incoming | undefined;
   /** With which disk each server spoke last. */
   readonly disks: Map<Name, number>;
@@ -706,7 +705,8 @@ export class Raft {
     for (const name of this.others) this.attend(role, name);
     this.become(role);
     // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
-    // begins with one that asks for nothing (§8). Sent at once, it is the first heartbeat too.
+    // begins with one that asks for nothing (§8), and the first one of all with one that names the
+    // disks that are there (section 9). Sent at once, it is the first heartbeat too.
     if (firstIndex > 1) this.propose("noop", NOTHING);
     else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
   }
@@ -864,27 +864,25 @@ export class Raft {
   // and not know it, so it asks a majority, once for all reads that wait (ReadIndex, thesis
   // §6.4). Sessions, the other half of what clients need, are a class of their own below.
 
-  /** Registers a linearizable read. Returns its id for `takeReads`; undefined if not leading. */
-  read(): number | undefined {
+  /** A linearizable read has come. Returns whether this server leads, or else it is refused. */
+  read(): boolean {
     const { role } = this;
-    if (role.name !== "Leader") return undefined;
+    if (role.name !== "Leader") return false;
     // All that was committed when the read came must be applied when it is served. Before a
     // leader has committed its no-op it cannot know what that is, but all of it is below it.
     const index = Math.max(this.commitIndex, role.firstIndex);
-    this.lastReadId += 1;
-    role.reads.push({ id: this.lastReadId, round: role.round, index });
-    return this.lastReadId;
+    role.reads.push({ round: role.round, index });
+    return true;
   }
 
-  /** The reads that may now be answered from the state machine as it is. */
-  takeReads(): number[] {
+  /** How many reads, in their order, may now be answered from the state machine as it is. */
+  takeReads(): number {
     const { role } = this;
-    if (role.name !== "Leader" || role.reads.length === 0) return [];
+    if (role.name !== "Leader" || role.reads.length === 0) return 0;
     // Only a round that was sent after a read came proves that we led when it came.
     const confirmed = this.reached(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
-    const ready = role.reads.splice(0, waiting === -1 ? role.reads.length : waiting);
-    return ready.map((read) => read.id);
+    return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
 
   /** Who is to lead instead of this server, which takes nothing on meanwhile (thesis §3.10). */
@@ -1409,9 +1407,8 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
   return encoder.encode([number, message.id, ...values]);
 }
 
-function decodeMessage(kind: Kind, { from, to, disk }: Envelope, raw: unknown):
-  | AnyMessage
-  | undefined {
+function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage | undefined {
+  const { from, to, disk } = envelope;
   const [number, ...values] = Array.isArray(raw) ? raw : [];
   const [type, list = []] = tables[kind][Number(readField("type", number) ?? -1)] ?? [];
   const fields = readFields(["id", ...list], values);
@@ -2477,8 +2474,8 @@ function serverOf({ name, address }: Member): Server[] {
   return server ? [{ ...server, name }] : [];
 }
 
-/** What somebody asks, in one of its lives. */
-type Asker = ClientMessage & { boot?: number | undefined };
+/** What somebody asks, in one of its lives; `call` is that in a word, while it waits. */
+type Asker = ClientMessage & { boot?: number | undefined; call?: string };
 type Question = Asker & { type: "Read" | "ReadIndex" };
 type Proposal = { asker: Asker; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -2499,7 +2496,7 @@ export class Node {
   private readonly proposals = new Map<number, Proposal>();
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
-  /** The calls of all of these, as clients repeat them. */
+  /** The calls of all of these: clients repeat them. */
   private readonly calls = new Set<string>();
   private unasked: Question[] = [];
   private isAsking = false;
@@ -2795,9 +2792,8 @@ export class Node {
   }
 
   private onQuestion(m: Question): void {
-    if (this.calls.has(callOf(m))) return; // It waits already.
-    this.calls.add(callOf(m));
-    if (this.core.read() !== undefined) this.questions.push(m);
+    if (this.waitsAlready(m)) return;
+    if (this.core.read()) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
     else this.redirect(m);
   }
@@ -2823,26 +2819,30 @@ export class Node {
     // What no AppendEntries can carry would hold up all that comes behind it.
     const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER;
     if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
-    if (this.calls.has(callOf(asker))) return; // It is in the log already, and will be answered.
+    if (this.waitsAlready(asker)) return;
     const index = this.core.propose(kind, data);
     if (index === undefined) this.redirect(asker);
-    else this.await(asker, index);
+    else this.proposals.set(index, { asker, term: this.core.currentTerm });
   }
 
-  private await(asker: Asker, index: number): void {
-    this.proposals.set(index, { asker, term: this.core.currentTerm });
-    this.calls.add(callOf(asker));
+  /** If not, it does so from now on, until it is answered. */
+  private waitsAlready(asker: Asker): boolean {
+    const { from, boot, id } = asker;
+    const call = `${from} ${boot} ${id}`;
+    if (this.calls.has(call)) return true;
+    this.calls.add(asker.call = call);
+    return false;
   }
 
   private change(asker: Asker & { type: "ChangeMembers" }): void {
-    const { core, core: { log: { lastIndex } } } = this;
+    const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
     const { name, address, force } = asker;
     const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
     const index = isReadable ? core.changeMembers(name, address, force) : "it has no such address";
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.await(asker, index);
+    if (index > lastIndex) this.proposals.set(index, { asker, term });
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
@@ -2942,7 +2942,7 @@ export class Node {
 
   private answerReads(): void {
     const { core, awaited, questions } = this;
-    const ready = core.takeReads().length;
+    const ready = core.takeReads();
     assert(ready <= questions.length, "every read has somebody who asked");
     for (const question of questions.splice(0, ready)) this.answerQuestion(question);
     const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
@@ -2969,13 +2969,11 @@ export class Node {
   }
 
   private answer(asker: Asker, content: Content): void {
-    const { type, from: to, id, boot } = asker;
-    this.calls.delete(callOf(asker));
+    const { type, from: to, id, boot, call } = asker;
+    if (call !== undefined) this.calls.delete(call);
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
   }
 }
-
-const callOf = ({ from, boot, id }: Asker) => `${from} ${boot} ${id}`;
 
 const TICK_MS = 10;
 const RETRY_MS = 100;

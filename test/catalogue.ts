@@ -270,12 +270,9 @@ export const planted: readonly Planted[] = [
     id: "28",
     name: "A command is answered when it is logged, not when it is applied.",
     changes: [[
-      "else this.await(asker, index);\n  }\n\n  private await",
+      "else this.proposals.set(index, { asker, term: this.core.currentTerm });",
       `else if (kind === "command") this.answer(asker, { type: "Answer", answer: Buffer.of(1) });
-    else this.await(asker, index);
-  }
-
-  private await`,
+    else this.proposals.set(index, { asker, term: this.core.currentTerm });`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -850,7 +847,7 @@ export const planted: readonly Planted[] = [
   {
     id: "100",
     name: "A read that is repeated is another read.",
-    changes: [["    if (this.calls.has(callOf(m))) return;", "   "]],
+    changes: [["    if (this.waitsAlready(m)) return;\n", ""]],
     caughtBy: [{ file: "node", title: "that is repeated is one read" }],
   },
   {

@@ -98,7 +98,7 @@ export type Turn = {
   saved: (HardState & { entries: Entry[] }) | undefined;
   late: Message[];
   applied: Entry[];
-  reads: number[];
+  reads: number;
 };
 
 /** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */

@@ -52,7 +52,7 @@ export class Server {
   private state = 0;
   private readonly proposals = new Map<number, Request & { term: number }>();
   private readonly underWay = new Set<string>();
-  private readonly questions = new Map<number, Request & { asked: Question }>();
+  private questions: (Request & { asked: Question })[] = [];
 
   constructor(readonly name: Name, private readonly scene: Scene,
     private readonly network: Network) {}
@@ -136,7 +136,8 @@ export class Server {
     const { scene, name } = this;
     this.life += 1;
     this.raft = undefined;
-    for (const waiting of [this.proposals, this.underWay, this.questions]) waiting.clear();
+    for (const waiting of [this.proposals, this.underWay]) waiting.clear();
+    this.questions = [];
     scene.judge.stopped(name);
     scene.report.crashes += 1;
     scene.mix(2, this.index);
@@ -231,9 +232,8 @@ export class Server {
       const call = `${client} ${id}`;
       if (this.underWay.has(call)) return;
       if (kind === "read") {
-        const read = raft.read();
-        if (read === undefined) return this.redirect(request);
-        this.questions.set(read, { ...request, asked: this.scene.judge.asked(this.name) });
+        if (!raft.read()) return this.redirect(request);
+        this.questions.push({ ...request, asked: this.scene.judge.asked(this.name) });
       } else {
         const index = raft.propose(kind, data);
         if (index === undefined) return this.redirect(request);
@@ -367,7 +367,7 @@ export class Server {
     }
     // 4. Apply what is committed, and answer clients.
     for (const entry of raft.takeCommitted()) this.apply(entry);
-    for (const id of raft.takeReads()) this.answerQuestion(raft, id);
+    for (let ready = raft.takeReads(); ready > 0; ready -= 1) this.answerQuestion(raft);
     if (raft.role.name !== "Leader") this.redirectAll();
     scene.judge.stepped(name);
     for (const event of raft.events.splice(0)) {
@@ -474,18 +474,18 @@ export class Server {
     this.records = [{ currentTerm, votedFor, entries: log.slice(index + 1, log.savedIndex) }];
   }
 
-  private answerQuestion(raft: Raft, id: number): void {
-    const asker = this.questions.get(id);
-    if (!asker) throw new Error(`${this.name} answers read ${id}, which nobody has asked`);
-    this.questions.delete(id);
+  private answerQuestion(raft: Raft): void {
+    const asker = this.questions.shift();
+    if (!asker) throw new Error(`${this.name} answers a read that nobody has asked`);
     const { lastApplied: index } = raft;
     this.scene.judge.answered(this.name, asker.asked);
     asker.reply({ type: "Answer", answer: this.machine.query(asker.data), index });
   }
 
   private redirectAll(): void {
-    const waiting = [...this.proposals.values(), ...this.questions.values()];
-    for (const map of [this.proposals, this.underWay, this.questions]) map.clear();
+    const waiting = [...this.proposals.values(), ...this.questions];
+    for (const map of [this.proposals, this.underWay]) map.clear();
+    this.questions = [];
     for (const asker of waiting) this.redirect(asker);
   }
 

@@ -152,7 +152,7 @@ function restoreRole(role: RoleState): Role {
     const progress = Object.assign(new Progress(followed.nextIndex, 0), followed);
     followers.set(NAMES[at] ?? "", progress);
   }
-  const reads = role.reads.map(({ round, index }, i) => ({ id: i + 1, round, index }));
+  const reads = role.reads.map(({ round, index }) => ({ round, index }));
   return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
 }
 
@@ -164,8 +164,7 @@ function restore(state: ServerState): Raft {
     entries: entriesOf(state.log) };
   const raft = new Raft(own, disk, 0, () => 0.5);
   const { commitIndex, lastApplied, campaigns } = state;
-  const lastReadId = role.name === "Leader" ? role.reads.length : 0;
-  Object.assign(raft, { commitIndex, lastApplied, campaigns, lastReadId, role: restoreRole(role) });
+  Object.assign(raft, { commitIndex, lastApplied, campaigns, role: restoreRole(role) });
   if (!turn) return raft;
   raft.saved = { currentTerm: turn.disk.term, votedFor: nameAt(turn.disk.votedFor) };
   raft.log.savedIndex = turn.savedIndex;
@@ -187,8 +186,8 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
     return { nextIndex, matchIndex, sentFrom, sentRound, confirmedRound, refusedRound,
       matchedRound };
   });
-  const reads = role.reads.map(({ id, round, index }) => ({ round, index,
-    committed: asked[id - 1] ?? 0 })
+  const reads = role.reads.map(({ round, index }, i) => ({ round, index,
+    committed: asked[i] ?? 0 })
   );
   return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
 }
@@ -201,7 +200,7 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft,
     "campaigns commitIndex currentTerm disks electionDueAt events goneAt " +
-    "heardAt incoming isRemoved knockAt knocks lastApplied lastReadId log now outbox refusedAt role saved settings snapshot votedFor wasMember"],
+    "heardAt incoming isRemoved knockAt knocks lastApplied log now outbox refusedAt role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0), "confirmedRound heardAt " +
     "matchIndex matchedRound nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
@@ -327,16 +326,15 @@ function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly numb
   for (const m of outbox) checkPromise(m, saved);
   raft.takeCommitted();
   const reads = raft.takeReads();
-  for (const id of reads) {
-    demand(raft.lastApplied >= (asked[id - 1] ?? 0), "Reads are linearizable", () =>
-      `one is answered as of entry ${raft.lastApplied}, and ${asked[id - 1]} were committed ` +
+  for (const committed of asked.slice(0, reads)) {
+    demand(raft.lastApplied >= committed, "Reads are linearizable", () =>
+      `one is answered as of entry ${raft.lastApplied}, and ${committed} were committed ` +
       "when it came");
   }
   demand(raft.unsaved === undefined && raft.outbox.length === 0, "A turn comes to an end",
     () => `${raft.settings.name} has something left to do`);
-  const next = checked(before, capture(raft, asked, preVotes, null));
-  return { next, lived: next, sent: outbox.map(messages.numberOf), reads: reads.length,
-    early: early.length };
+  const next = checked(before, capture(raft, asked.slice(reads), preVotes, null));
+  return { next, lived: next, sent: outbox.map(messages.numberOf), reads, early: early.length };
 }
 
 function capture(raft: Raft, asked: readonly number[], preVotes: boolean,
