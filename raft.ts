@@ -1243,12 +1243,13 @@ type Outcome = Uint8Array | string;
 
 export class Sessions {
   private readonly open = new Map<number, Session>();
+  private latest = 0;
 
   /** Applies a committed entry. */
   apply(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
     if (entry.kind === "command") return this.applyCommand(entry, machine);
     if (entry.kind !== "session") return NOTHING;
-    this.open.set(entry.index, { acknowledged: 0, answers: new Map() });
+    this.use(entry.index, { acknowledged: 0, answers: new Map() });
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
     return Buffer.from(String(entry.index));
@@ -1270,7 +1271,15 @@ export class Sessions {
     const [session, ...answers] = readRecords(Buffer.from(bytes)) ?? [];
     assert(session, "each session of a snapshot has its record");
     const each = answers.map(({ index, data }) => [index, data] as const);
-    this.open.set(session.index, { acknowledged: session.term, answers: new Map(each) });
+    this.use(session.index, { acknowledged: session.term, answers: new Map(each) });
+  }
+
+  /** Moves a session to the end of the map: none was used more recently. */
+  private use(id: number, session: Session): void {
+    if (id === this.latest) return;
+    this.open.delete(id);
+    this.open.set(id, session);
+    this.latest = id;
   }
 
   private applyCommand(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
@@ -1278,8 +1287,7 @@ export class Sessions {
     if (!fields) return "it is not a command";
     const session = this.open.get(fields.session);
     if (!session) return "the session has ended, or never was";
-    this.open.delete(fields.session); // To the end of the map: no session was used more recently.
-    this.open.set(fields.session, session);
+    this.use(fields.session, session);
     // What the client has seen is forgotten. All else is kept, not only the latest answer:
     // commands of a session may be under way together, and overtake each other.
     session.acknowledged = Math.max(session.acknowledged, fields.acknowledged);
@@ -1418,11 +1426,10 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   if (m.type === "InstallSnapshot" && m.offset + m.data.length > m.size) return undefined;
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
-  const fits = m.entries.every((e, i) => e.index === m.prevLogIndex + 1 + i && e.term <= m.term);
-  const isEntry = (entry: Entry) =>
-    entryKinds.includes(entry.kind)
-    && (entry.kind !== "members" || readMembers(entry.data) !== undefined);
-  return fits && m.entries.every(isEntry) ? m : undefined;
+  const fits = (e: Entry, i: number) =>
+    e.index === m.prevLogIndex + 1 + i && e.term <= m.term && entryKinds.includes(e.kind)
+    && (e.kind !== "members" || readMembers(e.data) !== undefined);
+  return m.entries.every(fits) ? m : undefined;
 }
 
 export const encodeMembers = (members: Configuration): Buffer =>
@@ -1442,7 +1449,7 @@ const COMMAND_HEADER = 18;
 function packCommand(session: number, sequence: number, acknowledged: number,
   command: Uint8Array): Buffer {
   const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
-  for (const [i, n] of [session, sequence, acknowledged].entries()) packed.writeUIntBE(n, 6 * i, 6);
+  [session, sequence, acknowledged].forEach((n, i) => packed.writeUIntBE(n, 6 * i, 6));
   packed.set(command, COMMAND_HEADER);
   return packed;
 }
@@ -1534,16 +1541,17 @@ export function makeEntry(index: number, term: number, kind: Entry["kind"],
 
 const POOL_BYTES = 64 << 10;
 let pool = NOTHING;
+let taken = 0;
 
 /**
  * The first view of a small buffer moves it to another place, which costs more than all else that
  * is done with an entry. Neighbours in a log share one place: they come and go together.
  */
 function allocate(bytes: number): Buffer {
-  if (bytes > pool.length) pool = Buffer.from(new ArrayBuffer(Math.max(bytes, POOL_BYTES)));
-  const taken = pool.subarray(0, bytes);
-  pool = pool.subarray(bytes);
-  return taken;
+  if (taken + bytes > pool.length) {
+    [pool, taken] = [Buffer.from(new ArrayBuffer(Math.max(bytes, POOL_BYTES))), 0];
+  }
+  return pool.subarray(taken, taken += bytes);
 }
 
 /** A view of bytes costs more than a number: there is one of `data` only when it is asked for. */
@@ -2176,6 +2184,8 @@ class Correspondent {
   sent = 0;
   newest = 0;
   seen = new Float64Array(SEEN);
+  /** The ids of what it has asked in this life, and waits for: clients repeat it. */
+  calls = new Set<number>();
   bodies: Uint8Array[] = [];
   bytes = 0;
   greetedAt = Number.NEGATIVE_INFINITY;
@@ -2192,8 +2202,8 @@ export type EndpointEvent =
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address }
   | { type: "twice"; server: Name; address: Address; other: Address };
-/** `boot` is the sender's, by its datagram. */
-type Receiver = { onMessage(message: Message | ClientMessage, boot?: number): void;
+/** `sender` is nobody where that is this server itself. */
+type Receiver = { onMessage(message: Message | ClientMessage, sender?: Correspondent): void;
   onGreeting(kind: Kind, from: Name, disk: number): void; onSettled(cluster: string): void;
   tell(event: EndpointEvent): void };
 
@@ -2312,14 +2322,14 @@ export class Endpoint {
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
     if (kind === "peer" && received.length > 0) this.settle();
-    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, boot);
+    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
   }
 
   private beginLife(of: Correspondent, { disk, boot }: Envelope): void {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bornAt = this.world.clock.now();
-    Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN) });
+    Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
   }
 
   /** Who still says something new after its name has begun another life is a second server. */
@@ -2474,8 +2484,8 @@ function serverOf({ name, address }: Member): Server[] {
   return server ? [{ ...server, name }] : [];
 }
 
-/** What somebody asks, in one of its lives; `call` is that in a word, while it waits. */
-type Asker = ClientMessage & { boot?: number | undefined; call?: string };
+/** What somebody asks, in one of its lives. */
+type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">>;
 type Question = Asker & { type: "Read" | "ReadIndex" };
 type Proposal = { asker: Asker; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -2496,8 +2506,8 @@ export class Node {
   private readonly proposals = new Map<number, Proposal>();
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
-  /** The calls of all of these: clients repeat them. */
-  private readonly calls = new Set<string>();
+  /** As a correspondent's, of this server itself. */
+  private readonly calls = new Set<number>();
   private unasked: Question[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
@@ -2571,7 +2581,7 @@ export class Node {
     // Nobody waits for this server yet, so all slices are done at once.
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
-      onMessage: (m, boot) => this.guard(() => this.onMessage(m, boot)),
+      onMessage: (m, sender) => this.guard(() => this.onMessage(m, sender)),
       onGreeting: (kind, from, disk) => {
         if (kind === "peer") this.core.disks.set(from, disk);
         this.client.askAgain();
@@ -2766,9 +2776,9 @@ export class Node {
     this.core.onRefused(peer, this.world.clock.now());
   }
 
-  private onMessage(message: Message | ClientMessage, boot?: number): void {
+  private onMessage(message: Message | ClientMessage, sender?: Correspondent): void {
     this.schedule();
-    if (!("term" in message)) return this.onClientMessage(message, boot);
+    if (!("term" in message)) return this.onClientMessage(message, sender);
     const now = this.world.clock.now();
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
@@ -2780,8 +2790,9 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: Asker, boot?: number): void {
-    m.boot = boot;
+  private onClientMessage(m: Asker, sender?: Correspondent): void {
+    if (sender) m.boot = sender.boot;
+    m.calls = sender?.calls ?? this.calls;
     if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
     if (m.type === "Command") return this.accept(m, "command", m.data);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
@@ -2826,11 +2837,9 @@ export class Node {
   }
 
   /** If not, it does so from now on, until it is answered. */
-  private waitsAlready(asker: Asker): boolean {
-    const { from, boot, id } = asker;
-    const call = `${from} ${boot} ${id}`;
-    if (this.calls.has(call)) return true;
-    this.calls.add(asker.call = call);
+  private waitsAlready({ calls, id }: Asker): boolean {
+    if (calls?.has(id)) return true;
+    calls?.add(id);
     return false;
   }
 
@@ -2969,8 +2978,8 @@ export class Node {
   }
 
   private answer(asker: Asker, content: Content): void {
-    const { type, from: to, id, boot, call } = asker;
-    if (call !== undefined) this.calls.delete(call);
+    const { type, from: to, id, boot, calls } = asker;
+    calls?.delete(id);
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
   }
 }
@@ -3219,12 +3228,14 @@ export class Client {
 
 const verbs = ["get", "put", "delete", "cas"] as const;
 
-function pack(first: number, ...parts: readonly string[]): Buffer {
+function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer {
   const packed = Buffer.allocUnsafe(parts.reduce((sum, { length }) => sum + 4 + length, 1));
   let at = packed.writeUInt8(first);
   for (const part of parts) {
     at = packed.writeUInt32BE(part.length, at);
-    at += packed.write(part, at, "latin1");
+    if (typeof part === "string") packed.write(part, at, "latin1");
+    else packed.set(part, at);
+    at += part.length;
   }
   return packed;
 }
@@ -3242,7 +3253,7 @@ function unpack(bytes: Uint8Array): string[] {
 }
 
 const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
-  pack(verbs.indexOf(verb), ...parts.map((part) => asBuffer(part).toString("latin1")));
+  pack(verbs.indexOf(verb), ...parts);
 
 const [NO, YES] = [pack(0), pack(1)];
 const isYes = (answer: Uint8Array) => answer[0] === 1;

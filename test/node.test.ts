@@ -936,6 +936,22 @@ describe("a command is applied once", () => {
     expect(use(2)).toBe("the session has ended, or never was");
     for (const id of [1, 3, 10_000, 10_002]) expect(use(id)).toBeInstanceOf(Uint8Array);
   });
+
+  test("a session that is used, then another opened, and used again is the latest again", () => {
+    const sessions = new Sessions();
+    const machine = new Diary();
+    const open = (index: number) =>
+      sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    const use = (id: number, sequence: number) =>
+      sessions.apply(command(30_000, [id, sequence, 0, bytes("y")]), machine);
+    open(1);
+    use(1, 1);
+    open(2);
+    use(1, 2);
+    for (let index = 3; index <= 10_001; index += 1) open(index);
+    expect(use(1, 3)).toBeInstanceOf(Uint8Array);
+    expect(use(2, 1)).toBe("the session has ended, or never was");
+  });
 });
 
 test("who starts again is not given the answers to what it asked before (full seed 32379)", () => {
