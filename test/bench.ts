@@ -33,7 +33,7 @@ import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVers
   measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
 import { type Finding, measureGrowth, measureLoss, measureSteadiness,
   type Plan } from "./bench/growth.ts";
-import { roundTrips, syncs } from "./bench/limits.ts";
+import { commits, roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
 
 const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
@@ -50,8 +50,11 @@ const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
   commands: { type: "string", default: "1000000" },
 } });
 const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
-/** Fresh processes compile what they do often, which is none of the first row's cost. */
-const WARM_UP_MS = 1000;
+/**
+ * Fresh processes compile what they do often, on the cores that all share, which is none of the
+ * first row's cost.
+ */
+const WARM_UP_MS = 4000;
 const BARE = "a commit without disk and network";
 /**
  * A killed process leaves a kernel that says so; one that is stopped is as silent as a machine that
@@ -115,6 +118,7 @@ async function measureLimits(round: number, directory: string): Promise<void> {
   add("UDP, to a process and back", await roundTrips());
   add("append and fdatasync, one process", await syncs(directory, 1));
   add("append and fdatasync, three processes at once", await syncs(directory, 3));
+  add("three such processes and UDP, without Raft", await commits(directory));
 }
 
 async function measureRow(row: Row, contestant: Contestant, round: number): Promise<void> {
@@ -150,7 +154,9 @@ async function measureAll(kinds: ReturnType<typeof opponent>, directory: string)
     for (const kind of wanted.length > 0 ? kinds : []) {
       const contestant = await Contestant.start(kind, directory);
       const via = kind.hasLoadInside ? "leader" : "client";
-      await contestant.measure({ via, op: "put", inFlight: 64 }, WARM_UP_MS);
+      for (const inFlight of [64, 1]) {
+        await contestant.measure({ via, op: "put", inFlight }, WARM_UP_MS / 2);
+      }
       for (const row of wanted) {
         if (kind.hasLoadInside || row.via !== "leader") await measureRow(row, contestant, round);
       }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bun
 /**
  * What this machine gives to anybody, without Raft: how long a datagram takes to another process
- * and back, and how long 150 bytes take to the disk. Nothing here that waits for both is faster.
+ * and back, how long 150 bytes take to the disk, and both together: what a commit would take if
+ * one server always led, and nothing was ever wrong.
  *
- * As a program it is the other process: `limits.ts echo`, or `limits.ts sync DIRECTORY`.
+ * As a program it is the other process: `limits.ts echo`, `limits.ts sync DIRECTORY`, or
+ * `limits.ts follow DIRECTORY`.
  */
 import dgram from "node:dgram";
 import fs from "node:fs";
@@ -63,21 +65,67 @@ export async function syncs(directory: string, processes: number): Promise<Figur
   return started[0]?.said as Figures;
 }
 
-function measureSyncs(directory: string): Figures {
-  const file = path.join(directory, `sync-${process.pid}`);
-  const fd = fs.openSync(file, "w");
-  fs.ftruncateSync(fd, TRIES * BYTES);
+/**
+ * A leader that never changes, with two followers: it sends to both, all three append and sync, and
+ * it has committed when it has synced and one of them has answered.
+ */
+export async function commits(directory: string): Promise<Figures> {
+  const followers = await Promise.all([1, 2].map(() => start("follow", directory)));
+  const [socket, file] = [await bind(), openFile(directory)];
+  let last = -1;
+  let onAnswer = () => {};
+  socket.on("message", (bytes) => {
+    last = Math.max(last, bytes.readUInt32BE());
+    onAnswer();
+  });
+  const latencies: number[] = [];
+  let beganAt = 0;
+  for (let i = 0; i < 2 * TRIES; i += 1) {
+    if (i === TRIES) beganAt = performance.now(); // Until now it was compiled.
+    const sentAt = performance.now();
+    const bytes = Buffer.alloc(BYTES, 1);
+    bytes.writeUInt32BE(i);
+    for (const { said: port } of followers) socket.send(bytes, Number(port), "127.0.0.1");
+    file.append(bytes);
+    while (last < i) await new Promise<void>((resolve) => onAnswer = resolve);
+    if (i >= TRIES) latencies.push(performance.now() - sentAt);
+  }
+  const elapsedMs = performance.now() - beganAt;
+  for (const { child } of followers) child.kill();
+  await Promise.all(followers.map(({ child }) => child.exited));
+  socket.close();
+  file.remove();
+  return figures(latencies, 0, elapsedMs);
+}
+
+function openFile(directory: string) {
+  const name = path.join(directory, `sync-${process.pid}`);
+  const fd = fs.openSync(name, "w");
+  fs.ftruncateSync(fd, 2 * TRIES * BYTES);
   fs.fsyncSync(fd);
+  let end = 0;
+  return {
+    append(bytes: Buffer) {
+      end += fs.writeSync(fd, bytes, 0, bytes.length, end);
+      fs.fdatasyncSync(fd);
+    },
+    remove() {
+      fs.closeSync(fd);
+      fs.rmSync(name);
+    },
+  };
+}
+
+function measureSyncs(directory: string): Figures {
+  const file = openFile(directory);
   const latencies: number[] = [];
   const beganAt = performance.now();
   for (let i = 0; i < TRIES; i += 1) {
     const writtenAt = performance.now();
-    fs.writeSync(fd, Buffer.alloc(BYTES, 1), 0, BYTES, i * BYTES);
-    fs.fdatasyncSync(fd);
+    file.append(Buffer.alloc(BYTES, 1));
     latencies.push(performance.now() - writtenAt);
   }
-  fs.closeSync(fd);
-  fs.rmSync(file);
+  file.remove();
   return figures(latencies, 0, performance.now() - beganAt);
 }
 
@@ -89,7 +137,11 @@ if (import.meta.main) {
     process.disconnect?.();
   } else {
     const socket = await bind();
-    socket.on("message", (bytes, from) => socket.send(bytes, from.port, from.address));
+    const file = what === "follow" ? openFile(directory) : undefined;
+    socket.on("message", (bytes, from) => {
+      file?.append(bytes);
+      socket.send(bytes, from.port, from.address);
+    });
     process.send?.(socket.address().port);
   }
 }
