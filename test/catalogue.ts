@@ -863,6 +863,12 @@ export const planted: readonly Planted[] = [
       "if (this.mayLead) this.campaign"]],
     caughtBy: [{ file: "members", title: "that is empty does not lead" }],
   },
+  {
+    id: "103",
+    name: "A session that is opened is not the latest, so the one before it is not used again.",
+    changes: [["    this.use(entry.index, {", "    this.open.set(entry.index, {"]],
+    caughtBy: [{ file: "node", title: "used again is the latest again" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------
