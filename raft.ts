@@ -1243,6 +1243,7 @@ type Outcome = Uint8Array | string;
 
 export class Sessions {
   private readonly open = new Map<number, Session>();
+  /** Which was used last, and so is at the end: most commands are of the same one as the last. */
   private latest = 0;
 
   /** Applies a committed entry. */
