@@ -869,6 +869,13 @@ export const planted: readonly Planted[] = [
     changes: [["    this.use(entry.index, {", "    this.open.set(entry.index, {"]],
     caughtBy: [{ file: "node", title: "used again is the latest again" }],
   },
+  {
+    id: "104",
+    name: "What an earlier life has asked keeps the next one from asking.",
+    changes: [["seen: new Float64Array(SEEN), calls: new Set() }",
+      "seen: new Float64Array(SEEN) }"]],
+    caughtBy: [{ file: "wire", title: "the next one gives the same ids to others" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

@@ -30,8 +30,8 @@ const record = (index: number, term: number,
 
 // ------------------------------------- An ear, to hear them -------------------------------------
 
-type Ear = { endpoint: Endpoint; heard: Message[]; events: EndpointEvent[]; storage: Storage;
-  receive: (bytes: Buffer, host?: string) => void };
+type Ear = { endpoint: Endpoint; heard: Message[]; calls: (Set<number> | undefined)[];
+  events: EndpointEvent[]; storage: Storage; receive: (bytes: Buffer, host?: string) => void };
 
 /** An endpoint on a machine of the simulation that keeps what it hears. */
 function listen(simulation: Simulation, name: string,
@@ -40,18 +40,22 @@ function listen(simulation: Simulation, name: string,
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
   const heard: Message[] = [];
+  const calls: Ear["calls"] = [];
   const events: EndpointEvent[] = [];
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
     endpoint.receive(bytes, from);
   const socket = simulation.settle(world.datagrams.bind(address(name), receive));
   const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
-    onMessage: (message) => void heard.push(message as Message),
+    onMessage: (message, sender) => {
+      heard.push(message as Message);
+      calls.push(sender?.calls);
+    },
     onGreeting: () => {},
     onSettled: (id) => storage.join(id),
     tell: (event) => void events.push(event),
   });
-  return { endpoint, heard, events, storage,
+  return { endpoint, heard, calls, events, storage,
     receive: (bytes, host = "a") => receive(bytes, { host, port: 1 }) };
 }
 
@@ -634,6 +638,19 @@ describe("a life, a disk, a cluster", () => {
     expectDropped(two, two.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
     expectHeard(two, two.from([vote], { boot: first + 3, sequence: 1 }));
     expectDropped(two, two.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
+  });
+
+  test("what a sender waits for is of its life: the next one gives the same ids to others", () => {
+    const two = pair();
+    const { boot } = two.a.storage.identity;
+    const callsOf = (life: number, sequence: number) => {
+      expectHeard(two, two.from([vote], { boot: life, sequence }));
+      return two.b.calls.at(-1);
+    };
+    const first = callsOf(boot + 1, 1);
+    first?.add(7);
+    expect(callsOf(boot + 1, 2)).toBe(first);
+    expect(callsOf(boot + 2, 1)).toEqual(new Set());
   });
 
   test("what is not meant for our present life teaches neither boot nor disk of its sender", () => {
