@@ -56,10 +56,10 @@ import { crc32 } from "node:zlib";
 export type Name = string;
 
 /**
- * One entry of the log. A "command" is for the state machine, a "session" opens one for a client,
- * "members" says who they are, a "noop" asks for nothing; the files have more kinds (section 12).
- * `data` is opaque until it is applied. `record` is the whole entry as disk and wire know it,
- * encoded once.
+ * One entry of the log. "commands" are for the state machine, as many as were proposed together; a
+ * "session" opens one for a client, "members" says who they are, a "noop" asks for nothing; the
+ * files have more kinds (section 12). `data` is opaque until it is applied. `record` is the whole
+ * entry as disk and wire know it, encoded once.
  */
 export type Entry = { readonly index: number; readonly term: number;
   readonly kind: (typeof recordKinds)[number]; readonly data: Buffer; readonly record: Buffer };
@@ -458,8 +458,8 @@ export class Raft {
   }
 
   /**
-   * A client's command, or a new session. Returns the index of its entry, which promises nothing:
-   * it is done when that index is applied and the entry there still is of this term. Returns
+   * Clients' commands, or a new session. Returns the index of their entry, which promises nothing:
+   * they are done when that index is applied and the entry there still is of this term. Returns
    * undefined if this server does not lead, or no longer wants to.
    */
   propose(kind: Entry["kind"], data: Uint8Array): number | undefined {
@@ -1221,7 +1221,10 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
 /** What is replicated. It must be deterministic: equal commands, in equal order, equal answers. */
 export interface StateMachine {
-  /** Applies a committed command and returns its answer. If it throws, the server stops. */
+  /**
+   * Applies a committed command and returns its answer. If it throws, the server stops. Commands
+   * that are in one entry have the same `index`, the entry's.
+   */
   apply(command: Uint8Array, index: number): Uint8Array;
   /** Answers a question about the state, without changing it. */
   query(question: Uint8Array): Uint8Array;
@@ -1246,14 +1249,18 @@ export class Sessions {
   /** Which was used last, and so is at the end: most commands are of the same one as the last. */
   private latest = 0;
 
-  /** Applies a committed entry. */
-  apply(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
-    if (entry.kind === "command") return this.applyCommand(entry, machine);
-    if (entry.kind !== "session") return NOTHING;
-    this.use(entry.index, { acknowledged: 0, answers: new Map() });
+  /** Applies a committed entry. Of several commands, each has its outcome. */
+  apply({ kind, index, data }: Entry, machine: Pick<StateMachine, "apply">): Outcome[] {
+    if (kind === "commands") {
+      const commands = readCommands(data);
+      assert(commands, "the commands of an entry can be read");
+      return commands.map((packed) => this.applyCommand(packed, index, machine));
+    }
+    if (kind !== "session") return [NOTHING];
+    this.use(index, { acknowledged: 0, answers: new Map() });
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
-    return Buffer.from(String(entry.index));
+    return [Buffer.from(String(index))];
   }
 
   /** The sessions as they are now, in the order of their last use: state like any other. */
@@ -1262,7 +1269,7 @@ export class Sessions {
       [makeEntry(id, session.acknowledged, "session", NOTHING), [...session.answers]] as const
     );
     return all.values().map(([session, answers]) => {
-      const each = answers.map(([sequence, answer]) => makeEntry(sequence, 0, "command", answer));
+      const each = answers.map(([sequence, answer]) => makeEntry(sequence, 0, "state", answer));
       return Buffer.concat([session, ...each].map(({ record }) => record));
     });
   }
@@ -1283,23 +1290,23 @@ export class Sessions {
     this.latest = id;
   }
 
-  private applyCommand(entry: Entry, machine: Pick<StateMachine, "apply">): Outcome {
-    const fields = unpackCommand(entry);
-    if (!fields) return "it is not a command";
-    const session = this.open.get(fields.session);
+  private applyCommand({ session: id, sequence, acknowledged, command }: PackedCommand,
+    index: number, machine: Pick<StateMachine, "apply">): Outcome {
+    const session = this.open.get(id);
     if (!session) return "the session has ended, or never was";
-    this.use(fields.session, session);
+    this.use(id, session);
     // What the client has seen is forgotten. All else is kept, not only the latest answer:
     // commands of a session may be under way together, and overtake each other.
-    session.acknowledged = Math.max(session.acknowledged, fields.acknowledged);
-    for (const answered of session.answers.keys()) {
-      if (answered > session.acknowledged) break;
-      session.answers.delete(answered);
+    if (acknowledged > session.acknowledged) {
+      session.acknowledged = acknowledged;
+      for (const answered of session.answers.keys()) {
+        if (answered > acknowledged) break;
+        session.answers.delete(answered);
+      }
     }
-    if (fields.sequence <= session.acknowledged) return "the client has already seen the answer";
-    const before = session.answers.get(fields.sequence);
-    const answer = before ?? machine.apply(fields.command, entry.index);
-    session.answers.set(fields.sequence, answer);
+    if (sequence <= session.acknowledged) return "the client has already seen the answer";
+    const answer = session.answers.get(sequence) ?? machine.apply(command, index);
+    session.answers.set(sequence, answer);
     return answer;
   }
 }
@@ -1441,26 +1448,39 @@ function readMembers(bytes: Uint8Array): Configuration | undefined {
   return members.every((member) => member !== undefined) ? members : undefined;
 }
 
-const COMMAND_HEADER = 18;
+/** A command, its session, its sequence, and up to which its client has seen all answers. */
+type PackedCommand = { session: number; sequence: number; acknowledged: number; command: Buffer };
 
-/**
- * What a command is in the log: its session, its sequence, and the sequence up to which its client
- * has seen all answers (6 bytes each, big-endian), and then itself.
- */
+/** Three numbers of 6 bytes each, and the length of the command (4), which follows; big-endian. */
+const COMMAND_HEADER = 22;
+
 function packCommand(session: number, sequence: number, acknowledged: number,
   command: Uint8Array): Buffer {
   const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
   [session, sequence, acknowledged].forEach((n, i) => packed.writeUIntBE(n, 6 * i, 6));
+  packed.writeUInt32BE(command.length, COMMAND_HEADER - 4);
   packed.set(command, COMMAND_HEADER);
   return packed;
 }
 
-/** Undefined if an entry has something else. */
-function unpackCommand({ record }: Entry) {
-  const number = (i: number) => record.readUIntBE(RECORD_HEADER + 6 * i, 6);
-  if (record.length < RECORD_HEADER + COMMAND_HEADER) return undefined;
-  return { session: number(0), sequence: number(1), acknowledged: number(2),
-    command: record.subarray(RECORD_HEADER + COMMAND_HEADER) };
+/** Whether it is one command, and nothing else. */
+const isCommand = (packed: Buffer) =>
+  packed.length >= COMMAND_HEADER
+  && packed.readUInt32BE(COMMAND_HEADER - 4) === packed.length - COMMAND_HEADER;
+
+/** The commands that `packed` consists of; undefined if it is anything else. */
+function readCommands(packed: Buffer): PackedCommand[] | undefined {
+  const commands: PackedCommand[] = [];
+  const number = (at: number) => packed.readUIntBE(at, 6);
+  let at = 0;
+  while (at + COMMAND_HEADER <= packed.length) {
+    const begin = at + COMMAND_HEADER;
+    const end = begin + packed.readUInt32BE(begin - 4);
+    commands.push({ session: number(at), sequence: number(at + 6), acknowledged: number(at + 12),
+      command: packed.subarray(begin, end) });
+    at = end;
+  }
+  return at === packed.length ? commands : undefined;
 }
 
 /** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
@@ -1524,45 +1544,24 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 }
 
 const RECORD_HEADER = 17;
-const recordKinds = ["start", "vote", "noop", "session", "command", "snapshot", "state",
+const recordKinds = ["start", "vote", "noop", "session", "commands", "snapshot", "state",
   "members"] as const;
-const entryKinds: Entry["kind"][] = ["noop", "session", "command", "members"];
+const entryKinds: Entry["kind"][] = ["noop", "session", "commands", "members"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
 export function makeEntry(index: number, term: number, kind: Entry["kind"],
   bytes: Uint8Array): Entry {
-  const record = allocate(RECORD_HEADER + bytes.length);
+  const record = Buffer.allocUnsafeSlow(RECORD_HEADER + bytes.length);
   record[0] = recordKinds.indexOf(kind);
   record.writeUIntBE(term, 1, 6);
   record.writeUIntBE(index, 7, 6);
   record.writeUInt32BE(bytes.length, 13);
   record.set(bytes, RECORD_HEADER);
-  return new Stored(index, term, kind, record);
+  return entryOf(index, term, kind, record);
 }
 
-const POOL_BYTES = 64 << 10;
-let pool = NOTHING;
-let taken = 0;
-
-/**
- * The first view of a small buffer moves it to another place, which costs more than all else that
- * is done with an entry. Neighbours in a log share one place: they come and go together.
- */
-function allocate(bytes: number): Buffer {
-  if (taken + bytes > pool.length) {
-    [pool, taken] = [Buffer.from(new ArrayBuffer(Math.max(bytes, POOL_BYTES))), 0];
-  }
-  return pool.subarray(taken, taken += bytes);
-}
-
-/** A view of bytes costs more than a number: there is one of `data` only when it is asked for. */
-class Stored implements Entry {
-  constructor(readonly index: number, readonly term: number, readonly kind: Entry["kind"],
-    readonly record: Buffer) {}
-
-  get data(): Buffer {
-    return this.record.subarray(RECORD_HEADER);
-  }
+function entryOf(index: number, term: number, kind: Entry["kind"], record: Buffer): Entry {
+  return { index, term, kind, record, data: record.subarray(RECORD_HEADER) };
 }
 
 /** The records that `bytes` consists of; undefined if it is anything else. */
@@ -1575,7 +1574,7 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
     const end = at + RECORD_HEADER + bytes.readUInt32BE(at + 13);
     if (kind === undefined || end > bytes.length) return undefined;
     const [term, index] = [bytes.readUIntBE(at + 1, 6), bytes.readUIntBE(at + 7, 6)];
-    records.push(new Stored(index, term, kind, bytes.subarray(at, end)));
+    records.push(entryOf(index, term, kind, bytes.subarray(at, end)));
     at = end;
   }
   return at === bytes.length ? records : undefined;
@@ -2488,7 +2487,8 @@ function serverOf({ name, address }: Member): Server[] {
 /** What somebody asks, in one of its lives. */
 type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">>;
 type Question = Asker & { type: "Read" | "ReadIndex" };
-type Proposal = { asker: Asker; term: number };
+type Command = Asker & { type: "Command" };
+type Proposal = { askers: readonly Asker[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2503,8 +2503,11 @@ export class Node {
   private readonly sliceBytes: number;
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
-  /** Who waits for the entry at an index, proposed in a term. */
+  /** Who waits for the entry at an index, proposed in a term; by command, if it has several. */
   private readonly proposals = new Map<number, Proposal>();
+  /** The commands of this turn that are in no entry yet, and how many bytes theirs will have. */
+  private batch: Command[] = [];
+  private batchBytes = RECORD_HEADER;
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
   /** As a correspondent's, of this server itself. */
@@ -2697,6 +2700,7 @@ export class Node {
   private flush(): void {
     const { core, endpoint, storage } = this;
     this.isScheduled = false;
+    this.proposeBatch();
     core.prepare();
     const outbox = core.outbox.splice(0);
     const durableTerm = core.saved.currentTerm;
@@ -2794,8 +2798,8 @@ export class Node {
   private onClientMessage(m: Asker, sender?: Correspondent): void {
     if (sender) m.boot = sender.boot;
     m.calls = sender?.calls ?? this.calls;
-    if (m.type === "OpenSession") return this.accept(m, "session", NOTHING);
-    if (m.type === "Command") return this.accept(m, "command", m.data);
+    if (m.type === "OpenSession") return this.openSession(m);
+    if (m.type === "Command") return this.accept(m);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
     if (m.type === "ChangeMembers") return this.change(m);
     if (m.type === "Transfer") return this.handOver(m);
@@ -2827,14 +2831,36 @@ export class Node {
     });
   }
 
-  private accept(asker: Asker, kind: Entry["kind"], data: Uint8Array): void {
+  private openSession(asker: Asker): void {
+    if (!this.waitsAlready(asker)) this.append("session", NOTHING, [asker]);
+  }
+
+  /**
+   * What comes in one turn shares entries of the size of a datagram: to replicate one costs as much
+   * as many commands do. Only a large command has a larger one, for itself.
+   */
+  private accept(m: Command): void {
+    const { length } = m.data;
+    const refuse = (reason: string) => this.answer(m, { type: "Refused", reason });
     // What no AppendEntries can carry would hold up all that comes behind it.
-    const isTooLarge = data.length > MAX_COMMAND_BYTES + COMMAND_HEADER;
-    if (isTooLarge) return this.answer(asker, { type: "Refused", reason: "it is too large" });
-    if (this.waitsAlready(asker)) return;
+    if (length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
+    if (!isCommand(asBuffer(m.data))) return refuse("it is not a command");
+    if (this.waitsAlready(m)) return;
+    if (this.batchBytes + length > this.core.settings.batchBytes) this.proposeBatch();
+    this.batch.push(m);
+    this.batchBytes += length;
+  }
+
+  private proposeBatch(): void {
+    const { batch } = this;
+    if (batch.length > 0) this.append("commands", Buffer.concat(batch.map((m) => m.data)), batch);
+    [this.batch, this.batchBytes] = [[], RECORD_HEADER];
+  }
+
+  private append(kind: Entry["kind"], data: Buffer, askers: readonly Asker[]): void {
     const index = this.core.propose(kind, data);
-    if (index === undefined) this.redirect(asker);
-    else this.proposals.set(index, { asker, term: this.core.currentTerm });
+    if (index !== undefined) this.proposals.set(index, { askers, term: this.core.currentTerm });
+    else for (const asker of askers) this.redirect(asker);
   }
 
   /** If not, it does so from now on, until it is answered. */
@@ -2852,7 +2878,7 @@ export class Node {
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(index, { asker, term });
+    if (index > lastIndex) this.proposals.set(index, { askers: [asker], term });
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
@@ -2869,14 +2895,17 @@ export class Node {
   }
 
   private apply(entry: Entry): void {
-    const answer = this.sessions.apply(entry, this.options.machine);
-    const proposal = this.proposals.get(entry.index);
-    if (!proposal) return;
-    const { asker, term } = proposal;
+    const outcomes = this.sessions.apply(entry, this.options.machine);
+    const { askers, term } = this.proposals.get(entry.index) ?? { askers: [], term: 0 };
     this.proposals.delete(entry.index);
-    if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
-    else if (typeof answer === "string") this.answer(asker, { type: "Refused", reason: answer });
-    else this.answer(asker, { type: "Answer", answer });
+    for (const [i, asker] of askers.entries()) {
+      const outcome = outcomes[i];
+      const isLost = term !== entry.term; // Another leader's entry took its place.
+      if (outcome === undefined || isLost) this.redirect(asker);
+      else if (typeof outcome === "string") {
+        this.answer(asker, { type: "Refused", reason: outcome });
+      } else this.answer(asker, { type: "Answer", answer: outcome });
+    }
   }
 
   /** Does in slices what takes long, so that no heartbeat waits for it. What is older ends. */
@@ -2967,7 +2996,7 @@ export class Node {
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
-    for (const { asker } of this.proposals.values()) this.redirect(asker);
+    for (const { askers } of this.proposals.values()) askers.forEach((m) => this.redirect(m));
     for (const asker of this.questions.splice(0)) this.redirect(asker);
     this.proposals.clear();
   }

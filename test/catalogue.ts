@@ -114,7 +114,7 @@ export const planted: readonly Planted[] = [
     id: "9",
     name: "A vote reply of an earlier term is counted.",
     changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
-    caughtBy: [{ mode: "core", seed: 29 }],
+    caughtBy: [{ mode: "core", seed: 32 }],
   },
   {
     id: "10",
@@ -124,7 +124,7 @@ export const planted: readonly Planted[] = [
       `&& type !== "RequestVote" && !granted
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "11",
@@ -186,14 +186,14 @@ export const planted: readonly Planted[] = [
     name: "The previous entry's term is not compared.",
     changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "18",
     name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
     changes: [["Math.min(m.leaderCommit, matchIndex)",
       "Math.min(m.leaderCommit, this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 17 }],
   },
   {
     id: "19",
@@ -263,16 +263,17 @@ export const planted: readonly Planted[] = [
   {
     id: "27",
     name: "A retried command is applied twice.",
-    changes: [["before ?? machine.apply", "machine.apply"]],
+    changes: [["session.answers.get(sequence) ?? machine.apply", "machine.apply"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "28",
     name: "A command is answered when it is logged, not when it is applied.",
     changes: [[
-      "else this.proposals.set(index, { asker, term: this.core.currentTerm });",
-      `else if (kind === "command") this.answer(asker, { type: "Answer", answer: Buffer.of(1) });
-    else this.proposals.set(index, { asker, term: this.core.currentTerm });`,
+      "if (index !== undefined) this.proposals.set(",
+      `if (kind === "commands" && index !== undefined) {
+      for (const asker of askers) this.answer(asker, { type: "Answer", answer: Buffer.of(1) });
+    } else if (index !== undefined) this.proposals.set(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -283,19 +284,19 @@ export const planted: readonly Planted[] = [
       "this.unasked.push(m);",
       "this.answerQuestion(m);",
     ]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 3 }],
   },
   {
     id: "30",
     name: "A session is forgotten at different points of the log on different servers.",
     changes: [[
-      "const answer = this.sessions.apply(",
+      "const outcomes = this.sessions.apply(",
       `const now = this.world.clock.now();
     if (now > (this.forgetAt ??= now + 4000)) {
       this.forgetAt = undefined;
       this.sessions["open"].clear();
     }
-    const answer = this.sessions.apply(`,
+    const outcomes = this.sessions.apply(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -315,7 +316,7 @@ export const planted: readonly Planted[] = [
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
     changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
     caughtBy: [
-      { mode: "full", seed: 5 },
+      { mode: "full", seed: 8 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
     ],
   },
@@ -336,7 +337,7 @@ export const planted: readonly Planted[] = [
     name: "A wiped node comes back as the voter it was: it is counted.",
     changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
-      { mode: "core", seed: 5 },
+      { mode: "core", seed: 23 },
       { file: "members", title: "that is not named does not count" },
     ],
   },
@@ -385,12 +386,12 @@ export const planted: readonly Planted[] = [
     id: "47",
     name: "A reordered command of a session is taken for a duplicate and lost.",
     changes: [[
-      "if (fields.sequence <= session.acknowledged) return",
+      "if (sequence <= session.acknowledged) return",
       `const newest = Math.max(session.acknowledged, ...session.answers.keys());
-    if (fields.sequence <= newest && !session.answers.has(fields.sequence)) return`,
+    if (sequence <= newest && !session.answers.has(sequence)) return`,
     ]],
     caughtBy: [
-      { mode: "full", seed: 11 },
+      { mode: "full", seed: 17 },
       { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
     ],
   },
@@ -414,7 +415,7 @@ export const planted: readonly Planted[] = [
     name: "A start is not counted: the boot stays what it was.",
     changes: [["this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
       "this.identity.boot = Math.max(1, this.identity.boot);"]],
-    caughtBy: [{ mode: "full", seed: 12 }],
+    caughtBy: [{ mode: "full", seed: 19 }],
   },
   {
     id: "52",
@@ -457,7 +458,7 @@ export const planted: readonly Planted[] = [
     id: "57",
     name: "An entry that takes the place of a saved one counts as saved.",
     changes: [["    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "58",
@@ -482,7 +483,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 44 }],
+    caughtBy: [{ mode: "full", seed: 50 }],
   },
   {
     id: "62",
@@ -502,7 +503,7 @@ export const planted: readonly Planted[] = [
     id: "64",
     name: "A refusal takes `nextIndex` back below what the follower is known to have.",
     changes: [["Math.max(follower.matchIndex, hint) + 1", "hint + 1"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "65",
@@ -532,10 +533,10 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) return;"],
+      ["const isLost = term !== entry.term;", "const isLost = term < 0;"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 12 }],
+    caughtBy: [{ mode: "full", seed: 72 }],
   },
   {
     id: "70",
@@ -602,7 +603,7 @@ export const planted: readonly Planted[] = [
     id: "73",
     name: "A snapshot has what was applied while it was written.",
     changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "74",
@@ -629,7 +630,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 4 },
+      { mode: "full", seed: 5 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -650,7 +651,7 @@ export const planted: readonly Planted[] = [
     name: "A membership change before an entry of the own term is committed.",
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
-      { mode: "core", seed: 15 },
+      { mode: "core", seed: 20 },
       { file: "members", title: "waits for an entry of the leader's own term" },
     ],
   },
@@ -682,7 +683,7 @@ export const planted: readonly Planted[] = [
       "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
     ]],
-    caughtBy: [{ mode: "core", seed: 19 }],
+    caughtBy: [{ mode: "core", seed: 376 }],
   },
   {
     id: "78",
@@ -847,7 +848,8 @@ export const planted: readonly Planted[] = [
   {
     id: "100",
     name: "A read that is repeated is another read.",
-    changes: [["    if (this.waitsAlready(m)) return;\n", ""]],
+    changes: [["    if (this.waitsAlready(m)) return;\n    if (this.core.read())",
+      "    if (this.core.read())"]],
     caughtBy: [{ file: "node", title: "that is repeated is one read" }],
   },
   {
@@ -866,7 +868,7 @@ export const planted: readonly Planted[] = [
   {
     id: "103",
     name: "A session that is opened is not the latest, so the one before it is not used again.",
-    changes: [["    this.use(entry.index, {", "    this.open.set(entry.index, {"]],
+    changes: [["    this.use(index, {", "    this.open.set(index, {"]],
     caughtBy: [{ file: "node", title: "used again is the latest again" }],
   },
   {
@@ -875,6 +877,25 @@ export const planted: readonly Planted[] = [
     changes: [["seen: new Float64Array(SEEN), calls: new Set() }",
       "seen: new Float64Array(SEEN) }"]],
     caughtBy: [{ file: "wire", title: "the next one gives the same ids to others" }],
+  },
+  {
+    id: "105",
+    name: "All commands of an entry get the answer to the first.",
+    changes: [["const outcome = outcomes[i];", "const [outcome] = outcomes;"]],
+    caughtBy: [{ mode: "full", seed: 6 }],
+  },
+  {
+    id: "106",
+    name: "What a client sends is put beside the commands of others, whatever it is.",
+    changes: [["if (!isCommand(asBuffer(m.data))) return refuse(\"it is not a command\");", ""]],
+    caughtBy: [{ file: "wire", title: "refuses what is no command" }],
+  },
+  {
+    id: "107",
+    name: "Commands share an entry that no datagram carries.",
+    changes: [["if (this.batchBytes + length > this.core.settings.batchBytes) this.proposeBatch();",
+      ""]],
+    caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
 ];
 

@@ -44,7 +44,7 @@ export function one<Element>(elements: readonly Element[]): Element {
 
 /** A command that tells where it comes from, so that two entries are equal only if they ought. */
 export function entry(index: number, term: number, data = `${index} of term ${term}`): Entry {
-  return makeEntry(index, term, "command", Buffer.from(data));
+  return makeEntry(index, term, "commands", Buffer.from(data));
 }
 
 /** A log as the paper draws it, as a row of terms; `after` is the index before its first entry. */
@@ -295,7 +295,7 @@ export function progress({ role }: Raft, name: Name): Progress {
 
 /** A client's command, for a leader. Returns its index. */
 export function propose(raft: Raft, data = "command"): number {
-  const index = raft.propose("command", Buffer.from(data));
+  const index = raft.propose("commands", Buffer.from(data));
   if (index === undefined) throw new Error(`a ${raft.role.name} takes no commands`);
   return index;
 }

@@ -46,7 +46,7 @@ describe("the judge of the full stack", () => {
     const judge = new Figure3();
     judge.judge("a", server([1, 2]));
     const other = server([1]);
-    other.log.append(makeEntry(2, 2, "command", Buffer.from("other")));
+    other.log.append(makeEntry(2, 2, "commands", Buffer.from("other")));
     expect(() => judge.judge("b", other)).toThrow("Log Matching");
     expect(() => judge.judge("c", server([2, 2]))).toThrow("Log Matching");
   });

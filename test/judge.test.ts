@@ -109,7 +109,7 @@ class Court {
   }
 
   propose(name: Name, away: readonly Name[] = []): void {
-    this.at(name).propose("command", Buffer.from("x"));
+    this.at(name).propose("commands", Buffer.from("x"));
     this.turn(name);
     this.settle(away);
   }
@@ -266,7 +266,7 @@ describe("What leaves a server", () => {
 
   test("are the entries that all others have under that index and term", () => {
     const court = led();
-    const other = makeEntry(2, 1, "command", Buffer.from("y"));
+    const other = makeEntry(2, 1, "commands", Buffer.from("y"));
     const message = appendEntries(1, { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1,
       entries: [other] });
     expectBroken("Log matching", () => court.judge.sent(message));
@@ -479,7 +479,7 @@ describe("A leader", () => {
     const { log, settings } = window.at("a");
     const b = progressOf(window.at("a"), "b");
     const large = Buffer.alloc(settings.windowBytes);
-    for (let i = 0; i < 2; i += 1) window.at("a").propose("command", large);
+    for (let i = 0; i < 2; i += 1) window.at("a").propose("commands", large);
     b.nextIndex = log.lastIndex;
     window.judge.stepped("a");
     b.nextIndex = log.lastIndex + 1;
@@ -514,7 +514,7 @@ describe("What is committed", () => {
   test("is on a majority of disks", () => {
     const court = new Court();
     court.elect("a");
-    court.at("a").propose("command", Buffer.from("x"));
+    court.at("a").propose("commands", Buffer.from("x"));
     court.turn("a");
     court.at("a").commitIndex = 2;
     expectBroken("What is committed is on a majority of disks", () => court.judge.stepped("a"));
@@ -532,7 +532,7 @@ describe("What is committed", () => {
   test("is in the log of every leader of a later term", () => {
     const court = led();
     const raft = court.at("a");
-    raft.propose("command", Buffer.from("x"));
+    raft.propose("commands", Buffer.from("x"));
     court.turn("a");
     court.save("b", { currentTerm: 1, votedFor: "a", entries: raft.log.slice(3) });
     for (const name of ["c", "b"]) court.save(name, { currentTerm: 2, votedFor: "c" });
@@ -562,7 +562,7 @@ describe("What is committed", () => {
     if (!first || !second) throw new Error("too little is committed");
     const raft = court.restart("c");
     raft.commitIndex = 2;
-    for (const wrong of [second, makeEntry(1, 1, "command", second.data)]) {
+    for (const wrong of [second, makeEntry(1, 1, "commands", second.data)]) {
       const rule = wrong === second ? "All is applied, once and in order" : "State machine safety";
       expectBroken(rule, () => court.judge.applied("c", wrong, 1));
     }

@@ -608,7 +608,7 @@ describe("a cluster", () => {
     cluster.propose(raft.settings.name, "still here");
     cluster.advance(T);
     for (const name of ["d", "e"]) {
-      expect(cluster.applied.get(name)?.filter(({ kind }) => kind === "command")
+      expect(cluster.applied.get(name)?.filter(({ kind }) => kind === "commands")
         .map(({ data }) => `${data}`)).toEqual(["with b", "with c", "with d", "with e",
           "still here"]);
     }

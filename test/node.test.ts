@@ -876,11 +876,11 @@ describe("a command is applied once", () => {
   const session = makeEntry(1, 1, "session", bytes(""));
   type Fields = readonly [session: number, sequence: number, acknowledged: number, data: Buffer];
   const command = (index: number, [session, sequence, acknowledged, data]: Fields) =>
-    makeEntry(index, 1, "command", makeCommand([session, sequence, acknowledged], data));
+    makeEntry(index, 1, "commands", makeCommand([session, sequence, acknowledged], data));
   const open1 = (machine: StateMachine = new Diary()) => {
     const sessions = new Sessions();
     sessions.apply(session, machine);
-    return (index: number, fields: Fields) => sessions.apply(command(index, fields), machine);
+    return (index: number, fields: Fields) => sessions.apply(command(index, fields), machine)[0];
   };
 
   test("its first answer is repeated, also when later commands were applied between", () => {
@@ -906,19 +906,32 @@ describe("a command is applied once", () => {
     expect(machine.lines).toEqual(["x", "y"]);
   });
 
-  test("what is no command, or of no session, is refused and never thrown", () => {
+  test("what is of no session, or was seen, is refused, and all else of its entry is done", () => {
     const machine = new Diary();
     const sessions = new Sessions();
     sessions.apply(session, machine);
-    const apply = (data: Buffer) => sessions.apply(makeEntry(2, 1, "command", data), machine);
-    const whole = makeCommand([1, 1, 0], bytes(""));
-    for (let length = 0; length < whole.length; length += 1) {
-      expect(apply(whole.subarray(0, length))).toBe("it is not a command");
+    const of = (numbers: [number, number, number], data: string) =>
+      makeCommand(numbers, bytes(data));
+    const data = Buffer.concat([of([1, 1, 0], "a"), of([7, 1, 0], "b"), of([1, 3, 0], ""),
+      of([1, 1, 0], "a"), of([1, 0, 0], "c"), of([1, 2, 1], "d"), of([1, 1, 0], "a")]);
+    const outcomes = sessions.apply(makeEntry(2, 1, "commands", data), machine);
+    const seen = "the client has already seen the answer";
+    expect(outcomes.map((outcome) => typeof outcome === "string" ? outcome : text(outcome)))
+      .toEqual(["1 a", "the session has ended, or never was", "2 ", "1 a", seen, "3 d", seen]);
+    expect(machine.lines).toEqual(["a", "", "d"]);
+  });
+
+  test("an entry whose commands cannot be read stops the server", () => {
+    const machine = new Diary();
+    const whole = makeCommand([1, 1, 0], bytes("x"));
+    const apply = (data: Buffer) =>
+      new Sessions().apply(makeEntry(2, 1, "commands", data), machine);
+    for (let length = 1; length < whole.length; length += 1) {
+      const part = whole.subarray(0, length);
+      for (const data of [part, Buffer.concat([whole, part])]) {
+        expect(() => apply(data)).toThrow("the commands of an entry can be read");
+      }
     }
-    expect(apply(makeCommand([7, 1, 0], bytes("x")))).toBe("the session has ended, or never was");
-    expect(apply(makeCommand([1, 0, 0], bytes("x")))).toContain("already seen");
-    expect(machine.lines).toEqual([]);
-    expect(text(apply(whole) as Buffer)).toBe("1 ");
   });
 
   test("the session that was used least recently ends, when there are more than 10,000", () => {
@@ -932,7 +945,7 @@ describe("a command is applied once", () => {
     openUpTo(1, 10_000);
     sessions.apply(command(10_001, [1, 1, 0, bytes("x")]), machine);
     openUpTo(10_002, 10_002);
-    const use = (id: number) => sessions.apply(command(20_000, [id, 5, 0, bytes("y")]), machine);
+    const use = (id: number) => sessions.apply(command(20_000, [id, 5, 0, bytes("y")]), machine)[0];
     expect(use(2)).toBe("the session has ended, or never was");
     for (const id of [1, 3, 10_000, 10_002]) expect(use(id)).toBeInstanceOf(Uint8Array);
   });
@@ -943,7 +956,7 @@ describe("a command is applied once", () => {
     const open = (index: number) =>
       sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
     const use = (id: number, sequence: number) =>
-      sessions.apply(command(30_000, [id, sequence, 0, bytes("y")]), machine);
+      sessions.apply(command(30_000, [id, sequence, 0, bytes("y")]), machine)[0];
     open(1);
     use(1, 1);
     open(2);
@@ -1284,7 +1297,8 @@ describe("snapshots", () => {
     const before = new Sessions();
     const apply = (sessions: Sessions, index: number, numbers: [number, number, number],
       data: string) =>
-      sessions.apply(makeEntry(index, 1, "command", makeCommand(numbers, bytes(data))), machine);
+      sessions.apply(makeEntry(index, 1, "commands", makeCommand(numbers, bytes(data))),
+        machine)[0];
     for (const index of [1, 2, 3]) before.apply(makeEntry(index, 1, "session", bytes("")), machine);
     apply(before, 4, [1, 1, 0], "x");
     apply(before, 5, [1, 3, 1], "z");

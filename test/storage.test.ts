@@ -32,7 +32,7 @@ function after(before: State, change: State): State {
 }
 
 const command = (index: number, term: number, data: string | Uint8Array) =>
-  makeEntry(index, term, "command", Buffer.from(data));
+  makeEntry(index, term, "commands", Buffer.from(data));
 
 const start = (disk: Disk, random = randomFrom(7), who = founder) =>
   new Storage(disk.files(), "data", who, random);
@@ -66,7 +66,7 @@ function drawChange(random: Random, before: State): State {
   const entries = Array.from({ length: draw(4) },
     (_, i) =>
       makeEntry(first + i, currentTerm,
-        (["noop", "session", "command"] as const)[draw(3)] ?? "noop",
+        (["noop", "session", "commands"] as const)[draw(3)] ?? "noop",
         Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256))));
   return { currentTerm, votedFor, entries };
 }
@@ -768,8 +768,8 @@ describe("when the majority is gone for good", () => {
     expect(identity.id).not.toBe(id);
     expect(hardState).toEqual({ currentTerm: 4, votedFor: "b" });
     expect(entries.map(({ index, term, kind }) => [index, term, kind])).toEqual([
-      [1, 3, "command"],
-      [2, 4, "command"],
+      [1, 3, "commands"],
+      [2, 4, "commands"],
       [3, 4, "members"],
     ]);
     const alone = encodeMembers([{ name: "a", address: "", votes: true, disk: identity.disk }]);

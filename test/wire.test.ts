@@ -25,7 +25,7 @@ const install = (size: number, offset: number,
   data: unknown): unknown[] => [5, 77, 5, 1, 9, 4, size, offset, data];
 const installReply: unknown[] = [6, 77, 5, 1, true, 9, 20];
 const record = (index: number, term: number,
-  kind: "start" | "vote" | "noop" | "command" = "noop") =>
+  kind: "start" | "vote" | "noop" | "commands" = "noop") =>
   makeEntry(index, term, kind, Buffer.from("data")).record;
 
 // ------------------------------------- An ear, to hear them -------------------------------------
@@ -1081,6 +1081,54 @@ describe("a running server", () => {
       isServing(server);
     });
     if (!isReplay) expect(dropped).toBeGreaterThan(100);
+  });
+
+  /** What a server answers to requests of one turn: of each, the type and what it says. */
+  function ask(server: ReturnType<typeof alone>, requests: readonly unknown[][]): string[] {
+    const said: unknown[][] = [];
+    server.simulation.watch = ({ packet }) => {
+      if (packet?.to.host === "10.9.9.9") said.push(...open(packet.bytes).bodies);
+    };
+    for (const request of requests) server.send("client", request);
+    server.simulation.run(50);
+    return requests.map(([, id]) => {
+      const [type, , what = "nothing"] = said.find((body) => body[1] === id) ?? [];
+      return `${TYPES.client[Number(type)]} ${Buffer.from(what as string | Uint8Array)}`;
+    });
+  }
+
+  test("answers each command of a turn, which share entries as large as a datagram", () => {
+    const server = alone(1);
+    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
+    const before = server.node.status().lastIndex;
+    // Of each key, the last of these is to find what the first has put there.
+    const put = (i: number) => askStore("put", Buffer.of(i), Buffer.alloc(100));
+    const cas = (i: number) =>
+      askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
+    const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
+    const requests = commands.map((command, i) => [1, 10 + i, makeCommand([2, i + 1, 0], command)]);
+    const outcome = (i: number) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0";
+    expect(ask(server, requests)).toEqual(commands.map((_, i) => `Answer ${outcome(i)}`));
+    const { lastIndex, batchBytes } = server.node.status();
+    const bytes = requests.reduce((sum, [, , data]) => sum + (data as Buffer).length, 0);
+    expect(lastIndex - before).toBeLessThan(1.2 * bytes / batchBytes);
+    for (const { record } of server.node["core"].log.slice(before + 1)) {
+      expect(record.length).toBeLessThanOrEqual(batchBytes);
+    }
+  });
+
+  test("refuses what is no command, and does what came with it", () => {
+    const server = alone(1);
+    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
+    const whole = makeCommand([2, 9, 0], Buffer.from("x"));
+    const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
+    wrong.push(Buffer.concat([whole, Buffer.of(0)]), Buffer.concat([whole, whole]));
+    const good = (sequence: number) =>
+      makeCommand([2, sequence, 0], askStore("put", Buffer.from("k"), Buffer.from("v")));
+    const answers = ask(server, [good(1), ...wrong, good(2)].map((data, i) => [1, 10 + i, data]));
+    expect(answers).toEqual(["Answer \x01", ...wrong.map(() => "Refused it is not a command"),
+      "Answer \x01"]);
+    expect(server.reasons).toEqual([]);
   });
 
   test("is not held up by a client that claims to have seen answers without end", () => {

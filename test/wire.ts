@@ -54,10 +54,14 @@ export function open(sealed: Buffer, secret = SECRET): Opened {
 
 const NUMBER_BYTES = 6;
 
-/** A command as it is in the log: of a session, with the answers up to a number acknowledged. */
+/**
+ * A command as it is in the log: of a session, with the answers up to a number acknowledged. Several
+ * in a row are an entry.
+ */
 export function makeCommand(numbers: readonly [number, number, number],
   command: Uint8Array): Buffer {
-  const header = Buffer.alloc(3 * NUMBER_BYTES);
+  const header = Buffer.alloc(3 * NUMBER_BYTES + 4);
+  header.writeUInt32BE(command.length, 3 * NUMBER_BYTES);
   for (const [i, n] of numbers.entries()) header.writeUIntBE(n, i * NUMBER_BYTES, NUMBER_BYTES);
   return Buffer.concat([header, command]);
 }

@@ -235,7 +235,7 @@ export class Server {
         if (!raft.read()) return this.redirect(request);
         this.questions.push({ ...request, asked: this.scene.judge.asked(this.name) });
       } else {
-        const index = raft.propose(kind, data);
+        const index = raft.propose(kind === "command" ? "commands" : kind, data);
         if (index === undefined) return this.redirect(request);
         this.underWay.add(call);
         this.proposals.set(index, { ...request, term: raft.currentTerm });
@@ -394,7 +394,7 @@ export class Server {
 
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
-    const answer = sessions.apply(entry, this.machine);
+    const [answer = ""] = sessions.apply(entry, this.machine);
     this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
     scene.judge.applied(this.name, entry, this.state);
     scene.mix(4, this.index, entry.index, entry.term, this.state);

@@ -55,7 +55,7 @@ function entryOf(index: number, code: Code): Entry {
   if (known) return known;
   const command = code % COMMANDS;
   const [kind, data] = command > 0
-    ? ["command", Buffer.from(`${command}`)] as const
+    ? ["commands", Buffer.from(`${command}`)] as const
     : firstOf(index);
   const entry = makeEntry(index, termOf(code), kind, data);
   knownEntries.set(key, entry);
@@ -69,7 +69,7 @@ const firstOf = (index: number) =>
     : ["noop", Buffer.alloc(0)] as const;
 
 export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
-  codeOf(term, kind === "command" ? Number(data.toString()) : 0);
+  codeOf(term, kind === "commands" ? Number(data.toString()) : 0);
 const place = (name: Name | undefined): Place => name === undefined ? NOBODY : NAMES.indexOf(name);
 const nameAt = (at: Place): Name | undefined => NAMES[at];
 
@@ -248,7 +248,7 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
   else if (kind === "deliverLate") {
     raft.receive(messages.at(number), T);
     raft.now = 0; // That a leader owes a heartbeat by now is another input, of which few are enough.
-  } else if (kind === "propose") raft.propose("command", Buffer.from(`${number}`));
+  } else if (kind === "propose") raft.propose("commands", Buffer.from(`${number}`));
   else if (kind === "read") raft.read();
   else if (kind === "beat") raft.tick(HEARTBEAT);
   else {

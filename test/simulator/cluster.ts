@@ -35,7 +35,7 @@ export class Cluster {
   /** The terms of the committed entries, by index, and the state after each command. */
   readonly committed: number[] = [0];
   readonly lists: Lists;
-  private readonly states = new Map<number, number>();
+  private readonly states = new Map<string, number>();
   private readonly figure3 = new Figure3();
   private readonly byName: Map<string, Server>;
   /** Of which index the snapshot was that was last looked at. */
@@ -75,7 +75,7 @@ export class Cluster {
     const founders = this.names.slice(0, hostility.servers);
     const server: Server = new Server(machine, founders, hostility, {
       onEvent: (event) => this.onEvent(server, event),
-      onApplied: (index, hash) => this.onApplied(server, index, hash),
+      onApplied: (place, hash) => this.onApplied(server, place, hash),
       onStopped: (reason) => this.onStopped(server, reason),
       onEnded: () => {
         this.tell(server.name, () => "HAS STOPPED");
@@ -242,11 +242,11 @@ export class Cluster {
   }
 
   /** State Machine Safety, by its fruits: who has applied as much is in the same state. */
-  private onApplied(server: Server, index: number, hash: number): void {
-    const expected = this.states.get(index) ?? hash;
-    this.states.set(index, expected);
+  private onApplied(server: Server, place: string, hash: number): void {
+    const expected = this.states.get(place) ?? hash;
+    this.states.set(place, expected);
     if (hash === expected) return;
-    this.broken ??= new Error(`${server.name} is in another state than others after ${index}`);
+    this.broken ??= new Error(`${server.name} is in another state than others after ${place}`);
   }
 
   /** When the log is cut, what was committed in this turn might not be there any more to be seen. */

@@ -15,14 +15,18 @@ export const PORT = 1;
 class Ledger implements StateMachine {
   readonly store = new KeyValueStore();
   private hash = 0;
+  private index = 0;
+  /** How many commands of the entry at `index` were applied. */
+  private count = 0;
 
-  /** `seen` is told the hash of all that was applied up to an index, answers included. */
-  constructor(private readonly seen: (index: number, hash: number) => void) {}
+  /** `seen` is told the hash of all that was applied up to a place, answers included. */
+  constructor(private readonly seen: (place: string, hash: number) => void) {}
 
   apply(command: Uint8Array, index: number): Uint8Array {
     const answer = this.store.apply(command);
     this.hash = crc32(answer, crc32(command, this.hash));
-    this.seen(index, this.hash);
+    [this.count, this.index] = [index === this.index ? this.count + 1 : 1, index];
+    this.seen(`command ${this.count} of entry ${index}`, this.hash);
     return answer;
   }
 
@@ -53,7 +57,7 @@ class Ledger implements StateMachine {
 /** What the cluster wants to know of a server. */
 export type Listener = {
   onEvent(event: NodeEvent): void;
-  onApplied(index: number, hash: number): void;
+  onApplied(place: string, hash: number): void;
   /** It stopped by itself, or did not start. */
   onStopped(reason: unknown): void;
   /** It was told to stop, and has. */
@@ -103,8 +107,8 @@ export class Server {
     const { program } = machine;
     const isAlive = () => machine.program === program;
     const stop = (reason: unknown) => isAlive() && listener.onStopped(reason);
-    const ledger = this.ledger = new Ledger((index, hash) => {
-      if (isAlive()) listener.onApplied(index, hash);
+    const ledger = this.ledger = new Ledger((place, hash) => {
+      if (isAlive()) listener.onApplied(place, hash);
     });
     world.clock.defer(() =>
       Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
