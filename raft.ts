@@ -409,9 +409,10 @@ export class Raft {
 
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
-  // (`onRefused`), a client wants something (`propose`, `read`), a turn of the event loop ends
-  // (`prepare`), the disk has done its work (`onSaved`). The outputs, `outbox`, `knocks`,
-  // `unsaved`, `takeCommitted`, `takeReads` and `events`, are for `flush` alone.
+  // (`onRefused`), a peer has started again (`onRestarted`), a client wants something (`propose`,
+  // `read`), a turn of the event loop ends (`prepare`), the disk has done its work (`onSaved`). The
+  // outputs, `outbox`, `knocks`, `unsaved`, `takeCommitted`, `takeReads` and `events`, are for
+  // `flush` alone.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
   tick(now: number): void {
@@ -558,12 +559,20 @@ export class Raft {
     if (this.refusedAt <= this.heardAt) {
       this.refusedAt = now;
       this.knockAt = now + KNOCK_MS;
-    } else if (now >= this.refusedAt + KNOCK_MS) {
-      this.become({ name: "Follower", leader: undefined });
-      this.goneAt = now;
-      // The others find out at about the same time, and all at once would split the vote.
-      this.electionDueAt = now + this.#random() * heartbeatMs / 2;
-    }
+    } else if (now >= this.refusedAt + KNOCK_MS) this.giveUpLeader();
+  }
+
+  /** A peer has begun another life. If it led, it does so no more: no role survives a restart. */
+  onRestarted(peer: Name, now: number): void {
+    this.now = now;
+    if (this.role.name === "Follower" && this.leader === peer) this.giveUpLeader();
+  }
+
+  private giveUpLeader(): void {
+    this.become({ name: "Follower", leader: undefined });
+    this.goneAt = this.now;
+    // The others find out at about the same time, and all at once would split the vote.
+    this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;
   }
 
   /**
@@ -2204,8 +2213,8 @@ export type EndpointEvent =
   | { type: "twice"; server: Name; address: Address; other: Address };
 /** `sender` is nobody where that is this server itself. */
 type Receiver = { onMessage(message: Message | ClientMessage, sender?: Correspondent): void;
-  onGreeting(kind: Kind, from: Name, disk: number): void; onSettled(cluster: string): void;
-  tell(event: EndpointEvent): void };
+  onGreeting(kind: Kind, from: Name, disk: number): void; onRestarted(peer: Name): void;
+  onSettled(cluster: string): void; tell(event: EndpointEvent): void };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -2330,6 +2339,9 @@ export class Endpoint {
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bornAt = this.world.clock.now();
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
+    if (of.kind !== "peer") return;
+    this.queued.add(of); // By an empty datagram, if nothing else, it learns of our life too.
+    this.receiver.onRestarted(of.name);
   }
 
   /** Who still says something new after its name has begun another life is a second server. */
@@ -2590,6 +2602,7 @@ export class Node {
         if (kind === "peer") this.core.disks.set(from, disk);
         this.client.askAgain();
       },
+      onRestarted: (peer) => this.onRestarted(peer),
       onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.tell(event),
     });
@@ -2779,6 +2792,11 @@ export class Node {
   private onRefused(peer: Name): void {
     this.schedule();
     this.core.onRefused(peer, this.world.clock.now());
+  }
+
+  private onRestarted(peer: Name): void {
+    this.schedule();
+    this.core.onRestarted(peer, this.world.clock.now());
   }
 
   private onMessage(message: Message | ClientMessage, sender?: Correspondent): void {
@@ -3078,6 +3096,7 @@ export class Client {
     const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
+      onRestarted: () => {},
       onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.
     });

@@ -28,15 +28,15 @@
  */
 import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVersion, fileSystem,
   measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
 import { type Finding, measureGrowth, measureLoss, measureSteadiness,
   type Plan } from "./bench/growth.ts";
 import { commits, roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
+import { readFlags } from "./flags.ts";
 
-const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
+const flags = readFlags(import.meta.path, {
   against: { type: "string" },
   rounds: { type: "string", default: "3" },
   ms: { type: "string", default: "700" },
@@ -48,7 +48,7 @@ const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
   loss: { type: "boolean", default: false },
   minutes: { type: "string", default: "0" },
   commands: { type: "string", default: "1000000" },
-} });
+});
 const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
 /**
  * Fresh processes compile what they do often, on the cores that all share, which is none of the

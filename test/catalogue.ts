@@ -70,7 +70,7 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
       "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 43 }],
+    caughtBy: [{ mode: "core", seed: 112 }],
   },
   {
     id: "5",
@@ -124,7 +124,7 @@ export const planted: readonly Planted[] = [
       `&& type !== "RequestVote" && !granted
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "11",
@@ -165,7 +165,7 @@ export const planted: readonly Planted[] = [
     name: "An entry of an earlier term is committed by counting (Figure 8).",
     changes: [["if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
       "this.commitTo(n);"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "15",
@@ -193,7 +193,7 @@ export const planted: readonly Planted[] = [
     name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
     changes: [["Math.min(m.leaderCommit, matchIndex)",
       "Math.min(m.leaderCommit, this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 17 }],
+    caughtBy: [{ mode: "core", seed: 22 }],
   },
   {
     id: "19",
@@ -258,7 +258,7 @@ export const planted: readonly Planted[] = [
     id: "26",
     name: "A read is served before an entry of the own term is committed.",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "27",
@@ -328,7 +328,7 @@ export const planted: readonly Planted[] = [
       "const isNamed = true;",
     ]],
     caughtBy: [
-      { mode: "core", seed: 46 },
+      { mode: "core", seed: 55 },
       { file: "members", title: "is no voter to those who have started again meanwhile" },
     ],
   },
@@ -337,7 +337,7 @@ export const planted: readonly Planted[] = [
     name: "A wiped node comes back as the voter it was: it is counted.",
     changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
-      { mode: "core", seed: 23 },
+      { mode: "core", seed: 40 },
       { file: "members", title: "that is not named does not count" },
     ],
   },
@@ -483,7 +483,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 50 }],
+    caughtBy: [{ mode: "full", seed: 91 }],
   },
   {
     id: "62",
@@ -521,7 +521,7 @@ export const planted: readonly Planted[] = [
     id: "67",
     name: "A read is answered before what was committed when it came is applied.",
     changes: [[" || r.index > this.lastApplied", ""]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "68",
@@ -536,13 +536,13 @@ export const planted: readonly Planted[] = [
       ["const isLost = term !== entry.term;", "const isLost = term < 0;"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 72 }],
+    caughtBy: [{ mode: "full", seed: 94 }],
   },
   {
     id: "70",
     name: "A vote binds the memory, but only a changed term makes it to the disk.",
     changes: [[" || saved.votedFor !== votedFor;", ";"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
 
   // Snapshots.
@@ -572,7 +572,7 @@ export const planted: readonly Planted[] = [
     name: "An old snapshot takes the state back in time.",
     changes: [["if (log.matches(index, term)) {",
       "if (log.matches(index, term) && index > log.baseIndex) {"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "35",
@@ -603,7 +603,7 @@ export const planted: readonly Planted[] = [
     id: "73",
     name: "A snapshot has what was applied while it was written.",
     changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 4 }],
   },
   {
     id: "74",
@@ -642,7 +642,7 @@ export const planted: readonly Planted[] = [
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)",
       "commitIndex >= role.firstIndex"]],
     caughtBy: [
-      { mode: "core", seed: 3 },
+      { mode: "core", seed: 5 },
       { file: "members", title: "waits for the one before it to be committed" },
     ],
   },
@@ -651,7 +651,7 @@ export const planted: readonly Planted[] = [
     name: "A membership change before an entry of the own term is committed.",
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
-      { mode: "core", seed: 20 },
+      { mode: "core", seed: 25 },
       { file: "members", title: "waits for an entry of the leader's own term" },
     ],
   },
@@ -683,20 +683,20 @@ export const planted: readonly Planted[] = [
       "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
     ]],
-    caughtBy: [{ mode: "core", seed: 376 }],
+    caughtBy: [{ file: "members", title: "is gone when its entry is truncated away" }],
   },
   {
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 7 }],
+    caughtBy: [{ mode: "full", seed: 14 }],
   },
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
-      { mode: "core", seed: 10 },
+      { mode: "core", seed: 104 },
       { file: "members", title: "may be needed to lead until then" },
     ],
   },
@@ -728,7 +728,7 @@ export const planted: readonly Planted[] = [
       "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 8 }],
   },
   {
     id: "84",
@@ -756,7 +756,7 @@ export const planted: readonly Planted[] = [
     changes: [["return member?.votes === true && this.isNamed(member);",
       "return member?.votes === true;"]],
     caughtBy: [
-      { mode: "core", seed: 136 },
+      { mode: "core", seed: 143 },
       { file: "members", title: "does not lead, nor is asked to, unless it is named" },
     ],
   },
@@ -822,8 +822,8 @@ export const planted: readonly Planted[] = [
   {
     id: "96",
     name: "Who finds the leader gone campaigns without a pre-vote.",
-    changes: [["      this.goneAt = now;\n", "      this.goneAt = now;\n" +
-      "      return this.campaign(\"Candidate\");\n"]],
+    changes: [["    this.goneAt = this.now;\n", "    this.goneAt = this.now;\n" +
+      "    return this.campaign(\"Candidate\");\n"]],
     caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
   },
   {
@@ -896,6 +896,19 @@ export const planted: readonly Planted[] = [
     changes: [["if (this.batchBytes + length > this.core.settings.batchBytes) this.proposeBatch();",
       ""]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
+  },
+  {
+    id: "108",
+    name: "A leader that has started again is waited for.",
+    changes: [["this.receiver.onRestarted(of.name);", ""]],
+    caughtBy: [{ file: "node", title: "start again at once are replaced" }],
+  },
+  {
+    id: "109",
+    name: "Whoever starts again is taken for the leader.",
+    changes: [["if (this.role.name === \"Follower\" && this.leader === peer) this.giveUpLeader();",
+      "if (peer !== \"\" && this.role.name === \"Follower\") this.giveUpLeader();"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
 ];
 

@@ -49,6 +49,8 @@ class Cluster {
     this.network = new Network(scene);
     this.servers = scene.names.map((name) => new Server(name, scene, this.network));
     this.network.deliver = (m) => this.servers.find(({ name }) => name === m.to)?.receive(m);
+    this.network.hear = (name, restarted) =>
+      this.servers.find((server) => server.name === name)?.onRestarted(restarted);
     this.timeoutMs = 2 * scene.conditions.electionTimeoutMs;
     this.network.isRunning = (name) =>
       this.servers.some((server) => server.name === name && server.raft !== undefined);

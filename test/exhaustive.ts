@@ -12,11 +12,11 @@
  *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
  *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
  */
-import { parseArgs } from "node:util";
 import type { Bounds } from "./exhaustive/cluster.ts";
 import { type Action, Search } from "./exhaustive/search.ts";
 import { messages, servers } from "./exhaustive/server.ts";
 import { follow, read, write } from "./exhaustive/story.ts";
+import { readFlags } from "./flags.ts";
 import { Violation } from "./judge.ts";
 
 export const BOUNDS: Bounds = { terms: 3, commands: 2, reads: 1, crashes: 1, beats: 1, inputs: 1,
@@ -105,11 +105,10 @@ export function tellStory(path: readonly Action[], bounds: Bounds): string {
 
 function main(): number {
   const number = { type: "string" } as const;
-  const { values } = parseArgs({
-    options: { states: { ...number, default: "100000" }, depth: number, terms: number,
-      commands: number, reads: number, crashes: number, beats: number, inputs: number,
-      "pre-votes": { type: "boolean" }, after: { ...number, default: "" }, replay: number },
-  });
+  const values = readFlags(import.meta.path, { states: { ...number, default: "100000" },
+    depth: number, terms: number, commands: number, reads: number, crashes: number, beats: number,
+    inputs: number, "pre-votes": { type: "boolean" }, after: { ...number, default: "" },
+    replay: number });
   const of = (name: Exclude<keyof Bounds, "preVotes">) => Number(values[name] ?? BOUNDS[name]);
   const bounds = { terms: of("terms"), commands: of("commands"), reads: of("reads"),
     crashes: of("crashes"), beats: of("beats"), inputs: of("inputs"),

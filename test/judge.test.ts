@@ -332,6 +332,26 @@ describe("A server", () => {
     })();
   });
 
+  test("forgets its leader when that has started again, and when nobody else has", () => {
+    const hearing = (peer: string, change: (raft: Raft) => void) => () => {
+      const court = new Court();
+      court.elect("b");
+      change(court.at("a"));
+      court.judge.restarted("a", peer);
+    };
+    const forget = (raft: Raft) => {
+      raft.role = { name: "Follower", leader: undefined };
+      raft.electionDueAt = raft.now + 1;
+    };
+    const rule = "A leader is forgotten when it has started again, and nobody else";
+    expectBroken(rule, hearing("c", forget));
+    expectBroken(rule, hearing("b", () => {}));
+    expectBroken("Nothing else hastens an election",
+      hearing("c", (raft) => void (raft.electionDueAt -= 1)));
+    hearing("b", forget)();
+    hearing("c", () => {})();
+  });
+
   test("draws a timeout from T to 1.5T for every campaign", () => {
     const court = new Court();
     court.tick("a");

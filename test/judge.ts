@@ -412,6 +412,23 @@ export class Judge {
     this.stepped(name);
   }
 
+  /** A server has heard that another has started again. */
+  restarted(name: Name, peer: Name): void {
+    const server = this.at(name);
+    const { raft, role } = server;
+    if (!raft) return;
+    const leader = role?.name === "Follower" ? role.leader : undefined;
+    const isForgotten = raft.role !== role;
+    demand(isForgotten === (leader === peer),
+      "A leader is forgotten when it has started again, and nobody else",
+      () => `${name}, whose leader is ${leader}, hears that ${peer} has started again`);
+    demand(isForgotten || raft.electionDueAt === server.electionDueAt,
+      "Nothing else hastens an election",
+      () => `${name} does when it hears that ${peer} has started again`);
+    if (isForgotten) server.forgotAt = raft.now;
+    this.stepped(name);
+  }
+
   /** A read comes to a server that leads. */
   asked(name: Name): Question {
     const { role } = this.at(name).raft ?? {};

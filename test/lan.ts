@@ -8,17 +8,17 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { parseArgs } from "node:util";
+import { readFlags } from "./flags.ts";
 import { Capture } from "./lan/capture.ts";
 import { Machine, makeBridge, runInside, whyNoNetwork } from "./lan/network.ts";
 import { replayed, replayedInAnElection, replayedLater } from "./lan/replay.ts";
 import { check, type Lan, PORT, scenario, show, Trio, verdict } from "./lan/scene.ts";
 import { endAll, run } from "./processes.ts";
 
-const { values: flags } = parseArgs({ args: Bun.argv.slice(2), options: {
+const flags = readFlags(import.meta.path, {
   only: { type: "string", default: "" },
   seconds: { type: "string", default: "10" },
-} });
+});
 const THIRD = 2;
 const DIRECTORY = "RAFT_LAN_DIRECTORY";
 

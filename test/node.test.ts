@@ -289,6 +289,16 @@ describe("servers", () => {
     expect(tookMs.at(-1)).toBeLessThan(1000);
   });
 
+  test("that lead and start again at once are replaced as soon", () => {
+    const { medianMs, tookMs } = strikeLeaders((cluster, leader, random) => {
+      cluster.kill(leader);
+      cluster.simulation.run(100 * random());
+      cluster.start(leader);
+    }, another);
+    expect(medianMs).toBeLessThan(200); // Of which it was dead for 50.
+    expect(tookMs.at(-1)).toBeLessThan(1000);
+  });
+
   test("that lead and are killed keep a client waiting hardly longer", () => {
     const connect = (cluster: Cluster) => cluster.connect("client");
     const { medianMs } = strikeLeaders((cluster, leader) => cluster.kill(leader), connect);

@@ -8,8 +8,8 @@
  */
 import { mkdirSync } from "node:fs";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { Client, KeyValues, RaftError } from "../raft.ts";
+import { readFlags } from "./flags.ts";
 import { bytes, endAll, eventually, freePorts, Program, temporaryDirectory,
   text } from "./processes.ts";
 
@@ -268,7 +268,7 @@ const parts: [title: string, run: () => Promise<string[]>][] = [
   ["a state of 100 MiB for a new server", installLargeSnapshot],
 ];
 
-const { only = "" } = parseArgs({ options: { only: { type: "string" } } }).values;
+const { only = "" } = readFlags(import.meta.path, { only: { type: "string" } });
 for (const [title, run] of parts.filter(([title]) => title.includes(only))) {
   console.log(title);
   try {

@@ -2595,6 +2595,32 @@ describe("A leader that is late, and whose port is closed", () => {
   });
 });
 
+describe("A leader that has started again", () => {
+  test("leads no more: a follower campaigns after a short random wait, however fresh it was", () => {
+    for (const chance of [0, 0.5, 0.999]) {
+      const raft = follower({ random: () => chance });
+      wait(raft, 1);
+      raft.onRestarted("b", raft.now + 1);
+      expect(turn(raft)).toEqual([]);
+      expect(raft.role).toEqual({ name: "Follower", leader: undefined });
+      expect(raft.hearsLeader()).toBe(false);
+      expect(raft.electionDueAt - raft.now).toBeCloseTo(chance * HEARTBEAT / 2, 9);
+      const asked = only("RequestVote", timeOut(raft));
+      expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+    }
+  });
+
+  test("but nobody else who has changes anything", () => {
+    for (const raft of [server(), follower(), preCandidate(), candidate(), settledLeader()]) {
+      const { role, electionDueAt, wakeAt } = raft;
+      raft.onRestarted("c", raft.now);
+      if (raft.leader !== "b") raft.onRestarted("b", raft.now);
+      expect(raft.role).toBe(role);
+      expect(raft).toMatchObject({ electionDueAt, wakeAt });
+    }
+  });
+});
+
 describe("The window to a follower", () => {
   /** A command whose record is 100 bytes long. */
   const hundred = "x".repeat(83);

@@ -31,7 +31,8 @@ const record = (index: number, term: number,
 // ------------------------------------- An ear, to hear them -------------------------------------
 
 type Ear = { endpoint: Endpoint; heard: Message[]; calls: (Set<number> | undefined)[];
-  events: EndpointEvent[]; storage: Storage; receive: (bytes: Buffer, host?: string) => void };
+  events: EndpointEvent[]; restarted: string[]; storage: Storage;
+  receive: (bytes: Buffer, host?: string) => void };
 
 /** An endpoint on a machine of the simulation that keeps what it hears. */
 function listen(simulation: Simulation, name: string,
@@ -42,6 +43,7 @@ function listen(simulation: Simulation, name: string,
   const heard: Message[] = [];
   const calls: Ear["calls"] = [];
   const events: EndpointEvent[] = [];
+  const restarted: string[] = [];
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
     endpoint.receive(bytes, from);
   const socket = simulation.settle(world.datagrams.bind(address(name), receive));
@@ -52,10 +54,14 @@ function listen(simulation: Simulation, name: string,
       calls.push(sender?.calls);
     },
     onGreeting: () => {},
+    onRestarted: (peer) => {
+      restarted.push(peer);
+      world.clock.defer(() => endpoint.flush());
+    },
     onSettled: (id) => storage.join(id),
     tell: (event) => void events.push(event),
   });
-  return { endpoint, heard, calls, events, storage,
+  return { endpoint, heard, calls, events, restarted, storage,
     receive: (bytes, host = "a") => receive(bytes, { host, port: 1 }) };
 }
 
@@ -98,10 +104,11 @@ function expectDropped({ simulation, b, sent }: ReturnType<typeof pair>, bytes: 
 }
 
 /** So that a test of what is dropped cannot pass because everything is. */
-function expectHeard({ b }: ReturnType<typeof pair>, bytes: Buffer, count = 1): void {
+function expectHeard({ b, simulation }: ReturnType<typeof pair>, bytes: Buffer, count = 1): void {
   b.heard.length = 0;
   const before = total(b);
   b.receive(bytes);
+  simulation.run(5); // A new life of the sender is told of its receiver's.
   expect(b.heard).toHaveLength(count);
   expect(total(b)).toBe(before);
 }
@@ -789,11 +796,12 @@ describe("a life, a disk, a cluster", () => {
       const recorded = [two.from([vote]), two.from([vote])];
       for (const bytes of recorded) expectHeard(two, bytes);
       b.receive(two.from([vote], newer), "10.9.9.9");
+      simulation.run(1);
       const expectDroppedFrom = (host: string, bytes = two.from([vote])) =>
         expectDropped(two, bytes, "outdated", host);
       // What was on its way when the new life began arrives within a second.
       expectDroppedFrom("10.8.8.8");
-      simulation.run(994);
+      simulation.run(993);
       expectDroppedFrom("10.8.8.8");
       // And what was heard before is a recording, whenever it comes, and from wherever.
       for (const host of ["10.7.7.7", "10.8.8.8"]) {
@@ -888,6 +896,34 @@ describe("a life, a disk, a cluster", () => {
     send(2);
     expect(b.heard).toEqual([]);
     expect(again.heard.map(({ id }) => id)).toEqual([2]);
+  });
+
+  test("a peer that starts again is told of once, and told of the life of who hears it", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    b.restarted.length = sent.length = 0;
+    for (const kind of KINDS) expectHeard(two, two.from([], { boot: 2 ** 40 }, kind), 0);
+    expectHeard(two, two.from([vote], { boot: 2 ** 40 }));
+    expect(b.restarted).toEqual(["a"]);
+    expect(sent.map(({ bytes }) => open(bytes).types)).toEqual([[]]);
+    // What may be a recording tells nothing.
+    b.receive(two.from([vote], { boot: 2 ** 41, toBoot: 7 }));
+    simulation.run(100);
+    expect(b.restarted).toEqual(["a"]);
+  });
+
+  test("two servers know of each other's restarts before they have anything to say", () => {
+    const { simulation, a, b } = pair();
+    a.restarted.length = 0;
+    simulation.machine("b").kill();
+    const again = listen(simulation, "b");
+    void again.endpoint.introduce("peer", address("a"));
+    simulation.run(10);
+    expect(a.restarted).toEqual(["b"]);
+    expect(again.restarted).toEqual(["a"]);
+    simulation.run(10_000);
+    expect([...a.restarted, ...again.restarted]).toEqual(["b", "a"]);
+    expect([...a.heard, ...b.heard, ...again.heard]).toEqual([]);
   });
 
   test("who is wrong is greeted, but not at any rate", () => {

@@ -81,7 +81,9 @@ function spawn(command: readonly string[], log: string): Bun.Subprocess {
 }
 
 async function ask<T>(url: string, withinMs: number, init?: RequestInit): Promise<T> {
-  const response = await fetch(url, { ...init, signal: AbortSignal.timeout(withinMs) });
+  // Bun would give up after five minutes.
+  const response = await fetch(url, { ...init, signal: AbortSignal.timeout(withinMs),
+    timeout: false });
   if (!response.ok) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   return await response.json() as T;
 }

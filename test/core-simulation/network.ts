@@ -9,6 +9,7 @@ const REMEMBERED = 64;
 
 export class Network {
   deliver: (message: Message) => void = () => {};
+  hear: (name: Name, restarted: Name) => void = () => {};
   isRunning: (name: Name) => boolean = () => true;
   private readonly cut = new Set<string>();
   private readonly cloggedUntil = new Map<string, number>();
@@ -53,6 +54,13 @@ export class Network {
     report.forgeries += 1;
     scene.tell(() => `${to} -> ${from}  refuses (forged)`);
     scene.plan(scene.random() * 2 * conditions.heartbeatMs, onRefused);
+  }
+
+  /** The first word of a life, which may be lost, or late. */
+  announce(from: Name): void {
+    for (const to of this.scene.names) {
+      if (to !== from) this.travel(from, to, () => this.hear(to, from));
+    }
   }
 
   private travel(from: Name, to: Name, arrive: () => void): void {

@@ -101,6 +101,7 @@ export class Server {
     judge.started(name, this.raft);
     scene.mix(1, this.index, currentTerm, entries.length);
     scene.tell(() => `${name}  starts in term ${currentTerm}, ${entries.length} entries`);
+    this.network.announce(name);
     this.schedule();
   }
 
@@ -216,6 +217,14 @@ export class Server {
       this.scene.judge.received(message);
       this.scene.mix(3, this.index, message.term, raft.currentTerm, raft.commitIndex,
         raft.log.lastIndex, message.from.charCodeAt(0));
+    });
+  }
+
+  /** It hears of another life of a peer, in which that has said nothing else yet. */
+  onRestarted(peer: Name): void {
+    this.input((raft) => {
+      raft.onRestarted(peer, this.localNow);
+      this.scene.judge.restarted(this.name, peer);
     });
   }
 
