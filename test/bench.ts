@@ -19,7 +19,7 @@
  *   --growth         servers, values, a long log, a large state; and nothing to do
  *   --loss           datagrams that are lost: Linux, as root or where users may have namespaces
  *   --minutes M      elections that nothing caused, under full load for so long
- *   --commands N     how long the longest log is, by default a million
+ *   --commands N     how long the longest log is, by default a million. A million keys are enough
  *
  * Rounds are interleaved: the first of everybody, then the second, so that whatever else the
  * machine does hits all alike. Compare within a run, not between runs.
@@ -241,7 +241,7 @@ function costs(row: Row, contestant: string): string[] {
   const own = samplesOf(row, contestant);
   if (own.length === 0 || row.op !== "put" || row.via !== "leader") return [];
   const each = (of: (counts: Counts) => number) =>
-    median(own.map(({ counts }) => of(counts) / counts.commitIndex));
+    median(own.map(({ counts, ops }) => of(counts) / ops));
   const datagrams = each((c) => c.datagrams);
   const bytes = (each((c) => c.sentBytes) / datagrams).toFixed(0);
   const [syncs, written] = [each((c) => c.syncs).toFixed(3),
