@@ -2871,8 +2871,8 @@ export class Node {
 
   private proposeBatch(): void {
     const { batch } = this;
-    if (batch.length > 0) this.append("commands", Buffer.concat(batch.map((m) => m.data)), batch);
     [this.batch, this.batchBytes] = [[], RECORD_HEADER];
+    if (batch.length > 0) this.append("commands", Buffer.concat(batch.map((m) => m.data)), batch);
   }
 
   private append(kind: Entry["kind"], data: Buffer, askers: readonly Asker[]): void {
