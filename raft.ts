@@ -1799,7 +1799,8 @@ export class Storage {
     sliceBytes: number): Generator<void> {
     const name = `${this.directory}/log`;
     const write = <T>(action: () => T) => attempt(`write ${name}.new`, action);
-    const start = makeEntry(index, term, "start", Buffer.from(JSON.stringify(this.identity)));
+    const start = makeEntry(index, term, "start",
+      Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })));
     const next = write(() => ({ file: this.files.create(`${name}.new`), end: 0, size: 0 }));
     let [records, bytes] = [[start.record, this.voteRecord()], 0];
     [this.next, this.since] = [next, []];
@@ -1852,7 +1853,10 @@ export class Storage {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
-          identity = JSON.parse(`${data}`);
+          const { version, ...found } = JSON.parse(`${data}`);
+          this.demand(version === VERSION, "is of another version of raft.ts, and is left as it " +
+            "is. Start that version with it, or take another directory.");
+          identity = found;
           this.base = { index, term: currentTerm };
         } else if (kind === "vote") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined };

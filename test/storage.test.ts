@@ -241,6 +241,21 @@ describe("the end of the log", () => {
     }
   });
 
+  test("a log of another version is refused by name, and left as it is", () => {
+    const [storage, founded] = [start(new Disk(randomFrom(1))), { ...founder, id: "", disk: 1,
+      boot: 1 }];
+    for (const version of [undefined, 0, 2, "1"]) {
+      const disk = new Disk(randomFrom(1));
+      const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
+      const log = storage.frame([head.record]);
+      disk.put(LOG, log);
+      expectRefusal(() => start(disk),
+        `${LOG} is of another version of raft.ts, and is left as it ` +
+          "is. Start that version with it, or take another directory.");
+      expect(disk.read(LOG)).toEqual(log);
+    }
+  });
+
   test("a last frame of which any part is missing was promised to nobody, and is cut", () => {
     const previous = show(states.at(-2) ?? NOTHING);
     const zeros = Buffer.alloc(100);
