@@ -1386,7 +1386,7 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
 const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence"] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
-const VERSION = 1;
+const VERSION = 2;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();

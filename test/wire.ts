@@ -34,7 +34,7 @@ function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
 /** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
 export function seal(kind: Kind, parts: readonly Uint8Array[],
   { secret = SECRET, as = kind } = {}): Buffer {
-  const rest = Buffer.concat([Buffer.from([1, KINDS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([2, KINDS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
 
