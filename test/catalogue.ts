@@ -316,7 +316,7 @@ export const planted: readonly Planted[] = [
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
     changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
     caughtBy: [
-      { mode: "full", seed: 8 },
+      { mode: "full", seed: 11 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
     ],
   },
@@ -483,7 +483,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 91 }],
+    caughtBy: [{ mode: "full", seed: 105 }],
   },
   {
     id: "62",

@@ -114,7 +114,13 @@ export class Writers {
 
   /** Lines that nobody can commit now, proposed to one server. It says in time that it cannot. */
   doom(name: string, ...lines: readonly string[]): void {
-    for (const outcome of this.stage.settle(this.propose(name, ...lines))) {
+    const proposed = lines.map((line) => {
+      const outcome = this.propose(name, line);
+      this.stage.run(1); // So that each has an entry for itself.
+      return outcome;
+    });
+    for (const [outcome] of proposed.map((each) => this.stage.settle(each))) {
+      if (!outcome) throw new Error("each line has an outcome");
       expect(outcome.status).toBe("rejected");
       const { reason } = outcome as PromiseRejectedResult;
       expect(reason).toBeInstanceOf(RaftError);
