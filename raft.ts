@@ -1472,7 +1472,7 @@ function packCommand(session: number, sequence: number, acknowledged: number,
   return packed;
 }
 
-/** Whether it is one command, and nothing else. */
+/** Whether it is one command, and nothing else. It is read only once, when it is applied. */
 const isCommand = (packed: Buffer) =>
   packed.length >= COMMAND_HEADER
   && packed.readUInt32BE(COMMAND_HEADER - 4) === packed.length - COMMAND_HEADER;

@@ -194,8 +194,8 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
 
 /**
  * What this check knows of a server. A field that it does not know would be lost in every step.
- * Nobody is asked to take a snapshot, to hand over or to change the members here, and nobody knocks,
- * as all elections begin at once, so what these need makes no difference.
+ * Nobody is asked to take a snapshot, to hand over or to change the members here, nobody knocks, and
+ * nobody is told of a restart, as all elections begin at once, so what these need makes no difference.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft,
