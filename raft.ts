@@ -2180,8 +2180,12 @@ const WARN_EVERY_MS = 60_000;
 /** Longer than any datagram is on its way: what a server said before it was replaced is no twin. */
 const TWIN_MS = 1000;
 const MAX_WARNED = 100;
-/** What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. */
-const DATAGRAM_BYTES = { ethernet: 1400, loopback: 8192 };
+/**
+ * What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. The
+ * more of a turn one datagram has, the less of it comes while its receiver syncs, and needs another
+ * sync. Only Linux sends more than 9 KB unless it is told to.
+ */
+const DATAGRAM_BYTES = { ethernet: 1400, loopback: process.platform === "linux" ? 60_000 : 8192 };
 const ENVELOPE_BYTES = 150;
 
 /** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
