@@ -1357,9 +1357,12 @@ export function checkInvariants(raft: Raft): void {
 /** What servers answer. Texts are empty where nothing is known. */
 const answers = { Answer: ["answer"], NotLeader: ["leader", "address"],
   Refused: ["reason"] } as const;
-/** What clients ask of servers. */
-export const clientMessages = { OpenSession: [], Command: ["data"], Read: ["question"],
-  ReadIndex: [], Inspect: [], ...answers } as const;
+/**
+ * What clients ask of servers. Commands that are given in one turn are asked together. Their
+ * outcomes are records with the place of the command for an index, in as many messages as it takes.
+ */
+export const clientMessages = { OpenSession: [], Commands: ["data"], Read: ["question"],
+  ReadIndex: [], Inspect: [], ...answers, Outcomes: ["entries"] } as const;
 /**
  * What only operators may ask: to add a server, or without an address to remove one; and that
  * `leader` hands over, to the server of that `name` if there is one.
@@ -1386,7 +1389,7 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
 const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence"] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
-const VERSION = 2;
+const VERSION = 3;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
@@ -1463,33 +1466,67 @@ type PackedCommand = { session: number; sequence: number; acknowledged: number; 
 /** Three numbers of 6 bytes each, and the length of the command (4), which follows; big-endian. */
 const COMMAND_HEADER = 22;
 
-function packCommand(session: number, sequence: number, acknowledged: number,
-  command: Uint8Array): Buffer {
+/** As `readUIntBE` of 6 bytes, which takes four times as long. */
+const readNumber = (bytes: Buffer, at: number) =>
+  bytes.readUInt16BE(at) * 2 ** 32 + bytes.readUInt32BE(at + 2);
+
+function writeNumber(bytes: Buffer, n: number, at: number): void {
+  bytes.writeUInt16BE(Math.floor(n / 2 ** 32), at);
+  bytes.writeUInt32BE(n % 2 ** 32, at + 2);
+}
+
+/** But for the numbers. */
+function packCommand(command: Uint8Array): Buffer {
   const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
-  [session, sequence, acknowledged].forEach((n, i) => packed.writeUIntBE(n, 6 * i, 6));
   packed.writeUInt32BE(command.length, COMMAND_HEADER - 4);
   packed.set(command, COMMAND_HEADER);
   return packed;
 }
 
-/** Whether it is one command, and nothing else. It is read only once, when it is applied. */
-const isCommand = (packed: Buffer) =>
-  packed.length >= COMMAND_HEADER
-  && packed.readUInt32BE(COMMAND_HEADER - 4) === packed.length - COMMAND_HEADER;
+function numberCommand(packed: Buffer, session: number, sequence: number,
+  acknowledged: number): void {
+  writeNumber(packed, session, 0);
+  writeNumber(packed, sequence, 6);
+  writeNumber(packed, acknowledged, 12);
+}
+
+/** How many commands it consists of, and nothing else; or 0. They are read only to be applied. */
+function countCommands(packed: Buffer): number {
+  let [count, at] = [0, 0];
+  for (; at + COMMAND_HEADER <= packed.length; count += 1) {
+    at += COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
+  }
+  return at === packed.length ? count : 0;
+}
 
 /** The commands that `packed` consists of; undefined if it is anything else. */
 function readCommands(packed: Buffer): PackedCommand[] | undefined {
   const commands: PackedCommand[] = [];
-  const number = (at: number) => packed.readUIntBE(at, 6);
   let at = 0;
   while (at + COMMAND_HEADER <= packed.length) {
     const begin = at + COMMAND_HEADER;
     const end = begin + packed.readUInt32BE(begin - 4);
-    commands.push({ session: number(at), sequence: number(at + 6), acknowledged: number(at + 12),
-      command: packed.subarray(begin, end) });
+    commands.push({ session: readNumber(packed, at), sequence: readNumber(packed, at + 6),
+      acknowledged: readNumber(packed, at + 12), command: packed.subarray(begin, end) });
     at = end;
   }
   return at === packed.length ? commands : undefined;
+}
+
+/** In their order, as many together as have at most so many bytes, or else one alone. */
+function groups<T>(all: readonly T[], bytesOf: (one: T) => number, bytes: number): T[][] {
+  const found: T[][] = [];
+  let [group, left]: [T[], number] = [[], 0];
+  for (const one of all) {
+    const needed = bytesOf(one);
+    if (needed > left) {
+      found.push(group = []);
+      left = bytes;
+    }
+    group.push(one);
+    left -= needed;
+  }
+  return found;
 }
 
 /** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
@@ -1553,8 +1590,8 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 }
 
 const RECORD_HEADER = 17;
-const recordKinds = ["start", "vote", "noop", "session", "commands", "snapshot", "state",
-  "members"] as const;
+const recordKinds = ["start", "vote", "noop", "session", "commands", "snapshot", "state", "members",
+  "answer", "refusal"] as const;
 const entryKinds: Entry["kind"][] = ["noop", "session", "commands", "members"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
@@ -1562,8 +1599,8 @@ export function makeEntry(index: number, term: number, kind: Entry["kind"],
   bytes: Uint8Array): Entry {
   const record = Buffer.allocUnsafeSlow(RECORD_HEADER + bytes.length);
   record[0] = recordKinds.indexOf(kind);
-  record.writeUIntBE(term, 1, 6);
-  record.writeUIntBE(index, 7, 6);
+  writeNumber(record, term, 1);
+  writeNumber(record, index, 7);
   record.writeUInt32BE(bytes.length, 13);
   record.set(bytes, RECORD_HEADER);
   return entryOf(index, term, kind, record);
@@ -1582,7 +1619,7 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
     const kind = recordKinds[bytes[at] ?? -1];
     const end = at + RECORD_HEADER + bytes.readUInt32BE(at + 13);
     if (kind === undefined || end > bytes.length) return undefined;
-    const [term, index] = [bytes.readUIntBE(at + 1, 6), bytes.readUIntBE(at + 7, 6)];
+    const [term, index] = [readNumber(bytes, at + 1), readNumber(bytes, at + 7)];
     records.push(entryOf(index, term, kind, bytes.subarray(at, end)));
     at = end;
   }
@@ -2054,11 +2091,12 @@ export type Clock = { now(): number; setTimer(delayMs: number, action: () => voi
   defer(action: () => void): void };
 /**
  * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
- * they may be and still travel in one piece: what is sent in fragments is lost with any of them.
- * `knock` asks whether anybody is at a port, by an empty datagram. No answer means nothing.
+ * they may be and still travel to `host` in one piece: what is sent in fragments is lost with any
+ * of them. `knock` asks whether anybody is at a port, by an empty datagram. No answer means
+ * nothing.
  */
 export type Socket = { readonly address: string; readonly receiveBufferBytes: number;
-  readonly datagramBytes: number; send(bytes: Buffer, to: Address): void;
+  datagramBytes(host: string): number; send(bytes: Buffer, to: Address): void;
   knock(to: Address, onRefused: () => void): void; close(): void };
 export type Receive = (bytes: Buffer, from: Address) => void;
 /**
@@ -2146,7 +2184,7 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
-    datagramBytes: DATAGRAM_BYTES[isLoopback(address) ? "loopback" : "ethernet"],
+    datagramBytes: (host) => DATAGRAM_BYTES[isLoopback(host) ? "loopback" : "ethernet"],
     send: (bytes, to) => send(bytes, to, SEND_TRIES),
     knock(to, onRefused) {
       closeKnock();
@@ -2280,11 +2318,15 @@ export class Endpoint {
     const to = this.meet(kind, message.to);
     if (toBoot !== undefined && toBoot !== to.boot) return;
     const body = encodeMessage(kind, message);
-    const isFull = to.bytes + body.length > this.socket.datagramBytes - ENVELOPE_BYTES;
-    if (isFull && to.bytes > 0) this.transmit(to);
+    if (to.bytes > 0 && to.bytes + body.length > this.roomFor(to)) this.transmit(to);
     to.bodies.push(body);
     to.bytes += body.length;
     this.queued.add(to);
+  }
+
+  /** How many bytes of messages a datagram to somebody may have. */
+  roomFor({ address }: Correspondent): number {
+    return this.socket.datagramBytes(address?.host ?? "") - ENVELOPE_BYTES;
   }
 
   flush(): void {
@@ -2406,7 +2448,7 @@ export class Endpoint {
     return { name, address: address ? writeAddress(address) : "", heardMs, told };
   }
 
-  private meet(kind: Kind, name: Name): Correspondent {
+  meet(kind: Kind, name: Name): Correspondent {
     const known = this.known.get(`${kind} ${name}`);
     if (known) return known;
     const met = new Correspondent(kind, name);
@@ -2504,10 +2546,10 @@ function serverOf({ name, address }: Member): Server[] {
   return server ? [{ ...server, name }] : [];
 }
 
-/** What somebody asks, in one of its lives. */
-type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">>;
+/** What somebody asks, in one of its lives; if that is commands, how many. */
+type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">> & { count?: number };
 type Question = Asker & { type: "Read" | "ReadIndex" };
-type Command = Asker & { type: "Command" };
+type Commands = Asker & { type: "Commands" };
 type Proposal = { askers: readonly Asker[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
@@ -2523,11 +2565,10 @@ export class Node {
   private readonly sliceBytes: number;
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
-  /** Who waits for the entry at an index, proposed in a term; by command, if it has several. */
+  /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
-  /** The commands of this turn that are in no entry yet, and how many bytes theirs will have. */
-  private batch: Command[] = [];
-  private batchBytes = RECORD_HEADER;
+  /** The commands of this turn. They are in no entry yet. */
+  private batch: Commands[] = [];
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
   /** As a correspondent's, of this server itself. */
@@ -2593,7 +2634,7 @@ export class Node {
       const address = isNowhere ? "" : writeAddress(server);
       return { name: founder, address, votes: true, disk: 0 };
     });
-    const batchBytes = socket.datagramBytes - ENVELOPE_BYTES - 50;
+    const batchBytes = socket.datagramBytes(socket.address) - ENVELOPE_BYTES - 50;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, disk, members, electionTimeoutMs, heartbeatMs, batchBytes,
       windowBytes };
@@ -2626,8 +2667,8 @@ export class Node {
 
   /**
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * "refused" if it is too large, "outcomeUnknown" if no answer came in time; then it may have
-   * been applied, or may be yet.
+   * "refused" if it is too large; "timeout" if it could not even be asked; "outcomeUnknown" if no
+   * answer came in time: then it may have been applied, or may be yet.
    */
   readonly propose = (command: Uint8Array) => this.client.propose(command);
 
@@ -2720,6 +2761,7 @@ export class Node {
    */
   private flush(): void {
     const { core, endpoint, storage } = this;
+    this.client.sendCommands();
     this.isScheduled = false;
     this.proposeBatch();
     core.prepare();
@@ -2825,7 +2867,7 @@ export class Node {
     if (sender) m.boot = sender.boot;
     m.calls = sender?.calls ?? this.calls;
     if (m.type === "OpenSession") return this.openSession(m);
-    if (m.type === "Command") return this.accept(m);
+    if (m.type === "Commands") return this.accept(m);
     if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
     if (m.type === "ChangeMembers") return this.change(m);
     if (m.type === "Transfer") return this.handOver(m);
@@ -2865,22 +2907,20 @@ export class Node {
    * What comes in one turn shares entries of the size of a datagram: to replicate one costs as much
    * as many commands do. Only a large command has a larger one, for itself.
    */
-  private accept(m: Command): void {
-    const { length } = m.data;
+  private accept(m: Commands): void {
     const refuse = (reason: string) => this.answer(m, { type: "Refused", reason });
     // What no AppendEntries can carry would hold up all that comes behind it.
-    if (length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
-    if (!isCommand(asBuffer(m.data))) return refuse("it is not a command");
-    if (this.waitsAlready(m)) return;
-    if (this.batchBytes + length > this.core.settings.batchBytes) this.proposeBatch();
-    this.batch.push(m);
-    this.batchBytes += length;
+    if (m.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
+    m.count = countCommands(asBuffer(m.data));
+    if (m.count === 0) return refuse("it is not a command");
+    if (!this.waitsAlready(m)) this.batch.push(m);
   }
 
   private proposeBatch(): void {
-    const { batch } = this;
-    [this.batch, this.batchBytes] = [[], RECORD_HEADER];
-    if (batch.length > 0) this.append("commands", Buffer.concat(batch.map((m) => m.data)), batch);
+    const room = this.core.settings.batchBytes - RECORD_HEADER;
+    for (const askers of groups(this.batch.splice(0), ({ data }) => data.length, room)) {
+      this.append("commands", Buffer.concat(askers.map(({ data }) => data)), askers);
+    }
   }
 
   private append(kind: Entry["kind"], data: Buffer, askers: readonly Asker[]): void {
@@ -2924,13 +2964,24 @@ export class Node {
     const outcomes = this.sessions.apply(entry, this.options.machine);
     const { askers, term } = this.proposals.get(entry.index) ?? { askers: [], term: 0 };
     this.proposals.delete(entry.index);
-    for (const [i, asker] of askers.entries()) {
-      const outcome = outcomes[i];
-      const isLost = term !== entry.term; // Another leader's entry took its place.
-      if (outcome === undefined || isLost) this.redirect(asker);
-      else if (typeof outcome === "string") {
-        this.answer(asker, { type: "Refused", reason: outcome });
-      } else this.answer(asker, { type: "Answer", answer: outcome });
+    let next = 0;
+    for (const asker of askers) {
+      const own = outcomes.slice(next, next += asker.count ?? 1);
+      if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
+      else if (asker.type === "Commands") this.answerCommands(asker, own);
+      else this.answer(asker, { type: "Answer", answer: Buffer.from(own[0] ?? "") });
+    }
+  }
+
+  private answerCommands(asker: Commands, outcomes: readonly Outcome[]): void {
+    const records = outcomes.map((outcome, place) =>
+      typeof outcome === "string"
+        ? makeEntry(place, 0, "refusal", Buffer.from(outcome))
+        : makeEntry(place, 0, "answer", outcome)
+    );
+    const room = this.core.settings.batchBytes;
+    for (const entries of groups(records, ({ record }) => record.length, room)) {
+      this.answer(asker, { type: "Outcomes", entries });
     }
   }
 
@@ -3050,13 +3101,16 @@ const RETRY_MS = 100;
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
   clientKey?: string; timeoutMs?: number; world?: World };
 
+/** Who waits for an outcome. */
+type Waiting = { resolve(answer: Uint8Array): void; reject(error: unknown): void };
 /**
- * What a client wants: of one server `only`, or of the leader. `asked` is who has not answered;
- * servers were asked `times`.
+ * What a client wants: of one server `only`, or of the leader. `waiting` has a place for each
+ * command, or one, which is empty as soon as its outcome is there, and `missing` such outcomes are
+ * not. `asked` is who has not answered; servers were asked `times`.
  */
 type Operation = { id: number; content: Content; only: Name | undefined; deadlineAt: number;
-  resolve(answer: Uint8Array): void; reject(error: RaftError): void; asked: Name | undefined;
-  askAt: number; times: number };
+  waiting: (Waiting | undefined)[]; missing: number; asked: Name | undefined; askAt: number;
+  times: number };
 
 const kindOf = (type: Content["type"]) =>
   type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
@@ -3068,9 +3122,14 @@ const kindOf = (type: Content["type"]) =>
 export class Client {
   private readonly operations = new Map<number, Operation>();
   private lastId = 0;
-  private session: Promise<number> | undefined;
+  /** Undefined until it is open, and again when it may have ended. */
+  private session: number | undefined;
+  private isOpening = false;
+  /** The commands that are not asked yet, and the number of the last one that is. */
+  private commands: (Waiting & { packed: Buffer })[] = [];
   private sequence = 0;
-  private readonly outstanding = new Set<number>();
+  /** By operation, the first number of the commands that are under way together, in their order. */
+  private readonly outstanding = new Map<number, number>();
   private target: Name;
   private cancelTimer: (() => void) | undefined;
   private isClosed = false;
@@ -3079,7 +3138,10 @@ export class Client {
   /** Who has not answered in time, and so is given less of it until it does. */
   private readonly silent = new Set<Name>();
 
-  /** A node makes its own; programs `connect`. `schedule` makes the endpoint flush, soon. */
+  /**
+   * A node makes its own; programs `connect`. `schedule` has the commands sent and the endpoint
+   * flushed, soon.
+   */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
     private readonly servers: Name[], private readonly timeoutMs: number,
     private readonly schedule: () => void) {
@@ -3108,33 +3170,61 @@ export class Client {
       onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.
     });
-    const flush = () => world.clock.defer(() => endpoint.flush());
+    let isScheduled = false;
+    const flush = () => {
+      client.sendCommands();
+      isScheduled = false;
+      endpoint.flush();
+    };
+    const schedule = () => {
+      if (!isScheduled) world.clock.defer(flush);
+      isScheduled = true;
+    };
     const names = servers.map((server) => server.name);
-    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, flush);
+    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
     await Promise.race(servers.map((server) => endpoint.acquaint(server)));
     return client;
   }
 
   /** As `Node.propose`. */
-  async propose(command: Uint8Array): Promise<Uint8Array> {
-    checkSize(command);
-    const sequence = this.sequence += 1;
-    this.outstanding.add(sequence);
-    try {
-      this.session ??= this.perform({ type: "OpenSession" }).then((id) => Number(asBuffer(id)));
-      const session = await this.session;
+  propose(command: Uint8Array): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      checkSize(command);
+      this.commands.push({ packed: packCommand(command), resolve, reject });
+      if (this.isClosed) this.sendCommands();
+      else this.schedule();
+    });
+  }
+
+  /** All that was proposed in this turn is asked together, as far as a datagram has room. */
+  sendCommands(): void {
+    const { session, outstanding } = this;
+    if (this.commands.length === 0) return;
+    if (session === undefined) return void this.openSession();
+    const room = this.endpoint.roomFor(this.endpoint.meet("client", this.target)) - 50;
+    for (const batch of groups(this.commands.splice(0), ({ packed }) => packed.length, room)) {
+      const first = this.sequence + 1;
       // Commands are outstanding in the order of their numbers: all below the first are answered.
-      const [oldest = sequence] = this.outstanding;
-      const data = packCommand(session, sequence, oldest - 1, command);
-      return await this.perform({ type: "Command", data });
-    } catch (error) {
-      // Perhaps the session has ended. The next command opens another, but this one is not
-      // repeated in it: it might be applied a second time.
-      this.session = undefined;
-      throw error;
-    } finally {
-      this.outstanding.delete(sequence);
+      const [oldest = first] = outstanding.values();
+      for (const { packed } of batch) {
+        numberCommand(packed, session, this.sequence += 1, oldest - 1);
+      }
+      const data = Buffer.concat(batch.map(({ packed }) => packed));
+      outstanding.set(this.lastId + 1, first);
+      this.start({ type: "Commands", data }, batch);
     }
+  }
+
+  private async openSession(): Promise<void> {
+    if (this.isOpening) return;
+    this.isOpening = true;
+    try {
+      this.session = Number(asBuffer(await this.perform({ type: "OpenSession" })));
+    } catch (error) {
+      for (const { reject } of this.commands.splice(0)) reject(error);
+    }
+    this.isOpening = false;
+    this.schedule();
   }
 
   /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
@@ -3167,6 +3257,7 @@ export class Client {
   close(): void {
     this.isClosed = true;
     this.cancelTimer?.();
+    this.sendCommands();
     for (const each of this.operations.values()) this.giveUp(each, "The client was closed");
     this.endpoint.socket.close();
   }
@@ -3184,17 +3275,47 @@ export class Client {
     this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.settle();
-    if (answer.type === "Answer") operation.resolve(answer.answer);
-    else if (answer.type !== "Refused") return; // It is a question, and this is no server.
-    else this.onRefusal(operation, `The server refuses: ${answer.reason}`);
-    this.operations.delete(answer.id);
+    if (answer.type === "Answer") this.settle(operation, 0, answer.answer);
+    if (answer.type === "Refused") this.fail(operation, this.refusal(operation, answer.reason));
+    if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
+    for (const { index, kind, data } of answer.entries) {
+      this.settle(operation, index, kind === "refusal" ? data.toString() : data);
+    }
+  }
+
+  private settle(operation: Operation, place: number, outcome: Outcome): void {
+    const waiting = operation.waiting[place];
+    if (!waiting) return;
+    // A copy: whoever keeps an answer does not keep the whole datagram.
+    if (typeof outcome !== "string") waiting.resolve(new Uint8Array(outcome));
+    else {
+      this.session = undefined; // Perhaps it has ended.
+      waiting.reject(this.refusal(operation, outcome));
+    }
+    operation.waiting[place] = undefined;
+    operation.missing -= 1;
+    if (operation.missing === 0) this.end(operation);
+  }
+
+  private end({ id }: Operation): void {
+    this.operations.delete(id);
+    this.outstanding.delete(id);
+  }
+
+  private fail(operation: Operation, error: RaftError): void {
+    // The next command opens another session, but these are not repeated in it: they might be
+    // applied a second time.
+    if (operation.content.type === "Commands") this.session = undefined;
+    this.end(operation);
+    for (const waiting of operation.waiting) waiting?.reject(error);
   }
 
   /** A command that is refused when it is repeated may have been done the first time. */
-  private onRefusal(operation: Operation, why: string): void {
-    const isRepeated = operation.content.type === "Command" && operation.times > 1;
-    if (isRepeated) this.giveUp(operation, why);
-    else operation.reject(new RaftError("refused", `${why}.`));
+  private refusal(operation: Operation, reason: string): RaftError {
+    const { content: { type }, times } = operation;
+    const why = `The server refuses: ${reason}`;
+    const isRepeated = type === "Commands" && times > 1;
+    return isRepeated ? this.failure(operation, why) : new RaftError("refused", `${why}.`);
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
@@ -3214,18 +3335,20 @@ export class Client {
 
   /** Asks until there is an answer, or no time left. */
   perform(content: Content, only?: Name): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => this.start(content, [{ resolve, reject }], only));
+  }
+
+  private start(content: Content, waiting: Waiting[], only?: Name): void {
     demand(this.endpoint.keys.has(kindOf(content.type)), "Who only has the clients' key can " +
       "neither change the members nor who leads. Give the secret itself: --secret-file.");
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    const operation: Operation = { id, content, only, deadlineAt, resolve, reject, asked: undefined,
-      askAt: 0, times: 0 };
+    const operation: Operation = { id, content, only, deadlineAt, waiting, missing: waiting.length,
+      asked: undefined, askAt: 0, times: 0 };
     this.operations.set(id, operation);
     if (this.isClosed) this.giveUp(operation, "The client was closed");
     else this.ask(operation);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
-    return promise;
   }
 
   private ask(operation: Operation): void {
@@ -3254,15 +3377,18 @@ export class Client {
     this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp({ id, content, only, reject }: Operation, why: string): void {
-    this.operations.delete(id);
+  private giveUp(operation: Operation, why: string): void {
+    this.fail(operation, this.failure(operation, why));
+  }
+
+  private failure({ content: { type }, only }: Operation, why: string): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    reject(content.type === "Command" || content.type === "ChangeMembers"
+    return type === "Commands" || type === "ChangeMembers"
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
       : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +
-        `secret and cluster? Asked: ${asked}.`));
+        `secret and cluster? Asked: ${asked}.`);
   }
 
   /** A server's name, and why it may not have helped. */

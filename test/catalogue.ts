@@ -272,7 +272,10 @@ export const planted: readonly Planted[] = [
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
-      for (const asker of askers) this.answer(asker, { type: "Answer", answer: Buffer.of(1) });
+      for (const asker of askers) {
+        const answers = Array.from({ length: asker.count ?? 1 }, () => Buffer.of(1));
+        if (asker.type === "Commands") this.answerCommands(asker, answers);
+      }
     } else if (index !== undefined) this.proposals.set(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
@@ -316,7 +319,7 @@ export const planted: readonly Planted[] = [
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
     changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
     caughtBy: [
-      { mode: "full", seed: 11 },
+      { mode: "full", seed: 12 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
     ],
   },
@@ -421,19 +424,21 @@ export const planted: readonly Planted[] = [
     id: "52",
     name: "A retry is a new command: it gets another sequence number.",
     changes: [[
-      `const data = packCommand(session, sequence, oldest - 1, command);
-      return await this.perform({ type: "Command", data });`,
-      `let tries = 0;
-      const pack = () => packCommand(session, sequence * 1000 + (tries += 1),
-        (oldest - 1) * 1000 + 999, command);
-      return await this.perform({ type: "Command", get data() { return pack(); } });`,
+      `this.start({ type: "Commands", data }, batch);`,
+      `const again = () => {
+        for (const { packed } of batch) {
+          numberCommand(packed, session, this.sequence += 1, oldest - 1);
+        }
+        return Buffer.concat(batch.map(({ packed }) => packed));
+      };
+      this.start({ type: "Commands", get data() { return data && again(); } }, batch);`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "53",
     name: "A client acknowledges answers that it still waits for.",
-    changes: [["sequence, oldest - 1, command", "sequence, sequence - 1, command"]],
+    changes: [["this.sequence += 1, oldest - 1", "this.sequence += 1, this.sequence - 1"]],
     caughtBy: [{ mode: "full", seed: 17 }],
   },
   {
@@ -533,10 +538,10 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      ["const isLost = term !== entry.term;", "const isLost = term < 0;"],
+      ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) this.redirect(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 94 }],
+    caughtBy: [{ mode: "full", seed: 100 }],
   },
   {
     id: "70",
@@ -881,20 +886,21 @@ export const planted: readonly Planted[] = [
   {
     id: "105",
     name: "All commands of an entry get the answer to the first.",
-    changes: [["const outcome = outcomes[i];", "const [outcome] = outcomes;"]],
+    changes: [["outcomes.slice(next, next += asker.count ?? 1)",
+      "outcomes.slice(0, asker.count ?? 1)"]],
     caughtBy: [{ mode: "full", seed: 6 }],
   },
   {
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [["if (!isCommand(asBuffer(m.data))) return refuse(\"it is not a command\");", ""]],
+    changes: [["if (m.count === 0) return refuse(\"it is not a command\");", ""]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
   {
     id: "107",
     name: "Commands share an entry that no datagram carries.",
-    changes: [["if (this.batchBytes + length > this.core.settings.batchBytes) this.proposeBatch();",
-      ""]],
+    changes: [["const room = this.core.settings.batchBytes - RECORD_HEADER;",
+      "const room = Infinity;"]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
   {
@@ -909,6 +915,34 @@ export const planted: readonly Planted[] = [
     changes: [["if (this.role.name === \"Follower\" && this.leader === peer) this.giveUpLeader();",
       "if (peer !== \"\" && this.role.name === \"Follower\") this.giveUpLeader();"]],
     caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "110",
+    name: "Outcomes say wrongly which commands they are of.",
+    changes: [["makeEntry(place, 0, \"answer\", outcome)",
+      "makeEntry(place % 5, 0, \"answer\", outcome)"]],
+    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+  },
+  {
+    id: "111",
+    name: "All commands of a turn are asked in one message, however large.",
+    changes: [[
+      "const room = this.endpoint.roomFor(this.endpoint.meet(\"client\", this.target)) - 50;",
+      "const room = Infinity;",
+    ]],
+    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+  },
+  {
+    id: "112",
+    name: "All outcomes of what was asked together go in one message, however large.",
+    changes: [["groups(records, ({ record }) => record.length, room)", "[records]"]],
+    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+  },
+  {
+    id: "113",
+    name: "A client that has heard one outcome waits for no other.",
+    changes: [["if (operation.missing === 0) this.end(operation);", "this.end(operation);"]],
+    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
 ];
 

@@ -6,7 +6,8 @@ import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyV
 import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
-import { answerOf, askStore, fromClient, makeCommand, open, SECRET, TYPES } from "./wire.ts";
+import { answerOf, askStore, fromClient, makeCommand, open, readOutcomes, SECRET,
+  TYPES } from "./wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -368,6 +369,7 @@ describe("servers", () => {
     const { simulation } = cluster;
     const leader = cluster.leader();
     const { node, reasons } = cluster.life(leader);
+    simulation.settle(node.propose(bytes("in time")));
     const command = node.propose(bytes("too late"));
     const stopped = node.stop();
     expect(codeOf(simulation, command)).toBe("outcomeUnknown");
@@ -742,12 +744,13 @@ describe("nothing that promises leaves before the sync", () => {
       const records = Buffer.from(fields[7] as Uint8Array);
       const last = records.length > 0 ? Number(fields[4]) + 1 : 0;
       count(disk.entries.length < last ? "early" : "heartbeat");
-    } else if (type === "Answer") {
-      const line = text(fields[2] as Uint8Array).split(" ")[1];
-      if (!line) return; // The answer to an OpenSession, or to a read.
-      count("answer");
-      const holders = cluster.names.filter((name) => durable(cluster.machine(name)).has(line));
-      expect(holders.length).toBeGreaterThan(1);
+    } else if (type === "Outcomes") {
+      for (const { outcome } of readOutcomes(fields[2] as unknown as Uint8Array)) {
+        const [, line = ""] = outcome.split(" ");
+        count("answer");
+        const holders = cluster.names.filter((name) => durable(cluster.machine(name)).has(line));
+        expect(holders.length).toBeGreaterThan(1);
+      }
     }
   }
 
@@ -760,7 +763,7 @@ describe("nothing that promises leaves before the sync", () => {
         if (!packet) return;
         const { kind, bodies, types, envelope } = open(packet.bytes);
         types.forEach((type, n) => {
-          if (kind === "peer" || type === "Answer") {
+          if (kind === "peer" || type === "Outcomes") {
             judge(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
           }
         });
@@ -987,7 +990,7 @@ test("who starts again is not given the answers to what it asked before (full se
   simulation.route = ({ to, bytes: sealed }) =>
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
   const data = makeCommand([999, 1, 0], bytes("of a session that never was"));
-  cluster.life(asker).node["client"].perform({ type: "Command", data }).catch(() => {});
+  cluster.life(asker).node["client"].perform({ type: "Commands", data }).catch(() => {});
   simulation.run(250);
   cluster.kill(asker);
   cluster.start(asker);
@@ -997,6 +1000,46 @@ test("who starts again is not given the answers to what it asked before (full se
   expect(cluster.life(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
   simulation.route = () => [{ afterMs: 1 }];
   expect(text(simulation.settle(done))).toBe("1 x");
+});
+
+test("commands of one turn are asked together, and answered in as many parts as it takes", () => {
+  /** What it answers is longer than what it is told. */
+  const loud = (): StateMachine => {
+    const diary = new Diary();
+    const apply = (command: Uint8Array) => bytes(`${text(diary.apply(command))} `.repeat(9));
+    return { apply, query: () => diary.query(), snapshot: () => diary.snapshot(),
+      restore: () => diary.restore() };
+  };
+  let parts = 0;
+  forSeeds(10, (random, seed) => {
+    const cluster = new Cluster(seed, ["a", "b", "c"], loud);
+    const { simulation } = cluster;
+    cluster.leader();
+    const client = cluster.connect("client");
+    simulation.settle(client.propose(bytes("first")));
+    const asked = new Set<unknown>();
+    simulation.watch = ({ packet }) => {
+      const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
+      types.forEach((type, i) => {
+        const [, id, what] = bodies[i] ?? [];
+        if (type === "Commands") asked.add(id);
+        const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+        if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
+        const isSmall = type !== "Outcomes" && type !== "Commands";
+        if (!isSmall) expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
+      });
+    };
+    simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
+    const lines = Array.from({ length: 100 }, (_, i) => `${i}:${"x".repeat(40 * random())}`);
+    const answers = simulation.settle(
+      Promise.all(lines.map((line) => client.propose(bytes(line)))),
+    );
+    expect(answers.map((answer) => text(answer).split(" ")[1])).toEqual(lines);
+    expect(asked.size).toBeLessThan(10);
+    const known = text(simulation.settle(client.read(bytes("")))).split(",");
+    expect(known.toSorted()).toEqual(["first", ...lines].toSorted());
+  });
+  if (!isReplay) expect(parts).toBeGreaterThan(10);
 });
 
 describe("a follower's read", () => {

@@ -244,7 +244,7 @@ describe("the end of the log", () => {
   test("a log of another version is refused by name, and left as it is", () => {
     const [storage, founded] = [start(new Disk(randomFrom(1))), { ...founder, id: "", disk: 1,
       boot: 1 }];
-    for (const version of [undefined, 1, 3, "2"]) {
+    for (const version of [undefined, 2, 4, "3"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
       const log = storage.frame([head.record]);

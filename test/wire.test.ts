@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { clientKey, Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Member,
   type Message, Node, type NodeEvent, serverKeys, Storage } from "../raft.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { answerOf, askStore, type Envelope, floats, inOrder, KINDS, makeCommand, open,
+import { answerOf, askStore, type Envelope, floats, inOrder, KINDS, makeCommand, open, readOutcomes,
   seal as sealWith, SECRET, TYPES } from "./wire.ts";
 import { type Packet, Simulation } from "./world.ts";
 
@@ -144,7 +144,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
       expectDropped(two, bytes);
       if (bytes.length > 18) {
-        bytes[16] = 2;
+        bytes[16] = 3;
         bytes[17] = Math.floor(random() * 2);
         expectDropped(two, bytes, "unauthenticated");
       }
@@ -1128,8 +1128,11 @@ describe("a running server", () => {
     for (const request of requests) server.send("client", request);
     server.simulation.run(50);
     return requests.map(([, id]) => {
-      const [type, , what = "nothing"] = said.find((body) => body[1] === id) ?? [];
-      return `${TYPES.client[Number(type)]} ${Buffer.from(what as string | Uint8Array)}`;
+      const [number, , what = "nothing"] = said.find((body) => body[1] === id) ?? [];
+      const type = TYPES.client[Number(number)];
+      if (type !== "Outcomes") return `${type} ${Buffer.from(what as string | Uint8Array)}`;
+      const outcomes = readOutcomes(what as Uint8Array).map(({ outcome }) => outcome);
+      return `${type} ${outcomes.join()}`;
     });
   }
 
@@ -1142,9 +1145,18 @@ describe("a running server", () => {
     const cas = (i: number) =>
       askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
     const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
-    const requests = commands.map((command, i) => [1, 10 + i, makeCommand([2, i + 1, 0], command)]);
+    const packed = commands.map((command, i) => makeCommand([2, i + 1, 0], command));
+    // Some are asked alone, some with the next one.
+    const isPair = (i: number) => i % 3 === 0 && i < 199;
+    const requests = packed.flatMap((data, i) => {
+      if (i > 0 && isPair(i - 1)) return [];
+      return [[1, 10 + i, Buffer.concat([data, ...isPair(i) ? packed.slice(i + 1, i + 2) : []])]];
+    });
     const outcome = (i: number) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0";
-    expect(ask(server, requests)).toEqual(commands.map((_, i) => `Answer ${outcome(i)}`));
+    expect(ask(server, requests)).toEqual(requests.map(([, id]) => {
+      const i = Number(id) - 10;
+      return `Outcomes ${outcome(i)}${isPair(i) ? `,${outcome(i + 1)}` : ""}`;
+    }));
     const { lastIndex, batchBytes } = server.node.status();
     const bytes = requests.reduce((sum, [, , data]) => sum + (data as Buffer).length, 0);
     expect(lastIndex - before).toBeLessThan(1.2 * bytes / batchBytes);
@@ -1158,12 +1170,12 @@ describe("a running server", () => {
     expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
     const whole = makeCommand([2, 9, 0], Buffer.from("x"));
     const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
-    wrong.push(Buffer.concat([whole, Buffer.of(0)]), Buffer.concat([whole, whole]));
+    wrong.push(...wrong.slice(1).map((part) => Buffer.concat([whole, part])));
     const good = (sequence: number) =>
       makeCommand([2, sequence, 0], askStore("put", Buffer.from("k"), Buffer.from("v")));
     const answers = ask(server, [good(1), ...wrong, good(2)].map((data, i) => [1, 10 + i, data]));
-    expect(answers).toEqual(["Answer \x01", ...wrong.map(() => "Refused it is not a command"),
-      "Answer \x01"]);
+    expect(answers).toEqual(["Outcomes \x01", ...wrong.map(() => "Refused it is not a command"),
+      "Outcomes \x01"]);
     expect(server.reasons).toEqual([]);
   });
 

@@ -10,8 +10,8 @@ export const KINDS = ["peer", "client", "operator"] as const;
 export const TYPES = {
   peer: ["RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "TimeoutNow",
     "InstallSnapshot", "InstallSnapshotReply", "Removed", "Greeting"],
-  client: ["OpenSession", "Command", "Read", "ReadIndex", "Inspect", "Answer", "NotLeader",
-    "Refused", "Greeting"],
+  client: ["OpenSession", "Commands", "Read", "ReadIndex", "Inspect", "Answer", "NotLeader",
+    "Refused", "Outcomes", "Greeting"],
   operator: ["ChangeMembers", "Transfer", "Answer", "NotLeader", "Refused", "Greeting"],
 };
 
@@ -34,7 +34,7 @@ function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
 /** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
 export function seal(kind: Kind, parts: readonly Uint8Array[],
   { secret = SECRET, as = kind } = {}): Buffer {
-  const rest = Buffer.concat([Buffer.from([2, KINDS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([3, KINDS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
 
@@ -64,6 +64,23 @@ export function makeCommand(numbers: readonly [number, number, number],
   header.writeUInt32BE(command.length, 3 * NUMBER_BYTES);
   for (const [i, n] of numbers.entries()) header.writeUIntBE(n, i * NUMBER_BYTES, NUMBER_BYTES);
   return Buffer.concat([header, command]);
+}
+
+const RECORD_HEADER = 17, REFUSAL = 9;
+
+/** What came of commands that were asked together: of each its place and its outcome. */
+export function readOutcomes(records: Uint8Array): { place: number; outcome: string }[] {
+  const [bytes, outcomes]: [Buffer, { place: number; outcome: string }[]] = [Buffer.from(records),
+    []];
+  for (let at = 0; at < bytes.length;) {
+    const [begin, place] = [at + RECORD_HEADER, bytes.readUIntBE(at + 7, 6)];
+    const end = begin + bytes.readUInt32BE(at + 13);
+    const isRefused = bytes[at] === REFUSAL;
+    outcomes.push({ place,
+      outcome: `${isRefused ? "Refused " : ""}${bytes.toString("utf8", begin, end)}` });
+    at = end;
+  }
+  return outcomes;
 }
 
 const VERBS = ["get", "put", "delete", "cas"] as const;

@@ -192,7 +192,7 @@ export class Machine {
     return {
       address: this.ip,
       receiveBufferBytes: this.receiveBufferBytes,
-      datagramBytes: 1400,
+      datagramBytes: () => 1400,
       send: (bytes, to) => {
         const isOpen = this.program === program && program.ports.get(port) === receive;
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };

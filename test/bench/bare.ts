@@ -21,7 +21,8 @@ const datagrams: Datagrams = {
   resolve: (host) => Promise.resolve(host),
   bind({ host, port }, receive) {
     receivers.set(port, receive);
-    return Promise.resolve({ address: host, receiveBufferBytes: 8 << 20, datagramBytes: 60_000,
+    return Promise.resolve({ address: host, receiveBufferBytes: 8 << 20,
+      datagramBytes: () => 60_000,
       send: (bytes, to) => void setImmediate(() => receivers.get(to.port)?.(bytes, { host, port })),
       knock() {}, close: () => void receivers.delete(port) });
   },

@@ -30,7 +30,7 @@ async function record(lan: Lan, trio: Trio): Promise<Frame[]> {
   console.log(`  ${frames.length} datagrams to the servers were recorded in ` +
     `${lan.recordMs / 1000} s: ${kinds.join(", ")}.`);
   check("clients, a leader and followers are all in the recording",
-    ["AppendEntries", "AppendEntriesReply", "OpenSession", "Command", "Read"].every((type) =>
+    ["AppendEntries", "AppendEntriesReply", "OpenSession", "Commands", "Read"].every((type) =>
       kinds.some((kind) => kind.endsWith(` ${type}`))
     ));
   return frames;
@@ -62,7 +62,7 @@ function countTypes(frames: readonly Frame[], lan: Lan): Record<string, number> 
 
 const REPLIES = ["RequestVoteReply", "AppendEntriesReply", "InstallSnapshotReply", "Answer",
   "NotLeader", "Refused"];
-const REQUESTS = ["RequestVote", "AppendEntries", "InstallSnapshot", "OpenSession", "Command",
+const REQUESTS = ["RequestVote", "AppendEntries", "InstallSnapshot", "OpenSession", "Commands",
   "Read", "ReadIndex", "Inspect", "ChangeMembers", "Transfer"];
 
 /**
