@@ -488,7 +488,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 105 }],
+    caughtBy: [{ mode: "full", seed: 151 }],
   },
   {
     id: "62",
@@ -502,7 +502,7 @@ export const planted: readonly Planted[] = [
     id: "63",
     name: "A client never turns to another server than the one that does not answer.",
     changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 7 }],
   },
   {
     id: "64",
@@ -541,7 +541,7 @@ export const planted: readonly Planted[] = [
       ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) this.redirect(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 100 }],
+    caughtBy: [{ mode: "full", seed: 108 }],
   },
   {
     id: "70",
@@ -635,7 +635,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 5 },
+      { mode: "full", seed: 6 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -694,7 +694,7 @@ export const planted: readonly Planted[] = [
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 14 }],
+    caughtBy: [{ mode: "full", seed: 15 }],
   },
   {
     id: "79",

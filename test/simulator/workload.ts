@@ -71,8 +71,12 @@ export class Workload {
       await this.sleep(-Math.log(1 - random()) * hostility.thinkMs);
       if (this.isOver || !goesOn()) return;
       const through = choose();
+      if (!through) continue;
+      // Commands of one turn are asked and answered together.
+      const calls = random() < 0.8 ? 1 : 2 + Math.floor(4 * random());
+      const all = Promise.all(Array.from({ length: calls }, () => this.call(through)));
       // Who waits for a program that was killed waits in vain.
-      if (through) await Promise.race([this.call(through), this.sleep(2 * hostility.timeoutMs)]);
+      await Promise.race([all, this.sleep(2 * hostility.timeoutMs)]);
     }
   }
 
