@@ -2974,6 +2974,10 @@ export class Node {
   }
 
   private answerCommands(asker: Commands, outcomes: readonly Outcome[]): void {
+    if (asker.from === this.endpoint.self.name) {
+      asker.calls?.delete(asker.id);
+      return this.client.onOutcomes(asker.id, outcomes); // No datagram needs them packed.
+    }
     const records = outcomes.map((outcome, place) =>
       typeof outcome === "string"
         ? makeEntry(place, 0, "refusal", Buffer.from(outcome))
@@ -3112,6 +3116,10 @@ type Operation = { id: number; content: Content; only: Name | undefined; deadlin
   waiting: (Waiting | undefined)[]; missing: number; asked: Name | undefined; askAt: number;
   times: number };
 
+/** Of the first command, or 0. */
+const firstNumber = ({ content }: Operation) =>
+  content.type === "Commands" ? readNumber(asBuffer(content.data), 6) : 0;
+
 const kindOf = (type: Content["type"]) =>
   type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
 
@@ -3128,8 +3136,6 @@ export class Client {
   /** The commands that are not asked yet, and the number of the last one that is. */
   private commands: (Waiting & { packed: Buffer })[] = [];
   private sequence = 0;
-  /** By operation, the first number of the commands that are under way together, in their order. */
-  private readonly outstanding = new Map<number, number>();
   private target: Name;
   private cancelTimer: (() => void) | undefined;
   private isClosed = false;
@@ -3198,19 +3204,18 @@ export class Client {
 
   /** All that was proposed in this turn is asked together, as far as a datagram has room. */
   sendCommands(): void {
-    const { session, outstanding } = this;
+    const { session } = this;
     if (this.commands.length === 0) return;
     if (session === undefined) return void this.openSession();
     const room = this.endpoint.roomFor(this.endpoint.meet("client", this.target)) - 50;
     for (const batch of groups(this.commands.splice(0), ({ packed }) => packed.length, room)) {
-      const first = this.sequence + 1;
-      // Commands are outstanding in the order of their numbers: all below the first are answered.
-      const [oldest = first] = outstanding.values();
+      // Commands are under way in the order of their numbers: all below the first are answered.
+      const numbers = this.operations.values().map(firstNumber).filter((number) => number > 0);
+      const [oldest = this.sequence + 1] = numbers;
       for (const { packed } of batch) {
         numberCommand(packed, session, this.sequence += 1, oldest - 1);
       }
       const data = Buffer.concat(batch.map(({ packed }) => packed));
-      outstanding.set(this.lastId + 1, first);
       this.start({ type: "Commands", data }, batch);
     }
   }
@@ -3283,6 +3288,11 @@ export class Client {
     }
   }
 
+  onOutcomes(id: number, outcomes: readonly Outcome[]): void {
+    const operation = this.operations.get(id);
+    outcomes.forEach((outcome, place) => operation && this.settle(operation, place, outcome));
+  }
+
   private settle(operation: Operation, place: number, outcome: Outcome): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
@@ -3294,19 +3304,14 @@ export class Client {
     }
     operation.waiting[place] = undefined;
     operation.missing -= 1;
-    if (operation.missing === 0) this.end(operation);
-  }
-
-  private end({ id }: Operation): void {
-    this.operations.delete(id);
-    this.outstanding.delete(id);
+    if (operation.missing === 0) this.operations.delete(operation.id);
   }
 
   private fail(operation: Operation, error: RaftError): void {
     // The next command opens another session, but these are not repeated in it: they might be
     // applied a second time.
     if (operation.content.type === "Commands") this.session = undefined;
-    this.end(operation);
+    this.operations.delete(operation.id);
     for (const waiting of operation.waiting) waiting?.reject(error);
   }
 

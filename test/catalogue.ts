@@ -941,7 +941,7 @@ export const planted: readonly Planted[] = [
   {
     id: "113",
     name: "A client that has heard one outcome waits for no other.",
-    changes: [["if (operation.missing === 0) this.end(operation);", "this.end(operation);"]],
+    changes: [["if (operation.missing === 0) this.operations", "this.operations"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
 ];
