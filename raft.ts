@@ -3288,6 +3288,7 @@ export class Client {
     }
   }
 
+  /** What came of the commands of an operation, in their order. */
   onOutcomes(id: number, outcomes: readonly Outcome[]): void {
     const operation = this.operations.get(id);
     outcomes.forEach((outcome, place) => operation && this.settle(operation, place, outcome));

@@ -61,7 +61,7 @@ function countTypes(frames: readonly Frame[], lan: Lan): Record<string, number> 
 }
 
 const REPLIES = ["RequestVoteReply", "AppendEntriesReply", "InstallSnapshotReply", "Answer",
-  "NotLeader", "Refused"];
+  "NotLeader", "Refused", "Outcomes"];
 const REQUESTS = ["RequestVote", "AppendEntries", "InstallSnapshot", "OpenSession", "Commands",
   "Read", "ReadIndex", "Inspect", "ChangeMembers", "Transfer"];
 
