@@ -1490,13 +1490,27 @@ function numberCommand(packed: Buffer, session: number, sequence: number,
   writeNumber(packed, acknowledged, 12);
 }
 
-/** How many commands it consists of, and nothing else; or 0. They are read only to be applied. */
-function countCommands(packed: Buffer): number {
-  let [count, at] = [0, 0];
-  for (; at + COMMAND_HEADER <= packed.length; count += 1) {
-    at += COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
+/** Commands that are one behind the other, and how many. They are read only to be applied. */
+type Part = { data: Buffer; count: number };
+
+/**
+ * Cuts what a client has sent into parts of at most so many bytes, or of one command. None, if it
+ * is anything but commands.
+ */
+function cutCommands(packed: Buffer, bytes: number): Part[] {
+  const parts: Part[] = [];
+  let [begin, at, count] = [0, 0, 0];
+  const cut = () => parts.push({ data: packed.subarray(begin, at), count });
+  while (at + COMMAND_HEADER <= packed.length) {
+    const end = at + COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
+    if (count > 0 && end - begin > bytes) {
+      cut();
+      [begin, count] = [at, 0];
+    }
+    [at, count] = [end, count + 1];
   }
-  return at === packed.length ? count : 0;
+  cut();
+  return at === packed.length && at > 0 ? parts : [];
 }
 
 /** The commands that `packed` consists of; undefined if it is anything else. */
@@ -1516,7 +1530,7 @@ function readCommands(packed: Buffer): PackedCommand[] | undefined {
 /** In their order, as many together as have at most so many bytes, or else one alone. */
 function groups<T>(all: readonly T[], bytesOf: (one: T) => number, bytes: number): T[][] {
   const found: T[][] = [];
-  let [group, left]: [T[], number] = [[], 0];
+  let [group, left]: [T[], number] = [[], -1];
   for (const one of all) {
     const needed = bytesOf(one);
     if (needed > left) {
@@ -2225,6 +2239,8 @@ const MAX_WARNED = 100;
  */
 const DATAGRAM_BYTES = { ethernet: 1400, loopback: process.platform === "linux" ? 60_000 : 8192 };
 const ENVELOPE_BYTES = 150;
+/** What a message has beside its entries, or its commands. */
+const MESSAGE_BYTES = 50;
 
 /** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
 class Correspondent {
@@ -2324,9 +2340,9 @@ export class Endpoint {
     this.queued.add(to);
   }
 
-  /** How many bytes of messages a datagram to somebody may have. */
+  /** How many bytes of messages a datagram to somebody may have. Nobody has an address of itself. */
   roomFor({ address }: Correspondent): number {
-    return this.socket.datagramBytes(address?.host ?? "") - ENVELOPE_BYTES;
+    return this.socket.datagramBytes(address?.host ?? this.socket.address) - ENVELOPE_BYTES;
   }
 
   flush(): void {
@@ -2541,16 +2557,19 @@ function checkAddress(address: string, isName: boolean, secret: string): void {
 }
 
 const ANY = ["0.0.0.0", "::"];
+const whole = (asker: Asker): Share => ({ asker, first: 0, count: 1 });
 function serverOf({ name, address }: Member): Server[] {
   const server = readServer(address);
   return server ? [{ ...server, name }] : [];
 }
 
-/** What somebody asks, in one of its lives; if that is commands, how many. */
-type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">> & { count?: number };
+/** What somebody asks, in one of its lives. */
+type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">>;
 type Question = Asker & { type: "Read" | "ReadIndex" };
 type Commands = Asker & { type: "Commands" };
-type Proposal = { askers: readonly Asker[]; term: number };
+/** Who waits for outcomes: of so many, the first of which has that place in what was asked. */
+type Share = { asker: Asker; first: number; count: number };
+type Proposal = { shares: readonly Share[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2565,10 +2584,12 @@ export class Node {
   private readonly sliceBytes: number;
   /** What is left to be done of a snapshot that is written, or installed. */
   private slices: Generator<void> | undefined;
+  /** How many bytes of commands an entry has room for. */
+  private readonly entryBytes: number;
   /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
   /** The commands of this turn. They are in no entry yet. */
-  private batch: Commands[] = [];
+  private batch: (Part & Share)[] = [];
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
   /** As a correspondent's, of this server itself. */
@@ -2634,11 +2655,12 @@ export class Node {
       const address = isNowhere ? "" : writeAddress(server);
       return { name: founder, address, votes: true, disk: 0 };
     });
-    const batchBytes = socket.datagramBytes(socket.address) - ENVELOPE_BYTES - 50;
+    const batchBytes = socket.datagramBytes(socket.address) - ENVELOPE_BYTES - MESSAGE_BYTES;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, disk, members, electionTimeoutMs, heartbeatMs, batchBytes,
       windowBytes };
     this.stopped = this.end.promise;
+    this.entryBytes = batchBytes - RECORD_HEADER;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     const remembered = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
@@ -2761,7 +2783,7 @@ export class Node {
    */
   private flush(): void {
     const { core, endpoint, storage } = this;
-    this.client.sendCommands();
+    this.client.sendCommands(); // Which would schedule another flush, and needs none.
     this.isScheduled = false;
     this.proposeBatch();
     core.prepare();
@@ -2900,33 +2922,37 @@ export class Node {
   }
 
   private openSession(asker: Asker): void {
-    if (!this.waitsAlready(asker)) this.append("session", NOTHING, [asker]);
+    if (!this.waitsAlready(asker)) this.append("session", NOTHING, [whole(asker)]);
   }
 
   /**
    * What comes in one turn shares entries of the size of a datagram: to replicate one costs as much
    * as many commands do. Only a large command has a larger one, for itself.
    */
-  private accept(m: Commands): void {
-    const refuse = (reason: string) => this.answer(m, { type: "Refused", reason });
+  private accept(asker: Commands): void {
+    const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
     // What no AppendEntries can carry would hold up all that comes behind it.
-    if (m.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
-    m.count = countCommands(asBuffer(m.data));
-    if (m.count === 0) return refuse("it is not a command");
-    if (!this.waitsAlready(m)) this.batch.push(m);
-  }
-
-  private proposeBatch(): void {
-    const room = this.core.settings.batchBytes - RECORD_HEADER;
-    for (const askers of groups(this.batch.splice(0), ({ data }) => data.length, room)) {
-      this.append("commands", Buffer.concat(askers.map(({ data }) => data)), askers);
+    if (asker.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
+    const parts = cutCommands(asBuffer(asker.data), this.entryBytes);
+    if (parts.length === 0) return refuse("it is not a command");
+    if (this.waitsAlready(asker)) return;
+    let first = 0;
+    for (const { data, count } of parts) {
+      this.batch.push({ asker, data, first, count });
+      first += count;
     }
   }
 
-  private append(kind: Entry["kind"], data: Buffer, askers: readonly Asker[]): void {
+  private proposeBatch(): void {
+    for (const shares of groups(this.batch.splice(0), ({ data }) => data.length, this.entryBytes)) {
+      this.append("commands", Buffer.concat(shares.map(({ data }) => data)), shares);
+    }
+  }
+
+  private append(kind: Entry["kind"], data: Buffer, shares: readonly Share[]): void {
     const index = this.core.propose(kind, data);
-    if (index !== undefined) this.proposals.set(index, { askers, term: this.core.currentTerm });
-    else for (const asker of askers) this.redirect(asker);
+    if (index !== undefined) this.proposals.set(index, { shares, term: this.core.currentTerm });
+    else for (const { asker } of shares) this.redirect(asker);
   }
 
   /** If not, it does so from now on, until it is answered. */
@@ -2944,7 +2970,7 @@ export class Node {
     if (index === undefined) return this.redirect(asker);
     if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(index, { askers: [asker], term });
+    if (index > lastIndex) this.proposals.set(index, { shares: [whole(asker)], term });
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
@@ -2962,26 +2988,25 @@ export class Node {
 
   private apply(entry: Entry): void {
     const outcomes = this.sessions.apply(entry, this.options.machine);
-    const { askers, term } = this.proposals.get(entry.index) ?? { askers: [], term: 0 };
+    const { shares, term } = this.proposals.get(entry.index) ?? { shares: [], term: 0 };
     this.proposals.delete(entry.index);
     let next = 0;
-    for (const asker of askers) {
-      const own = outcomes.slice(next, next += asker.count ?? 1);
+    for (const { asker, first, count } of shares) {
+      const own = outcomes.slice(next, next += count);
       if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
-      else if (asker.type === "Commands") this.answerCommands(asker, own);
+      else if (asker.type === "Commands") this.answerCommands(asker, first, own);
       else this.answer(asker, { type: "Answer", answer: Buffer.from(own[0] ?? "") });
     }
   }
 
-  private answerCommands(asker: Commands, outcomes: readonly Outcome[]): void {
+  private answerCommands(asker: Commands, first: number, outcomes: readonly Outcome[]): void {
     if (asker.from === this.endpoint.self.name) {
       asker.calls?.delete(asker.id);
-      return this.client.onOutcomes(asker.id, outcomes); // No datagram needs them packed.
+      return this.client.onOutcomes(asker.id, first, outcomes); // No datagram needs them packed.
     }
-    const records = outcomes.map((outcome, place) =>
-      typeof outcome === "string"
-        ? makeEntry(place, 0, "refusal", Buffer.from(outcome))
-        : makeEntry(place, 0, "answer", outcome)
+    const records = outcomes.map((outcome, i) =>
+      makeEntry(first + i, 0, typeof outcome === "string" ? "refusal" : "answer",
+        Buffer.from(outcome))
     );
     const room = this.core.settings.batchBytes;
     for (const entries of groups(records, ({ record }) => record.length, room)) {
@@ -3077,7 +3102,9 @@ export class Node {
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
-    for (const { askers } of this.proposals.values()) askers.forEach((m) => this.redirect(m));
+    for (const { shares } of this.proposals.values()) {
+      for (const { asker } of shares) this.redirect(asker);
+    }
     for (const asker of this.questions.splice(0)) this.redirect(asker);
     this.proposals.clear();
   }
@@ -3197,9 +3224,14 @@ export class Client {
     return new Promise((resolve, reject) => {
       checkSize(command);
       this.commands.push({ packed: packCommand(command), resolve, reject });
-      if (this.isClosed) this.sendCommands();
-      else this.schedule();
+      this.hurry();
     });
+  }
+
+  /** Nothing that is scheduled happens any more once the client is closed. */
+  private hurry(): void {
+    if (this.isClosed) this.sendCommands();
+    else this.schedule();
   }
 
   /** All that was proposed in this turn is asked together, as far as a datagram has room. */
@@ -3207,7 +3239,8 @@ export class Client {
     const { session } = this;
     if (this.commands.length === 0) return;
     if (session === undefined) return void this.openSession();
-    const room = this.endpoint.roomFor(this.endpoint.meet("client", this.target)) - 50;
+    const target = this.endpoint.meet("client", this.target);
+    const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;
     for (const batch of groups(this.commands.splice(0), ({ packed }) => packed.length, room)) {
       // Commands are under way in the order of their numbers: all below the first are answered.
       const numbers = this.operations.values().map(firstNumber).filter((number) => number > 0);
@@ -3229,7 +3262,7 @@ export class Client {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }
     this.isOpening = false;
-    this.schedule();
+    this.hurry();
   }
 
   /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
@@ -3288,19 +3321,21 @@ export class Client {
     }
   }
 
-  /** What came of the commands of an operation, in their order. */
-  onOutcomes(id: number, outcomes: readonly Outcome[]): void {
+  /** What came of the commands of an operation, from the one at `first` on. */
+  onOutcomes(id: number, first: number, outcomes: readonly Outcome[]): void {
     const operation = this.operations.get(id);
-    outcomes.forEach((outcome, place) => operation && this.settle(operation, place, outcome));
+    this.silent.delete(this.endpoint.self.name);
+    if (!operation) return;
+    for (const [i, outcome] of outcomes.entries()) this.settle(operation, first + i, outcome);
   }
 
   private settle(operation: Operation, place: number, outcome: Outcome): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
-    // A copy: whoever keeps an answer does not keep the whole datagram.
+    // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
     if (typeof outcome !== "string") waiting.resolve(new Uint8Array(outcome));
     else {
-      this.session = undefined; // Perhaps it has ended.
+      this.endSession(operation);
       waiting.reject(this.refusal(operation, outcome));
     }
     operation.waiting[place] = undefined;
@@ -3309,11 +3344,19 @@ export class Client {
   }
 
   private fail(operation: Operation, error: RaftError): void {
-    // The next command opens another session, but these are not repeated in it: they might be
-    // applied a second time.
-    if (operation.content.type === "Commands") this.session = undefined;
+    this.endSession(operation);
     this.operations.delete(operation.id);
     for (const waiting of operation.waiting) waiting?.reject(error);
+  }
+
+  /**
+   * Perhaps it has ended at the servers. The next command opens another, but these are not repeated
+   * in it: they might be applied a second time.
+   */
+  private endSession({ content }: Operation): void {
+    const isOf = (session: number) =>
+      content.type === "Commands" && readNumber(asBuffer(content.data), 0) === session;
+    if (this.session !== undefined && isOf(this.session)) this.session = undefined;
   }
 
   /** A command that is refused when it is repeated may have been done the first time. */
@@ -3387,10 +3430,10 @@ export class Client {
     this.fail(operation, this.failure(operation, why));
   }
 
-  private failure({ content: { type }, only }: Operation, why: string): RaftError {
+  private failure({ content: { type }, only, times }: Operation, why: string): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    return type === "Commands" || type === "ChangeMembers"
+    return times > 0 && (type === "Commands" || type === "ChangeMembers")
       ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
         `yet. Read before you repeat it. Asked: ${asked}.`)
       : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +

@@ -272,9 +272,9 @@ export const planted: readonly Planted[] = [
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
-      for (const asker of askers) {
-        const answers = Array.from({ length: asker.count ?? 1 }, () => Buffer.of(1));
-        if (asker.type === "Commands") this.answerCommands(asker, answers);
+      for (const { asker, first, count } of shares) {
+        const answers = Array.from({ length: count }, () => Buffer.of(1));
+        if (asker.type === "Commands") this.answerCommands(asker, first, answers);
       }
     } else if (index !== undefined) this.proposals.set(`,
     ]],
@@ -886,21 +886,21 @@ export const planted: readonly Planted[] = [
   {
     id: "105",
     name: "All commands of an entry get the answer to the first.",
-    changes: [["outcomes.slice(next, next += asker.count ?? 1)",
-      "outcomes.slice(0, asker.count ?? 1)"]],
+    changes: [["outcomes.slice(next, next += count)", "outcomes.slice(0, count)"]],
     caughtBy: [{ mode: "full", seed: 6 }],
   },
   {
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [["if (m.count === 0) return refuse(\"it is not a command\");", ""]],
+    changes: [["if (parts.length === 0) return refuse(\"it is not a command\");",
+      "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });"]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
   {
     id: "107",
     name: "Commands share an entry that no datagram carries.",
-    changes: [["const room = this.core.settings.batchBytes - RECORD_HEADER;",
-      "const room = Infinity;"]],
+    changes: [["({ data }) => data.length, this.entryBytes)",
+      "({ data }) => data.length, Infinity)"]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
   {
@@ -919,17 +919,14 @@ export const planted: readonly Planted[] = [
   {
     id: "110",
     name: "Outcomes say wrongly which commands they are of.",
-    changes: [["makeEntry(place, 0, \"answer\", outcome)",
-      "makeEntry(place % 5, 0, \"answer\", outcome)"]],
+    changes: [["makeEntry(first + i, 0,", "makeEntry(first + i % 5, 0,"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
     id: "111",
     name: "All commands of a turn are asked in one message, however large.",
-    changes: [[
-      "const room = this.endpoint.roomFor(this.endpoint.meet(\"client\", this.target)) - 50;",
-      "const room = Infinity;",
-    ]],
+    changes: [["const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;",
+      "const room = Infinity;"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -943,6 +940,19 @@ export const planted: readonly Planted[] = [
     name: "A client that has heard one outcome waits for no other.",
     changes: [["if (operation.missing === 0) this.operations", "this.operations"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+  },
+  {
+    id: "114",
+    name: "What a client asks together is in one entry, though no datagram carries that.",
+    changes: [["if (count > 0 && end - begin > bytes) {", "if (count < 0) {"]],
+    caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
+  },
+  {
+    id: "115",
+    name: "Commands wait for a session that was opened as their client was closed.",
+    changes: [["this.isOpening = false;\n    this.hurry();",
+      "this.isOpening = false;\n    this.schedule();"]],
+    caughtBy: [{ file: "node", title: "leaves nobody waiting" }],
   },
 ];
 

@@ -1528,13 +1528,20 @@ describe("a client", () => {
     expect(codeOf(cluster.simulation, read)).toBe("timeout");
   });
 
+  test("whose node stops in the turn in which a session was opened leaves nobody waiting", () => {
+    const { simulation, life } = alone();
+    const onEvent = ({ type }: NodeEvent) => void (type === "committed" && life.node.stop());
+    Object.assign(life.node["options"], { onEvent });
+    expect(codeOf(simulation, life.node.propose(bytes("x")))).toBe("timeout");
+  });
+
   test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
     const { simulation, life } = alone();
     const { node } = life;
     simulation.settle(node.propose(bytes("before")));
     const busy = node.propose(bytes("while it stops"));
     void node.stop();
-    expect(codeOf(simulation, busy)).toBe("outcomeUnknown");
+    expect(codeOf(simulation, busy)).toBe("timeout"); // It was not even asked.
     expect(codeOf(simulation, node.propose(bytes("after")))).toBe("timeout");
     expect(codeOf(simulation, node.read(bytes("")))).toBe("timeout");
   });

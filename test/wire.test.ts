@@ -1128,11 +1128,13 @@ describe("a running server", () => {
     for (const request of requests) server.send("client", request);
     server.simulation.run(50);
     return requests.map(([, id]) => {
-      const [number, , what = "nothing"] = said.find((body) => body[1] === id) ?? [];
+      const answers = said.filter((body) => body[1] === id);
+      const [number, , what = "nothing"] = answers[0] ?? [];
       const type = TYPES.client[Number(number)];
       if (type !== "Outcomes") return `${type} ${Buffer.from(what as string | Uint8Array)}`;
-      const outcomes = readOutcomes(what as Uint8Array).map(({ outcome }) => outcome);
-      return `${type} ${outcomes.join()}`;
+      const parts = answers.flatMap(([, , records]) => readOutcomes(records as Uint8Array));
+      expect(parts.map(({ place }) => place)).toEqual(parts.map((_, place) => place));
+      return `${type} ${parts.map(({ outcome }) => outcome).join()}`;
     });
   }
 
@@ -1146,20 +1148,19 @@ describe("a running server", () => {
       askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
     const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
     const packed = commands.map((command, i) => makeCommand([2, i + 1, 0], command));
-    // Some are asked alone, some with the next one.
-    const isPair = (i: number) => i % 3 === 0 && i < 199;
-    const requests = packed.flatMap((data, i) => {
-      if (i > 0 && isPair(i - 1)) return [];
-      return [[1, 10 + i, Buffer.concat([data, ...isPair(i) ? packed.slice(i + 1, i + 2) : []])]];
-    });
-    const outcome = (i: number) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0";
-    expect(ask(server, requests)).toEqual(requests.map(([, id]) => {
-      const i = Number(id) - 10;
-      return `Outcomes ${outcome(i)}${isPair(i) ? `,${outcome(i + 1)}` : ""}`;
-    }));
+    // Some are asked alone, some with others; those of the last request are too many for an entry.
+    const ends = [1, 2, 3, 10, 100, 101, 120, 200];
+    const spans = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const);
+    const requests = spans.map((
+      [begin, end],
+    ) => [1, 10 + begin, Buffer.concat(packed.slice(begin, end))]);
+    const outcomes = commands.map((_, i) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0");
+    expect(ask(server, requests)).toEqual(
+      spans.map(([begin, end]) => `Outcomes ${outcomes.slice(begin, end).join()}`),
+    );
     const { lastIndex, batchBytes } = server.node.status();
     const bytes = requests.reduce((sum, [, , data]) => sum + (data as Buffer).length, 0);
-    expect(lastIndex - before).toBeLessThan(1.2 * bytes / batchBytes);
+    expect(lastIndex - before).toBeLessThan(1.5 * bytes / batchBytes);
     for (const { record } of server.node["core"].log.slice(before + 1)) {
       expect(record.length).toBeLessThanOrEqual(batchBytes);
     }
