@@ -2340,7 +2340,7 @@ export class Endpoint {
     this.queued.add(to);
   }
 
-  /** How many bytes of messages a datagram to somebody may have. Nobody has an address of itself. */
+  /** How many bytes of messages a datagram to somebody may have; nobody is told its own address. */
   roomFor({ address }: Correspondent): number {
     return this.socket.datagramBytes(address?.host ?? this.socket.address) - ENVELOPE_BYTES;
   }
