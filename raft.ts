@@ -1475,7 +1475,7 @@ function writeNumber(bytes: Buffer, n: number, at: number): void {
   bytes.writeUInt32BE(n % 2 ** 32, at + 2);
 }
 
-/** But for the numbers. */
+/** A copy of a command, with room for its numbers: they are known only when it is asked. */
 function packCommand(command: Uint8Array): Buffer {
   const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
   packed.writeUInt32BE(command.length, COMMAND_HEADER - 4);
@@ -2588,7 +2588,7 @@ export class Node {
   private readonly entryBytes: number;
   /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
-  /** The commands of this turn. They are in no entry yet. */
+  /** Commands of this turn, in no entry yet. */
   private batch: (Part & Share)[] = [];
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
