@@ -91,7 +91,7 @@ export const messages = {
 
 /** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
-const texts = ["cluster", "from", "to", "leader", "name", "address", "reason", "asked",
+const texts = ["cluster", "from", "to", "leader", "name", "address", "servers", "reason", "asked",
   "members"] as const;
 const blobs = ["data", "command", "question", "answer"] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
@@ -1355,7 +1355,7 @@ export function checkInvariants(raft: Raft): void {
 // its datagrams carry are the bytes that every disk keeps.
 
 /** What servers answer. Texts are empty where nothing is known. */
-const answers = { Answer: ["answer"], NotLeader: ["leader", "address"],
+const answers = { Answer: ["answer"], NotLeader: ["leader", "servers"],
   Refused: ["reason"] } as const;
 /**
  * What clients ask of servers. Commands that are given in one turn are asked together. Their
@@ -2602,6 +2602,7 @@ export class Node {
   private members: Configuration;
   private isHandingOver = false;
   private isStopping = false;
+  private isLeaving = false;
   private isScheduled = false;
   private wakesAt = Number.POSITIVE_INFINITY;
   private cancelTimer = () => {};
@@ -2820,7 +2821,7 @@ export class Node {
 
   /** Another configuration is in force, or this server is in none any more. */
   private meetMembers(): void {
-    const { core: { members, role, isRemoved }, members: before, endpoint } = this;
+    const { core, core: { members, role, isRemoved }, members: before, endpoint } = this;
     const isNew = (server: Server) => !before.some(({ name }) => name === server.name);
     for (const server of members === before ? [] : members.flatMap(serverOf).filter(isNew)) {
       if (server.name === endpoint.self.name) continue;
@@ -2831,9 +2832,11 @@ export class Node {
     const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })));
     const isChange = members !== before && !shown(members).equals(shown(before));
     if (isChange) this.tell({ type: "members", members });
-    if (!isRemoved || role.name === "Leader") return;
+    if (!isRemoved || this.isLeaving || role.name === "Leader") return;
+    this.isLeaving = true;
     this.tell({ type: "removed" });
-    void this.stop();
+    // It may be all that a client knows. By then that has asked again, and been told the others.
+    this.world.clock.setTimer(core.settings.electionTimeoutMs, () => void this.stop());
   }
 
   private setTimer(): void {
@@ -3111,8 +3114,8 @@ export class Node {
 
   private redirect(asker: Asker): void {
     const leader = this.core.heir ?? this.core.leader ?? "";
-    const address = this.members.find(({ name }) => name === leader)?.address ?? "";
-    this.answer(asker, { type: "NotLeader", leader, address });
+    const servers = this.members.map(({ name, address }) => `${name}=${address}`).join(",");
+    this.answer(asker, { type: "NotLeader", leader, servers });
   }
 
   private answer(asker: Asker, content: Content): void {
@@ -3313,11 +3316,11 @@ export class Client {
     this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.settle();
-    if (answer.type === "Answer") this.settle(operation, 0, answer.answer);
+    if (answer.type === "Answer") this.conclude(operation, 0, answer.answer);
     if (answer.type === "Refused") this.fail(operation, this.refusal(operation, answer.reason));
     if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
     for (const { index, kind, data } of answer.entries) {
-      this.settle(operation, index, kind === "refusal" ? data.toString() : data);
+      this.conclude(operation, index, kind === "refusal" ? data.toString() : data);
     }
   }
 
@@ -3326,14 +3329,14 @@ export class Client {
     const operation = this.operations.get(id);
     this.silent.delete(this.endpoint.self.name);
     if (!operation) return;
-    for (const [i, outcome] of outcomes.entries()) this.settle(operation, first + i, outcome);
+    for (const [i, outcome] of outcomes.entries()) this.conclude(operation, first + i, outcome);
   }
 
-  private settle(operation: Operation, place: number, outcome: Outcome): void {
+  private conclude(operation: Operation, place: number, outcome: Outcome): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
     // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
-    if (typeof outcome !== "string") waiting.resolve(new Uint8Array(outcome));
+    if (typeof outcome !== "string") waiting.resolve(Buffer.from(outcome));
     else {
       this.endSession(operation);
       waiting.reject(this.refusal(operation, outcome));
@@ -3369,15 +3372,15 @@ export class Client {
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
   private onRedirect(operation: Operation,
-    { from, leader, address }: ClientMessage & { type: "NotLeader" }): void {
+    { from, leader, servers }: ClientMessage & { type: "NotLeader" }): void {
     this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
-    if (leader === "") return;
-    const server = readServer(address);
-    if (server && !this.servers.includes(leader)) {
-      this.servers.push(leader);
-      void this.endpoint.acquaint({ ...server, name: leader });
+    for (const server of servers.split(",").map(readServer)) {
+      if (!server || this.servers.includes(server.name)) continue;
+      this.servers.push(server.name);
+      void this.endpoint.acquaint(server);
     }
+    if (leader === "") return;
     operation.asked = undefined;
     this.target = leader;
   }

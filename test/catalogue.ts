@@ -954,6 +954,20 @@ export const planted: readonly Planted[] = [
       "this.isOpening = false;\n    this.schedule();"]],
     caughtBy: [{ file: "node", title: "leaves nobody waiting" }],
   },
+  {
+    id: "116",
+    name: "A server that is removed stops before its clients know anybody else.",
+    changes: [["clock.setTimer(core.settings.electionTimeoutMs, () => void this.stop())",
+      "clock.setTimer(0, () => void this.stop())"]],
+    caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
+  },
+  {
+    id: "117",
+    name: "Clients are told who leads only, and so nothing by who does not know that.",
+    changes: [["this.members.map(({ name, address }) => `${name}=${address}`).join(\",\")",
+      "this.members.flatMap((m) => m.name === leader ? [`${m.name}=${m.address}`] : []).join(\",\")"]],
+    caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

@@ -863,6 +863,21 @@ describe("a server that is removed", () => {
     }
   });
 
+  test("tells clients that knew nobody else who is left, before it stops", () => {
+    const world = new World().found();
+    const [gone = "", client] = [world.leader(),
+      world.client({ servers: [`${world.leader()}:1`] })];
+    const { stopped } = world.at(gone);
+    world.simulation.settle(put(client, "x"));
+    world.change(gone);
+    world.until(() => world.told(gone, "removed").length > 0);
+    expect(world.simulation.settle(get(client, "x"))).toBe("value");
+    world.simulation.settle(stopped);
+    expect(world.told(gone, "removed")).toHaveLength(1);
+    world.simulation.settle(put(client, "x", "next"));
+    expect(world.simulation.settle(get(client, "x"))).toBe("next");
+  });
+
   test("while it was down learns of it when it comes back, and disturbs nobody", () => {
     const world = new World().found();
     const leader = world.leader() ?? "";

@@ -61,7 +61,7 @@ test("the README's program runs, and prints what it should", async () => {
     const child = Bun.spawn([process.execPath, file], { stdout: "pipe", stderr: "inherit" });
     const printed = await new Response(child.stdout).text();
     expect(await child.exited).toBe(0);
-    expect(printed).toBe("after adding Uint8Array(1) [ 5 ]\nread Uint8Array(1) [ 5 ]\n");
+    expect(printed).toBe("after adding 5\nread 5\n");
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
