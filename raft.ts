@@ -225,11 +225,14 @@ export class Log {
     return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
   }
 
-  /** The entries from `first` on: as many as fit into `bytes`, but at least one if there is any. */
-  batch(first: number, bytes: number): Entry[] {
+  /**
+   * The entries from `first` on, up to `lastIndex`: as many as fit into `bytes`, but at least one
+   * if there is any.
+   */
+  batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
-    while (last < this.lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
-    return this.slice(first, last);
+    while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
+    return this.slice(first, Math.min(last, lastIndex));
   }
 
   /** How many bytes the entries from `first` to `last` take, on the wire as on the disk. */
@@ -288,6 +291,11 @@ export type Settings = { name: Name; disk: number; members: Configuration;
 
 /** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
 const LATE_HEARTBEATS = 1.25;
+/**
+ * Who was heard lately and does not answer is asked again so many times in a heartbeat: what it was
+ * sent, or its answer, may be lost.
+ */
+const ASKED_AGAIN = 8;
 /** A port that was found closed is tried again so much later: one refusal may be an old one. */
 const KNOCK_MS = 5;
 
@@ -433,10 +441,10 @@ export class Raft {
 
   /** When `tick` next has something to do. */
   get wakeAt(): number {
-    const { role, settings, electionDueAt, knockAt, leader } = this;
+    const { role, electionDueAt, knockAt, leader } = this;
     if (role.name === "Follower") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
     if (role.name !== "Leader") return Math.min(electionDueAt, role.askAt);
-    return Math.min(...role.followers.values().map((f) => f.sentAt + settings.heartbeatMs));
+    return Math.min(...role.followers.values().map((follower) => this.dueAt(follower)));
   }
 
   receive(message: Message, now: number): void {
@@ -499,11 +507,22 @@ export class Raft {
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
   }
 
-  /** The entries that are committed and not yet applied, in order. The caller applies them now. */
-  takeCommitted(): Entry[] {
-    if (this.isInstalling) return [];
-    const entries = this.log.slice(this.lastApplied + 1, this.commitIndex);
-    this.lastApplied = this.commitIndex;
+  /** Up to where entries may be applied: to where they are committed, and durable here as well. */
+  private get applicableIndex(): number {
+    return this.isInstalling ? this.lastApplied : Math.min(this.commitIndex, this.log.savedIndex);
+  }
+
+  get hasCommitted(): boolean {
+    return this.lastApplied < this.applicableIndex;
+  }
+
+  /**
+   * Entries that are committed and not yet applied, in order, as many as have `bytes`, or else one.
+   * The caller applies them now.
+   */
+  takeCommitted(bytes = Number.POSITIVE_INFINITY): Entry[] {
+    const entries = this.log.batch(this.lastApplied + 1, bytes, this.applicableIndex);
+    this.lastApplied += entries.length;
     return entries;
   }
 
@@ -738,7 +757,7 @@ export class Raft {
   private replicate(role: Leader, to: Name, follower: Progress): void {
     const { log, settings } = this;
     const read = role.reads.at(-1);
-    const due = this.now >= follower.sentAt + settings.heartbeatMs;
+    const due = this.now >= this.dueAt(follower);
     let owed = due || (read !== undefined && follower.sentRound <= read.round);
     if (follower.nextIndex <= log.baseIndex) return this.sendSnapshot(role, to, follower, owed);
     // While nothing says that the logs agree where sending began, one batch is question enough.
@@ -751,6 +770,13 @@ export class Raft {
       owed = false;
     }
     if (owed) this.sendAppendEntries(role, to, follower, []);
+  }
+
+  /** When a follower is to hear of its leader again. */
+  private dueAt({ sentAt, heardAt, sentRound, confirmedRound }: Progress): number {
+    const { heartbeatMs } = this.settings;
+    const isAwaited = confirmedRound < sentRound && sentAt < heardAt + 2 * heartbeatMs;
+    return sentAt + heartbeatMs / (isAwaited ? ASKED_AGAIN : 1);
   }
 
   private sendAppendEntries(role: Leader, from: Name, follower: Progress, entries: Entry[]): void {
@@ -1330,6 +1356,7 @@ export function checkInvariants(raft: Raft): void {
   assert(lastApplied <= commitIndex, "only what is committed is applied");
   assert(commitIndex <= log.lastIndex, "only what is in the log is committed");
   assert(log.savedIndex <= log.lastIndex, "only what is in the log is saved");
+  assert(lastApplied <= log.savedIndex, "only what is durable here is applied");
   assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
   assert(snapshot.index <= lastApplied, "a snapshot has only what is applied");
   assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
@@ -1643,10 +1670,11 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // -------------------------------------- 12 Stable storage ---------------------------------------
 // One file, `log`, that is only ever appended to: entries, terms and votes are records in it, so a
 // single sync makes a whole turn durable, in order. What one sync covers is one frame: marker,
-// length and CRC-32 (4 bytes each), records. When the power fails the last frame may be torn, but
-// it was promised to nobody. A damaged frame with a good one behind it was promised: that is not
-// ours to repair. The marker is random and the same in all frames of a file, so no client can
-// forge one.
+// length and CRC-32 (4 bytes each), records; then a header of zeros, which the next frame
+// overwrites. When the power fails the last frame may be torn, but it was promised to nobody. A
+// damaged frame with a good one behind it was promised: that is not ours to repair. The marker is
+// another one in each log, or what an earlier one has left in the file would be taken for ours; the
+// first is random, so no client can forge one.
 //
 // Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
 // last entry that it includes; the first one, which has the members, is also the last, so nothing
@@ -1671,11 +1699,13 @@ function demand(condition: unknown, sentence: string, code: Failure = "usage"): 
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
  * `lock` makes a directory, if need be, and holds it until released or until this process ends.
  * `create` makes an empty file in place of any that is there, `open` opens one to be read, and may
- * find none. `rename` and `remove` are durable when they return, with all that was renamed before.
+ * find none. `link` gives a file a second name, and returns whether that is possible here. `rename`
+ * and `remove` are durable when they return, with all that was linked or renamed before.
  */
 export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
   open(file: string): OpenFile | undefined; create(file: string): OpenFile;
-  rename(from: string, to: string): void; remove(file: string): void };
+  link(file: string, name: string): boolean; rename(from: string, to: string): void;
+  remove(file: string): void };
 /**
  * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
  * fewer bytes where the file ends.
@@ -1697,10 +1727,11 @@ const RESTORE =
   "Restore it; or start with an empty directory, if a majority of the others is there.";
 
 const FRAME_HEADER = 12;
+const NO_FRAME = Buffer.alloc(FRAME_HEADER);
 const EXTEND_BYTES = 4 << 20;
 
 /** A log, up to where it is written, and up to where there is room for more. */
-type LogFile = { readonly file: OpenFile; end: number; size: number };
+type LogFile = { readonly file: OpenFile; readonly marker: number; end: number; size: number };
 
 export class Storage {
   readonly identity: Identity;
@@ -1715,10 +1746,12 @@ export class Storage {
   /** A log that is being written anew, and what was saved since that began. */
   private next: LogFile | undefined;
   private since: Buffer[][] = [];
+  /** The log before this one, under the name of `log.old`, to be written over by the next. */
+  private spare: LogFile | undefined;
   private snapshotFile: OpenFile | undefined;
   /** A snapshot that is being written, or received. */
   private draft: OpenFile | undefined;
-  private marker = NOTHING;
+  private marker = 0;
 
   /**
    * Takes a directory, for the founder or, if it holds something, for whose it is; without a
@@ -1729,8 +1762,11 @@ export class Storage {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
       const [log, snapshot] = [`${directory}/log`, `${directory}/snapshot`];
-      // What was not kept is not whole, or of no use.
-      attempt(`remove ${snapshot}.new`, () => files.remove(`${snapshot}.new`));
+      // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
+      // again: the power may have failed when `log.old` still was the log itself.
+      for (const file of [`${snapshot}.new`, `${log}.old`]) {
+        attempt(`remove ${file}`, () => files.remove(file));
+      }
       const found = attempt(`read ${log}`, () => files.read(log));
       this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
       if (this.snapshotFile) this.readHead();
@@ -1761,8 +1797,8 @@ export class Storage {
   }
 
   close(): void {
-    const { log, next, snapshotFile, draft } = this;
-    for (const file of [log?.file, next?.file, snapshotFile, draft]) file?.close();
+    const { log, next, spare, snapshotFile, draft } = this;
+    for (const file of [log?.file, next?.file, spare?.file, snapshotFile, draft]) file?.close();
     this.release();
   }
 
@@ -1836,7 +1872,7 @@ export class Storage {
   }
 
   private begin(): void {
-    this.marker = Buffer.from(Uint32Array.of(1 + this.random() * (2 ** 32 - 2)).buffer);
+    this.marker = Math.floor(this.random() * 2 ** 31);
     for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
   }
 
@@ -1852,7 +1888,7 @@ export class Storage {
     const write = <T>(action: () => T) => attempt(`write ${name}.new`, action);
     const start = makeEntry(index, term, "start",
       Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })));
-    const next = write(() => ({ file: this.files.create(`${name}.new`), end: 0, size: 0 }));
+    const next = write(() => this.nextLog(name));
     let [records, bytes] = [[start.record, this.voteRecord()], 0];
     [this.next, this.since] = [next, []];
     try {
@@ -1866,12 +1902,24 @@ export class Storage {
         bytes += record.length;
       }
       write(() => this.append(next, [...records, ...this.since.flat()]));
+      const isKept = this.log && write(() => this.files.link(name, `${name}.old`));
       write(() => this.files.rename(`${name}.new`, name));
-      [this.log, this.next] = [next, this.log];
+      if (isKept) this.spare = this.log;
+      [this.log, this.next] = [next, isKept ? undefined : this.log];
     } finally {
       this.next?.file.close();
       this.next = undefined;
     }
+  }
+
+  /** The log before the last, if it was kept: to write over it is faster than to take new space. */
+  private nextLog(name: string): LogFile {
+    const { spare } = this;
+    const marker = this.marker += 1;
+    if (!spare) return { file: this.files.create(`${name}.new`), marker, end: 0, size: 0 };
+    this.spare = undefined;
+    this.files.rename(`${name}.old`, `${name}.new`);
+    return { ...spare, marker, end: 0 };
   }
 
   private voteRecord(): Buffer {
@@ -1879,8 +1927,9 @@ export class Storage {
     return makeEntry(0, currentTerm, "vote", Buffer.from(votedFor)).record;
   }
 
-  frame(records: Buffer[]): Buffer {
-    const frame = Buffer.concat([this.marker, Buffer.alloc(FRAME_HEADER - 4), ...records]);
+  frame(records: Buffer[], marker = this.marker): Buffer {
+    const frame = Buffer.concat([NO_FRAME, ...records]);
+    frame.writeUInt32BE(marker, 0);
     frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
     frame.writeUInt32BE(frameChecksum(frame), 8);
     return frame;
@@ -1888,10 +1937,10 @@ export class Storage {
 
   private append(log: LogFile | undefined, records: Buffer[]): void {
     assert(log, "a log is there before it is added to");
-    const frame = this.frame(records);
+    const frame = this.frame(records, log.marker);
     const end = log.end + frame.length;
-    if (end > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
-    log.file.write(frame, log.end);
+    if (end + FRAME_HEADER > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
+    log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
     log.file.sync();
     log.end = end;
   }
@@ -1918,8 +1967,7 @@ export class Storage {
     }
     this.demand(identity, "does not begin as a log of raft.ts does, and is left as it is. " +
       "Restore it, or take another directory.");
-    const written = 1 + log.findLastIndex((byte) => byte !== 0);
-    if (written > end) this.cut(log, end, written);
+    this.cut(log, end);
     this.joinSnapshot();
     return identity;
   }
@@ -1944,19 +1992,22 @@ export class Storage {
     if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
 
-  /** What follows the last whole frame was never finished, or else it is damaged. */
-  private cut(log: Buffer, end: number, written: number): void {
+  /** If a frame follows the last whole one, it was never finished, or else it is damaged. */
+  private cut(log: Buffer, end: number): void {
     const marker = log.subarray(0, 4);
-    for (let at = log.indexOf(marker, end + 1); at !== -1; at = log.indexOf(marker, at + 1)) {
+    for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
       this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
     }
+    const header = Buffer.concat([log.subarray(end)], FRAME_HEADER);
+    if (header.equals(NO_FRAME)) return;
+    const torn = log.subarray(end, end + FRAME_HEADER + header.readUInt32BE(4));
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
-      file.write(log.subarray(end, written), 0);
+      file.write(torn, 0);
       file.sync();
       file.close();
     });
-    this.cutBytes = written - end;
+    this.cutBytes = torn.length;
   }
 
   private demand(condition: unknown, how: string): asserts condition {
@@ -2035,6 +2086,14 @@ const systemFiles: Files = {
   read: (file) => isListed(file) ? fs.readFileSync(file) : undefined,
   open: (file) => isListed(file) ? openFile(fs.openSync(file, "r")) : undefined,
   create: (file) => openFile(fs.openSync(file, "w+", 0o600)),
+  link(file, name) {
+    try {
+      fs.linkSync(file, name);
+      return true;
+    } catch {
+      return false; // Some file systems have no links, and a log can do without.
+    }
+  },
   rename(from, to) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
@@ -2536,6 +2595,8 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
+/** What is applied in one turn: then others have theirs, and what clients want next is sent. */
+const APPLY_BYTES = 64 << 10;
 /** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
 const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
@@ -2796,16 +2857,18 @@ export class Node {
     //    followers' disks while they travel to ours (thesis §10.2.1).
     for (const message of outbox) if (isEarly(message)) this.send(message);
     endpoint.flush();
-    // 2. Save: one sync for everything.
+    // 2. Save: one sync for everything. A leader that has answers to give gives them first: the
+    //    followers' disks are at work meanwhile, and what its clients want next shares the sync.
+    const isBusy = core.role.name === "Leader" && core.hasCommitted;
     const { unsaved } = core;
-    if (unsaved) storage.save(unsaved);
-    core.onSaved();
+    if (unsaved && !isBusy) storage.save(unsaved);
+    if (!isBusy) core.onSaved();
     if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.send(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
-    for (const entry of core.takeCommitted()) this.apply(entry);
+    for (const entry of core.takeCommitted(APPLY_BYTES)) this.apply(entry);
     this.answerReads();
     this.askIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
@@ -2815,7 +2878,8 @@ export class Node {
     for (const peer of core.knocks.splice(0)) endpoint.knock(peer, () => this.onRefused(peer));
     this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
-    if (core.unsaved) this.schedule(); // By saving it became a leader, whose term begins now.
+    // By saving it became a leader, whose term begins now; or there is more to be applied.
+    if (core.unsaved || core.hasCommitted) this.schedule();
     this.setTimer();
   }
 
@@ -3126,7 +3190,9 @@ export class Node {
 }
 
 const TICK_MS = 10;
-const RETRY_MS = 100;
+/** A datagram that was lost is sent again soon. Who does not answer that either may be gone. */
+const FIRST_RETRY_MS = 25;
+const RETRY_MS = 75;
 
 /**
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
@@ -3374,7 +3440,7 @@ export class Client {
   private onRedirect(operation: Operation,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" }): void {
     this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
-    operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
+    operation.askAt = this.clock.now() + (leader === "" ? FIRST_RETRY_MS : 0);
     for (const server of servers.split(",").map(readServer)) {
       if (!server || this.servers.includes(server.name)) continue;
       this.servers.push(server.name);
@@ -3407,21 +3473,23 @@ export class Client {
     const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
-    operation.askAt = this.clock.now() + RETRY_MS / (this.silent.has(to) ? 2 : 1);
+    const delayMs = operation.times === 1 ? FIRST_RETRY_MS : RETRY_MS;
+    operation.askAt = this.clock.now() + delayMs / (this.silent.has(to) ? 2 : 1);
     this.endpoint.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
     this.schedule();
   }
 
-  /** One timer for all operations. Who was asked in vain is not asked next. */
+  /** One timer for all operations. Who was asked twice in vain is not asked next. */
   private onTimer(): void {
     const now = this.clock.now();
     for (const operation of this.operations.values()) {
       if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
       else if (now >= operation.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        const { asked } = operation;
-        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
-        if (asked !== undefined) this.silent.add(asked);
+        const { asked, times } = operation;
+        if (asked !== undefined && times > 1) this.silent.add(asked);
+        const isVain = asked === this.target && times > 1;
+        if (isVain) this.target = this.servers[next % this.servers.length] ?? "";
         this.ask(operation);
       }
     }

@@ -70,7 +70,7 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
       "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 112 }],
+    caughtBy: [{ mode: "core", seed: 116 }],
   },
   {
     id: "5",
@@ -114,7 +114,7 @@ export const planted: readonly Planted[] = [
     id: "9",
     name: "A vote reply of an earlier term is counted.",
     changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
-    caughtBy: [{ mode: "core", seed: 32 }],
+    caughtBy: [{ mode: "core", seed: 44 }],
   },
   {
     id: "10",
@@ -124,7 +124,7 @@ export const planted: readonly Planted[] = [
       `&& type !== "RequestVote" && !granted
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 8 }],
   },
   {
     id: "11",
@@ -186,14 +186,14 @@ export const planted: readonly Planted[] = [
     name: "The previous entry's term is not compared.",
     changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 15 }],
   },
   {
     id: "18",
     name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
     changes: [["Math.min(m.leaderCommit, matchIndex)",
       "Math.min(m.leaderCommit, this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 22 }],
+    caughtBy: [{ mode: "core", seed: 30 }],
   },
   {
     id: "19",
@@ -258,7 +258,7 @@ export const planted: readonly Planted[] = [
     id: "26",
     name: "A read is served before an entry of the own term is committed.",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 9 }],
   },
   {
     id: "27",
@@ -331,7 +331,7 @@ export const planted: readonly Planted[] = [
       "const isNamed = true;",
     ]],
     caughtBy: [
-      { mode: "core", seed: 55 },
+      { mode: "core", seed: 65 },
       { file: "members", title: "is no voter to those who have started again meanwhile" },
     ],
   },
@@ -340,7 +340,7 @@ export const planted: readonly Planted[] = [
     name: "A wiped node comes back as the voter it was: it is counted.",
     changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
-      { mode: "core", seed: 40 },
+      { mode: "core", seed: 96 },
       { file: "members", title: "that is not named does not count" },
     ],
   },
@@ -488,7 +488,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 151 }],
+    caughtBy: [{ mode: "full", seed: 162 }],
   },
   {
     id: "62",
@@ -526,7 +526,7 @@ export const planted: readonly Planted[] = [
     id: "67",
     name: "A read is answered before what was committed when it came is applied.",
     changes: [[" || r.index > this.lastApplied", ""]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 9 }],
   },
   {
     id: "68",
@@ -541,7 +541,7 @@ export const planted: readonly Planted[] = [
       ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) this.redirect(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 108 }],
+    caughtBy: [{ mode: "full", seed: 125 }],
   },
   {
     id: "70",
@@ -577,7 +577,7 @@ export const planted: readonly Planted[] = [
     name: "An old snapshot takes the state back in time.",
     changes: [["if (log.matches(index, term)) {",
       "if (log.matches(index, term) && index > log.baseIndex) {"]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "35",
@@ -595,7 +595,8 @@ export const planted: readonly Planted[] = [
   {
     id: "71",
     name: "Entries are applied to a state that is only half restored.",
-    changes: [["    if (this.isInstalling) return [];\n", ""]],
+    changes: [["    return this.isInstalling ? this.lastApplied : Math.min(",
+      "    return Math.min("]],
     caughtBy: [{ file: "paper", title: "8. Reset state machine using snapshot contents" }],
   },
   {
@@ -635,7 +636,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 6 },
+      { mode: "full", seed: 21 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -656,7 +657,7 @@ export const planted: readonly Planted[] = [
     name: "A membership change before an entry of the own term is committed.",
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
-      { mode: "core", seed: 25 },
+      { mode: "core", seed: 26 },
       { file: "members", title: "waits for an entry of the leader's own term" },
     ],
   },
@@ -665,7 +666,7 @@ export const planted: readonly Planted[] = [
     name: "A server without a vote is counted in a majority.",
     changes: [["const values = voters.map(", "const values = this.members.map("]],
     caughtBy: [
-      { mode: "core", seed: 3 },
+      { mode: "core", seed: 5 },
       { file: "members", title: "of entries counts no learner" },
     ],
   },
@@ -694,14 +695,14 @@ export const planted: readonly Planted[] = [
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 15 }],
+    caughtBy: [{ mode: "full", seed: 24 }],
   },
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
-      { mode: "core", seed: 104 },
+      { mode: "core", seed: 148 },
       { file: "members", title: "may be needed to lead until then" },
     ],
   },
@@ -733,7 +734,7 @@ export const planted: readonly Planted[] = [
       "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
-    caughtBy: [{ mode: "core", seed: 8 }],
+    caughtBy: [{ mode: "core", seed: 29 }],
   },
   {
     id: "84",
@@ -761,7 +762,7 @@ export const planted: readonly Planted[] = [
     changes: [["return member?.votes === true && this.isNamed(member);",
       "return member?.votes === true;"]],
     caughtBy: [
-      { mode: "core", seed: 143 },
+      { mode: "core", seed: 148 },
       { file: "members", title: "does not lead, nor is asked to, unless it is named" },
     ],
   },
@@ -887,7 +888,7 @@ export const planted: readonly Planted[] = [
     id: "105",
     name: "All commands of an entry get the answer to the first.",
     changes: [["outcomes.slice(next, next += count)", "outcomes.slice(0, count)"]],
-    caughtBy: [{ mode: "full", seed: 6 }],
+    caughtBy: [{ mode: "full", seed: 7 }],
   },
   {
     id: "106",
@@ -967,6 +968,40 @@ export const planted: readonly Planted[] = [
     changes: [["this.members.map(({ name, address }) => `${name}=${address}`).join(\",\")",
       "this.members.flatMap((m) => m.name === leader ? [`${m.name}=${m.address}`] : []).join(\",\")"]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
+  },
+  // What is there to be fast.
+  {
+    id: "118",
+    name: "A log is written over another with its marker: what that one had comes back.",
+    changes: [["const marker = this.marker += 1;", "const marker = this.marker ||= 1;"]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "storage", title: "is followed by a log that is written over an old one" },
+    ],
+  },
+  {
+    id: "119",
+    name: "A leader applies what its followers have, but its own disk has not yet.",
+    changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
+    caughtBy: [{ mode: "full", seed: 154 }],
+  },
+  {
+    id: "120",
+    name: "Who lost what its leader sent waits for it until the next heartbeat.",
+    changes: [["(isAwaited ? ASKED_AGAIN : 1)", "1"]],
+    caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
+  },
+  {
+    id: "121",
+    name: "A leader syncs in each of its turns, before it gives the answers that it has.",
+    changes: [[`core.role.name === "Leader" && core.hasCommitted`, "false"]],
+    caughtBy: [{ file: "node", title: "a leader gives its answers turn by turn" }],
+  },
+  {
+    id: "122",
+    name: "A log is made anew although a file that is of no use any more could be written over.",
+    changes: [["if (isKept) this.spare = this.log;\n", "\n"]],
+    caughtBy: [{ file: "storage", title: "is followed by a log that is written over an old one" }],
   },
 ];
 

@@ -5,8 +5,10 @@
 import type { Files, OpenFile } from "../raft.ts";
 import type { Random } from "./random.ts";
 
-export type Operation = { what: "create" | "write" | "extend" | "sync" | "rename" | "remove";
-  file: string };
+export type Operation = {
+  what: "create" | "write" | "extend" | "sync" | "link" | "rename" | "remove";
+  file: string;
+};
 /** How an operation fails, and which share of it, from 0 to 1, is done all the same. */
 export type Fault = { code: "ENOSPC" | "EIO"; share: number };
 /** What a power cut leaves of what was not synced. In parts: any sectors of any of the writes. */
@@ -104,6 +106,7 @@ export class Disk {
         return content && this.handle(life, file, content);
       },
       create: (file) => this.create(life, file),
+      link: (file, name) => this.link(life, file, name),
       rename: (from, to) => {
         this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
           if (share > 0.5) this.rename(from, to);
@@ -183,6 +186,20 @@ export class Disk {
     const made = () => void this.renamed.push(new Map(this.names.set(file, content)));
     this.act(life, { what: "create", file }, made, (share) => share > 0.5 && made());
     return this.handle(life, file, content);
+  }
+
+  /** A link that fails is no error. It may be there, or not. */
+  private link(life: number, file: string, name: string): boolean {
+    const content = this.names.get(file);
+    if (!content || this.names.has(name)) return false;
+    const make = () => void this.renamed.push(new Map(this.names.set(name, content)));
+    try {
+      this.act(life, { what: "link", file: name }, make, (share) => share > 0.5 && make());
+      return true;
+    } catch {
+      this.alive(life);
+      return false;
+    }
   }
 
   private handle(life: number, file: string, content: Content): OpenFile {

@@ -823,6 +823,31 @@ describe("nothing that promises leaves before the sync", () => {
     },
   );
 
+  test("a leader gives its answers turn by turn, and has one sync for what is asked meanwhile", () => {
+    const order: string[] = [];
+    class Slow extends Diary {
+      override apply(command: Uint8Array): Uint8Array {
+        order.push(text(command).charAt(0));
+        return super.apply(command);
+      }
+    }
+    const cluster = new Cluster(1, ["a"], () => new Slow());
+    const { simulation } = cluster;
+    const { node } = cluster.life("a");
+    simulation.settle(node.propose(bytes("to open the session")));
+    order.length = 0;
+    cluster.machine("a").disk.fault = ({ what }) => {
+      if (what === "sync") order.push(what);
+      return undefined;
+    };
+    const asks = async (letter: string) => {
+      await node.propose(bytes(letter.repeat(40_000))); // Of these an entry has no two.
+      await node.propose(bytes(letter.toUpperCase()));
+    };
+    simulation.settle(Promise.all(["x", "y", "z"].map(asks)));
+    expect(order.join(" ")).toBe("sync x y z sync X Y Z");
+  });
+
   test("a state machine that throws stops its server, with what it threw", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;

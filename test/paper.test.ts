@@ -244,8 +244,19 @@ describe("§5.1 Raft basics", () => {
     expect(wait(asking, HEARTBEAT - 1)).toEqual([]);
     expect(typesOf(wait(asking, 1))).toEqual(["RequestVote", "RequestVote"]);
     const leading = leader();
-    expect(wait(leading, HEARTBEAT - 1)).toEqual([]);
+    expect(wait(leading, HEARTBEAT / 8 - 1)).toEqual([]);
     expect(typesOf(wait(leading, 1))).toEqual(["AppendEntries", "AppendEntries"]);
+  });
+
+  test("but who has answered, or is silent, hears of its leader once in a heartbeat", () => {
+    const leading = settledLeader();
+    propose(leading);
+    turn(leading);
+    acknowledge(leading, "b");
+    const asked = (ms: number) => receiversOf(wait(leading, ms));
+    const quarters = Array.from({ length: 12 }, () => asked(HEARTBEAT / 4));
+    const both = ["b", "c"];
+    expect(quarters).toEqual([["c"], ["c"], ["c"], both, both, both, both, both, [], [], [], both]);
   });
 
   test("a candidate asks again only those that have not granted their vote", () => {
@@ -2422,7 +2433,7 @@ describe("The election timer", () => {
     leading.tick(leading.now + 30);
     propose(leading);
     turn(leading);
-    expect(leading.wakeAt).toBe(leading.now + HEARTBEAT);
+    expect(leading.wakeAt).toBe(leading.now + HEARTBEAT / 8);
   });
 });
 
@@ -2584,6 +2595,7 @@ describe("A leader that is late, and whose port is closed", () => {
       for (const afterMs of [1, 6]) {
         for (const name of deceived) cluster.at(name).onRefused("a", cluster.now + afterMs);
       }
+      cluster.advance(HEARTBEAT / 2); // Or its next word would end the doubt at once.
       cluster.lost = () => false;
       cluster.advance(10 * T);
       const [leading] = cluster.leaders;

@@ -181,7 +181,7 @@ export class Cluster {
     if (!isFull && random() >= hostility.diskFault) return undefined;
     if (!isFull && random() < 0.3) server.fullUntil = this.simulation.now + hostility.downMs;
     report.diskFaults += 1;
-    server.isFaulted = true;
+    server.isFaulted ||= what !== "link"; // Without a link it goes on.
     this.tell(server.name, () => `CANNOT ${what.toUpperCase()}`);
     return { code: isFull ? "ENOSPC" : "EIO", share: random() };
   }
