@@ -1729,6 +1729,8 @@ const RESTORE =
 const FRAME_HEADER = 12;
 const NO_FRAME = Buffer.alloc(FRAME_HEADER);
 const EXTEND_BYTES = 4 << 20;
+/** A log that is larger is not kept for the next one: it would only take space from others. */
+const MAX_SPARE_BYTES = 64 << 20;
 
 /** A log, up to where it is written, and up to where there is room for more. */
 type LogFile = { readonly file: OpenFile; readonly marker: number; end: number; size: number };
@@ -1902,7 +1904,8 @@ export class Storage {
         bytes += record.length;
       }
       write(() => this.append(next, [...records, ...this.since.flat()]));
-      const isKept = this.log && write(() => this.files.link(name, `${name}.old`));
+      const isKept = this.log && this.log.size <= MAX_SPARE_BYTES
+        && write(() => this.files.link(name, `${name}.old`));
       write(() => this.files.rename(`${name}.new`, name));
       if (isKept) this.spare = this.log;
       [this.log, this.next] = [next, isKept ? undefined : this.log];

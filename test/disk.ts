@@ -53,7 +53,7 @@ class Content {
 
   write(at: number, bytes: Uint8Array): void {
     this.seen.patch(at, bytes);
-    this.unsynced.push({ at, bytes: Uint8Array.from(bytes) });
+    this.unsynced.push({ at, bytes: new Uint8Array(bytes) });
     this.size = Math.max(this.size, this.seen.length);
   }
 

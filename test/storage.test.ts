@@ -730,6 +730,19 @@ describe("a snapshot", () => {
     expect(disk.read(`${LOG}.old`)).toBeUndefined();
   });
 
+  test("is followed by a log in new space, where the one before the last was large", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    storage.save({ ...storage.hardState, entries: [command(6, 1, Buffer.alloc(64 << 20))] });
+    const inodes = new Set<unknown>([disk.inode(LOG)]);
+    for (let i = 0; i < 2; i += 1) {
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
+      inodes.add(disk.inode(LOG));
+    }
+    expect(inodes.size).toBe(3);
+    expect(disk.read(`${LOG}.old`)?.length).toBeLessThan(1 << 20);
+  });
+
   test("is followed by a log in new space, where a file cannot have two names", () => {
     const disk = new Disk(randomFrom(1));
     const storage = saved(disk);
