@@ -123,7 +123,10 @@ const memberFields = ["name", "address", "votes", "disk"] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
 export type Configuration = readonly Member[];
 
-/** What a server tells about itself, for the people who watch it and the program that embeds it. */
+/**
+ * What a server tells about itself, for the people who watch it and the program that embeds it.
+ * What is `committed` may be applied some turns later.
+ */
 export type Event =
   | { type: "preVoteLost"; votes: number; needed: number }
   | { type: "campaign"; silentMs: number; transfer: boolean }
@@ -310,6 +313,8 @@ export class Progress {
   sentRound = 0;
   /** The latest round that it answered, so agreeing that we lead. */
   confirmedRound = 0;
+  /** The latest round that asked for something, and was no repetition. */
+  awaitedRound = 0;
   /** Refusals of rounds up to this one have been dealt with. */
   refusedRound = 0;
   /** Of the snapshot at `index`, how much was sent, and how much of that has arrived. */
@@ -419,7 +424,7 @@ export class Raft {
   // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
   // (`onRefused`), a peer has started again (`onRestarted`), a client wants something (`propose`,
   // `read`), a turn of the event loop ends (`prepare`), the disk has done its work (`onSaved`). The
-  // outputs, `outbox`, `knocks`, `unsaved`, `takeCommitted`, `takeReads` and `events`, are for
+  // outputs, `outbox`, `knocks`, `unsaved`, `takeApplicable`, `takeReads` and `events`, are for
   // `flush` alone.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
@@ -512,15 +517,15 @@ export class Raft {
     return this.isInstalling ? this.lastApplied : Math.min(this.commitIndex, this.log.savedIndex);
   }
 
-  get hasCommitted(): boolean {
+  get hasApplicable(): boolean {
     return this.lastApplied < this.applicableIndex;
   }
 
   /**
-   * Entries that are committed and not yet applied, in order, as many as have `bytes`, or else one.
+   * Entries that may be applied and are not yet, in order, as many as have `bytes`, or else one.
    * The caller applies them now.
    */
-  takeCommitted(bytes = Number.POSITIVE_INFINITY): Entry[] {
+  takeApplicable(bytes = Number.POSITIVE_INFINITY): Entry[] {
     const entries = this.log.batch(this.lastApplied + 1, bytes, this.applicableIndex);
     this.lastApplied += entries.length;
     return entries;
@@ -773,9 +778,11 @@ export class Raft {
   }
 
   /** When a follower is to hear of its leader again. */
-  private dueAt({ sentAt, heardAt, sentRound, confirmedRound }: Progress): number {
+  private dueAt(follower: Progress): number {
+    const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
     const { heartbeatMs } = this.settings;
-    const isAwaited = confirmedRound < sentRound && sentAt < heardAt + 2 * heartbeatMs;
+    const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
+    const isAwaited = isUnderWay && sentAt < heardAt + 2 * heartbeatMs;
     return sentAt + heartbeatMs / (isAwaited ? ASKED_AGAIN : 1);
   }
 
@@ -792,6 +799,7 @@ export class Raft {
   private nextRound(role: Leader, follower: Progress): number {
     role.round += 1;
     follower.sentRound = role.round;
+    if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound = role.round;
     follower.sentAt = this.now;
     return role.round;
   }
@@ -1672,9 +1680,12 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // single sync makes a whole turn durable, in order. What one sync covers is one frame: marker,
 // length and CRC-32 (4 bytes each), records; then a header of zeros, which the next frame
 // overwrites. When the power fails the last frame may be torn, but it was promised to nobody. A
-// damaged frame with a good one behind it was promised: that is not ours to repair. The marker is
-// another one in each log, or what an earlier one has left in the file would be taken for ours; the
-// first is random, so no client can forge one.
+// damaged frame with a good one behind it was promised: that is not ours to repair.
+//
+// A log that is written anew takes the space of the one before the last, which was kept as
+// `log.old`: over it, from its beginning, and by the name of `log.new` until it is whole. What the
+// old one had lies behind it, so each has a marker of its own. The first is random: no client can
+// forge a frame.
 //
 // Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
 // last entry that it includes; the first one, which has the members, is also the last, so nothing
@@ -1764,11 +1775,6 @@ export class Storage {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
       const [log, snapshot] = [`${directory}/log`, `${directory}/snapshot`];
-      // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
-      // again: the power may have failed when `log.old` still was the log itself.
-      for (const file of [`${snapshot}.new`, `${log}.old`]) {
-        attempt(`remove ${file}`, () => files.remove(file));
-      }
       const found = attempt(`read ${log}`, () => files.read(log));
       this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
       if (this.snapshotFile) this.readHead();
@@ -1874,6 +1880,12 @@ export class Storage {
   }
 
   private begin(): void {
+    // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
+    // again: the power may have failed when `log.old` still was the log itself.
+    for (const name of ["snapshot.new", "log.old"]) {
+      const file = `${this.directory}/${name}`;
+      attempt(`remove ${file}`, () => this.files.remove(file));
+    }
     this.marker = Math.floor(this.random() * 2 ** 31);
     for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
   }
@@ -1920,8 +1932,8 @@ export class Storage {
     const { spare } = this;
     const marker = this.marker += 1;
     if (!spare) return { file: this.files.create(`${name}.new`), marker, end: 0, size: 0 };
-    this.spare = undefined;
     this.files.rename(`${name}.old`, `${name}.new`);
+    this.spare = undefined;
     return { ...spare, marker, end: 0 };
   }
 
@@ -2598,7 +2610,7 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
-/** What is applied in one turn: then others have theirs, and what clients want next is sent. */
+/** What a leader applies in one turn: then what clients want next is sent to the followers. */
 const APPLY_BYTES = 64 << 10;
 /** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
 const SLICE_BYTES = 128 << 10;
@@ -2862,16 +2874,17 @@ export class Node {
     endpoint.flush();
     // 2. Save: one sync for everything. A leader that has answers to give gives them first: the
     //    followers' disks are at work meanwhile, and what its clients want next shares the sync.
-    const isBusy = core.role.name === "Leader" && core.hasCommitted;
+    const answersFirst = core.role.name === "Leader" && core.hasApplicable;
     const { unsaved } = core;
-    if (unsaved && !isBusy) storage.save(unsaved);
-    if (!isBusy) core.onSaved();
+    if (unsaved && !answersFirst) storage.save(unsaved);
+    if (!answersFirst) core.onSaved();
     if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.send(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
-    for (const entry of core.takeCommitted(APPLY_BYTES)) this.apply(entry);
+    const bytes = core.role.name === "Leader" ? APPLY_BYTES : Number.POSITIVE_INFINITY;
+    for (const entry of core.takeApplicable(bytes)) this.apply(entry);
     this.answerReads();
     this.askIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
@@ -2882,7 +2895,7 @@ export class Node {
     this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
     // By saving it became a leader, whose term begins now; or there is more to be applied.
-    if (core.unsaved || core.hasCommitted) this.schedule();
+    if (core.unsaved || core.hasApplicable) this.schedule();
     this.setTimer();
   }
 
@@ -3193,9 +3206,7 @@ export class Node {
 }
 
 const TICK_MS = 10;
-/** A datagram that was lost is sent again soon. Who does not answer that either may be gone. */
-const FIRST_RETRY_MS = 25;
-const RETRY_MS = 75;
+const RETRY_MS = 100;
 
 /**
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
@@ -3443,7 +3454,7 @@ export class Client {
   private onRedirect(operation: Operation,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" }): void {
     this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
-    operation.askAt = this.clock.now() + (leader === "" ? FIRST_RETRY_MS : 0);
+    operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     for (const server of servers.split(",").map(readServer)) {
       if (!server || this.servers.includes(server.name)) continue;
       this.servers.push(server.name);
@@ -3476,23 +3487,21 @@ export class Client {
     const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
-    const delayMs = operation.times === 1 ? FIRST_RETRY_MS : RETRY_MS;
-    operation.askAt = this.clock.now() + delayMs / (this.silent.has(to) ? 2 : 1);
+    operation.askAt = this.clock.now() + RETRY_MS / (this.silent.has(to) ? 2 : 1);
     this.endpoint.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
     this.schedule();
   }
 
-  /** One timer for all operations. Who was asked twice in vain is not asked next. */
+  /** One timer for all operations. Who was asked in vain is not asked next. */
   private onTimer(): void {
     const now = this.clock.now();
     for (const operation of this.operations.values()) {
       if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
       else if (now >= operation.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        const { asked, times } = operation;
-        if (asked !== undefined && times > 1) this.silent.add(asked);
-        const isVain = asked === this.target && times > 1;
-        if (isVain) this.target = this.servers[next % this.servers.length] ?? "";
+        const { asked } = operation;
+        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
+        if (asked !== undefined) this.silent.add(asked);
         this.ask(operation);
       }
     }

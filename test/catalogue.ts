@@ -70,13 +70,13 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
       "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 116 }],
+    caughtBy: [{ mode: "core", seed: 187 }],
   },
   {
     id: "5",
     name: "\"Up to date\" is left out.",
     changes: [["    if (!this.isUpToDate(m)) return this.replyVote(m, false);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "6",
@@ -114,7 +114,7 @@ export const planted: readonly Planted[] = [
     id: "9",
     name: "A vote reply of an earlier term is counted.",
     changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
-    caughtBy: [{ mode: "core", seed: 44 }],
+    caughtBy: [{ mode: "core", seed: 51 }],
   },
   {
     id: "10",
@@ -179,14 +179,14 @@ export const planted: readonly Planted[] = [
     name: "The log is truncated although nothing conflicts.",
     changes: [["this.matches(entry.index, entry.term)) continue;",
       "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;"]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 4 }],
   },
   {
     id: "17",
     name: "The previous entry's term is not compared.",
     changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 15 }],
+    caughtBy: [{ mode: "core", seed: 18 }],
   },
   {
     id: "18",
@@ -331,7 +331,7 @@ export const planted: readonly Planted[] = [
       "const isNamed = true;",
     ]],
     caughtBy: [
-      { mode: "core", seed: 65 },
+      { mode: "core", seed: 86 },
       { file: "members", title: "is no voter to those who have started again meanwhile" },
     ],
   },
@@ -488,7 +488,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 162 }],
+    caughtBy: [{ mode: "full", seed: 176 }],
   },
   {
     id: "62",
@@ -541,13 +541,13 @@ export const planted: readonly Planted[] = [
       ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) this.redirect(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 125 }],
+    caughtBy: [{ mode: "full", seed: 132 }],
   },
   {
     id: "70",
     name: "A vote binds the memory, but only a changed term makes it to the disk.",
     changes: [[" || saved.votedFor !== votedFor;", ";"]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
 
   // Snapshots.
@@ -636,7 +636,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 21 },
+      { mode: "full", seed: 23 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -702,7 +702,7 @@ export const planted: readonly Planted[] = [
     name: "Who is to be removed gives up before that is committed, and is needed.",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
-      { mode: "core", seed: 148 },
+      { mode: "core", seed: 172 },
       { file: "members", title: "may be needed to lead until then" },
     ],
   },
@@ -734,7 +734,7 @@ export const planted: readonly Planted[] = [
       "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
-    caughtBy: [{ mode: "core", seed: 29 }],
+    caughtBy: [{ mode: "core", seed: 30 }],
   },
   {
     id: "84",
@@ -762,7 +762,7 @@ export const planted: readonly Planted[] = [
     changes: [["return member?.votes === true && this.isNamed(member);",
       "return member?.votes === true;"]],
     caughtBy: [
-      { mode: "core", seed: 148 },
+      { mode: "core", seed: 417 },
       { file: "members", title: "does not lead, nor is asked to, unless it is named" },
     ],
   },
@@ -983,7 +983,10 @@ export const planted: readonly Planted[] = [
     id: "119",
     name: "A leader applies what its followers have, but its own disk has not yet.",
     changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "full", seed: 154 }],
+    caughtBy: [
+      { mode: "core", seed: 2 },
+      { file: "paper", title: "... but a leader none that only its followers have" },
+    ],
   },
   {
     id: "120",
@@ -992,9 +995,16 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
   },
   {
+    id: "123",
+    name: "Who answers, but late, is asked again and again, and so answers for ever.",
+    changes: [["if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound",
+      "follower.awaitedRound"]],
+    caughtBy: [{ file: "paper", title: "nor is who answers late asked again and again" }],
+  },
+  {
     id: "121",
     name: "A leader syncs in each of its turns, before it gives the answers that it has.",
-    changes: [[`core.role.name === "Leader" && core.hasCommitted`, "false"]],
+    changes: [[`core.role.name === "Leader" && core.hasApplicable`, "false"]],
     caughtBy: [{ file: "node", title: "a leader gives its answers turn by turn" }],
   },
   {

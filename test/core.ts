@@ -114,7 +114,7 @@ export function flush(raft: Raft): Turn {
     early: outbox.filter(isEarly),
     saved,
     late: [...outbox.filter((m) => !isEarly(m)), ...raft.outbox.splice(0)],
-    applied: raft.takeCommitted(),
+    applied: raft.takeApplicable(),
     reads: raft.takeReads(),
   };
 }

@@ -73,7 +73,7 @@ class Court {
       judge.sent(message);
       this.wire.push(message);
     }
-    for (const applied of raft.takeCommitted()) judge.applied(name, applied, applied.index);
+    for (const applied of raft.takeApplicable()) judge.applied(name, applied, applied.index);
     judge.stepped(name);
     if (raft.unsaved) this.turn(name);
   }

@@ -259,6 +259,23 @@ describe("§5.1 Raft basics", () => {
     expect(quarters).toEqual([["c"], ["c"], ["c"], both, both, both, both, both, [], [], [], both]);
   });
 
+  test("nor is who answers late asked again and again", () => {
+    const leading = settledLeader();
+    const lateMs = HEARTBEAT / 8 + 1; // When the second of a pair of questions is under way.
+    const asked: Name[][] = [];
+    for (let round = roundOf(leading), beats = 0; beats < 3; beats += 1) {
+      wait(leading, HEARTBEAT);
+      round = roundOf(leading);
+      asked.push(receiversOf(wait(leading, lateMs - 1)));
+      leading.now += 1;
+      for (const from of ["b", "c"]) {
+        step(leading, appendReply(1, { from, matchIndex: leading.log.lastIndex, round }));
+      }
+      asked.push(receiversOf(wait(leading, HEARTBEAT / 4)));
+    }
+    expect(asked).toEqual([0, 1, 2].flatMap(() => [["b", "c"], []]));
+  });
+
   test("a candidate asks again only those that have not granted their vote", () => {
     const raft = candidate({ members: FIVE });
     step(raft, voteReply(raft.currentTerm, { from: "c" }));
@@ -1348,9 +1365,23 @@ describe("Figure 2: Rules for Servers", () => {
   test("All Servers: If commitIndex > lastApplied: ... apply log[lastApplied]", () => {
     const raft = follower({ log: [1, 1, 1] });
     raft.receive(heartbeat(raft, { leaderCommit: 2 }), raft.now);
-    expect(raft.takeCommitted().map((e) => e.index)).toEqual([1, 2]);
+    expect(raft.takeApplicable().map((e) => e.index)).toEqual([1, 2]);
     expect(raft.lastApplied).toBe(2);
-    expect(raft.takeCommitted()).toEqual([]);
+    expect(raft.takeApplicable()).toEqual([]);
+  });
+
+  test("... but a leader none that only its followers have on their disks yet", () => {
+    const raft = settledLeader();
+    raft.takeApplicable();
+    const index = propose(raft);
+    raft.prepare();
+    for (const from of ["b", "c"]) {
+      raft.receive(appendReply(1, { from, matchIndex: index, round: roundOf(raft) }), raft.now);
+    }
+    expect(raft.commitIndex).toBe(index);
+    expect([raft.hasApplicable, raft.takeApplicable()]).toEqual([false, []]);
+    raft.onSaved();
+    expect(raft.takeApplicable().map((e) => e.index)).toEqual([index]);
   });
 
   test("All Servers: If RPC ... contains term T > currentTerm: ... convert to follower", () => {
@@ -3020,7 +3051,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     raft.prepare();
     raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
     expect(raft.takeReads()).toBe(0);
-    raft.takeCommitted();
+    raft.takeApplicable();
     expect(raft.takeReads()).toBe(1);
   });
 

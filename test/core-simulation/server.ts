@@ -338,8 +338,9 @@ export class Server {
     if (this.dies("before it saves")) return;
     // 2. Save.
     const late = outbox.filter((message) => !isEarly(message));
+    const answersFirst = raft.role.name === "Leader" && raft.hasApplicable;
     const { unsaved } = raft;
-    if (!unsaved) return this.finish(raft, late);
+    if (!unsaved || answersFirst) return this.finish(raft, late, !answersFirst);
     this.unfinished = unsaved;
     scene.judge.saving(name, unsaved);
     const isSlow = scene.isHostile && scene.chance(scene.conditions.slowSave);
@@ -361,10 +362,10 @@ export class Server {
     this.finish(raft, late);
   }
 
-  /** What may happen now that everything that was decided is durable. */
-  private finish(raft: Raft, late: readonly Message[]): void {
+  /** What may happen now that everything that was decided is durable, or what needs no save. */
+  private finish(raft: Raft, late: readonly Message[], isSaved = true): void {
     const { scene, name } = this;
-    raft.onSaved();
+    if (isSaved) raft.onSaved();
     scene.judge.stepped(name);
     this.receiveSnapshot(raft);
     if (this.work?.isDone) this.complete(raft, this.work.complete);
@@ -375,7 +376,8 @@ export class Server {
       this.send(message);
     }
     // 4. Apply what is committed, and answer clients.
-    for (const entry of raft.takeCommitted()) this.apply(entry);
+    const bytes = raft.role.name === "Leader" ? 1 : Infinity; // One entry, that is.
+    for (const entry of raft.takeApplicable(bytes)) this.apply(entry);
     for (let ready = raft.takeReads(); ready > 0; ready -= 1) this.answerQuestion(raft);
     if (raft.role.name !== "Leader") this.redirectAll();
     scene.judge.stepped(name);
@@ -387,7 +389,7 @@ export class Server {
     }
     if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
-    if (raft.unsaved) this.schedule();
+    if (raft.unsaved || raft.hasApplicable) this.schedule();
     this.setTimer(raft);
   }
 

@@ -195,14 +195,16 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
 /**
  * What this check knows of a server. A field that it does not know would be lost in every step.
  * Nobody is asked to take a snapshot, to hand over or to change the members here, nobody knocks, and
- * nobody is told of a restart, as all elections begin at once, so what these need makes no difference.
+ * nobody is told of a restart, as all elections begin at once, so what these need makes no difference;
+ * nor does `awaitedRound`, which only says how soon a leader asks again.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft,
     "campaigns commitIndex currentTerm disks electionDueAt events goneAt " +
     "heardAt incoming isRemoved knockAt knocks lastApplied log now outbox refusedAt role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
-  ["what a leader knows of a follower", () => new Progress(1, 0), "confirmedRound heardAt " +
+  ["what a leader knows of a follower", () => new Progress(1, 0),
+    "awaitedRound confirmedRound heardAt " +
     "matchIndex matchedRound nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
 ];
 
@@ -302,7 +304,10 @@ export function step(before: ServerState, input: Input, end: End, preVotes: bool
   return { ...result, ...flush(raft, before, disk, asked, end, preVotes) };
 }
 
-/** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */
+/**
+ * Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. Only
+ * that a leader saves here also when it has something to apply.
+ */
 function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly number[], end: End,
   preVotes: boolean): Pick<Step, "next" | "lived" | "sent" | "reads" | "early"> {
   const round = raft.role.name === "Leader" ? raft.role.round : 0;
@@ -324,7 +329,7 @@ function flush(raft: Raft, before: ServerState, disk: Disk, asked: readonly numb
   raft.onSaved();
   checkSaved(raft, saved);
   for (const m of outbox) checkPromise(m, saved);
-  raft.takeCommitted();
+  raft.takeApplicable();
   const reads = raft.takeReads();
   for (const committed of asked.slice(0, reads)) {
     demand(raft.lastApplied >= committed, "Reads are linearizable", () =>
