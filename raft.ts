@@ -313,7 +313,10 @@ export class Progress {
   sentRound = 0;
   /** The latest round that it answered, so agreeing that we lead. */
   confirmedRound = 0;
-  /** The latest round that asked for something, and was no repetition. */
+  /**
+   * The round that an answer is waited for. What is sent meanwhile does not change it, or who
+   * answers late would be asked again for ever.
+   */
   awaitedRound = 0;
   /** Refusals of rounds up to this one have been dealt with. */
   refusedRound = 0;

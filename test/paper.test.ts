@@ -263,9 +263,9 @@ describe("§5.1 Raft basics", () => {
     const leading = settledLeader();
     const lateMs = HEARTBEAT / 8 + 1; // When the second of a pair of questions is under way.
     const asked: Name[][] = [];
-    for (let round = roundOf(leading), beats = 0; beats < 3; beats += 1) {
+    for (let beats = 0; beats < 3; beats += 1) {
       wait(leading, HEARTBEAT);
-      round = roundOf(leading);
+      const round = roundOf(leading);
       asked.push(receiversOf(wait(leading, lateMs - 1)));
       leading.now += 1;
       for (const from of ["b", "c"]) {

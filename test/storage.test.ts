@@ -243,9 +243,11 @@ describe("the end of the log", () => {
     for (let length = 0; length < first; length += 1) {
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, bytes.subarray(0, length));
+      disk.put(`${LOG}.old`, bytes); // As other programs call what is theirs, too.
       expectRefusal(() => start(disk), `${LOG} does not begin as a log of raft.ts does, and is ` +
         "left as it is. Restore it, or take another directory.");
       expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
+      expect(disk.read(`${LOG}.old`)).toEqual(bytes);
     }
   });
 
