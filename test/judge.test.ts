@@ -14,7 +14,7 @@ import { Judge, type Saved, Violation } from "./judge.ts";
 class Court {
   readonly judge: Judge;
   private readonly rafts = new Map<Name, Raft>();
-  private wire: Message[] = [];
+  readonly wire: Message[] = [];
 
   constructor(readonly names: readonly Name[] = THREE) {
     this.judge = new Judge(names, 5);
@@ -75,6 +75,7 @@ class Court {
     }
     for (const applied of raft.takeApplicable()) judge.applied(name, applied, applied.index);
     judge.stepped(name);
+    judge.turned(name);
     if (raft.unsaved) this.turn(name);
   }
 
@@ -193,6 +194,16 @@ describe("What a disk holds", () => {
     expectBroken("Terms never go back", () => court.save("a", { currentTerm: 2 }));
     expectBroken("A log has no gaps",
       () => court.save("a", { currentTerm: 3, entries: [entry(3, 3)] }));
+  });
+
+  test("is what the leader has, as far as that is acknowledged to it", () => {
+    const court = led();
+    const { log } = court.at("c");
+    const other = makeEntry(log.lastIndex, 1, "commands", Buffer.from("another"));
+    court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex }));
+    court.save("c", { currentTerm: 1, votedFor: "a", entries: [other] });
+    expectBroken("What is acknowledged is what the leader has",
+      () => court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex })));
   });
 
   test("has one vote per term, for a candidate", () => {
@@ -619,6 +630,31 @@ describe("A snapshot", () => {
     raft.log.reset(2, 7);
     expectBroken("A log begins with what is committed", () => court.judge.stepped("c"));
   });
+
+  test("has the members as they were at its index", () => {
+    const court = led();
+    court.judge.snapshotted("c", { ...court.at("c").log.at(2), members: court.at("c").members }, 2);
+    const members = configuration(["a", "b"]);
+    expectBroken("A snapshot has the members as of its index",
+      () => court.judge.snapshotted("c", { ...court.at("c").log.at(2), members }, 2));
+  });
+});
+
+test("A leader sends the first entry of its term before the turn ends", () => {
+  const court = new Court();
+  const raft = court.at("a");
+  court.tick("a", 2 * T);
+  court.turn("a");
+  const isElected = () => court.at("a").role.name === "Leader";
+  for (let m = court.wire.shift(); m && !isElected(); m = court.wire.shift()) {
+    court.receive(m);
+    if (!isElected()) court.turn(m.to);
+  }
+  raft.prepare();
+  court.save("a", raft.unsaved ?? {});
+  raft.onSaved();
+  raft.outbox.length = 0;
+  expectBroken("The first entry of a term leaves with the election", () => court.judge.turned("a"));
 });
 
 describe("Members", () => {
@@ -642,6 +678,15 @@ describe("Members", () => {
     list(raft, "a", "b");
     expectBroken("No change before an entry of the own term is committed",
       () => court.judge.stepped("a"));
+  });
+
+  test("are those of the last list in the log, committed or not", () => {
+    const court = led();
+    const { log } = court.at("a");
+    list(court.at("a"), "a", "b");
+    court.judge.stepped("a");
+    log["configurations"].pop();
+    expectBroken("The last list of members in the log is in force", () => court.judge.stepped("a"));
   });
 
   test("only campaign if they have a vote", () => {
@@ -669,6 +714,22 @@ describe("A read", () => {
     court.elect("b");
     expectBroken("Only who leads, and still does, answers reads",
       () => court.judge.answered("a", question));
+  });
+
+  test("at a follower sees the same, and no state that is half installed", () => {
+    const court = led();
+    const raft = court.at("b");
+    court.tick("a", raft.now + 200);
+    court.turn("a");
+    court.settle();
+    const question = court.judge.asked("b");
+    court.judge.answered("b", question);
+    const committed = court.judge.committed.length + 1;
+    expectBroken("Reads are linearizable",
+      () => court.judge.answered("b", { ...question, committed }));
+    raft.incoming = { from: "a", leaderTerm: 1, index: 9, term: 1, size: 4, offset: 4, chunks: [] };
+    expectBroken("No read sees a state that is half installed",
+      () => court.judge.answered("b", question));
   });
 });
 

@@ -5,7 +5,8 @@
  * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
  */
 import { decodeMulti } from "@msgpack/msgpack";
-import type { Entry, HardState, Message, Name, Position, Progress, Raft, Role } from "../raft.ts";
+import type { Configuration, Entry, HardState, Message, Name, Position, Progress, Raft,
+  Role } from "../raft.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
 export type Saved = HardState & { entries: readonly Entry[] };
@@ -68,7 +69,14 @@ class Disk {
 /**
  * Who is a member after an entry that lists them: [name, address, whether it votes, its disk] each.
  */
-const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as [Name, string, boolean, number][];
+const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as Row[];
+type Row = [Name, string, boolean, number];
+const isList = ({ kind }: Entry) => kind === "members";
+/** The rows of a configuration as text, or those of the entry that lists them. */
+const textOf = (list: Entry | Configuration): string =>
+  JSON.stringify("data" in list
+    ? rowsOf(list)
+    : list.map(({ name, address, votes, disk }) => [name, address, votes, disk]));
 const votersIn = (entry: Entry): Name[] =>
   rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
 
@@ -82,7 +90,7 @@ const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
  */
 type Followed = { progress: Progress; matchIndex: number; nextIndex: number; begunAt: number;
   refusals: number; heardAt: number; round: number };
-/** What was so when a read came. */
+/** What was so when a read came to a server. The round is a leader's. */
 export type Question = { role: Role; round: number; committed: number };
 
 /** Two findings that a leader is not there count only if they lie further apart than that. */
@@ -106,8 +114,13 @@ class Server {
   votedFor: Name | undefined;
   commitIndex = 0;
   lastApplied = 0;
+  /** The list of members that was last found to be in force, and the entry that has it. */
+  members: Configuration = [];
+  list: Entry | undefined;
   /** The last term in which it led. */
   ledTerm = 0;
+  /** The members that a leader has yet to send the first entry of its term. */
+  unopened = new Set<Name>();
   /** Of a leader: what it knows of its followers, and when they last answered it. */
   followers = new Map<Name, Followed>();
   electionDueAt = 0;
@@ -251,6 +264,7 @@ export class Judge {
       votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
       timerFrom: raft.heardAt, refusedAt: [], forgotAt: Number.NEGATIVE_INFINITY });
     server.voters = server.votersBefore = this.votersOf(server.log);
+    this.checkMembers(server, raft);
     this.checkDisk(server);
   }
 
@@ -291,13 +305,19 @@ export class Judge {
    * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
    * before its log is cut. `state` is the digest that its state machine has with it.
    */
-  snapshotted(name: Name, position: Position, state: number, installed = false): void {
+  snapshotted(name: Name, position: Position & { members?: Configuration }, state: number,
+    installed = false): void {
     const server = this.at(name);
     const { index, term } = position;
     demand(this.committed[index - 1]?.term === term, "Only what is committed is in a snapshot",
       () => `${name} has one up to entry ${index} of term ${term}`);
     demand(this.states[index] === state, "Equal logs make equal states",
       () => `the snapshot that ${name} has of ${index} is not the state of the others`);
+    const list = this.committed.slice(0, index).findLast(isList);
+    const { members } = position;
+    demand(!list || !members || textOf(members) === textOf(list),
+      "A snapshot has the members as of its index",
+      () => `that of ${name} lists ${textOf(members ?? [])} at ${index}`);
     if (!installed) return;
     demand(index > server.lastApplied, "No state goes back",
       () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`);
@@ -354,11 +374,24 @@ export class Judge {
       this.candidates.set(`${m.term} ${name}`, m);
     } else if (m.type === "AppendEntries") {
       for (const entry of m.entries) this.checkEntry(name, entry);
+      const first = server.raft?.role.name === "Leader" ? server.raft.role.firstIndex : 0;
+      if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
     } else if (m.type === "AppendEntriesReply" && m.success) {
       // In a turn that ends in a later term, what was accepted before may be overwritten already.
       demand(!isLatest || entries.length >= m.matchIndex, "Only what is durable is acknowledged",
         () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`);
+      if (isLatest) this.checkAcknowledgement(server, m.term, m.matchIndex);
     }
+  }
+
+  /** As long as the leader leads, its log is the truth of its term. */
+  private checkAcknowledgement({ name, disk }: Server, term: number, matchIndex: number): void {
+    const { name: leader = "", role } = this.leaders.get(term) ?? {};
+    const { raft, log } = this.servers.get(leader) ?? {};
+    if (matchIndex === 0 || !raft || raft.role !== role) return;
+    const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
+    demand(isSame(own, theirs), "What is acknowledged is what the leader has",
+      () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`);
   }
 
   /** A server has received a message. To be told before anything else happens to it. */
@@ -429,11 +462,12 @@ export class Judge {
     this.stepped(name);
   }
 
-  /** A read comes to a server that leads. */
+  /** A read comes to a server, which leads or follows. */
   asked(name: Name): Question {
     const { role } = this.at(name).raft ?? {};
-    if (role?.name !== "Leader") throw new Error(`${name} does not lead`);
-    return { role, round: role.round, committed: this.committed.length };
+    if (!role) throw new Error(`${name} does not run`);
+    const round = role.name === "Leader" ? role.round : 0;
+    return { role, round, committed: this.committed.length };
   }
 
   /**
@@ -442,13 +476,16 @@ export class Judge {
    */
   answered(name: Name, { role, round, committed }: Question): void {
     const { raft, followers, lastApplied, voters } = this.at(name);
-    demand(raft !== undefined && raft.role === role,
+    demand(role.name !== "Leader" || raft?.role === role,
       "Only who leads, and still does, answers reads",
       () => `${name} does not lead as it did when the read came`);
+    demand(!raft?.isInstalling, "No read sees a state that is half installed",
+      () => `${name} answers one while it installs a snapshot of ${raft?.incoming?.index}`);
     demand(lastApplied >= committed, "Reads are linearizable",
       () =>
         `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it ` +
         "came");
+    if (role.name !== "Leader") return; // A follower leaves the round to its leader.
     const confirmed = [...followers].filter(([, follower]) => follower.round > round)
       .map(([follower]) => follower);
     demand(isMajority([name, ...confirmed], voters), "A read waits for a round of its own",
@@ -495,6 +532,7 @@ export class Judge {
     this.checkTerm(server, raft);
     server.votersBefore = server.voters;
     this.checkLog(server);
+    this.checkMembers(server, raft);
     this.checkCampaign(server, raft);
     this.checkLeader(server, raft);
     this.checkCommitted(server);
@@ -508,6 +546,17 @@ export class Judge {
         `${commitIndex}`);
     const { role, electionDueAt, heardAt, campaigns } = raft;
     Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
+  }
+
+  /** A turn of a server has ended: all that it decided has left. */
+  turned(name: Name): void {
+    const { raft, unopened } = this.at(name);
+    // A server that was elected by its own save appends its first entry after that.
+    if (raft?.role.name !== "Leader" || raft.unsaved) return;
+    demand(unopened.size === 0, "The first entry of a term leaves with the election",
+      () =>
+        `${name}, leader of term ${raft.currentTerm}, ends a turn, and has not sent it to ` +
+        [...unopened].join(", "));
   }
 
   // -------------------------------- The promises, one after another ------------------------------
@@ -616,6 +665,19 @@ export class Judge {
       () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`);
   }
 
+  /**
+   * The last list in a log is in force, committed or not; without any it is that of the founders
+   * (thesis §4.1). It is read here from the entries themselves.
+   */
+  private checkMembers(server: Server, { members, settings }: Raft): void {
+    const list = server.log.findLast(isList);
+    if (list === server.list && members === server.members) return;
+    const expected = textOf(list ?? settings.members);
+    demand(textOf(members) === expected, "The last list of members in the log is in force",
+      () => `in ${server.name} it is ${textOf(members)}, and the last one is ${expected}`);
+    Object.assign(server, { list, members });
+  }
+
   private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
     const { name } = server;
     demand(server.role !== role || role.name !== "Leader", "Leader append-only",
@@ -655,6 +717,9 @@ export class Judge {
     const { name } = server;
     server.ledTerm = currentTerm;
     server.followers = new Map();
+    const list = server.log.findLast(isList);
+    const members = list ? rowsOf(list).map(([member]) => member) : this.founders;
+    server.unopened = new Set(members.filter((member) => member !== name));
     const other = this.leaders.get(currentTerm) ?? { name, role };
     demand(other.role === role, "Election safety",
       () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);

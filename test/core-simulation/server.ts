@@ -390,6 +390,7 @@ export class Server {
     if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
     if (raft.unsaved || raft.hasApplicable) this.schedule();
+    scene.judge.turned(name);
     this.setTimer(raft);
   }
 
