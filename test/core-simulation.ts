@@ -51,6 +51,8 @@ class Cluster {
     this.network.deliver = (m) => this.servers.find(({ name }) => name === m.to)?.receive(m);
     this.network.hear = (name, restarted) =>
       this.servers.find((server) => server.name === name)?.onRestarted(restarted);
+    this.network.ask = (name, request) =>
+      this.servers.find((server) => server.name === name)?.request(request);
     this.timeoutMs = 2 * scene.conditions.electionTimeoutMs;
     this.network.isRunning = (name) =>
       this.servers.some((server) => server.name === name && server.raft !== undefined);

@@ -1,6 +1,7 @@
 /** The network between the servers, and what becomes of each message on it. */
 import { type Message, type Name } from "../../raft.ts";
 import { type Scene } from "./scene.ts";
+import { type Request } from "./server.ts";
 import { tellMessage } from "./words.ts";
 
 const partitions = ["split", "one-way", "bridge", "ring", "alone", "random"] as const;
@@ -10,6 +11,8 @@ const REMEMBERED = 64;
 export class Network {
   deliver: (message: Message) => void = () => {};
   hear: (name: Name, restarted: Name) => void = () => {};
+  /** A follower's question reaches its leader. */
+  ask: (name: Name, request: Request) => void = () => {};
   isRunning: (name: Name) => boolean = () => true;
   private readonly cut = new Set<string>();
   private readonly cloggedUntil = new Map<string, number>();
@@ -63,7 +66,7 @@ export class Network {
     }
   }
 
-  private travel(from: Name, to: Name, arrive: () => void): void {
+  travel(from: Name, to: Name, arrive: () => void): void {
     const { scene } = this;
     const { latencyMs, jitterMs, loss, delay, delayMs } = scene.conditions;
     const isCalm = this.calm.has(from) && this.calm.has(to);

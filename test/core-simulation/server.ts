@@ -13,8 +13,8 @@ import { type Scene } from "./scene.ts";
 import { type State } from "./snapshots.ts";
 import { tellEvent } from "./words.ts";
 
-/** What a client asks, and how it gets an answer. */
-export type Request = { client: Name; id: number; kind: "session" | "command" | "read";
+/** A client's request, or a follower's for the index of a read, and how it gets an answer. */
+export type Request = { client: Name; id: number; kind: "session" | "command" | "read" | "index";
   data: Uint8Array; reply(reply: Reply): void };
 export type Reply =
   | { type: "Answer"; answer: Uint8Array; index: number }
@@ -53,6 +53,8 @@ export class Server {
   private readonly proposals = new Map<number, Request & { term: number }>();
   private readonly underWay = new Set<string>();
   private questions: (Request & { asked: Question })[] = [];
+  /** Reads at a follower that wait until it has applied its log up to `index`. */
+  private awaited: (Request & { asked: Question; index: number })[] = [];
 
   constructor(readonly name: Name, private readonly scene: Scene,
     private readonly network: Network) {}
@@ -138,7 +140,7 @@ export class Server {
     this.life += 1;
     this.raft = undefined;
     for (const waiting of [this.proposals, this.underWay]) waiting.clear();
-    this.questions = [];
+    [this.questions, this.awaited] = [[], []];
     scene.judge.stopped(name);
     scene.report.crashes += 1;
     scene.mix(2, this.index);
@@ -240,8 +242,9 @@ export class Server {
       const { kind, client, id, data } = request;
       const call = `${client} ${id}`;
       if (this.underWay.has(call)) return;
-      if (kind === "read") {
-        if (!raft.read()) return this.redirect(request);
+      if (kind === "read" || kind === "index") {
+        const isLed = kind === "read" && raft.leader !== undefined;
+        if (!raft.read()) return isLed ? this.askIndex(request) : this.redirect(request);
         this.questions.push({ ...request, asked: this.scene.judge.asked(this.name) });
       } else {
         const index = raft.propose(kind === "command" ? "commands" : kind, data);
@@ -251,6 +254,22 @@ export class Server {
       }
       this.scene.judge.stepped(this.name);
     });
+  }
+
+  /** As `Node.askIndex`, with a question of its own for each read. */
+  private askIndex(request: Request): void {
+    const { name, network, scene: { judge }, raft: { leader = "" } = {} } = this;
+    const asked = judge.asked(name);
+    const onReply = (reply: Reply) =>
+      this.input(() => {
+        if (reply.type !== "Answer") return this.redirect(request);
+        this.awaited.push({ ...request, asked, index: reply.index });
+      });
+    const { life } = this;
+    const reply = (answer: Reply) =>
+      network.travel(leader, name, () => this.life === life && onReply(answer));
+    const question: Request = { ...request, client: name, kind: "index", reply };
+    network.travel(name, leader, () => network.ask(leader, question));
   }
 
   /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
@@ -378,7 +397,12 @@ export class Server {
     // 4. Apply what is committed, and answer clients.
     const bytes = raft.role.name === "Leader" ? 1 : Infinity; // One entry, that is.
     for (const entry of raft.takeApplicable(bytes)) this.apply(entry);
-    for (let ready = raft.takeReads(); ready > 0; ready -= 1) this.answerQuestion(raft);
+    for (const asker of this.questions.splice(0, raft.takeReads())) this.answerRead(raft, asker);
+    const isReady = ({ index }: { index: number }) =>
+      !raft.isInstalling && index <= raft.lastApplied;
+    const ready = this.awaited.filter(isReady);
+    this.awaited = this.awaited.filter((asker) => !isReady(asker));
+    for (const asker of ready) this.answerRead(raft, asker);
     if (raft.role.name !== "Leader") this.redirectAll();
     scene.judge.stepped(name);
     for (const event of raft.events.splice(0)) {
@@ -486,12 +510,12 @@ export class Server {
     this.records = [{ currentTerm, votedFor, entries: log.slice(index + 1, log.savedIndex) }];
   }
 
-  private answerQuestion(raft: Raft): void {
-    const asker = this.questions.shift();
-    if (!asker) throw new Error(`${this.name} answers a read that nobody has asked`);
-    const { lastApplied: index } = raft;
-    this.scene.judge.answered(this.name, asker.asked);
-    asker.reply({ type: "Answer", answer: this.machine.query(asker.data), index });
+  private answerRead({ lastApplied: index }: Raft, { asked, kind, data, reply }:
+    & Request
+    & { asked: Question }): void {
+    this.scene.judge.answered(this.name, asked);
+    const answer = kind === "read" ? this.machine.query(data) : data;
+    reply({ type: "Answer", answer, index });
   }
 
   private redirectAll(): void {
