@@ -75,7 +75,8 @@ export class Cluster {
     const founders = this.names.slice(0, hostility.servers);
     const server: Server = new Server(machine, founders, hostility, {
       onEvent: (event) => this.onEvent(server, event),
-      onApplied: (place, hash) => this.onApplied(server, place, hash),
+      onApplied: (index, place, hash) => this.onApplied(server, index, place, hash),
+      onBroken: (what) => void (this.broken ??= new Error(`${name} ${what}`)),
       onStopped: (reason) => this.onStopped(server, reason),
       onEnded: () => {
         this.tell(server.name, () => "HAS STOPPED");
@@ -242,7 +243,9 @@ export class Cluster {
   }
 
   /** State Machine Safety, by its fruits: who has applied as much is in the same state. */
-  private onApplied(server: Server, place: string, hash: number): void {
+  private onApplied(server: Server, index: number, place: string, hash: number): void {
+    const { workload } = this;
+    workload.newestApplied = Math.max(workload.newestApplied, index);
     const expected = this.states.get(place) ?? hash;
     this.states.set(place, expected);
     if (hash === expected) return;

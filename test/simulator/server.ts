@@ -5,11 +5,15 @@ import { type Random } from "../random.ts";
 import { SECRET } from "../wire.ts";
 import { type Machine } from "../world.ts";
 import { type Hostility } from "./hostility.ts";
+import { readMark } from "./marks.ts";
 import { lastFrameAt, Platter } from "./platter.ts";
 
 const LOG = "data/log";
 export const SNAPSHOT = "data/snapshot";
 export const PORT = 1;
+
+/** The last chunk of a state. */
+const END = Buffer.of(0);
 
 /** What a server has applied: its state, and after which commands it was in which state. */
 class Ledger implements StateMachine {
@@ -18,36 +22,48 @@ class Ledger implements StateMachine {
   private index = 0;
   /** How many commands of the entry at `index` were applied. */
   private count = 0;
+  /** Whether a part of its state is missing, because not all chunks of it were restored yet. */
+  private isPartial = false;
 
-  /** `seen` is told the hash of all that was applied up to a place, answers included. */
-  constructor(private readonly seen: (place: string, hash: number) => void) {}
+  /** `onApplied` is told the hash of all that was applied up to a place, answers included. */
+  constructor(private readonly listener: Pick<Listener, "onApplied" | "onBroken">) {}
 
   apply(command: Uint8Array, index: number): Uint8Array {
+    if (this.isPartial) this.listener.onBroken(`applies entry ${index} to a state that is partial`);
     const answer = this.store.apply(command);
     this.hash = crc32(answer, crc32(command, this.hash));
     [this.count, this.index] = [index === this.index ? this.count + 1 : 1, index];
-    this.seen(`command ${this.count} of entry ${index}`, this.hash);
+    this.listener.onApplied(index, `command ${this.count} of entry ${index}`, this.hash);
     return answer;
   }
 
+  /** Judges the read, too: it sees all that was applied anywhere when its client asked. */
   query(question: Uint8Array): Uint8Array {
+    const known = readMark(question);
+    if (this.isPartial) this.listener.onBroken("answers a read from a state that is partial");
+    if (known > this.index) {
+      this.listener.onBroken(`answers a read as of entry ${this.index}, and ${known} was applied`);
+    }
     return this.store.query(question);
   }
 
   /** As it is when it is asked, however late the chunks are taken. */
   snapshot(): Iterable<Uint8Array> {
-    const [hash, rest] = [Buffer.from(String(this.hash)), this.store.snapshot()];
+    const [head, rest] = [Buffer.from(`${this.hash} ${this.index}`), this.store.snapshot()];
     return function*() {
-      yield hash;
+      yield head;
       yield* rest;
+      yield END;
     }();
   }
 
   restore(): (chunk: Uint8Array) => void {
     const restoreStore = this.store.restore();
     let isFirst = true;
+    this.isPartial = true;
     return (chunk) => {
-      if (isFirst) this.hash = Number(Buffer.from(chunk).toString());
+      if (isFirst) [this.hash = 0, this.index = 0] = `${Buffer.from(chunk)}`.split(" ").map(Number);
+      else if (END.equals(chunk)) this.isPartial = false;
       else restoreStore(chunk);
       isFirst = false;
     };
@@ -57,7 +73,9 @@ class Ledger implements StateMachine {
 /** What the cluster wants to know of a server. */
 export type Listener = {
   onEvent(event: NodeEvent): void;
-  onApplied(place: string, hash: number): void;
+  onApplied(index: number, place: string, hash: number): void;
+  /** It does what no server may do. */
+  onBroken(what: string): void;
   /** It stopped by itself, or did not start. */
   onStopped(reason: unknown): void;
   /** It was told to stop, and has. */
@@ -107,8 +125,9 @@ export class Server {
     const { program } = machine;
     const isAlive = () => machine.program === program;
     const stop = (reason: unknown) => isAlive() && listener.onStopped(reason);
-    const ledger = this.ledger = new Ledger((place, hash) => {
-      if (isAlive()) listener.onApplied(place, hash);
+    const ledger = this.ledger = new Ledger({
+      onApplied: (index, place, hash) => isAlive() && listener.onApplied(index, place, hash),
+      onBroken: (what) => isAlive() && listener.onBroken(what),
     });
     world.clock.defer(() =>
       Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",

@@ -5,6 +5,7 @@ import { type Report } from "../report.ts";
 import { SECRET } from "../wire.ts";
 import { type Simulation } from "../world.ts";
 import { type Hostility, pick } from "./hostility.ts";
+import { markReads } from "./marks.ts";
 
 /** One call, in the order of `invoked` and `returned`; who was never answered returns never. */
 export type Call = { who: string; what: "put" | "get" | "delete" | "cas"; key: string;
@@ -22,6 +23,8 @@ export class Workload {
   readonly history: Call[] = [];
   /** The first error that no client may ever see. */
   broken: unknown;
+  /** The index of the newest entry with commands that any server has applied. */
+  newestApplied = 0;
   private instants = 0;
   private written = 0;
   private isOver = false;
@@ -46,7 +49,7 @@ export class Workload {
       const client = await Client.connect({ servers: servers.map((s) => `${s}=${s}:1`),
         timeoutMs: hostility.timeoutMs, secret: SECRET, world });
       const isAlive = () => machine.program === program;
-      const through = { who: name, store: new KeyValues(client), isAlive };
+      const through = { who: name, store: this.storeOf(client), isAlive };
       for (let i = 0; i < hostility.operationsUnderWay; i += 1) {
         void this.work(() => through, isAlive);
       }
@@ -56,12 +59,16 @@ export class Workload {
     }
   }
 
+  private storeOf(via: Pick<Client, "propose" | "read">): KeyValues {
+    return new KeyValues(markReads(via, () => this.newestApplied));
+  }
+
   /** Calls made on servers themselves, whichever runs. */
   beServers(choose: () => { name: string; node: Node; isAlive: () => boolean } | undefined): void {
     void this.work(() => {
       const chosen = choose();
       return chosen &&
-        { who: chosen.name, store: new KeyValues(chosen.node), isAlive: chosen.isAlive };
+        { who: chosen.name, store: this.storeOf(chosen.node), isAlive: chosen.isAlive };
     }, () => true);
   }
 
