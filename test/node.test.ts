@@ -6,6 +6,7 @@ import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyV
 import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
+import { whatIsLeft } from "./simulator/quiet.ts";
 import { answerOf, askStore, fromClient, makeCommand, open, readOutcomes, SECRET,
   TYPES } from "./wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "./world.ts";
@@ -905,6 +906,8 @@ describe("a command is applied once", () => {
       for (const [line, answer] of answers) {
         expect(answer).toBe(`${story.indexOf(line) + 1} ${line}`);
       }
+      const all = [...cluster.names.map((name) => cluster.life(name).node), ...clients];
+      expect(all.map(whatIsLeft)).toEqual(all.map(() => ""));
     });
     if (isReplay) return;
     expect(counts.done).toBeGreaterThan(0.9 * 40 * 6 * 10);

@@ -11,6 +11,7 @@ import { SECRET } from "../wire.ts";
 import { Cluster, type Trace } from "./cluster.ts";
 import { pick, shuffle } from "./hostility.ts";
 import { HOSTILE_MS, Nemesis } from "./nemesis.ts";
+import { whatIsLeft } from "./quiet.ts";
 import { PORT, type Server } from "./server.ts";
 
 /** Runs one seed. Throws what is found wrong. */
@@ -138,6 +139,18 @@ function healAll(cluster: Cluster): void {
   if (new Set(contents).size > 1) {
     throw new Error("healthy servers agree about unequal logs, or states");
   }
+  calmDown(cluster);
+}
+
+/** Once every call is answered or given up, neither servers nor clients keep anything of it. */
+function calmDown(cluster: Cluster): void {
+  const { up, hostility, workload } = cluster;
+  const left = () =>
+    [...up.map(({ name, node }) => [name, node] as const), ...workload.clients]
+      .map(([name, of]) => `${name}: ${of ? whatIsLeft(of) : ""}`)
+      .filter((line) => !line.endsWith(": "));
+  if (cluster.run(3 * hostility.timeoutMs + 10_000, () => left().length === 0)) return;
+  throw new Error(`where nothing is left to do, there still are ${left().join("; ")}`);
 }
 
 function howFar({ name, core }: Server): string {

@@ -28,6 +28,8 @@ export class Workload {
   private instants = 0;
   private written = 0;
   private isOver = false;
+  /** The clients that live, by name. */
+  readonly clients = new Map<string, Client>();
   private readonly lastSeen = new Map<string, string | undefined>();
 
   constructor(private readonly simulation: Simulation, readonly random: Random,
@@ -48,6 +50,7 @@ export class Workload {
       const { program } = machine;
       const client = await Client.connect({ servers: servers.map((s) => `${s}=${s}:1`),
         timeoutMs: hostility.timeoutMs, secret: SECRET, world });
+      this.clients.set(name, client);
       const isAlive = () => machine.program === program;
       const through = { who: name, store: this.storeOf(client), isAlive };
       for (let i = 0; i < hostility.operationsUnderWay; i += 1) {
@@ -56,6 +59,7 @@ export class Workload {
       await this.sleep(hostility.electionTimeoutMs * 60 * random());
       if (random() < 0.5) client.close();
       machine.kill();
+      this.clients.delete(name);
     }
   }
 
