@@ -1435,6 +1435,9 @@ const encoder = new Encoder();
 const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MAX_DATAGRAM_BYTES,
   maxArrayLength: 16, maxMapLength: 0, maxExtLength: 0 });
 
+/** Returns whether a server or a cluster may be called so. */
+const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
+
 const asBuffer = (bytes: Uint8Array) =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 
@@ -1481,7 +1484,8 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   if (!type || !fields) return undefined;
   // The table says which message it is.
   const m = { ...fields, type, from, to, disk } as unknown as AnyMessage;
-  if (m.type === "InstallSnapshot" && m.offset + m.data.length > m.size) return undefined;
+  const isSnapshot = m.type === "InstallSnapshot";
+  if (isSnapshot && (m.size === 0 || m.offset + m.data.length > m.size)) return undefined;
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = (e: Entry, i: number) =>
@@ -1635,7 +1639,7 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
   if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
   const [header, ...bodies] = decodeAll(sealed.subarray(MAC_BYTES + 2));
   const envelope = readFields(envelopeFields, header);
-  if (!envelope) return "malformed";
+  if (!envelope || !isShortName(envelope.from)) return "malformed";
   const messages = bodies.map((body) => decodeMessage(kind, envelope, body));
   const isWhole = messages.every((message) => message !== undefined);
   return isWhole ? { kind, envelope, messages } : "malformed";
@@ -1711,10 +1715,12 @@ function demand(condition: unknown, sentence: string, code: Failure = "usage"): 
 
 /**
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
- * `lock` makes a directory, if need be, and holds it until released or until this process ends.
- * `create` makes an empty file in place of any that is there, `open` opens one to be read, and may
- * find none. `link` gives a file a second name, and returns whether that is possible here. `rename`
- * and `remove` are durable when they return, with all that was linked or renamed before.
+ * `lock` makes a directory, if need be, and holds it until released or until this process ends. If
+ * the directory is new, an empty `log.new` is made there first, durably: a directory that has
+ * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that is
+ * there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
+ * returns whether that is possible here. `rename` and `remove` are durable when they return, with
+ * all that was linked or renamed before.
  */
 export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
   open(file: string): OpenFile | undefined; create(file: string): OpenFile;
@@ -1722,7 +1728,7 @@ export type Files = { lock(directory: string): () => void; read(file: string): B
   remove(file: string): void };
 /**
  * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
- * fewer bytes where the file ends.
+ * fewer bytes where the file ends. `sync` throws if the file has been deleted.
  */
 export type OpenFile = { write(bytes: Uint8Array, position: number): void;
   read(position: number, length: number): Buffer; size(): number; extend(size: number): void;
@@ -1778,10 +1784,12 @@ export class Storage {
     this.release = attempt(`use ${directory}`, () => files.lock(directory));
     try {
       const [log, snapshot] = [`${directory}/log`, `${directory}/snapshot`];
-      const found = attempt(`read ${log}`, () => files.read(log));
+      const read = (file: string) => attempt(`read ${file}`, () => files.read(file));
+      const found = read(log);
       this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
       if (this.snapshotFile) this.readHead();
-      this.demand(found || !this.snapshot, `is missing. ${RESTORE}`);
+      this.demand(found ?? (!this.snapshot && read(`${log}.new`)),
+        `is missing, and this is not the first start in ${directory}. ${RESTORE}`);
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
       this.demand(before, "is not there. Take the directory of a server.");
       this.identity = before;
@@ -1803,7 +1811,7 @@ export class Storage {
     this.hardState = { currentTerm, votedFor };
     const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
     if (this.next) this.since.push(records);
-    attempt(`write ${this.directory}/log, and who cannot remember must not promise`,
+    attempt(`write ${this.directory}/log, so this server stops`,
       () => this.append(this.log, records));
   }
 
@@ -1840,22 +1848,23 @@ export class Storage {
   /** The snapshot, slice by slice; the new one, if there is one. It is checked as it is read. */
   *readSnapshot(): Generator<Entry[]> {
     const file = this.draft ?? this.snapshotFile;
-    const size = file?.size() ?? 0;
+    if (!file) return;
+    const name = `${this.directory}/snapshot${this.draft ? ".new (as received)" : ""}`;
+    const read = (length: number) => attempt(`read ${name}`, () => file.read(at, length));
     let [first, last]: Entry[] = [];
     let at = 0;
-    while (file && at < size) {
-      const header = Buffer.concat([file.read(at, FRAME_HEADER)], FRAME_HEADER);
-      const frame = readFrame(file.read(at, FRAME_HEADER + header.readUInt32BE(4)), 0);
+    for (;;) {
+      const header = Buffer.concat([read(FRAME_HEADER)], FRAME_HEADER);
+      const frame = readFrame(read(FRAME_HEADER + header.readUInt32BE(4)), 0);
       if (!frame) break;
       yield frame.records;
       first ??= frame.records[0];
       last = frame.records.at(-1);
       at += frame.end;
     }
-    const isWhole = at === size && first !== last && first?.record.equals(last?.record ?? NOTHING);
-    const name = `${this.directory}/snapshot${this.draft ? ".new, as it was received," : ""}`;
-    demand(isWhole || !file, `${name} is damaged at byte ${at}, and left as it is. ${RESTORE}`,
-      "storage");
+    const isEnd = read(1).length === 0;
+    const isWhole = isEnd && first !== last && first?.record.equals(last?.record ?? NOTHING);
+    demand(isWhole, `${name} is damaged at byte ${at}, and left as it is. ${RESTORE}`, "storage");
   }
 
   readChunk(offset: number, length: number): Buffer {
@@ -1957,7 +1966,10 @@ export class Storage {
     assert(log, "a log is there before it is added to");
     const frame = this.frame(records, log.marker);
     const end = log.end + frame.length;
-    if (end + FRAME_HEADER > log.size) log.file.extend(log.size = end + EXTEND_BYTES);
+    if (end + FRAME_HEADER > log.size) {
+      log.file.extend(log.size = end + EXTEND_BYTES);
+      log.file.sync(); // So that the file ends with zeros even if the power fails during the write.
+    }
     log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
     log.file.sync();
     log.end = end;
@@ -1994,7 +2006,7 @@ export class Storage {
     const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
-    const size = this.snapshotFile?.size() ?? 0;
+    const size = attempt(`read ${this.directory}/snapshot`, () => this.snapshotFile?.size() ?? 0);
     return this.snapshot = { index, term, size, members: readMembers(data) ?? [] };
   }
 
@@ -2016,9 +2028,11 @@ export class Storage {
     for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
       this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
     }
-    const header = Buffer.concat([log.subarray(end)], FRAME_HEADER);
-    if (header.equals(NO_FRAME)) return;
-    const torn = log.subarray(end, end + FRAME_HEADER + header.readUInt32BE(4));
+    const rest = log.subarray(end);
+    this.demand(rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
+      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. ${RESTORE}`);
+    if (rest.subarray(0, FRAME_HEADER).equals(NO_FRAME)) return;
+    const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
       file.write(torn, 0);
@@ -2088,6 +2102,15 @@ const systemFiles: Files = {
     for (let at = path.resolve(directory); made && at !== top; at = path.dirname(at)) {
       syncDirectory(path.dirname(at));
     }
+    const names = fs.readdirSync(directory);
+    if (!names.includes("lock")) {
+      // A server that runs still holds the deleted lock, but a second one can't see that.
+      demand(!names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
+        `${directory}/lock was deleted, so a server may still be running there. Make sure that ` +
+          `none is, and then: touch ${directory}/lock`, "storage");
+      fs.closeSync(fs.openSync(`${directory}/log.new`, "a", 0o600));
+      syncDirectory(directory);
+    }
     // Bun has no flock, but SQLite locks its files, and the kernel unlocks them with the process.
     const lock = new Database(`${directory}/lock`, { create: true });
     try {
@@ -2137,7 +2160,11 @@ function openFile(fd: number): OpenFile {
     },
     size,
     extend: (size) => fs.ftruncateSync(fd, size),
-    sync: () => fs.fdatasyncSync(fd),
+    sync() {
+      fs.fdatasyncSync(fd);
+      demand(fs.fstatSync(fd).nlink > 0, "the file was deleted while the server ran. Start again " +
+        "with an empty directory, if a majority of the others is there");
+    },
     close: () => fs.closeSync(fd),
   };
 }
@@ -2157,15 +2184,15 @@ const SERVER = /^(?:([^=,\s]+)=)?((?:\[([^=,\s[\]]+)\]|([^=:,\s[\]]+)):(\d{1,5})
 function readServer(text: string): Server | undefined {
   const [, name, address = "", inBrackets, word = "", digits] = SERVER.exec(text) ?? [];
   const port = Number(digits);
-  const isPort = port >= 1 && port <= 65_535;
-  return isPort ? { name: name ?? address, host: inBrackets ?? word, port } : undefined;
+  const isServer = port >= 1 && port <= 65_535 && isShortName(name ?? address);
+  return isServer ? { name: name ?? address, host: inBrackets ?? word, port } : undefined;
 }
 
 /** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
   demand(server, `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, ` +
-    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000.");
+    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. A name has at most 255 bytes.");
   return server;
 }
 
@@ -2701,6 +2728,8 @@ export class Node {
     const distinct = new Set(servers.map(writeAddress)).size;
     demand(Math.min(distinct, new Set(members).size) === members.length,
       `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
+    demand(isShortName(name) && isShortName(cluster),
+      "The name of the server or of the cluster is too long. Take one of at most 255 bytes.");
     demand(!join || peers.length > 0, "A server that is to join a cluster needs the addresses of " +
       "some who are in it: --peers.");
     let [node, storage]: [node?: Node, storage?: Storage] = [];

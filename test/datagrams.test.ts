@@ -264,6 +264,14 @@ describe("an address", () => {
       );
     });
 
+  test("with a name of more than 255 bytes is refused, and says so", () => {
+    const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
+    expect(parseServer(`${longest}=a:1`).name).toBe(longest);
+    for (const text of [`${long}=a:1`, `${long}:1`]) {
+      expect(() => parseServer(text)).toThrow("A name has at most 255 bytes.");
+    }
+  });
+
   test("of the machine itself is IPv4 where it can be, and of the asker's family", async () => {
     expect(await datagrams.resolve("localhost")).toBe("127.0.0.1");
     expect(await datagrams.resolve("localhost", "10.0.0.1")).toBe("127.0.0.1");

@@ -49,7 +49,9 @@ class Content {
   seen = new Bytes();
   durable = new Bytes();
   unsynced: { at: number; bytes: Uint8Array }[] = [];
+  /** How long the file is, with the zeros that it was extended by; and what of that was synced. */
   size = 0;
+  durableSize = 0;
 
   write(at: number, bytes: Uint8Array): void {
     this.seen.patch(at, bytes);
@@ -60,6 +62,7 @@ class Content {
   sync(): void {
     for (const { at, bytes } of this.unsynced) this.durable.patch(at, bytes);
     this.unsynced = [];
+    this.durableSize = this.size;
   }
 
   /** Forgets what was not synced, but for what chance has brought to the platters in time. */
@@ -74,18 +77,24 @@ class Content {
     }
     this.unsynced = [];
     this.seen = this.durable.copy();
-    this.size = Math.max(this.seen.length, keep === "nothing" ? 0 : this.size);
+    const isExtended = keep === "everything" || (keep === "parts" && random() < 0.5);
+    this.size = Math.max(this.seen.length, isExtended ? this.size : this.durableSize);
+    this.durableSize = this.size;
   }
 }
 
 /** One directory on one disk. It outlives the programs that use it, and the power supply. */
 export class Disk {
   fault: (operation: Operation) => Fault | undefined = () => undefined;
+  /** Whether what a program reads of a file fails now. */
+  isUnreadable: (file: string) => boolean = () => false;
   private names = new Map<string, Content>();
   private durableNames = new Map<string, Content>();
   private renamed: Map<string, Content>[] = [];
   private life = 0;
   private lockedIn = -1;
+  /** The files that the program of this life has open. */
+  private readonly handles = new Set<OpenFile>();
 
   constructor(private readonly random: Random,
     private readonly watch: (operation: Operation) => void = () => {}) {}
@@ -94,14 +103,22 @@ export class Disk {
   files(): Files {
     const life = this.life;
     return {
-      lock: () => {
+      lock: (directory) => {
         this.alive(life);
         if (this.lockedIn === life) throw new Error("a running server has it");
         this.lockedIn = life;
-        return () => void (this.lockedIn = this.lockedIn === life ? -1 : this.lockedIn);
+        const isUsed = this.names.keys().some((file) => file.startsWith(`${directory}/`));
+        for (const name of isUsed ? [] : ["log.new", "lock"]) {
+          this.put(`${directory}/${name}`, new Uint8Array());
+        }
+        return () => this.unlock(life);
       },
-      read: (file) => this.read(file),
+      read: (file) => {
+        this.checkRead(life, file);
+        return this.read(file);
+      },
       open: (file) => {
+        this.checkRead(life, file);
         const content = this.names.get(file);
         return content && this.handle(life, file, content);
       },
@@ -134,6 +151,11 @@ export class Disk {
     return this.durableNames.get(file)?.durable.all;
   }
 
+  /** How long the file would be if the power failed now. */
+  durableSize(file: string): number {
+    return this.durableNames.get(file)?.durableSize ?? 0;
+  }
+
   /** The file itself, whatever else had that name before. */
   inode(file: string): unknown {
     return this.durableNames.get(file);
@@ -156,6 +178,12 @@ export class Disk {
     }
   }
 
+  /** A file is gone, durably, and not by the program. */
+  lose(file: string): void {
+    this.names.delete(file);
+    this.durableNames.delete(file);
+  }
+
   /** Another disk takes its place, on which there is nothing. */
   wipe(): void {
     this.kill();
@@ -166,6 +194,7 @@ export class Disk {
   kill(): void {
     this.life += 1;
     this.lockedIn = -1;
+    this.handles.clear();
   }
 
   powerCut(keep: Keep = "parts"): void {
@@ -179,6 +208,20 @@ export class Disk {
 
   private alive(life: number): void {
     if (life !== this.life) throw new Error("this program was killed");
+  }
+
+  private checkRead(life: number, file: string): void {
+    this.alive(life);
+    if (this.isUnreadable(file)) throw Object.assign(new Error("EIO: read"), { code: "EIO" });
+  }
+
+  /** Only the program that has closed all its files lets go of the directory. */
+  private unlock(life: number): void {
+    if (this.lockedIn !== life) return;
+    if (this.handles.size > 0) {
+      throw new Error(`The lock is released with ${this.handles.size} files open.`);
+    }
+    this.lockedIn = -1;
   }
 
   private create(life: number, file: string): OpenFile {
@@ -203,17 +246,32 @@ export class Disk {
   }
 
   private handle(life: number, file: string, content: Content): OpenFile {
-    return {
+    /** A handle that is closed is of no use, and may by then be the number of another file. */
+    const check = () => {
+      this.alive(life);
+      if (!this.handles.has(handle)) throw new Error(`EBADF: ${file} is closed`);
+    };
+    const act = (what: Operation["what"], whole: () => void, part: (share: number) => void) => {
+      check();
+      this.act(life, { what, file }, whole, part);
+    };
+    const handle: OpenFile = {
       write: (bytes, at) => {
         const write = (share: number) =>
           content.write(at, bytes.subarray(0, Math.floor(bytes.length * share)));
-        this.act(life, { what: "write", file }, () => write(1), write);
+        act("write", () => write(1), write);
       },
-      read: (at, length) => Buffer.from(content.seen.all.subarray(at, at + length)),
-      size: () => content.size,
-      extend: (size) => {
-        this.act(life, { what: "extend", file }, () => void (content.size = size), () => {});
+      read: (at, length) => {
+        check();
+        this.checkRead(life, file);
+        return Buffer.from(content.seen.all.subarray(at, at + length));
       },
+      size: () => {
+        check();
+        this.checkRead(life, file);
+        return content.size;
+      },
+      extend: (size) => act("extend", () => void (content.size = size), () => {}),
       sync: () => {
         // After a failed sync Linux takes the pages for clean: to try again would prove nothing.
         const fail = () => {
@@ -221,10 +279,16 @@ export class Disk {
           content.forget("parts", this.random);
           Object.assign(content, { seen, size });
         };
-        this.act(life, { what: "sync", file }, () => content.sync(), fail);
+        act("sync", () => content.sync(), fail);
       },
-      close: () => {},
+      close: () => {
+        if (life !== this.life) return; // The kernel has closed it.
+        check();
+        this.handles.delete(handle);
+      },
     };
+    this.handles.add(handle);
+    return handle;
   }
 
   private syncNames(): void {

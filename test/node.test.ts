@@ -158,6 +158,20 @@ describe("servers", () => {
     });
   });
 
+  test("have names of at most 255 bytes, and so has their cluster", () => {
+    const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
+    const start = (options: Partial<NodeOptions>) => () =>
+      new Cluster(1, ["a"], undefined, options);
+    for (const options of [{ name: long }, { cluster: long }]) {
+      expect(start(options)).toThrow("is too long. Take one of at most 255 bytes.");
+    }
+    expect(start({ name: longest, cluster: longest })).not.toThrow();
+    const cluster = new Cluster(1);
+    const { node } = cluster.life(cluster.leader());
+    const { code } = failureOf(cluster.simulation, node.changeMembers(long, "d:1")) ?? {};
+    expect(code).toBe("refused");
+  });
+
   test("tell who leads, in what role they are, and what is committed", () => {
     const cluster = new Cluster(1);
     const leader = cluster.leader();
@@ -1369,8 +1383,29 @@ describe("snapshots", () => {
     disk.flip("data/snapshot", 10_000, 3);
     const node = cluster.start(away);
     expect(failureOf(simulation, node.stopped)?.message).toMatch(
-      /^data\/snapshot\.new, as it was received, is damaged at byte \d+/,
+      /^data\/snapshot\.new \(as received\) is damaged at byte \d+/,
     );
+  });
+
+  test("that cannot be read stop the server, which names the file, when it sends or starts", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 100);
+    const leader = cluster.leader();
+    const { node } = cluster.life(leader);
+    const { disk } = cluster.machine(leader);
+    disk.isUnreadable = (file) => file.startsWith("data/snapshot"); // Or its earlier name.
+    cluster.start(away);
+    const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
+    expect(failureOf(simulation, node.stopped)).toMatchObject(error);
+    cluster.kill(leader);
+    expect(() => cluster.start(leader)).toThrow(error.message);
+    disk.isUnreadable = () => false;
+    cluster.kill(leader);
+    cluster.start(leader);
+    expectAgreement(cluster);
   });
 
   test("have the sessions, in the order of their use: what was answered is answered again", () => {

@@ -1,7 +1,6 @@
 /** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync,
-  writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { encodeMembers, type Entry, type Files, type HardState, makeEntry, type Position, RaftError,
@@ -107,6 +106,9 @@ const fourFrames = () =>
     { currentTerm: 3, votedFor: "c", entries: [command(2, 3, "other")] },
     { currentTerm: 3, votedFor: "c", entries: [command(3, 3, "last")] },
   ]);
+
+/** A log as it is on a disk: with zeros after what was written. */
+const padded = (bytes: Uint8Array) => Buffer.concat([bytes, Buffer.alloc(500)]);
 
 function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
   const disk = new Disk(randomFrom(1));
@@ -228,15 +230,61 @@ describe("the end of the log", () => {
   const [first = 0] = ends;
   const [lastBegin = 0, end = 0] = ends.slice(-2);
 
-  test("a log that ends anywhere is recovered up to its last whole frame, the rest kept", () => {
+  test("a log is recovered up to its last whole frame, and the rest is kept", () => {
     for (let length = first; length <= bytes.length; length += 1) {
       const whole = ends.findLastIndex((frameEnd) => frameEnd <= length);
-      const rest = torn(bytes.subarray(ends[whole], length));
-      const { disk, storage } = recover(bytes.subarray(0, length));
+      const log = padded(bytes.subarray(0, length));
+      const rest = torn(log.subarray(ends[whole]));
+      const { disk, storage } = recover(log);
       expect(remembered(storage)).toEqual(show(states[whole] ?? NOTHING));
       expect(storage.cutBytes).toBe(rest.length);
       expect(disk.read("data/log.cut")).toEqual(rest.length > 0 ? rest : undefined);
     }
+  });
+
+  test("a log that was cut off anywhere, also between two frames, is refused and left there", () => {
+    for (let length = first; length < bytes.length + 12; length += 1) {
+      const cut = padded(bytes).subarray(0, length);
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, cut);
+      expectRefusal(() => start(disk),
+        `${LOG} is cut off at byte ${length}: a whole one ends with`);
+      expect(disk.read(LOG)).toEqual(cut);
+    }
+    const { storage } = recover(padded(bytes).subarray(0, bytes.length + 12));
+    expect(remembered(storage)).toEqual(show(states.at(-1) ?? NOTHING));
+  });
+
+  test("a log ends with zeros at all times, also when the power fails while it grows", () => {
+    let grown = 0;
+    forSeeds(100, (random) => {
+      const disk = new Disk(random);
+      const storage = start(disk, random);
+      const promise = { currentTerm: 1, votedFor: "a" };
+      /** Saves an entry, after which there is room for so many bytes. */
+      const fill = (index: number, left: number) => {
+        const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
+        const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
+        const empty = storage.frame(records.map(({ record }) => record)).length;
+        const length = disk.durableSize(LOG) - end - empty - left;
+        storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
+      };
+      fill(1, 500);
+      const size = disk.durableSize(LOG);
+      let syncs = 1 + Math.floor(random() * 2);
+      disk.fault = ({ what }) => {
+        syncs -= what === "sync" ? 1 : 0;
+        if (syncs === 0) disk.powerCut("parts");
+        return undefined;
+      };
+      // It ends a few bytes before the end of the room, or there, or after it.
+      failureOf(() => fill(2, Math.floor(random() * 40) - 20));
+      disk.fault = () => undefined;
+      disk.powerCut("parts");
+      if (disk.durableSize(LOG) > size) grown += 1;
+      expect([1, 2]).toContain(start(disk, random).entries.length);
+    });
+    if (!isReplay) expect(grown).toBeGreaterThan(10);
   });
 
   test("a log without its first frame is of nobody: refused by name, and left as it is", () => {
@@ -285,7 +333,7 @@ describe("the end of the log", () => {
   });
 
   test("after a cut the log goes on, and holds", () => {
-    const { disk, storage } = recover(bytes.subarray(0, end - 3));
+    const { disk, storage } = recover(padded(bytes.subarray(0, end - 3)));
     const change = { currentTerm: 4, votedFor: "a", entries: [command(3, 4, "new last")] };
     storage.save(change);
     disk.powerCut("nothing");
@@ -296,8 +344,9 @@ describe("the end of the log", () => {
 
   test("one flipped bit is refused if a good frame is behind it; else that frame is cut", () => {
     let [refused, cut] = [0, 0];
-    const log = Buffer.concat([bytes, Buffer.alloc(12)]); // The zeros where the next would begin.
-    for (let bit = 0; bit < log.length * 8; bit += 1) {
+    const log = padded(bytes);
+    const next = end + 12; // The zeros where the next frame would begin.
+    for (let bit = 0; bit < next * 8; bit += 1) {
       const flipped = Buffer.from(log);
       flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
       const disk = new Disk(randomFrom(1));
@@ -314,7 +363,7 @@ describe("the end of the log", () => {
         cut += 1;
       }
     }
-    expect([refused, cut]).toEqual([lastBegin * 8, (log.length - lastBegin) * 8]);
+    expect([refused, cut]).toEqual([lastBegin * 8, (next - lastBegin) * 8]);
   });
 
   test("a frame that is missing in the middle is refused, not closed up", () => {
@@ -331,7 +380,7 @@ describe("the end of the log", () => {
     const disk = new Disk(randomFrom(1));
     disk.put(LOG, Buffer.from(bytes).fill(0, first, first + 1));
     expectRefusal(() => start(disk), "damaged");
-    disk.put(LOG, bytes);
+    disk.put(LOG, padded(bytes));
     expect(remembered(start(disk))).toEqual(show(states.at(-1) ?? NOTHING));
   });
 
@@ -346,9 +395,9 @@ describe("the end of the log", () => {
     storage.save({ ...kept, entries: [command(2, 5, looksLikeLog)] });
     const log = disk.read(LOG) ?? Buffer.alloc(0);
     for (let length = end; length < end + looksLikeLog.length; length += 7) {
-      const cut = recover(log.subarray(0, length));
+      const cut = recover(padded(log.subarray(0, length)));
       expect(remembered(cut.storage)).toEqual(show(kept));
-      expect(cut.storage.cutBytes).toBe(torn(log.subarray(end, length)).length);
+      expect(cut.storage.cutBytes).toBe(torn(padded(log.subarray(end, length))).length);
     }
     expect(remembered(recover(log).storage).entries).toHaveLength(2);
   });
@@ -375,8 +424,8 @@ describe("a start", () => {
     const done: string[] = [];
     const disk = new Disk(randomFrom(1), ({ what, file }) => done.push(`${what} ${file}`));
     start(disk);
-    expect(done.slice(-2)).toEqual(["sync data/log.new", `rename ${LOG}`]);
-    expect(done.indexOf("sync data/log.new")).toBe(done.length - 2);
+    expect(done.slice(-3)).toEqual(["write data/log.new", "sync data/log.new", `rename ${LOG}`]);
+    expect(done.indexOf("write data/log.new")).toBe(done.length - 3);
   });
 
   test("is counted durably: the boot rises each time, whatever became of the last one", () => {
@@ -410,6 +459,29 @@ describe("a start", () => {
       });
       expect(new Set(boots).size).toBe(3);
     });
+  });
+
+  test("is refused where the log is lost, but not where the first one was cut short", () => {
+    for (const keep of keeps) {
+      for (let n = 0; n < 12; n += 1) {
+        const disk = new Disk(randomFrom(n));
+        let left = n;
+        disk.fault = () => {
+          if (left === 0) disk.powerCut(keep);
+          left -= 1;
+          return undefined;
+        };
+        const wasCut = failureOf(() => start(disk));
+        disk.fault = () => undefined;
+        expect(wasCut).toBe(n < 8);
+        disk.powerCut(keep);
+        expect(remembered(start(disk))).toEqual(show(NOTHING));
+        disk.lose(LOG);
+        disk.kill();
+        expectRefusal(() => start(disk),
+          `${LOG} is missing, and this is not the first start in data`);
+      }
+    }
   });
 
   test("is refused while another server has the directory", () => {
@@ -627,7 +699,7 @@ describe("a snapshot", () => {
   test("whose disk fails stops the server, and what was promised is there again", () => {
     const failed = new Set<string>();
     for (const fault of faults) {
-      for (let n = 0; n < 19; n += 1) {
+      for (let n = 0; n < 20; n += 1) {
         const disk = new Disk(randomFrom(n));
         const storage = saved(disk);
         let left = n;
@@ -845,6 +917,34 @@ describe("a snapshot", () => {
     expect(damaged.length).toBeGreaterThan(100);
   });
 
+  test("that cannot be read is an error that names it, at each of the reads", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 4, term: 1 }, five);
+    const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
+    /** Repeats the action, with another of its reads failing, until it succeeds. */
+    const failures = (action: () => unknown): number => {
+      for (let n = 0;; n += 1) {
+        let left = n;
+        disk.isUnreadable = (file) => {
+          if (file.startsWith(SNAPSHOT)) left -= 1; // It may be open by its earlier name.
+          return left === -1;
+        };
+        try {
+          action();
+          return n;
+        } catch (thrown) {
+          expect(thrown).toMatchObject(error);
+        }
+      }
+    };
+    expect(failures(() => storage.readChunk(0, 10))).toBe(1);
+    expect(failures(() => states(storage))).toBeGreaterThan(8); // Two for each of four frames.
+    storage.close();
+    // The last one succeeds, so each of them has let go of the directory.
+    expect(failures(() => start(disk).close())).toBeGreaterThan(3);
+  });
+
   test("that does not fit its log, or has none, is refused", () => {
     const disk = new Disk(randomFrom(1));
     const storage = saved(disk);
@@ -857,6 +957,7 @@ describe("a snapshot", () => {
         [{ [LOG]: log, [SNAPSHOT]: old }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
         [{ [LOG]: log }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
         [{ [SNAPSHOT]: old }, `${LOG} is missing`],
+        [{ [SNAPSHOT]: old, [`${LOG}.new`]: log }, `${LOG} is missing`],
       ] as const
     ) {
       const mixed = new Disk(randomFrom(1));
@@ -967,7 +1068,7 @@ describe("real files", () => {
     storage.close();
     const log = readFileSync(`${directory}/log`);
     const end = log.findLastIndex((byte) => byte !== 0) + 1;
-    writeFileSync(`${directory}/log`, log.subarray(0, end - 1));
+    writeFileSync(`${directory}/log`, log.fill(0, end - 1));
     const again = open(directory);
     expect(remembered(again)).toEqual(show(change));
     expectNextBoot(storage.identity.boot, again.identity.boot);
@@ -981,9 +1082,9 @@ describe("real files", () => {
     const before = process.umask(0);
     try {
       open(directory).close();
-      const [end = 0] = frameEnds(readFileSync(`${directory}/log`)).slice(-1);
-      truncateSync(`${directory}/log`, end);
-      appendFileSync(`${directory}/log`, "torn");
+      const log = readFileSync(`${directory}/log`);
+      const [end = 0] = frameEnds(log).slice(-1);
+      writeFileSync(`${directory}/log`, log.fill("torn", end, end + 4));
       const storage = open(directory);
       expect(storage.cutBytes).toBeGreaterThan(0);
       for (const made of [directory, path.dirname(directory)]) {

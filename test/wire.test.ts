@@ -254,6 +254,21 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
+  test("a snapshot without a byte, which no file is", () => {
+    const two = pair();
+    expectDropped(two, two.from([install(0, 0, Buffer.alloc(0))]), "malformed");
+    expectHeard(two, two.from([install(1, 0, Buffer.alloc(0))]));
+  });
+
+  test("a sender with a name of more than 255 bytes", () => {
+    const two = pair();
+    for (const kind of KINDS) {
+      const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
+      expectDropped(two, two.from([body], { from: "ü".repeat(128) }, kind), "malformed");
+    }
+    expectHeard(two, two.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
+  });
+
   test("types that no table has", () => {
     const two = pair();
     for (
