@@ -8,7 +8,8 @@
 import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import dns from "node:dns/promises";
-import { fchmodSync, fstatSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, fchmodSync, fstatSync, mkdtempSync, readFileSync, rmSync,
+  statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -19,68 +20,95 @@ import { Client, clientKey, type ClientOptions, type Configuration, type Endpoin
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
-  bun cli.ts --test                                     three servers on this machine
-  bun cli.ts --host H --port P --peers H:P,H:P          one server; --peers are the others
-  bun cli.ts put KEY VALUE                              store a value
-  bun cli.ts get KEY                                    read it, byte for byte
-  bun cli.ts delete KEY                                 remove it
-  bun cli.ts cas KEY OLD NEW                            put NEW if the value is OLD
-  bun cli.ts status                                     the servers, and why something is wrong
-  bun cli.ts transfer [NAME]                            have the leader hand over, to this server
-  bun cli.ts members list                               who is a member, and has a vote
-  bun cli.ts members add NAME=H:P                       add a server that was started with --join
-  bun cli.ts members remove NAME                        remove one, which then stops by itself
-  bun cli.ts recover --data DIR --yes                   when the majority is gone for good: makes
-                                                        one server a cluster of its own
-  bun cli.ts secret > FILE                              a new secret, for --secret-file
-  bun cli.ts client-key > FILE                          the clients' key, made of the secret
+  bun cli.ts --test                start three servers on this machine
+  bun cli.ts --host H --port P --peers H:P,H:P
+                                   start one server; --peers are the others
+  bun cli.ts put KEY VALUE         store a value
+  bun cli.ts get KEY               read it, byte for byte
+  bun cli.ts delete KEY            remove it
+  bun cli.ts cas KEY OLD NEW       put NEW if the value is OLD
+  bun cli.ts status                show the servers, and why something is wrong
+  bun cli.ts transfer [NAME]       have the leader hand over, to this server
+  bun cli.ts members list          show the members, and which have a vote
+  bun cli.ts members add NAME=H:P  add a server that was started with --join
+  bun cli.ts members remove NAME   remove a server, which then stops
+  bun cli.ts recover --data DIR --yes
+                                   when the majority is gone for good: make one
+                                   server a cluster of its own
+  bun cli.ts secret > FILE         make a secret, for --secret-file
+  bun cli.ts client-key > FILE     make the clients' key, from the secret
 
-A last VALUE or NEW that is written - is read from standard input. A word that begins with - goes
-behind --, as in: put -- KEY -5
+A last VALUE or NEW that is written - is read from standard input. Put -- before
+words that begin with -, as in: put -- KEY -5
 
 Servers:
-  --host H --port P       where it listens: a name or an address of this machine, as in ::1;
-                          0.0.0.0 is all of them, and needs a --name
-  --name NAME             what the peers call this server (default: HOST:PORT)
-  --join                  it is new: it waits for 'members add', and founds no cluster of its own;
-                          --peers are some of the members
-  --data DIR              where the log is (default: raft-data/NAME; for --test a temporary one)
-  --election-timeout MS   who hears no leader for this time, up to 1.5 times it, calls an election
-                          (default: 1000)
-  --heartbeat MS          how often a leader speaks that has nothing to say (default: 100)
+  --host H --port P       where it listens: a name or an address of this
+                          machine, as in ::1; 0.0.0.0 is all of them, and needs
+                          a --name
+  --name NAME             the name that its peers use (default: HOST:PORT)
+  --join                  it is new: it waits for 'members add', and founds no
+                          cluster of its own; --peers are some of the members
+  --data DIR              where the log is (default: raft-data/NAME; for --test
+                          a temporary one)
+  --election-timeout MS   a server that hears no leader for this time, up to 1.5
+                          times it, calls an election (default: 1000)
+  --heartbeat MS          heartbeat interval of an idle leader (default: 100)
 Clients:
-  --timeout MS            how long to wait for an answer (default: 5000; status: at most 1000)
-  --client-key-file FILE  in place of the secret (or RAFT_CLIENT_KEY): who has only this key can
-                          use the store, but cannot speak as a server
-  --force                 remove a member though the rest is no majority that is heard: nothing is
-                          committed any more until enough of them are back
-  --base64                KEY, VALUE, OLD and NEW are written in base64, and so can be any bytes
+  --timeout MS            how long to wait for an answer (default: 5000; status:
+                          at most 1000)
+  --client-key-file FILE  in place of the secret (or RAFT_CLIENT_KEY): this key
+                          can use the store, but cannot speak as a server
+  --force                 remove a member although no reachable majority is
+                          left: nothing is committed until enough are back
+  --base64                KEY, VALUE, OLD and NEW are written in base64, and so
+                          can be any bytes
 Both:
-  --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between, IPv6 as [::1]:48000;
-                          clients need none while the servers of --test run on this machine
-  --secret-file FILE      what servers and clients of one cluster share, and nobody else has
-                          (or RAFT_SECRET; without any, servers keep to this machine)
-  --cluster NAME          what servers and clients of one cluster agree on (default: raft)
-  --json                  one line of JSON on standard output, errors too (a server: one per event)
+  --peers LIST            HOST:PORT or NAME=HOST:PORT, with commas between, IPv6
+                          as [::1]:48000; clients need none while the servers of
+                          --test run on this machine
+  --secret-file FILE      what servers and clients of one cluster share (or
+                          RAFT_SECRET; without any, servers keep to this
+                          machine)
+  --cluster NAME          what servers and clients of one cluster agree on
+                          (default: raft)
+  --json                  one line of JSON on standard output, errors too
+                          (a server: one for each event)
   --help, --version
 
-JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code","message"}, ...}.
-  get adds "value", null if it is not UTF-8, and "base64"; secret adds "secret", client-key
-  "clientKey", status "leader", "servers" and "troubles", members list "members". Codes: see below.
+JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code",
+  "message"}, ...}. get adds "value", null if it is not UTF-8, and "base64";
+  secret adds "secret", client-key "clientKey", status "leader", "servers" and
+  "troubles", members list "members". Codes: see below.
 
 Exit codes:
   0  done
-  1  not done: absent, different, noLeader, timeout, refused, network, ended, unexpected
+  1  a definite no: absent, different
   2  wrong usage: usage
   3  the disk failed a server: storage
-  4  unknown whether it was done, or will be: outcomeUnknown`;
+  4  unknown whether it was done, or will be: outcomeUnknown, unexpected
+  5  surely not done: timeout, refused, noLeader, network, ended; or its output
+     could not be written: output`;
 
-const EXIT_CODES = { absent: 1, different: 1, noLeader: 1, timeout: 1, refused: 1, network: 1,
-  ended: 1, unexpected: 1, usage: 2, storage: 3, outcomeUnknown: 4 };
+const EXIT_CODES = { done: 0, absent: 1, different: 1, usage: 2, storage: 3, outcomeUnknown: 4,
+  unexpected: 4, timeout: 5, refused: 5, noLeader: 5, network: 5, ended: 5, output: 5 };
+
+/** Returns whether a file of Linux about this process matches; undefined on other systems. */
+function ofProcess(file: string, pattern: RegExp): boolean | undefined {
+  const about = path.join("/proc/self", file);
+  return existsSync(about) ? pattern.test(readFileSync(about, "latin1")) : undefined;
+}
+
+/** Where the source of a compiled program seems to be. */
+const isCompiled = import.meta.path.startsWith("/$bunfs/");
+/** The program as it was called: all texts say "bun cli.ts" for it. */
+const PROGRAM = isCompiled ? process.argv0 : `bun ${path.relative("", import.meta.path)}`;
+const nameProgram = (text: string) => text.replaceAll("bun cli.ts", () => PROGRAM);
 
 /** How a command ends: what there is to say, for people and for programs, or why it failed. */
 type Result = { text?: string | Uint8Array; json?: object;
-  error?: { code: keyof typeof EXIT_CODES; message: string } };
+  error?: { code: keyof typeof EXIT_CODES; message: string };
+  /** The server whose log ends with this error. */
+  server?: string };
 
 const wrongUsage = (sentence: string) => new RaftError("usage", sentence);
 
@@ -124,39 +152,45 @@ function listOf(peers: string | undefined): string[] {
 
 const SECRET_CHARACTERS = 16;
 
-/** What a file that nobody else may read holds, or the environment, if the flag is not there. */
-function readPrivate(flags: Flags, flag: "secret-file" | "client-key-file", variable: string,
-  command: string): string | undefined {
-  const [file, inEnvironment] = [flags[flag], process.env[variable]];
-  if (file === undefined && inEnvironment === undefined) return undefined;
+/** Reads a private file; without the flag, the environment. */
+function readPrivate(flags: Flags, flag: "secret-file" | "client-key-file", variable: string):
+  | string
+  | undefined {
+  const file = flags[flag];
   const source = file === undefined ? variable : `--${flag} ${file}`;
   const wrong = (why: string, next: string) => wrongUsage(`${source} ${why}. ${next}`);
-  const make = `Make one: bun cli.ts ${command} > ${file ?? "FILE"}`;
-  const secret = (file === undefined ? inEnvironment ?? "" : readFile(file, wrong, make)).trim();
-  if (secret === "") throw wrong("is empty", make);
-  if (secret.length >= SECRET_CHARACTERS) return secret;
-  throw wrong(`has ${secret.length} characters, and needs at least ${SECRET_CHARACTERS}`, make);
+  // A client or a joining server has a cluster already; another secret would not help it.
+  const isFounder = (flags.host ?? flags.test) && !flags.join;
+  const make = isFounder ? `. Only for a new cluster: bun cli.ts secret > ${file ?? "FILE"}` : "";
+  const copy = `Copy the cluster's own to here${make}.`;
+  const text = file === undefined ? process.env[variable] : readFile(file, variable, wrong, copy);
+  const secret = text?.trim();
+  if (secret === "") throw wrong("is empty", copy);
+  if (secret === undefined || secret.length >= SECRET_CHARACTERS) return secret;
+  throw wrong(`has ${secret.length} characters, and needs at least ${SECRET_CHARACTERS}`, copy);
 }
 
-function readFile(file: string, wrong: (why: string, next: string) => RaftError,
-  make: string): string {
+function readFile(file: string, variable: string, wrong: (why: string, next: string) => RaftError,
+  copy: string): string {
   let bytes: Buffer;
   try {
     const stat = statSync(file, { throwIfNoEntry: false });
-    if (!stat) throw wrong("is not there", make);
-    if (stat.mode & 0o077) throw wrong("can be read by others", `Forbid it: chmod 600 ${file}`);
+    if (!stat) throw wrong("is not there", copy);
+    if (stat.mode & 0o077) {
+      throw wrong("can be read by others", `Forbid it: chmod 600 ${file}. Where that is ` +
+        `impossible, as on a read-only mount, set ${variable} to what it holds.`);
+    }
     bytes = readFileSync(file);
   } catch (error) {
     if (error instanceof RaftError) throw error;
     throw wrong("cannot be read", `${(error as Error).message}.`);
   }
   if (isUtf8(bytes)) return bytes.toString();
-  throw wrong("holds bytes that are no text", make);
+  throw wrong("holds bytes that are no text", copy);
 }
 
-const readSecret = (flags: Flags) => readPrivate(flags, "secret-file", "RAFT_SECRET", "secret");
-const readClientKey = (flags: Flags) =>
-  readPrivate(flags, "client-key-file", "RAFT_CLIENT_KEY", "client-key");
+const readSecret = (flags: Flags) => readPrivate(flags, "secret-file", "RAFT_SECRET");
+const readClientKey = (flags: Flags) => readPrivate(flags, "client-key-file", "RAFT_CLIENT_KEY");
 
 /** The secret of a server; none is "". With the clients' key it could not speak to its peers. */
 function serverSecret(flags: Flags): string {
@@ -199,18 +233,34 @@ function tellClientKey(flags: Flags): Result {
 // ------------------------------------------ The story -------------------------------------------
 
 const COLOURS = ["cyan", "yellow", "magenta", "green", "blue"] as const;
-type Tell = (message: string, level?: "INFO" | "WARNING") => void;
+/** A terminal with fewer columns gets shorter lines. */
+const LOG_COLUMNS = 120;
+type Level = "INFO" | "WARNING" | "ERROR";
+type Tell = (message: string, level?: Level) => void;
+
+/** Returns what a server's log tells. */
+function logEntry(server: string, message: string, level: Level) {
+  const now = new Date();
+  const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
+  const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
+  return { time, level, server, message: nameProgram(message) };
+}
+
+/** Returns a line of the log. In a narrow terminal it has only what differs from line to line. */
+function logLine({ time, level, server, message }: ReturnType<typeof logEntry>): string {
+  if (width() >= LOG_COLUMNS) return `${time} - ${level} - raft - ${server} - ${message}`;
+  const clock = time.slice(time.indexOf(" ") + 1);
+  const shown = level === "INFO" ? message : `${level}: ${message}`;
+  return fold(`${clock} ${server} ${shown}`, clock.length + 1);
+}
 
 /** Writes the lines of one server; on a terminal, in a colour of its own. */
-function teller({ name, port }: Server, json: boolean): Tell {
+function teller({ name, port }: Server, isJson: boolean): Tell {
   const colour = COLOURS[port % COLOURS.length] ?? "cyan";
   const isColoured = process.stdout.isTTY && !process.env.NO_COLOR;
   return (message, level = "INFO") => {
-    const now = new Date();
-    const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
-    const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
-    if (json) return void write(JSON.stringify({ time: now, level, server: name, message }) + "\n");
-    const line = `${time} - ${level} - raft - ${name} - ${message}`;
+    const entry = logEntry(name, message, level);
+    const line = isJson ? JSON.stringify(entry) : logLine(entry);
     void write(`${isColoured ? styleText(colour, line) : line}\n`);
   };
 }
@@ -400,18 +450,29 @@ async function serve(flags: Flags): Promise<Result> {
   const role = `${peers.length} peers configured, starting as Follower`;
   if (flags.join) tell("Joining a cluster, starting as Follower without a vote");
   else tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
-  const node = await Node.start({ ...self, peers, join: flags.join ?? false, cluster: flags.cluster,
-    secret, electionTimeoutMs, heartbeatMs,
-    directory: flags.data ?? path.join("raft-data", self.name), machine: new KeyValueStore(),
-    onEvent: narrator(self.name, [self.name, ...names], tell) });
-  tell(`Server listening on ${writeAddress(self)}`);
-  void warnOfTwins([self, ...servers], tell);
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void node.stop());
-  // Who started it for a while is gone, and so are its peers: it stops at once, told twice.
-  process.on("disconnect", () => void [node.stop(), node.stop()]);
-  await node.stopped;
-  tell("Server stopped");
-  return {};
+  const options = { ...self, peers, join: flags.join ?? false, cluster: flags.cluster, secret,
+    electionTimeoutMs, heartbeatMs, directory: flags.data ?? path.join("raft-data", self.name),
+    machine: new KeyValueStore(), onEvent: narrator(self.name, [self.name, ...names], tell) };
+  const run = async () => {
+    const node = await Node.start(options);
+    tell(`Server listening on ${writeAddress(self)}`);
+    void warnOfTwins([self, ...servers], tell);
+    onStop(() => void node.stop());
+    // The parent process is gone, and so are the peers: stop at once, by the second call.
+    process.on("disconnect", () => void [node.stop(), node.stop()]);
+    await node.stopped;
+    tell("Server stopped");
+    return {};
+  };
+  return await run().catch((error) => ({ ...explain(error), server: self.name }));
+}
+
+/** A server outlives its terminal only if it was started so, by nohup. */
+function onStop(stop: () => void): void {
+  const hangsUp = ofProcess("status", /^SigIgn:.*[02468ace]$/m);
+  for (const signal of ["SIGINT", "SIGTERM", ...(hangsUp ? ["SIGHUP"] : [])]) {
+    process.on(signal, stop);
+  }
 }
 
 // ---------------------------------------- Three servers -----------------------------------------
@@ -427,55 +488,66 @@ async function trioServers(): Promise<string[]> {
 async function trio(flags: Flags): Promise<Result> {
   serverSecret(flags); // What is wrong with it is told once, not three times.
   const servers = await trioServers();
+  for (const server of servers) await checkFree(parseServer(server));
   const data = flags.data ?? mkdtempSync(path.join(os.tmpdir(), "raft-"));
   if (servers[2] === "127.0.0.1:48002") {
-    console.log(
-      `The name of this machine, ${os.hostname()}, is not a loopback address: the third ` +
-        "server is 127.0.0.1:48002.",
-    );
+    say(`The name of this machine, ${os.hostname()}, is not a loopback address: the third ` +
+      "server is 127.0.0.1:48002.");
   }
   let [isStopping, isWhole] = [false, true];
   const children = servers.map((server) => {
     const [host = "", port = ""] = server.split(":");
     const peers = servers.filter((peer) => peer !== server).join(",");
-    const command = [import.meta.path, "--host", host, "--port", port, "--peers", peers, "--data",
+    const command = ["--host", host, "--port", port, "--peers", peers, "--data",
       path.join(data, server), "--cluster", flags.cluster,
       ...(["election-timeout", "heartbeat", "secret-file"] as const).flatMap((flag) =>
         flags[flag] === undefined ? [] : [`--${flag}`, flags[flag]]
       )];
     // A server ends when this channel to its parent closes, however the parent dies.
-    const child = Bun.spawn([process.execPath, ...command], {
+    const script = isCompiled ? [] : [import.meta.path];
+    const child = Bun.spawn([process.execPath, ...script, ...command], {
+      argv0: process.argv0,
       stdio: ["ignore", "inherit", "inherit"],
       ipc: () => {},
       onExit(_child, code, signal) {
         if (isStopping) return;
         isWhole = false;
-        const again = `was killed. To start it again:\nbun ${command.join(" ")}\n`;
-        const why = `ended with code ${code}. Is another 'bun cli.ts --test' running here?`;
-        console.log(`\n${server} ${signal ? again : why}`);
+        const again = `was killed. To start it again:\n${PROGRAM} ${command.join(" ")}\n`;
+        void write(`\n${server} ${signal ? again : `ended with code ${code}.\n`}`);
       },
     });
     return { server, child };
   });
-  console.log("Three servers on this machine:");
-  for (const { server, child } of children) console.log(`  ${server} is process ${child.pid}`);
-  console.log(
-    "Talk to them from another shell: 'bun cli.ts put hello world', 'bun cli.ts get hello',",
-  );
-  console.log("'bun cli.ts status'. Kill one with 'kill -9'. Ctrl-C stops them all.\n");
+  say("Three servers on this machine:");
+  for (const { server, child } of children) say(`  ${server} is process ${child.pid}`);
+  say("Talk to them from another shell: 'bun cli.ts put hello world',");
+  say("'bun cli.ts get hello', 'bun cli.ts status'.");
+  say("Kill one with 'kill -9'. Ctrl-C stops them all.\n");
   const stop = () => {
     isStopping = true;
     for (const { child } of children) child.disconnect();
   };
-  for (const end of ["SIGINT", "SIGTERM", "SIGHUP", "disconnect"]) process.on(end, stop);
+  onStop(stop);
+  process.on("disconnect", stop);
   await Promise.all(children.map(({ child }) => child.exited));
   // Who was started again by hand may still be using it.
   if (!flags.data && isWhole) rmSync(data, { recursive: true, force: true });
-  else console.log(`The logs of the servers are kept in ${data}.`);
+  else say(`The logs of the servers are kept in ${data}.`);
   if (isStopping) return {};
   return {
     error: { code: "ended", message: "All three servers have ended; each said why, above." },
   };
+}
+
+/** Another trio would not say why it cannot start in words that fit. */
+async function checkFree(at: Server): Promise<void> {
+  const socket = await systemWorld.datagrams.bind(at, () => {}).catch((error: RaftError) => {
+    if (!error.message.includes("another process has that port")) throw error;
+    throw new RaftError("network",
+      `Cannot listen on port ${at.port}: another process has it, most ` +
+        "likely another 'bun cli.ts --test'. Use its servers ('bun cli.ts status'), or stop it first.");
+  });
+  socket.close();
 }
 
 // --------------------------------- When the majority is gone -----------------------------------
@@ -739,7 +811,7 @@ function reportStatus(answers: Answer[]): Result {
       server.logBytes === null ? null : size(server.logBytes), server.address]
       .map((cell) => String(cell ?? "-"))
   );
-  const all = troublesOf(answers);
+  const all = troublesOf(answers).map(nameProgram);
   const leader = leaderOf(answers)?.name ?? null;
   const json = { leader, servers, troubles: all };
   const [first = "", ...others] = all;
@@ -747,18 +819,34 @@ function reportStatus(answers: Answer[]): Result {
   const told = leader === null ? others : all;
   const table = servers.some(({ role }) => role) ? align(HEADINGS, rows) : [];
   const isBoth = table.length > 0 && told.length > 0;
-  const text = [...table, ...(isBoth ? [""] : []), ...told].join("\n");
+  const text = [...table, ...(isBoth ? [""] : []), ...told.map((sentence) => fold(sentence))]
+    .join("\n");
   return leader === null ? { text, json, error } : { text, json };
 }
 
-/** As wide as the widest cell of each column; numbers to the right, words to the left. */
+/**
+ * Makes each column as wide as its widest cell; numbers to the right, words to the left. Columns
+ * for which a terminal has no room are put below the others, again beside the first one.
+ */
 function align(headings: string[], rows: string[][]): string[] {
   const all = [headings, ...rows];
   const widths = headings.map((_, i) => Math.max(...all.map((row) => row[i]?.length ?? 0)));
   const isWord = (i: number) => i < 2 || i === headings.length - 1;
-  return all.map((row) =>
-    row.map((cell, i) => isWord(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))
-      .join("  ").trimEnd()
+  const tables: number[][] = [[]];
+  let room = width();
+  for (const [i, needed] of widths.entries()) {
+    if (needed > room) {
+      tables.push([0]);
+      room = width() - (widths[0] ?? 0) - 2;
+    }
+    tables.at(-1)?.push(i);
+    room -= needed + 2;
+  }
+  const pad = (cell: string, i: number) =>
+    isWord(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0);
+  return tables.flatMap((columns,
+    i) => [...(i === 0 ? [] : [""]),
+    ...all.map((row) => columns.map((i) => pad(row[i] ?? "", i)).join("  ").trimEnd())]
   );
 }
 
@@ -913,7 +1001,8 @@ function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string
 
 async function main(): Promise<Result> {
   const { values: flags, positionals } = parse();
-  if (flags.help) return { text: HELP, json: { help: HELP } };
+  const help = nameProgram(HELP);
+  if (flags.help) return { text: help, json: { help } };
   const { version } = packageJson;
   if (flags.version) return { text: version, json: { version } };
   if (!flags.test && positionals.length > 0) return await command(flags, positionals);
@@ -944,22 +1033,52 @@ function explain(error: Error & { code?: string }): Result {
   return { error: { code: "unexpected", message } };
 }
 
-/** Resolves when it is written: a program that ends earlier takes what is left with it. */
-function write(what: string | Uint8Array): Promise<void> {
-  return new Promise((resolve) => void process.stdout.write(what, () => resolve()));
+/** Returns how many columns the terminal has. A file or a pipe takes lines of any length. */
+const width = () => process.stdout.columns || Number.POSITIVE_INFINITY;
+
+/** Breaks a line between words where the terminal would break it anywhere. */
+function fold(line: string, indent = 0): string {
+  const at = line.length > width() ? line.lastIndexOf(" ", width()) : 0;
+  if (at <= indent) return line;
+  return `${line.slice(0, at)}\n${fold(" ".repeat(indent) + line.slice(at + 1), indent)}`;
 }
 
-async function print({ text = "", json, error }: Result, isJson: boolean): Promise<void> {
-  if (isJson) return await write(`${JSON.stringify({ ok: !error, ...json, error })}\n`);
+const say = (text: string) => void write(`${fold(nameProgram(text))}\n`);
+
+/** Where standard output was closed, Bun has opened another file in its place. */
+const isClosed = ofProcess("fdinfo/1", /^flags:\s*0[2367]\d{6}$/m);
+let isOutputLost = false;
+
+/**
+ * Resolves when it is written: a program that ends earlier takes what is left with it. A closed pipe
+ * is no failure, because its reader has had enough. A server runs on without its output.
+ */
+async function write(what: string | Uint8Array): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<
+    Error & { code?: string } | undefined | null
+  >();
+  process.stdout.write(what, resolve);
+  const error = await promise;
+  const why = error?.message ?? (isClosed ? "it is closed" : undefined);
+  if (why === undefined || error?.code === "EPIPE" || isOutputLost) return;
+  isOutputLost = true;
+  console.error(`Cannot write to standard output: ${why}. Make room there, or write elsewhere; a ` +
+    "change that was asked for has been made.");
+}
+
+async function print({ text = "", json, error, server }: Result, isJson: boolean): Promise<void> {
+  if (error) error.message = nameProgram(error.message);
+  const entry = error && server ? logEntry(server, error.message, "ERROR") : undefined;
+  if (isJson) return await write(`${JSON.stringify({ ...entry, ok: !error, ...json, error })}\n`);
   const isRaw = typeof text !== "string" && !process.stdout.isTTY;
   if (text.length > 0 || typeof text !== "string") await write(text);
   if (!isRaw && (text.length > 0 || typeof text !== "string")) await write("\n");
-  if (error) console.error(error.message);
+  if (error) console.error(entry ? logLine(entry) : fold(error.message));
 }
 
 if (import.meta.main) {
-  process.stdout.on("error", () => {}); // That nobody reads any more is no reason to stop serving.
+  process.stdout.on("error", () => {}); // `write` is told as well.
   const result = await main().catch(explain);
   await print(result, Bun.argv.includes("--json"));
-  process.exit(result.error ? EXIT_CODES[result.error.code] : 0);
+  process.exit(EXIT_CODES[result.error?.code ?? (isOutputLost ? "output" : "done")]);
 }

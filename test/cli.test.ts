@@ -12,7 +12,7 @@ import path from "node:path";
 import { type Answer, narrator, type Status, troublesOf } from "../cli.ts";
 import type { Member, NodeEvent } from "../raft.ts";
 import { configuration } from "./core.ts";
-import { Cluster, endAll, eventually, freePorts, isFree, Program,
+import { childrenOf, Cluster, endAll, eventually, freePorts, isFree, Program,
   temporaryDirectory } from "./processes.ts";
 
 const CLI = path.join(import.meta.dir, "..", "cli.ts");
@@ -74,12 +74,17 @@ function show(
   shown.push([what, `\`${hidden(command)}\``, hidden(printed), code].join(" | "));
 }
 
+const FATAL = /^(\d{4}-\d\d-\d\d [\d:]+,\d{3} - ERROR - raft - \S+ - )?(.*)$/s;
+
 async function expectRefusal(wrong: Wrong): Promise<void> {
   const { args, code, says, options, keeps } = wrong;
   const before = keeps && log(keeps);
   const refused = await cli(args, options);
   show(wrong, refused.errors, refused.code);
-  expect(refused.errors).toMatch(says);
+  // A server that had begun to tell its story ends it with the reason.
+  const [, begun = "", errors = ""] = FATAL.exec(refused.errors) ?? [];
+  expect(begun !== "").toBe(refused.output.includes("Starting server..."));
+  expect(errors).toMatch(says);
   expect(refused.errors).not.toContain("\n"); // One message, and no stack.
   expect(refused.code).toBe(code);
   const story = refused.output.split("\n").filter((line) => !/^\d{4}-.* - raft - /.test(line));
@@ -87,8 +92,12 @@ async function expectRefusal(wrong: Wrong): Promise<void> {
   // A script is told the same, in one shape.
   const inJson = await cli(["--json", ...args], options);
   const [last = "", ...events] = inJson.output.trim().split("\n").reverse();
-  expect(JSON.parse(last)).toEqual({ ok: false,
-    error: { code: expect.any(String), message: expect.stringMatching(says) } });
+  const message = expect.stringMatching(says);
+  const about = begun === ""
+    ? {}
+    : { time: expect.any(String), level: "ERROR", server: expect.any(String), message };
+  expect(JSON.parse(last)).toEqual({ ...about, ok: false,
+    error: { code: expect.any(String), message } });
   for (const event of events) expect(JSON.parse(event)).toHaveProperty("message");
   expect(inJson.errors).toBe("");
   expect(inJson.code).toBe(code);
@@ -159,7 +168,7 @@ describe("bad input", () => {
     { what: "--force where it has no effect", args: ["members", "add", "d=h:1", "--force"], code: 2,
       says: /^--force is for "members remove"/ },
     { what: "to remove the last member",
-      args: ["members", "remove", `127.0.0.1:${taken}`, ...where], code: 1,
+      args: ["members", "remove", `127.0.0.1:${taken}`, ...where], code: 5,
       says: /^The server refuses: nobody would be left who has a vote\.$/ },
     { what: "to join nobody", args: server("--join"), code: 2,
       says: /^A server that is to join a cluster needs the addresses of some .*--peers/ },
@@ -185,12 +194,12 @@ describe("bad input", () => {
       says: /^--peers is empty\. Write HOST:PORT of the others, or leave it out/ },
     { what: "a name that peers cannot write", args: server("--name", "a b"), code: 2,
       says: /^--name cannot be "a b"/ },
-    { what: "an address that no interface has", args: server("--host", "192.0.2.1"), code: 1,
+    { what: "an address that no interface has", args: server("--host", "192.0.2.1"), code: 5,
       says:
         /^Cannot listen on 192\.0\.2\.1:\d+: no network interface has that address\. Use one of/ },
-    { what: "a port in use", args: server("--port", taken), code: 1,
+    { what: "a port in use", args: server("--port", taken), code: 5,
       says: /another process has that port\. Stop it, or use another port/ },
-    { what: "its own name does not resolve", args: server("--host", NOWHERE), code: 1,
+    { what: "its own name does not resolve", args: server("--host", NOWHERE), code: 5,
       says: /^Cannot listen on .*: the name does not resolve\. Use one of/ },
     { what: "every address, and no name",
       args: server("--host", "0.0.0.0", "--secret-file", secretFile()), code: 2,
@@ -211,19 +220,26 @@ describe("bad input", () => {
     const key = secretFile("ab".repeat(32));
     return [
       { what: "a secret that others can read", args: secret(secretFile(SECRET, 0o644)), code: 2,
-        says: /can be read by others\. Forbid it: chmod 600 / },
+        says: /can be read by others\. Forbid it: chmod 600 .* read-only mount, set RAFT_SECRET / },
       { what: "a secret that is too short", args: secret(secretFile("swordfish")), code: 2,
-        says: /has 9 characters, and needs at least 16\. Make one: bun cli\.ts secret > / },
+        says: /has 9 characters, and needs at least 16\. Copy the cluster's own/ },
       { what: "an empty secret", args: secret(secretFile("\n")), code: 2,
-        says: /is empty\. Make one: / },
+        says: /is empty\. Copy the cluster's own/ },
       { what: "no such file", args: secret(`${temporaryDirectory()}/none`), code: 2,
-        says: /is not there\. Make one: / },
+        says:
+          /is not there\. Copy the .*\. Only for a new cluster: bun cli\.ts secret > .*none\.$/ },
+      { what: "no such file, to join", code: 2,
+        args: secret(`${temporaryDirectory()}/none`, "--join", "--peers", where[1] ?? ""),
+        says: /none is not there\. Copy the cluster's own to here\.$/ },
+      { what: "no such file, at a client", code: 2,
+        args: ["get", "a", ...where, "--secret-file", `${temporaryDirectory()}/none`],
+        says: /none is not there\. Copy the cluster's own to here\.$/ },
       { what: "no such directory", args: secret(`${secretFile()}/none`), code: 2,
         says: /--secret-file .* (is not there|cannot be read)\. / },
       { what: "a directory in place of a file", args: secret(temporaryDirectory()), code: 2,
         says: /cannot be read\. EISDIR/ },
       { what: "a secret that is no text", args: secret(secretFile(Buffer.alloc(32, 0xff))), code: 2,
-        says: /holds bytes that are no text\. Make one: / },
+        says: /holds bytes that are no text\. Copy the cluster's own/ },
       { what: "RAFT_SECRET too short", args: server(), options: { env: { RAFT_SECRET: "word" } },
         code: 2, says: /^RAFT_SECRET has 4 characters, and needs at least 16/ },
       { what: "RAFT_SECRET empty", args: ["get", "a", ...where],
@@ -239,10 +255,10 @@ describe("bad input", () => {
         says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/ },
       { what: "a client's key that others can read", code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile("ab".repeat(32), 0o640)],
-        says: /^--client-key-file .* can be read by others\. Forbid it: chmod 600 / },
+        says: /^--client-key-file .* can be read by others\. Forbid it: .* set RAFT_CLIENT_KEY / },
       { what: "no such key", code: 2,
         args: ["get", "a", ...where, "--client-key-file", `${temporaryDirectory()}/none`],
-        says: /is not there\. Make one: bun cli\.ts client-key > / },
+        says: /is not there\. Copy the cluster's own to here/ },
       { what: "a server with a client's key", args: server("--client-key-file", key), code: 2,
         says: /^--client-key-file is for clients/ },
       { what: "a server with only a client's key", args: server(), code: 2,
@@ -256,11 +272,11 @@ describe("bad input", () => {
   refuses("keys and values", () => [
     { what: "an empty key", args: ["put", "", "value", ...where], code: 2,
       says: /^The key is empty\. / },
-    { what: "key and value too large", args: ["put", "key", "v".repeat(64_000), ...where], code: 1,
+    { what: "key and value too large", args: ["put", "key", "v".repeat(64_000), ...where], code: 5,
       says: /^\d+ bytes are too many for a datagram, .* 64000.*[Ss]plit/ },
-    { what: "a key too large", args: ["get", "k".repeat(64_000), ...where], code: 1,
+    { what: "a key too large", args: ["get", "k".repeat(64_000), ...where], code: 5,
       says: /bytes are too many for a datagram/ },
-    { what: "a value too large, on standard input", args: ["put", "key", "-", ...where], code: 1,
+    { what: "a value too large, on standard input", args: ["put", "key", "-", ...where], code: 5,
       options: { input: new Uint8Array(10_000_000) },
       says: /^Standard input has more than 64000 bytes.*Nothing was sent/ },
     { what: "bytes that are not UTF-8", args: ["get", ...where], code: 2,
@@ -275,9 +291,9 @@ describe("bad input", () => {
     { what: "another value than expected", args: ["cas", "precious", "other", "new", ...where],
       code: 1, says: /^The value of "precious" is not "other", and stays as it is\.$/ },
     { what: "nobody there", args: ["get", "a", "--peers", `127.0.0.1:${port}`, "--timeout", "300"],
-      code: 1, says: /^No answer in 300 ms\. .*never heard/ },
+      code: 5, says: /^No answer in 300 ms\. .*never heard/ },
     { what: "another cluster's name",
-      args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"], code: 1,
+      args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"], code: 5,
       says: /^No answer in 300 ms\. .* cluster\? .*never heard/ },
   ]);
 
@@ -409,7 +425,8 @@ describe("bad input about data", () => {
     const [output, errors] = await Promise.all([new Response(child.stdout).text(),
       new Response(child.stderr).text()]);
     expect(output).toContain("ended with 3\n");
-    expect(errors).toMatch(
+    const [, , reason] = FATAL.exec(errors) ?? [];
+    expect(reason).toMatch(
       /^Cannot write .*: ENOSPC.*\. Make room on that disk, and start again\.\n$/,
     );
     const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data];
@@ -525,6 +542,111 @@ describe("clients and scripts", () => {
     expect(JSON.parse(again.output)).toEqual({ ok: true, clientKey: key.output.trim() });
     const other = await cli(["client-key", "--secret-file", file, "--cluster", "other"]);
     expect(other.output).not.toBe(key.output);
+  });
+});
+
+describe("output", () => {
+  let where: string[];
+
+  beforeAll(async () => {
+    const cluster = await Cluster.start(TIMING, 1);
+    where = ["--peers", cluster.servers.join(","), "--cluster", cluster.name];
+    await cli(["put", "word", "one", ...where]);
+  });
+  afterAll(endAll);
+
+  const LOST = /^Cannot write to standard output: .*\. Make room there, or write elsewhere; .*\.$/;
+  const hasProc = existsSync("/proc/self/fdinfo");
+
+  test.if(hasProc)("that cannot be written is an error, for every command", async () => {
+    const places = { full: "> /dev/full", closed: ">&-", "open only to read": "1< /dev/null" };
+    const commands = [["--help"], ["--version"], ["secret"], ["get", "word"], ["status"], ["put",
+      "word", "one"], ["members", "list"], ["get", "word", "--json"]];
+    for (const [what, redirection] of Object.entries(places)) {
+      for (const words of commands) {
+        const args = words.length === 1 && words[0] !== "status" ? words : [...words, ...where];
+        const options = { shell: `exec "$0" "$@" ${redirection}` };
+        const { code, errors } = await cli(args, options);
+        show({ what: `standard output that is ${what}`, args, options }, errors, code);
+        expect(errors).toMatch(LOST);
+        expect(code).toBe(5);
+      }
+    }
+  });
+
+  test.if(hasProc)("that is lost does not hide a definite no, nor a doubt", async () => {
+    const shell = "exec \"$0\" \"$@\" --json > /dev/full";
+    expect(await cli(["get", "none", ...where], { shell })).toMatchObject({ code: 1 });
+    expect(await cli(["get"], { shell })).toMatchObject({ code: 2 });
+  });
+
+  test("that nobody reads is no error: only a closed pipe is quiet", async () => {
+    const closed = "{ sleep 0.5; \"$0\" \"$@\"; echo \"ended with $?\" >&2; } | true";
+    const { errors } = await cli(["get", "word", ...where], { shell: closed });
+    expect(errors).toBe("ended with 0");
+  });
+
+  test.if(hasProc)("of a server is lost, which is told once, and the server runs on", async () => {
+    const [port] = await freePorts(1);
+    const via = ["sh", "-c", "exec \"$@\" > /dev/full", "sh"];
+    const program = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--data",
+      temporaryDirectory(), ...QUICK], {}, via);
+    expect(await cli(["put", "a", "b", "--peers", `127.0.0.1:${port}`])).toMatchObject({ code: 0 });
+    program.signal("SIGTERM");
+    expect(await program.exited).toBe(5);
+    await program.closed;
+    expect(program.errors.trim()).toMatch(LOST);
+    expect(program.errors.trim().split("\n")).toHaveLength(1);
+  });
+
+  /** What a command shows on a terminal of so many columns, line by line. */
+  async function onTerminal(cols: number, args: readonly string[], until?: RegExp) {
+    let shown = "";
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const data = (_terminal: Bun.Terminal, bytes: Uint8Array) => {
+      shown += Buffer.from(bytes).toString();
+      if (until?.test(shown)) resolve();
+    };
+    const child = Bun.spawn([process.execPath, CLI, ...args], {
+      env: { ...process.env, NO_COLOR: "1" },
+      terminal: { cols, rows: 24, data },
+    });
+    void child.exited.then(() => resolve());
+    await promise;
+    child.kill();
+    await child.exited;
+    return shown.split(/\r*\n/);
+  }
+
+  test("on a terminal of 80 columns breaks between words, and tables between columns", async () => {
+    const absent = ["--peers", `${where[1]},a-name-of-some-length=127.0.0.1:9`, ...where.slice(2)];
+    const wide = await onTerminal(200, ["status", ...absent]);
+    const narrow = await onTerminal(80, ["status", ...absent]);
+    for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
+    const words = (lines: string[]) => new Set(lines.join(" ").match(/\S+/g));
+    const volatile = /^\d+$|^ms$/;
+    const lasting = (lines: string[]) => [...words(lines)].filter((word) => !volatile.test(word));
+    expect(lasting(narrow).toSorted()).toEqual(lasting(wide).toSorted());
+    expect(narrow.filter((line) => line.startsWith("server "))).toHaveLength(2);
+    expect(wide.filter((line) => line.startsWith("server "))).toHaveLength(1);
+    for (const line of await onTerminal(80, ["--help"])) {
+      expect(line.length).toBeLessThanOrEqual(80);
+    }
+  });
+
+  test("of a server fits a terminal of 80 columns, and is whole where there is room", async () => {
+    const story = async (cols: number) => {
+      const [port] = await freePorts(1);
+      return await onTerminal(cols, ["--host", "127.0.0.1", "--port", `${port}`, "--peers",
+        "127.0.0.1:9,127.0.0.1:10", "--data", temporaryDirectory(), ...QUICK],
+        /staying Follower\s+and asking\s+on/);
+    };
+    const [narrow, wide] = await Promise.all([story(80), story(200)]);
+    for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
+    expect(narrow[0]).toMatch(/^[\d:]+,\d{3} 127\.0\.0\.1:\d+ Starting server\.\.\.$/);
+    const warned = narrow.findIndex((line) => line.includes(" WARNING: No leader, and only 1"));
+    expect(narrow[warned + 1]).toMatch(/^ {13}\S/);
+    expect(wide[0]).toMatch(/^\d{4}-\d\d-\d\d [\d:]+,\d{3} - INFO - raft - \S+ - Starting server/);
   });
 });
 
@@ -830,7 +952,7 @@ describe("servers", () => {
     const env = { RAFT_CLIENT_KEY: key };
     expect(await cli(["get", "a", ...where], { env })).toMatchObject({ code: 0, output: "b" });
     const other = ["--secret-file", secretFile(`not ${SECRET}`), "--timeout", "300"];
-    expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 1, output: "" });
+    expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 5, output: "" });
     await story(program,
       /WARNING - raft - alone - What comes from 127\.0\.0\.1:\d+ does not fit our secret or/);
     const status = await cli(["status", ...where, ...secret]);
@@ -849,7 +971,7 @@ describe("servers", () => {
       /The name \S+ of lost does not resolve yet; trying on\. .*'getent hosts .*/);
     await story(program, /WARNING - raft - \S+ - No leader, and only 1 of the 2 votes/);
     const status = await cli(["status", "--peers", `127.0.0.1:${port}`]);
-    expect(status).toMatchObject({ code: 1 });
+    expect(status).toMatchObject({ code: 5 });
     expect(status.errors).toMatch(
       /^There is no leader: \S+ has 1 of the 2 votes that are needed of 3; /,
     );
@@ -936,7 +1058,7 @@ describe("servers", () => {
       const status = await cli(["status", "--peers", servers[0] ?? "", "--timeout", "200"]);
       return /^There is no leader: /.test(status.errors) ? status : undefined;
     });
-    expect(alone.code).toBe(1);
+    expect(alone.code).toBe(5);
     for (const server of servers.slice(1)) {
       // Two followers have nothing to say to each other while there is a leader.
       const silence = "has (never been heard|not been heard for \\d+ m?s)[;.]";
@@ -948,6 +1070,25 @@ describe("servers", () => {
     const columns = lines.map((line) => line.search(/Follower|no answer|role/));
     expect(columns).toEqual(Array(4).fill(columns[0] ?? -1));
   });
+
+  test.if(existsSync("/proc/self/status"))("SIGHUP stops a server, unless it is ignored",
+    async () => {
+      const start = async (...via: string[]) => {
+        const [port] = await freePorts(1);
+        const program = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--data",
+          temporaryDirectory(), ...QUICK], {}, via);
+        await story(program, /listening on /);
+        program.signal("SIGHUP");
+        return { program, where: ["--peers", `127.0.0.1:${port}`] };
+      };
+      const stopped = await start();
+      expect(await stopped.program.exited).toBe(0);
+      await story(stopped.program, /Server stopped/);
+      const lasting = await start("nohup");
+      expect(await cli(["put", "a", "b", ...lasting.where])).toMatchObject({ code: 0 });
+      lasting.program.signal("SIGTERM");
+      expect(await lasting.program.exited).toBe(0);
+    });
 
   const ports = [48000, 48001, 48002];
   test.if(existsSync("/proc/self/stat"))("--test takes the secret that its shell has", async () => {
@@ -961,5 +1102,49 @@ describe("servers", () => {
     program.signal("SIGTERM");
     expect(await program.exited).toBe(0);
     expect(program.output).not.toContain("does not fit our secret");
+  });
+
+  test.if(existsSync("/proc/self/stat"))("a compiled program works, and says its own name",
+    async () => {
+      const directory = temporaryDirectory();
+      const built = Bun.spawn([process.execPath, "build", "--compile", CLI, "--outfile",
+        path.join(directory, "raft")], { stdio: ["ignore", "ignore", "inherit"] });
+      expect(await built.exited).toBe(0);
+      await eventually("the ports of a trio are free",
+        async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined);
+      const via = ["sh", "-c", `cd ${directory} && shift && exec ./raft "$@"`];
+      const raft = (...args: string[]) => new Program(args, {}, via);
+      const trio = raft("--test", ...QUICK);
+      const ended = async (program: Program) => {
+        const code = await program.exited;
+        await program.closed;
+        return { code, output: program.output.trim(), errors: program.errors.trim() };
+      };
+      expect(await ended(raft("put", "a", "b", "--timeout", "30000"))).toMatchObject({ code: 0 });
+      expect(trio.output).toContain("'./raft put hello world'");
+      expect(trio.output).not.toContain("bun");
+      const [victim] = childrenOf(trio.pid);
+      if (victim) process.kill(victim.pid, "SIGKILL");
+      await story(trio, /To start it again:\n\.\/raft --host \S+ --port 4800/);
+      const second = await ended(raft("--test"));
+      expect(second).toMatchObject({ code: 5, output: "" });
+      expect(second.errors).toMatch(
+        /^Cannot listen on port 4800\d: .* another '\.\/raft --test'\. Use /,
+      );
+      const help = await ended(raft("--help"));
+      expect(help.output).toContain("./raft put KEY VALUE");
+      expect(help.output).not.toContain("bun");
+      expect((await ended(raft("putt"))).errors).toContain("'./raft --help' explains them");
+      const open = await ended(raft("--host", "0.0.0.0", "--port", `${(await freePorts(1))[0]}`));
+      expect(open.errors).toContain("'./raft secret > raft.secret'");
+      trio.signal("SIGTERM");
+      expect(await trio.exited).toBe(0);
+    });
+
+  test("another directory's program is named by its path", async () => {
+    const elsewhere = new Program(["get"], {}, ["sh", "-c", "cd / && exec \"$0\" \"$@\""]);
+    expect(await elsewhere.exited).toBe(2);
+    await elsewhere.closed;
+    expect(elsewhere.errors).toContain(`Write: bun ${CLI.slice(1)} get KEY`);
   });
 });
