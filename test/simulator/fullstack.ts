@@ -142,11 +142,14 @@ function healAll(cluster: Cluster): void {
   calmDown(cluster);
 }
 
-/** Once every call is answered or given up, neither servers nor clients keep anything of it. */
+/**
+ * Once every call is answered or given up, neither members nor clients keep anything of it. (A
+ * removed server that missed its removal may wait for entries that it never gets.)
+ */
 function calmDown(cluster: Cluster): void {
-  const { up, hostility, workload } = cluster;
+  const { members, hostility, workload } = cluster;
   const left = () =>
-    [...up.map(({ name, node }) => [name, node] as const), ...workload.clients]
+    [...members.map(({ name, node }) => [name, node] as const), ...workload.clients]
       .map(([name, of]) => `${name}: ${of ? whatIsLeft(of) : ""}`)
       .filter((line) => !line.endsWith(": "));
   if (cluster.run(3 * hostility.timeoutMs + 10_000, () => left().length === 0)) return;
