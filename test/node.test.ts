@@ -1,8 +1,8 @@
 /** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
 import { describe, expect, test } from "bun:test";
 import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyValues,
-  KeyValueStore, makeEntry, MAX_COMMAND_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
-  Sessions, type StateMachine, Storage, type World } from "../raft.ts";
+  KeyValueStore, makeEntry, MAX_COMMAND_BYTES, messages, Node, type NodeEvent, type NodeOptions,
+  RaftError, Sessions, type StateMachine, Storage, type World } from "../raft.ts";
 import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
@@ -332,6 +332,86 @@ describe("servers", () => {
     }, another);
     expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Since the last heartbeat.
     expect(medianMs).toBeLessThan(1150);
+  });
+
+  test("that are elected send the first entry of their term in that instant, to all others", () => {
+    forSeeds(10, (_, seed) => {
+      const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
+      const { simulation } = cluster;
+      const old = cluster.leader();
+      simulation.settle(cluster.life(old).node.propose(bytes("x")));
+      simulation.run(500);
+      cluster.kill(old);
+      const place = messages.AppendEntries.indexOf("entries") + 2;
+      const sent = new Map<string, number>();
+      let electedAt = 0;
+      simulation.afterTurn = ({ name }) => {
+        const isNew = electedAt === 0 && cluster.life(name).node.status().role === "Leader";
+        if (isNew) electedAt = simulation.now;
+      };
+      simulation.watch = ({ packet }) => {
+        const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
+        const isFull = types.some((type, i) =>
+          type === "AppendEntries" && (bodies[i]?.[place] as Buffer).length > 0
+        );
+        const to = packet?.to.host ?? "";
+        if (isFull && !sent.has(to)) sent.set(to, simulation.now);
+      };
+      expect(simulation.run(5000, () => electedAt > 0)).toBe(true);
+      expect([...sent.values()]).toEqual(Array(4).fill(electedAt));
+    });
+  });
+
+  test("that are elected in the turn after a pause do all that was asked in that turn", () => {
+    forSeeds(10, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const old = cluster.leader();
+      simulation.settle(cluster.life(old).node.propose(bytes("x")));
+      const said: string[] = [];
+      simulation.watch = ({ packet }) => {
+        if (packet?.to.host !== "10.9.9.9") return;
+        const { types, bodies } = open(packet.bytes);
+        types.forEach((type, i) => {
+          const [, id, what] = bodies[i] ?? [];
+          const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+          const all = outcomes.map(({ outcome }) => outcome).join();
+          said.push(`${id} ${type} ${type === "Answer" ? text(what as Buffer) : all}`.trim());
+        });
+      };
+      let sequence = 0;
+      const ask = (name: string, requests: readonly unknown[][]) => {
+        const to = { host: cluster.machine(name).ip, port: 1 };
+        const asked = fromClient(cluster.life(name).node.status(), requests, sequence += 1);
+        simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: asked });
+      };
+      ask(old, [[0, 1]]);
+      simulation.run(300);
+      const session = Number(said.pop()?.split(" ")[2]);
+      // It is stopped in the turn in which it campaigns, and finds votes and requests after that.
+      cluster.kill(old);
+      let heir = "";
+      simulation.afterTurn = ({ name }) => {
+        if (heir !== "" || cluster.life(name).node.status().role !== "Candidate") return;
+        heir = name;
+        cluster.machine(name).pause(400);
+      };
+      expect(simulation.run(5000, () => heir !== "")).toBe(true);
+      said.length = 0;
+      ask(heir, [[2, 2, bytes("")]]); // Before the votes: it does not know yet that it leads.
+      simulation.run(50);
+      const command = (id: number,
+        line: string) => [1, id, makeCommand([session, id, 0], bytes(line))];
+      ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
+      ask(heir, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
+      simulation.run(1000);
+      const { lastApplied } = cluster.life(heir).node.status();
+      expect(said.toSorted()).toEqual(["10 Answer x,y,z", "11 Outcomes 2 y",
+        `12 Answer ${lastApplied - 1}`, "13 Answer x,y,z", "14 Outcomes 3 z",
+        `15 Answer ${lastApplied}`, "2 NotLeader"]);
+      expect(cluster.lines(heir)).toEqual(["x", "y", "z"]);
+      expect(whatIsLeft(cluster.life(heir).node)).toBe("");
+    });
   });
 
   test("that no longer lead keep no client waiting", () => {
@@ -1311,6 +1391,50 @@ describe("snapshots", () => {
     expect(longestPause([...answers, simulation.now])).toBeLessThan(200);
     expectAgreement(cluster);
     expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+  });
+
+  test("that are half installed answer no read, however early it was asked", () => {
+    const patient = { ...options, timeoutMs: 60_000 };
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new Diary(), patient);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const away = cluster.follower();
+    grow(cluster, 25);
+    simulation.run(500);
+    // The leader tells how far the follower must be, but that takes its time, as all else does.
+    const [from, to] = [cluster.machine(leader).ip, cluster.machine(away).ip];
+    const held: Packet[] = [];
+    simulation.route = (packet) => {
+      if (packet.from.host !== from || packet.to.host !== to) return [{ afterMs: 1 }];
+      if (open(packet.bytes).types.includes("Answer")) held.push(packet);
+      return [];
+    };
+    const { node } = cluster.life(away);
+    const answers: string[] = [];
+    void node.read(bytes("")).then((answer) => answers.push(text(answer)));
+    simulation.run(20);
+    expect(held).toHaveLength(1);
+    const { node: other } = cluster.life(leader);
+    for (let i = 0; i < 300; i += 25) {
+      simulation.settle(
+        Promise.all(Array.from({ length: 25 }, () => other.propose(bytes(line(i))))),
+      );
+    }
+    simulation.run(500);
+    simulation.route = (packet) =>
+      packet.from.host === from && open(packet.bytes).types.includes("Answer")
+        ? []
+        : [{ afterMs: 1 }];
+    expect(simulation.run(20_000, () => node["core"].isInstalling)).toBe(true);
+    for (const packet of held) simulation.deliver(packet);
+    simulation.run(3);
+    expect(node["core"].isInstalling).toBe(true);
+    expect(answers).toEqual([]);
+    simulation.run(20_000, () => answers.length > 0);
+    const [answer = ""] = answers;
+    const { length } = answer.split(",");
+    expect(length).toBeGreaterThan(25);
+    expect(answer).toBe(cluster.lines(leader).slice(0, length).join());
   });
 
   test("are written in slices, between which heartbeats leave", () => {

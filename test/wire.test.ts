@@ -1,8 +1,9 @@
 /** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
-import { clientKey, Endpoint, type EndpointEvent, KeyValueStore, type Kind, makeEntry, type Member,
-  type Message, Node, type NodeEvent, serverKeys, Storage } from "../raft.ts";
+import { clientKey, type ClientMessage, clientMessages, Endpoint, type EndpointEvent, KeyValueStore,
+  type Kind, makeEntry, type Member, type Message, messages, Node, type NodeEvent, operatorMessages,
+  serverKeys, Storage } from "../raft.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { answerOf, askStore, type Envelope, floats, inOrder, KINDS, makeCommand, open, readOutcomes,
   seal as sealWith, SECRET, TYPES } from "./wire.ts";
@@ -440,6 +441,52 @@ describe("who speaks is known by a code", () => {
     }
   });
 
+  /** A value for each field that is no number; and those numbers that must fit other fields. */
+  const values: Record<string, unknown> = { preVote: true, transfer: false, voteGranted: true,
+    success: true, force: false, entries: record(1, 1), data: Buffer.from("da"),
+    question: Buffer.from("q"), answer: Buffer.from("a"), leader: "a", servers: "a=a:1",
+    reason: "no", name: "d", address: "d:1", asked: "b", members: MEMBERS.join(", "),
+    cluster: "raft", prevLogIndex: 0, size: 9 };
+  const fieldsOf: Record<string, readonly string[]> = { ...messages, ...clientMessages,
+    ...operatorMessages, Greeting: ["asked", "members", "cluster"] };
+  const everyType = KINDS.flatMap((kind) =>
+    TYPES[kind].map((type, number) => [kind, type, number] as const)
+  );
+
+  test.each(everyType)("a whole %s %s is worth nothing without the code of its kind's key",
+    (kind, type, number) => {
+      const two = pair();
+      const { b, sent } = two;
+      const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
+      const known = b.endpoint.about(kind, "a");
+      const others = KINDS.filter((other) => other !== kind);
+      for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
+        const whole = two.from([body], claim, kind);
+        const parts = [whole.subarray(18)];
+        const forged = Array.from({ length: 16 }, (_, at): Buffer => {
+          const damaged = Buffer.from(whole);
+          damaged[at] = (damaged[at] ?? 0) ^ (1 << at % 8);
+          return damaged;
+        });
+        forged.push(Buffer.from(whole).fill(0, 0, 16), seal(kind, parts, "another secret"),
+          Buffer.concat([two.from([body.with(1, 78)], claim, kind).subarray(0, 16),
+            whole.subarray(16)]), ...others.map((other) => seal(other, parts, SECRET, kind)));
+        for (const bytes of forged) expectDropped(two, bytes, "unauthenticated", "10.9.9.9");
+      }
+      const { heardMs: _, ...now } = b.endpoint.about(kind, "a");
+      expect(known).toMatchObject(now);
+      // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
+      expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
+      sent.length = 0;
+      b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
+        preVote: false, campaign: 1, voteGranted: true });
+      b.endpoint.flush();
+      expect(sent.map(({ bytes }) => open(bytes).envelope[5])).toEqual([
+        two.a.storage.identity.boot,
+      ]);
+      expect(sent[0]?.to.host).not.toBe("10.9.9.9");
+    });
+
   test("a client's key makes no peer: neither under the peers' kind, nor under its own", () => {
     const two = pair();
     for (const body of [vote, voteReply, append(record(1, 4)), appendReply]) {
@@ -502,6 +549,83 @@ describe("a datagram is accepted once", () => {
     expectDropped(two, late, "repeated");
     expectDropped(two, early, "repeated");
   });
+
+  test("and one that was overtaken does not take its sender back to an earlier address", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    const answers: Record<Kind, Message | ClientMessage> = {
+      peer: { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 },
+      client: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
+      operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
+    };
+    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    for (const kind of KINDS) {
+      // It moves from 10.1.1.1 to 10.2.2.2; what it sent before arrives after, twice even.
+      const [early, earlier, moved] = [2001, 2000, 2002].map((sequence) =>
+        two.from([asks[kind]], { sequence }, kind)
+      );
+      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [moved, "10.2.2.2", "10.2.2.2"], [earlier,
+        "10.1.1.1", "10.2.2.2"], [early, "10.1.1.1", "10.2.2.2"]] as const;
+      b.heard.length = 0;
+      for (const [bytes, host, expected] of arrivals) {
+        b.receive(bytes ?? Buffer.alloc(0), host);
+        simulation.run(5);
+        sent.length = 0;
+        b.endpoint.send(kind, answers[kind]);
+        b.endpoint.flush();
+        expect(sent.map(({ to }) => to.host)).toEqual([expected]);
+      }
+      expect(b.heard).toHaveLength(3);
+    }
+  });
+
+  test.each(["before", "after"])("also of a server that was met %s thousands of strangers",
+    (when) => {
+      const simulation = new Simulation(1);
+      const b = listen(simulation, "b");
+      const { id: cluster, boot: toBoot } = b.storage.identity;
+      const from = (kind: Kind, name: string, body: unknown, sequence = 1, disk = 9) =>
+        seal(kind,
+          [inOrder({ cluster, from: name, to: "b", disk, boot: 1, toBoot, sequence }), body].map((
+            part,
+          ) => encode(part)));
+      const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
+      const meet = () => {
+        for (const kind of KINDS) {
+          for (const name of ["a", "c"]) void b.endpoint.introduce(kind, address(name));
+        }
+        simulation.run(10);
+      };
+      const strangers = (prefix: string) => {
+        for (let n = 0; n < 5000; n += 1) {
+          b.receive(
+            from(n % 2 === 0 ? "client" : "operator", `${prefix} ${n}`,
+              n % 2 === 0 ? asks.client : asks.operator),
+            "10.9.9.9",
+          );
+        }
+      };
+      if (when === "after") strangers("early");
+      meet();
+      const recorded = KINDS.map((kind) => from(kind, "a", asks[kind], 7));
+      for (const bytes of recorded) b.receive(bytes, ips[0]);
+      strangers("late");
+      expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * KINDS.length);
+      // It is known as well as before: by its numbers, its life and its address.
+      const { repeated = 0 } = b.endpoint.dropped;
+      b.heard.length = 0;
+      for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
+      expect(b.endpoint.dropped["repeated"]).toBe(repeated + KINDS.length);
+      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 9, 8), ips[0]);
+      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 10), ips[0]);
+      expect(b.heard).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
+      expect(b.endpoint.dropped["outdated"]).toBe(KINDS.length);
+      for (const kind of KINDS) {
+        const known = ["a", "c"].map((name) => b.endpoint.about(kind, name).address);
+        expect(known).toEqual(ips.map((ip) => `${ip}:1`));
+      }
+    });
 
   test("a sequence number of zero was never sent", () => {
     const two = pair();
