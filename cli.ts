@@ -16,7 +16,7 @@ import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
 import { Client, clientKey, type ClientOptions, type Configuration, type EndpointEvent, KeyValues,
   KeyValueStore, MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName,
-  type Server, Storage, systemWorld, writeAddress } from "./raft.ts";
+  type Server, Storage, type Stuck, systemWorld, writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -330,6 +330,7 @@ export function narrator(name: string, given: readonly string[],
       case "unauthenticated":
       case "twice":
       case "lostDisk":
+      case "stuck":
         return warnOf(event, members, given, tell);
       case "snapshot": {
         const { index, size, from } = event;
@@ -344,7 +345,9 @@ export function narrator(name: string, given: readonly string[],
   };
 }
 
-type Warning = EndpointEvent | Extract<NodeEvent, { type: "slow" | "lostDisk" | "recovered" }>;
+type Warning =
+  | EndpointEvent
+  | Extract<NodeEvent, { type: "slow" | "lostDisk" | "stuck" | "recovered" }>;
 
 /** What a person should look at, and what to do about it. */
 function warnOf(event: Warning, members: readonly string[], given: readonly string[],
@@ -373,6 +376,8 @@ function warnOf(event: Warning, members: readonly string[], given: readonly stri
     case "lostDisk":
       return warn(`${event.server} has lost its disk, or what was on it. It gets the log anew, ` +
         "and has no vote until then");
+    case "stuck":
+      return warn(whyStuck(event));
     case "recovered":
       if (members.length > 0 && given.some((name) => !members.includes(name))) {
         warn(`--peers lists ${listed(given.filter((name) => !members.includes(name)))}, by the ` +
@@ -666,14 +671,21 @@ async function changeMembers({ force = false }: Flags, verb: string, [word = ""]
 
 async function transfer(heir: string | undefined, servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Result> {
-  const answers = await inspectAll(servers, options);
-  const leader = leaderOf(answers)?.name;
-  const [message = ""] = troublesOf(answers);
-  if (!leader) return { error: { code: "noLeader", message } };
-  const next = heir === leader
-    ? leader
-    : await withClient({ servers, ...options }, (client) => client.transfer(leader, heir));
-  return { text: `${next} leads.`, json: { leader: next } };
+  return await withClient({ servers, ...options }, async (client) => {
+    const answers = servers.map((server) => inspectOne(client, server));
+    // The first server that knows the leader is enough, because others may be down.
+    const leaders = answers.map(async (answer) => {
+      const { leader } = (await answer).status ?? {};
+      return leader ?? Promise.reject(answer);
+    });
+    const leader = await Promise.any(leaders).catch(() => undefined);
+    if (leader === undefined) {
+      const [message = ""] = troublesOf(await Promise.all(answers));
+      return { error: { code: "noLeader", message } };
+    }
+    const next = heir === leader ? leader : await client.transfer(leader, heir);
+    return { text: `${next} leads.`, json: { leader: next } };
+  });
 }
 
 /** As the leader knows them: with it, a change is in force first. */
@@ -762,14 +774,15 @@ async function inspectAll(servers: string[],
 async function inspect(servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
   const answers = await withClient({ servers, ...options },
-    (client) =>
-      Promise.all(servers.map(async (server): Promise<Answer> => {
-        const { name } = parseServer(server);
-        const status = await client.inspect(name).catch(() => undefined);
-        return status ? { name: status.name, status } : { name, silence: client.describe(name) };
-      })));
+    (client) => Promise.all(servers.map((server) => inspectOne(client, server))));
   // A server may be listed by two of its names.
   return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
+}
+
+async function inspectOne(client: Client, server: string): Promise<Answer> {
+  const { name } = parseServer(server);
+  const status = await client.inspect(name).catch(() => undefined);
+  return status ? { name: status.name, status } : { name, silence: client.describe(name) };
 }
 
 /** A leader of an earlier term may not know yet that it is deposed. */
@@ -822,6 +835,12 @@ function reportStatus(answers: Answer[]): Result {
   const text = [...table, ...(isBoth ? [""] : []), ...told.map((sentence) => fold(sentence))]
     .join("\n");
   return leader === null ? { text, json, error } : { text, json };
+}
+
+function whyStuck({ server, index, bytes }: Stuck): string {
+  return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in ${bytes} ` +
+    "bytes, though smaller datagrams do: the path loses large ones. Let IP fragments through " +
+    "(firewalls, tunnels), or keep commands below 1,200 bytes";
 }
 
 /**
@@ -985,6 +1004,7 @@ function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string
   const silent = whySilent(leader, peer, answers);
   if (peer.told === "foreign") return [`${silent}. Give all the same --cluster and --peers.`];
   if (silent) return [`${silent}. Start it, or let UDP through between it and ${leader.name}.`];
+  if (peer.stuck && peer.stuck.index > (matchIndex ?? 0)) return [`${whyStuck(peer.stuck)}.`];
   const lag = leader.lastIndex - (matchIndex ?? 0);
   if (lag > LAG) {
     return [

@@ -113,6 +113,7 @@ type MessageOf<T extends Table> = {
 }[keyof T];
 export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
+type Reply = Of<"AppendEntriesReply" | "InstallSnapshotReply">;
 
 /**
  * A server of the cluster: where it is, as far as that is known, whether its vote counts, and the
@@ -136,7 +137,13 @@ export type Event =
   | { type: "leader"; from: Name | undefined; to: Name | undefined }
   | { type: "committed"; commitIndex: number }
   | { type: "snapshot"; index: number; size: number; from: Name | undefined }
-  | { type: "lostDisk"; server: Name };
+  | { type: "lostDisk"; server: Name }
+  | Stuck;
+/**
+ * What is sent to `server` does not arrive, though smaller messages do: the entry at `index`, or a
+ * part of the snapshot up to there.
+ */
+export type Stuck = { type: "stuck"; server: Name; index: number; bytes: number };
 
 /** Stops a server that would otherwise go on wrongly: no answer is better than a wrong one. */
 export function assert(condition: unknown, sentence: string): asserts condition {
@@ -299,6 +306,8 @@ const LATE_HEARTBEATS = 1.25;
  * sent, or its answer, may be lost.
  */
 const ASKED_AGAIN = 8;
+/** After so many failures in a row chance is no explanation, and people are told. */
+const STUCK_FAILURES = 2 * ASKED_AGAIN;
 /** A port that was found closed is tried again so much later: one refusal may be an old one. */
 const KNOCK_MS = 5;
 
@@ -320,6 +329,12 @@ export class Progress {
   awaitedRound = 0;
   /** Refusals of rounds up to this one have been dealt with. */
   refusedRound = 0;
+  /** How often sending has begun again without news since the follower last received any. */
+  failures = 0;
+  /** Until then a refusal that says nothing new is not answered. */
+  retryAt = 0;
+  /** The last such case. It is over once `matchIndex` has reached its index. */
+  stuck: Stuck | undefined;
   /** Of the snapshot at `index`, how much was sent, and how much of that has arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
 
@@ -327,7 +342,7 @@ export class Progress {
    * `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. Up to
    * `sinceRound` there may have been another server of that name.
    */
-  constructor(public nextIndex: number, public heardAt: number, readonly sinceRound = 0,
+  constructor(public nextIndex: number, public heardAt: number, public sinceRound = 0,
     public sentAt = heardAt) {
     this.sentFrom = nextIndex;
   }
@@ -343,11 +358,11 @@ type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askAt:
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
  * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
- * own to be confirmed, and for `index` to be applied. `heir` is who is to lead instead, if it does
- * so before `heirDueAt`.
+ * own to be confirmed, and for `index` to be applied. One of the `heirs` is to lead instead, if it
+ * does so before `heirDueAt`.
  */
 type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; firstIndex: number;
-  reads: { round: number; index: number }[]; heir?: Name; heirDueAt?: number };
+  reads: { round: number; index: number }[]; heirs?: Name[]; heirDueAt?: number };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
@@ -618,7 +633,9 @@ export class Raft {
     if (this.leader !== leader) this.events.push({ type: "leader", from: leader, to: this.leader });
     if (before.name === role.name) return;
     this.events.push({ type: "role", from: before.name, to: role.name });
-    if (before.name === "Leader") this.drawElectionTimeout();
+    if (before.name !== "Leader") return;
+    this.heardAt = this.now; // Until now there was no leader to hear from.
+    this.drawElectionTimeout();
   }
 
   /** A higher term is a fact that nobody can undo. In it this server follows, and has not voted. */
@@ -762,22 +779,29 @@ export class Raft {
    * read waits for it. A heartbeat is a question too: it names the last entry sent, so a follower
    * that lost something refuses it, and sending begins anew. There is no other retry.
    */
-  private replicate(role: Leader, to: Name, follower: Progress): void {
-    const { log, settings } = this;
+  private replicate(role: Leader, from: Name, follower: Progress): void {
+    const { currentTerm: term, commitIndex: leaderCommit, log, settings } = this;
     const read = role.reads.at(-1);
-    const due = this.now >= this.dueAt(follower);
-    let owed = due || (read !== undefined && follower.sentRound <= read.round);
-    if (follower.nextIndex <= log.baseIndex) return this.sendSnapshot(role, to, follower, owed);
+    const isAwaited = read !== undefined && follower.sentRound <= read.round;
+    let owed = isAwaited || this.now >= this.dueAt(follower);
+    if (follower.nextIndex <= log.baseIndex) return this.sendSnapshot(role, from, follower, owed);
     // While nothing says that the logs agree where sending began, one batch is question enough.
-    const window = follower.matchIndex >= follower.sentFrom - 1 ? settings.windowBytes : 1;
-    const first = Math.max(follower.matchIndex + 1, follower.sentFrom);
-    const isOpen = () => log.bytes(first, follower.nextIndex - 1) < window;
-    while (follower.nextIndex <= log.lastIndex && isOpen()) {
-      const entries = log.batch(follower.nextIndex, settings.batchBytes);
-      this.sendAppendEntries(role, to, follower, entries);
-      owed = false;
+    // After a second failure one entry is: if that is always lost, all others are futile.
+    const { failures, matchIndex, sentFrom } = follower;
+    const window = failures > 1 || matchIndex < sentFrom - 1 ? 1 : settings.windowBytes;
+    const first = Math.max(matchIndex + 1, sentFrom);
+    const isOpen = () =>
+      follower.nextIndex <= log.lastIndex && log.bytes(first, follower.nextIndex - 1) < window;
+    for (; owed || isOpen(); owed = false) {
+      const bytes = failures > 1 ? 1 : settings.batchBytes;
+      const entries = isOpen() ? log.batch(follower.nextIndex, bytes) : [];
+      const prevLogIndex = follower.nextIndex - 1;
+      const prevLogTerm = log.at(prevLogIndex).term;
+      const round = this.nextRound(role, follower);
+      this.send("AppendEntries", { from, id: 0 }, { term, round, prevLogIndex, prevLogTerm,
+        leaderCommit, entries });
+      follower.nextIndex += entries.length;
     }
-    if (owed) this.sendAppendEntries(role, to, follower, []);
   }
 
   /** When a follower is to hear of its leader again. */
@@ -785,18 +809,8 @@ export class Raft {
     const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
     const { heartbeatMs } = this.settings;
     const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
-    const isAwaited = isUnderWay && sentAt < heardAt + 2 * heartbeatMs;
-    return sentAt + heartbeatMs / (isAwaited ? ASKED_AGAIN : 1);
-  }
-
-  private sendAppendEntries(role: Leader, from: Name, follower: Progress, entries: Entry[]): void {
-    const { currentTerm: term, commitIndex: leaderCommit } = this;
-    const prevLogIndex = follower.nextIndex - 1;
-    const prevLogTerm = this.log.at(prevLogIndex).term;
-    follower.nextIndex += entries.length;
-    const round = this.nextRound(role, follower);
-    this.send("AppendEntries", { from, id: 0 }, { term, round, prevLogIndex, prevLogTerm,
-      leaderCommit, entries });
+    const isHopeful = follower.failures < ASKED_AGAIN && sentAt < heardAt + 2 * heartbeatMs;
+    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? ASKED_AGAIN : 1);
   }
 
   private nextRound(role: Leader, follower: Progress): number {
@@ -860,29 +874,53 @@ export class Raft {
       // Replies overtake each other, and what a follower has it keeps: never go back.
       if (m.matchIndex > follower.matchIndex) {
         [follower.matchIndex, follower.matchedRound] = [m.matchIndex, role.round];
+        follower.failures = follower.retryAt = 0;
       }
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
       this.judgeMember(role, m, follower);
-      const isReady = m.from === this.heir && follower.matchIndex === log.lastIndex;
-      if (isReady) this.send("TimeoutNow", m, { term: this.currentTerm });
+      const isHeir = this.heir && role.heirs?.includes(m.from);
+      if (isHeir && follower.matchIndex === log.lastIndex) {
+        role.heirs = [m.from];
+        this.send("TimeoutNow", m, { term: this.currentTerm });
+      }
     } else if (m.round > follower.matchedRound && m.hintIndex < follower.matchIndex) {
       // It had more: the disk is another one, or worth no more than another one.
       const member = this.member(m.from);
       if (member) this.enrol(role, member);
-    } else if (m.round > follower.refusedRound) {
-      // All that is under way behind a lost request will be refused too: begin anew only once.
-      follower.refusedRound = role.round;
-      const hint = log.lastUpTo(m.hintIndex, m.hintTerm);
-      follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;
-      follower.sentFrom = follower.nextIndex;
+    } else {
+      const next = Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
+      const isNew = next < follower.sentFrom;
+      if (!this.sendsAgain(role, m, follower, isNew, next, log.bytes(next, next))) return;
+      follower.nextIndex = follower.sentFrom = next;
     }
   }
 
-  private hear(role: Leader, m: Of<"AppendEntriesReply" | "InstallSnapshotReply">) {
+  /**
+   * Returns whether a refusal lets sending begin again. All that is in flight after a lost request
+   * is refused too, so only the first refusal counts. One that says nothing new counts once per
+   * retransmission interval, because otherwise an entry that the path always loses, such as one
+   * that needs IP fragments, would be sent in every round trip.
+   */
+  private sendsAgain(role: Leader, m: Reply, follower: Progress, isNew: boolean, index: number,
+    bytes: number): boolean {
+    const isEarly = !isNew && this.now < follower.retryAt;
+    if (isEarly || m.round <= follower.refusedRound) return false;
+    follower.refusedRound = role.round;
+    if (isNew) return true;
+    follower.retryAt = this.now + this.settings.heartbeatMs / ASKED_AGAIN;
+    follower.failures += 1;
+    if (follower.failures === STUCK_FAILURES) {
+      follower.stuck = { type: "stuck", server: m.from, index, bytes };
+      this.events.push(follower.stuck);
+    }
+    return true;
+  }
+
+  private hear(role: Leader, m: Reply) {
     const follower = role.followers.get(m.from);
-    if (!follower || m.term < this.currentTerm || m.round > role.round) return undefined;
-    if (m.round <= follower.sinceRound) return undefined;
+    if (m.term < this.currentTerm || m.round > role.round) return undefined;
+    if (!follower || m.round <= follower.sinceRound) return undefined;
     // Even a refusal is of our term, so it agrees that we lead.
     follower.heardAt = this.now;
     follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
@@ -931,27 +969,38 @@ export class Raft {
     return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
 
-  /** Who is to lead instead of this server, which takes nothing on meanwhile (thesis §3.10). */
+  /**
+   * The server that is to lead instead of this one, which meanwhile accepts no commands (thesis
+   * §3.10).
+   */
   get heir(): Name | undefined {
     const { role, now } = this;
-    return role.name === "Leader" && now < (role.heirDueAt ?? 0) ? role.heir : undefined;
+    return role.name === "Leader" && now < (role.heirDueAt ?? 0) ? role.heirs?.[0] : undefined;
   }
 
   /**
-   * Hands leadership over to `heir`, or to whoever has most of the log. It is asked to campaign
-   * when it has all of it. If it does not lead within an election timeout, all goes on as before.
-   * Returns false if there is nothing to hand over, or nobody to whom.
+   * Hands leadership over to `heir`, or to the first server that answers and has all of the log. It
+   * is asked to campaign. If it does not lead within an election timeout, all goes on as before.
+   * Returns why that is not even tried, or undefined.
    */
-  transfer(heir?: Name): boolean {
-    const { role, now, settings } = this;
-    if (role.name !== "Leader") return false;
-    const voters = [...role.followers].filter(([name]) => this.hasVote(this.member(name)));
-    const [most] = voters.sort(([, a], [, b]) => b.matchIndex - a.matchIndex);
-    const [name, follower] = voters.find(([name]) => name === heir) ?? (heir ? [] : most ?? []);
-    if (!follower) return false;
-    Object.assign(role, { heir: name, heirDueAt: now + settings.electionTimeoutMs });
-    follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due: its answer says what it has.
-    return true;
+  transfer(heir?: Name): string | undefined {
+    const { role, now, settings: { electionTimeoutMs } } = this;
+    if (role.name !== "Leader") return "it does not lead";
+    const voters = [...role.followers].filter(([name]) =>
+      name === (heir ?? name) && this.hasVote(this.member(name))
+    );
+    const active = voters.filter(([, follower]) => this.isActive(follower));
+    const why = voters.length > 0
+      ? `was not heard for ${electionTimeoutMs} ms`
+      : "has no vote here";
+    if (active.length === 0) return `${heir ?? "every other server"} ${why}`;
+    for (const [, follower] of active) {
+      follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
+      follower.sinceRound = role.round; // Its answer shows that the follower is still alive.
+    }
+    role.heirs = active.map(([name]) => name);
+    role.heirDueAt = now + electionTimeoutMs;
+    return undefined;
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
@@ -1016,7 +1065,8 @@ export class Raft {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
     }
     const progress = follower.snapshot;
-    const end = Math.min(size, progress.acknowledged + settings.windowBytes);
+    const window = follower.failures > 1 ? settings.batchBytes : settings.windowBytes;
+    const end = Math.min(size, progress.acknowledged + window);
     for (let owed = isOwed; owed || progress.sent < end; owed = false) {
       // Only a place for the bytes: `flush` fills it when it sends.
       const data = Buffer.alloc(Math.min(settings.batchBytes, end - progress.sent));
@@ -1067,11 +1117,15 @@ export class Raft {
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
     if (m.success) {
+      if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;
       progress.acknowledged = Math.max(progress.acknowledged, m.offset);
       progress.sent = Math.max(progress.sent, m.offset);
-    } else if (m.round > follower.refusedRound) {
+      return;
+    }
+    const isNew = m.offset !== progress.acknowledged;
+    const { batchBytes } = this.settings;
+    if (this.sendsAgain(role, m, follower, isNew, m.lastIncludedIndex, batchBytes)) {
       // It may even have less than it had: it does not remember what it had no time to finish.
-      follower.refusedRound = role.round;
       progress.acknowledged = progress.sent = m.offset;
     }
   }
@@ -1188,14 +1242,18 @@ export class Raft {
     return this.whyNot(role, next, force) ?? this.appendMembers(role, next);
   }
 
+  /** Returns whether a follower was heard in this term, and within an election timeout. */
+  private isActive({ confirmedRound, heardAt }: Progress): boolean {
+    return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
+  }
+
   /** Why these must not become the members; undefined if they may. */
   private whyNot(role: Leader, next: Configuration, force: boolean): string | undefined {
     const voters = next.filter(({ votes }) => votes);
     if (voters.length === 0) return "nobody would be left who has a vote";
     const isSilent = (voter: Member) => {
-      const { confirmedRound = 1, heardAt = this.now } = role.followers.get(voter.name) ?? {};
-      return confirmedRound === 0 || this.now >= heardAt + this.settings.electionTimeoutMs
-        || !this.isNamed(voter);
+      const follower = role.followers.get(voter.name);
+      return (follower && !this.isActive(follower)) || !this.isNamed(voter);
     };
     const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
@@ -2706,6 +2764,8 @@ export class Node {
   private readonly awaited: { index: number; questions: Question[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
   private members: Configuration;
+  /** The last request that began an attempt to hand over. */
+  private lastTransfer: Asker | undefined;
   private isHandingOver = false;
   private isStopping = false;
   private isLeaving = false;
@@ -2830,7 +2890,8 @@ export class Node {
     const others = this.members.filter(({ name }) => name !== self);
     const peers = others.map(({ name, votes: isVoter }) => ({ isVoter,
       ...this.endpoint.about("peer", name), roundTripMs: this.roundTrips.get(name) ?? null,
-      matchIndex: followers?.get(name)?.matchIndex ?? null })
+      matchIndex: followers?.get(name)?.matchIndex ?? null,
+      stuck: followers?.get(name)?.stuck ?? null })
     );
     return { ...this.storage.identity, ...this.core.settings, members: this.members,
       role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
@@ -2841,12 +2902,12 @@ export class Node {
   }
 
   /**
-   * Asks this server, if it leads, to hand over to `heir`, or to whoever has most of the log.
-   * Returns whether it tries: the event `leader` tells how it ends.
+   * Asks this server, if it leads, to hand over to `heir`, or to the first server that answers and
+   * has all of the log. Returns whether it tries: the event `leader` tells how it ends.
    */
   transfer(heir?: Name): boolean {
     this.schedule();
-    return this.core.transfer(heir);
+    return this.core.transfer(heir) === undefined;
   }
 
   /**
@@ -3089,14 +3150,23 @@ export class Node {
     if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
   }
 
-  /** Who is asked says nothing until somebody else leads, who is asked next, and answers. */
+  /**
+   * Makes one attempt for each request, however often that is repeated, because an attempt stops
+   * all writes. The next leader confirms that it leads, or this one says that the attempt failed.
+   */
   private handOver(asker: Asker & { type: "Transfer" }): void {
-    const { core, endpoint: { self: { name } } } = this;
+    const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
     if (core.role.name !== "Leader") return this.redirect(asker);
     const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
     if (asker.leader === name) {
-      const isTrying = core.heir !== undefined || core.transfer(asker.name || undefined);
-      if (!isTrying) refuse(`${asker.name || "any other server"} has no vote here`);
+      // A sender has other `calls` in each of its lives.
+      const isRepeated = last?.calls === asker.calls && last?.id === asker.id;
+      if (!isRepeated) {
+        const why = core.heir ? "it is handing over" : core.transfer(asker.name || undefined);
+        if (why !== undefined) return refuse(why);
+        this.lastTransfer = asker;
+      } else if (!core.heir) return refuse(`${asker.name || "the heir"} did not take over in time`);
+      this.redirect(asker); // By then perhaps another leads.
     } else if (asker.name !== "" && asker.name !== name) refuse(`${name} leads already`);
     else this.answer(asker, { type: "Answer", answer: Buffer.from(name) });
   }
@@ -3392,11 +3462,12 @@ export class Client {
   }
 
   /**
-   * Has a leader hand over to `heir`, or to whoever has most of its log, and resolves to the name
-   * of who leads then. Takes the secret. Rejects with a RaftError: "refused" if there is no such
-   * heir, or another leads; "timeout".
+   * Has a leader hand over to `heir`, or to the first server that has all of its log, and resolves
+   * to the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
+   * reason, such as that the heir has not been heard or has not taken over; "timeout".
    */
   async transfer(leader: Name, heir = ""): Promise<Name> {
+    this.target = leader;
     const answer = await this.perform({ type: "Transfer", leader, name: heir });
     return asBuffer(answer).toString();
   }

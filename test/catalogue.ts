@@ -221,15 +221,15 @@ export const planted: readonly Planted[] = [
   {
     id: "22",
     name: "`nextIndex` backs up past the start of the log.",
-    changes: [["follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;",
-      "follower.nextIndex = Math.min(follower.nextIndex - 1, hint);"]],
+    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.min(follower.nextIndex - 1, log.lastUpTo(m.hintIndex, m.hintTerm));"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "23",
     name: "After one lost datagram the window never opens again.",
-    changes: [["follower.nextIndex = Math.max(follower.matchIndex, hint) + 1;",
-      "follower.nextIndex = Math.max(follower.nextIndex, hint + 1);"]],
+    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.max(follower.nextIndex, log.lastUpTo(m.hintIndex, m.hintTerm) + 1);"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -239,8 +239,8 @@ export const planted: readonly Planted[] = [
       "const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
       "const upTo = Math.min(m.prevLogIndex - 1, this.log.lastIndex);",
     ], [
-      "const hint = log.lastUpTo(m.hintIndex, m.hintTerm);",
-      "const hint = m.hintIndex;",
+      "log.lastUpTo(m.hintIndex, m.hintTerm)",
+      "m.hintIndex",
     ]],
     caughtBy: [
       { file: "paper", title: "one AppendEntries RPC will be required for each term" },
@@ -507,13 +507,14 @@ export const planted: readonly Planted[] = [
   {
     id: "64",
     name: "A refusal takes `nextIndex` back below what the follower is known to have.",
-    changes: [["Math.max(follower.matchIndex, hint) + 1", "hint + 1"]],
+    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm))",
+      "log.lastUpTo(m.hintIndex, m.hintTerm)"]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "65",
     name: "A refusal does not tell the window where sending begins anew, and it bounds nothing.",
-    changes: [["      follower.sentFrom = follower.nextIndex;\n", ""]],
+    changes: [["follower.nextIndex = follower.sentFrom = next;", "follower.nextIndex = next;"]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
@@ -709,7 +710,7 @@ export const planted: readonly Planted[] = [
   {
     id: "80",
     name: "Who was never heard in this term is taken for a part of a working majority.",
-    changes: [["return confirmedRound === 0 || this.now", "return this.now"]],
+    changes: [["return confirmedRound > 0 && this.now", "return this.now"]],
     caughtBy: [
       { file: "members", title: "that would leave no majority that is heard" },
     ],
@@ -717,7 +718,7 @@ export const planted: readonly Planted[] = [
   {
     id: "81",
     name: "An answer of a server that was removed counts for the next one of that name.",
-    changes: [["    if (m.round <= follower.sinceRound) return undefined;\n", ""]],
+    changes: [["if (!follower || m.round <= follower.sinceRound) return", "if (!follower) return"]],
     caughtBy: [{ file: "members", title: "that is added again may be another" }],
   },
   {
@@ -753,7 +754,8 @@ export const planted: readonly Planted[] = [
   {
     id: "86",
     name: "Disks that do not count are taken for a part of a working majority.",
-    changes: [["\n        || !this.isNamed(voter);", ";"]],
+    changes: [["(follower && !this.isActive(follower)) || !this.isNamed(voter);",
+      "follower && !this.isActive(follower);"]],
     caughtBy: [{ file: "members", title: "that is not named is no part of a majority" }],
   },
   {
@@ -769,7 +771,7 @@ export const planted: readonly Planted[] = [
   {
     id: "88",
     name: "A disk that has lost a tail of its log is sent nothing any more.",
-    changes: [["if (member) this.enrol(role, member);\n    } else if", "} else if"]],
+    changes: [["if (member) this.enrol(role, member);\n    } else {", "} else {"]],
     caughtBy: [
       { file: "members", title: "that has lost a tail of what it had" },
     ],
@@ -991,7 +993,7 @@ export const planted: readonly Planted[] = [
   {
     id: "120",
     name: "Who lost what its leader sent waits for it until the next heartbeat.",
-    changes: [["(isAwaited ? ASKED_AGAIN : 1)", "1"]],
+    changes: [["(isUnderWay && isHopeful ? ASKED_AGAIN : 1)", "1"]],
     caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
   },
   {

@@ -659,7 +659,7 @@ function server(name: string, status: Partial<Status> = {},
   views: Record<string, Partial<Status["peers"][number]>> = {}): Answer {
   const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({ name: peer,
     address: `10.0.0.${i + 1}:48000`, heardMs: 20, told: "" as const, roundTripMs: 1, isVoter: true,
-    matchIndex: status.role === "Leader" ? 10 : null, ...views[peer] })
+    matchIndex: status.role === "Leader" ? 10 : null, stuck: null, ...views[peer] })
   );
   return { name,
     status: { name, cluster: "raft", members: configuration(MEMBERS), id: "1", disk: 1, boot: 1,

@@ -199,9 +199,10 @@ describe("a learner", () => {
 
   test("is no heir", () => {
     const raft = adding();
-    expect(raft.transfer("d")).toBe(false);
-    expect(raft.transfer()).toBe(true);
-    expect(raft.heir).not.toBe("d");
+    expect(raft.transfer("d")).toBe("d has no vote here");
+    expect(raft.transfer()).toBeUndefined();
+    expect(only("TimeoutNow", acknowledge(raft, "d"))).toEqual([]);
+    expect(only("TimeoutNow", acknowledge(raft, "b"))).toHaveLength(1);
   });
 });
 
@@ -373,7 +374,8 @@ describe("a disk", () => {
     expect([raft.currentTerm, raft.leader]).toEqual([1, "b"]);
     const other = namedLeader();
     other.disks.set("b", 99);
-    expect([other.transfer("b"), other.transfer(), other.heir]).toEqual([false, true, "c"]);
+    expect(other.transfer("b")).toBe("b has no vote here");
+    expect([other.transfer(), other.heir]).toEqual([undefined, "c"]);
   });
 
   test("that is empty does not lead because the one before it was asked to", () => {
@@ -896,6 +898,7 @@ describe("a server that is removed", () => {
 
 describe("a request to hand over", () => {
   const others = (leader: Name) => THREE.filter((name) => name !== leader);
+  const servers = THREE.map((name) => `${name}:1`);
 
   test("is answered by who leads then: whom it names, or whoever has most of the log", () => {
     const world = new World().found();
@@ -920,6 +923,67 @@ describe("a request to hand over", () => {
     world.simulation.route = () => [{ afterMs: 1 }];
     expect(world.simulation.settle(answer)).toBe(next as Name);
     expect(world.at(next ?? "").status()).toMatchObject({ role: "Leader", term });
+  });
+
+  test("makes one attempt, however often it is repeated, and is told that it has failed", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [client, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = ""] = others(leader);
+    simulation.run(500);
+    world.kill(heir);
+    // What the client sends in the last 200 ms of the attempt arrives after its end.
+    const { ip } = simulation.machine("client");
+    const begun = simulation.now;
+    simulation.route = ({ from }) =>
+      from.host === ip && simulation.now > begun + 800
+        ? [{ afterMs: 1 }, { afterMs: 400 }].slice(simulation.now > begun + 900 ? 0 : 1)
+        : [{ afterMs: 1 }];
+    const { message, code } = world.failure(client.transfer(leader, heir));
+    expect([code, message]).toEqual(["refused",
+      `The server refuses: ${heir} did not take over in time.`]);
+    const failedAt = simulation.now;
+    expect(failedAt - begun).toBeLessThan(1400);
+    for (let i = 0; i < 20; i += 1) {
+      simulation.settle(put(world.at(leader), `${i}`));
+      simulation.run(20);
+    }
+    expect(simulation.now - failedAt).toBeLessThan(600);
+    expect(world.at(leader).status().role).toBe("Leader");
+  });
+
+  test("is refused while another is tried", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [first, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = "", other = ""] = others(leader);
+    simulation.run(500);
+    world.kill(heir);
+    const failed = first.transfer(leader, heir).catch((error: RaftError) => error.message);
+    simulation.run(100);
+    const second = simulation.settle(
+      Client.connect({ servers: ["a:1", "b:1", "c:1"], secret: SECRET,
+        world: simulation.machine("another").boot() }),
+    );
+    expect(world.failure(second.transfer(leader, other)).message).toContain("it is handing over");
+    expect(simulation.settle(failed)).toContain(`${heir} did not take over in time`);
+    expect(simulation.settle(second.transfer(leader, other))).toBe(other);
+  });
+
+  test("to a server that was not heard for an election timeout is refused, and stops nothing", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [client, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = "", other = ""] = others(leader);
+    world.kill(heir);
+    simulation.run(1500);
+    const begun = simulation.now;
+    const { code, message } = world.failure(client.transfer(leader, heir));
+    expect([code, message]).toEqual(["refused",
+      `The server refuses: ${heir} was not heard for 1000 ms.`]);
+    simulation.settle(put(world.at(leader), "x"));
+    expect(simulation.now - begun).toBeLessThan(100);
+    expect(simulation.settle(client.transfer(leader))).toBe(other);
   });
 
   test("is refused if nobody of that name has a vote, or if another leads", () => {

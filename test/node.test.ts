@@ -496,10 +496,28 @@ describe("servers", () => {
     expect(cluster.lines("a").length).toBe(10);
   });
 
+  test("never hand over to a server that has just died, whichever that is", () => {
+    const names = ["a", "b", "c", "d", "e"];
+    for (const place of [0, 1, 2, 3]) {
+      const cluster = new Cluster(1, names);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(500);
+      const [dead = ""] = names.filter((name) => name !== leader).slice(place);
+      cluster.kill(dead);
+      const { node } = cluster.life(names.find((name) => ![leader, dead].includes(name)) ?? "");
+      const begun = simulation.now;
+      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(node.propose(bytes("after")));
+      expect(simulation.now - begun).toBeLessThan(200);
+    }
+  });
+
   test("stop without an heir when nobody takes over, or at once when told twice", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const [leader, follower] = [cluster.leader(), cluster.follower()];
+    simulation.run(500); // The leader has heard them.
     cluster.names.filter((name) => name !== leader).forEach((name) => cluster.kill(name));
     const { node } = cluster.life(leader);
     const begun = simulation.now;
@@ -749,7 +767,7 @@ describe("a server's status", () => {
     expect(peers.map(({ name }) => name)).toEqual(others);
     for (const { name, heardMs, roundTripMs, ...peer } of peers) {
       expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "",
-        isVoter: true });
+        isVoter: true, stuck: null });
       // Since the last heartbeat, which takes up to a millisecond, and so does its answer.
       expect(heardMs).toBeWithin(0, 103);
       expect(roundTripMs).toBeWithin(0, 5);
@@ -776,6 +794,24 @@ describe("a server's status", () => {
     expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
   });
 
+  test("says which entry never arrives where only small datagrams do, and so does an event", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const [lossy = ""] = cluster.names.filter((name) => name !== leader);
+    const { ip } = cluster.machine(lossy);
+    simulation.route = ({ to, bytes: { length } }) =>
+      to.host === ip && length > 1400 ? [] : [{ afterMs: 1 }];
+    const { node, events } = cluster.life(leader);
+    simulation.settle(node.propose(Buffer.alloc(5000)));
+    simulation.run(5000);
+    const { lastIndex: index, peers, logBytes } = node.status();
+    const [stuck] = peers.flatMap((peer) => peer.name === lossy ? peer.stuck ?? [] : []);
+    expect(stuck).toMatchObject({ server: lossy, index });
+    expect(stuck?.bytes).toBeWithin(5000, logBytes);
+    expect(events.filter(({ type }) => type === "stuck")).toEqual(stuck ? [stuck] : []);
+  });
+
   test("survives the way to a client, with what is not known as null", () => {
     const cluster = new Cluster(1, ["a", "b"]);
     const client = cluster.connect("client");
@@ -787,7 +823,7 @@ describe("a server's status", () => {
     expect(status).toMatchObject(known);
     expect(status.silentMs).toBeWithin(0, silentMs + 1);
     expect(status.peers).toEqual([{ name: "b", address: `${cluster.machine("b").ip}:1`, told: "",
-      heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true }]);
+      heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true, stuck: null }]);
   });
 
   test("tells once that a name does not resolve, although it is known in two ways", () => {

@@ -2757,9 +2757,87 @@ describe("The window to a follower", () => {
     const restart = step(raft, appendReply(1, { ...hint, round: second ?? 0 }));
     expect(only("AppendEntries", restart).map((m) => m.prevLogIndex)).toEqual([1, 4, 7]);
     expect(step(raft, appendReply(1, { ...hint, round: third ?? 0 }))).toEqual([]);
-    // But what was sent again may be lost again.
-    const again = step(raft, appendReply(1, { ...hint, round: roundOf(raft) }));
-    expect(only("AppendEntries", again).map((m) => m.prevLogIndex)).toEqual([1, 4, 7]);
+    // But what was sent again may be lost again. Then it is sent once per interval, and alone.
+    const refuse = () =>
+      only("AppendEntries", to("b", step(raft, appendReply(1, { ...hint, round: roundOf(raft) }))));
+    expect(refuse()).toEqual([]);
+    raft.now += HEARTBEAT / 8;
+    expect(one(refuse()).entries.map((e) => e.index)).toEqual([2]);
+    expect(sizes(only("AppendEntries", to("b", acknowledge(raft, "b", 2))))).toEqual([3, 3, 2]);
+  });
+
+  test("a refusal that leads back further is answered at once, and one that contradicts it is not",
+    () => {
+      // b has an entry of term 2 at index 2: after 3 the logs agree up to 2 as far as the leader
+      // can tell, and after 2 they do not. If entry 2 is always lost, the leader must not go back
+      // and forth in each round trip, only once per interval.
+      const raft = leader({ log: [1, 1, 3, 3] });
+      const refuse = (hintIndex: number, hintTerm: number) =>
+        only("AppendEntries",
+          to("b",
+            step(raft,
+              appendReply(4, { success: false, hintIndex, hintTerm, round: roundOf(raft) }))));
+      for (const back of [2, 1, 2, 1]) expect(one(refuse(back, back)).prevLogIndex).toBe(back);
+      for (let i = 0; i < 10; i += 1) expect([refuse(2, 2), refuse(1, 1)]).toEqual([[], []]);
+      raft.now += HEARTBEAT / 8;
+      expect(refuse(2, 2).length).toBe(1);
+    });
+
+  test("an entry that a path always loses is sent a few times per heartbeat, alone, and told once",
+    () => {
+      const cluster = new Cluster(THREE, { batchBytes: 300, windowBytes: 9_000 });
+      cluster.elect("a");
+      const raft = cluster.at("a");
+      const isLarge = (m: Message) =>
+        m.type === "AppendEntries" && m.entries.some((e) => e.record.length > 1_000);
+      cluster.lost = isLarge;
+      const index = cluster.propose("a", "x".repeat(5_000));
+      cluster.sent.length = 0;
+      for (let i = 0; i < 100; i += 1) {
+        cluster.propose("a", "small");
+        raft.read();
+        cluster.flush(raft);
+        cluster.settle();
+        cluster.advance(HEARTBEAT / 10);
+      }
+      cluster.advance(9 * T);
+      // In 10 s two followers are sent 200 heartbeats, and for each read 2 more.
+      expect(cluster.sent.filter(isLarge).length).toBeLessThan(300);
+      expect(cluster.sent.length).toBeLessThan(1_500);
+      expect(only("AppendEntries", cluster.sent).every((m) => m.entries.length < 2)).toBe(true);
+      expect(raft.role.name).toBe("Leader");
+      const { length: bytes } = raft.log.at(index).record;
+      expect(raft.events.filter((event) => event.type === "stuck")).toEqual(
+        ["b", "c"].map((server) => ({ type: "stuck", server, index, bytes })),
+      );
+      expect(progress(raft, "b").stuck).toMatchObject({ index, bytes });
+      cluster.lost = () => false;
+      cluster.advance(2 * HEARTBEAT);
+      for (const other of ["b", "c"]) sameLog(cluster.at(other), raft);
+      expect(progress(raft, "b")).toMatchObject({ failures: 0, matchIndex: index + 100 });
+    });
+
+  test("so is a part of a snapshot", () => {
+    const cluster = new Cluster(THREE, { batchBytes: 300, windowBytes: 9_000 });
+    cluster.elect("a");
+    cluster.crash("c");
+    for (let i = 0; i < 50; i += 1) cluster.propose("a", "x".repeat(100));
+    const raft = cluster.at("a");
+    cluster.takeSnapshot(raft, 0);
+    const isLarge = (m: Message) => m.type === "InstallSnapshot" && m.data.length > 200;
+    cluster.lost = isLarge;
+    cluster.restart("c");
+    cluster.sent.length = 0;
+    cluster.advance(10 * T);
+    expect(cluster.sent.filter(isLarge).length).toBeWithin(20, 200);
+    expect(cluster.sent.length).toBeLessThan(1_000);
+    const { index } = raft.snapshot;
+    const told = { type: "stuck", server: "c", index, bytes: 300 } as const;
+    expect(raft.events.filter((event) => event.type === "stuck")).toEqual([told]);
+    expect(progress(raft, "c").stuck).toEqual(told);
+    cluster.lost = () => false;
+    cluster.advance(2 * HEARTBEAT);
+    expect(cluster.at("c").log.lastIndex).toBe(raft.log.lastIndex);
   });
 
   test("nextIndex never falls to what the follower is known to have", () => {
@@ -2874,24 +2952,48 @@ describe("A single server", () => {
 });
 
 describe("Leadership transfer (thesis §3.10)", () => {
-  test("the follower that has most of the log is asked, when it has all of it", () => {
+  test("without a name, the first follower that answers and has all of the log is asked", () => {
     const raft = settledLeader();
     const index = propose(raft);
     turn(raft);
     acknowledge(raft, "c", index);
     propose(raft);
-    expect(raft.transfer()).toBe(true);
-    expect(raft.heir).toBe("c");
+    expect(raft.transfer()).toBeUndefined();
     turn(raft);
-    expect(only("TimeoutNow", acknowledge(raft, "c", index))).toEqual([]);
-    expect(only("TimeoutNow", acknowledge(raft, "b"))).toEqual([]);
+    expect(only("TimeoutNow", acknowledge(raft, "b", index))).toEqual([]);
     expect(only("TimeoutNow", acknowledge(raft, "c"))).toMatchObject([{ to: "c", term: 1 }]);
+    expect(raft.heir).toBe("c");
+    expect(only("TimeoutNow", acknowledge(raft, "b"))).toEqual([]);
+  });
+
+  test("a follower that has just died is not asked, even if it has all of the log", () => {
+    for (const alive of ["b", "c"]) {
+      const raft = settledLeader();
+      expect(raft.transfer()).toBeUndefined();
+      expect(receiversOf(turn(raft))).toEqual(["b", "c"]);
+      expect(only("TimeoutNow", acknowledge(raft, alive))).toMatchObject([{ to: alive }]);
+    }
+  });
+
+  test("a follower that was not heard for an election timeout is no heir", () => {
+    const raft = settledLeader();
+    for (let waited = 0; waited < T; waited += HEARTBEAT) {
+      wait(raft, HEARTBEAT);
+      acknowledge(raft, "c");
+    }
+    expect(raft.transfer("b")).toBe(`b was not heard for ${T} ms`);
+    expect(raft.propose("commands", Buffer.from("command"))).toBe(2);
+    expect([raft.transfer("c"), raft.heir]).toEqual([undefined, "c"]);
+    const young = leader();
+    expect(young.transfer("b")).toBe(`b was not heard for ${T} ms`);
+    expect(young.transfer()).toBe(`every other server was not heard for ${T} ms`);
   });
 
   test("it is asked by the next heartbeat's answer, which is sent at once", () => {
     const raft = settledLeader();
     raft.transfer("b");
     expect(receiversOf(turn(raft))).toEqual(["b"]);
+    expect(only("TimeoutNow", acknowledge(raft, "c"))).toEqual([]);
     expect(only("TimeoutNow", acknowledge(raft, "b")).length).toBe(1);
   });
 
@@ -2939,12 +3041,12 @@ describe("Leadership transfer (thesis §3.10)", () => {
   });
 
   test("there must be something to hand over, and somebody to take it", () => {
-    expect(follower().transfer()).toBe(false);
-    expect(settledLeader().transfer("a stranger")).toBe(false);
-    expect(settledLeader().transfer("a")).toBe(false);
+    expect(follower().transfer()).toBe("it does not lead");
+    expect(settledLeader().transfer("a stranger")).toBe("a stranger has no vote here");
+    expect(settledLeader().transfer("a")).toBe("a has no vote here");
     const alone = new Cluster(["a"]);
     alone.advance(1);
-    expect(alone.at("a").transfer()).toBe(false);
+    expect(alone.at("a").transfer()).toBe("every other server has no vote here");
   });
 
   test("a cluster changes its leader without waiting for anybody's silence", () => {

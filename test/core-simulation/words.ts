@@ -68,6 +68,8 @@ export function tellEvent(event: Event, term: number): string | undefined {
         : `has the snapshot of ${event.from}, up to ${event.index}`;
     case "lostDisk":
       return `finds that ${event.server} has lost its disk`;
+    case "stuck":
+      return `finds that entry ${event.index} never reaches ${event.server}`;
     default:
       return event satisfies never;
   }

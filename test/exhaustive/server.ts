@@ -196,7 +196,8 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
  * What this check knows of a server. A field that it does not know would be lost in every step.
  * Nobody is asked to take a snapshot, to hand over or to change the members here, nobody knocks, and
  * nobody is told of a restart, as all elections begin at once, so what these need makes no difference;
- * nor does `awaitedRound`, which only says how soon a leader asks again.
+ * nor do `awaitedRound`, which only says how soon a leader asks again, and `failures`, `retryAt`
+ * and `stuck`, which only say how soon and how much it sends again.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft,
@@ -204,8 +205,8 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
     "heardAt incoming isRemoved knockAt knocks lastApplied log now outbox refusedAt role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0),
-    "awaitedRound confirmedRound heardAt " +
-    "matchIndex matchedRound nextIndex refusedRound sentAt sentFrom sentRound sinceRound snapshot"],
+    "awaitedRound confirmedRound failures heardAt matchIndex matchedRound nextIndex " +
+    "refusedRound retryAt sentAt sentFrom sentRound sinceRound snapshot stuck"],
 ];
 
 /** Says what a server has that this check does not know of. */

@@ -114,6 +114,8 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
       return `hears ${event.server} twice, also at ${event.address.host}:${event.address.port}`;
     case "lostDisk":
       return `finds that ${event.server} has lost its disk`;
+    case "stuck":
+      return `finds that entry ${event.index} never reaches ${event.server}`;
     case "removed":
       return "is a member no more";
     default:
