@@ -1015,6 +1015,101 @@ export const planted: readonly Planted[] = [
     changes: [["if (isKept) this.spare = this.log;\n", "\n"]],
     caughtBy: [{ file: "storage", title: "is followed by a log that is written over an old one" }],
   },
+  // Real files.
+  {
+    id: "124",
+    name: "A file that was renamed is not durable, as its directory is not synced.",
+    changes: [["    fs.renameSync(from, to);\n    syncDirectory(path.dirname(to));",
+      "    fs.renameSync(from, to);"]],
+    caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
+  },
+  {
+    id: "125",
+    name: "A file that was removed comes back, as its directory is not synced.",
+    changes: [["    fs.rmSync(file, { force: true });\n    syncDirectory(path.dirname(file));",
+      "    fs.rmSync(file, { force: true });"]],
+    caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
+  },
+  {
+    id: "126",
+    name: "A new data directory is not durable, as its parents are not synced.",
+    changes: [["      syncDirectory(path.dirname(at));\n", ""]],
+    caughtBy: [{ file: "files", title: "a new directory is durable" }],
+  },
+  {
+    id: "127",
+    name: "A short write counts as a whole one.",
+    changes: [["        at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);",
+      "        fs.writeSync(fd, bytes, at, bytes.length - at, position + at);\n        at = bytes.length;"]],
+    caughtBy: [{ file: "files", title: "is written whole" }],
+  },
+  {
+    id: "128",
+    name: "A sync returns before the disk has anything.",
+    changes: [["      fs.fdatasyncSync(fd);\n", ""]],
+    caughtBy: [{ file: "files", title: "when a save returns" }],
+  },
+  {
+    id: "129",
+    name: "The log that is kept to be written over is closed.",
+    changes: [["[next, isKept ? undefined : this.log];", "[next, this.log];"]],
+    caughtBy: [{ file: "files", title: "alternates between two files" }],
+  },
+  {
+    id: "130",
+    name: "The log that is not kept stays open.",
+    changes: [["[next, isKept ? undefined : this.log];", "[next, undefined];"]],
+    caughtBy: [{ file: "storage", title: "where the one before the last was large" }],
+  },
+  {
+    id: "131",
+    name: "The directory is released while the log is still open.",
+    changes: [["    const { log, next, spare, snapshotFile, draft } = this;",
+      "    this.release();\n    const { log, next, spare, snapshotFile, draft } = this;"]],
+    caughtBy: [{ file: "storage", title: "is refused while another server has the directory" }],
+  },
+  {
+    id: "132",
+    name: "The lock is let go as soon as the server has it.",
+    changes: [["    return () => lock.close();", "    lock.close();\n    return () => {};"]],
+    caughtBy: [{ file: "storage", title: "are locked against a second server" }],
+  },
+  {
+    id: "133",
+    name: "A second server starts because the lock file of the first was deleted.",
+    changes: [["demand(!names.some(", "demand(true || !names.some("]],
+    caughtBy: [{ file: "files", title: "without its lock file admits no second server" }],
+  },
+  {
+    id: "134",
+    name: "A log grows in the same sync as the frame that needs the room.",
+    changes: [["      log.file.sync(); // So that", "      // So that"]],
+    caughtBy: [{ file: "storage", title: "a log ends with zeros at all times" }],
+  },
+  {
+    id: "135",
+    name: "A log that was cut off between two frames is taken for a whole one.",
+    changes: [["rest.subarray(-FRAME_HEADER).equals(NO_FRAME)", "true"]],
+    caughtBy: [{ file: "storage", title: "a log that was cut off anywhere" }],
+  },
+  {
+    id: "136",
+    name: "A server that has lost its log starts as a new one.",
+    changes: [[`found ?? (!this.snapshot && read(\`\${log}.new\`))`, "found ?? !this.snapshot"]],
+    caughtBy: [{ file: "files", title: "is refused if its log is missing" }],
+  },
+  {
+    id: "137",
+    name: "A server writes on in a log that was deleted.",
+    changes: [["demand(fs.fstatSync(fd).nlink > 0,", "demand(true,"]],
+    caughtBy: [{ file: "files", title: "that is deleted under a running server" }],
+  },
+  {
+    id: "138",
+    name: "An error while a snapshot is read is no storage error, and names no file.",
+    changes: [[`attempt(\`read \${name}\`, () => file.read(at, length))`, "file.read(at, length)"]],
+    caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

@@ -16,6 +16,8 @@ export type Keep = "nothing" | "everything" | "parts";
 
 /** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
 const ZEROS_SHOWN = 64;
+/** A log and the next one, a snapshot, its draft, and the draft that takes the place of that. */
+const MAX_OPEN = 5;
 
 /** Bytes that can be written anywhere. They grow in big steps, as copying them each time is slow. */
 class Bytes {
@@ -287,6 +289,7 @@ export class Disk {
         this.handles.delete(handle);
       },
     };
+    if (this.handles.size >= MAX_OPEN) throw new Error(`EMFILE: ${file} is one too many`);
     this.handles.add(handle);
     return handle;
   }

@@ -238,6 +238,8 @@ describe("the end of the log", () => {
       const { disk, storage } = recover(log);
       expect(remembered(storage)).toEqual(show(states[whole] ?? NOTHING));
       expect(storage.cutBytes).toBe(rest.length);
+      storage.close();
+      disk.powerCut("nothing");
       expect(disk.read("data/log.cut")).toEqual(rest.length > 0 ? rest : undefined);
     }
   });
@@ -815,6 +817,7 @@ describe("a snapshot", () => {
     }
     expect(inodes.size).toBe(3);
     expect(disk.read(`${LOG}.old`)?.length).toBeLessThan(1 << 20);
+    storage.close();
   });
 
   test("is followed by a log in new space, where a file cannot have two names", () => {
@@ -886,6 +889,7 @@ describe("a snapshot", () => {
     write(storage, { index: 4, term: 1 }, ["another"]);
     expect(storage.keepSnapshot().index).toBe(4);
     expect(states(storage)).toEqual(["another"]);
+    storage.close(); // Here and elsewhere: the disk demands that every file is closed by then.
   });
 
   test("can be read in pieces, to be sent", () => {
@@ -907,6 +911,7 @@ describe("a snapshot", () => {
       flipped[at] = (flipped[at] ?? 0) ^ (1 << (at % 8));
       return [flipped, Buffer.from(whole?.subarray(0, at) ?? [])];
     });
+    damaged.push(Buffer.concat([whole ?? Buffer.alloc(0), Buffer.alloc(1)]));
     for (const bytes of damaged) {
       const broken = new Disk(randomFrom(1));
       broken.put(LOG, log ?? bytes);
@@ -1085,6 +1090,7 @@ describe("real files", () => {
       const log = readFileSync(`${directory}/log`);
       const [end = 0] = frameEnds(log).slice(-1);
       writeFileSync(`${directory}/log`, log.fill("torn", end, end + 4));
+      expect(statSync(`${directory}/log`).mode & 0o777).toBe(0o600);
       const storage = open(directory);
       expect(storage.cutBytes).toBeGreaterThan(0);
       for (const made of [directory, path.dirname(directory)]) {
