@@ -89,8 +89,10 @@ Exit codes:
   5  surely not done: timeout, refused, noLeader, network, ended; or its output
      could not be written: output`;
 
+/** The last three are errors of programs that embed a server: no command ends with them. */
 const EXIT_CODES = { done: 0, absent: 1, different: 1, usage: 2, storage: 3, outcomeUnknown: 4,
-  unexpected: 4, timeout: 5, refused: 5, noLeader: 5, network: 5, ended: 5, output: 5 };
+  unexpected: 4, timeout: 5, refused: 5, noLeader: 5, network: 5, ended: 5, output: 5, applied: 4,
+  closed: 5, stopped: 5 };
 
 /** Returns whether a file of Linux about this process matches; undefined on other systems. */
 function ofProcess(file: string, pattern: RegExp): boolean | undefined {

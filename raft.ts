@@ -1323,14 +1323,23 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // session's id, and numbers its commands. The table of sessions is replicated like the state
 // machine: the same entries make the same table everywhere, and no clock has a say in it.
 
-/** What is replicated. It must be deterministic: equal commands, in equal order, equal answers. */
+/**
+ * The state that is replicated. It must be deterministic: equal commands in equal order give equal
+ * answers. Each method does its work before it returns, because no promise is waited for. The bytes
+ * that a method is given are its own to change and to keep, and so are the bytes that it returns.
+ */
 export interface StateMachine {
   /**
-   * Applies a committed command and returns its answer. If it throws, the server stops. Commands
-   * that are in one entry have the same `index`, the entry's.
+   * Applies a committed command and returns its answer, of MAX_ANSWER_BYTES at most. A larger answer
+   * reaches no caller. An error stops the server, and stops it again at every start, because the
+   * command stays in the log. So a command that is wrong should get an answer that says so. Commands
+   * of one entry have the same `index`, the entry's.
    */
   apply(command: Uint8Array, index: number): Uint8Array;
-  /** Answers a question about the state, without changing it. */
+  /**
+   * Answers a question about the state, without changing it, in MAX_ANSWER_BYTES at most. An error
+   * refuses the question, and the server goes on.
+   */
   query(question: Uint8Array): Uint8Array;
   /**
    * The state as it is now, in chunks that are worth a moment each. They are taken one by one, and
@@ -1344,9 +1353,22 @@ export interface StateMachine {
 /** How many sessions are kept. Beyond that, the one that was used least recently ends. */
 const MAX_SESSIONS = 10_000;
 
-type Session = { acknowledged: number; answers: Map<number, Uint8Array> };
-/** An answer, or a sentence that says why there is none. */
-type Outcome = Uint8Array | string;
+type Session = { acknowledged: number; answers: Map<number, Buffer> };
+/**
+ * The outcome of a command: an "answer"; or a sentence that says why it was not applied (a
+ * "refusal"), or why there is no answer although it was "applied".
+ */
+type Outcome = Pick<Entry, "kind" | "data">;
+const tooLarge = ({ length }: Uint8Array) =>
+  `its answer has ${length} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for it in parts`;
+
+/** Returns the result of a state machine's method. Refuses a wrong one, such as a promise. */
+function checked<T>(what: string, result: T, wanted: Function = Uint8Array): T {
+  if (result instanceof wanted) return result;
+  throw new RaftError("usage",
+    `Cannot use this state machine: ${what} is ${Object.prototype.toString.call(result)}. Return ` +
+      "what the interface StateMachine asks for, and no promise.");
+}
 
 export class Sessions {
   private readonly open = new Map<number, Session>();
@@ -1360,11 +1382,11 @@ export class Sessions {
       assert(commands, "the commands of an entry can be read");
       return commands.map((packed) => this.applyCommand(packed, index, machine));
     }
-    if (kind !== "session") return [NOTHING];
+    if (kind !== "session") return [{ kind: "answer", data: NOTHING }];
     this.use(index, { acknowledged: 0, answers: new Map() });
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
-    return [Buffer.from(String(index))];
+    return [{ kind: "answer", data: Buffer.from(String(index)) }];
   }
 
   /** The sessions as they are now, in the order of their last use: state like any other. */
@@ -1397,7 +1419,9 @@ export class Sessions {
   private applyCommand({ session: id, sequence, acknowledged, command }: PackedCommand,
     index: number, machine: Pick<StateMachine, "apply">): Outcome {
     const session = this.open.get(id);
-    if (!session) return "the session has ended, or never was";
+    if (!session) {
+      return { kind: "refusal", data: Buffer.from("the session has ended, or never was") };
+    }
     this.use(id, session);
     // What the client has seen is forgotten. All else is kept, not only the latest answer:
     // commands of a session may be under way together, and overtake each other.
@@ -1408,10 +1432,22 @@ export class Sessions {
         session.answers.delete(answered);
       }
     }
-    if (sequence <= session.acknowledged) return "the client has already seen the answer";
-    const answer = session.answers.get(sequence) ?? machine.apply(command, index);
-    session.answers.set(sequence, answer);
-    return answer;
+    if (sequence <= session.acknowledged) {
+      return { kind: "refusal", data: Buffer.from("the client has already seen the answer") };
+    }
+    try {
+      // Copies: the machine may change the command, and use the bytes of its answer again.
+      const data = session.answers.get(sequence)
+        ?? Buffer.from(checked("the answer of apply", machine.apply(Buffer.from(command), index)));
+      session.answers.set(sequence, data);
+      return data.length <= MAX_ANSWER_BYTES
+        ? { kind: "answer", data }
+        : { kind: "applied", data: Buffer.from(tooLarge(data)) };
+    } catch (error) {
+      const what = `entry ${index}, command ${sequence} of session ${id}`;
+      throw new RaftError("usage", `Cannot apply ${what}: every start stops here again. Correct ` +
+        `the state machine, in the same way on all servers. It says: ${error}`, { cause: error });
+    }
   }
 }
 
@@ -1705,7 +1741,7 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 
 const RECORD_HEADER = 17;
 const recordKinds = ["start", "vote", "noop", "session", "commands", "snapshot", "state", "members",
-  "answer", "refusal"] as const;
+  "answer", "refusal", "applied"] as const;
 const entryKinds: Entry["kind"][] = ["noop", "session", "commands", "members"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
@@ -1758,11 +1794,23 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // written anew, in slices, without the entries that it replaces. Whenever the power fails, the log
 // has what the snapshot has not.
 
-type Failure = "storage" | "network" | "usage" | "refused" | "timeout" | "outcomeUnknown";
+/** "applied": a command was applied, but its answer is too large to be sent. */
+type Failure =
+  | "storage"
+  | "network"
+  | "usage"
+  | "refused"
+  | "timeout"
+  | "outcomeUnknown"
+  | "applied"
+  | "closed"
+  | "stopped";
 /** What went wrong: `code` for programs, `message` for people. */
 export class RaftError extends Error {
-  constructor(readonly code: Failure, message: string) {
-    super(message);
+  override readonly name = "RaftError";
+
+  constructor(readonly code: Failure, message: string, options?: ErrorOptions) {
+    super(message, options);
   }
 }
 
@@ -1909,7 +1957,7 @@ export class Storage {
     if (!file) return;
     const name = `${this.directory}/snapshot${this.draft ? ".new (as received)" : ""}`;
     const read = (length: number) => attempt(`read ${name}`, () => file.read(at, length));
-    let [first, last]: Entry[] = [];
+    let [first, last]: (Entry | undefined)[] = [];
     let at = 0;
     for (;;) {
       const header = Buffer.concat([read(FRAME_HEADER)], FRAME_HEADER);
@@ -2689,7 +2737,9 @@ export type NodeEvent =
  * "raft", and "", which is for loopback addresses only.
  * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
  * long `propose` and `read` wait for an answer; default 5000. `snapshotBytes`: a log of more bytes,
- * and of more than the last snapshot has, is replaced by a snapshot; default 8 MiB.
+ * and of more than the last snapshot has, is replaced by a snapshot; default 8 MiB. `onEvent`: gets
+ * each event; an error in it stops the server, and `stopped` rejects with that error (`start` does,
+ * if it comes before the server runs).
  */
 export type NodeOptions = { host: string; port: number; name?: Name; peers: readonly string[];
   join?: boolean; directory: string; machine: StateMachine; cluster?: string; secret?: string;
@@ -2698,6 +2748,8 @@ export type NodeOptions = { host: string; port: number; name?: Name; peers: read
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
+/** The largest answer, in bytes, for the same reason. All servers refuse a larger one alike. */
+export const MAX_ANSWER_BYTES = MAX_COMMAND_BYTES;
 /** What a leader applies in one turn: then what clients want next is sent to the followers. */
 const APPLY_BYTES = 64 << 10;
 /** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
@@ -2737,9 +2789,9 @@ type Proposal = { shares: readonly Share[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
-  /** Resolves when the server has stopped; rejects, with the reason, when it had to. */
-  readonly stopped: Promise<void>;
   private readonly end = Promise.withResolvers<void>();
+  /** Resolves when the server has stopped; rejects, with the reason, when it had to. */
+  readonly stopped = this.end.promise;
   private readonly core: Raft;
   private readonly endpoint: Endpoint;
   private readonly client: Client;
@@ -2828,7 +2880,6 @@ export class Node {
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = { name, disk, members, electionTimeoutMs, heartbeatMs, batchBytes,
       windowBytes };
-    this.stopped = this.end.promise;
     this.entryBytes = batchBytes - RECORD_HEADER;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
@@ -2844,7 +2895,7 @@ export class Node {
       },
       onRestarted: (peer) => this.onRestarted(peer),
       onSettled: (id) => this.guard(() => storage.join(id)),
-      tell: (event) => this.tell(event),
+      tell: (event) => this.guard(() => this.tell(event)),
     });
     this.members = this.core.members;
     // The log says where the members are, but who starts a server may know better.
@@ -2857,15 +2908,18 @@ export class Node {
   }
 
   /**
-   * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * "refused" if it is too large; "timeout" if it could not even be asked; "outcomeUnknown" if no
-   * answer came in time: then it may have been applied, or may be yet.
+   * Replicates a command, applies it once, and resolves to its answer. Both are copied. Rejects with
+   * a RaftError: "refused" if it has more than MAX_COMMAND_BYTES; "applied" if it was applied, but
+   * its answer has more than MAX_ANSWER_BYTES; "timeout" if it could not even be asked;
+   * "outcomeUnknown" if no answer came in time: then it may have been applied, or may be yet;
+   * "stopped" if this server has stopped, and "closed" if this client was closed, before it was sent.
    */
   readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
-   * on whichever server (it is linearizable). Rejects with a RaftError: "refused" or "timeout".
+   * on whichever server (it is linearizable). Rejects with a RaftError: "refused" if question or
+   * answer is too large, or the state machine throws; "timeout", "stopped" or "closed" as `propose`.
    */
   readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
@@ -2885,15 +2939,15 @@ export class Node {
   status() {
     const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
     const { lastIndex, lastTerm } = log;
-    const { name: self } = this.core.settings;
+    const { members, core: { settings: { name: self } } } = this;
     const followers = role.name === "Leader" ? role.followers : undefined;
-    const others = this.members.filter(({ name }) => name !== self);
+    const others = members.filter(({ name }) => name !== self);
     const peers = others.map(({ name, votes: isVoter }) => ({ isVoter,
       ...this.endpoint.about("peer", name), roundTripMs: this.roundTrips.get(name) ?? null,
       matchIndex: followers?.get(name)?.matchIndex ?? null,
       stuck: followers?.get(name)?.stuck ?? null })
     );
-    return { ...this.storage.identity, ...this.core.settings, members: this.members,
+    return { ...this.storage.identity, ...this.core.settings, members: structuredClone(members),
       role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
       unsaved: lastIndex - log.savedIndex, snapshotIndex: this.core.snapshot.index,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
@@ -2923,10 +2977,13 @@ export class Node {
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
     this.cancelTimer();
-    this.client.close(); // And with it the socket, which they share.
+    this.client.close("stopped"); // And with it the socket, which they share.
     this.storage.close();
     return this.stopped;
   }
+
+  /** Lets `await using` stop the server at the end of a block. */
+  readonly [Symbol.asyncDispose] = () => this.stop();
 
   /** Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise. */
   private guard(action: () => void): void {
@@ -2939,7 +2996,7 @@ export class Node {
 
   private tell(event: NodeEvent): void {
     if (event.type === "leader" && event.to !== undefined) this.client.askAgain(event.to);
-    this.options.onEvent?.(event);
+    this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
   private schedule(): void {
@@ -3180,7 +3237,7 @@ export class Node {
       const own = outcomes.slice(next, next += count);
       if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
       else if (asker.type === "Commands") this.answerCommands(asker, first, own);
-      else this.answer(asker, { type: "Answer", answer: Buffer.from(own[0] ?? "") });
+      else this.answer(asker, { type: "Answer", answer: own[0]?.data ?? NOTHING });
     }
   }
 
@@ -3189,10 +3246,7 @@ export class Node {
       asker.calls?.delete(asker.id);
       return this.client.onOutcomes(asker.id, first, outcomes); // No datagram needs them packed.
     }
-    const records = outcomes.map((outcome, i) =>
-      makeEntry(first + i, 0, typeof outcome === "string" ? "refusal" : "answer",
-        Buffer.from(outcome))
-    );
+    const records = outcomes.map(({ kind, data }, i) => makeEntry(first + i, 0, kind, data));
     const room = this.core.settings.batchBytes;
     for (const entries of groups(records, ({ record }) => record.length, room)) {
       this.answer(asker, { type: "Outcomes", entries });
@@ -3216,8 +3270,10 @@ export class Node {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
     const head = [encodeMembers(core.membersAt(lastApplied))];
-    const parts = [["snapshot", head], ["session", sessions.snapshot()], ["state",
-      machine.snapshot()], ["snapshot", head]] as const;
+    const state = machine.snapshot();
+    checked("the iterator of snapshot", Object(state)[Symbol.iterator], Function);
+    const ends = ["snapshot", head] as const;
+    const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
     let [at, bytes, records]: [number, number, Buffer[]] = [0, 0, []];
     const write = () => {
       const frame = storage.frame(records);
@@ -3226,12 +3282,13 @@ export class Node {
     };
     for (const [kind, chunks] of parts) {
       for (const chunk of chunks) {
-        if (bytes >= this.sliceBytes) yield write();
-        records.push(makeEntry(index, term, kind, chunk).record);
+        // A copy, before the machine does anything else: it may use the bytes again.
+        records.push(makeEntry(index, term, kind, checked("a chunk of snapshot", chunk)).record);
         bytes += chunk.length;
+        if (bytes >= this.sliceBytes) yield write();
       }
     }
-    write();
+    if (records.length > 0) write();
     yield* this.switchSnapshot();
   }
 
@@ -3247,11 +3304,15 @@ export class Node {
   /** Sessions and state machine become those of the snapshot. */
   private *restore(): Generator<void> {
     const sessions = new Sessions();
-    const take = this.options.machine.restore();
+    const take = checked("the result of restore", this.options.machine.restore(), Function);
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(data);
-        if (kind === "state") take(data);
+        if (kind !== "state") continue;
+        const taken: unknown = take(Buffer.from(data));
+        demand(!(taken instanceof Promise),
+          "Cannot restore this state machine: the function that " +
+            "restore returns is async. Take each chunk before the function returns.");
       }
       yield;
     }
@@ -3281,8 +3342,16 @@ export class Node {
 
   private answerQuestion(m: Question): void {
     const { core: { lastApplied }, options: { machine } } = this;
-    const answer = m.type === "Read" ? machine.query(m.question) : Buffer.from(`${lastApplied}`);
-    this.answer(m, { type: "Answer", answer });
+    const refuse = (why: unknown) => this.answer(m, { type: "Refused", reason: `${why}` });
+    try {
+      const answer = m.type === "Read"
+        ? checked("the answer of query", machine.query(Buffer.from(m.question)))
+        : Buffer.from(`${lastApplied}`);
+      if (answer.length > MAX_ANSWER_BYTES) refuse(tooLarge(answer));
+      else this.answer(m, { type: "Answer", answer });
+    } catch (error) {
+      refuse(error);
+    }
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
@@ -3317,8 +3386,9 @@ const RETRY_MS = 100;
 export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
   clientKey?: string; timeoutMs?: number; world?: World };
 
-/** Who waits for an outcome. */
-type Waiting = { resolve(answer: Uint8Array): void; reject(error: unknown): void };
+/** A caller that waits for an outcome, with its command, which is repeated in one more session. */
+type Waiting = { resolve(answer: Uint8Array): void; reject(error: unknown): void; packed?: Buffer;
+  isRepeated?: boolean };
 /**
  * What a client wants: of one server `only`, or of the leader. `waiting` has a place for each
  * command, or one, which is empty as soon as its outcome is there, and `missing` such outcomes are
@@ -3327,6 +3397,14 @@ type Waiting = { resolve(answer: Uint8Array): void; reject(error: unknown): void
 type Operation = { id: number; content: Content; only: Name | undefined; deadlineAt: number;
   waiting: (Waiting | undefined)[]; missing: number; asked: Name | undefined; askAt: number;
   times: number };
+
+const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
+const ADVICE = {
+  outcomeUnknown: ": the command may have been applied, or may be yet. Read before you repeat it.",
+  timeout: ". Does a majority of the servers run, and with this secret and cluster?",
+  closed: ": nothing was done. Connect another one.",
+  stopped: ": nothing was done. Start it again, or ask another one.",
+};
 
 /** Of the first command, or 0. */
 const firstNumber = ({ content }: Operation) =>
@@ -3350,7 +3428,7 @@ export class Client {
   private sequence = 0;
   private target: Name;
   private cancelTimer: (() => void) | undefined;
-  private isClosed = false;
+  private closed: keyof typeof CLOSED | undefined;
   /** What servers said instead of an answer, for people. */
   private readonly excuses = new Map<Name, string>();
   /** Who has not answered in time, and so is given less of it until it does. */
@@ -3362,7 +3440,7 @@ export class Client {
    */
   constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
     private readonly servers: Name[], private readonly timeoutMs: number,
-    private readonly schedule: () => void) {
+    private schedule: () => void) {
     this.target = servers[0] ?? "";
   }
 
@@ -3409,14 +3487,8 @@ export class Client {
     return new Promise((resolve, reject) => {
       checkSize(command);
       this.commands.push({ packed: packCommand(command), resolve, reject });
-      this.hurry();
+      this.schedule();
     });
-  }
-
-  /** Nothing that is scheduled happens any more once the client is closed. */
-  private hurry(): void {
-    if (this.isClosed) this.sendCommands();
-    else this.schedule();
   }
 
   /** All that was proposed in this turn is asked together, as far as a datagram has room. */
@@ -3447,13 +3519,13 @@ export class Client {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }
     this.isOpening = false;
-    this.hurry();
+    this.schedule();
   }
 
   /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
   async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
-    return await this.perform({ type: "Read", question }, only);
+    return await this.perform({ type: "Read", question: Buffer.from(question) }, only);
   }
 
   /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
@@ -3477,14 +3549,18 @@ export class Client {
     return JSON.parse(Buffer.from(await this.perform({ type: "Inspect" }, server)).toString());
   }
 
-  /** Gives up what is not answered. */
-  close(): void {
-    this.isClosed = true;
+  /** Gives up what is not answered, which is rejected with the code "closed". */
+  close(code: keyof typeof CLOSED = "closed"): void {
+    this.closed = code;
+    this.schedule = () => this.sendCommands(); // Nothing happens later any more.
     this.cancelTimer?.();
     this.sendCommands();
-    for (const each of this.operations.values()) this.giveUp(each, "The client was closed");
+    for (const each of this.operations.values()) this.giveUp(each, CLOSED[code]);
     this.endpoint.socket.close();
   }
+
+  /** Lets `await using` close the client at the end of a block. */
+  readonly [Symbol.asyncDispose] = async () => this.close();
 
   /** Everything that is not answered is asked again, at once, or of another server. */
   askAgain(leader = this.target): void {
@@ -3499,12 +3575,12 @@ export class Client {
     this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.settle();
-    if (answer.type === "Answer") this.conclude(operation, 0, answer.answer);
+    if (answer.type === "Answer") {
+      this.conclude(operation, 0, { kind: "answer", data: asBuffer(answer.answer) });
+    }
     if (answer.type === "Refused") this.fail(operation, this.refusal(operation, answer.reason));
     if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
-    for (const { index, kind, data } of answer.entries) {
-      this.conclude(operation, index, kind === "refusal" ? data.toString() : data);
-    }
+    for (const outcome of answer.entries) this.conclude(operation, outcome.index, outcome);
   }
 
   /** What came of the commands of an operation, from the one at `first` on. */
@@ -3515,34 +3591,29 @@ export class Client {
     for (const [i, outcome] of outcomes.entries()) this.conclude(operation, first + i, outcome);
   }
 
-  private conclude(operation: Operation, place: number, outcome: Outcome): void {
+  private conclude(operation: Operation, place: number, { kind, data }: Outcome): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
-    // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
-    if (typeof outcome !== "string") waiting.resolve(Buffer.from(outcome));
-    else {
-      this.endSession(operation);
-      waiting.reject(this.refusal(operation, outcome));
-    }
     operation.waiting[place] = undefined;
     operation.missing -= 1;
     if (operation.missing === 0) this.operations.delete(operation.id);
+    // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
+    if (kind === "answer") return waiting.resolve(Buffer.from(data));
+    const { packed, resolve, reject, isRepeated } = waiting;
+    const why = data.toString();
+    if (kind === "applied") {
+      return reject(new RaftError(kind, `The command was applied, but ${why}.`));
+    }
+    if (packed && readNumber(packed, 0) === this.session) this.session = undefined;
+    // A command that was sent once and is refused was not applied, so a new session may apply it.
+    if (operation.times > 1 || !packed || isRepeated) return reject(this.refusal(operation, why));
+    this.commands.push({ packed, resolve, reject, isRepeated: true });
+    this.schedule();
   }
 
   private fail(operation: Operation, error: RaftError): void {
-    this.endSession(operation);
     this.operations.delete(operation.id);
     for (const waiting of operation.waiting) waiting?.reject(error);
-  }
-
-  /**
-   * Perhaps it has ended at the servers. The next command opens another, but these are not repeated
-   * in it: they might be applied a second time.
-   */
-  private endSession({ content }: Operation): void {
-    const isOf = (session: number) =>
-      content.type === "Commands" && readNumber(asBuffer(content.data), 0) === session;
-    if (this.session !== undefined && isOf(this.session)) this.session = undefined;
   }
 
   /** A command that is refused when it is repeated may have been done the first time. */
@@ -3581,7 +3652,7 @@ export class Client {
     const operation: Operation = { id, content, only, deadlineAt, waiting, missing: waiting.length,
       asked: undefined, askAt: 0, times: 0 };
     this.operations.set(id, operation);
-    if (this.isClosed) this.giveUp(operation, "The client was closed");
+    if (this.closed) this.giveUp(operation, CLOSED[this.closed]);
     else this.ask(operation);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
@@ -3613,17 +3684,16 @@ export class Client {
   }
 
   private giveUp(operation: Operation, why: string): void {
+    this.session = undefined; // So the next command is not even sent while there is no leader.
     this.fail(operation, this.failure(operation, why));
   }
 
   private failure({ content: { type }, only, times }: Operation, why: string): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
-    return times > 0 && (type === "Commands" || type === "ChangeMembers")
-      ? new RaftError("outcomeUnknown", `${why}: the command may have been applied, or may be ` +
-        `yet. Read before you repeat it. Asked: ${asked}.`)
-      : new RaftError("timeout", `${why}. Does a majority of the servers run, and with this ` +
-        `secret and cluster? Asked: ${asked}.`);
+    const isWrite = type === "Commands" || type === "ChangeMembers";
+    const code = times > 0 && isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
+    return new RaftError(code, `${why}${ADVICE[code]} Asked: ${asked}.`);
   }
 
   /** A server's name, and why it may not have helped. */
@@ -3673,7 +3743,7 @@ function unpack(bytes: Uint8Array): string[] {
 const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
   pack(verbs.indexOf(verb), ...parts);
 
-const [NO, YES] = [pack(0), pack(1)];
+const sayWhether = (isDone: boolean) => Uint8Array.of(Number(isDone));
 const isYes = (answer: Uint8Array) => answer[0] === 1;
 
 export class KeyValueStore implements StateMachine {
@@ -3686,17 +3756,17 @@ export class KeyValueStore implements StateMachine {
     const verb = verbs[command[0] ?? -1];
     const before = this.values.get(key);
     if (this.old && !this.old.has(key)) this.old.set(key, before);
-    if (verb === "delete") return this.values.delete(key) ? YES : NO;
+    if (verb === "delete") return sayWhether(this.values.delete(key));
     const isMeant = verb === "put" || (verb === "cas" && before === expected);
-    if (!isMeant || value === undefined) return NO;
+    if (!isMeant || value === undefined) return sayWhether(false);
     this.values.set(key, value);
-    return YES;
+    return sayWhether(true);
   }
 
   query(question: Uint8Array): Uint8Array {
     const [key = ""] = unpack(question);
     const value = this.values.get(key);
-    return value === undefined ? NO : pack(1, value);
+    return value === undefined ? sayWhether(false) : pack(1, value);
   }
 
   /** One at a time: the next one takes over. */

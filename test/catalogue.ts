@@ -263,7 +263,7 @@ export const planted: readonly Planted[] = [
   {
     id: "27",
     name: "A retried command is applied twice.",
-    changes: [["session.answers.get(sequence) ?? machine.apply", "machine.apply"]],
+    changes: [["session.answers.get(sequence)\n        ?? Buffer.from(", "Buffer.from("]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -273,7 +273,8 @@ export const planted: readonly Planted[] = [
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
       for (const { asker, first, count } of shares) {
-        const answers = Array.from({ length: count }, () => Buffer.of(1));
+        const answers = Array.from({ length: count },
+          () => ({ kind: "answer", data: Buffer.of(1) }));
         if (asker.type === "Commands") this.answerCommands(asker, first, answers);
       }
     } else if (index !== undefined) this.proposals.set(`,
@@ -389,9 +390,9 @@ export const planted: readonly Planted[] = [
     id: "47",
     name: "A reordered command of a session is taken for a duplicate and lost.",
     changes: [[
-      "if (sequence <= session.acknowledged) return",
+      "if (sequence <= session.acknowledged) {",
       `const newest = Math.max(session.acknowledged, ...session.answers.keys());
-    if (sequence <= newest && !session.answers.has(sequence)) return`,
+    if (sequence <= newest && !session.answers.has(sequence)) {`,
     ]],
     caughtBy: [
       { mode: "full", seed: 17 },
@@ -953,8 +954,10 @@ export const planted: readonly Planted[] = [
   {
     id: "115",
     name: "Commands wait for a session that was opened as their client was closed.",
-    changes: [["this.isOpening = false;\n    this.hurry();",
-      "this.isOpening = false;\n    this.schedule();"]],
+    changes: [[
+      "    this.schedule = () => this.sendCommands(); // Nothing happens later any more.\n",
+      "",
+    ]],
     caughtBy: [{ file: "node", title: "leaves nobody waiting" }],
   },
   {

@@ -40,7 +40,7 @@ const restored = ({ sessions, machine }: Replica): Replica => {
 };
 
 const apply = ({ sessions, machine }: Replica, entry: Entry): string[] =>
-  sessions.apply(entry, machine).map((outcome) => `${Buffer.from(outcome)}`);
+  sessions.apply(entry, machine).map(({ data }) => `${data}`);
 
 /** A client as the table knows it. Numbers overtake each other, and acknowledged ones come again. */
 type Client = { id: number; sequence: number; acknowledged: number };

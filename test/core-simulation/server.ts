@@ -430,7 +430,9 @@ export class Server {
 
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
-    const [answer = ""] = sessions.apply(entry, this.machine);
+    const [outcome] = sessions.apply(entry, this.machine);
+    if (!outcome) throw new Error(`Entry ${entry.index} has no outcome.`);
+    const { kind, data: answer } = outcome;
     this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
     scene.judge.applied(this.name, entry, this.state);
     scene.mix(4, this.index, entry.index, entry.term, this.state);
@@ -440,7 +442,7 @@ export class Server {
     this.underWay.delete(`${asker.client} ${asker.id}`);
     const { index } = entry;
     if (asker.term !== entry.term) this.redirect(asker);
-    else if (typeof answer === "string") asker.reply({ type: "Refused", reason: answer });
+    else if (kind !== "answer") asker.reply({ type: "Refused", reason: answer.toString() });
     else asker.reply({ type: "Answer", answer, index });
   }
 

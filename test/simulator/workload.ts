@@ -135,7 +135,7 @@ export class Workload {
     this.tell(call.who, () => `gives up: ${tellCall(call)}: ${error.code}`);
     this.report.unknown += 1;
     // A command may still be applied. A read, or a command that found no session, leaves no trace.
-    if (error.code === "timeout") this.history.splice(this.history.indexOf(call), 1);
+    if (error.code !== "outcomeUnknown") this.history.splice(this.history.indexOf(call), 1);
   }
 }
 
