@@ -14,9 +14,9 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
-import { Client, clientKey, type ClientOptions, type Configuration, type EndpointEvent, KeyValues,
-  KeyValueStore, MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName,
-  type Server, Storage, type Stuck, systemWorld, writeAddress } from "./raft.ts";
+import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
+  MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName, type Server,
+  Storage, type Stuck, systemWorld, unpack, verbs, writeAddress } from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -116,15 +116,13 @@ const wrongUsage = (sentence: string) => new RaftError("usage", sentence);
 
 // ------------------------------------------ The flags -------------------------------------------
 
-const FOR_SERVERS = { host: { type: "string" }, port: { type: "string" }, name: { type: "string" },
-  join: { type: "boolean" }, data: { type: "string" }, "election-timeout": { type: "string" },
-  heartbeat: { type: "string" } } as const;
-const FOR_CLIENTS = { timeout: { type: "string" }, "client-key-file": { type: "string" },
-  base64: { type: "boolean" }, force: { type: "boolean" }, yes: { type: "boolean" } } as const;
-const FOR_BOTH = { peers: { type: "string" }, cluster: { type: "string", default: "raft" },
-  "secret-file": { type: "string" }, json: { type: "boolean", default: false },
-  test: { type: "boolean" }, help: { type: "boolean", short: "h" },
-  version: { type: "boolean" } } as const;
+const [words, mark] = [{ type: "string" }, { type: "boolean" }] as const;
+const FOR_SERVERS = { host: words, port: words, name: words, join: mark, data: words,
+  "election-timeout": words, heartbeat: words };
+const FOR_CLIENTS = { timeout: words, "client-key-file": words, base64: mark, force: mark,
+  yes: mark };
+const FOR_BOTH = { peers: words, cluster: { ...words, default: "raft" }, "secret-file": words,
+  json: { ...mark, default: false }, test: mark, help: { ...mark, short: "h" }, version: mark };
 
 const parse = () =>
   parseArgs({ args: Bun.argv.slice(2), allowPositionals: true,
@@ -267,145 +265,125 @@ function teller({ name, port }: Server, isJson: boolean): Tell {
   };
 }
 
-/**
- * Tells events in the words of an election. What repeats is told once, until something changes.
- * `given` are the members by the command line; those that the log knows take their place.
- */
+/** What sentences about events mention. `given` are the members by the command line. */
+type Known = { name: string; given: readonly string[]; members: readonly string[] };
+type Sentences = {
+  [T in NodeEvent["type"]]: (event: Extract<NodeEvent, { type: T }>,
+    known: Known) => (string | false)[];
+};
+
+/** A pre-candidate only asks whether it could win: in the story it is still a follower. */
+const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
+
+/** The words of an election. */
+const STORY = {
+  campaign: ({ transfer, silentMs }) => [
+    transfer
+      ? "The leader hands over to this server, switching to Candidate"
+      : `No valid RPC received in the last ${Math.round(silentMs)} milliseconds, switching to ` +
+        "Candidate",
+    "Starting vote...",
+  ],
+  voted: ({ candidate }) => [`Voting for ${candidate}`, `Voted for ${candidate}`],
+  votes: ({ votes, elected }) => [
+    `Received ${votes} votes`,
+    elected && `Received ${votes} votes. Switching to Leader`,
+  ],
+  role: ({ from, to }) => [
+    called(from) !== called(to) && `Switching state from ${called(from)} to ${called(to)}`,
+  ],
+  leader: ({ from = "None", to = "None" }, { name }) => [
+    to !== "None" && to !== name && `New leader: ${to}`,
+    `Old Leader: ${from}, new leader: ${to}`,
+  ],
+  committed: ({ commitIndex }) => [`Committed all entries up to ${commitIndex}`],
+  members: ({ members }) => [`Members: ${describeMembers(members)}`],
+  removed: (_, { name }) => [
+    `${name} is no member any more, and stops. To add it again, start it with --join, and then ` +
+    "write 'bun cli.ts members add'",
+  ],
+  snapshot: ({ index, size, from }) => [
+    `${from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`} at index ` +
+    `${index}, ${size} bytes`,
+  ],
+} satisfies Partial<Sentences>;
+
+/** What to look at, and what to do about it. */
+const WARNINGS = {
+  preVoteLost: ({ votes, needed }) => [
+    `No leader, and only ${votes} of the ${needed} votes needed to replace it: staying Follower ` +
+    "and asking on",
+  ],
+  slow: ({ ms, peer }) => [
+    `It took ${ms}ms to send a message to and receive a response from: ${peer}`,
+  ],
+  unresolved: ({ server: { host, name } }) => [
+    `The name ${host} of ${name} does not resolve yet; trying on. Is it written right? 'getent ` +
+    `hosts ${host}' must find it`,
+  ],
+  foreign: ({ server, members: theirs }, { members }) => [
+    theirs === listed(members)
+      ? `${server} is of another cluster with the same members, and we refuse each other. Give ` +
+        "all the same --cluster"
+      : `${server} was founded with other members, and we refuse each other: it with ${theirs}, ` +
+        `we with ${
+          listed(members)
+        }. Start the one that is wrong again, with right --peers and an ` +
+        "empty --data",
+  ],
+  unauthenticated: ({ address }) => [
+    `Rejected a datagram from ${writeAddress(address)}: wrong secret or cluster. If it is a ` +
+    "member, give it the same --secret-file and --cluster",
+  ],
+  twice: ({ server, address, other }) => [
+    `Two servers run under the name ${server}: one at ${writeAddress(other)}, and one at ` +
+    `${writeAddress(address)} that has an earlier start or a disk that was replaced, and is not ` +
+    "answered. Stop the one that is wrong. If there is only one, start it with an empty directory",
+  ],
+  lostDisk: ({ server }) => [
+    `${server} has lost its disk, or what was on it. It gets the log again from scratch, and has ` +
+    "no vote until then",
+  ],
+  stuck: (event) => [whyStuck(event)],
+  recovered: ({ cutBytes }, { name, given, members }) => {
+    const strangers = given.filter((other) => !members.includes(other));
+    return [
+      !members.includes(name) &&
+      `${name} is no member yet, or no more: it waits for 'bun cli.ts members add'`,
+      members.length > 0 && strangers.length > 0 &&
+      `--peers lists ${listed(strangers)}, by the log no member: to add one, write 'bun cli.ts ` +
+        "members add NAME=HOST:PORT'. --peers only says where to look for the members",
+      cutBytes > 0 && `Cut ${cutBytes} bytes of an unfinished write off the log, into log.cut`,
+    ];
+  },
+} satisfies Partial<Sentences>;
+
+/** Returns what tells events. Of some, only the first under each leader is worth a word. */
 export function narrator(name: string, given: readonly string[],
   tell: Tell): (event: NodeEvent) => void {
-  let [isAsking, members] = [false, given];
-  // A pre-candidate only asks whether it could win. Until it could, it is a follower in the story.
-  const called = (role: RoleName) => (role === "PreCandidate" ? "Follower" : role);
+  const all: Sentences = { ...STORY, ...WARNINGS };
+  const known: Known = { name, given, members: given };
+  const told = new Set<string>();
   return (event) => {
-    const isAlone = members.length === 1; // It campaigns without having missed anybody.
-    if (isAlone && (event.type === "campaign" || event.type === "role")) return;
-    switch (event.type) {
-      case "preVoteLost": {
-        const { votes, needed } = event;
-        const lost = `No leader, and only ${votes} of the ${needed} votes needed to replace it`;
-        if (!isAsking) tell(`${lost}: staying Follower and asking on`, "WARNING");
-        isAsking = true;
-        return;
-      }
-      case "campaign": {
-        if (event.transfer) {
-          tell("The leader hands over to this server, switching to Candidate");
-          return tell("Starting vote...");
-        }
-        const silence = `No valid RPC received in the last ${
-          Math.round(event.silentMs)
-        } milliseconds`;
-        tell(`${silence}, switching to Candidate`);
-        return tell("Starting vote...");
-      }
-      case "voted":
-        tell(`Voting for ${event.candidate}`);
-        return tell(`Voted for ${event.candidate}`);
-      case "votes":
-        tell(`Received ${event.votes} votes`);
-        if (event.elected) tell(`Received ${event.votes} votes. Switching to Leader`);
-        return;
-      case "role": {
-        const [from, to] = [called(event.from), called(event.to)];
-        if (from !== to) tell(`Switching state from ${from} to ${to}`);
-        return;
-      }
-      case "leader":
-        isAsking = false;
-        if (event.to !== undefined && event.to !== name) tell(`New leader: ${event.to}`);
-        return tell(`Old Leader: ${event.from ?? "None"}, new leader: ${event.to ?? "None"}`);
-      case "recovered":
-        members = event.members.map((member) => member.name);
-        if (!members.includes(name)) {
-          tell(`${name} is no member yet, or no more: it waits for 'bun cli.ts members add'`);
-        }
-        return warnOf(event, members, given, tell);
-      case "members":
-        members = event.members.map((member) => member.name);
-        return tell(`Members: ${describeMembers(event.members)}`);
-      case "removed":
-        return tell(`${name} is no member any more, and stops. To add it again, start it with ` +
-          "--join, and then write 'bun cli.ts members add'");
-      case "slow":
-      case "unresolved":
-      case "foreign":
-      case "unauthenticated":
-      case "twice":
-      case "lostDisk":
-      case "stuck":
-        return warnOf(event, members, given, tell);
-      case "snapshot": {
-        const { index, size, from } = event;
-        const how = from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`;
-        return tell(`${how} at index ${index}, ${size} bytes`);
-      }
-      case "committed":
-        return;
-      default:
-        event satisfies never;
+    const { type } = event;
+    if (type === "leader") told.clear();
+    if (type === "recovered" || type === "members") {
+      known.members = event.members.map((member) => member.name);
+    }
+    // A server that is alone campaigns without having missed a leader.
+    const isAlone = known.members.length === 1 && (type === "campaign" || type === "role");
+    if (isAlone || told.has(type)) return;
+    if (type === "preVoteLost" || type === "committed") told.add(type);
+    const sentences = all[type] as (event: NodeEvent, known: Known) => (string | false)[];
+    for (const sentence of sentences(event, known)) {
+      if (sentence !== false) tell(sentence, type in WARNINGS ? "WARNING" : "INFO");
     }
   };
-}
-
-type Warning =
-  | EndpointEvent
-  | Extract<NodeEvent, { type: "slow" | "lostDisk" | "stuck" | "recovered" }>;
-
-/** What a person should look at, and what to do about it. */
-function warnOf(event: Warning, members: readonly string[], given: readonly string[],
-  tell: Tell): void {
-  const warn = (sentence: string) => tell(sentence, "WARNING");
-  switch (event.type) {
-    case "slow": {
-      const { ms, peer } = event;
-      return warn(`It took ${ms}ms to send a message to and receive a response from: ${peer}`);
-    }
-    case "unresolved": {
-      const { host, name } = event.server;
-      return warn(`The name ${host} of ${name} does not resolve yet; trying on. Is it written ` +
-        `right? 'getent hosts ${host}' must find it`);
-    }
-    case "foreign":
-      return warn(foreign(event.server, event.members, listed(members)));
-    case "unauthenticated":
-      return warn(`What comes from ${writeAddress(event.address)} does not fit our secret or ` +
-        "cluster, and is not answered. If it is one of us, give it the same secret and --cluster");
-    case "twice":
-      return warn(`Two servers run under the name ${event.server}: one at ` +
-        `${writeAddress(event.other)}, and one at ${writeAddress(event.address)} that has an ` +
-        "earlier start or a disk that was replaced, and is not answered. Stop the one that is " +
-        "wrong. If there is only one, start it with an empty directory");
-    case "lostDisk":
-      return warn(`${event.server} has lost its disk, or what was on it. It gets the log anew, ` +
-        "and has no vote until then");
-    case "stuck":
-      return warn(whyStuck(event));
-    case "recovered":
-      if (members.length > 0 && given.some((name) => !members.includes(name))) {
-        warn(`--peers lists ${listed(given.filter((name) => !members.includes(name)))}, by the ` +
-          "log no member: to add one, write 'bun cli.ts members add NAME=HOST:PORT'. --peers " +
-          "only says where to look for the members");
-      }
-      if (event.cutBytes === 0) return;
-      return warn(`Cut ${event.cutBytes} bytes of an unfinished write off the log, into log.cut`);
-    default:
-      event satisfies never;
-  }
 }
 
 const listed = (members: readonly string[]) => members.toSorted().join(", ");
 const describeMembers = (members: Configuration) =>
   members.map(({ name, votes }) => `${name}${votes ? "" : " (without a vote)"}`).join(", ");
-
-/** Which of the two is wrong, only a person knows. */
-function foreign(server: string, theirs: string, ours: string): string {
-  if (theirs === ours) {
-    return `${server} is of another cluster with the same members, and we refuse each other. ` +
-      "Give all the same --cluster";
-  }
-  return `${server} was founded with other members, and we refuse each other: it with ${theirs}, ` +
-    `we with ${ours}. Start the one that is wrong anew, with right --peers and an empty --data`;
-}
 
 /** Only where names resolve to shows that two of them are one server's. Names may change yet. */
 async function warnOfTwins(servers: Server[], tell: Tell): Promise<void> {
@@ -459,7 +437,8 @@ async function serve(flags: Flags): Promise<Result> {
   else tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
   const options = { ...self, peers, join: flags.join ?? false, cluster: flags.cluster, secret,
     electionTimeoutMs, heartbeatMs, directory: flags.data ?? path.join("raft-data", self.name),
-    machine: new KeyValueStore(), onEvent: narrator(self.name, [self.name, ...names], tell) };
+    machine: process.env["RAFT_TEST"] === undefined ? new KeyValueStore() : new ToldStore(tell),
+    onEvent: narrator(self.name, [self.name, ...names], tell) };
   const run = async () => {
     const node = await Node.start(options);
     tell(`Server listening on ${writeAddress(self)}`);
@@ -472,6 +451,23 @@ async function serve(flags: Flags): Promise<Result> {
     return {};
   };
   return await run().catch((error) => ({ ...explain(error), server: self.name }));
+}
+
+/** The store of `--test`: each server tells of the first commands that it applies. */
+class ToldStore extends KeyValueStore {
+  private untold = 20;
+
+  constructor(private readonly tell: Tell) {
+    super();
+  }
+
+  override apply(command: Uint8Array): Uint8Array {
+    const key = Buffer.from(unpack(command)[0] ?? "", "latin1").toString();
+    this.untold -= 1;
+    if (this.untold > 0) this.tell(`Applied ${verbs[command[0] ?? 0]} ${JSON.stringify(key)}`);
+    if (this.untold === 0) this.tell("Applied another command. The next ones are not told");
+    return super.apply(command);
+  }
 }
 
 /** A server outlives its terminal only if it was started so, by nohup. */
@@ -497,10 +493,6 @@ async function trio(flags: Flags): Promise<Result> {
   const servers = await trioServers();
   for (const server of servers) await checkFree(parseServer(server));
   const data = flags.data ?? mkdtempSync(path.join(os.tmpdir(), "raft-"));
-  if (servers[2] === "127.0.0.1:48002") {
-    say(`The name of this machine, ${os.hostname()}, is not a loopback address: the third ` +
-      "server is 127.0.0.1:48002.");
-  }
   let [isStopping, isWhole] = [false, true];
   const children = servers.map((server) => {
     const [host = "", port = ""] = server.split(":");
@@ -514,6 +506,7 @@ async function trio(flags: Flags): Promise<Result> {
     const script = isCompiled ? [] : [import.meta.path];
     const child = Bun.spawn([process.execPath, ...script, ...command], {
       argv0: process.argv0,
+      env: { ...process.env, RAFT_TEST: "1" },
       stdio: ["ignore", "inherit", "inherit"],
       ipc: () => {},
       onExit(_child, code, signal) {
@@ -592,19 +585,17 @@ function recover({ data, yes }: Flags): Result {
 // ------------------------------------------- A client -------------------------------------------
 
 /** The words that each command takes. */
-const COMMANDS = new Map([["put", "KEY VALUE"], ["get", "KEY"], ["delete", "KEY"], ["cas",
-  "KEY OLD NEW"], ["status", ""], ["transfer", "[NAME]"], ["members list", ""], ["members add",
-  "NAME=HOST:PORT"], [
-  "members remove",
-  "NAME",
-], ["recover", ""], ["secret", ""], ["client-key", ""]]);
+const COMMANDS: Record<string, string> = { put: "KEY VALUE", get: "KEY", delete: "KEY",
+  cas: "KEY OLD NEW", status: "", transfer: "[NAME]", "members list": "",
+  "members add": "NAME=HOST:PORT", "members remove": "NAME", recover: "", secret: "",
+  "client-key": "" };
 
 async function command(flags: Flags, positionals: string[]): Promise<Result> {
   const length = positionals[0] === "members" ? 2 : 1;
   const [verb, words] = [positionals.slice(0, length).join(" "), positionals.slice(length)];
-  const form = COMMANDS.get(verb);
+  const form = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb] : undefined;
   if (form === undefined) {
-    const known = [...COMMANDS.keys()].join(", ");
+    const known = Object.keys(COMMANDS).join(", ");
     throw wrongUsage(`There is no command "${verb}". There are ${known}: 'bun cli.ts --help' ` +
       "explains them.");
   }
@@ -832,11 +823,11 @@ function reportStatus(answers: Answer[]): Result {
   const [first = "", ...others] = all;
   const error = { code: "noLeader", message: first } as const;
   const told = leader === null ? others : all;
-  const table = servers.some(({ role }) => role) ? align(HEADINGS, rows) : [];
-  const isBoth = table.length > 0 && told.length > 0;
-  const text = [...table, ...(isBoth ? [""] : []), ...told.map((sentence) => fold(sentence))]
-    .join("\n");
-  return leader === null ? { text, json, error } : { text, json };
+  const table = servers.some(({ role }) => role) ? [align(HEADINGS, rows).join("\n")] : [];
+  const sentences = told.length > 0 ? [told.map((sentence) => fold(sentence)).join("\n")] : [];
+  const parts = [...table, ...sentences];
+  const text = parts.length > 0 ? { text: parts.join("\n\n") } : {};
+  return leader === null ? { ...text, json, error } : { ...text, json };
 }
 
 function whyStuck({ server, index, bytes }: Stuck): string {
@@ -1088,13 +1079,13 @@ async function write(what: string | Uint8Array): Promise<void> {
     "change that was asked for has been made.");
 }
 
-async function print({ text = "", json, error, server }: Result, isJson: boolean): Promise<void> {
+async function print({ text, json, error, server }: Result, isJson: boolean): Promise<void> {
   if (error) error.message = nameProgram(error.message);
   const entry = error && server ? logEntry(server, error.message, "ERROR") : undefined;
   if (isJson) return await write(`${JSON.stringify({ ...entry, ok: !error, ...json, error })}\n`);
-  const isRaw = typeof text !== "string" && !process.stdout.isTTY;
-  if (text.length > 0 || typeof text !== "string") await write(text);
-  if (!isRaw && (text.length > 0 || typeof text !== "string")) await write("\n");
+  if (text !== undefined) await write(text);
+  // Bytes are a value, which a file or a pipe gets as it is.
+  if (typeof text === "string" || (text && process.stdout.isTTY)) await write("\n");
   if (error) console.error(entry ? logLine(entry) : fold(error.message));
 }
 

@@ -2815,6 +2815,8 @@ export class Node {
   /** Who waits, at a follower, for what is applied to reach `index`. */
   private readonly awaited: { index: number; questions: Question[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
+  /** When each peer's last slow answer was told. */
+  private readonly slowAt = new Map<Name, number>();
   private members: Configuration;
   /** The last request that began an attempt to hand over. */
   private lastTransfer: Asker | undefined;
@@ -3110,9 +3112,12 @@ export class Node {
     const now = this.world.clock.now();
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
-      const [ms, before = 0] = [Math.round(now - message.id / 1000), this.roundTrips.get(peer)];
-      const { heartbeatMs } = this.core.settings;
-      if (ms > heartbeatMs && before <= heartbeatMs) this.tell({ type: "slow", peer, ms });
+      const ms = Math.round(now - message.id / 1000);
+      const isDue = now >= (this.slowAt.get(peer) ?? Number.NEGATIVE_INFINITY) + WARN_EVERY_MS;
+      if (ms > this.core.settings.heartbeatMs && isDue) {
+        this.slowAt.set(peer, now);
+        this.tell({ type: "slow", peer, ms });
+      }
       this.roundTrips.set(peer, ms);
     }
     this.core.receive(message, now);
@@ -3714,7 +3719,7 @@ export class Client {
 // (1 byte), then key, value and expected value, as far as the verb has them, each behind its length
 // (4 bytes). So are the answers: whether it was done or found, and the value that was found.
 
-const verbs = ["get", "put", "delete", "cas"] as const;
+export const verbs = ["get", "put", "delete", "cas"] as const;
 
 function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer {
   const packed = Buffer.allocUnsafe(parts.reduce((sum, { length }) => sum + 4 + length, 1));
@@ -3729,7 +3734,7 @@ function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer
 }
 
 /** The parts, or as many of them as there are. */
-function unpack(bytes: Uint8Array): string[] {
+export function unpack(bytes: Uint8Array): string[] {
   const [packed, parts]: [Buffer, string[]] = [asBuffer(bytes), []];
   for (let at = 1; at + 4 <= packed.length;) {
     const end = at + 4 + packed.readUInt32BE(at);

@@ -844,8 +844,8 @@ describe("the story warns", () => {
 
   test("of IPv6 addresses as they are written", () => {
     expect(told({ type: "unauthenticated", address: { host: "fe80::1", port: 7 } })).toEqual([
-      "WARNING What comes from [fe80::1]:7 does not fit our secret or cluster, and is not " +
-      "answered. If it is one of us, give it the same secret and --cluster",
+      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret or cluster. If it is a member, " +
+      "give it the same --secret-file and --cluster",
     ]);
   });
 
@@ -870,8 +870,8 @@ describe("the story warns", () => {
 
   test("of a server that has lost its disk, and what becomes of it", () => {
     expect(told({ type: "lostDisk", server: "c" })).toEqual([
-      "WARNING c has lost its disk, or what was on it. It gets the log anew, and has no vote " +
-      "until then",
+      "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and " +
+      "has no vote until then",
     ]);
   });
 
@@ -882,8 +882,26 @@ describe("the story warns", () => {
       "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add " +
       "NAME=HOST:PORT'. --peers only says where to look for the members",
       "WARNING b was founded with other members, and we refuse each other: it with a, b, we with " +
-      "a, b, c. Start the one that is wrong anew, with right --peers and an empty --data",
+      "a, b, c. Start the one that is wrong again, with right --peers and an empty --data",
     ]);
+  });
+
+  test("once under each leader that there are too few votes, and tells its first commit", () => {
+    const lines: string[] = [];
+    const tell = narrator("a", MEMBERS, (message, level) => lines.push(`${level} ${message}`));
+    const lost = { type: "preVoteLost", votes: 1, needed: 2 } as const;
+    const leads = { type: "leader", from: undefined, to: "a" } as const;
+    for (let i = 1; i <= 3; i += 1) {
+      for (const event of [lost, lost, leads]) tell(event);
+      for (const commitIndex of [i, 10 * i]) tell({ type: "committed", commitIndex });
+    }
+    const few = "WARNING No leader, and only 1 of the 2 votes needed to replace it: staying " +
+      "Follower and asking on";
+    expect(lines).toEqual(
+      [1, 2, 3].flatMap((
+        i,
+      ) => [few, "INFO Old Leader: None, new leader: a", `INFO Committed all entries up to ${i}`]),
+    );
   });
 
   test("of an unfinished write, which is kept aside", () => {
@@ -954,7 +972,7 @@ describe("servers", () => {
     const other = ["--secret-file", secretFile(`not ${SECRET}`), "--timeout", "300"];
     expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 5, output: "" });
     await story(program,
-      /WARNING - raft - alone - What comes from 127\.0\.0\.1:\d+ does not fit our secret or/);
+      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret or/);
     const status = await cli(["status", ...where, ...secret]);
     expect(status.output).toMatch(
       /\nalone has dropped \d+ datagrams? of another secret or cluster: /,
@@ -1101,7 +1119,7 @@ describe("servers", () => {
     expect(await cli(["put", "a", "b", "--timeout", "30000"], { env })).toMatchObject({ code: 0 });
     program.signal("SIGTERM");
     expect(await program.exited).toBe(0);
-    expect(program.output).not.toContain("does not fit our secret");
+    expect(program.output).not.toContain("wrong secret");
   });
 
   test.if(existsSync("/proc/self/stat"))("a compiled program works, and says its own name",
@@ -1123,6 +1141,14 @@ describe("servers", () => {
       expect(await ended(raft("put", "a", "b", "--timeout", "30000"))).toMatchObject({ code: 0 });
       expect(trio.output).toContain("'./raft put hello world'");
       expect(trio.output).not.toContain("bun");
+      // Replication shows: all three servers tell of the one put.
+      await story(trio, /(?:Applied put "a"[^]*){3}/);
+      expect(trio.output).toMatch(/ - Committed all entries up to 1\n/);
+      for (const word of "bcdefghijklmnopqrstu") {
+        expect(await ended(raft("put", word, word))).toMatchObject({ code: 0 });
+      }
+      await story(trio, /(?:The next ones are not told[^]*){3}/);
+      expect(trio.output).not.toContain("put \"u\"");
       const [victim] = childrenOf(trio.pid);
       if (victim) process.kill(victim.pid, "SIGKILL");
       await story(trio, /To start it again:\n\.\/raft --host \S+ --port 4800/);

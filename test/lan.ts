@@ -119,7 +119,7 @@ async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
 
 async function wrongSecret(lan: Lan): Promise<void> {
   const warning = (from: number) =>
-    new RegExp(`WARNING.* from 10\\.0\\.0\\.${from}:${PORT} does not fit our secret`);
+    new RegExp(`WARNING.* from 10\\.0\\.0\\.${from}:${PORT}: wrong secret`);
   await misfit(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
 }
 

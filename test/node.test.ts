@@ -246,6 +246,20 @@ describe("servers", () => {
     }
   });
 
+  test("tell of a peer's slow answers once a minute, as long as they are slow again and again", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const { events } = cluster.life(cluster.leader());
+    simulation.route = () => [{ afterMs: Math.floor(simulation.now / 500) % 2 === 0 ? 1 : 80 }];
+    for (let minutes = 1; minutes <= 3; minutes += 1) {
+      simulation.run(60_000);
+      const slow = events.filter((event) => event.type === "slow");
+      const byPeer = Map.groupBy(slow, ({ peer }) => peer);
+      expect(byPeer.size).toBe(2);
+      for (const told of byPeer.values()) expect(told.length).toBeWithin(minutes, minutes + 2);
+    }
+  });
+
   test("do not judge a leader's silence before they have read what arrived in a pause", () => {
     forSeeds(20, (random, seed) => {
       const cluster = new Cluster(seed);
