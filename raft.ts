@@ -1578,8 +1578,9 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   if (!type || !fields) return undefined;
   // The table says which message it is.
   const m = { ...fields, type, from, to, disk } as unknown as AnyMessage;
-  const isSnapshot = m.type === "InstallSnapshot";
-  if (isSnapshot && (m.size === 0 || m.offset + m.data.length > m.size)) return undefined;
+  if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
+    return undefined;
+  }
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = (e: Entry, i: number) =>
@@ -2203,19 +2204,17 @@ const isListed = (file: string) => fs.readdirSync(path.dirname(file)).includes(p
 const systemFiles: Files = {
   lock(directory) {
     const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
-    // A new directory is durable once its parent is synced, and so on up to the first one made.
-    const top = path.dirname(path.resolve(made ?? directory));
-    for (let at = path.resolve(directory); made && at !== top; at = path.dirname(at)) {
-      syncDirectory(path.dirname(at));
-    }
     const names = fs.readdirSync(directory);
     if (!names.includes("lock")) {
       // A server that runs still holds the deleted lock, but a second one can't see that.
       demand(!names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
         `${directory}/lock was deleted, so a server may still be running there. Make sure that ` +
           `none is, and then: touch ${directory}/lock`, "storage");
-      fs.closeSync(fs.openSync(`${directory}/log.new`, "a", 0o600));
-      syncDirectory(directory);
+      const log = path.resolve(directory, "log.new");
+      fs.closeSync(fs.openSync(log, "a", 0o600));
+      // It is durable once its directory is synced, and so on up to the first directory made.
+      const top = path.dirname(path.resolve(made ?? log));
+      for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));
     }
     // Bun has no flock, but SQLite locks its files, and the kernel unlocks them with the process.
     const lock = new Database(`${directory}/lock`, { create: true });

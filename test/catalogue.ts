@@ -1036,7 +1036,8 @@ export const planted: readonly Planted[] = [
   {
     id: "126",
     name: "A new data directory is not durable, as its parents are not synced.",
-    changes: [["      syncDirectory(path.dirname(at));\n", ""]],
+    changes: [["for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));",
+      "syncDirectory(directory);"]],
     caughtBy: [{ file: "files", title: "a new directory is durable" }],
   },
   {
