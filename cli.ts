@@ -622,12 +622,20 @@ async function command(flags: Flags, positionals: string[]): Promise<Result> {
 
 async function ask(flags: Flags, verb: string, words: string[]): Promise<Result> {
   const servers = flags.peers === undefined ? await trioServers() : listOf(flags.peers);
-  // Nobody wants to wait long to hear that a server is down.
-  const longestMs = /^status$|list$/.test(verb) ? 1000 : Number.POSITIVE_INFINITY;
-  const timeoutMs = Math.min(milliseconds(flags, "timeout"), longestMs);
+  const timeoutMs = milliseconds(flags, "timeout");
   const options = { cluster: flags.cluster, timeoutMs, ...credentials(flags) };
-  if (verb === "status") return reportStatus(await inspectAll(servers, options));
-  if (verb === "members list") return listMembers(await inspectAll(servers, options));
+  // A server that is down does not answer later either.
+  const look = () => inspectAll(servers, { ...options, timeoutMs: Math.min(timeoutMs, 1000) });
+  if (verb === "status") return reportStatus(await look());
+  if (verb === "members list") return listMembers(await look());
+  if (verb === "members remove") {
+    const { members } = leaderOf(await look()) ?? {};
+    if (members?.every(({ name }) => name !== words[0])) {
+      const names = listed(members.map(({ name }) => name));
+      const message = `${words[0]} is no member. The members are ${names}.`;
+      return { error: { code: "absent", message } };
+    }
+  }
   if (verb.startsWith("members ")) return await changeMembers(flags, verb, words, servers, options);
   if (verb === "transfer") return await transfer(words[0], servers, options);
   const bytes = await Promise.all(

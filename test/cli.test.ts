@@ -170,6 +170,9 @@ describe("bad input", () => {
     { what: "to remove the last member",
       args: ["members", "remove", `127.0.0.1:${taken}`, ...where], code: 5,
       says: /^The server refuses: nobody would be left who has a vote\.$/ },
+    { what: "to remove a server that is no member",
+      args: ["members", "remove", "127.0.0.1:9", ...where], code: 1,
+      says: /^127\.0\.0\.1:9 is no member\. The members are 127\.0\.0\.1:\d+\.$/ },
     { what: "to join nobody", args: server("--join"), code: 2,
       says: /^A server that is to join a cluster needs the addresses of some .*--peers/ },
     { what: "--test with a flag of one server", args: ["--test", "--port", "48000"], code: 2,
@@ -1030,6 +1033,7 @@ describe("servers", () => {
     );
     await eventually("there is another leader",
       async () => (await ask("status")).leader ?? undefined);
+    expect(await ask("members", "remove", leader)).toMatchObject({ error: { code: "absent" } });
     const { members } = await ask("members", "list");
     const rest = [first, ...others].filter((server) => server !== leader);
     const disk = expect.any(Number);
