@@ -306,8 +306,6 @@ const LATE_HEARTBEATS = 1.25;
  * sent, or its answer, may be lost.
  */
 const ASKED_AGAIN = 8;
-/** After so many failures in a row chance is no explanation, and people are told. */
-const STUCK_FAILURES = 2 * ASKED_AGAIN;
 /** A port that was found closed is tried again so much later: one refusal may be an old one. */
 const KNOCK_MS = 5;
 
@@ -329,9 +327,9 @@ export class Progress {
   awaitedRound = 0;
   /** Refusals of rounds up to this one have been dealt with. */
   refusedRound = 0;
-  /** How often sending has begun again without news since the follower last received any. */
+  /** How often sending has begun again since the follower last received, or told, something new. */
   failures = 0;
-  /** Until then a refusal that says nothing new is not answered. */
+  /** Until then a refusal that tells nothing new is not answered. */
   retryAt = 0;
   /** The last such case. It is over once `matchIndex` has reached its index. */
   stuck: Stuck | undefined;
@@ -890,29 +888,27 @@ export class Raft {
       if (member) this.enrol(role, member);
     } else {
       const next = Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
-      const isNew = next < follower.sentFrom;
-      if (!this.sendsAgain(role, m, follower, isNew, next, log.bytes(next, next))) return;
+      if (next < follower.sentFrom) follower.failures = follower.retryAt = 0;
+      if (!this.sendsAgain(role, m, follower, next, log.bytes(next, next))) return;
       follower.nextIndex = follower.sentFrom = next;
     }
   }
 
   /**
    * Returns whether a refusal lets sending begin again. All that is in flight after a lost request
-   * is refused too, so only the first refusal counts. One that says nothing new counts once per
-   * retransmission interval, because otherwise an entry that the path always loses, such as one
-   * that needs IP fragments, would be sent in every round trip.
+   * is refused too, so only the first refusal counts. Without news, one counts per retransmission
+   * interval, because otherwise an entry that the path always loses, such as one that needs IP
+   * fragments, would be sent in every round trip.
    */
-  private sendsAgain(role: Leader, m: Reply, follower: Progress, isNew: boolean, index: number,
+  private sendsAgain(role: Leader, m: Reply, follower: Progress, index: number,
     bytes: number): boolean {
-    const isEarly = !isNew && this.now < follower.retryAt;
-    if (isEarly || m.round <= follower.refusedRound) return false;
+    const { from: server, round } = m;
+    if (round <= follower.refusedRound || this.now < follower.retryAt) return false;
     follower.refusedRound = role.round;
-    if (isNew) return true;
     follower.retryAt = this.now + this.settings.heartbeatMs / ASKED_AGAIN;
     follower.failures += 1;
-    if (follower.failures === STUCK_FAILURES) {
-      follower.stuck = { type: "stuck", server: m.from, index, bytes };
-      this.events.push(follower.stuck);
+    if (follower.failures === 2 * ASKED_AGAIN) { // By then chance is no explanation.
+      this.events.push(follower.stuck = { type: "stuck", server, index, bytes });
     }
     return true;
   }
@@ -1116,15 +1112,11 @@ export class Raft {
     const follower = this.hear(role, m);
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
+    if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;
     if (m.success) {
-      if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;
       progress.acknowledged = Math.max(progress.acknowledged, m.offset);
       progress.sent = Math.max(progress.sent, m.offset);
-      return;
-    }
-    const isNew = m.offset !== progress.acknowledged;
-    const { batchBytes } = this.settings;
-    if (this.sendsAgain(role, m, follower, isNew, m.lastIncludedIndex, batchBytes)) {
+    } else if (this.sendsAgain(role, m, follower, progress.index, this.settings.batchBytes)) {
       // It may even have less than it had: it does not remember what it had no time to finish.
       progress.acknowledged = progress.sent = m.offset;
     }

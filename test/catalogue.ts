@@ -1114,6 +1114,108 @@ export const planted: readonly Planted[] = [
     changes: [[`attempt(\`read \${name}\`, () => file.read(at, length))`, "file.read(at, length)"]],
     caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
   },
+  // Sending again, and handing over.
+  {
+    id: "139",
+    name: "Every refusal is answered, so what a path always loses is sent in every round trip.",
+    changes: [[" || this.now < follower.retryAt) return false;", ") return false;"]],
+    caughtBy: [
+      { file: "paper", title: "an entry that a path always loses is sent a few times" },
+      { file: "paper", title: "a refusal that leads back further is answered at once" },
+    ],
+  },
+  {
+    id: "140",
+    name: "A refusal that leads back further waits for the retransmission interval.",
+    changes: [["if (next < follower.sentFrom) follower.failures = follower.retryAt = 0;\n", "\n"]],
+    caughtBy: [{ file: "paper", title: "a refusal that leads back further is answered at once" }],
+  },
+  {
+    id: "141",
+    name: "What follows an entry that is always lost is sent again with it.",
+    changes: [["failures > 1 || matchIndex < sentFrom - 1 ? 1", "matchIndex < sentFrom - 1 ? 1"]],
+    caughtBy: [
+      { file: "paper", title: "an entry that a path always loses is sent a few times" },
+    ],
+  },
+  {
+    id: "142",
+    name: "A part of a snapshot that is always lost takes a whole window with it.",
+    changes: [["follower.failures > 1 ? settings.batchBytes : settings.windowBytes",
+      "settings.windowBytes"]],
+    caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
+  },
+  {
+    id: "143",
+    name: "The window stays closed after an entry that was lost twice has arrived.",
+    changes: [["role.round];\n        follower.failures = follower.retryAt = 0;", "role.round];"]],
+    caughtBy: [{ file: "paper", title: "several refusals cause one restart of sending" }],
+  },
+  {
+    id: "144",
+    name: "A lost part of a snapshot counts as a failure for good.",
+    changes: [["if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;\n",
+      "\n"]],
+    caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
+  },
+  {
+    id: "145",
+    name: "A request to hand over that is repeated begins another attempt.",
+    changes: [["const isRepeated = last?.calls === asker.calls && last?.id === asker.id;",
+      "const isRepeated = core.heir !== undefined;"]],
+    caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
+  },
+  {
+    id: "146",
+    name: "A second request to hand over ends the attempt that is under way.",
+    changes: [[`core.heir ? "it is handing over" : core.transfer`, "core.transfer"]],
+    caughtBy: [{ file: "members", title: "is refused while another is tried" }],
+  },
+  {
+    id: "147",
+    name: "A server hands over to one that was not heard for an election timeout.",
+    changes: [["voters.filter(([, follower]) => this.isActive(follower))", "voters"]],
+    caughtBy: [
+      { file: "members", title: "to a server that was not heard for an election timeout" },
+      { file: "paper", title: "a follower that was not heard for an election timeout is no heir" },
+    ],
+  },
+  {
+    id: "148",
+    name: "Without a name the first server of the list is to lead, even if it has just died.",
+    changes: [["role.heirs?.includes(m.from)", "role.heirs?.[0] === m.from"]],
+    caughtBy: [
+      { file: "node", title: "never hand over to a server that has just died" },
+      { file: "paper", title: "a follower that has just died is not asked" },
+    ],
+  },
+  {
+    id: "149",
+    name: "An answer from before a server died shows that it can lead.",
+    changes: [["      follower.sinceRound = role.round;", "     "]],
+    caughtBy: [{ file: "node", title: "never hand over to a server that has just died" }],
+  },
+  {
+    id: "150",
+    name: "Several servers are asked to lead at once.",
+    changes: [["        role.heirs = [m.from];\n", ""]],
+    caughtBy: [{ file: "paper", title: "the first follower that answers and has all of the log" }],
+  },
+  {
+    id: "151",
+    name: "A server that has just led has received nothing for as long as it led.",
+    changes: [["    this.heardAt = this.now; // Until now", "    // Until now"]],
+    caughtBy: [{ file: "paper", title: "a server that has just led was not without a leader" }],
+  },
+  {
+    id: "152",
+    name: "What a path always loses is never told.",
+    changes: [["if (follower.failures === 2 * ASKED_AGAIN)", "if (follower.failures < 0)"]],
+    caughtBy: [
+      { file: "node", title: "says which entry never arrives where only small datagrams do" },
+      { file: "paper", title: "so is a part of a snapshot" },
+    ],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

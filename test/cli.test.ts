@@ -762,6 +762,19 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     absent("b"),
     server("c", follows),
   ], ["b does not answer here, though a hears it: can this machine reach 10.0.0.1:48000 by UDP?"]],
+  ["an entry never reaches a follower", [
+    server("a", { ...leads, lastIndex: 12 }, {
+      b: { stuck: { type: "stuck", server: "b", index: 11, bytes: 5000 } },
+      c: { stuck: { type: "stuck", server: "c", index: 10, bytes: 5000 } },
+    }),
+    server("b", follows),
+    server("c", follows),
+  ], [
+    "Entries 11 to 12 are not committed yet: 2 of 3 disks must have them, and b, c lack them.",
+    "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller " +
+    "datagrams do: the path loses large ones. Let IP fragments through (firewalls, tunnels), or " +
+    "keep commands below 1,200 bytes.",
+  ]],
   ["a follower is far behind", [
     server("a", { ...leads, lastIndex: 5000, commitIndex: 5000 }, {
       b: { matchIndex: 3000 },
@@ -875,6 +888,14 @@ describe("the story warns", () => {
     expect(told({ type: "lostDisk", server: "c" })).toEqual([
       "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and " +
       "has no vote until then",
+    ]);
+  });
+
+  test("of an entry that never arrives where smaller datagrams do", () => {
+    expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
+      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though " +
+      "smaller datagrams do: the path loses large ones. Let IP fragments through (firewalls, " +
+      "tunnels), or keep commands below 1,200 bytes",
     ]);
   });
 

@@ -436,6 +436,15 @@ describe("clients", () => {
     expect(await other.missing(ledger.store)).toEqual([]);
   });
 
+  test("the command line hands over although a listed server is dead, and waits for none",
+    async () => {
+      const [port] = await freePorts(1);
+      const peers = [`127.0.0.1:${port}`, ...cluster.servers].join(",");
+      const { code, output } = await run("transfer", "--peers", peers, "--cluster", cluster.name,
+        "--timeout", "600000");
+      expect([code, output]).toEqual([0, expect.stringMatching(/^127\.0\.0\.1:\d+ leads\.$/)]);
+    }, 30_000);
+
   test("the command line answers in words and by its exit code", async () => {
     const where = ["--peers", cluster.servers.join(","), "--cluster", cluster.name];
     const cli = async (...words: string[]) => {

@@ -1993,9 +1993,10 @@ describe("The window of a snapshot", () => {
   test("what is refused behind one lost chunk is sent once", () => {
     const raft = compacted(5, 0, settings);
     fallBehind(raft, "c");
+    accept(raft, 400);
     const round = roundOf(raft);
-    expect(refuse(raft, 0, round - 1).length).toBe(3);
-    expect(refuse(raft, 0, round)).toEqual([]);
+    expect(refuse(raft, 400, round - 1).length).toBe(3);
+    expect(refuse(raft, 400, round)).toEqual([]);
   });
 
   test("a follower that has lost what it had gets all of it again", () => {
@@ -2003,6 +2004,10 @@ describe("The window of a snapshot", () => {
     fallBehind(raft, "c");
     accept(raft, 1000);
     expect(refuse(raft, 0)).toEqual([[0, 400], [400, 400], [800, 200]]);
+    expect(refuse(raft, 0)).toEqual([]);
+    raft.now += HEARTBEAT / 8;
+    expect(refuse(raft, 0)).toEqual([[0, 400]]);
+    expect(refuse(raft, 400)).toEqual([[400, 400], [800, 400], [1200, 200]]);
   });
 
   test("a newer snapshot is sent from its beginning, and answers about the old one are void", () => {
@@ -2777,10 +2782,11 @@ describe("The window to a follower", () => {
           to("b",
             step(raft,
               appendReply(4, { success: false, hintIndex, hintTerm, round: roundOf(raft) }))));
-      for (const back of [2, 1, 2, 1]) expect(one(refuse(back, back)).prevLogIndex).toBe(back);
-      for (let i = 0; i < 10; i += 1) expect([refuse(2, 2), refuse(1, 1)]).toEqual([[], []]);
-      raft.now += HEARTBEAT / 8;
-      expect(refuse(2, 2).length).toBe(1);
+      for (let i = 0; i < 3; i += 1) {
+        for (const back of [2, 1]) expect(one(refuse(back, back)).prevLogIndex).toBe(back);
+        expect([refuse(2, 2), refuse(1, 1), refuse(2, 2), refuse(1, 1)].flat()).toEqual([]);
+        raft.now += HEARTBEAT / 8;
+      }
     });
 
   test("an entry that a path always loses is sent a few times per heartbeat, alone, and told once",
@@ -3455,4 +3461,18 @@ test("a server tells the story of its election", () => {
     { type: "role", from: "Candidate", to: "Leader" },
     { type: "committed", commitIndex: 1 },
   ]);
+});
+
+test("a server that has just led was not without a leader for as long as it led", () => {
+  const raft = settledLeader();
+  for (let waited = 0; waited < 10 * T; waited += T / 2) {
+    wait(raft, T / 2);
+    acknowledge(raft, "b");
+  }
+  timeOut(raft);
+  wait(raft, T); // No majority has answered for an election timeout, so it steps down.
+  timeOut(raft);
+  grantPreVotes(raft);
+  const campaigns = raft.events.filter((event) => event.type === "campaign");
+  expect(campaigns.map(({ silentMs }) => silentMs)).toEqual([1.25 * T, 1.25 * T]);
 });
