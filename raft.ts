@@ -3305,7 +3305,7 @@ export class Node {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(data);
         if (kind !== "state") continue;
-        const taken: unknown = take(Buffer.from(data));
+        const taken: unknown = take(data);
         demand(!(taken instanceof Promise),
           "Cannot restore this state machine: the function that " +
             "restore returns is async. Take each chunk before the function returns.");
@@ -3341,7 +3341,7 @@ export class Node {
     const refuse = (why: unknown) => this.answer(m, { type: "Refused", reason: `${why}` });
     try {
       const answer = m.type === "Read"
-        ? checked("the answer of query", machine.query(Buffer.from(m.question)))
+        ? checked("the answer of query", machine.query(m.question))
         : Buffer.from(`${lastApplied}`);
       if (answer.length > MAX_ANSWER_BYTES) refuse(tooLarge(answer));
       else this.answer(m, { type: "Answer", answer });

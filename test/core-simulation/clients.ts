@@ -12,10 +12,14 @@ import { type Reply, type Server } from "./server.ts";
 
 const KEYS = 4;
 
-/** Registers by key. A command is a key and the number of the write; its answer is what was there. */
+/**
+ * Registers by key. A command is a key and the number of the write; its answer is what was there. A
+ * command is overwritten when it is applied, and all answers are given in the same bytes.
+ */
 export class Machine {
   readonly values: Map<number, number>;
   private readonly applied: Set<number>;
+  private readonly answer = new Uint32Array(1);
 
   /** It begins as it is, or as a copy of another. */
   constructor(from?: Machine) {
@@ -29,7 +33,9 @@ export class Machine {
     this.applied.add(write);
     const before = this.values.get(key) ?? 0;
     this.values.set(key, write);
-    return new Uint8Array(Uint32Array.of(before).buffer);
+    command.fill(0xee);
+    this.answer[0] = before;
+    return new Uint8Array(this.answer.buffer);
   }
 
   query(question: Uint8Array): Uint8Array {

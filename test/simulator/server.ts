@@ -1,6 +1,7 @@
 /** One server of the simulated cluster, through all its lives. */
 import { crc32 } from "node:zlib";
 import { KeyValueStore, Node, type NodeEvent, RaftError, type StateMachine } from "../../raft.ts";
+import { carelessMachine, spoil } from "../careless.ts";
 import { type Random } from "../random.ts";
 import { SECRET } from "../wire.ts";
 import { type Machine } from "../world.ts";
@@ -118,23 +119,27 @@ export class Server {
 
   /** Starts the program: it runs at the machine's next turn. */
   start(): void {
-    const { machine, listener, founders, hostility } = this;
+    const { listener, founders, hostility } = this;
     const { electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes } = hostility;
     [this.node, this.isFaulted] = [undefined, false];
-    const world = machine.boot();
-    const { program } = machine;
-    const isAlive = () => machine.program === program;
+    const world = this.machine.boot();
+    const { program } = this.machine;
+    const isAlive = () => this.machine.program === program;
     const stop = (reason: unknown) => isAlive() && listener.onStopped(reason);
     const ledger = this.ledger = new Ledger({
       onApplied: (index, place, hash) => isAlive() && listener.onApplied(index, place, hash),
       onBroken: (what) => isAlive() && listener.onBroken(what),
     });
+    const machine = carelessMachine(ledger);
+    const onEvent = (event: NodeEvent) => {
+      if (isAlive()) listener.onEvent(event);
+      spoil(event);
+    };
     world.clock.defer(() =>
-      Node.start({ host: this.name, port: PORT, name: this.name, machine: ledger, directory: "data",
+      Node.start({ host: this.name, port: PORT, name: this.name, machine, directory: "data",
         electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes, secret: SECRET, world,
         join: !founders.includes(this.name), peers: founders.filter((name) => name !== this.name)
-          .map((name) => `${name}=${name}:${PORT}`), onEvent: (event) =>
-          isAlive() && listener.onEvent(event) }).then((node) => {
+          .map((name) => `${name}=${name}:${PORT}`), onEvent }).then((node) => {
           if (isAlive()) this.node = node;
           if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
           node.stopped.then(() => isAlive() && listener.onEnded(), stop);

@@ -1,5 +1,6 @@
 /** Impatient clients, what they ask for, and the history of what they were answered. */
 import { Client, KeyValues, type Node, RaftError } from "../../raft.ts";
+import { carelessCaller } from "../careless.ts";
 import { type Random } from "../random.ts";
 import { type Report } from "../report.ts";
 import { SECRET } from "../wire.ts";
@@ -64,7 +65,7 @@ export class Workload {
   }
 
   private storeOf(via: Pick<Client, "propose" | "read">): KeyValues {
-    return new KeyValues(markReads(via, () => this.newestApplied));
+    return new KeyValues(markReads(carelessCaller(via), () => this.newestApplied));
   }
 
   /** Calls made on servers themselves, whichever runs. */
