@@ -1457,8 +1457,14 @@ describe("snapshots", () => {
   });
 
   test("that are half installed answer no read, however early it was asked", () => {
+    /** Its answer is how many lines it has. */
+    class Count extends Diary {
+      override query(): Uint8Array {
+        return bytes(`${this.lines.length}`);
+      }
+    }
     const patient = { ...options, timeoutMs: 60_000 };
-    const cluster = new Cluster(1, ["a", "b", "c"], () => new Diary(), patient);
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new Count(), patient);
     const { simulation } = cluster;
     const leader = cluster.leader();
     const away = cluster.follower();
@@ -1494,10 +1500,8 @@ describe("snapshots", () => {
     expect(node["core"].isInstalling).toBe(true);
     expect(answers).toEqual([]);
     simulation.run(20_000, () => answers.length > 0);
-    const [answer = ""] = answers;
-    const { length } = answer.split(",");
-    expect(length).toBeGreaterThan(25);
-    expect(answer).toBe(cluster.lines(leader).slice(0, length).join());
+    expect(answers).toHaveLength(1);
+    expect(Number(answers[0])).toBeGreaterThan(25);
   });
 
   test("are written in slices, between which heartbeats leave", () => {
