@@ -791,8 +791,9 @@ export class Raft {
     const isOpen = () =>
       follower.nextIndex <= log.lastIndex && log.bytes(first, follower.nextIndex - 1) < window;
     for (; owed || isOpen(); owed = false) {
-      const bytes = failures > 1 ? 1 : settings.batchBytes;
-      const entries = isOpen() ? log.batch(follower.nextIndex, bytes) : [];
+      const entries = isOpen()
+        ? log.batch(follower.nextIndex, failures > 1 ? 1 : settings.batchBytes)
+        : [];
       const prevLogIndex = follower.nextIndex - 1;
       const prevLogTerm = log.at(prevLogIndex).term;
       const round = this.nextRound(role, follower);
@@ -902,13 +903,12 @@ export class Raft {
    */
   private sendsAgain(role: Leader, m: Reply, follower: Progress, index: number,
     bytes: number): boolean {
-    const { from: server, round } = m;
-    if (round <= follower.refusedRound || this.now < follower.retryAt) return false;
+    if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
     follower.refusedRound = role.round;
     follower.retryAt = this.now + this.settings.heartbeatMs / ASKED_AGAIN;
     follower.failures += 1;
     if (follower.failures === 2 * ASKED_AGAIN) { // By then chance is no explanation.
-      this.events.push(follower.stuck = { type: "stuck", server, index, bytes });
+      this.events.push(follower.stuck = { type: "stuck", server: m.from, index, bytes });
     }
     return true;
   }
