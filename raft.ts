@@ -3267,7 +3267,7 @@ export class Node {
     const { index, term } = core.log.at(lastApplied);
     const head = [encodeMembers(core.membersAt(lastApplied))];
     const state = machine.snapshot();
-    checked("the iterator of snapshot", Object(state)[Symbol.iterator], Function);
+    checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const ends = ["snapshot", head] as const;
     const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
     let [at, bytes, records]: [number, number, Buffer[]] = [0, 0, []];
