@@ -1065,7 +1065,8 @@ export class Raft {
     const end = Math.min(size, progress.acknowledged + window);
     for (let owed = isOwed; owed || progress.sent < end; owed = false) {
       // Only a place for the bytes: `flush` fills it when it sends.
-      const data = Buffer.alloc(Math.min(settings.batchBytes, end - progress.sent));
+      // Nothing, if the window has shrunk meanwhile: a refused entry counts as a failure here, too.
+      const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
       const round = this.nextRound(role, follower);
       this.send("InstallSnapshot", { from, id: 0 }, { term, round, lastIncludedIndex,
         lastIncludedTerm, size, offset: progress.sent, data });

@@ -1990,6 +1990,18 @@ describe("The window of a snapshot", () => {
     expect(refuse(raft, 400)).toEqual([[400, 400], [800, 400], [1200, 200]]);
   });
 
+  test("that shrinks when late refusals of entries come in asks for what was sent before", () => {
+    const raft = compacted(5, 0, settings);
+    fallBehind(raft, "c");
+    expect(accept(raft, 400)).toEqual([[1000, 400]]);
+    for (let failures = 1; failures <= 2; failures += 1) {
+      wait(raft, HEARTBEAT);
+      const refusal = { from: "c", success: false, round: roundOf(raft), hintIndex: 0 };
+      step(raft, appendReply(2, refusal));
+    }
+    expect(places(to("c", wait(raft, HEARTBEAT)))).toEqual([[1400, 0]]);
+  });
+
   test("what is refused behind one lost chunk is sent once", () => {
     const raft = compacted(5, 0, settings);
     fallBehind(raft, "c");
