@@ -344,6 +344,11 @@ const WARNINGS = {
     `${server} has lost its disk, or what was on it. It gets the log again from scratch, and has ` +
     "no vote until then",
   ],
+  otherFounding: ({ server }) => [
+    `Two clusters have this name: ${server} is of another founding, and nothing is taken from it. ` +
+    "To keep what is here, stop the servers of the other one, keep their directories aside, and " +
+    "run 'bun cli.ts recover' here; or to join them, start this server with an empty --data",
+  ],
   stuck: (event) => [whyStuck(event)],
   recovered: ({ cutBytes }, { name, given, members }) => {
     const strangers = given.filter((other) => !members.includes(other));

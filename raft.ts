@@ -103,12 +103,12 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
- * The union of the messages in a table. `id` is the RPC layer's: a reply repeats its request's.
- * `disk` is that of the sender, as soon as it has arrived.
+ * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its request's.
+ * A message that has arrived also has its sender's `disk` and `founding` (section 9).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
-    & { type: Type; from: Name; to: Name; id: number; disk?: number }
+    & { type: Type; from: Name; to: Name; id: number; disk?: number; founding?: number }
     & Fields<T[Type]>;
 }[keyof T];
 export type Message = MessageOf<typeof messages>;
@@ -123,6 +123,8 @@ type Reply = Of<"AppendEntriesReply" | "InstallSnapshotReply">;
 const memberFields = ["name", "address", "votes", "disk"] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
 export type Configuration = readonly Member[];
+/** A list of members, and the founding whose members they are (section 9). */
+export type Listed = { readonly founding: number; readonly members: Configuration };
 
 /**
  * What a server tells about itself, for the people who watch it and the program that embeds it.
@@ -138,6 +140,7 @@ export type Event =
   | { type: "committed"; commitIndex: number }
   | { type: "snapshot"; index: number; size: number; from: Name | undefined }
   | { type: "lostDisk"; server: Name }
+  | { type: "otherFounding"; server: Name }
   | Stuck;
 /**
  * What is sent to `server` does not arrive, though smaller messages do: the entry at `index`, or a
@@ -166,7 +169,7 @@ export class Log {
   /** Where each entry ends, counted in bytes, so the size of a range is one subtraction. */
   private sizes = [0];
   /** Which of the entries list the members, and whom. */
-  private configurations: { index: number; members: Configuration }[] = [];
+  private configurations: (Listed & { index: number })[] = [];
 
   get lastIndex(): number {
     return this.baseIndex + this.entries.length - 1;
@@ -197,13 +200,13 @@ export class Log {
     this.sizes.push((this.sizes.at(-1) ?? 0) + entry.record.length);
     this.entries.push(entry);
     if (entry.kind !== "members") return;
-    const members = readMembers(entry.data);
-    assert(members, "a list of members can be read");
-    this.configurations.push({ index: entry.index, members });
+    const listed = readMembers(entry.data);
+    assert(listed, "a list of members can be read");
+    this.configurations.push({ index: entry.index, ...listed });
   }
 
   /** The last list of members that this log has, at or before `index`. */
-  configuration(index = this.lastIndex): { index: number; members: Configuration } | undefined {
+  configuration(index = this.lastIndex): (Listed & { index: number }) | undefined {
     return this.configurations.findLast((configuration) => configuration.index <= index);
   }
 
@@ -351,8 +354,7 @@ type Follower = { name: "Follower"; leader: Name | undefined };
  * A pre-candidate only asks whether it could win; to the world it still is a follower. `votes` is
  * a set of names, never a counter, because the network delivers a vote twice (§5.2).
  */
-type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; askAt: number;
-  transfer: boolean };
+type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; transfer: boolean };
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
  * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
@@ -364,12 +366,15 @@ type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; f
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
-/** What the disk must remember beside the log, or a server could vote twice in a term (§5.2). */
-export type HardState = { currentTerm: number; votedFor: Name | undefined };
+/**
+ * What the disk must remember beside the log, or a server could vote twice in a term (§5.2). The
+ * commit index is saved as it is known then: it may lag, and only rises.
+ */
+export type HardState = { currentTerm: number; votedFor: Name | undefined; commitIndex: number };
 
 export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
-export type Snapshot = Position & { readonly size: number; readonly members: Configuration };
+export type Snapshot = Position & Listed & { readonly size: number };
 /** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
 export type Incoming = Position & { from: Name; leaderTerm: number; size: number; offset: number;
   chunks: Uint8Array[] };
@@ -386,8 +391,8 @@ export class Raft {
   saved: HardState;
 
   // Volatile state on all servers.
-  commitIndex = 0;
-  lastApplied = 0;
+  commitIndex: number;
+  lastApplied: number;
 
   // Volatile state of the role.
   role: Role = { name: "Follower", leader: undefined };
@@ -402,9 +407,17 @@ export class Raft {
   refusedAt = Number.NEGATIVE_INFINITY;
   goneAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
+  /** When missing votes are asked for next; or, by an empty founder, whether others are empty. */
+  private askAt: number;
   incoming: Incoming | undefined;
   /** With which disk each server spoke last. */
   readonly disks: Map<Name, number>;
+  /** The founding that each server's log showed last; 0 was an empty one. */
+  readonly foundings = new Map<Name, number>();
+  /** How often this server, while it is empty, has asked the other founders for theirs. */
+  private looks = 0;
+  /** Servers of another founding that were told of. */
+  private readonly foreign = new Set<Name>();
   /** Whether it was a member in this life, and is none any more: who does not lead is then done. */
   isRemoved = false;
   private wasMember = false;
@@ -425,13 +438,15 @@ export class Raft {
     this.disks = new Map([[settings.name, settings.disk]]);
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
-    this.snapshot = disk.snapshot ?? { ...base, size: 0, members: settings.members };
-    this.commitIndex = this.lastApplied = this.snapshot.index;
+    this.snapshot = disk.snapshot ??
+      { ...base, size: 0, founding: 0, members: settings.members };
+    this.lastApplied = this.snapshot.index;
+    this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);
     this.log.reset(base.index, base.term);
     for (const entry of disk.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
-    this.saved = { currentTerm: disk.currentTerm, votedFor: disk.votedFor };
-    this.heardAt = now;
+    this.saved = this.hardState;
+    this.heardAt = this.askAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
     this.electionDueAt = this.majority > 1 ? this.drawElectionTimeout() : now;
   }
@@ -462,15 +477,17 @@ export class Raft {
 
   /** When `tick` next has something to do. */
   get wakeAt(): number {
-    const { role, electionDueAt, knockAt, leader } = this;
-    if (role.name === "Follower") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
-    if (role.name !== "Leader") return Math.min(electionDueAt, role.askAt);
+    const { role, electionDueAt, knockAt, askAt, leader } = this;
+    if (this.isAsking) return Math.min(electionDueAt, askAt);
+    if (role.name !== "Leader") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
     return Math.min(...role.followers.values().map((follower) => this.dueAt(follower)));
   }
 
   receive(message: Message, now: number): void {
     this.now = now;
-    if (message.disk !== undefined) this.disks.set(message.from, message.disk);
+    const { from, disk, founding = 0 } = message;
+    if (disk !== undefined) this.onHeard(from, disk, founding);
+    if (this.isForeign(message)) return;
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
     // follower (§5.1). A term that is only asked for is no such term; `onRequestVote` judges it.
     const { type, term } = message;
@@ -505,16 +522,25 @@ export class Raft {
     if (role.name === "Leader") {
       this.keepMembers(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
-    } else if (role.name !== "Follower") this.requestVotes(role);
+    } else if (this.isAsking && this.now >= this.askAt) this.requestVotes(role);
     checkInvariants(this);
   }
 
-  /** What the disk lacks, if anything: a changed term or vote, new entries. */
+  private get hardState(): HardState {
+    const { currentTerm, votedFor, commitIndex } = this;
+    return { currentTerm, votedFor, commitIndex };
+  }
+
+  private get isUnsaved(): boolean {
+    const { currentTerm, votedFor, commitIndex, saved, log } = this;
+    return saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
+      || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
+  }
+
+  /** What the disk lacks, if anything: a changed term or vote, new entries, a first commit index. */
   get unsaved(): (HardState & { entries: Entry[] }) | undefined {
-    const { currentTerm, votedFor, saved, log } = this;
-    const changed = saved.currentTerm !== currentTerm || saved.votedFor !== votedFor;
-    const entries = log.slice(log.savedIndex + 1);
-    return changed || entries.length > 0 ? { currentTerm, votedFor, entries } : undefined;
+    const { hardState, log } = this;
+    return this.isUnsaved ? { ...hardState, entries: log.slice(log.savedIndex + 1) } : undefined;
   }
 
   /**
@@ -522,7 +548,7 @@ export class Raft {
    * vote, a leader its own copy of an entry (thesis §10.2.1).
    */
   onSaved(): void {
-    this.saved = { currentTerm: this.currentTerm, votedFor: this.votedFor };
+    if (this.isUnsaved) this.saved = this.hardState;
     this.log.savedIndex = this.log.lastIndex;
     if (this.role.name === "Candidate") this.countVote(this.role, this.settings.name);
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
@@ -656,25 +682,35 @@ export class Raft {
     } else if (this.role.name === name) {
       this.events.push({ type: "preVoteLost", votes: this.role.votes.size, needed: this.majority });
     }
-    const role: Campaigner = { name, votes: new Set(), askAt: this.now, transfer };
+    const role: Campaigner = { name, votes: new Set(), transfer };
     this.campaigns += 1;
+    this.askAt = this.now;
     this.become(role);
     // A real vote for oneself counts when it is durable (`onSaved`), a pre-vote binds nobody.
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
   }
 
-  /** Asks those whose vote is missing, again and again: a request or its reply may be lost. */
-  private requestVotes(role: Campaigner): void {
-    if (this.now < role.askAt) return;
-    role.askAt = this.now + Math.min(this.settings.heartbeatMs, this.patienceMs / 4);
-    const { campaigns: campaign, log } = this;
+  /** Whether votes are asked for, or, before there is a log, whether the other founders have one. */
+  private get isAsking(): boolean {
+    const { role, leader, log, foundings } = this;
+    if (role.name !== "Follower") return role.name !== "Leader";
+    return log.lastIndex === 0 && leader === undefined
+      && !this.others.every((name) => foundings.get(name) === 0);
+  }
+
+  /** Asks for missing votes, again and again, because a request or its reply may be lost. */
+  private requestVotes(role: Role): void {
+    const { campaigns: campaign, log, settings, patienceMs } = this;
+    this.askAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
+    this.looks += 1;
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
-    const preVote = role.name === "PreCandidate";
+    const { votes, transfer } = "votes" in role ? role : { votes: new Set(), transfer: false };
+    const preVote = role.name !== "Candidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
-    const isAsked = ({ name }: Member) => name !== this.settings.name && !role.votes.has(name);
+    const isAsked = ({ name }: Member) => name !== settings.name && !votes.has(name);
     for (const { name: from, disk: voterDisk } of this.voters.filter(isAsked)) {
-      this.send("RequestVote", { from, id: 0 }, { term, preVote, transfer: role.transfer, campaign,
-        voterDisk, lastLogIndex, lastLogTerm });
+      this.send("RequestVote", { from, id: 0 }, { term, preVote, transfer, campaign, voterDisk,
+        lastLogIndex, lastLogTerm });
     }
   }
 
@@ -698,9 +734,9 @@ export class Raft {
     const free = this.votedFor === undefined || this.votedFor === m.from;
     if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
     if (!this.isUpToDate(m)) return this.replyVote(m, false);
-    // A disk that the candidate's log does not name, or no longer, may stand for one that is lost,
-    // with promises on it. It has a say only where nothing was ever promised (section 9).
-    const isNamed = m.voterDisk === this.settings.disk || m.lastLogIndex === 0;
+    // If the candidate's log doesn't list our disk, we may be replacing a disk whose votes are lost.
+    // We may vote only if the candidate's log is empty and no peer has shown a log (section 9).
+    const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);
     if (!isNamed) return this.replyVote(m, false);
     if (!m.preVote) {
       // A vote is a promise. We may make it once per term, and must remember it through a crash,
@@ -751,6 +787,7 @@ export class Raft {
   }
 
   private lead(): void {
+    if (!this.mayLead) return; // A peer has shown a log meanwhile.
     const firstIndex = this.log.lastIndex + 1;
     const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
     for (const name of this.others) this.attend(role, name);
@@ -824,7 +861,7 @@ export class Raft {
   private onAppendEntries(m: Of<"AppendEntries">): void {
     // 1. Reply false if term < currentTerm (§5.1). A leader that is not told never steps down.
     if (m.term < this.currentTerm) return this.refuseEntries(m);
-    this.follow(m.from); // Only this term's leader could have sent it.
+    this.follow(m); // Only this term's leader could have sent it.
     // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches
     //    prevLogTerm (§5.3).
     if (!this.log.matches(m.prevLogIndex, m.prevLogTerm)) return this.refuseEntries(m);
@@ -844,12 +881,15 @@ export class Raft {
       matchIndex, hintIndex: 0, hintTerm: 0 });
   }
 
-  private follow(leader: Name): void {
+  private follow(m: Of<"AppendEntries" | "InstallSnapshot">): void {
+    const { from: leader, founding = this.founding } = m;
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
     this.heardAt = this.now;
     this.knockAt = this.now + LATE_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
+    // Entries of two foundings can't be compared by term. Nothing of ours was committed (section 9).
+    if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
   }
 
   /** Refuses in such a way that the leader can skip a whole term in one round trip (§5.3). */
@@ -1083,7 +1123,7 @@ export class Raft {
         lastIncludedIndex: index, offset });
     // 1. Reply immediately if term < currentTerm.
     if (m.term < currentTerm) return reply(false, 0, 0); // The round of another term is none here.
-    this.follow(m.from);
+    this.follow(m);
     // 6. If existing log entry has same index and term as snapshot's last included entry, retain
     //    log entries following it and reply. They need no snapshot: what it covers is committed,
     //    and here it is. So it is with all that is committed here: no state goes back.
@@ -1161,7 +1201,7 @@ export class Raft {
   }
 
   /** Whether it spoke last with the disk that the log names for it, if it has spoken at all. */
-  private isNamed({ name, disk }: Member): boolean {
+  isNamed({ name, disk }: Member): boolean {
     return (this.disks.get(name) ?? disk) === disk;
   }
 
@@ -1179,7 +1219,7 @@ export class Raft {
    */
   private get mayLead(): boolean {
     const { changedAt, commitIndex, log, settings: { name } } = this;
-    if (log.lastIndex === 0) return this.member(name)?.votes === true; // No disk is named yet.
+    if (log.lastIndex === 0) return this.hasLooked && this.member(name)?.votes === true;
     const before = changedAt > commitIndex ? this.membersAt(changedAt - 1) : [];
     return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
   }
@@ -1267,7 +1307,8 @@ export class Raft {
   private appendMembers(role: Leader, next: Configuration): number {
     const { log, currentTerm, others } = this;
     const index = log.lastIndex + 1;
-    log.append(makeEntry(index, currentTerm, "members", encodeMembers(next)));
+    const founding = this.founding || drawId(this.#random);
+    log.append(makeEntry(index, currentTerm, "members", encodeMembers(next, founding)));
     // Who is new is a stranger, whatever is known of another that had this name.
     for (const name of this.others) if (!others.includes(name)) this.attend(role, name);
     return index;
@@ -1305,6 +1346,56 @@ export class Raft {
   private onRemoved(m: Of<"Removed">): void {
     const isSo = m.term === this.currentTerm && m.from === this.leader;
     if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
+  }
+
+  // --------------------------------- Founding (section 9, continued) ---------------------------------
+  // Founders a, b and c start with empty disks, and the first leader founds the cluster: its entry 1
+  // carries a random number, the identity of the founding, and so does every later list of members.
+  // If b and c then lose their disks, nothing on them says that a cluster exists. Were they to elect
+  // each other, they would found a second one, and a would lose its log to them. So each server
+  // shows its founding in all that it sends, 0 while its log is empty, and two rules follow:
+  //
+  //   1. An empty founder asks the others first. It neither campaigns nor votes for an empty
+  //      candidate before each of them has shown an empty log, or was silent for an election timeout
+  //      of repeated questions. If one shows a log, it waits until that log names its disk.
+  //   2. A founding is fixed on a server that knows of a committed entry, which it saves at once.
+  //      That server takes nothing of another founding, in any term, at any index. Before that,
+  //      entry 1 is an entry like others, and gives way: its leader may have died before any other
+  //      server had it, and the rest have founded without it.
+
+  /** The founding that this log belongs to; 0 while it is empty. */
+  get founding(): number {
+    return (this.log.configuration() ?? this.snapshot).founding;
+  }
+
+  /** Records with which disk a peer speaks, and which founding it shows. */
+  onHeard(peer: Name, disk: number, founding: number): void {
+    if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
+    this.disks.set(peer, disk);
+    // A disk that has a log keeps one, so a 0 that comes later was sent earlier.
+    if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);
+  }
+
+  private get hasLooked(): boolean {
+    const { electionTimeoutMs, heartbeatMs } = this.settings;
+    const isSilent = this.looks > electionTimeoutMs / heartbeatMs;
+    return this.log.lastIndex > 0
+      || this.others.every((name) => (this.foundings.get(name) ?? (isSilent ? 0 : 1)) === 0);
+  }
+
+  /**
+   * Returns whether to ignore a message because it is of another founding. Replies are never that:
+   * a server whose founding is fixed sends none to another one.
+   */
+  private isForeign({ type, from, term, founding = 0 }: Message): boolean {
+    const { leader, commitIndex } = this;
+    const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
+    if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
+    // Both foundings may have a leader in this term: the one that we follow stays.
+    if (commitIndex === 0) return leader !== undefined && term <= this.currentTerm;
+    if (!this.foreign.has(from)) this.events.push({ type: "otherFounding", server: from });
+    this.foreign.add(from);
+    return true;
   }
 }
 
@@ -1510,11 +1601,17 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
   operator: Object.entries({ ...operatorMessages, ...greetings }),
 };
 
-/** Who speaks to whom. `boot` counts the starts of a server, `disk` is drawn at the first one. */
-const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence"] as const;
+/**
+ * The sender and the receiver. `boot` counts the starts of a server, `disk` is drawn at the first
+ * one, `founding` is that of its log, or 0.
+ */
+const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence",
+  "founding"] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
-const VERSION = 3;
+const VERSION = 4;
+/** The format before it had no foundings: all its logs are taken for one. */
+const FOUNDING_OF_VERSION_3 = 1;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
@@ -1564,13 +1661,13 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
 }
 
 function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage | undefined {
-  const { from, to, disk } = envelope;
+  const { from, to, disk, founding } = envelope;
   const [number, ...values] = Array.isArray(raw) ? raw : [];
   const [type, list = []] = tables[kind][Number(readField("type", number) ?? -1)] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
   // The table says which message it is.
-  const m = { ...fields, type, from, to, disk } as unknown as AnyMessage;
+  const m = { ...fields, type, from, to, disk, founding } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
     return undefined;
   }
@@ -1582,12 +1679,18 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   return m.entries.every(fits) ? m : undefined;
 }
 
-export const encodeMembers = (members: Configuration): Buffer =>
-  Buffer.concat(members.map((m) => encoder.encode(memberFields.map((field) => m[field]))));
+/** The founding, then each member's fields in order. */
+export const encodeMembers = (members: Configuration, founding: number): Buffer =>
+  Buffer.concat([founding, ...members.map((m) => memberFields.map((field) => m[field]))]
+    .map((part) => encoder.encode(part)));
 
-function readMembers(bytes: Uint8Array): Configuration | undefined {
-  const members = decodeAll(bytes).map((raw) => readFields(memberFields, raw));
-  return members.every((member) => member !== undefined) ? members : undefined;
+function readMembers(bytes: Uint8Array): Listed | undefined {
+  const [first, ...rest] = decodeAll(bytes);
+  const founding = Array.isArray(first) ? FOUNDING_OF_VERSION_3 : readField("founding", first);
+  const rows = Array.isArray(first) ? [first, ...rest] : rest;
+  const members = rows.map((raw) => readFields(memberFields, raw));
+  const isWhole = typeof founding === "number" && members.every((member) => member !== undefined);
+  return isWhole ? { founding, members } : undefined;
 }
 
 /** A command, its session, its sequence, and up to which its client has seen all answers. */
@@ -1857,7 +1960,7 @@ type LogFile = { readonly file: OpenFile; readonly marker: number; end: number; 
 
 export class Storage {
   readonly identity: Identity;
-  hardState: HardState = { currentTerm: 0, votedFor: undefined };
+  hardState: HardState = { currentTerm: 0, votedFor: undefined, commitIndex: 0 };
   snapshot: Snapshot | undefined;
   base: Position = { index: 0, term: 0 };
   entries: Entry[] = [];
@@ -1907,8 +2010,8 @@ export class Storage {
   }
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
-  save({ currentTerm, votedFor, entries }: HardState & { entries: readonly Entry[] }): void {
-    this.hardState = { currentTerm, votedFor };
+  save({ entries, ...hardState }: HardState & { entries: readonly Entry[] }): void {
+    this.hardState = hardState;
     const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
     if (this.next) this.since.push(records);
     attempt(`write ${this.directory}/log, so this server stops`,
@@ -1985,7 +2088,10 @@ export class Storage {
   secede(): void {
     const { identity, base, entries, hardState: { currentTerm }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
-    const members = encodeMembers([{ name, address: "", votes: true, disk: identity.disk }]);
+    const last = entries.findLast(({ kind }) => kind === "members");
+    const listed = last ? readMembers(last.data) : this.snapshot;
+    const members = encodeMembers([{ name, address: "", votes: true, disk: identity.disk }],
+      listed?.founding ?? drawId(random));
     entries.push(makeEntry(index, currentTerm, "members", members));
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
     this.begin();
@@ -2050,8 +2156,8 @@ export class Storage {
   }
 
   private voteRecord(): Buffer {
-    const { currentTerm, votedFor = "" } = this.hardState;
-    return makeEntry(0, currentTerm, "vote", Buffer.from(votedFor)).record;
+    const { currentTerm, votedFor = "", commitIndex } = this.hardState;
+    return makeEntry(commitIndex, currentTerm, "vote", Buffer.from(votedFor)).record;
   }
 
   frame(records: Buffer[], marker = this.marker): Buffer {
@@ -2084,12 +2190,13 @@ export class Storage {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
-          this.demand(version === VERSION, "is of another version of raft.ts, and is left as it " +
-            "is. Start that version with it, or take another directory.");
+          this.demand(version === VERSION || version === 3,
+            "is of another version of raft.ts, and is left as it " +
+              "is. Start that version with it, or take another directory.");
           identity = found;
           this.base = { index, term: currentTerm };
         } else if (kind === "vote") {
-          this.hardState = { currentTerm, votedFor: `${data}` || undefined };
+          this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
         } // An entry that was written later took the place of all that conflicted with it.
         else this.entries.splice(index - this.base.index - 1, Infinity, record);
       }
@@ -2107,7 +2214,8 @@ export class Storage {
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
     const size = attempt(`read ${this.directory}/snapshot`, () => this.snapshotFile?.size() ?? 0);
-    return this.snapshot = { index, term, size, members: readMembers(data) ?? [] };
+    const listed = readMembers(data) ?? { founding: 0, members: [] };
+    return this.snapshot = { index, term, size, ...listed };
   }
 
   /**
@@ -2477,8 +2585,10 @@ export type EndpointEvent =
   | { type: "twice"; server: Name; address: Address; other: Address };
 /** `sender` is nobody where that is this server itself. */
 type Receiver = { onMessage(message: Message | ClientMessage, sender?: Correspondent): void;
-  onGreeting(kind: Kind, from: Name, disk: number): void; onRestarted(peer: Name): void;
-  onSettled(cluster: string): void; tell(event: EndpointEvent): void };
+  onGreeting(kind: Kind, from: Name, disk: number, founding: number): void;
+  /** The founding of this server's log. */
+  founding(): number; onRestarted(peer: Name): void; onSettled(cluster: string): void;
+  tell(event: EndpointEvent): void };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -2646,7 +2756,7 @@ export class Endpoint {
       from.server ??= known.server;
       this.known.set(alias, from);
     }
-    this.receiver.onGreeting(from.kind, from.name, from.disk);
+    this.receiver.onGreeting(from.kind, from.name, from.disk, greeting.founding ?? 0);
   }
 
   /** Tells it once in a while for each address, and not for any number of them. */
@@ -2692,7 +2802,8 @@ export class Endpoint {
   private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
     to.sent += 1;
     const { cluster, self: { name: from, disk, boot } } = this;
-    const envelope = { cluster, from, to: to.name, disk, boot, toBoot, sequence: to.sent };
+    const envelope = { cluster, from, to: to.name, disk, boot, toBoot, sequence: to.sent,
+      founding: this.receiver.founding() };
     return seal(this.keys, to.kind, envelope, bodies);
   }
 
@@ -2883,10 +2994,11 @@ export class Node {
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m, sender) => this.guard(() => this.onMessage(m, sender)),
-      onGreeting: (kind, from, disk) => {
-        if (kind === "peer") this.core.disks.set(from, disk);
+      onGreeting: (kind, from, disk, founding) => {
+        if (kind === "peer") this.core.onHeard(from, disk, founding);
         this.client.askAgain();
       },
+      founding: () => this.core.founding,
       onRestarted: (peer) => this.onRestarted(peer),
       onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.guard(() => this.tell(event)),
@@ -2935,16 +3047,19 @@ export class Node {
     const { lastIndex, lastTerm } = log;
     const { members, core: { settings: { name: self } } } = this;
     const followers = role.name === "Leader" ? role.followers : undefined;
-    const others = members.filter(({ name }) => name !== self);
-    const peers = others.map(({ name, votes: isVoter }) => ({ isVoter,
-      ...this.endpoint.about("peer", name), roundTripMs: this.roundTrips.get(name) ?? null,
-      matchIndex: followers?.get(name)?.matchIndex ?? null,
-      stuck: followers?.get(name)?.stuck ?? null })
-    );
+    const peers = members.filter(({ name }) => name !== self).map((member) => {
+      const { name, votes: isVoter } = member;
+      return { isVoter, ...this.endpoint.about("peer", name),
+        roundTripMs: this.roundTrips.get(name) ?? null,
+        matchIndex: followers?.get(name)?.matchIndex ?? null,
+        stuck: followers?.get(name)?.stuck ?? null, founding: this.core.foundings.get(name) ?? null,
+        isNamed: this.core.isNamed(member) };
+    });
     return { ...this.storage.identity, ...this.core.settings, members: structuredClone(members),
       role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
       unsaved: lastIndex - log.savedIndex, snapshotIndex: this.core.snapshot.index,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
+      founding: this.core.founding,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
       logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
   }
@@ -3053,7 +3168,7 @@ export class Node {
     }
     this.members = members;
     // A snapshot lists them anew, mostly the same ones; and disks are nobody's business.
-    const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })));
+    const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })), 0);
     const isChange = members !== before && !shown(members).equals(shown(before));
     if (isChange) this.tell({ type: "members", members });
     if (!isRemoved || this.isLeaving || role.name === "Leader") return;
@@ -3266,7 +3381,7 @@ export class Node {
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
-    const head = [encodeMembers(core.membersAt(lastApplied))];
+    const head = [encodeMembers(core.membersAt(lastApplied), core.founding)];
     const state = machine.snapshot();
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const ends = ["snapshot", head] as const;
@@ -3459,6 +3574,7 @@ export class Client {
     const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
+      founding: () => 0,
       onRestarted: () => {},
       onSettled: () => {},
       tell: () => {}, // Who is not there is told by the operation that needs it.

@@ -328,7 +328,7 @@ export const planted: readonly Planted[] = [
     id: "42",
     name: "A wiped node comes back as the voter it was: it votes.",
     changes: [[
-      "const isNamed = m.voterDisk === this.settings.disk || m.lastLogIndex === 0;",
+      "const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);",
       "const isNamed = true;",
     ]],
     caughtBy: [
@@ -548,7 +548,7 @@ export const planted: readonly Planted[] = [
   {
     id: "70",
     name: "A vote binds the memory, but only a changed term makes it to the disk.",
-    changes: [[" || saved.votedFor !== votedFor;", ";"]],
+    changes: [[" || saved.votedFor !== votedFor\n", "\n"]],
     caughtBy: [{ mode: "core", seed: 5 }],
   },
 
@@ -571,7 +571,8 @@ export const planted: readonly Planted[] = [
   {
     id: "33",
     name: "The snapshot leaves out the members.",
-    changes: [["[encodeMembers(core.membersAt(lastApplied))]", "[encodeMembers([])]"]],
+    changes: [["[encodeMembers(core.membersAt(lastApplied), core.founding)]",
+      "[encodeMembers([], 1)]"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {

@@ -662,14 +662,15 @@ function server(name: string, status: Partial<Status> = {},
   views: Record<string, Partial<Status["peers"][number]>> = {}): Answer {
   const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({ name: peer,
     address: `10.0.0.${i + 1}:48000`, heardMs: 20, told: "" as const, roundTripMs: 1, isVoter: true,
-    matchIndex: status.role === "Leader" ? 10 : null, stuck: null, ...views[peer] })
+    matchIndex: status.role === "Leader" ? 10 : null, stuck: null, founding: 1, isNamed: true,
+    ...views[peer] })
   );
   return { name,
     status: { name, cluster: "raft", members: configuration(MEMBERS), id: "1", disk: 1, boot: 1,
       electionTimeoutMs: 1000, heartbeatMs: 100, batchBytes: 1000, windowBytes: 10_000,
       role: "Follower", term: 3, votedFor: undefined, leader: undefined, lastIndex: 10, lastTerm: 3,
       commitIndex: 10, lastApplied: 10, snapshotIndex: 0, unsaved: 0, votes: null, needed: 2,
-      silentMs: 20, logBytes: 100, peers, dropped: {}, ...status } };
+      founding: 1, silentMs: 20, logBytes: 100, peers, dropped: {}, ...status } };
 }
 
 const absent = (name: string): Answer => ({ name, silence: `${name} (never heard)` });

@@ -53,8 +53,8 @@ export function entries(terms: readonly number[], after = 0): Entry[] {
 }
 
 /** An entry that lists the members. */
-export const membersEntry = (index: number, term: number, members: Configuration): Entry =>
-  makeEntry(index, term, "members", encodeMembers(members));
+export const membersEntry = (index: number, term: number, members: Configuration,
+  founding = 1): Entry => makeEntry(index, term, "members", encodeMembers(members, founding));
 
 export function termsOf(log: Raft | readonly Entry[]): number[] {
   const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
@@ -71,7 +71,10 @@ export type Options = Partial<Omit<Settings, "members">> & {
   /** What a snapshot has replaced. */
   base?: Position;
   term?: number;
+  commitIndex?: number;
   votedFor?: Name | undefined;
+  /** It has heard of no other founder yet. By itself all have shown it empty logs. */
+  isAlone?: boolean;
   now?: number;
   random?: () => number;
 };
@@ -79,16 +82,22 @@ export type Options = Partial<Omit<Settings, "members">> & {
 /** A server that has just started from a disk with this log, term and vote. */
 export function server(options: Options = {}): Raft {
   const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
-  const { random = () => 0.5, term = log.at(-1) ?? base.term, members = THREE, ...changed } = rest;
+  const { random = () => 0.5, term = log.at(-1) ?? base.term, members = THREE, isAlone = false,
+    commitIndex = 0, ...changed } = rest;
   const settings = { ...defaults, ...changed, members: configuration(members) };
-  const snapshot = { ...base, size: base.index === 0 ? 0 : 2_500, members: settings.members };
-  const disk = { currentTerm: term, votedFor, entries: entries(log, base.index), base, snapshot };
-  return new Raft(settings, disk, now, random);
+  const snapshot = { ...base, size: base.index === 0 ? 0 : 2_500,
+    founding: base.index === 0 ? 0 : 1, members: settings.members };
+  const disk = { currentTerm: term, votedFor, commitIndex, entries: entries(log, base.index), base,
+    snapshot };
+  const raft = new Raft(settings, disk, now, random);
+  for (const name of isAlone ? [] : raft.others) raft.foundings.set(name, 0);
+  return raft;
 }
 
 /** The snapshot of a server as it is after an entry that it has applied. */
 export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
-  return { index, term: raft.log.at(index).term, size, members: raft.membersAt(index) };
+  return { index, term: raft.log.at(index).term, size, founding: raft.founding,
+    members: raft.membersAt(index) };
 }
 
 /** What one turn did, in the order in which it was done. */
@@ -421,7 +430,7 @@ export class Cluster {
     if (incoming.offset < incoming.size) return;
     const bytes = Buffer.concat(chunks);
     const { index, term, size } = incoming;
-    const snapshot = { index, term, size, members: this.membersOf(bytes) };
+    const snapshot = { index, term, size, founding: raft.founding, members: this.membersOf(bytes) };
     this.applied.set(name, readState(bytes));
     this.snapshots.set(name, { snapshot, bytes });
     raft.onSnapshot(snapshot, 0);

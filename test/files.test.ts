@@ -13,7 +13,7 @@ const { files } = systemWorld;
 const open = (directory: string) => new Storage(files, directory, founder, systemWorld.random);
 const command = (index: number, data: string | Buffer) =>
   makeEntry(index, 1, "commands", Buffer.from(data));
-const promise = { currentTerm: 1, votedFor: "b" };
+const promise = { currentTerm: 1, votedFor: "b", commitIndex: 0 };
 const save = (storage: Storage, ...entries: Entry[]) => storage.save({ ...promise, entries });
 
 /** A call, and its file: the path, also of a descriptor that was opened with it. */

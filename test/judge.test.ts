@@ -38,7 +38,9 @@ class Court {
   }
 
   save(name: Name, record: Partial<Saved>): void {
-    this.judge.saving(name, { currentTerm: 0, votedFor: undefined, entries: [], ...record });
+    const { commitIndex = 0 } = this.rafts.get(name)?.saved ?? {};
+    this.judge.saving(name, { currentTerm: 0, votedFor: undefined, commitIndex, entries: [],
+      ...record });
     this.judge.saved(name);
   }
 
@@ -177,7 +179,7 @@ describe("What a disk holds", () => {
   });
 
   test("may or may not have what was being written, but nothing in between", () => {
-    const record = { currentTerm: 1, votedFor: "a", entries: entries([1, 1]) };
+    const record = { currentTerm: 1, votedFor: "a", commitIndex: 0, entries: entries([1, 1]) };
     for (const log of [[], [1, 1]]) {
       const court = new Court();
       court.judge.saving("a", record);
@@ -226,7 +228,7 @@ describe("What a disk holds", () => {
     raft.log.savedIndex = 2;
     raft.saved.currentTerm = 2;
     expectBroken(rule, () => court.judge.stepped("a"));
-    raft.saved = { currentTerm: 1, votedFor: "a" };
+    raft.saved = { currentTerm: 1, votedFor: "a", commitIndex: 0 };
     expectBroken(rule, () => court.judge.stepped("a"));
   });
 });
@@ -463,9 +465,14 @@ describe("A leader", () => {
 
   test("has all that was committed in earlier terms", () => {
     const court = led();
-    court.save("c", { currentTerm: 2, votedFor: "c", entries: [entry(1, 2)] });
+    expectBroken("What is saved as committed is never replaced",
+      () => court.save("c", { currentTerm: 2, entries: [entry(1, 2)] }));
+    court.judge.lostDisk("c");
+    court.save("c", { currentTerm: 2, votedFor: "c", commitIndex: 0 });
     court.save("b", { currentTerm: 2, votedFor: "c" });
-    court.start("c", [2], 2, "c")["lead"]();
+    const raft = court.start("c", [], 2, "c");
+    raft.log.append(membersEntry(1, 2, configuration(THREE), court.at("a").founding));
+    raft["lead"]();
     expectBroken("Leader completeness", () => court.judge.stepped("c"));
   });
 
@@ -657,9 +664,27 @@ test("A leader sends the first entry of its term before the turn ends", () => {
   expectBroken("The first entry of a term leaves with the election", () => court.judge.turned("a"));
 });
 
+describe("What is saved as committed", () => {
+  test("only rises, is committed, and keeps its founding", () => {
+    const court = led();
+    expectBroken("A saved commit index only rises",
+      () => court.save("c", { currentTerm: 1, votedFor: "a", commitIndex: 0 }));
+    const { log, currentTerm } = court.at("b");
+    log.reset(0, 0);
+    log.append(membersEntry(1, currentTerm, configuration(THREE), 99));
+    expectBroken("A founding that is fixed is never replaced", () => court.judge.stepped("b"));
+    const other = new Court();
+    other.save("a", { currentTerm: 1, commitIndex: 1, entries: entries([1]) });
+    expectBroken("Only what is committed is saved as that",
+      () => other.judge.started("a", server({ name: "a", log: [1], commitIndex: 1 })));
+  });
+});
+
 describe("Members", () => {
   const list = (raft: Raft, ...names: Name[]) =>
-    raft.log.append(membersEntry(raft.log.lastIndex + 1, raft.currentTerm, configuration(names)));
+    raft.log.append(
+      membersEntry(raft.log.lastIndex + 1, raft.currentTerm, configuration(names), raft.founding),
+    );
 
   test("come and go one at a time, when the change before is committed", () => {
     const [court, other] = [led(), led()];

@@ -5,7 +5,7 @@
  * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
  */
 import { decodeMulti } from "@msgpack/msgpack";
-import type { Configuration, Entry, HardState, Message, Name, Position, Progress, Raft,
+import type { Configuration, Entry, HardState, Listed, Message, Name, Position, Progress, Raft,
   Role } from "../raft.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
@@ -40,13 +40,14 @@ class Disk {
   id = 0;
   currentTerm = 0;
   votedFor: Name | undefined;
+  commitIndex = 0;
   /** From index 1 on, at place 0. */
   readonly entries: Entry[] = [];
   /** What was being written when the server was killed may be durable, or not. */
   pending: Saved | undefined;
 
-  apply({ currentTerm, votedFor, entries }: Saved): void {
-    [this.currentTerm, this.votedFor] = [currentTerm, votedFor];
+  apply({ currentTerm, votedFor, commitIndex, entries }: Saved): void {
+    Object.assign(this, { currentTerm, votedFor, commitIndex });
     const [first] = entries;
     if (first) this.entries.length = first.index - 1;
     for (const entry of entries) this.entries.push(entry);
@@ -57,9 +58,10 @@ class Disk {
     this.entries.splice(0, Infinity, ...committed.slice(0, index));
   }
 
-  isWhatIsKnownTo({ currentTerm, votedFor, log }: Raft): boolean {
+  isWhatIsKnownTo({ currentTerm, votedFor, commitIndex, snapshot, log }: Raft): boolean {
     const { baseIndex } = log;
-    return currentTerm === this.currentTerm && votedFor === this.votedFor
+    return commitIndex === Math.max(this.commitIndex, snapshot.index)
+      && currentTerm === this.currentTerm && votedFor === this.votedFor
       && log.lastIndex === this.entries.length
       && log.at(baseIndex).term === (this.entries[baseIndex - 1]?.term ?? 0)
       && this.entries.slice(baseIndex).every((entry) => isSame(entry, log.at(entry.index)));
@@ -67,11 +69,15 @@ class Disk {
 }
 
 /**
- * Who is a member after an entry that lists them: [name, address, whether it votes, its disk] each.
+ * The members after an entry that lists them, behind its founding: [name, address, whether it
+ * votes, its disk] each.
  */
-const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)] as Row[];
+const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)].slice(1) as Row[];
 type Row = [Name, string, boolean, number];
 const isList = ({ kind }: Entry) => kind === "members";
+/** The founding that a log belongs to. */
+const foundingOf = ([first]: readonly Entry[]) =>
+  first && isList(first) ? Number([...decodeMulti(first.data)][0]) : 0;
 /** The rows of a configuration as text, or those of the entry that lists them. */
 const textOf = (list: Entry | Configuration): string =>
   JSON.stringify("data" in list
@@ -143,19 +149,26 @@ class Server {
 /** Entries by index and term, as one number. */
 const keyOf = ({ index, term }: { index: number; term: number }) => term * 2 ** 26 + index;
 
-export class Judge {
-  private readonly servers = new Map<Name, Server>();
-  private readonly leaders = new Map<number, { name: Name; role: Role }>();
-  /** With which log who campaigns, by term and name. */
-  private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
+/**
+ * A cluster as it was founded once. If a majority of the founders lose their disks, those may found
+ * it again: that is another cluster, with promises of its own.
+ */
+class Founding {
+  readonly leaders = new Map<number, { name: Name; role: Role }>();
   /** Every entry that any log ever held, and the term of the one before it. */
-  private readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
+  readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
   /** What is committed, and in which term, from index 1 on, at place 0. */
   readonly committed: Entry[] = [];
-  private readonly committedIn: number[] = [];
+  readonly committedIn: number[] = [];
   /** The state after each index, as the first server that applied it had it. */
-  private readonly states: (number | undefined)[] = [];
+  readonly states: (number | undefined)[] = [];
+}
 
+export class Judge {
+  private readonly servers = new Map<Name, Server>();
+  private readonly foundings = new Map<number, Founding>();
+  /** With which log who campaigns, by term and name. */
+  private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
   /**
    * `founders` are the members at first, `others` may join them. `maxReads`: how many reads may wait
    * in a server, as many as its clients can have asked.
@@ -167,7 +180,34 @@ export class Judge {
 
   /** How many terms had a leader. */
   get elections(): number {
-    return this.leaders.size;
+    return [...this.foundings.values()].reduce((sum, { leaders }) => sum + leaders.size, 0);
+  }
+
+  /** How often the cluster was founded, and something committed. */
+  get founded(): number {
+    return [...this.foundings.values()].filter(({ committed }) => committed.length > 0).length;
+  }
+
+  private foundingOf(identity: number): Founding {
+    const founding = this.foundings.get(identity) ?? new Founding();
+    this.foundings.set(identity, founding);
+    return founding;
+  }
+
+  private of({ raft, disk }: Server): Founding {
+    return this.foundingOf(raft?.founding ?? foundingOf(disk.entries));
+  }
+
+  /** The founding in which most is committed: the only one, unless a majority of disks is lost. */
+  private get main(): Founding {
+    return [...this.foundings.values()].reduce(
+      (most, other) => other.committed.length > most.committed.length ? other : most,
+      this.foundingOf(0),
+    );
+  }
+
+  get committed(): readonly Entry[] {
+    return this.main.committed;
   }
 
   /** Who has a vote by a log, which begins with the founders'. */
@@ -230,9 +270,10 @@ export class Judge {
 
   /** The members by what is committed, and by all that may be committed yet. */
   private lists(): Entry[] {
-    const last = this.committed.findLast(({ kind }) => kind === "members");
-    const lists = this.known.values().map(({ entry }) => entry)
-      .filter(({ kind, index }) => kind === "members" && index > this.committed.length);
+    const { committed, known } = this.main;
+    const last = committed.findLast(({ kind }) => kind === "members");
+    const lists = known.values().map(({ entry }) => entry)
+      .filter(({ kind, index }) => kind === "members" && index > committed.length);
     return [...last ? [last] : [], ...lists];
   }
 
@@ -255,10 +296,16 @@ export class Judge {
     demand(disk.isWhatIsKnownTo(raft), "What is durable survives",
       () =>
         `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with ` +
-        `${raft.log.lastIndex} entries, and its disk was left in term ${disk.currentTerm}, with ` +
-        `its vote for ${disk.votedFor} and ${disk.entries.length} entries`);
+        `${raft.log.lastIndex} entries, ${raft.commitIndex} committed, and its disk was left in ` +
+        `term ${disk.currentTerm}, with its vote for ${disk.votedFor} and ` +
+        `${disk.entries.length} entries, ${disk.commitIndex} committed`);
     const { index } = raft.snapshot;
-    Object.assign(server, { raft, role: raft.role, commitIndex: index, lastApplied: index,
+    const { committed } = this.of(server);
+    const last = disk.entries[raft.commitIndex - 1];
+    demand(isSame(last, committed[raft.commitIndex - 1]), "Only what is committed is saved as that",
+      () => `${name} starts with ${show(last)} for committed`);
+    Object.assign(server, { raft, role: raft.role, commitIndex: raft.commitIndex,
+      lastApplied: index,
       log: [...disk.entries.slice(0, raft.log.baseIndex),
         ...raft.log.slice(raft.log.baseIndex + 1)], currentTerm: raft.currentTerm,
       votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
@@ -291,9 +338,14 @@ export class Judge {
     const server = this.at(name);
     const { disk } = server;
     if (!disk.pending) return;
-    const { currentTerm, entries: [first] } = disk.pending;
+    const { currentTerm, commitIndex, entries: [first] } = disk.pending;
     demand(currentTerm >= disk.currentTerm, "Terms never go back",
       () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`);
+    demand(commitIndex >= disk.commitIndex, "A saved commit index only rises",
+      () => `that of ${name} goes from ${disk.commitIndex} to ${commitIndex}`);
+    demand(!first || first.index > disk.commitIndex || disk.commitIndex === 0,
+      "What is saved as committed is never replaced",
+      () => `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} as committed`);
     demand(!first || first.index <= disk.entries.length + 1, "A log has no gaps",
       () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`);
     disk.apply(disk.pending);
@@ -305,15 +357,18 @@ export class Judge {
    * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
    * before its log is cut. `state` is the digest that its state machine has with it.
    */
-  snapshotted(name: Name, position: Position & { members?: Configuration }, state: number,
+  snapshotted(name: Name, position: Position & Partial<Listed>, state: number,
     installed = false): void {
     const server = this.at(name);
-    const { index, term } = position;
-    demand(this.committed[index - 1]?.term === term, "Only what is committed is in a snapshot",
+    const { index, term, founding } = position;
+    const { committed, states } = founding === undefined
+      ? this.of(server)
+      : this.foundingOf(founding);
+    demand(committed[index - 1]?.term === term, "Only what is committed is in a snapshot",
       () => `${name} has one up to entry ${index} of term ${term}`);
-    demand(this.states[index] === state, "Equal logs make equal states",
+    demand(states[index] === state, "Equal logs make equal states",
       () => `the snapshot that ${name} has of ${index} is not the state of the others`);
-    const list = this.committed.slice(0, index).findLast(isList);
+    const list = committed.slice(0, index).findLast(isList);
     const { members } = position;
     demand(!list || !members || textOf(members) === textOf(list),
       "A snapshot has the members as of its index",
@@ -321,7 +376,7 @@ export class Judge {
     if (!installed) return;
     demand(index > server.lastApplied, "No state goes back",
       () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`);
-    server.disk.install(position, this.committed);
+    server.disk.install(position, committed);
     server.lastApplied = index;
   }
 
@@ -385,8 +440,9 @@ export class Judge {
   }
 
   /** As long as the leader leads, its log is the truth of its term. */
-  private checkAcknowledgement({ name, disk }: Server, term: number, matchIndex: number): void {
-    const { name: leader = "", role } = this.leaders.get(term) ?? {};
+  private checkAcknowledgement(server: Server, term: number, matchIndex: number): void {
+    const { name, disk } = server;
+    const { name: leader = "", role } = this.of(server).leaders.get(term) ?? {};
     const { raft, log } = this.servers.get(leader) ?? {};
     if (matchIndex === 0 || !raft || raft.role !== role) return;
     const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
@@ -464,10 +520,11 @@ export class Judge {
 
   /** A read comes to a server, which leads or follows. */
   asked(name: Name): Question {
-    const { role } = this.at(name).raft ?? {};
+    const server = this.at(name);
+    const { role } = server.raft ?? {};
     if (!role) throw new Error(`${name} does not run`);
     const round = role.name === "Leader" ? role.round : 0;
-    return { role, round, committed: this.committed.length };
+    return { role, round, committed: this.of(server).committed.length };
   }
 
   /**
@@ -511,14 +568,15 @@ export class Judge {
   /** A server has applied an entry. `state` is a digest of its state machine after that. */
   applied(name: Name, entry: Entry, state: number): void {
     const server = this.at(name);
+    const { committed, states } = this.of(server);
     this.checkLog(server);
     this.checkCommitted(server);
     demand(entry.index === server.lastApplied + 1, "All is applied, once and in order",
       () => `${name} applies ${show(entry)} after ${server.lastApplied}`);
-    const committed = this.committed[entry.index - 1];
-    demand(isSame(committed, entry), "State machine safety",
-      () => `${name} applies ${show(entry)} where ${show(committed)} is committed`);
-    const expected = this.states[entry.index] ??= state;
+    const before = committed[entry.index - 1];
+    demand(isSame(before, entry), "State machine safety",
+      () => `${name} applies ${show(entry)} where ${show(before)} is committed`);
+    const expected = states[entry.index] ??= state;
     demand(state === expected, "Equal logs make equal states",
       () => `after ${show(entry)} the state of ${name} is not that of the others`);
     server.lastApplied = entry.index;
@@ -625,14 +683,21 @@ export class Judge {
   private checkLog(server: Server): void {
     const { raft, log, name } = server;
     if (!raft) return;
+    const { committed } = this.of(server);
     const { baseIndex } = raft.log;
     const { term } = raft.log.at(baseIndex);
     if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
       // Only a snapshot can have taken its place. What it has is committed, so others know it.
-      demand(this.committed[baseIndex - 1]?.term === term, "A log begins with what is committed",
-        () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`);
-      log.splice(0, Infinity, ...this.committed.slice(0, baseIndex));
+      demand(committed[baseIndex - 1]?.term === term, "A log begins with what is committed", () =>
+        `that of ${name} begins behind entry ${baseIndex} of term ${term}`);
+      log.splice(0, Infinity, ...committed.slice(0, baseIndex));
       server.voters = this.votersOf(log);
+    }
+    if (foundingOf(log) > 0 && raft.founding !== foundingOf(log)) {
+      demand(server.commitIndex === 0 && server.disk.commitIndex === 0,
+        "A founding that is fixed is never replaced", () =>
+        `${name} drops that of ${log.length} entries for another one`);
+      log.length = 0;
     }
     let common = Math.min(log.length, raft.log.lastIndex);
     while (common > baseIndex && log[common - 1] !== raft.log.at(common)) common -= 1;
@@ -690,16 +755,17 @@ export class Judge {
     if (!lost) return;
     demand(now(at) !== undefined, "Only what conflicts is deleted",
       () => `${name} deletes ${show(lost)}, and has nothing instead of it`);
-    demand(!isSame(lost, this.committed[at]), "A committed entry never changes",
+    demand(!isSame(lost, this.of(server).committed[at]), "A committed entry never changes",
       () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`);
   }
 
   /** An index and a term are one entry everywhere, and so is all that comes before it. */
   private checkEntry(name: Name, entry: Entry, prevTerm?: number): void {
     const key = keyOf(entry);
-    const known = this.known.get(key);
+    const founding = this.of(this.at(name));
+    const known = founding.known.get(key);
     if (!known) {
-      if (prevTerm !== undefined) this.known.set(key, { entry, prevTerm });
+      if (prevTerm !== undefined) founding.known.set(key, { entry, prevTerm });
       return;
     }
     demand(isSame(entry, known.entry), "Log matching",
@@ -715,23 +781,24 @@ export class Judge {
     if (role.name !== "Leader") return;
     if (role === server.role && currentTerm === server.ledTerm) return;
     const { name } = server;
+    const { leaders, committed, committedIn } = this.of(server);
     server.ledTerm = currentTerm;
     server.followers = new Map();
     const list = server.log.findLast(isList);
     const members = list ? rowsOf(list).map(([member]) => member) : this.founders;
     server.unopened = new Set(members.filter((member) => member !== name));
-    const other = this.leaders.get(currentTerm) ?? { name, role };
+    const other = leaders.get(currentTerm) ?? { name, role };
     demand(other.role === role, "Election safety",
       () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
-    this.leaders.set(currentTerm, other);
+    leaders.set(currentTerm, other);
     const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
     demand(isMajority(voters, server.votersBefore), "A leader has the votes of a majority",
       () =>
         `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of ` +
         `${server.votersBefore.join(", ")}`);
     // A leader whose votes came late may have a term that was over when the last were committed.
-    const count = this.committedIn.findLastIndex((term) => term < currentTerm) + 1;
-    const missing = this.committed[count - 1];
+    const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
+    const missing = committed[count - 1];
     demand(!missing || log.matches(missing.index, missing.term), "Leader completeness",
       () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`);
   }
@@ -745,11 +812,12 @@ export class Judge {
     const { raft, name } = server;
     if (!raft || raft.commitIndex === server.commitIndex) return;
     const { commitIndex, log } = raft;
+    const { committed: known } = this.of(server);
     demand(commitIndex > server.commitIndex, "What is committed stays committed",
       () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`);
     demand(commitIndex <= log.lastIndex, "Only what is in the log is committed",
       () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`);
-    const isFirst = commitIndex > this.committed.length;
+    const isFirst = commitIndex > known.length;
     demand(!isFirst || log.matches(commitIndex, server.ledTerm),
       "Only a leader commits, and by an entry of its own term",
       () =>
@@ -757,8 +825,8 @@ export class Judge {
     const first = Math.max(server.commitIndex, log.baseIndex) + 1;
     for (let index = first; index <= commitIndex; index += 1) {
       const entry = log.at(index);
-      if (index > this.committed.length) this.commit(server, entry);
-      const committed = this.committed[index - 1];
+      if (index > known.length) this.commit(server, entry);
+      const committed = known[index - 1];
       demand(isSame(committed, entry), "A committed entry never changes", () =>
         `${name} has ${show(entry)} for committed, and others ${show(committed)}`);
     }
@@ -771,12 +839,15 @@ export class Judge {
     const named = new Map(list ? rowsOf(list).map(([name, , , disk]) => [name, disk]) : []);
     return this.names(({ name, disk, lostDisks }) =>
       [disk, ...lostDisks].some(({ id, entries }) =>
-        id === (named.get(name) ?? id) && isSame(entries[entry.index - 1], entry)
+        id === (named.get(name) ?? id) && foundingOf(entries) === foundingOf(log)
+        && isSame(entries[entry.index - 1], entry)
       )
     );
   }
 
-  private commit({ name, ledTerm, log, voters, votersBefore }: Server, entry: Entry): void {
+  private commit(server: Server, entry: Entry): void {
+    const { name, ledTerm, log, voters, votersBefore } = server;
+    const { committed, committedIn } = this.of(server);
     const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
     const holders = this.holders(entry, log);
     // Who has committed may change the members in the same step: then it counted the ones before.
@@ -786,12 +857,13 @@ export class Judge {
         `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of ` +
         `${voters.join(", ")}`);
     for (const { raft, name: leader } of this.servers.values()) {
-      const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm;
+      const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm
+        && raft.founding === server.raft?.founding;
       demand(!isLater || raft.log.matches(entry.index, entry.term), "Leader completeness", () =>
         `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`);
     }
-    this.committed.push(entry);
-    this.committedIn.push(ledTerm);
+    committed.push(entry);
+    committedIn.push(ledTerm);
   }
 
   /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
@@ -855,7 +927,7 @@ export class Judge {
       for (let index = first; raft && index <= raft.log.lastIndex; index += 1) {
         const entry = raft.log.at(index);
         this.checkEntry(name, entry, raft.log.at(index - 1).term);
-        const committed = index <= raft.commitIndex ? this.committed[index - 1] : entry;
+        const committed = index <= raft.commitIndex ? this.of(server).committed[index - 1] : entry;
         demand(isSame(entry, committed), "A committed entry never changes", () =>
           `${name} has ${show(entry)} where ${show(committed)} is committed`);
       }

@@ -71,7 +71,7 @@ describe("a configuration", () => {
   test("that comes with a snapshot takes the place of all before", () => {
     const raft = follower();
     append(raft, configuration(["a"]));
-    raft.onSnapshot({ index: 9, term: 1, size: 10, members: configuration(FOUR) }, 0);
+    raft.onSnapshot({ index: 9, term: 1, size: 10, founding: 1, members: configuration(FOUR) }, 0);
     expect(namesIn(raft)).toBe("a b c d");
   });
 

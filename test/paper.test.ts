@@ -356,7 +356,7 @@ describe("§5.2 Leader election", () => {
   test("It then votes for itself", () => {
     const raft = candidate({ log: [1, 3] });
     expect(raft.votedFor).toBe("a");
-    expect(raft.saved).toEqual({ currentTerm: 4, votedFor: "a" });
+    expect(raft.saved).toMatchObject({ currentTerm: 4, votedFor: "a" });
   });
 
   test("and issues RequestVote RPCs in parallel to each of the other servers", () => {
@@ -1142,7 +1142,7 @@ describe("Figure 2: State", () => {
   test("Persistent state: Updated on stable storage before responding to RPCs", () => {
     const raft = server({ log: [1], term: 1 });
     raft.receive(request(raft, 2), 0);
-    expect(raft.unsaved).toEqual({ currentTerm: 2, votedFor: "b", entries: [] });
+    expect(raft.unsaved).toEqual({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: [] });
     const voting = flush(raft);
     expect(voting.saved).toMatchObject({ currentTerm: 2, votedFor: "b" });
     expect(voting.early).toEqual([]);
@@ -1158,8 +1158,9 @@ describe("Figure 2: State", () => {
   test("Updated on stable storage: also a vote in a term that is durable already", () => {
     const raft = server({ term: 5 });
     raft.receive(requestVote(5), 0);
-    expect(flush(raft).saved).toEqual({ currentTerm: 5, votedFor: "b", entries: [] });
-    expect(raft.saved).toEqual({ currentTerm: 5, votedFor: "b" });
+    expect(flush(raft).saved).toEqual({ currentTerm: 5, votedFor: "b", commitIndex: 0,
+      entries: [] });
+    expect(raft.saved).toMatchObject({ currentTerm: 5, votedFor: "b" });
   });
 
   test("currentTerm ... (initialized to 0 on first boot, increases monotonically)", () => {
@@ -1660,9 +1661,10 @@ describe("§7 Log compaction", () => {
   });
 
   test("the snapshot also includes the latest configuration (catalogue 33)", () => {
-    const snapshot = { index: 5, term: 3, size: 10, members: configuration(FIVE) };
+    const snapshot = { index: 5, term: 3, size: 10, founding: 1, members: configuration(FIVE) };
     const { settings } = server();
-    const disk = { currentTerm: 3, votedFor: undefined, entries: [], base: snapshot, snapshot };
+    const disk = { currentTerm: 3, votedFor: undefined, commitIndex: 0, entries: [], base: snapshot,
+      snapshot };
     const raft = new Raft(settings, disk, 0, () => 0.5);
     expect(raft.members).toEqual(configuration(FIVE));
     expect(compacted().members).toEqual(configuration(THREE));
@@ -1739,7 +1741,8 @@ describe("§7 Log compaction", () => {
       step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
       for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
       expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
-      raft.onSnapshot({ index: 5, term: 2, size: 30, members: configuration(THREE) }, 1e9);
+      raft.onSnapshot({ index: 5, term: 2, size: 30, founding: 1, members: configuration(THREE) },
+        1e9);
       expect(raft.events).toContainEqual({ type: "snapshot", index: 5, size: 30, from: "b" });
       expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
       expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
@@ -1880,7 +1883,8 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     raft.receive(appendEntries(2, all), raft.now);
     expect(flush(raft).applied).toEqual([]);
     expect(raft).toMatchObject({ commitIndex: 6, lastApplied: 0 });
-    raft.onSnapshot({ index: 5, term: 1, size: 30, members: configuration(THREE) }, 1e9);
+    raft.onSnapshot({ index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
+      1e9);
     expect(raft).toMatchObject({ isInstalling: false, commitIndex: 6, lastApplied: 5 });
     expect(flush(raft).applied.map(({ index }) => index)).toEqual([6]);
   });
@@ -1897,7 +1901,8 @@ describe("Figure 13: InstallSnapshot RPC", () => {
         expect(reply).toMatchObject({ success: true, offset: 0, round: 7 });
         expect(raft.incoming).toBe(incoming);
       }
-      raft.onSnapshot({ index: 5, term: 1, size: 30, members: configuration(THREE) }, 0);
+      raft.onSnapshot({ index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
+        0);
       const later = { ...next, lastIncludedIndex: 8, size: 50, offset: 20 };
       expect(one(step(raft, installSnapshot(term, later)))).toMatchObject({ success: false,
         offset: 0 });
@@ -2937,7 +2942,7 @@ describe("A single server", () => {
     raft.tick(7);
     raft.prepare();
     expect(raft.role.name).toBe("Candidate");
-    expect(raft.unsaved).toEqual({ currentTerm: 4, votedFor: "a", entries: [] });
+    expect(raft.unsaved).toEqual({ currentTerm: 4, votedFor: "a", commitIndex: 0, entries: [] });
     raft.onSaved();
     expect(raft.role.name).toBe("Leader");
     expect(raft.commitIndex).toBe(0);

@@ -55,6 +55,7 @@ function listen(simulation: Simulation, name: string,
       calls.push(sender?.calls);
     },
     onGreeting: () => {},
+    founding: () => 0,
     onRestarted: (peer) => {
       restarted.push(peer);
       world.clock.defer(() => endpoint.flush());
@@ -134,8 +135,8 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
     const [heard] = two.b.heard;
     const { disk } = two.a.storage.identity;
-    expect(heard).toEqual({ type: "AppendEntriesReply", from: "a", to: "b", disk, id: 77, term: 5,
-      round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 });
+    expect(heard).toEqual({ type: "AppendEntriesReply", from: "a", to: "b", disk, founding: 0,
+      id: 77, term: 5, round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 });
     expectHeard(two, two.from([]), 0);
   });
 
@@ -145,7 +146,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
       expectDropped(two, bytes);
       if (bytes.length > 18) {
-        bytes[16] = 3;
+        bytes[16] = 4;
         bytes[17] = Math.floor(random() * 2);
         expectDropped(two, bytes, "unauthenticated");
       }
@@ -298,7 +299,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
         expectDropped(two, two.from([vote], { [field]: wrong }), "malformed");
       }
     }
-    for (const field of ["disk", "boot", "toBoot", "sequence"]) {
+    for (const field of ["disk", "boot", "toBoot", "sequence", "founding"]) {
       for (const wrong of notNumbers) {
         const bytes = two.from([vote], { [field]: wrong }, "peer", (value) => floats.encode(value));
         expectDropped(two, bytes, "malformed");

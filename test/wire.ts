@@ -16,11 +16,12 @@ export const TYPES = {
 };
 
 export type Envelope = { cluster: unknown; from: unknown; to: unknown; disk: unknown; boot: unknown;
-  toBoot: unknown; sequence: unknown };
+  toBoot: unknown; sequence: unknown; founding?: unknown };
 
 export const inOrder = (
   e: Envelope,
-) => [e.cluster, e.from, e.to, e.disk, e.boot, e.toBoot, e.sequence];
+) => [e.cluster, e.from, e.to, e.disk, e.boot, e.toBoot, e.sequence,
+  "founding" in e ? e.founding : 0];
 
 /** Whole numbers as floats, too: no other encoding has a -0. */
 export const floats = new Encoder({ forceIntegerToFloat: true });
@@ -34,7 +35,7 @@ function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
 /** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
 export function seal(kind: Kind, parts: readonly Uint8Array[],
   { secret = SECRET, as = kind } = {}): Buffer {
-  const rest = Buffer.concat([Buffer.from([3, KINDS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([4, KINDS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
 

@@ -122,16 +122,17 @@ export class Server {
       entries.length = first.index - 1 - this.base.index;
       entries.push(first, ...rest);
     }
-    const { currentTerm = 0, votedFor } = this.records.at(-1) ?? {};
+    const { currentTerm = 0, votedFor, commitIndex = 0 } = this.records.at(-1) ?? {};
     const snapshot = this.kept?.snapshot;
     const { index, term } = snapshot ?? this.base;
     const last = index === this.base.index ? this.base : entries[index - this.base.index - 1];
     if (last?.term !== term) {
       // It was installed, and the log not cut any more.
-      [this.base, this.records] = [{ index, term }, [{ currentTerm, votedFor, entries: [] }]];
+      [this.base, this.records] = [{ index, term }, [{ currentTerm, votedFor, commitIndex,
+        entries: [] }]];
       entries.length = 0;
     }
-    return { currentTerm, votedFor, entries, base: this.base, snapshot };
+    return { currentTerm, votedFor, commitIndex, entries, base: this.base, snapshot };
   }
 
   kill(why: string): void {
@@ -424,6 +425,7 @@ export class Server {
       message.data = this.kept?.bytes.subarray(offset, offset + data.length) ?? data;
     }
     message.disk = this.disk;
+    message.founding = this.raft?.founding ?? 0;
     this.scene.judge.sent(message);
     this.network.send(message);
   }
@@ -469,8 +471,12 @@ export class Server {
     const { term } = raft.log.at(index);
     const members = raft.membersAt(index);
     const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
-    const kept = scene.snapshots.keep({ snapshot: { index, term, size, members }, state,
-      sessions: [...this.sessions.snapshot()], machine: new Machine(this.machine) });
+    const kept = scene.snapshots.keep({
+      snapshot: { index, term, size, founding: raft.founding, members },
+      state,
+      sessions: [...this.sessions.snapshot()],
+      machine: new Machine(this.machine),
+    });
     this.begin((later) => {
       scene.report.snapshots += 1;
       this.switchSnapshot(later, kept);
@@ -506,10 +512,10 @@ export class Server {
     scene.mix(5, this.index, kept.snapshot.index, kept.state);
     if (this.dies("before it cuts its log")) return;
     raft.onSnapshot(kept.snapshot, scene.conditions.snapshotBytes / 4);
-    const { currentTerm, votedFor } = raft.saved;
+    const { saved } = raft;
     const { index, term } = log.at(log.baseIndex);
     this.base = { index, term };
-    this.records = [{ currentTerm, votedFor, entries: log.slice(index + 1, log.savedIndex) }];
+    this.records = [{ ...saved, entries: log.slice(index + 1, log.savedIndex) }];
   }
 
   private answerRead({ lastApplied: index }: Raft, { asked, kind, data, reply }:

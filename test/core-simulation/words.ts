@@ -70,6 +70,8 @@ export function tellEvent(event: Event, term: number): string | undefined {
       return `finds that ${event.server} has lost its disk`;
     case "stuck":
       return `finds that entry ${event.index} never reaches ${event.server}`;
+    case "otherFounding":
+      return `finds that ${event.server} is of another founding`;
     default:
       return event satisfies never;
   }

@@ -65,7 +65,7 @@ function entryOf(index: number, code: Code): Entry {
 /** A term begins with an entry that asks for nothing, or the log with one that lists the members. */
 const firstOf = (index: number) =>
   index === 1
-    ? ["members", encodeMembers(configuration(NAMES))] as const
+    ? ["members", encodeMembers(configuration(NAMES), 1)] as const
     : ["noop", Buffer.alloc(0)] as const;
 
 export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
@@ -144,7 +144,7 @@ function restoreRole(role: RoleState): Role {
   if (role.name === "Follower") return { name: "Follower", leader: nameAt(role.leader) };
   if (role.name !== "Leader") {
     const votes = new Set(role.votes.map((at) => NAMES[at] ?? ""));
-    return { name: role.name, votes, askAt: role.hasAsked ? HEARTBEAT : 0, transfer: false };
+    return { name: role.name, votes, transfer: false };
   }
   const followers = new Map<Name, Progress>();
   for (const [at, followed] of role.followers.entries()) {
@@ -160,23 +160,30 @@ function restore(state: ServerState): Raft {
   const own = settings[state.self];
   if (!own) throw new Error(`there is no server ${state.self}`);
   const { turn, role } = state;
-  const disk = { currentTerm: state.term, votedFor: nameAt(state.votedFor),
+  const { commitIndex, lastApplied, campaigns } = state;
+  // That a commit index is saved changes nothing here, as what it covers is never in doubt.
+  const disk = { currentTerm: state.term, votedFor: nameAt(state.votedFor), commitIndex,
     entries: entriesOf(state.log) };
   const raft = new Raft(own, disk, 0, () => 0.5);
-  const { commitIndex, lastApplied, campaigns } = state;
-  Object.assign(raft, { commitIndex, lastApplied, campaigns, role: restoreRole(role) });
+  // Every founder has shown an empty log, or the elections could not begin all at once.
+  for (const name of raft.others) raft.foundings.set(name, 0);
+  raft["askAt"] = role.name !== "Follower" && role.name !== "Leader" && role.hasAsked
+    ? HEARTBEAT
+    : 0;
+  Object.assign(raft, { lastApplied, campaigns, role: restoreRole(role) });
   if (!turn) return raft;
-  raft.saved = { currentTerm: turn.disk.term, votedFor: nameAt(turn.disk.votedFor) };
+  raft.saved = { currentTerm: turn.disk.term, votedFor: nameAt(turn.disk.votedFor), commitIndex };
   raft.log.savedIndex = turn.savedIndex;
   raft.outbox = turn.outbox.map(messages.at);
   return raft;
 }
 
-function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
+function captureRole(raft: Raft, asked: readonly number[]): RoleState {
+  const { role, now } = raft;
   if (role.name === "Follower") return { name: "Follower", leader: place(role.leader) };
   if (role.name !== "Leader") {
     return { name: role.name, votes: [...role.votes].map(place).sort(),
-      hasAsked: role.askAt > now };
+      hasAsked: raft["askAt"] > now };
   }
   const followers = NAMES.map((name) => {
     const progress = role.followers.get(name);
@@ -201,8 +208,8 @@ function captureRole({ role, now }: Raft, asked: readonly number[]): RoleState {
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   ["a server", (raft) => raft,
-    "campaigns commitIndex currentTerm disks electionDueAt events goneAt " +
-    "heardAt incoming isRemoved knockAt knocks lastApplied log now outbox refusedAt role saved settings snapshot votedFor wasMember"],
+    "askAt campaigns commitIndex currentTerm disks electionDueAt events foreign foundings goneAt " +
+    "heardAt incoming isRemoved knockAt knocks lastApplied log looks now outbox refusedAt role saved settings snapshot votedFor wasMember"],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   ["what a leader knows of a follower", () => new Progress(1, 0),
     "awaitedRound confirmedRound failures heardAt matchIndex matchedRound nextIndex " +

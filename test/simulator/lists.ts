@@ -15,8 +15,9 @@ export type DiskOf = (name: string) => { disk: number; isEmpty: boolean };
 export const isMajority = (some: readonly string[], voters: Voters): boolean =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
-/** [name, address, whether it votes, its disk] each. */
-const rowsOf = (list: Uint8Array) => [...decodeMulti(list)] as [string, string, boolean, number][];
+/** Behind the founding: [name, address, whether it votes, its disk] each. */
+const rowsOf = (list: Uint8Array) =>
+  [...decodeMulti(list)].slice(1) as [string, string, boolean, number][];
 /** Who has a vote by a list. */
 export const votersIn = (list: Uint8Array, isVoter = true): Voters =>
   rowsOf(list).filter(([, , votes]) => votes === isVoter).map(([name]) => name);

@@ -46,6 +46,8 @@ export class Platter {
   disk = 0;
   term = 0;
   votedFor = "";
+  /** What is saved as committed, and never replaced. */
+  commitIndex = 0;
   /** The last entry that its snapshot includes. */
   snapshotIndex = 0;
   /** Whom it lists as the members. */
@@ -107,7 +109,12 @@ export class Platter {
   private readAnew(log: Buffer, committed: readonly number[]): void {
     const before = this.terms;
     [this.terms, this.end, this.term, this.votedFor] = [[0], 0, 0, ""];
+    const { commitIndex } = this;
+    this.commitIndex = 0; // The entries that follow are what it covers.
     this.readOn(log);
+    if (this.commitIndex < commitIndex) {
+      throw new Error(`${this.name} has saved that ${commitIndex} is committed, and has lost it`);
+    }
     for (let index = 1; index < committed.length; index += 1) {
       const term = committed[index] ?? 0;
       const isLost = before[index] === term && !this.has(index, term);
@@ -120,7 +127,8 @@ export class Platter {
 
   private readOn(log: Buffer): void {
     for (let frame = frameAt(log, this.end); frame; frame = frameAt(log, this.end)) {
-      for (const record of recordsOf(log, frame)) this.readRecord(record);
+      const { commitIndex } = this; // What the frame itself says of it is about its own entries too.
+      for (const record of recordsOf(log, frame)) this.readRecord(record, commitIndex);
       this.end = frame.end;
     }
     if (this.term < this.highestTerm) {
@@ -131,14 +139,24 @@ export class Platter {
     this.highestTerm = this.term;
   }
 
-  private readRecord(record: Buffer): void {
+  private readRecord(record: Buffer, commitIndex: number): void {
     const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
     if (record[0] === START) this.disk = JSON.parse(record.toString("utf8", RECORD_HEADER)).disk;
+    const had = this.terms[index] ?? term; // A log that is written anew begins with the index.
+    if (record[0] !== VOTE && index <= commitIndex && had !== term) {
+      throw new Error(`${this.name} replaces entry ${index}, which it had saved as committed`);
+    }
     if (record[0] !== VOTE) { // It is an entry, or where the log begins, which is after one.
       this.terms.length = index;
       this.terms.push(term);
       return;
     }
+    if (index < this.commitIndex) {
+      throw new Error(
+        `${this.name}'s saved commit index goes from ${this.commitIndex} to ${index}`,
+      );
+    }
+    this.commitIndex = index;
     this.term = term;
     this.votedFor = record.toString("utf8", RECORD_HEADER);
     if (this.votedFor === "") return;

@@ -116,6 +116,8 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
       return `finds that ${event.server} has lost its disk`;
     case "stuck":
       return `finds that entry ${event.index} never reaches ${event.server}`;
+    case "otherFounding":
+      return `finds that ${event.server} is of another founding`;
     case "removed":
       return "is a member no more";
     default:
