@@ -241,8 +241,8 @@ type Tell = (message: string, level?: Level) => void;
 /** Returns what a server's log tells. */
 function logEntry(server: string, message: string, level: Level) {
   const now = new Date();
-  const local = new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString();
-  const time = local.slice(0, 23).replace("T", " ").replace(".", ",");
+  // Swedes write dates and times as ISO 8601 does.
+  const time = `${now.toLocaleString("sv")},${String(now.getMilliseconds()).padStart(3, "0")}`;
   return { time, level, server, message: nameProgram(message) };
 }
 
@@ -446,9 +446,9 @@ async function serve(flags: Flags): Promise<Result> {
     onEvent: narrator(self.name, [self.name, ...names], tell) };
   const run = async () => {
     const node = await Node.start(options);
+    onStop(() => void node.stop());
     tell(`Server listening on ${writeAddress(self)}`);
     void warnOfTwins([self, ...servers], tell);
-    onStop(() => void node.stop());
     // The parent process is gone, and so are the peers: stop at once, by the second call.
     process.on("disconnect", () => void [node.stop(), node.stop()]);
     await node.stopped;
@@ -550,7 +550,7 @@ async function checkFree(at: Server): Promise<void> {
     if (!error.message.includes("another process has that port")) throw error;
     throw new RaftError("network",
       `Cannot listen on port ${at.port}: another process has it, most ` +
-        "likely another 'bun cli.ts --test'. Use its servers ('bun cli.ts status'), or stop it first.");
+        "likely another 'bun cli.ts --test'. Use its servers, or stop it first.");
   });
   socket.close();
 }
@@ -607,9 +607,8 @@ async function command(flags: Flags, positionals: string[]): Promise<Result> {
   const count = form.split(" ").filter(Boolean).length;
   const isOptional = form.startsWith("[") && words.length === 0;
   if (words.length !== count && !isOptional) {
-    const takes = `"${verb}" takes ${count} word${count === 1 ? "" : "s"}, not ${words.length}`;
-    const quotes = words.length > count && count > 0 ? ", with quotes around spaces" : "";
-    throw wrongUsage(`${takes}. Write: bun cli.ts ${`${verb} ${form}`.trim()}${quotes}`);
+    throw wrongUsage(`Wrong number of words for "${verb}": ${words.length} instead of ${count}. ` +
+      `Write, with quotes around spaces: bun cli.ts ${`${verb} ${form}`.trim()}`);
   }
   if (verb === "recover") return recover(flags);
   refuseFlags(flags, FOR_SERVERS, `is for servers, and "${verb}" is none; clients take --peers`);
@@ -651,56 +650,43 @@ async function ask(flags: Flags, verb: string, words: string[]): Promise<Result>
   if (bytes[0]?.length === 0) {
     throw wrongUsage("The key is empty. Write one, or if a shell variable holds it, set that.");
   }
-  return await withClient({ servers, ...options },
-    (client) => operate(new KeyValues(client), verb, bytes, words));
-}
-
-async function withClient<T>(options: ClientOptions,
-  use: (client: Client) => Promise<T>): Promise<T> {
-  const client = await Client.connect(options);
-  try {
-    return await use(client);
-  } finally {
-    client.close();
-  }
+  await using client = await Client.connect({ servers, ...options });
+  return await operate(new KeyValues(client), verb, bytes, words);
 }
 
 async function changeMembers({ force = false }: Flags, verb: string, [word = ""]: string[],
   servers: string[], options: Omit<ClientOptions, "servers">): Promise<Result> {
   const adds = verb === "members add";
   const { name, ...address } = adds ? parseServer(word) : { name: word, host: "", port: 0 };
-  await withClient({ servers, ...options },
-    (client) => client.changeMembers(name, adds ? writeAddress(address) : "", force));
+  await using client = await Client.connect({ servers, ...options });
+  await client.changeMembers(name, adds ? writeAddress(address) : "", force);
   const next = "It gets a vote by itself, when it runs and has the log: see 'members list'";
   return { text: adds ? `${name} is a member. ${next}.` : `${name} is no member.` };
 }
 
 async function transfer(heir: string | undefined, servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Result> {
-  return await withClient({ servers, ...options }, async (client) => {
-    const answers = servers.map((server) => inspectOne(client, server));
-    // The first server that knows the leader is enough, because others may be down.
-    const leaders = answers.map(async (answer) => {
-      const { leader } = (await answer).status ?? {};
-      return leader ?? Promise.reject(answer);
-    });
-    const leader = await Promise.any(leaders).catch(() => undefined);
-    if (leader === undefined) {
-      const [message = ""] = troublesOf(await Promise.all(answers));
-      return { error: { code: "noLeader", message } };
-    }
-    const next = heir === leader ? leader : await client.transfer(leader, heir);
-    return { text: `${next} leads.`, json: { leader: next } };
+  await using client = await Client.connect({ servers, ...options });
+  const answers = servers.map((server) => inspectOne(client, server));
+  // The first server that knows the leader is enough, because others may be down.
+  const leaders = answers.map(async (answer) => {
+    const { leader } = (await answer).status ?? {};
+    return leader ?? Promise.reject(answer);
   });
+  const leader = await Promise.any(leaders).catch(() => undefined);
+  if (leader === undefined) return noLeader(await Promise.all(answers));
+  const next = heir === leader ? leader : await client.transfer(leader, heir);
+  return { text: `${next} leads.`, json: { leader: next } };
 }
+
+const noLeader = (answers: Answer[]): Result => ({
+  error: { code: "noLeader", message: troublesOf(answers)[0] ?? "" },
+});
 
 /** As the leader knows them: with it, a change is in force first. */
 function listMembers(answers: Answer[]): Result {
   const { members } = leaderOf(answers) ?? {};
-  if (!members) {
-    const [message = ""] = troublesOf(answers);
-    return { error: { code: "noLeader", message } };
-  }
+  if (!members) return noLeader(answers);
   const rows = members.map((
     { name, address, votes },
   ) => [name, address || "-", votes ? "" : "without a vote yet"]);
@@ -772,15 +758,22 @@ async function inspectAll(servers: string[],
   const others = new Map(answers.flatMap(({ status }) => status?.peers ?? [])
     .filter(({ name, address }) => !known.has(name) && address !== "")
     .map(({ name, address }) => [name, `${name}=${address}`]));
-  return others.size === 0
-    ? answers
-    : [...answers, ...await inspect([...others.values()], options)];
+  const more = others.size === 0 ? [] : await inspect([...others.values()], options);
+  const all = [...answers, ...more];
+  const leader = leaderOf(all);
+  const isAhead = ({ status }: Answer) => leader && status && status.commitIndex > leader.lastIndex;
+  if (!all.some(isAhead)) return all;
+  // The leader may only have answered earlier than its followers: now it answers later.
+  const later = (await inspect([...servers, ...others.values()], options)).find(({ name }) =>
+    name === leader?.name
+  );
+  return all.map((answer) => (answer.name === later?.name ? later : answer));
 }
 
 async function inspect(servers: string[],
   options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
-  const answers = await withClient({ servers, ...options },
-    (client) => Promise.all(servers.map((server) => inspectOne(client, server))));
+  await using client = await Client.connect({ servers, ...options });
+  const answers = await Promise.all(servers.map((server) => inspectOne(client, server)));
   // A server may be listed by two of its names.
   return [...new Map(answers.map((answer) => [answer.name, answer])).values()];
 }
@@ -795,7 +788,9 @@ async function inspectOne(client: Client, server: string): Promise<Answer> {
 function leaderOf(answers: readonly Answer[]): Status | undefined {
   const statuses = answers.flatMap(({ status }) => status ?? []);
   const term = Math.max(...statuses.map((status) => status.term));
-  return statuses.find((status) => status.role === "Leader" && status.term === term);
+  // Two clusters that were founded apart may have a leader each in one term.
+  return statuses.filter((status) => status.role === "Leader" && status.term === term)
+    .toSorted((a, b) => b.lastIndex - a.lastIndex)[0];
 }
 
 /** A line of the table: of itself a server knows most, and of its peers a leader. */
@@ -906,24 +901,50 @@ export function troublesOf(answers: readonly Answer[]): string[] {
   }
   const leader = leaderOf(answers);
   const first = leader ? whyNotCommitted(leader) : [whyNoLeader(answers)];
+  const ahead = statuses.filter(({ id, commitIndex }) =>
+    leader && id === leader.id && commitIndex > leader.lastIndex
+  ).map(({ name, commitIndex }) =>
+    `${name} has committed entries up to ${commitIndex}, but the log of its leader ` +
+    `${leader?.name} ends with ${leader?.lastIndex}: disks of a majority were lost, or put back ` +
+    "from an older copy. Stop all servers, keep their directories aside, and run 'bun cli.ts " +
+    `recover --data DIR' with that of ${name}.`
+  );
   const followers = leader ? leader.peers.flatMap((peer) => whyLags(leader, peer, answers)) : [];
   const strangers = statuses.filter(({ id }) => leader && id !== leader.id).map(({ name }) =>
     `${name} is not of the cluster of ${leader?.name}, and both refuse each other. If it should ` +
     "be, start it with --join and an empty --data, and write 'bun cli.ts members add'."
   );
-  return [...first, ...followers, ...strangers, ...whatWasDropped(statuses)];
+  return [...whyTwoClusters(statuses), ...ahead, ...first, ...followers, ...strangers,
+    ...statuses.toSorted((a, b) => a.name.localeCompare(b.name)).flatMap(whatWasDropped)];
 }
 
-function whatWasDropped(statuses: readonly Status[]): string[] {
-  const count = ({ dropped }: Status) =>
-    REFUSED.reduce((sum, reason) => sum + (dropped[reason] ?? 0), 0);
-  const [most, ...others] = statuses.filter((status) => count(status) > 0)
-    .toSorted((a, b) => count(b) - count(a));
-  if (!most) return [];
-  const what = `${count(most)} datagram${count(most) > 1 ? "s" : ""} of another secret or cluster`;
-  const more = others.length > 0 ? `, and so ha${others.length > 1 ? "ve" : "s"} ` : "";
-  const who = `${more}${others.map(({ name }) => name).join(", ")}`;
-  return [`${most.name} has dropped ${what}${who}: the WARNINGs there tell where from.`];
+/** Names the servers of each founding, if there are several. Only a fixed founding counts. */
+function whyTwoClusters(statuses: readonly Status[]): string[] {
+  const seen = statuses.flatMap(({ peers }) => peers).filter(({ founding }) => founding)
+    .toSorted((a, b) => (b.heardMs ?? Infinity) - (a.heardMs ?? Infinity));
+  const own = statuses.map(({ name, founding, commitIndex }) => ({ name,
+    founding: commitIndex > 0 ? founding : 0 })
+  );
+  const byName = new Map([...seen, ...own].map(({ name, founding }) => [name, founding]));
+  const names = [...byName.keys()].filter((name) => byName.get(name)).toSorted();
+  const clusters = [...Map.groupBy(names, (name) => byName.get(name)).values()];
+  if (clusters.length < 2) return [];
+  return [
+    "Two clusters have this name, and take nothing from each other: one of " +
+    `${clusters.map((cluster) => cluster.join(", ")).join("; one of ")}. Keep one: stop the ` +
+    "servers of the other, keep their directories aside, and if no majority is left, run 'bun " +
+    "cli.ts recover --data DIR' on the server whose log ends last. The others join it with an " +
+    "empty --data.",
+  ];
+}
+
+function whatWasDropped({ name, dropped }: Status): string[] {
+  const count = REFUSED.reduce((sum, reason) => sum + (dropped[reason] ?? 0), 0);
+  if (count === 0) return [];
+  return [
+    `${name} has dropped datagrams of another secret or cluster (${count}): the WARNINGs there ` +
+    "tell where from.",
+  ];
 }
 
 /** Of the servers that answer, the one that should be elected: who asks for votes is next to it. */
@@ -940,37 +961,53 @@ function whyNoLeader(answers: readonly Answer[]): string {
     return `${followed} leads, say those who follow it, but does not answer here: either it has ` +
       "just stopped, and another is elected soon, or this machine cannot reach it by UDP.";
   }
+  const holders = best.peers.filter(({ founding }) => founding).map(({ name }) => name).join(", ");
+  if (best.lastIndex === 0 && holders !== "") {
+    return `There is no leader: the disks of ${listed(statuses.map(({ name }) => name))} are ` +
+      `empty, and wait for the log of ${holders}. Start ${holders}, or let UDP through. If it ` +
+      "is gone for good, start the servers with empty disks again: they found a new cluster.";
+  }
   const voters = best.peers.filter(({ isVoter }) => isVoter);
   const reasons = voters.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
   const { needed } = best;
   const members = best.members.filter(({ votes }) => votes);
-  const isAnySilent = voters.some((peer) => whySilent(best, peer, answers));
   if (members.length - reasons.length >= needed) {
     return "There is no leader yet: an election is under way, and nothing that can be seen from " +
       "here stands against it. Ask again in a moment.";
   }
-  return `There is no leader: ${best.name} has ${
-    best.votes ?? 0
-  } of the ${needed} votes that are ` +
-    `needed of ${members.length}; ${reasons.join("; ")}.${isAnySilent ? START : ""}`;
+  const lost = voters.filter((peer) => hasLostDisk(best, peer)).length;
+  const next =
+    firstOf(
+      members.length - lost < needed && " Too few disks are left for any election. Bring the old " +
+          `disks back, or run 'bun cli.ts recover --data DIR' with that of ${best.name}.`,
+      voters.some((peer) => whySilent(best, peer, answers)) && START,
+    ) ?? "";
+  return `There is no leader: ${best.name} has ${best.votes ?? 0} of the ${needed} votes that ` +
+    `are needed of ${members.length}; ${reasons.join("; ")}.${next}`;
 }
+
+/** Returns the first sentence whose condition holds. */
+const firstOf = (...sentences: (string | false | undefined)[]) =>
+  sentences.find((sentence): sentence is string => typeof sentence === "string");
+
+const hasLostDisk = ({ lastIndex }: Status, { isNamed }: Peer) => lastIndex > 0 && !isNamed;
 
 /** Why a server has not voted for another; undefined if there is nothing against it. */
 function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): string | undefined {
-  const voter = answers.find(({ name }) => name === peer.name)?.status;
-  const isAsking = candidate.role === "Candidate" || candidate.role === "PreCandidate";
-  // Servers that ask for nothing do not hear one another, and that is no sign of anything.
-  if (isAsking || !voter) {
-    const silent = whySilent(candidate, peer, answers);
-    if (silent) return silent;
-  }
-  if (!isAsking || !voter) return undefined;
-  const isNewer = voter.lastTerm - candidate.lastTerm || voter.lastIndex - candidate.lastIndex;
-  if (isNewer > 0) return `${peer.name} refuses: its log is newer`;
-  const { votedFor, term } = voter;
+  const { name } = peer;
+  const voter = answers.find((answer) => answer.name === name)?.status;
+  const asks = candidate.role.endsWith("Candidate");
+  const { lastTerm, lastIndex, term, votedFor } = voter ?? candidate;
+  const isNewer = lastTerm - candidate.lastTerm || lastIndex - candidate.lastIndex;
   const isTaken = candidate.role === "Candidate" && term === candidate.term && votedFor;
-  if (isTaken && votedFor !== candidate.name) return `${peer.name} has voted for ${votedFor}`;
-  return undefined;
+  return firstOf(
+    hasLostDisk(candidate, peer) &&
+      `${name} has an empty or replaced disk, and no vote until a leader has given it the log`,
+    // Servers that ask for nothing do not hear one another, and that is no sign of anything.
+    (asks || !voter) && whySilent(candidate, peer, answers),
+    asks && isNewer > 0 && `${name} refuses: its log is newer`,
+    asks && isTaken && votedFor !== candidate.name && `${name} has voted for ${votedFor}`,
+  );
 }
 
 /** Why a server does not hear a peer; undefined if it does. */
@@ -994,33 +1031,35 @@ function whyNotCommitted(leader: Status): string[] {
     isVoter && (matchIndex ?? 0) <= commitIndex
   ).map((peer) => peer.name);
   if (unsaved >= open) lacking.unshift(name);
-  const [what, it] = open === 1
-    ? [`Entry ${last} is`, "it"]
-    : [`Entries ${commitIndex + 1} to ${last} are`, "them"];
-  const must = `${what} not committed yet: ${needed} of ${members.length} disks must have ${it}`;
+  const must =
+    `The last entries of the log, from ${commitIndex + 1} to ${last}, are not committed ` +
+    `yet: ${needed} of ${members.length} disks must have them`;
   // What enough of them have is about to be committed.
   if (members.length - lacking.length >= needed) return [`${must}. Ask again in a moment.`];
-  return [`${must}, and ${lacking.join(", ")} lack${lacking.length === 1 ? "s" : ""} ${it}.`];
+  return [`${must}. Without them: ${lacking.join(", ")}.`];
 }
 
 function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string[] {
-  const { name, matchIndex, address } = peer;
-  // What answers here and is a stranger is told of as such.
-  if (answers.some(({ status }) => status?.name === name && status.id !== leader.id)) return [];
-  const silent = whySilent(leader, peer, answers);
-  if (peer.told === "foreign") return [`${silent}. Give all the same --cluster and --peers.`];
-  if (silent) return [`${silent}. Start it, or let UDP through between it and ${leader.name}.`];
-  if (peer.stuck && peer.stuck.index > (matchIndex ?? 0)) return [`${whyStuck(peer.stuck)}.`];
-  const lag = leader.lastIndex - (matchIndex ?? 0);
-  if (lag > LAG) {
-    return [
-      `${name} is ${lag} entries behind, and is heard: it is catching up. If the number does ` +
-      "not fall, its disk is slow, or the network loses datagrams of full size.",
-    ];
+  const { name, matchIndex, address, stuck, told } = peer;
+  const own = answers.find((answer) => answer.name === name)?.status;
+  // A stranger that answers here is told of as such.
+  if (own && (own.id !== leader.id || (own.founding && own.founding !== leader.founding))) {
+    return [];
   }
-  if (answers.some((answer) => answer.name === name && answer.status)) return [];
-  return [`${name} does not answer here, though ${leader.name} hears it: can this machine reach ` +
-    `${address || name} by UDP?`];
+  const silent = whySilent(leader, peer, answers);
+  const lag = leader.lastIndex - (matchIndex ?? 0);
+  const sentence = firstOf(
+    told === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
+    silent && `${silent}. Start it, or let UDP through between it and ${leader.name}.`,
+    stuck !== null && stuck.index > (matchIndex ?? 0) && `${whyStuck(stuck)}.`,
+    lag > LAG &&
+      `${name} is ${lag} entries behind, and is heard: it is catching up. If the number ` +
+        "does not fall, its disk is slow, or the network loses datagrams of full size.",
+    !own &&
+      `${name} does not answer here, though ${leader.name} hears it: can this machine reach ` +
+        `${address || name} by UDP?`,
+  );
+  return sentence === undefined ? [] : [sentence];
 }
 
 // --------------------------------------------- Main ---------------------------------------------
@@ -1076,17 +1115,14 @@ const isClosed = ofProcess("fdinfo/1", /^flags:\s*0[2367]\d{6}$/m);
 let isOutputLost = false;
 
 /**
- * Resolves when it is written: a program that ends earlier takes what is left with it. A closed pipe
- * is no failure, because its reader has had enough. A server runs on without its output.
+ * Resolves when it is written: a program that ends earlier takes what is left with it. A closed
+ * pipe is no failure, because its reader has had enough. A server runs on without its output.
  */
 async function write(what: string | Uint8Array): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<
-    Error & { code?: string } | undefined | null
-  >();
-  process.stdout.write(what, resolve);
-  const error = await promise;
-  const why = error?.message ?? (isClosed ? "it is closed" : undefined);
-  if (why === undefined || error?.code === "EPIPE" || isOutputLost) return;
+  type Failure = { code?: string; message: string } | null | undefined;
+  const failure = await new Promise<Failure>((resolve) => process.stdout.write(what, resolve));
+  const why = failure?.message ?? (isClosed ? "it is closed" : undefined);
+  if (why === undefined || failure?.code === "EPIPE" || isOutputLost) return;
   isOutputLost = true;
   console.error(`Cannot write to standard output: ${why}. Make room there, or write elsewhere; a ` +
     "change that was asked for has been made.");
