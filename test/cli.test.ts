@@ -973,6 +973,13 @@ describe("the story warns", () => {
     ]);
   });
 
+  test("of a server of another founding, and how to keep the data of either", () => {
+    const [line = "", ...more] = told({ type: "otherFounding", server: "c" });
+    expect(more).toEqual([]);
+    expect(line).toMatch(/^WARNING Two clusters have this name: c is of another founding, /);
+    expect(line).toMatch(/nothing is taken from it.* stop .* aside.* recover.* empty --data$/);
+  });
+
   test("with the members of the disk, not of the command line", () => {
     const address = { host: "::1", port: 7 };
     const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
