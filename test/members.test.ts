@@ -3,19 +3,16 @@
  * of servers as they are, on a network and on disks that a test holds in its hands.
  */
 import { describe, expect, test } from "bun:test";
-import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
-  type Member, type Name, Node, type NodeEvent, type NodeOptions, type Raft,
+import { Client, clientKey, type Configuration, KeyValues, type Member, type Name, Node, type Raft,
   RaftError } from "../raft.ts";
 import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, flush,
   follower, grantPreVotes, grantVotes, heartbeat, leader, membersEntry, one, only, preCandidate,
   progress, propose, removed, request, requestVote, roundOf, server, settledLeader, snapshotOf,
   step, T, THREE, timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+import { namesOf, World } from "./nodes.ts";
 import { fromClient, open, SECRET } from "./wire.ts";
-import { Simulation } from "./world.ts";
 
 const FOUR = [...THREE, "d"];
-const namesOf = (members: Configuration) =>
-  members.map(({ name, votes }) => votes ? name : `(${name})`).join(" ");
 const namesIn = (raft: Raft) => namesOf(raft.members);
 
 /** The entry at `index`, as a request brings it to a follower of term 1 that has all before it. */
@@ -657,83 +654,6 @@ describe("a cluster", () => {
 });
 
 // ------------------------------------- Servers as they are --------------------------------------
-
-/** Servers in a simulated world that are named like their machines. */
-class World {
-  readonly simulation = new Simulation(1);
-  readonly nodes = new Map<Name, Node>();
-  readonly events = new Map<Name, NodeEvent[]>();
-
-  start(name: Name, peers: readonly Name[], options: Partial<NodeOptions> = {}): Node {
-    const events: NodeEvent[] = [];
-    const machine = this.simulation.machine(name);
-    const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers: peers.map((peer) => `${peer}=${peer}:1`),
-        machine: new KeyValueStore(), directory: "data", secret: SECRET, world: machine.boot(),
-        onEvent: (event) => void events.push(event), ...options }),
-    );
-    this.nodes.set(name, node);
-    this.events.set(name, events);
-    return node;
-  }
-
-  found(names: readonly Name[] = THREE, options: Partial<NodeOptions> = {}): this {
-    for (const name of names) this.simulation.machine(name);
-    for (const name of names) this.start(name, names.filter((other) => other !== name), options);
-    this.until(() => this.leader() !== undefined);
-    return this;
-  }
-
-  kill(name: Name): void {
-    this.simulation.machine(name).kill();
-    this.nodes.delete(name);
-  }
-
-  at(name: Name): Node {
-    const node = this.nodes.get(name);
-    if (!node) throw new Error(`${name} does not run`);
-    return node;
-  }
-
-  leader(): Name | undefined {
-    return [...this.nodes].find(([, node]) => node.status().role === "Leader")?.[0];
-  }
-
-  until(isSo: () => boolean): void {
-    expect(this.simulation.run(60_000, isSo)).toBe(true);
-  }
-
-  /** All that run have these members. */
-  agree(members: string): void {
-    this.until(() =>
-      [...this.nodes.values()].every((node) => namesOf(node.status().members) === members)
-    );
-  }
-
-  change(name: Name, address?: string, via = this.leader() ?? "", force = false): void {
-    this.simulation.settle(this.at(via).changeMembers(name, address, force));
-  }
-
-  client(options: Partial<ClientOptions> = {}): Client {
-    const world = this.simulation.machine("client").boot();
-    return this.simulation.settle(
-      Client.connect({ servers: ["a:1"], secret: SECRET, world, ...options }),
-    );
-  }
-
-  failure(promise: Promise<unknown>): RaftError {
-    try {
-      this.simulation.settle(promise);
-    } catch (error) {
-      if (error instanceof RaftError) return error;
-    }
-    throw new Error("it should have been rejected with a RaftError");
-  }
-
-  told(name: Name, type: NodeEvent["type"]): NodeEvent[] {
-    return this.events.get(name)?.filter((event) => event.type === type) ?? [];
-  }
-}
 
 const put = (node: Pick<Node, "propose" | "read">, key: string, value = "value") =>
   new KeyValues(node).put(Buffer.from(key), Buffer.from(value));

@@ -1,11 +1,11 @@
 /** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
-import { decodeMulti } from "@msgpack/msgpack";
+import { decodeMulti, encode } from "@msgpack/msgpack";
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { encodeMembers, type Entry, type Files, type HardState, makeEntry, type Position, RaftError,
-  Storage, systemWorld } from "../raft.ts";
+import { encodeMembers, type Entry, type Files, type HardState, makeEntry, type Position, Raft,
+  RaftError, Storage, systemWorld } from "../raft.ts";
 import { configuration } from "./core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
@@ -306,6 +306,33 @@ describe("the end of the log", () => {
       expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
       expect(disk.read(`${LOG}.old`)).toEqual(bytes);
     }
+  });
+
+  test("a log of version 3, which had no foundings, is read and written again", () => {
+    const disk = new Disk(randomFrom(1));
+    const head = makeEntry(0, 0, "start",
+      Buffer.from(
+        JSON.stringify({ version: 3, ...founder, id: "0123456789abcdef", disk: 7, boot: 1 }),
+      ));
+    const list = Buffer.concat(
+      ["a", "b", "c"].map((name) => Buffer.from(encode([name, "", true, 7]))),
+    );
+    const records = [head, makeEntry(0, 4, "vote", Buffer.from("b")),
+      makeEntry(1, 4, "members", list), command(2, 4, "kept")];
+    disk.put(LOG,
+      padded(start(new Disk(randomFrom(2))).frame(records.map(({ record }) => record))));
+    for (let life = 0; life < 2; life += 1) {
+      const storage = start(disk);
+      expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
+      expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "commands"]);
+      const raft = new Raft({ name: "a", disk: 7, members: [], electionTimeoutMs: 1000,
+        heartbeatMs: 100, batchBytes: 1000, windowBytes: 1000 }, { ...storage.hardState,
+        entries: storage.entries }, 0, () => 0.5);
+      expect(raft.founding).toBe(1);
+      expect(raft.members.map(({ name }) => name)).toEqual(["a", "b", "c"]);
+      storage.close();
+    }
+    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":4");
   });
 
   test("a log of another version is refused by name, and left as it is", () => {
