@@ -8,7 +8,7 @@
 import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import dns from "node:dns/promises";
-import { existsSync, fchmodSync, fstatSync, mkdtempSync, readFileSync, rmSync,
+import { existsSync, fchmodSync, fstatSync, mkdtempSync, readdirSync, readFileSync, rmSync,
   statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -30,7 +30,8 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts status                show the servers, and why something is wrong
   bun cli.ts transfer [NAME]       have the leader hand over, to this server
   bun cli.ts members list          show the members, and which have a vote
-  bun cli.ts members add NAME=H:P  add a server that was started with --join
+  bun cli.ts members add NAME=H:P  add a server that was started with --join, or
+                                   correct the address of a member
   bun cli.ts members remove NAME   remove a server, which then stops
   bun cli.ts recover --data DIR --yes
                                    when the majority is gone for good: make one
@@ -317,9 +318,11 @@ const WARNINGS = {
   slow: ({ ms, peer }) => [
     `It took ${ms}ms to send a message to and receive a response from: ${peer}`,
   ],
-  unresolved: ({ server: { host, name } }) => [
-    `The name ${host} of ${name} does not resolve yet; trying on. Is it written right? 'getent ` +
-    `hosts ${host}' must find it`,
+  unresolved: ({ reason, server: { host, name } }) => [
+    `Cannot find ${name} at ${host}: ${reason}. Retrying every second. ` +
+    (isUnknown(reason)
+      ? `Check the spelling: 'getent hosts ${host}' must find it`
+      : "Give this server a --host that reaches it"),
   ],
   foreign: ({ server, members: theirs }, { members }) => [
     theirs === listed(members)
@@ -386,6 +389,7 @@ export function narrator(name: string, given: readonly string[],
   };
 }
 
+const isUnknown = (reason: string) => /ENOTFOUND|EAI_AGAIN/.test(reason);
 const listed = (members: readonly string[]) => members.toSorted().join(", ");
 const describeMembers = (members: Configuration) =>
   members.map(({ name, votes }) => `${name}${votes ? "" : " (without a vote)"}`).join(", ");
@@ -401,6 +405,30 @@ async function warnOfTwins(servers: Server[], tell: Tell): Promise<void> {
     if (twin) tell(`${both}: it is counted twice, and votes once. List it once`, "WARNING");
     found.set(at, name);
   }
+}
+
+const isLoopback = (address: string) => /^(127\.|::1$)/.test(address);
+
+/**
+ * Returns a check of where other servers are. It warns, once, if this server listens on a loopback
+ * address and another one is elsewhere. Names may resolve later, and members may change.
+ */
+function loopbackCheck(self: Server, own: string, tell: Tell) {
+  const interfaces = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
+  const isHere = (found: string) =>
+    isLoopback(found) || interfaces.some(({ address }) => address === found);
+  let isDone = !isLoopback(own);
+  return async (servers: readonly Server[]) => {
+    for (const { name, host } of servers) {
+      const address = isDone ? own : await systemWorld.datagrams.resolve(host).catch(() => own);
+      if (isDone || isHere(address)) continue;
+      isDone = true;
+      const is = self.host === own ? "is" : `is ${own},`;
+      tell(`${self.host} ${is} a loopback address, which reaches this machine only, and not ` +
+        `${name} at ${address}. Give --host an address of this machine in that network, or a ` +
+        `name that resolves to one ('getent hosts ${self.host}')`, "WARNING");
+    }
+  };
 }
 
 // ------------------------------------------ One server ------------------------------------------
@@ -426,6 +454,38 @@ function readSelf({ host, port, name }: Flags): Server {
   return { ...self, name: name ?? self.name };
 }
 
+const DATA = "raft-data";
+
+/**
+ * Refuses to start a second server beside the data of one with the same port that does not run:
+ * most likely it is the same server, and its machine has a new address.
+ */
+function refuseSecondIdentity(self: Server, peers: readonly string[], cluster: string): void {
+  const directories = existsSync(DATA) ? readdirSync(DATA) : [];
+  if (directories.includes(self.name)) return;
+  for (const directory of directories) {
+    if (!directory.endsWith(`:${self.port}`) || peers.includes(directory)) continue;
+    const found = identityIn(path.join(DATA, directory));
+    if (found?.cluster !== cluster) continue;
+    throw wrongUsage(`${path.join(DATA, directory)} holds the data of the server ${found.name} ` +
+      `of the cluster ${cluster}, which does not run. Without --name this server is called ` +
+      `${self.name}, after its --host, and would be another one. If it is that server at a new ` +
+      `address, add --name ${found.name}, and write peers that have moved too as ` +
+      "NAME=HOST:PORT. If it is another server, add --data DIR.");
+  }
+}
+
+/** Returns whose data a directory holds; undefined if it is in use, or holds none. */
+function identityIn(directory: string): Storage["identity"] | undefined {
+  try {
+    const storage = new Storage(systemWorld.files, directory, undefined, systemWorld.random);
+    storage.close();
+    return storage.identity;
+  } catch {
+    return undefined;
+  }
+}
+
 async function serve(flags: Flags): Promise<Result> {
   const self = readSelf(flags);
   const peers = listOf(flags.peers);
@@ -434,21 +494,34 @@ async function serve(flags: Flags): Promise<Result> {
   const [electionTimeoutMs, heartbeatMs] = [milliseconds(flags, "election-timeout"),
     milliseconds(flags, "heartbeat")];
   const secret = serverSecret(flags);
+  if (!flags.data && !flags.name) refuseSecondIdentity(self, names, flags.cluster);
   const tell = teller(self, flags.json);
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   const role = `${peers.length} peers configured, starting as Follower`;
   if (flags.join) tell("Joining a cluster, starting as Follower without a vote");
   else tell(peers.length > 0 ? role : "No peers configured, starting as Leader");
+  const narrate = narrator(self.name, [self.name, ...names], tell);
+  let checkPlaces: ReturnType<typeof loopbackCheck> = async () => {};
+  const onEvent = (event: NodeEvent) => {
+    narrate(event);
+    if (event.type === "preVoteLost") void checkPlaces(servers);
+    if (event.type !== "members") return;
+    const placed = event.members.filter(({ address }) => address !== "");
+    void checkPlaces(placed.map(({ name, address }) => parseServer(`${name}=${address}`)));
+  };
   const options = { ...self, peers, join: flags.join ?? false, cluster: flags.cluster, secret,
-    electionTimeoutMs, heartbeatMs, directory: flags.data ?? path.join("raft-data", self.name),
+    electionTimeoutMs, heartbeatMs, directory: flags.data ?? path.join(DATA, self.name),
     machine: process.env["RAFT_TEST"] === undefined ? new KeyValueStore() : new ToldStore(tell),
-    onEvent: narrator(self.name, [self.name, ...names], tell) };
+    onEvent };
   const run = async () => {
     const node = await Node.start(options);
     onStop(() => void node.stop());
-    tell(`Server listening on ${writeAddress(self)}`);
+    const own = await systemWorld.datagrams.resolve(self.host);
+    tell(`Server listening on ${writeAddress(self)}${own === self.host ? "" : ` (${own})`}`);
     void warnOfTwins([self, ...servers], tell);
+    checkPlaces = loopbackCheck(self, own, tell);
+    void checkPlaces(servers);
     // The parent process is gone, and so are the peers: stop at once, by the second call.
     process.on("disconnect", () => void [node.stop(), node.stop()]);
     await node.stopped;
@@ -660,8 +733,10 @@ async function changeMembers({ force = false }: Flags, verb: string, [word = ""]
   const { name, ...address } = adds ? parseServer(word) : { name: word, host: "", port: 0 };
   await using client = await Client.connect({ servers, ...options });
   await client.changeMembers(name, adds ? writeAddress(address) : "", force);
-  const next = "It gets a vote by itself, when it runs and has the log: see 'members list'";
-  return { text: adds ? `${name} is a member. ${next}.` : `${name} is no member.` };
+  const next =
+    "If it has no vote yet, it gets one once it runs and has the log: see 'members list'";
+  const added = `${name} is a member, at ${writeAddress(address)}. ${next}.`;
+  return { text: adds ? added : `${name} is no member.` };
 }
 
 async function transfer(heir: string | undefined, servers: string[],
@@ -1011,13 +1086,14 @@ function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): s
 }
 
 /** Why a server does not hear a peer; undefined if it does. */
-function whySilent(server: Status, { name, address, heardMs, told }: Peer,
+function whySilent(server: Status, { name, address, heardMs, told, reason }: Peer,
   answers: readonly Answer[]): string | undefined {
   if (told === "foreign") return `${name} was founded with other members, or is of another cluster`;
   if (heardMs !== null && heardMs < 2 * server.electionTimeoutMs) return undefined;
   const heard = heardMs === null ? "never been heard" : `not been heard for ${duration(heardMs)}`;
   const elsewhere = address === "" || address === name ? "" : `, its name resolves to ${address}`;
-  const where = told === "unresolved" ? ", its name does not resolve" : elsewhere;
+  const why = isUnknown(reason) ? "its name does not resolve" : reason;
+  const where = told === "unresolved" ? `, ${why}` : elsewhere;
   const isHere = answers.some((answer) => answer.name === name && answer.status);
   return `${name} has ${heard}${isHere ? `, though it answers here` : ""}${where}`;
 }

@@ -1255,9 +1255,9 @@ export class Raft {
   }
 
   /**
-   * Adds a server, or without an address removes one. Returns the index of the entry that says so,
-   * which may be one that was there already, as this may be asked twice; the reason for a refusal;
-   * or undefined if this server does not lead, or must wait.
+   * Adds a server, or corrects the address of a member, or without an address removes it. Returns
+   * the index of the entry that says so, which may be one that was there already, as this may be
+   * asked twice; the reason for a refusal; or undefined if this server does not lead, or must wait.
    */
   changeMembers(name: Name, address: string, force = false): number | string | undefined {
     const { role, members, changedAt } = this;
@@ -1267,11 +1267,10 @@ export class Raft {
     // A refusal is final: what an earlier leader may have begun for the same asker, who asked on,
     // can only be committed yet before an entry of our own term is.
     if (!this.isSettled) return undefined;
-    if (known && address !== "") return `${name} is a member already, at ${known.address}`;
-    // Whoever is new has no vote: commitment would have to wait until it has all of the log.
-    const next = address === ""
-      ? members.filter((member) => member !== known)
-      : [...members, { name, address, votes: false, disk: 0 }];
+    // A new server has no vote: commitment would have to wait until it has all of the log.
+    const added = { name, votes: false, disk: 0, ...known, address };
+    const others = members.filter((member) => member !== known);
+    const next = address === "" ? others : [...others, added];
     return this.whyNot(role, next, force) ?? this.appendMembers(role, next);
   }
 
@@ -1999,7 +1998,8 @@ export class Storage {
       if (!founder) return;
       this.demand(before.name === founder.name && before.cluster === founder.cluster,
         `holds the data of server ${before.name} of cluster ${before.cluster}, not of ` +
-          `${founder.name} of ${founder.cluster}. Take another directory, or start that server.`);
+          `${founder.name} of ${founder.cluster}. Take another directory, or start that server, ` +
+          `with --name ${before.name}.`);
       // Two starts of one copied directory are not the same life, either.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
       this.begin();
@@ -2403,7 +2403,8 @@ export function parseServer(text: string): Server {
 }
 
 const isIPv6 = (host: string) => host.includes(":");
-const isLoopback = (address: string) => address.startsWith("127.") || address === "::1";
+/** Takes an IP address, with a port or without. */
+const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
   `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
@@ -2446,12 +2447,15 @@ export const systemWorld: World = {
   files: systemFiles,
 };
 
-async function resolveHost(host: string, local?: string): Promise<string> {
+async function resolveHost(host: string, local = ""): Promise<string> {
   const addresses = (await dns.lookup(host, { all: true })).map(({ address }) => address);
-  const own = addresses.filter((address) => !local || isIPv6(address) === isIPv6(local));
-  const found = own.find((address) => !isIPv6(address)) ?? own[0];
+  // On Linux a socket at :: reaches IPv4 addresses as well.
+  const reachesAll = local === "" || (local === "::" && process.platform === "linux");
+  const found = addresses.find((address) => isIPv6(address) === isIPv6(local))
+    ?? (reachesAll ? addresses[0] : undefined);
   if (found) return found;
-  throw new Error(`${host} has no address that ${local} could reach`);
+  const family = isIPv6(local) ? "IPv6" : "IPv4";
+  throw new Error(`${host} is ${addresses.join(", ")}, and ${local} reaches ${family} only`);
 }
 
 async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
@@ -2495,7 +2499,10 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
   const socket = await openSocket(at).catch((error: Error) => {
     throw new RaftError("network", `Cannot listen on ${writeAddress(at)}: ${whyNot(at, error)}`);
   });
-  socket.on("message", (bytes, from) => receive(bytes, { host: from.address, port: from.port }));
+  // A socket at :: shows an IPv4 address as ::ffff:10.0.0.1.
+  socket.on("message",
+    (bytes, { address, port }) =>
+      receive(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }));
   let isOpen = true;
   let closeKnock = () => {};
   const { address } = socket.address();
@@ -2554,14 +2561,21 @@ const MESSAGE_BYTES = 50;
 
 /** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
 class Correspondent {
-  server: Server | undefined;
+  /** Where a server is by the command line; and then by the log or a redirect, as `listed`. */
+  given: readonly Server[] = [];
+  places: readonly Server[] = [];
+  listed = "";
+  /** Whether it is certain that this is its own name. */
+  isNamed = false;
+  /** The address that its newest datagram came from. */
   address: Address | undefined;
+  /** That one alone; or of a silent server, all where it may be. */
+  addresses = new Map<string, Address>();
   disk = 0;
   boot = 0;
   /** When this life was first heard; and by disk and boot, how far it came in earlier ones. */
   bornAt = 0;
   readonly ended = new Map<number, Map<number, number>>();
-  heardFrom: Address | undefined;
   sent = 0;
   newest = 0;
   seen = new Float64Array(SEEN);
@@ -2574,6 +2588,8 @@ class Correspondent {
   heardAt = Number.NEGATIVE_INFINITY;
   /** What was told about it since all was well, so that it is not told again. */
   told: EndpointEvent["type"] | "" = "";
+  /** Why a place of it was not resolved. */
+  reason = "";
 
   constructor(readonly kind: Kind, readonly name: Name) {}
 }
@@ -2612,25 +2628,46 @@ export class Endpoint {
     [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
 
-  /**
-   * Says where a server is. A first, empty datagram makes it tell its boot before that is needed.
-   */
+  /** Says where a server is, by a name that may be no more than its address. */
   async introduce(kind: Kind, server: Server): Promise<void> {
     const to = this.meet(kind, server.name);
-    [to.server, to.resolvedAt] = [server, this.world.clock.now()];
-    try {
-      const host = await this.world.datagrams.resolve(server.host, this.socket.address);
-      to.address = { host, port: server.port };
-      if (to.told === "unresolved") to.told = "";
-      this.transmit(to);
-    } catch (error) {
-      this.tell(to, { type: "unresolved", server, reason: (error as Error).message });
-    }
+    to.given = to.places = [server];
+    await this.lookUp(to);
   }
 
   /** As everything that we have a key for. */
   async acquaint(server: Server): Promise<void> {
     await Promise.all(this.keys.keys().map((kind) => this.introduce(kind, server)));
+  }
+
+  /** Says where servers are by the log or by a redirect: each at one address, or at several. */
+  list(servers: readonly Server[], by = this.self.name): void {
+    for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
+      const listed = own.map(writeAddress).join();
+      for (const kind of name === this.self.name ? [] : this.keys.keys()) {
+        // A server that answers to the name of another is where that one was before.
+        const key = `${kind} ${name}`;
+        const isAlias = this.known.get(key)?.name === by && by !== name;
+        if (isAlias) this.known.delete(key);
+        const to = this.meet(kind, name);
+        to.isNamed ||= isAlias || by === this.self.name;
+        if (to.listed === listed) continue;
+        [to.listed, to.places] = [listed, [...to.given, ...own]];
+        void this.lookUp(to);
+      }
+    }
+  }
+
+  /**
+   * Tells a client where the members are, as in `--peers`: first as last received, then by the log.
+   * A loopback address helps only a client that is on one, too.
+   */
+  whereabouts(members: Configuration, kind: Kind, client: Name): string {
+    const isNear = isLoopback(this.meet(kind, client).address?.host ?? "");
+    return members.flatMap(({ name, address }) => {
+      const all = new Set([...this.meet("peer", name).addresses.keys(), address]);
+      return [...all].filter((at) => isNear || !isLoopback(at)).map((at) => `${name}=${at}`);
+    }).join();
   }
 
   /** From now on it is this cluster, or none. */
@@ -2704,7 +2741,8 @@ export class Endpoint {
     if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) {
-      [from.newest, from.address, from.heardFrom] = [sequence, address, address];
+      [from.newest, from.address] = [sequence, address];
+      from.addresses = new Map([[writeAddress(address), address]]);
     }
     [from.heardAt, from.told] = [this.world.clock.now(), ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
@@ -2725,7 +2763,7 @@ export class Endpoint {
   /** Who still says something new after its name has begun another life is a second server. */
   private judgeTwin(from: Correspondent, { disk, boot, sequence }: Envelope,
     address: Address): void {
-    const { kind, bornAt, name: server, ended, heardFrom: other } = from;
+    const { kind, bornAt, name: server, ended, address: other } = from;
     const isRecorded = sequence <= (ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.world.clock.now() < bornAt + TWIN_MS;
     if (kind !== "peer" || isRecorded || mayBeLate || !other) return;
@@ -2749,13 +2787,14 @@ export class Endpoint {
     const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.isSettled && isOurs) this.cluster = cluster;
-    // A client may know a server by an address only. From now on both names are the same to it.
+    // A client may know a server by an address only. From now on both names are the same to it,
+    // unless it is the name of another server, which was at this address before.
     const alias = `${from.kind} ${asked}`;
     const known = this.known.get(alias);
-    if (!isPeer && known?.boot === 0) {
-      from.server ??= known.server;
+    if (!isPeer && known?.boot === 0 && !known.isNamed) {
+      if (from.places.length === 0) from.given = from.places = known.given;
       this.known.set(alias, from);
-    }
+    } else if (!isPeer && asked !== from.name) return;
     this.receiver.onGreeting(from.kind, from.name, from.disk, greeting.founding ?? 0);
   }
 
@@ -2771,9 +2810,10 @@ export class Endpoint {
 
   /** What is known of a server, for people. */
   about(kind: Kind, asked: Name) {
-    const { name, address, heardAt, told } = this.meet(kind, asked);
+    const { name, addresses, heardAt, told, reason } = this.meet(kind, asked);
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.world.clock.now() - heardAt) : null;
-    return { name, address: address ? writeAddress(address) : "", heardMs, told };
+    const [address = ""] = addresses.keys();
+    return { name, address, heardMs, told, reason };
   }
 
   meet(kind: Kind, name: Name): Correspondent {
@@ -2783,7 +2823,7 @@ export class Endpoint {
     this.known.set(`${kind} ${name}`, met);
     // Whoever is forgotten may come back, and still knows the numbers that it has seen.
     met.sent = this.forgottenSent;
-    const [stranger] = this.known.entries().filter(([, { server }]) => !server);
+    const [stranger] = this.known.entries().filter(([, { places }]) => places.length === 0);
     if (this.known.size <= MAX_CORRESPONDENTS || !stranger) return met;
     this.known.delete(stranger[0]);
     this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
@@ -2791,12 +2831,39 @@ export class Endpoint {
   }
 
   private transmit(to: Correspondent): void {
-    const { bodies, server, resolvedAt, heardAt } = to;
+    const { bodies, places, addresses, resolvedAt, heardAt } = to;
     [to.bodies, to.bytes] = [[], 0];
-    if (to.address) this.socket.send(this.seal(to, bodies), to.address);
-    // Who is silent may have moved, and its name with it.
+    const sealed = this.seal(to, bodies);
+    for (const address of addresses.values()) this.socket.send(sealed, address);
+    // A silent server may have moved, and its host name with it.
     const isDue = this.world.clock.now() >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
-    if (server && isDue) void this.introduce(to.kind, server);
+    if (isDue && places.length > 0) void this.lookUp(to);
+  }
+
+  /**
+   * Finds all addresses of a server: where messages of any kind came from, and those of its places.
+   * A first, empty datagram makes it tell its boot before that is needed.
+   */
+  private async lookUp(to: Correspondent): Promise<void> {
+    const { name, places } = to;
+    to.resolvedAt = this.world.clock.now();
+    const heard = kinds.flatMap((kind) => this.known.get(`${kind} ${name}`)?.address ?? []);
+    const failures = await Promise.all([...heard, ...places].map(async ({ host, port }) => {
+      try {
+        const address = { host: await this.world.datagrams.resolve(host, this.socket.address),
+          port };
+        const text = writeAddress(address);
+        if (to.addresses.has(text)) return false;
+        to.addresses.set(text, address);
+        this.transmit(to);
+        return false;
+      } catch (error) {
+        to.reason = (error as Error).message;
+        this.tell(to, { type: "unresolved", server: { name, host, port }, reason: to.reason });
+        return true;
+      }
+    }));
+    if (to.told === "unresolved" && !failures.includes(true)) to.told = "";
   }
 
   private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
@@ -2877,7 +2944,7 @@ function checkAddress(address: string, isName: boolean, secret: string): void {
 
 const ANY = ["0.0.0.0", "::"];
 const whole = (asker: Asker): Share => ({ asker, first: 0, count: 1 });
-function serverOf({ name, address }: Member): Server[] {
+function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[] {
   const server = readServer(address);
   return server ? [{ ...server, name }] : [];
 }
@@ -2996,7 +3063,7 @@ export class Node {
       onMessage: (m, sender) => this.guard(() => this.onMessage(m, sender)),
       onGreeting: (kind, from, disk, founding) => {
         if (kind === "peer") this.core.onHeard(from, disk, founding);
-        this.client.askAgain();
+        else this.client.askAgain();
       },
       founding: () => this.core.founding,
       onRestarted: (peer) => this.onRestarted(peer),
@@ -3004,12 +3071,12 @@ export class Node {
       tell: (event) => this.guard(() => this.tell(event)),
     });
     this.members = this.core.members;
-    // The log says where the members are, but who starts a server may know better.
-    const peers = new Map([...this.members.flatMap(serverOf), ...servers].map((s) => [s.name, s]));
-    this.client = new Client(world.clock, this.endpoint, [...peers.keys()], timeoutMs,
+    const names = new Set([...this.members, ...servers].map((server) => server.name));
+    this.client = new Client(world.clock, this.endpoint, [...names], timeoutMs,
       () => this.schedule());
     this.tell({ type: "recovered", cutBytes, members: this.members });
-    for (const peer of peers.values()) if (peer.name !== name) void this.endpoint.acquaint(peer);
+    for (const peer of servers.slice(1)) void this.endpoint.acquaint(peer);
+    this.endpoint.list(this.members.flatMap(serverOf));
     this.schedule();
   }
 
@@ -3030,8 +3097,9 @@ export class Node {
   readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
   /**
-   * Adds a server, which gets a vote by itself when it has the log, or without an address removes
-   * one, which stops. Resolves when that is committed, or was so already. Rejects with a RaftError:
+   * Adds a server, which gets a vote by itself when it has the log; corrects the address of a
+   * member; or without an address removes one, which stops.
+   * Resolves when that is committed, or was so already. Rejects with a RaftError:
    * "refused" with the reason, such as that no working majority would be left, unless `force`;
    * "outcomeUnknown" as `propose`.
    */
@@ -3161,11 +3229,7 @@ export class Node {
   /** Another configuration is in force, or this server is in none any more. */
   private meetMembers(): void {
     const { core, core: { members, role, isRemoved }, members: before, endpoint } = this;
-    const isNew = (server: Server) => !before.some(({ name }) => name === server.name);
-    for (const server of members === before ? [] : members.flatMap(serverOf).filter(isNew)) {
-      if (server.name === endpoint.self.name) continue;
-      void endpoint.acquaint(server);
-    }
+    if (members !== before) endpoint.list(members.flatMap(serverOf));
     this.members = members;
     // A snapshot lists them anew, mostly the same ones; and disks are nobody's business.
     const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })), 0);
@@ -3477,7 +3541,7 @@ export class Node {
 
   private redirect(asker: Asker): void {
     const leader = this.core.heir ?? this.core.leader ?? "";
-    const servers = this.members.map(({ name, address }) => `${name}=${address}`).join(",");
+    const servers = this.endpoint.whereabouts(this.members, kindOf(asker.type), asker.from);
     this.answer(asker, { type: "NotLeader", leader, servers });
   }
 
@@ -3659,7 +3723,10 @@ export class Client {
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
-    return JSON.parse(Buffer.from(await this.perform({ type: "Inspect" }, server)).toString());
+    const answer = Buffer.from(await this.perform({ type: "Inspect" }, server)).toString();
+    const status: ReturnType<Node["status"]> = JSON.parse(answer);
+    this.endpoint.list(status.peers.flatMap(serverOf), status.name);
+    return status;
   }
 
   /** Gives up what is not answered, which is rejected with the code "closed". */
@@ -3742,11 +3809,9 @@ export class Client {
     { from, leader, servers }: ClientMessage & { type: "NotLeader" }): void {
     this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
-    for (const server of servers.split(",").map(readServer)) {
-      if (!server || this.servers.includes(server.name)) continue;
-      this.servers.push(server.name);
-      void this.endpoint.acquaint(server);
-    }
+    const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
+    for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
+    this.endpoint.list(listed, from);
     if (leader === "") return;
     operation.asked = undefined;
     this.target = leader;
@@ -3811,9 +3876,9 @@ export class Client {
 
   /** A server's name, and why it may not have helped. */
   describe(server: Name): string {
-    const { name, heardMs, told } = this.endpoint.about("client", server);
+    const { name, heardMs, told, reason } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
-    if (told === "unresolved") return `${name} (its name does not resolve)`;
+    if (told === "unresolved") return `${name} (${reason})`;
     if (told === "foreign") return `${name} (it is of another cluster)`;
     if (heardMs === null) return `${name} (never heard)`;
     const excuse = heardMs < this.timeoutMs ? this.excuses.get(name) : undefined;

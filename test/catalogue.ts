@@ -971,8 +971,8 @@ export const planted: readonly Planted[] = [
   {
     id: "117",
     name: "Clients are told who leads only, and so nothing by who does not know that.",
-    changes: [["this.members.map(({ name, address }) => `${name}=${address}`).join(\",\")",
-      "this.members.flatMap((m) => m.name === leader ? [`${m.name}=${m.address}`] : []).join(\",\")"]],
+    changes: [["this.endpoint.whereabouts(this.members,",
+      "this.endpoint.whereabouts(this.members.filter(({ name }) => name === leader),"]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
   },
   // What is there to be fast.

@@ -3,7 +3,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import dgram from "node:dgram";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
-import { Client, KeyValues, KeyValueStore, Node, parseServer, RaftError, type Socket,
+import { type Address, Client, KeyValues, KeyValueStore, Node, parseServer, RaftError, type Socket,
   systemWorld } from "../raft.ts";
 
 const { datagrams } = systemWorld;
@@ -279,8 +279,16 @@ describe("an address", () => {
     expect(await datagrams.resolve("::1", "fe80::1")).toBe("::1");
     const message = (host: string, local: string) =>
       datagrams.resolve(host, local).then(() => "resolved", (error: Error) => error.message);
-    expect(await message("::1", "127.0.0.1")).toBe("::1 has no address that 127.0.0.1 could reach");
-    expect(await message("10.0.0.1", "::1")).toBe("10.0.0.1 has no address that ::1 could reach");
+    expect(await message("::1", "127.0.0.1")).toBe("::1 is ::1, and 127.0.0.1 reaches IPv4 only");
+    expect(await message("10.0.0.1", "::1")).toBe(
+      "10.0.0.1 is 10.0.0.1, and ::1 reaches IPv6 only",
+    );
+    // On Linux a socket at :: reaches both, and prefers its own family.
+    const isLinux = process.platform === "linux";
+    expect(await message("::1", "::")).toBe("resolved");
+    expect(await message("10.0.0.1", "::"))
+      .toBe(isLinux ? "resolved" : "10.0.0.1 is 10.0.0.1, and :: reaches IPv6 only");
+    expect(await message("nowhere.invalid", "127.0.0.1")).toMatch(/ENOTFOUND|EAI_AGAIN/);
   });
 });
 
@@ -306,6 +314,23 @@ test("a server and a client talk over IPv6", async () => {
   await values.put(Buffer.from("key"), Buffer.from("value"));
   expect(await values.get(Buffer.from("key"))).toEqual(new Uint8Array(Buffer.from("value")));
 });
+
+test.skipIf(!hasIPv6 || process.platform !== "linux")(
+  "a server at :: talks to those at IPv4 addresses, and shows these as they are",
+  async () => {
+    const heard = Promise.withResolvers<Address>();
+    const [any, four] = [{ host: "::", port: await freePort() }, { host: "127.0.0.1", port: 0 }];
+    const socket = await datagrams.bind(any, (_, from) => heard.resolve(from));
+    const echo = Promise.withResolvers<string>();
+    const other = await datagrams.bind(four, (bytes) => echo.resolve(`${bytes}`));
+    closing.push(() => socket.close(), () => other.close());
+    other.send(Buffer.from("hello"), { host: "127.0.0.1", port: any.port });
+    const from = await heard.promise;
+    expect(from.host).toBe("127.0.0.1");
+    socket.send(Buffer.from("hello back"), from);
+    expect(await echo.promise).toBe("hello back");
+  },
+);
 
 test("an IPv6 address that no interface has is refused with those that some have", async () => {
   const { code, message } = await refusal(

@@ -239,8 +239,15 @@ describe("a change", () => {
     expect(raft.log.lastIndex).toBe(3);
   });
 
-  test("that would give a name to two servers is refused", () => {
-    expect(settledLeader().changeMembers("c", "elsewhere:1")).toBe("c is a member already, at c:1");
+  test("that gives another address corrects it, and leaves vote and disk as they are", () => {
+    const raft = settledLeader();
+    const [before] = raft.members.filter(({ name }) => name === "c");
+    expect(raft.changeMembers("c", "elsewhere:1")).toBe(2);
+    const corrected = { ...before, address: "elsewhere:1" };
+    expect(raft.members).toContainEqual(corrected as Member);
+    expect(namesOf(raft.members)).toBe("a b c");
+    expect(raft.changeMembers("c", "elsewhere:1")).toBe(2);
+    expect(raft.log.lastIndex).toBe(2);
   });
 
   test("that would leave nobody who votes is refused, forced or not", () => {
@@ -741,6 +748,92 @@ describe("a new server", () => {
     world.until(() => world.at(gone).status().members.length === 3);
     world.until(() => world.at(gone).status().members.every(({ votes }) => votes));
     expect(world.at(gone).status().lastApplied).toBeGreaterThan(2);
+  });
+});
+
+describe("the addresses of servers", () => {
+  const at = (world: World, name: Name) => `${world.simulation.machine(name).ip}:1`;
+  const others = (name: Name) => THREE.filter((other) => other !== name);
+  /** Starts a server again, at another address, with peers where they are said to be. */
+  function move(world: World, name: Name, ip: string, peers: readonly string[]): void {
+    world.kill(name);
+    world.simulation.machine(name).ip = ip;
+    world.start(name, [], { peers });
+  }
+  function lead(world: World, name: Name): void {
+    const heirs = () => world.at(world.leader() ?? name).status().peers;
+    world.until(() => world.leader() !== undefined);
+    world.until(() => heirs().every(({ heardMs, matchIndex }) => heardMs !== null && matchIndex));
+    world.at(world.leader() ?? "").transfer(name);
+    world.until(() => world.leader() === name);
+  }
+
+  test("that listen everywhere are not in the log, and yet clients of others find the leader", () => {
+    const world = new World().found(THREE, { host: "0.0.0.0" });
+    const leader = world.leader() ?? "";
+    const { members } = world.at(leader).status();
+    expect(members.find(({ name }) => name === leader)?.address).toBe("");
+    for (const other of others(leader)) {
+      const client = world.client({ servers: [`${other}=${at(world, other)}`] });
+      world.simulation.settle(put(client, other));
+      client.close();
+    }
+  });
+
+  test("are received when one comes back elsewhere and leads, and told before those of the log", () => {
+    const world = new World();
+    for (const name of THREE) world.simulation.machine(name);
+    const peersOf = (name: Name) => others(name).map((peer) => `${peer}=${at(world, peer)}`);
+    for (const name of THREE) world.start(name, [], { peers: peersOf(name) });
+    const old = `c=${at(world, "c")}`;
+    move(world, "c", "10.0.9.3", peersOf("c"));
+    lead(world, "c");
+    const { members } = world.at("a").status();
+    expect(members.find(({ name }) => name === "c")?.address).toBe(old.slice(2));
+    // Neither the servers' own clients, nor those that know another server, or only an old address.
+    for (const name of ["a", "b"]) world.simulation.settle(put(world.at(name), name));
+    for (const servers of [[`a=${at(world, "a")}`], [old, `b=${at(world, "b")}`]]) {
+      const client = world.client({ servers });
+      world.simulation.settle(put(client, "x"));
+      expect(world.simulation.settle(client.inspect("c"))).toMatchObject({ role: "Leader" });
+      client.close();
+    }
+    world.change("c", "10.0.9.3:1");
+    const corrected = world.at("c").status().members;
+    expect(corrected.find(({ name }) => name === "c")).toMatchObject({ address: "10.0.9.3:1",
+      votes: true });
+    expect(world.at("c").status().needed).toBe(2);
+  });
+
+  test("may all change at once, even be exchanged: one of them is enough for a client", () => {
+    // Each is called by the address that it had at first.
+    const world = new World();
+    const names = THREE.map((name) => at(world, name));
+    const machineOf = new Map(THREE.map((name, i) => [names[i] ?? "", name]));
+    const startAll = (addressOf: (name: Name) => string) => {
+      for (const name of names) {
+        const peers = names.filter((other) => other !== name)
+          .map((other) => `${other}=${addressOf(other)}`);
+        const machine = machineOf.get(name) ?? "";
+        world.start(machine, [], { name, peers, host: addressOf(name).split(":")[0] ?? "" });
+      }
+    };
+    startAll((name) => name);
+    world.until(() => world.leader() !== undefined);
+    const moves: ((i: number) => string)[] = [(i) => `10.0.9.${i}`,
+      (i) => `10.0.0.${1 + (i + 1) % 3}`];
+    for (const ipOf of moves) {
+      for (const name of THREE) world.kill(name);
+      THREE.forEach((name, i) => world.simulation.machine(name).ip = ipOf(i));
+      startAll((name) => at(world, machineOf.get(name) ?? ""));
+      world.until(() => world.leader() !== undefined);
+      for (const name of THREE) {
+        const client = world.client({ servers: [at(world, name)] });
+        world.simulation.settle(put(client, "x", name));
+        expect(world.simulation.settle(get(client, "x"))).toBe(name);
+        client.close();
+      }
+    }
   });
 });
 

@@ -382,6 +382,7 @@ describe("servers", () => {
   });
 
   test("that are elected in the turn after a pause do all that was asked in that turn", () => {
+    let elected = 0;
     forSeeds(10, (_, seed) => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -419,6 +420,11 @@ describe("servers", () => {
       said.length = 0;
       ask(heir, [[2, 2, bytes("")]]); // Before the votes: it does not know yet that it leads.
       simulation.run(50);
+      const isSplit = [...cluster.lives].some(([name, { node }]) =>
+        name !== heir && node.status().role !== "Follower"
+      );
+      if (isSplit) return; // The votes are split, and the next election is another story.
+      elected += 1;
       const command = (id: number,
         line: string) => [1, id, makeCommand([session, id, 0], bytes(line))];
       ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
@@ -431,6 +437,7 @@ describe("servers", () => {
       expect(cluster.lines(heir)).toEqual(["x", "y", "z"]);
       expect(whatIsLeft(cluster.life(heir).node)).toBe("");
     });
+    if (!isReplay) expect(elected).toBeGreaterThan(5);
   });
 
   test("that no longer lead keep no client waiting", () => {
@@ -786,7 +793,7 @@ describe("a server's status", () => {
     expect(peers.map(({ name }) => name)).toEqual(others);
     for (const { name, heardMs, roundTripMs, ...peer } of peers) {
       expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "",
-        isVoter: true, founding: of(leader).founding, isNamed: true, stuck: null });
+        reason: "", isVoter: true, founding: of(leader).founding, isNamed: true, stuck: null });
       // Since the last heartbeat, which takes up to a millisecond, and so does its answer.
       expect(heardMs).toBeWithin(0, 103);
       expect(roundTripMs).toBeWithin(0, 5);
@@ -808,7 +815,9 @@ describe("a server's status", () => {
     expect(silentMs).toBeWithin(9000, 12_000);
     expect(peers).toMatchObject([
       { name: "b", address: `${cluster.machine("b").ip}:1`, told: "", matchIndex: null },
-      { name: "c", address: "", told: "unresolved", heardMs: null, roundTripMs: null },
+      // The log knows better where it is than who has started this server.
+      { name: "c", address: `${cluster.machine("c").ip}:1`, told: "unresolved",
+        reason: "ENOTFOUND: ghost", heardMs: null, roundTripMs: null },
     ]);
     expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
   });
@@ -842,7 +851,7 @@ describe("a server's status", () => {
     expect(status).toMatchObject(known);
     expect(status.silentMs).toBeWithin(0, silentMs + 1);
     expect(status.peers).toEqual([{ name: "b", address: `${cluster.machine("b").ip}:1`, told: "",
-      heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true, founding: null,
+      reason: "", heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true, founding: null,
       isNamed: true, stuck: null }]);
   });
 
@@ -1680,7 +1689,7 @@ describe("a client", () => {
       /^No answer in 2000 ms: the command may have been applied, or may be yet\. Read before you repeat it\. Asked: a \(last/,
     );
     expect(said(client.read(bytes("")))).toMatch(
-      /^No answer in 2000 ms\. Does a majority of the servers run, and with this secret and cluster\? Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(its name does not resolve\)\.$/,
+      /^No answer in 2000 ms\. Does a majority of the servers run, and with this secret and cluster\? Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(ENOTFOUND: ghost\)\.$/,
     );
     expect(said(client.inspect("b:1"))).toMatch(/\? Asked: b \(last heard \d+ ms ago\)\.$/);
   });

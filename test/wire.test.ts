@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { clientKey, type ClientMessage, clientMessages, Endpoint, type EndpointEvent, KeyValueStore,
   type Kind, makeEntry, type Member, type Message, messages, Node, type NodeEvent, operatorMessages,
   serverKeys, Storage } from "../raft.ts";
+import { configuration } from "./core.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
 import { answerOf, askStore, type Envelope, floats, inOrder, KINDS, makeCommand, open, readOutcomes,
   seal as sealWith, SECRET, TYPES } from "./wire.ts";
@@ -353,8 +354,14 @@ describe("who speaks is known by a code", () => {
     const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
     const senders: string[] = [];
     simulation.watch = ({ machine, packet }) => void (packet && senders.push(machine.name));
-    for (let n = 0; n < times; n += 1) {
-      for (const kind of KINDS) void a.endpoint.introduce(kind, address("b"));
+    for (const kind of KINDS) void a.endpoint.introduce(kind, address("b"));
+    simulation.run(1000);
+    const to = { from: "a", to: "b", id: 1 };
+    for (let n = 1; n < times; n += 1) {
+      a.endpoint.send("peer", { ...to, type: "TimeoutNow", term: 1 });
+      a.endpoint.send("client", { ...to, type: "Inspect" });
+      a.endpoint.send("operator", { ...to, type: "Transfer", leader: "", name: "" });
+      a.endpoint.flush();
       simulation.run(1000);
     }
     return { simulation, a, b, senders };
@@ -998,7 +1005,7 @@ describe("a life, a disk, a cluster", () => {
       simulation.run(1001);
     }
     const { ip } = simulation.machine("a");
-    expect(b.endpoint.about("peer", "a").address).toBe(`${ip}:1`);
+    expect(b.endpoint.about("peer", "a").address).toBe("10.9.9.9:1");
     expectDropped(two, two.from([vote]), "outdated", ip);
     expect(b.events).toEqual([{ type: "twice", server: "a", address: { host: ip, port: 1 },
       other: { host: "10.9.9.9", port: 1 } }]);
@@ -1162,12 +1169,58 @@ describe("a life, a disk, a cluster", () => {
     expect(a.events).toEqual([{ type: "unresolved", server: address("b"),
       reason: "ENOTFOUND: b" }]);
     expect(a.endpoint.about("peer", "b")).toEqual({ name: "b", address: "", heardMs: null,
-      told: "unresolved" });
+      told: "unresolved", reason: "ENOTFOUND: b" });
     const b = listen(simulation, "b");
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
     const known = { address: `${simulation.machine("b").ip}:1`, told: "" };
     expect(a.endpoint.about("peer", "b")).toMatchObject(known);
+  });
+
+  test("a silent server is spoken to wherever it may be, and one that is heard only there", () => {
+    const { simulation, a, b, sent } = pair();
+    const { ip } = simulation.machine("b");
+    const hosts = () => {
+      sent.length = 0;
+      a.endpoint.send("peer", { type: "TimeoutNow", from: "a", to: "b", id: 1, term: 1 });
+      a.endpoint.flush();
+      simulation.run(5);
+      const fromA = sent.filter(({ from }) => from.host === simulation.machine("a").ip);
+      return [...new Set(fromA.map(({ to }) => to.host))].toSorted();
+    };
+    const places = ["10.7.7.7", "10.8.8.8"].map((host) => ({ name: "b", host, port: 1 }));
+    a.endpoint.list(places);
+    simulation.run(5);
+    expect(hosts()).toEqual([ip, "10.7.7.7", "10.8.8.8"].toSorted());
+    // It moves to the last of them.
+    simulation.machine("b").ip = "10.8.8.8";
+    expect(hosts()).toHaveLength(3);
+    b.endpoint.send("peer", { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 });
+    b.endpoint.flush();
+    simulation.run(5);
+    expect(hosts()).toEqual(["10.8.8.8"]);
+  });
+
+  test("an address on the loopback is told to clients that are on it, too", () => {
+    const two = pair();
+    const { b, simulation } = two;
+    const members = configuration(["a", "b"]).map((member) => ({ ...member,
+      address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1" })
+    );
+    const told = (client: string) => {
+      b.receive(two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
+        client);
+      return b.endpoint.whereabouts(members, "client", client);
+    };
+    const from = (host: string) => b.receive(two.from([vote]), host);
+    from("127.0.0.9");
+    expect(told("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    expect(told("::1")).toBe(told("127.0.0.1"));
+    expect(told("10.9.9.9")).toBe("b=10.5.5.5:1");
+    from("10.6.6.6");
+    expect(told("10.9.9.9")).toBe("a=10.6.6.6:1,b=10.5.5.5:1");
+    expect(told("::1")).toBe("a=10.6.6.6:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    simulation.run(1);
   });
 
   test("a greeting takes no name from a server that already answers to it", () => {

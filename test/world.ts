@@ -4,6 +4,7 @@
  * Servers and clients in it are the real ones. The same seed gives the same run, event by event.
  */
 import { drainMicrotasks } from "bun:jsc";
+import { isIP } from "node:net";
 import { type Address, RaftError, type Receive, type Socket, type World } from "../raft.ts";
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
@@ -262,7 +263,8 @@ export class Simulation {
   }
 
   async resolve(host: string): Promise<string> {
-    const machine = [...this.machines.values()].find(({ name, ip }) => [name, ip].includes(host));
+    if (isIP(host)) return host;
+    const machine = this.machines.get(host);
     if (!machine) throw new Error(`ENOTFOUND: ${host}`);
     return machine.ip;
   }
