@@ -6,7 +6,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout,
   test } from "bun:test";
 import dgram from "node:dgram";
-import { chmodSync, existsSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, openSync, readdirSync, readFileSync, statSync,
+  writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type Answer, narrator, type Status, troublesOf } from "../cli.ts";
@@ -354,6 +355,38 @@ describe("bad input about data", () => {
     await running.kill();
   });
 
+  test("the same line with another --host continues the server only by its --name", async () => {
+    const directory = temporaryDirectory();
+    const inside = `cd '${directory}' && exec "$0" "$@"`;
+    const [port] = await freePorts(1);
+    const start = (host: string,
+      ...more: string[]) => ["--host", host, "--port", `${port}`, "--peers", "127.0.0.1:9",
+      ...more];
+    const startInside = async (args: string[], line: string) => {
+      const program = new Program(args, {}, ["sh", "-c", inside]);
+      await eventually(line, () => program.output.includes(line) || undefined);
+      return program;
+    };
+    const old = `127.0.0.1:${port}`;
+    const first = await startInside(start("127.0.0.1"), `Server listening on ${old}\n`);
+    await first.kill();
+    const data = path.join(directory, "raft-data");
+    await expectRefusal({ what: "the line of before with another --host", args: start("localhost"),
+      code: 2, keeps: path.join(data, old), options: { shell: inside },
+      says: new RegExp(`^raft-data/${old} holds the data of the server ${old} of the cluster ` +
+        `raft, which does not run\\. Without --name this server is called localhost:${port}, ` +
+        `.* add --name ${old}, .* add --data DIR\\.$`) });
+    expect(readdirSync(data)).toEqual([old]);
+    const again = await startInside(start("localhost", "--name", old),
+      `Server listening on localhost:${port} (127.0.0.1)\n`);
+    // Beside a server that runs, another one is nothing special.
+    const other = await startInside(["--host", "127.0.0.2", ...start("localhost").slice(2)],
+      "- Peers: [");
+    await eventually("it starts",
+      () => /Server listening|Cannot listen/.test(other.output + other.errors) || undefined);
+    for (const program of [again, other]) await program.kill();
+  });
+
   test("a directory in use, or of another server or cluster, is left as it is", async () => {
     const mine = await used();
     const [, , , port = ""] = mine.args;
@@ -698,7 +731,9 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     `its name resolves to 10.0.0.2:48000. ${start}`,
   ]],
   ["one was never there, its name is unknown, and the other has the newer log", [
-    server("a", asks, { b: { heardMs: null, address: "", told: "unresolved" } }),
+    server("a", asks, {
+      b: { heardMs: null, address: "", told: "unresolved", reason: "getaddrinfo ENOTFOUND b" },
+    }),
     absent("b"),
     server("c", { lastIndex: 11 }),
   ], [
@@ -1083,6 +1118,19 @@ describe("servers", () => {
       /\nalone has dropped datagrams of another secret or cluster \(\d+\): /,
     );
     expect(status.code).toBe(0);
+  });
+
+  test("an address of this machine alone is a warning, if a peer is elsewhere", async () => {
+    const [port] = await freePorts(1);
+    for (const host of ["127.0.0.1", "localhost"]) {
+      const is = host === "localhost" ? "is 127.0.0.1," : "is";
+      const program = await startWarned("a --host of this machine alone", ["--host", host, "--port",
+        `${port}`, "--data", temporaryDirectory(), "--peers", "127.0.0.1:9,far=203.0.113.7:9"],
+        new RegExp(`${host} ${is} a loopback address, which reaches this machine only, and not ` +
+          "far at 203\\.0\\.113\\.7\\. Give --host an address of this machine in that .*"));
+      expect(program.output.match(/loopback/g)).toHaveLength(1);
+      await program.kill();
+    }
   });
 
   test("a peer's name that does not resolve is a warning, and tried again", async () => {
