@@ -353,5 +353,5 @@ test("a client that is closed when it has just asked throws nothing later", asyn
   const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
   const [out, err, code] = await Promise.all([new Response(child.stdout).text(),
     new Response(child.stderr).text(), child.exited]);
-  expect({ out, err, code }).toEqual({ out: "timeout\n", err: "", code: 0 });
+  expect({ out, err, code }).toEqual({ out: "closed\n", err: "", code: 0 });
 });
