@@ -21,6 +21,7 @@ export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): R
   const cluster = new Cluster(new Scene(seed, trace));
   const { scene } = cluster;
   cluster.suffer();
+  if (scene.conditions.wipes) return cluster.survive();
   cluster.healMajority();
   cluster.healAll();
   if (scene.judge.voters.length > 2) {
@@ -121,6 +122,24 @@ class Cluster {
     const [old] = this.clients.splice(Math.floor(this.scene.random() * this.clients.length), 1);
     this.scene.report.unknown += old?.kill() ?? 0;
     this.addClient().live();
+  }
+
+  /**
+   * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
+   * cluster; but nothing that a server has saved as committed is ever replaced, which the judge sees
+   * to, and each founding keeps its promises.
+   */
+  survive(): Report {
+    const { scene, network } = this;
+    scene.tell(() => "network  is healed, and disks were lost");
+    network.calmDown(scene.names);
+    for (const server of this.servers) server.heal();
+    scene.run(20 * this.timeoutMs);
+    scene.judge.checkAll();
+    scene.report.refoundings = Math.max(0, scene.judge.founded - 1);
+    scene.report.simulatedMs = scene.now;
+    scene.report.elections = scene.judge.elections;
+    return scene.report;
   }
 
   // ------------------------------------ What must work again -------------------------------------

@@ -165,10 +165,13 @@ export class Client {
   private onReply(operation: Operation, from: Server, reply: Reply): void {
     const { scene } = this;
     const { id, kind } = operation;
-    if (reply.type === "Answer") this.checkAnswer(operation, reply.answer, reply.index);
+    // Where disks are lost without number, a client may be answered by another founding.
+    const { wipes } = scene.conditions;
+    if (reply.type === "Answer" && !wipes) this.checkAnswer(operation, reply.answer, reply.index);
     if (!this.operations.has(id)) return;
     if (reply.type === "NotLeader") return this.onRedirect(operation, from, reply.leader);
     if (reply.type === "Refused") {
+      if (wipes) return void this.operations.delete(id);
       throw new Violation("What waits for an answer gets it",
         `${from.name} refuses ${kind} ${operation.sequence} of ${this.name}: ${reply.reason}`);
     }

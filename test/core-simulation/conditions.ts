@@ -31,6 +31,8 @@ export type Conditions = {
   transferEveryMs: number;
   killInTurn: number;
   diskLoss: number;
+  /** Whether disks are lost however many, so that the cluster may end, or be founded again. */
+  wipes: boolean;
   slowSave: number;
   slowSaveMs: number;
   downMs: number;
@@ -58,6 +60,7 @@ export function drawConditions(random: Random): Conditions {
     share > 0 && random() < 0.9 ? between(low, high) : every(low, high);
   const T = pick(300, 400, 600, 1000);
   const batchBytes = pick(30, 100, 300, 1000);
+  const wipes = random() < 0.1;
   return {
     servers: random() < 0.04 ? 1 : pick(2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7),
     spares: pick(0, 1, 2, 2),
@@ -82,7 +85,8 @@ export function drawConditions(random: Random): Conditions {
     pauseEveryMs: every(2 * T, 10 * T),
     transferEveryMs: every(2 * T, 10 * T),
     killInTurn: chance(0.01),
-    diskLoss: chance(0.5),
+    diskLoss: wipes ? 0.5 : chance(0.5),
+    wipes,
     slowSave: chance(0.1),
     slowSaveMs: pick(0.05, 0.5, 3) * T,
     downMs: pick(0.1, 1, 5) * T,

@@ -163,7 +163,8 @@ export class Server {
     const { scene, name } = this;
     if (!this.raft) return;
     this.kill(why);
-    const isLost = scene.chance(scene.conditions.diskLoss) && scene.judge.canLoseDisk(name);
+    const { diskLoss, wipes } = scene.conditions;
+    const isLost = scene.chance(diskLoss) && (wipes || scene.judge.canLoseDisk(name));
     if (isLost && scene.isHostile) this.loseDisk();
     const { life } = this;
     const restart = () => {

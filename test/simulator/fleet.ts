@@ -94,7 +94,8 @@ export function tellSum({ outcomes, seconds }: Result): string {
     ["crashes", `${count(sum.crashes)}, ${count(sum.powerCuts)} of them power cuts; ` +
       `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
     ["partitions", count(sum.partitions)],
-    ["disks", `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost`],
+    ["disks", `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost, ` +
+      `and the cluster was founded again ${count(sum.refoundings)} times`],
     ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} that were forged`],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["members", `changed ${count(sum.changes)} times`],
