@@ -2588,7 +2588,7 @@ class Correspondent {
   heardAt = Number.NEGATIVE_INFINITY;
   /** What was told about it since all was well, so that it is not told again. */
   told: EndpointEvent["type"] | "" = "";
-  /** Why a place of it was not resolved. */
+  /** Why a place of it was last not resolved. */
   reason = "";
 
   constructor(readonly kind: Kind, readonly name: Name) {}
@@ -2848,22 +2848,20 @@ export class Endpoint {
     const { name, places } = to;
     to.resolvedAt = this.world.clock.now();
     const heard = kinds.flatMap((kind) => this.known.get(`${kind} ${name}`)?.address ?? []);
-    const failures = await Promise.all([...heard, ...places].map(async ({ host, port }) => {
+    await Promise.all([...heard, ...places].map(async ({ host, port }) => {
       try {
-        const address = { host: await this.world.datagrams.resolve(host, this.socket.address),
-          port };
+        const ip = await this.world.datagrams.resolve(host, this.socket.address);
+        const address = { host: ip, port };
         const text = writeAddress(address);
-        if (to.addresses.has(text)) return false;
+        if (to.addresses.has(text)) return;
         to.addresses.set(text, address);
+        if (to.told === "unresolved") to.told = "";
         this.transmit(to);
-        return false;
       } catch (error) {
         to.reason = (error as Error).message;
         this.tell(to, { type: "unresolved", server: { name, host, port }, reason: to.reason });
-        return true;
       }
     }));
-    if (to.told === "unresolved" && !failures.includes(true)) to.told = "";
   }
 
   private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
