@@ -1413,10 +1413,10 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
  */
 export interface StateMachine {
   /**
-   * Applies a committed command and returns its answer, of MAX_ANSWER_BYTES at most. A larger answer
+   * Applies a committed command and returns its answer, of MAX_ANSWER_BYTES at most: a larger one
    * reaches no caller. An error stops the server, and stops it again at every start, because the
-   * command stays in the log. So a command that is wrong should get an answer that says so. Commands
-   * of one entry have the same `index`, the entry's.
+   * command stays in the log. So a command that is wrong should get an answer that says so. The
+   * commands of one entry have the same `index`, the entry's.
    */
   apply(command: Uint8Array, index: number): Uint8Array;
   /**
@@ -1458,14 +1458,14 @@ export class Sessions {
   /** Which was used last, and so is at the end: most commands are of the same one as the last. */
   private latest = 0;
 
-  /** Applies a committed entry. Of several commands, each has its outcome. */
+  /** Applies a committed entry. Each command has its outcome, and so has a session that opens. */
   apply({ kind, index, data }: Entry, machine: Pick<StateMachine, "apply">): Outcome[] {
     if (kind === "commands") {
       const commands = readCommands(data);
       assert(commands, "the commands of an entry can be read");
       return commands.map((packed) => this.applyCommand(packed, index, machine));
     }
-    if (kind !== "session") return [{ kind: "answer", data: NOTHING }];
+    if (kind !== "session") return [];
     this.use(index, { acknowledged: 0, answers: new Map() });
     const [oldest = 0] = this.open.keys();
     if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
@@ -3079,18 +3079,18 @@ export class Node {
   }
 
   /**
-   * Replicates a command, applies it once, and resolves to its answer. Both are copied. Rejects with
-   * a RaftError: "refused" if it has more than MAX_COMMAND_BYTES; "applied" if it was applied, but
-   * its answer has more than MAX_ANSWER_BYTES; "timeout" if it could not even be asked;
-   * "outcomeUnknown" if no answer came in time: then it may have been applied, or may be yet;
-   * "stopped" if this server has stopped, and "closed" if this client was closed, before it was sent.
+   * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
+   * "refused" if it has more than MAX_COMMAND_BYTES; "applied" if it was applied, but its answer
+   * has more than MAX_ANSWER_BYTES; "timeout" if it could not even be sent, or "stopped" if this
+   * server has stopped before that, or "closed" if this client was closed; "outcomeUnknown" if no
+   * answer came in time, so that it may have been applied, or may be yet. Both are copied.
    */
   readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
    * Asks the state machine, and resolves to an answer that reflects every command answered before,
    * on whichever server (it is linearizable). Rejects with a RaftError: "refused" if question or
-   * answer is too large, or the state machine throws; "timeout", "stopped" or "closed" as `propose`.
+   * answer is too large, or if the state machine throws; or "timeout", "stopped", "closed".
    */
   readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
@@ -3301,7 +3301,7 @@ export class Node {
     if (m.type === "ChangeMembers") return this.change(m);
     if (m.type === "Transfer") return this.handOver(m);
     if (m.type !== "Inspect") return this.client.onAnswer(m);
-    this.answer(m, { type: "Answer", answer: Buffer.from(JSON.stringify(this.status())) });
+    this.reply(m, Buffer.from(JSON.stringify(this.status())));
   }
 
   private onQuestion(m: Question): void {
@@ -3320,7 +3320,7 @@ export class Node {
     const questions = this.unasked.splice(0);
     this.isAsking = true;
     this.client.perform({ type: "ReadIndex" }).then(
-      (answer) => void this.awaited.push({ index: Number(asBuffer(answer).toString()), questions }),
+      (answer) => void this.awaited.push({ index: Number(`${answer}`), questions }),
       () => questions.forEach((question) => this.redirect(question)),
     ).finally(() => {
       this.isAsking = false;
@@ -3337,11 +3337,12 @@ export class Node {
    * as many commands do. Only a large command has a larger one, for itself.
    */
   private accept(asker: Commands): void {
-    const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
     // What no AppendEntries can carry would hold up all that comes behind it.
-    if (asker.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) return refuse("it is too large");
+    if (asker.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
+      return this.refuse(asker, "it is too large");
+    }
     const parts = cutCommands(asBuffer(asker.data), this.entryBytes);
-    if (parts.length === 0) return refuse("it is not a command");
+    if (parts.length === 0) return this.refuse(asker, "it is not a command");
     if (this.waitsAlready(asker)) return;
     let first = 0;
     for (const { data, count } of parts) {
@@ -3375,10 +3376,10 @@ export class Node {
     const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
     const index = isReadable ? core.changeMembers(name, address, force) : "it has no such address";
     if (index === undefined) return this.redirect(asker);
-    if (typeof index === "string") return this.answer(asker, { type: "Refused", reason: index });
+    if (typeof index === "string") return this.refuse(asker, index);
     // What is under way already will be done when it is asked again.
     if (index > lastIndex) this.proposals.set(index, { shares: [whole(asker)], term });
-    if (index <= core.lastApplied) this.answer(asker, { type: "Answer", answer: NOTHING });
+    if (index <= core.lastApplied) this.reply(asker, NOTHING);
   }
 
   /**
@@ -3388,18 +3389,20 @@ export class Node {
   private handOver(asker: Asker & { type: "Transfer" }): void {
     const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
     if (core.role.name !== "Leader") return this.redirect(asker);
-    const refuse = (reason: string) => this.answer(asker, { type: "Refused", reason });
     if (asker.leader === name) {
       // A sender has other `calls` in each of its lives.
       const isRepeated = last?.calls === asker.calls && last?.id === asker.id;
       if (!isRepeated) {
         const why = core.heir ? "it is handing over" : core.transfer(asker.name || undefined);
-        if (why !== undefined) return refuse(why);
+        if (why !== undefined) return this.refuse(asker, why);
         this.lastTransfer = asker;
-      } else if (!core.heir) return refuse(`${asker.name || "the heir"} did not take over in time`);
+      } else if (!core.heir) {
+        return this.refuse(asker, `${asker.name || "the heir"} did not take over in time`);
+      }
       this.redirect(asker); // By then perhaps another leads.
-    } else if (asker.name !== "" && asker.name !== name) refuse(`${name} leads already`);
-    else this.answer(asker, { type: "Answer", answer: Buffer.from(name) });
+    } else if (asker.name !== "" && asker.name !== name) {
+      this.refuse(asker, `${name} leads already`);
+    } else this.reply(asker, Buffer.from(name));
   }
 
   private apply(entry: Entry): void {
@@ -3411,7 +3414,7 @@ export class Node {
       const own = outcomes.slice(next, next += count);
       if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
       else if (asker.type === "Commands") this.answerCommands(asker, first, own);
-      else this.answer(asker, { type: "Answer", answer: own[0]?.data ?? NOTHING });
+      else this.reply(asker, own[0]?.data ?? NOTHING);
     }
   }
 
@@ -3483,8 +3486,7 @@ export class Node {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(data);
         if (kind !== "state") continue;
-        const taken: unknown = take(data);
-        demand(!(taken instanceof Promise),
+        demand(!(take(data) as unknown instanceof Promise),
           "Cannot restore this state machine: the function that " +
             "restore returns is async. Take each chunk before the function returns.");
       }
@@ -3516,15 +3518,14 @@ export class Node {
 
   private answerQuestion(m: Question): void {
     const { core: { lastApplied }, options: { machine } } = this;
-    const refuse = (why: unknown) => this.answer(m, { type: "Refused", reason: `${why}` });
     try {
       const answer = m.type === "Read"
         ? checked("the answer of query", machine.query(m.question))
         : Buffer.from(`${lastApplied}`);
-      if (answer.length > MAX_ANSWER_BYTES) refuse(tooLarge(answer));
-      else this.answer(m, { type: "Answer", answer });
+      if (answer.length > MAX_ANSWER_BYTES) this.refuse(m, tooLarge(answer));
+      else this.reply(m, answer);
     } catch (error) {
-      refuse(error);
+      this.refuse(m, `${error}`);
     }
   }
 
@@ -3541,6 +3542,14 @@ export class Node {
     const leader = this.core.heir ?? this.core.leader ?? "";
     const servers = this.endpoint.whereabouts(this.members, kindOf(asker.type), asker.from);
     this.answer(asker, { type: "NotLeader", leader, servers });
+  }
+
+  private reply(asker: Asker, answer: Uint8Array): void {
+    this.answer(asker, { type: "Answer", answer });
+  }
+
+  private refuse(asker: Asker, reason: string): void {
+    this.answer(asker, { type: "Refused", reason });
   }
 
   private answer(asker: Asker, content: Content): void {
@@ -3561,7 +3570,7 @@ export type ClientOptions = { servers: readonly string[]; cluster?: string; secr
   clientKey?: string; timeoutMs?: number; world?: World };
 
 /** A caller that waits for an outcome, with its command, which is repeated in one more session. */
-type Waiting = { resolve(answer: Uint8Array): void; reject(error: unknown): void; packed?: Buffer;
+type Waiting = { resolve(answer: Buffer): void; reject(error: unknown): void; packed?: Buffer;
   isRepeated?: boolean };
 /**
  * What a client wants: of one server `only`, or of the leader. `waiting` has a place for each
@@ -3689,7 +3698,7 @@ export class Client {
     if (this.isOpening) return;
     this.isOpening = true;
     try {
-      this.session = Number(asBuffer(await this.perform({ type: "OpenSession" })));
+      this.session = Number(`${await this.perform({ type: "OpenSession" })}`);
     } catch (error) {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }
@@ -3715,14 +3724,13 @@ export class Client {
    */
   async transfer(leader: Name, heir = ""): Promise<Name> {
     this.target = leader;
-    const answer = await this.perform({ type: "Transfer", leader, name: heir });
-    return asBuffer(answer).toString();
+    return `${await this.perform({ type: "Transfer", leader, name: heir })}`;
   }
 
   /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
-    const answer = Buffer.from(await this.perform({ type: "Inspect" }, server)).toString();
-    const status: ReturnType<Node["status"]> = JSON.parse(answer);
+    const answer = await this.perform({ type: "Inspect" }, server);
+    const status: ReturnType<Node["status"]> = JSON.parse(`${answer}`);
     this.endpoint.list(status.peers.flatMap(serverOf), status.name);
     return status;
   }
@@ -3816,7 +3824,7 @@ export class Client {
   }
 
   /** Asks until there is an answer, or no time left. */
-  perform(content: Content, only?: Name): Promise<Uint8Array> {
+  perform(content: Content, only?: Name): Promise<Buffer> {
     return new Promise((resolve, reject) => this.start(content, [{ resolve, reject }], only));
   }
 

@@ -627,8 +627,8 @@ export const planted: readonly Planted[] = [
     id: "75",
     name: "A follower's read joins the question to the leader that was sent before it came.",
     changes: [["const questions = this.unasked.splice(0);", ""], [
-      "index: Number(asBuffer(answer).toString()), questions }),",
-      "index: Number(asBuffer(answer).toString()), questions: this.unasked.splice(0) }),",
+      "index: Number(`${answer}`), questions }),",
+      "index: Number(`${answer}`), questions: this.unasked.splice(0) }),",
     ], ["() => questions.forEach(", "() => this.unasked.splice(0).forEach("]],
     caughtBy: [
       { file: "node", title: "that comes while the leader is being asked waits for another" },
@@ -897,7 +897,7 @@ export const planted: readonly Planted[] = [
   {
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [["if (parts.length === 0) return refuse(\"it is not a command\");",
+    changes: [["if (parts.length === 0) return this.refuse(asker, \"it is not a command\");",
       "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });"]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { Client, MAX_ANSWER_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
   type StateMachine } from "../raft.ts";
 import { carelessCaller, carelessMachine, spoil } from "./careless.ts";
-import { SECRET } from "./wire.ts";
+import { seal, SECRET } from "./wire.ts";
 import { Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -280,7 +280,7 @@ describe("an error in onEvent", () => {
       simulation.run(3000);
       simulation.route = () => [{ afterMs: type === "slow" ? 150 : 1 }];
       const to = { host: simulation.machine("a").ip, port: 1 };
-      const forged = Buffer.concat([Buffer.alloc(16), Buffer.of(3, 0), Buffer.alloc(40)]);
+      const forged = seal("peer", [], { secret: "another" });
       simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: forged });
       expect(simulation.run(60_000, () => cluster.reasons.length > 0)).toBe(true);
       expect(cluster.reasons).toEqual([wrong]);

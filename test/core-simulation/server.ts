@@ -433,9 +433,8 @@ export class Server {
 
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
-    const [outcome] = sessions.apply(entry, this.machine);
-    if (!outcome) throw new Error(`Entry ${entry.index} has no outcome.`);
-    const { kind, data: answer } = outcome;
+    const [{ kind, data: answer } = { kind: "answer", data: Buffer.alloc(0) }] = sessions
+      .apply(entry, this.machine);
     this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
     scene.judge.applied(this.name, entry, this.state);
     scene.mix(4, this.index, entry.index, entry.term, this.state);
