@@ -36,7 +36,8 @@ export class Cluster {
   readonly committed: number[] = [0];
   readonly lists: Lists;
   private readonly states = new Map<string, number>();
-  private readonly figure3 = new Figure3();
+  /** The judges of each founding of the cluster. There is one, unless `wipes` is on. */
+  private readonly figures = new Map<number, Figure3>();
   private readonly byName: Map<string, Server>;
   /** Of which index the snapshot was that was last looked at. */
   private readonly judged = new Map<string, number>();
@@ -134,8 +135,8 @@ export class Cluster {
     if (!this.isHostile || server.damage || random() >= hostility.diskLoss) return;
     // Who is left might need the one that is removed.
     if (this.simulation.now < this.changesUntil) return;
-    for (const each of this.servers) each.readPlatter(committed);
-    if (!lists.canLoseDisk(server.name, committed, this.diskOf)) return;
+    for (const each of this.servers) each.readPlatter(hostility.wipes ? [] : committed);
+    if (!hostility.wipes && !lists.canLoseDisk(server.name, committed, this.diskOf)) return;
     server.loseDisk();
     report.lostDisks += 1;
     this.tell(server.name, () => "HAS LOST ITS DISK");
@@ -201,7 +202,7 @@ export class Cluster {
     if (server?.isFaulted) throw new Error(`${from} says something after its disk has failed`);
     const { kind, said } = readDatagram(packet.bytes);
     if (server && kind === "peer") {
-      server.readPlatter(this.committed);
+      server.readPlatter(this.hostility.wipes ? [] : this.committed);
       for (const sentence of said) judgePromise(from, to, sentence, server.platter);
     }
     for (const { type, fields } of said) {
@@ -244,10 +245,12 @@ export class Cluster {
 
   /** State Machine Safety, by its fruits: who has applied as much is in the same state. */
   private onApplied(server: Server, index: number, place: string, hash: number): void {
-    const { workload } = this;
-    workload.newestApplied = Math.max(workload.newestApplied, index);
-    const expected = this.states.get(place) ?? hash;
-    this.states.set(place, expected);
+    const { workload, hostility } = this;
+    // Another founding may have applied less, and its clients are told what that has.
+    if (!hostility.wipes) workload.newestApplied = Math.max(workload.newestApplied, index);
+    const key = `${place} ${server.core?.founding}`;
+    const expected = this.states.get(key) ?? hash;
+    this.states.set(key, expected);
     if (hash === expected) return;
     this.broken ??= new Error(`${server.name} is in another state than others after ${place}`);
   }
@@ -267,12 +270,21 @@ export class Cluster {
     if (server.isFaulted) throw new Error(`${name} goes on after its disk has failed`);
     const { core } = server;
     if (!core) return;
-    server.readPlatter(this.committed);
+    const { wipes } = this.hostility;
+    server.readPlatter(wipes ? [] : this.committed);
     this.noteMembers(server);
-    this.figure3.judge(name, core);
+    const figure3 = this.figures.get(core.founding) ?? new Figure3();
+    this.figures.set(core.founding, figure3);
+    figure3.judge(name, core);
+    if (wipes) return this.judgeQueues(server); // What is committed depends on the founding.
     this.judgeCommitted(server, core);
     this.judgeSnapshot(server);
     this.judgeQueues(server);
+  }
+
+  /** How often the cluster was founded, and something committed. */
+  get founded(): number {
+    return [...this.figures.values()].filter(({ isUsed }) => isUsed).length;
   }
 
   /** What lists of members its log has. */

@@ -15,6 +15,11 @@ export class Figure3 {
   private readonly servers = new Map<string, Seen>();
   private readonly committed: Entry[] = [];
 
+  /** Whether anything was ever committed. */
+  get isUsed(): boolean {
+    return this.committed.length > 0;
+  }
+
   /** Throws the sentence of a promise that is broken. */
   judge(name: string, core: Raft): void {
     const { currentTerm, commitIndex, lastApplied } = core;

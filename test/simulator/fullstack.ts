@@ -33,6 +33,7 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   new Nemesis(cluster, seed);
   cluster.run(HOSTILE_MS);
   workload.end();
+  if (cluster.hostility.wipes) return survive(cluster);
   healMajority(cluster, seed);
   healAll(cluster);
   const wrong = checkLinearizable(workload.history);
@@ -40,6 +41,22 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   cluster.report.changes = cluster.lists.count(cluster.committed);
   cluster.report.simulatedMs = simulation.now;
   return cluster.report;
+}
+
+/**
+ * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
+ * cluster; but each keeps its promises, and no disk has replaced what it had saved as committed.
+ */
+function survive(cluster: Cluster): Report {
+  const { servers, links, hostility, simulation, names, report } = cluster;
+  cluster.isHostile = false;
+  links.calmDown(names);
+  cluster.tell("network", () => "IS HEALED, and disks were lost");
+  for (const server of servers) heal(cluster, server);
+  cluster.run(20 * hostility.electionTimeoutMs);
+  report.refoundings = Math.max(0, cluster.founded - 1);
+  report.simulatedMs = simulation.now;
+  return report;
 }
 
 /** A server that is whole again, and whose disk and network are. */

@@ -39,6 +39,8 @@ export type Hostility = {
   slowSyncMs: number;
   bitFlip: number;
   diskLoss: number;
+  /** Whether disks are lost however many, so that the cluster may end, or be founded again. */
+  wipes: boolean;
   downMs: number;
   operationsUnderWay: number;
   thinkMs: number;
@@ -70,6 +72,7 @@ export function drawHostility(random: Random): Hostility {
   const often = (low: number, high: number) =>
     share > 0 && random() < 0.9 ? between(random, low, high) : every(low, high);
   const T = pick(random, [200, 300, 500, 1000]);
+  const wipes = random() < 0.1;
   return {
     servers: random() < 0.04 ? 1 : pick(random, [2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
     spares: pick(random, [0, 1, 2, 2]),
@@ -102,7 +105,8 @@ export function drawHostility(random: Random): Hostility {
     slowSync: chance(0.1),
     slowSyncMs: between(random, 1, 2 * T),
     bitFlip: chance(0.3),
-    diskLoss: chance(0.3),
+    diskLoss: wipes ? 0.4 : chance(0.3),
+    wipes,
     downMs: pick(random, [T / 2, 3 * T, 10 * T]),
     operationsUnderWay: pick(random, [1, 2, 4]),
     thinkMs: pick(random, [100, 300, 1000]),
