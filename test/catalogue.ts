@@ -29,6 +29,10 @@ type Planted = { id: string; name: string; changes: readonly Change[];
 
 // ------------------------------------------- The bugs -------------------------------------------
 
+/** How a leader begins where no log is. */
+const MEMBERS_FIRST =
+  "    else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));\n";
+
 export const planted: readonly Planted[] = [
   // Elections.
   {
@@ -1215,6 +1219,130 @@ export const planted: readonly Planted[] = [
     caughtBy: [
       { file: "node", title: "says which entry never arrives where only small datagrams do" },
       { file: "paper", title: "so is a part of a snapshot" },
+    ],
+  },
+
+  // What may be rebuilt: sessions, reads, members, acknowledgements, and who is known.
+  {
+    id: "153",
+    name: "A snapshot lists the sessions in another order than that of their last use.",
+    changes: [["const all = [...this.open].map(",
+      "const all = [...this.open].toSorted(([a], [b]) => a - b).map("]],
+    caughtBy: [{ file: "sessions", title: "answer every later command as the original does" }],
+  },
+  {
+    id: "154",
+    name: "The acknowledged mark of a session goes back with a command that was overtaken.",
+    changes: [["if (acknowledged > session.acknowledged) {",
+      "if (acknowledged !== session.acknowledged) {"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "155",
+    name: "A restored session keeps views of the bytes that it was read from.",
+    changes: [["readRecords(Buffer.from(bytes)) ?? []", "readRecords(asBuffer(bytes)) ?? []"]],
+    caughtBy: [{ file: "sessions", title: "whatever becomes of the chunks" }],
+  },
+  {
+    id: "156",
+    name: "A follower answers reads from a state that is half installed.",
+    changes: [["const isReady = () => !core.isInstalling && awaited",
+      "const isReady = () => awaited"]],
+    caughtBy: [{ file: "node", title: "that are half installed answer no read" }],
+  },
+  {
+    id: "157",
+    name: "A leader tells a follower an index for its reads that is one too low.",
+    changes: [["        : Buffer.from(`${lastApplied}`);",
+      "        : Buffer.from(`${lastApplied - 1}`);"]],
+    caughtBy: [{ mode: "full", seed: 21 }],
+  },
+  {
+    id: "158",
+    name: "A server that lost the lead tells others an index for their reads.",
+    changes: [[
+      "else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
+      "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerQuestion(m);\n" +
+      "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
+    ]],
+    caughtBy: [{ mode: "full", seed: 5 }],
+  },
+  {
+    id: "159",
+    name: "A reply of an earlier term confirms a round of this one.",
+    changes: [["if (m.term < this.currentTerm || m.round > role.round)",
+      "if (m.round > role.round)"]],
+    caughtBy: [{ mode: "core", seed: 5 }],
+  },
+  {
+    id: "160",
+    name: "A list of members is in force when it is committed, not as soon as it is in the log.",
+    changes: [["return this.membersAt(this.log.lastIndex);",
+      "return this.membersAt(this.commitIndex);"]],
+    caughtBy: [{ mode: "core", seed: 1 }],
+  },
+  {
+    id: "161",
+    name: "A log that a snapshot replaces keeps its lists of members.",
+    changes: [["    this.sizes = [0];\n    this.configurations = [];\n",
+      "    this.sizes = [0];\n"]],
+    caughtBy: [
+      { mode: "core", seed: 5 },
+      { file: "members", title: "that comes with a snapshot takes the place of all before" },
+    ],
+  },
+  {
+    id: "162",
+    name: "A follower acknowledges all of its log, also what the leader has not vouched for.",
+    changes: [["    this.acknowledge(m, matchIndex);\n",
+      "    this.acknowledge(m, this.log.lastIndex);\n"]],
+    caughtBy: [{ file: "paper",
+      title: "the follower's log is identical to its own log up through the new entries" }],
+  },
+  {
+    id: "163",
+    name:
+      "A new leader begins after its own first entry, which leaves with the next heartbeat only.",
+    changes: [
+      ["    for (const name of this.others) this.attend(role, name);\n    this.become(role);\n",
+        "    this.become(role);\n"],
+      [MEMBERS_FIRST,
+        `${MEMBERS_FIRST}    for (const name of this.others) this.attend(role, name);\n`],
+    ],
+    caughtBy: [
+      { mode: "core", seed: 1 },
+      { file: "node", title: "send the first entry of their term in that instant" },
+    ],
+  },
+  {
+    id: "164",
+    name: "A datagram that was overtaken takes its sender back to an earlier address.",
+    changes: [["if (sequence > from.newest) {", "if (sequence > 0) {"]],
+    caughtBy: [{ file: "wire", title: "one that was overtaken does not take its sender back" }],
+  },
+  {
+    id: "165",
+    name: "Strangers push out servers.",
+    changes: [["this.known.entries().filter(([, { server }]) => !server)", "this.known.entries()"]],
+    caughtBy: [{ file: "wire", title: "met before thousands of strangers" }],
+  },
+  {
+    id: "166",
+    name: "The clients' key makes operators.",
+    changes: [["if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return",
+      `const other = kind === "operator" ? keys.get("client") : undefined;
+  const codes = [code, other && authenticate(other, sealed)];
+  const fits = codes.some((one) => one && timingSafeEqual(one, sealed.subarray(0, MAC_BYTES)));
+  if (!fits) return`]],
+    caughtBy: [{ file: "wire", title: "a whole operator ChangeMembers is worth nothing" }],
+  },
+  {
+    id: "167",
+    name: "A call that is answered stays in the table of those under way.",
+    changes: [["    calls?.delete(id);\n", ""]],
+    caughtBy: [
+      { mode: "full", seed: 1 },
+      { file: "node", title: "although datagrams are lost, repeated, overtaken" },
     ],
   },
 ];
