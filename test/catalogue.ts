@@ -1323,7 +1323,8 @@ export const planted: readonly Planted[] = [
   {
     id: "165",
     name: "Strangers push out servers.",
-    changes: [["this.known.entries().filter(([, { server }]) => !server)", "this.known.entries()"]],
+    changes: [["this.known.entries().filter(([, { places }]) => places.length === 0)",
+      "this.known.entries()"]],
     caughtBy: [{ file: "wire", title: "met before thousands of strangers" }],
   },
   {
@@ -1344,6 +1345,18 @@ export const planted: readonly Planted[] = [
       { mode: "full", seed: 1 },
       { file: "node", title: "although datagrams are lost, repeated, overtaken" },
     ],
+  },
+  {
+    id: "168",
+    name: "The reads that are answered are the ones that came last, not first.",
+    changes: [["questions.splice(0, ready)", "questions.splice(questions.length - ready)"]],
+    caughtBy: [{ file: "node", title: "reads are answered in the order in which they came" }],
+  },
+  {
+    id: "169",
+    name: "A late reply takes back the round that a follower has confirmed.",
+    changes: [["Math.max(follower.confirmedRound, m.round)", "Number(m.round)"]],
+    caughtBy: [{ file: "paper", title: "a late reply to an earlier round takes back nothing" }],
   },
 ];
 

@@ -1237,6 +1237,38 @@ test("commands of one turn are asked together, and answered in as many parts as 
   if (!isReplay) expect(parts).toBeGreaterThan(10);
 });
 
+test("reads are answered in the order in which they came, each after a round of its own", () => {
+  const cluster = new Cluster(1);
+  const { simulation } = cluster;
+  const leader = cluster.leader();
+  const { node } = cluster.life(leader);
+  simulation.settle(node.propose(bytes("x")));
+  simulation.run(500);
+  // Replies to the leader wait, until a test lets them through one by one.
+  const { ip } = cluster.machine(leader);
+  const held: Packet[] = [];
+  simulation.route = (packet) => {
+    const isReply = packet.to.host === ip &&
+      open(packet.bytes).types.includes("AppendEntriesReply");
+    if (isReply) held.push(packet);
+    return isReply ? [] : [{ afterMs: 1 }];
+  };
+  const answered: number[] = [];
+  for (const place of [0, 1, 2]) {
+    void node.read(bytes("")).then(() => answered.push(place));
+    simulation.run(2.5);
+  }
+  const seen = new Set<number>();
+  for (const packet of held.splice(0)) {
+    simulation.deliver(packet);
+    simulation.run(0.1);
+    expect(answered).toEqual([0, 1, 2].slice(0, answered.length));
+    seen.add(answered.length);
+  }
+  expect(seen).toContain(1);
+  expect(seen).toContain(2);
+});
+
 describe("a follower's read", () => {
   const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
 

@@ -3207,6 +3207,16 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, roundOf(raft))).toBe(1);
   });
 
+  test("a late reply to an earlier round takes back nothing that a follower has confirmed", () => {
+    const raft = settledLeader({ members: FIVE });
+    const early = roundOf(raft);
+    ask(raft);
+    turn(raft);
+    expect(confirm(raft, roundOf(raft), { from: "b" })).toBe(0);
+    expect(confirm(raft, early, { from: "b" })).toBe(0);
+    expect(confirm(raft, roundOf(raft), { from: "c" })).toBe(1);
+  });
+
   test("a lost round is asked again within a heartbeat", () => {
     const raft = settledLeader();
     ask(raft);
