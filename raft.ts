@@ -445,7 +445,7 @@ export class Raft {
     this.log.reset(base.index, base.term);
     for (const entry of disk.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
-    this.saved = this.hardState;
+    this.saved = disk;
     this.heardAt = this.askAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
     this.electionDueAt = this.majority > 1 ? this.drawElectionTimeout() : now;
@@ -526,21 +526,13 @@ export class Raft {
     checkInvariants(this);
   }
 
-  private get hardState(): HardState {
-    const { currentTerm, votedFor, commitIndex } = this;
-    return { currentTerm, votedFor, commitIndex };
-  }
-
-  private get isUnsaved(): boolean {
-    const { currentTerm, votedFor, commitIndex, saved, log } = this;
-    return saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
-      || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
-  }
-
   /** What the disk lacks, if anything: a changed term or vote, new entries, a first commit index. */
   get unsaved(): (HardState & { entries: Entry[] }) | undefined {
-    const { hardState, log } = this;
-    return this.isUnsaved ? { ...hardState, entries: log.slice(log.savedIndex + 1) } : undefined;
+    const { currentTerm, votedFor, commitIndex, saved, log } = this;
+    const isChanged = saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
+      || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
+    if (!isChanged) return undefined;
+    return { currentTerm, votedFor, commitIndex, entries: log.slice(log.savedIndex + 1) };
   }
 
   /**
@@ -548,7 +540,7 @@ export class Raft {
    * vote, a leader its own copy of an entry (thesis §10.2.1).
    */
   onSaved(): void {
-    if (this.isUnsaved) this.saved = this.hardState;
+    this.saved = this.unsaved ?? this.saved;
     this.log.savedIndex = this.log.lastIndex;
     if (this.role.name === "Candidate") this.countVote(this.role, this.settings.name);
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
@@ -1624,15 +1616,12 @@ const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
 const asBuffer = (bytes: Uint8Array) =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 
-const lists: readonly (readonly string[])[] = [flags, texts, blobs];
-const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
-
 /** The value of a field, or undefined if it is none: then the whole datagram is dropped. */
 function readField(field: string, raw: unknown): unknown {
-  const list = listOf.get(field);
-  if (list === flags) return typeof raw === "boolean" ? raw : undefined;
-  if (list === texts) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
-  if (list === blobs) return raw instanceof Uint8Array ? raw : undefined;
+  const isOneOf = (list: readonly string[]) => list.includes(field);
+  if (isOneOf(flags)) return typeof raw === "boolean" ? raw : undefined;
+  if (isOneOf(texts)) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
+  if (isOneOf(blobs)) return raw instanceof Uint8Array ? raw : undefined;
   if (field === "entries") return raw instanceof Uint8Array ? readRecords(raw) : undefined;
   const isNatural = Number.isSafeInteger(raw) && !Object.is(raw, -0) && Number(raw) >= 0;
   return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
@@ -1684,10 +1673,11 @@ export const encodeMembers = (members: Configuration, founding: number): Buffer 
     .map((part) => encoder.encode(part)));
 
 function readMembers(bytes: Uint8Array): Listed | undefined {
-  const [first, ...rest] = decodeAll(bytes);
-  const founding = Array.isArray(first) ? FOUNDING_OF_VERSION_3 : readField("founding", first);
-  const rows = Array.isArray(first) ? [first, ...rest] : rest;
-  const members = rows.map((raw) => readFields(memberFields, raw));
+  const parts = decodeAll(bytes);
+  const founding = Array.isArray(parts[0])
+    ? FOUNDING_OF_VERSION_3
+    : readField("founding", parts.shift());
+  const members = parts.map((raw) => readFields(memberFields, raw));
   const isWhole = typeof founding === "number" && members.every((member) => member !== undefined);
   return isWhole ? { founding, members } : undefined;
 }
@@ -1730,19 +1720,13 @@ type Part = { data: Buffer; count: number };
  * is anything but commands.
  */
 function cutCommands(packed: Buffer, bytes: number): Part[] {
-  const parts: Part[] = [];
-  let [begin, at, count] = [0, 0, 0];
-  const cut = () => parts.push({ data: packed.subarray(begin, at), count });
-  while (at + COMMAND_HEADER <= packed.length) {
-    const end = at + COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
-    if (count > 0 && end - begin > bytes) {
-      cut();
-      [begin, count] = [at, 0];
-    }
-    [at, count] = [end, count + 1];
-  }
-  cut();
-  return at === packed.length && at > 0 ? parts : [];
+  const sizeOf = ({ command }: PackedCommand) => COMMAND_HEADER + command.length;
+  let end = 0;
+  return groups(readCommands(packed) ?? [], sizeOf, bytes).map((group) => {
+    const begin = end;
+    for (const command of group) end += sizeOf(command);
+    return { data: packed.subarray(begin, end), count: group.length };
+  });
 }
 
 /** The commands that `packed` consists of; undefined if it is anything else. */

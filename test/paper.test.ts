@@ -3280,7 +3280,8 @@ describe("Sessions (thesis §6.3)", () => {
     const apply = (kind: Entry["kind"], data: Uint8Array) => {
       index += 1;
       const [outcome] = sessions.apply(makeEntry(index, 1, kind, data), machine);
-      return `${outcome?.kind === "answer" ? "" : "error: "}${outcome?.data}`;
+      if (!outcome) return ""; // An entry that asks for nothing.
+      return `${outcome.kind === "answer" ? "" : "error: "}${outcome.data}`;
     };
     return {
       /** Opens a session: its id is the index of its entry. */
