@@ -2227,9 +2227,12 @@ export class Storage {
     const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
     attempt(`write ${this.directory}/log.cut`, () => {
       const file = this.files.create(`${this.directory}/log.cut`);
-      file.write(torn, 0);
-      file.sync();
-      file.close();
+      try {
+        file.write(torn, 0);
+        file.sync();
+      } finally {
+        file.close();
+      }
     });
     this.cutBytes = torn.length;
   }

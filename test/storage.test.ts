@@ -379,6 +379,20 @@ describe("the end of the log", () => {
     expect(again.cutBytes).toBe(0);
   });
 
+  test("what is cut is refused where the disk fails to keep it, and no file stays open", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.put(LOG, padded(bytes.subarray(0, end - 3)));
+    for (const what of ["create", "write", "sync"] as const) {
+      disk.fault = (operation) =>
+        operation.what === what && operation.file === "data/log.cut"
+          ? { code: "EIO", share: 0.5 }
+          : undefined;
+      expectRefusal(() => start(disk), "data/log.cut"); // The disk refuses to unlock an open one.
+    }
+    disk.fault = () => undefined;
+    expect(start(disk).cutBytes).toBeGreaterThan(0);
+  });
+
   test("one flipped bit is refused if a good frame is behind it; else that frame is cut", () => {
     let [refused, cut] = [0, 0];
     const log = padded(bytes);
