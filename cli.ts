@@ -348,9 +348,9 @@ const WARNINGS = {
     "no vote until then",
   ],
   otherFounding: ({ server }) => [
-    `Two clusters have this name: ${server} is of another founding, and nothing is taken from it. ` +
-    "To keep what is here, stop the servers of the other one, keep their directories aside, and " +
-    "run 'bun cli.ts recover' here; or to join them, start this server with an empty --data",
+    `Two clusters have this name: ${server} is of another founding, and nothing is taken from ` +
+    "it. To keep what is here, stop the servers of the other one, keep their directories aside, " +
+    "and run 'bun cli.ts recover' here; or to join them, start this server with an empty --data",
   ],
   stuck: (event) => [whyStuck(event)],
   recovered: ({ cutBytes }, { name, given, members }) => {

@@ -103,8 +103,8 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
- * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its request's.
- * A message that has arrived also has its sender's `disk` and `founding` (section 9).
+ * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its
+ * request's. A message that has arrived also has its sender's `disk` and `founding` (section 9).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -526,7 +526,7 @@ export class Raft {
     checkInvariants(this);
   }
 
-  /** What the disk lacks, if anything: a changed term or vote, new entries, a first commit index. */
+  /** What the disk lacks, if anything: a changed term or vote, entries, a first commit index. */
   get unsaved(): (HardState & { entries: Entry[] }) | undefined {
     const { currentTerm, votedFor, commitIndex, saved, log } = this;
     const isChanged = saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
@@ -682,7 +682,7 @@ export class Raft {
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
   }
 
-  /** Whether votes are asked for, or, before there is a log, whether the other founders have one. */
+  /** Whether this server asks for votes, or while it is empty, whether other founders are. */
   private get isAsking(): boolean {
     const { role, leader, log, foundings } = this;
     if (role.name !== "Follower") return role.name !== "Leader";
@@ -726,7 +726,7 @@ export class Raft {
     const free = this.votedFor === undefined || this.votedFor === m.from;
     if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
     if (!this.isUpToDate(m)) return this.replyVote(m, false);
-    // If the candidate's log doesn't list our disk, we may be replacing a disk whose votes are lost.
+    // If the candidate's log doesn't list our disk, ours may replace a disk whose votes are lost.
     // We may vote only if the candidate's log is empty and no peer has shown a log (section 9).
     const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);
     if (!isNamed) return this.replyVote(m, false);
@@ -880,7 +880,7 @@ export class Raft {
     this.heardAt = this.now;
     this.knockAt = this.now + LATE_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
-    // Entries of two foundings can't be compared by term. Nothing of ours was committed (section 9).
+    // Entries of two foundings can't be compared. Nothing of ours was committed (section 9).
     if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
   }
 
@@ -1339,16 +1339,16 @@ export class Raft {
     if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
   }
 
-  // --------------------------------- Founding (section 9, continued) ---------------------------------
-  // Founders a, b and c start with empty disks, and the first leader founds the cluster: its entry 1
-  // carries a random number, the identity of the founding, and so does every later list of members.
-  // If b and c then lose their disks, nothing on them says that a cluster exists. Were they to elect
-  // each other, they would found a second one, and a would lose its log to them. So each server
-  // shows its founding in all that it sends, 0 while its log is empty, and two rules follow:
+  // ------------------------------ Founding (section 9, continued) -------------------------------
+  // Founders a, b and c start with empty disks, and the first leader founds the cluster: its entry
+  // 1 carries a random number, the identity of the founding, and so does each later list of
+  // members. If b and c then lose their disks, nothing on them says that a cluster exists. If they
+  // elected each other, they would found a second one, and a would lose its log to them. So each
+  // server shows its founding in all that it sends, 0 while its log is empty. Two rules follow:
   //
   //   1. An empty founder asks the others first. It neither campaigns nor votes for an empty
-  //      candidate before each of them has shown an empty log, or was silent for an election timeout
-  //      of repeated questions. If one shows a log, it waits until that log names its disk.
+  //      candidate before each of them has shown an empty log, or was silent for an election
+  //      timeout of repeated questions. If one shows a log, it waits until that names its disk.
   //   2. A founding is fixed on a server that knows of a committed entry, which it saves at once.
   //      That server takes nothing of another founding, in any term, at any index. Before that,
   //      entry 1 is an entry like others, and gives way: its leader may have died before any other
