@@ -1899,27 +1899,6 @@ function demand(condition: unknown, sentence: string, code: Failure = "usage"): 
   if (!condition) throw new RaftError(code, sentence);
 }
 
-/**
- * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
- * `lock` makes a directory, if need be, and holds it until released or until this process ends. If
- * the directory is new, an empty `log.new` is made there first, durably: a directory that has
- * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that is
- * there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
- * returns whether that is possible here. `rename` and `remove` are durable when they return, with
- * all that was linked or renamed before.
- */
-export type Files = { lock(directory: string): () => void; read(file: string): Buffer | undefined;
-  open(file: string): OpenFile | undefined; create(file: string): OpenFile;
-  link(file: string, name: string): boolean; rename(from: string, to: string): void;
-  remove(file: string): void };
-/**
- * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
- * fewer bytes where the file ends. `sync` throws if the file has been deleted.
- */
-export type OpenFile = { write(bytes: Uint8Array, position: number): void;
-  read(position: number, length: number): Buffer; size(): number; extend(size: number): void;
-  sync(): void; close(): void };
-
 /** Who is to join a cluster founds none, and has no members. */
 type Founder = { cluster: string; name: Name; members: readonly Name[] };
 /**
@@ -2289,8 +2268,17 @@ function syncDirectory(directory: string): void {
 /** Only what is not listed is new: what cannot be read must not be founded again. */
 const isListed = (file: string) => fs.readdirSync(path.dirname(file)).includes(path.basename(file));
 
-const systemFiles: Files = {
-  lock(directory) {
+/**
+ * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
+ * `lock` makes a directory, if need be, and holds it until released or until this process ends. If
+ * the directory is new, an empty `log.new` is made there first, durably: a directory that has
+ * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that is
+ * there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
+ * returns whether that is possible here. `rename` and `remove` are durable when they return, with
+ * all that was linked or renamed before.
+ */
+const systemFiles = {
+  lock(directory: string) {
     const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     const names = fs.readdirSync(directory);
     if (!names.includes("lock")) {
@@ -2317,10 +2305,10 @@ const systemFiles: Files = {
     }
     return () => lock.close();
   },
-  read: (file) => isListed(file) ? fs.readFileSync(file) : undefined,
-  open: (file) => isListed(file) ? openFile(fs.openSync(file, "r")) : undefined,
-  create: (file) => openFile(fs.openSync(file, "w+", 0o600)),
-  link(file, name) {
+  read: (file: string): Buffer | undefined => isListed(file) ? fs.readFileSync(file) : undefined,
+  open: (file: string) => isListed(file) ? openFile(fs.openSync(file, "r")) : undefined,
+  create: (file: string) => openFile(fs.openSync(file, "w+", 0o600)),
+  link(file: string, name: string) {
     try {
       fs.linkSync(file, name);
       return true;
@@ -2328,31 +2316,35 @@ const systemFiles: Files = {
       return false; // Some file systems have no links, and a log can do without.
     }
   },
-  rename(from, to) {
+  rename(from: string, to: string) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
   },
-  remove(file) {
+  remove(file: string) {
     fs.rmSync(file, { force: true });
     syncDirectory(path.dirname(file));
   },
 };
 
-function openFile(fd: number): OpenFile {
+/**
+ * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
+ * fewer bytes where the file ends. `sync` throws if the file has been deleted.
+ */
+function openFile(fd: number) {
   const size = () => fs.fstatSync(fd).size;
   return {
-    write(bytes, position) {
+    write(bytes: Uint8Array, position: number) {
       // A full disk shows itself by a short count before it is an error.
       for (let at = 0; at < bytes.length;) {
         at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
       }
     },
-    read(position, length) {
+    read(position: number, length: number): Buffer {
       const bytes = Buffer.alloc(Math.max(0, Math.min(length, size() - position)));
       return bytes.subarray(0, fs.readSync(fd, bytes, 0, bytes.length, position));
     },
     size,
-    extend: (size) => fs.ftruncateSync(fd, size),
+    extend: (size: number) => fs.ftruncateSync(fd, size),
     sync() {
       fs.fdatasyncSync(fd);
       demand(fs.fstatSync(fd).nlink > 0, "the file was deleted while the server ran. Start again " +
@@ -2361,6 +2353,8 @@ function openFile(fd: number): OpenFile {
     close: () => fs.closeSync(fd),
   };
 }
+
+export type OpenFile = ReturnType<typeof openFile>;
 
 // ------------------------------------- 13 Datagrams and RPC -------------------------------------
 // UDP loses, repeats, reorders and delays, and anyone can send it. Here it becomes what Part I
@@ -2395,45 +2389,35 @@ const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
   `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
-/**
- * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
- * cancels. `defer` acts at the end of this turn of the event loop, after what arrived in it.
- */
-export type Clock = { now(): number; setTimer(delayMs: number, action: () => void): () => void;
-  defer(action: () => void): void };
-/**
- * `send` never throws: what cannot be sent is lost, as datagrams are. `datagramBytes` is how large
- * they may be and still travel to `host` in one piece: what is sent in fragments is lost with any
- * of them. `knock` asks whether anybody is at a port, by an empty datagram. No answer means
- * nothing.
- */
-export type Socket = { readonly address: string; readonly receiveBufferBytes: number;
-  datagramBytes(host: string): number; send(bytes: Buffer, to: Address): void;
-  knock(to: Address, onRefused: () => void): void; close(): void };
-export type Receive = (bytes: Buffer, from: Address) => void;
-/**
- * `resolve` finds an IP address of a host: of the family of `local`, which could not reach another,
- * or else IPv4 if there is one. Each datagram has a buffer of its own, to be kept.
- */
-export type Datagrams = { resolve(host: string, local?: string): Promise<string>;
-  bind(at: Address, receive: Receive): Promise<Socket> };
-/** The four ways for anything impure to get in. `random` gives numbers from 0 to below 1. */
-export type World = { clock: Clock; random: () => number; datagrams: Datagrams; files: Files };
-
-export const systemWorld: World = {
+/** The four ways for anything impure to get in. Tests and programs may put others in their place. */
+export const systemWorld = {
+  /**
+   * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
+   * cancels. `defer` acts at the end of this turn of the event loop, after what arrived in it.
+   */
   clock: {
     now: () => performance.now(),
-    setTimer(delayMs, action) {
+    setTimer(delayMs: number, action: () => void) {
       const timer = setTimeout(action, delayMs);
       return () => clearTimeout(timer);
     },
-    defer: (action) => void setImmediate(action),
+    defer: (action: () => void) => void setImmediate(action),
   },
+  /** Gives numbers from 0 to below 1. */
   random: () => (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) / 2 ** 32,
   datagrams: { resolve: resolveHost, bind: bindSocket },
   files: systemFiles,
 };
+export type World = typeof systemWorld;
+export type Clock = World["clock"];
+export type Files = World["files"];
+export type Datagrams = World["datagrams"];
+export type Receive = (bytes: Buffer, from: Address) => void;
 
+/**
+ * Finds an IP address of a host: of the family of `local`, which could not reach another, or else
+ * IPv4 if there is one.
+ */
 async function resolveHost(host: string, local = ""): Promise<string> {
   const addresses = (await dns.lookup(host, { all: true })).map(({ address }) => address);
   // On Linux a socket at :: reaches IPv4 addresses as well.
@@ -2482,7 +2466,13 @@ function knock({ host, port }: Address, onRefused: () => void): () => void {
 
 const SEND_TRIES = 5;
 
-async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
+/**
+ * Each datagram has a buffer of its own, to be kept. `send` never throws: what cannot be sent is
+ * lost, as datagrams are. `datagramBytes` is how large they may be and still travel to `host` in
+ * one piece: what is sent in fragments is lost with any of them. `knock` asks whether a process
+ * listens at a port, by an empty datagram. No answer means nothing.
+ */
+async function bindSocket(at: Address, receive: Receive) {
   const socket = await openSocket(at).catch((error: Error) => {
     throw new RaftError("network", `Cannot listen on ${writeAddress(at)}: ${whyNot(at, error)}`);
   });
@@ -2502,9 +2492,9 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
-    datagramBytes: (host) => DATAGRAM_BYTES[isLoopback(host) ? "loopback" : "ethernet"],
-    send: (bytes, to) => send(bytes, to, SEND_TRIES),
-    knock(to, onRefused) {
+    datagramBytes: (host: string) => DATAGRAM_BYTES[isLoopback(host) ? "loopback" : "ethernet"],
+    send: (bytes: Buffer, to: Address) => send(bytes, to, SEND_TRIES),
+    knock(to: Address, onRefused: () => void) {
       closeKnock();
       closeKnock = knock(to, onRefused);
     },
@@ -2515,6 +2505,8 @@ async function bindSocket(at: Address, receive: Receive): Promise<Socket> {
     },
   };
 }
+
+export type Socket = Awaited<ReturnType<typeof bindSocket>>;
 
 function whyNot({ host }: Address, { code, message }: Error & { code?: string }): string {
   const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
