@@ -1359,6 +1359,89 @@ export const planted: readonly Planted[] = [
     changes: [["Math.max(follower.confirmedRound, m.round)", "Number(m.round)"]],
     caughtBy: [{ file: "paper", title: "a late reply to an earlier round takes back nothing" }],
   },
+  // Founding.
+  {
+    id: "170",
+    name: "An empty founder campaigns before the others have said that they are empty.",
+    changes: [
+      ["return this.hasLooked && this.member(name)?.votes === true;",
+        "return this.member(name)?.votes === true;"],
+    ],
+    caughtBy: [{ file: "founding", title: "campaigns when all have shown empty logs" }],
+  },
+  {
+    id: "171",
+    name: "An empty founder votes for an empty candidate before it has looked itself.",
+    changes: [
+      ["(m.lastLogIndex === 0 && this.hasLooked)", "(m.lastLogIndex === 0)"],
+    ],
+    caughtBy: [{ file: "founding", title: "votes for an empty candidate when it has looked" }],
+  },
+  {
+    id: "172",
+    name: "An empty founder takes a pause for the silence of all others.",
+    changes: [
+      ["this.looks > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
+    ],
+    caughtBy: [{ file: "founding", title: "after an election timeout of questions, not of time" }],
+  },
+  {
+    id: "173",
+    name: "A late word from the time when a log was empty hides that it is not.",
+    changes: [
+      ["if (founding > 0 || !this.foundings.has(peer)) this", "this"],
+    ],
+    caughtBy: [{ file: "founding", title: "whatever was heard before or comes late" }],
+  },
+  {
+    id: "174",
+    name: "A server whose founding is fixed takes the entries of another one.",
+    changes: [
+      ["    if (this.isForeign(message)) return;\n", ""],
+    ],
+    caughtBy: [{ file: "founding", title: "takes nothing of another one" }],
+  },
+  {
+    id: "175",
+    name: "Two foundings whose entries have equal terms are taken for one log.",
+    changes: [
+      ["    if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);\n", ""],
+    ],
+    caughtBy: [{ file: "founding", title: "gives way to one of a later term" }],
+  },
+  {
+    id: "176",
+    name: "The first commit index waits for the next entry to be saved.",
+    changes: [
+      [" || (saved.commitIndex === 0 && commitIndex > 0)", ""],
+    ],
+    caughtBy: [{ file: "founding", title: "is fixed by the first commit index" }],
+  },
+  {
+    id: "177",
+    name: "A restart forgets what was saved as committed.",
+    changes: [
+      ["this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);",
+        "this.commitIndex = this.lastApplied;"],
+    ],
+    caughtBy: [{ file: "founding", title: "which then takes nothing of its log" }],
+  },
+  {
+    id: "178",
+    name: "Each list of members draws another founding.",
+    changes: [
+      ["this.founding || drawId(this.#random)", "drawId(this.#random)"],
+    ],
+    caughtBy: [{ file: "founding", title: "is named by each later list" }],
+  },
+  {
+    id: "179",
+    name: "An acknowledgement is refused, because its sender has joined another founding since.",
+    changes: [
+      ["type.endsWith(\"Reply\") || founding === 0", "founding === 0"],
+    ],
+    caughtBy: [{ file: "founding", title: "is not of another founding" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------
