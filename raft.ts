@@ -2578,8 +2578,7 @@ export type EndpointEvent =
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address }
   | { type: "twice"; server: Name; address: Address; other: Address };
-/** `sender` is nobody where that is this server itself. */
-type Receiver = { onMessage(message: Message | ClientMessage, sender?: Correspondent): void;
+type Receiver = { onMessage(message: Message | ClientMessage, sender: Correspondent): void;
   onGreeting(kind: Kind, from: Name, disk: number, founding: number): void;
   /** The founding of this server's log. */
   founding(): number; onRestarted(peer: Name): void; onSettled(cluster: string): void;
@@ -2656,11 +2655,11 @@ export class Endpoint {
     this.receiver.onSettled(this.cluster);
   }
 
-  /** An answer says to which `toBoot`: in its next life, who asked gives the same ids to others. */
-  send(kind: Kind, message: Message | ClientMessage, toBoot?: number): void {
-    if (message.to === this.self.name) return this.receiver.onMessage(message);
+  /** An answer has the `calls` that it is for: after a restart the same ids are of other ones. */
+  send(kind: Kind, message: Message | ClientMessage, calls?: Set<number>): void {
     const to = this.meet(kind, message.to);
-    if (toBoot !== undefined && toBoot !== to.boot) return;
+    if (message.to === this.self.name) return this.receiver.onMessage(message, to);
+    if (calls && calls !== to.calls) return;
     const body = encodeMessage(kind, message);
     if (to.bytes > 0 && to.bytes + body.length > this.roomFor(to)) this.transmit(to);
     to.bodies.push(body);
@@ -2920,19 +2919,20 @@ function checkAddress(address: string, isName: boolean, secret: string): void {
 }
 
 const ANY = ["0.0.0.0", "::"];
-const whole = (asker: Asker): Share => ({ asker, first: 0, count: 1 });
 function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[] {
   const server = readServer(address);
   return server ? [{ ...server, name }] : [];
 }
 
-/** What somebody asks, in one of its lives. */
-type Asker = ClientMessage & Partial<Pick<Correspondent, "boot" | "calls">>;
+/** A request, and the `calls` of its sender, which has other ones after each restart. */
+type Asker = ClientMessage & Pick<Correspondent, "calls">;
 type Question = Asker & { type: "Read" | "ReadIndex" };
 type Commands = Asker & { type: "Commands" };
-/** Who waits for outcomes: of so many, the first of which has that place in what was asked. */
-type Share = { asker: Asker; first: number; count: number };
+/** A request that waits for `count` outcomes, or one. The `first` has that place in it, or 0. */
+type Share = { asker: Asker; first?: number; count?: number };
 type Proposal = { shares: readonly Share[]; term: number };
+/** An answer; or why it is refused; or nothing, if another server leads, which can tell more. */
+type Result = Uint8Array | string | undefined;
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -2952,11 +2952,9 @@ export class Node {
   /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
   /** Commands of this turn, in no entry yet. */
-  private batch: (Part & Share)[] = [];
+  private batch: (Share & { data: Buffer })[] = [];
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
   private readonly questions: Question[] = [];
-  /** As a correspondent's, of this server itself. */
-  private readonly calls = new Set<number>();
   private unasked: Question[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
@@ -3043,7 +3041,10 @@ export class Node {
         else this.client.askAgain();
       },
       founding: () => this.core.founding,
-      onRestarted: (peer) => this.onRestarted(peer),
+      onRestarted: (peer) => {
+        this.schedule();
+        this.core.onRestarted(peer, world.clock.now());
+      },
       onSettled: (id) => this.guard(() => storage.join(id)),
       tell: (event) => this.guard(() => this.tell(event)),
     });
@@ -3174,7 +3175,7 @@ export class Node {
       (type === "AppendEntries" || type === "InstallSnapshot") && term === durableTerm;
     // 1. Send what promises nothing: entries, if their term is durable here. They travel to the
     //    followers' disks while they travel to ours (thesis §10.2.1).
-    for (const message of outbox) if (isEarly(message)) this.send(message);
+    for (const message of outbox) if (isEarly(message)) this.transmit(message);
     endpoint.flush();
     // 2. Save: one sync for everything. A leader that has answers to give gives them first: the
     //    followers' disks are at work meanwhile, and what its clients want next shares the sync.
@@ -3184,7 +3185,7 @@ export class Node {
     if (!answersFirst) core.onSaved();
     if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
-    for (const message of outbox) if (!isEarly(message)) this.send(message);
+    for (const message of outbox) if (!isEarly(message)) this.transmit(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
     const bytes = core.role.name === "Leader" ? APPLY_BYTES : Number.POSITIVE_INFINITY;
@@ -3195,7 +3196,12 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
-    for (const peer of core.knocks.splice(0)) endpoint.knock(peer, () => this.onRefused(peer));
+    for (const peer of core.knocks.splice(0)) {
+      endpoint.knock(peer, () => {
+        this.schedule();
+        core.onRefused(peer, this.world.clock.now());
+      });
+    }
     this.meetMembers();
     if (this.isHandingOver && !core.heir) return void this.stop();
     // By saving it became a leader, whose term begins now; or there is more to be applied.
@@ -3236,7 +3242,7 @@ export class Node {
   }
 
   /** A request's id is the microsecond in which it leaves, so the reply tells how long it took. */
-  private send(message: Message): void {
+  private transmit(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
       message.data = this.storage.readChunk(message.offset, message.data.length);
@@ -3244,19 +3250,9 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onRefused(peer: Name): void {
+  private onMessage(message: Message | ClientMessage, { calls }: Correspondent): void {
     this.schedule();
-    this.core.onRefused(peer, this.world.clock.now());
-  }
-
-  private onRestarted(peer: Name): void {
-    this.schedule();
-    this.core.onRestarted(peer, this.world.clock.now());
-  }
-
-  private onMessage(message: Message | ClientMessage, sender?: Correspondent): void {
-    this.schedule();
-    if (!("term" in message)) return this.onClientMessage(message, sender);
+    if (!("term" in message)) return this.onClientMessage({ ...message, calls });
     const now = this.world.clock.now();
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
@@ -3271,23 +3267,21 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: Asker, sender?: Correspondent): void {
-    if (sender) m.boot = sender.boot;
-    m.calls = sender?.calls ?? this.calls;
-    if (m.type === "OpenSession") return this.openSession(m);
-    if (m.type === "Commands") return this.accept(m);
-    if (m.type === "Read" || m.type === "ReadIndex") return this.onQuestion(m);
+  private onClientMessage(m: Asker): void {
+    if (m.type === "Inspect") return this.answer(m, Buffer.from(JSON.stringify(this.status())));
     if (m.type === "ChangeMembers") return this.change(m);
-    if (m.type === "Transfer") return this.handOver(m);
-    if (m.type !== "Inspect") return this.client.onAnswer(m);
-    this.reply(m, Buffer.from(JSON.stringify(this.status())));
-  }
-
-  private onQuestion(m: Question): void {
-    if (this.waitsAlready(m)) return;
-    if (this.core.read()) this.questions.push(m);
+    if (m.type === "Transfer") return this.answer(m, this.handOver(m));
+    const isQuestion = m.type === "Read" || m.type === "ReadIndex";
+    if (!isQuestion && m.type !== "Commands" && m.type !== "OpenSession") {
+      return this.client.onAnswer(m);
+    }
+    if (m.calls.has(m.id)) return; // It is repeated, and waits already.
+    m.calls.add(m.id);
+    if (m.type === "Commands") this.accept(m);
+    else if (m.type === "OpenSession") this.append("session", NOTHING, [{ asker: m }]);
+    else if (this.core.read()) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
-    else this.redirect(m);
+    else this.answer(m);
   }
 
   /**
@@ -3300,15 +3294,11 @@ export class Node {
     this.isAsking = true;
     this.client.perform({ type: "ReadIndex" }).then(
       (answer) => void this.awaited.push({ index: Number(`${answer}`), questions }),
-      () => questions.forEach((question) => this.redirect(question)),
+      () => questions.forEach((question) => this.answer(question)),
     ).finally(() => {
       this.isAsking = false;
       this.schedule();
     });
-  }
-
-  private openSession(asker: Asker): void {
-    if (!this.waitsAlready(asker)) this.append("session", NOTHING, [whole(asker)]);
   }
 
   /**
@@ -3318,11 +3308,10 @@ export class Node {
   private accept(asker: Commands): void {
     // What no AppendEntries can carry would hold up all that comes behind it.
     if (asker.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
-      return this.refuse(asker, "it is too large");
+      return this.answer(asker, "it is too large");
     }
     const parts = cutCommands(asBuffer(asker.data), this.entryBytes);
-    if (parts.length === 0) return this.refuse(asker, "it is not a command");
-    if (this.waitsAlready(asker)) return;
+    if (parts.length === 0) return this.answer(asker, "it is not a command");
     let first = 0;
     for (const { data, count } of parts) {
       this.batch.push({ asker, data, first, count });
@@ -3339,73 +3328,63 @@ export class Node {
   private append(kind: Entry["kind"], data: Buffer, shares: readonly Share[]): void {
     const index = this.core.propose(kind, data);
     if (index !== undefined) this.proposals.set(index, { shares, term: this.core.currentTerm });
-    else for (const { asker } of shares) this.redirect(asker);
-  }
-
-  /** If not, it does so from now on, until it is answered. */
-  private waitsAlready({ calls, id }: Asker): boolean {
-    if (calls?.has(id)) return true;
-    calls?.add(id);
-    return false;
+    else for (const { asker } of shares) this.answer(asker);
   }
 
   private change(asker: Asker & { type: "ChangeMembers" }): void {
     const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
     const { name, address, force } = asker;
-    const isReadable = readServer(`${name}=${address || "any:1"}`) !== undefined;
-    const index = isReadable ? core.changeMembers(name, address, force) : "it has no such address";
-    if (index === undefined) return this.redirect(asker);
-    if (typeof index === "string") return this.refuse(asker, index);
+    const index = readServer(`${name}=${address || "any:1"}`)
+      ? core.changeMembers(name, address, force)
+      : "it has no such address";
+    if (typeof index !== "number") return this.answer(asker, index);
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(index, { shares: [whole(asker)], term });
-    if (index <= core.lastApplied) this.reply(asker, NOTHING);
+    if (index > lastIndex) this.proposals.set(index, { shares: [{ asker }], term });
+    if (index <= core.lastApplied) this.answer(asker, NOTHING);
   }
 
   /**
    * Makes one attempt for each request, however often that is repeated, because an attempt stops
    * all writes. The next leader confirms that it leads, or this one says that the attempt failed.
    */
-  private handOver(asker: Asker & { type: "Transfer" }): void {
+  private handOver(asker: Asker & { type: "Transfer" }): Result {
     const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
-    if (core.role.name !== "Leader") return this.redirect(asker);
-    if (asker.leader === name) {
-      // A sender has other `calls` in each of its lives.
-      const isRepeated = last?.calls === asker.calls && last?.id === asker.id;
-      if (!isRepeated) {
-        const why = core.heir ? "it is handing over" : core.transfer(asker.name || undefined);
-        if (why !== undefined) return this.refuse(asker, why);
-        this.lastTransfer = asker;
-      } else if (!core.heir) {
-        return this.refuse(asker, `${asker.name || "the heir"} did not take over in time`);
-      }
-      this.redirect(asker); // By then perhaps another leads.
-    } else if (asker.name !== "" && asker.name !== name) {
-      this.refuse(asker, `${name} leads already`);
-    } else this.reply(asker, Buffer.from(name));
+    if (core.role.name !== "Leader") return undefined;
+    if (asker.leader !== name) {
+      return ["", name].includes(asker.name) ? Buffer.from(name) : `${name} leads already`;
+    }
+    if (last?.calls === asker.calls && last.id === asker.id) {
+      if (!core.heir) return `${asker.name || "the heir"} did not take over in time`;
+      return undefined; // When it is asked again, perhaps another leads.
+    }
+    const why = core.heir ? "it is handing over" : core.transfer(asker.name || undefined);
+    if (why === undefined) this.lastTransfer = asker;
+    return why;
   }
 
   private apply(entry: Entry): void {
     const outcomes = this.sessions.apply(entry, this.options.machine);
-    const { shares, term } = this.proposals.get(entry.index) ?? { shares: [], term: 0 };
+    const proposal = this.proposals.get(entry.index);
     this.proposals.delete(entry.index);
-    let next = 0;
-    for (const { asker, first, count } of shares) {
-      const own = outcomes.slice(next, next += count);
-      if (term !== entry.term) this.redirect(asker); // Another leader's entry took its place.
+    for (const { asker, first = 0, count = 1 } of proposal?.shares ?? []) {
+      const own = outcomes.splice(0, count);
+      // Another leader's entry may have taken its place.
+      if (proposal?.term !== entry.term) this.answer(asker);
       else if (asker.type === "Commands") this.answerCommands(asker, first, own);
-      else this.reply(asker, own[0]?.data ?? NOTHING);
+      else this.answer(asker, own[0]?.data ?? NOTHING);
     }
   }
 
   private answerCommands(asker: Commands, first: number, outcomes: readonly Outcome[]): void {
-    if (asker.from === this.endpoint.self.name) {
-      asker.calls?.delete(asker.id);
-      return this.client.onOutcomes(asker.id, first, outcomes); // No datagram needs them packed.
-    }
-    const records = outcomes.map(({ kind, data }, i) => makeEntry(first + i, 0, kind, data));
+    const isOwn = asker.from === this.endpoint.self.name; // No datagram needs their records.
+    const all = outcomes.map(({ kind, data }, i) =>
+      isOwn
+        ? { index: first + i, term: 0, kind, data, record: NOTHING }
+        : makeEntry(first + i, 0, kind, data)
+    );
     const room = this.core.settings.batchBytes;
-    for (const entries of groups(records, ({ record }) => record.length, room)) {
-      this.answer(asker, { type: "Outcomes", entries });
+    for (const entries of groups(all, ({ record }) => record.length, room)) {
+      this.send(asker, { type: "Outcomes", entries });
     }
   }
 
@@ -3501,40 +3480,32 @@ export class Node {
       const answer = m.type === "Read"
         ? checked("the answer of query", machine.query(m.question))
         : Buffer.from(`${lastApplied}`);
-      if (answer.length > MAX_ANSWER_BYTES) this.refuse(m, tooLarge(answer));
-      else this.reply(m, answer);
+      this.answer(m, answer.length > MAX_ANSWER_BYTES ? tooLarge(answer) : answer);
     } catch (error) {
-      this.refuse(m, `${error}`);
+      this.answer(m, `${error}`);
     }
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
     for (const { shares } of this.proposals.values()) {
-      for (const { asker } of shares) this.redirect(asker);
+      for (const { asker } of shares) this.answer(asker);
     }
-    for (const asker of this.questions.splice(0)) this.redirect(asker);
+    for (const asker of this.questions.splice(0)) this.answer(asker);
     this.proposals.clear();
   }
 
-  private redirect(asker: Asker): void {
+  private answer(asker: Asker, result?: Result): void {
+    if (typeof result === "string") return this.send(asker, { type: "Refused", reason: result });
+    if (result) return this.send(asker, { type: "Answer", answer: result });
     const leader = this.core.heir ?? this.core.leader ?? "";
     const servers = this.endpoint.whereabouts(this.members, kindOf(asker.type), asker.from);
-    this.answer(asker, { type: "NotLeader", leader, servers });
+    this.send(asker, { type: "NotLeader", leader, servers });
   }
 
-  private reply(asker: Asker, answer: Uint8Array): void {
-    this.answer(asker, { type: "Answer", answer });
-  }
-
-  private refuse(asker: Asker, reason: string): void {
-    this.answer(asker, { type: "Refused", reason });
-  }
-
-  private answer(asker: Asker, content: Content): void {
-    const { type, from: to, id, boot, calls } = asker;
-    calls?.delete(id);
-    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, boot);
+  private send({ type, from: to, id, calls }: Asker, content: Content): void {
+    calls.delete(id);
+    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, calls);
   }
 }
 
@@ -3746,14 +3717,6 @@ export class Client {
     if (answer.type === "Refused") this.fail(operation, this.refusal(operation, answer.reason));
     if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
     for (const outcome of answer.entries) this.conclude(operation, outcome.index, outcome);
-  }
-
-  /** What came of the commands of an operation, from the one at `first` on. */
-  onOutcomes(id: number, first: number, outcomes: readonly Outcome[]): void {
-    const operation = this.operations.get(id);
-    this.silent.delete(this.endpoint.self.name);
-    if (!operation) return;
-    for (const [i, outcome] of outcomes.entries()) this.conclude(operation, first + i, outcome);
   }
 
   private conclude(operation: Operation, place: number, { kind, data }: Outcome): void {

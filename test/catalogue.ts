@@ -544,7 +544,8 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      ["if (term !== entry.term) this.redirect(asker);", "if (term < 0) this.redirect(asker);"],
+      ["if (proposal?.term !== entry.term) this.answer(asker);",
+        "if (proposal?.term === -1) this.answer(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
     caughtBy: [{ mode: "full", seed: 132 }],
@@ -746,7 +747,7 @@ export const planted: readonly Planted[] = [
   {
     id: "84",
     name: "Who starts again is given the answers to what it asked before.",
-    changes: [["    if (toBoot !== undefined && toBoot !== to.boot) return;\n", ""]],
+    changes: [["    if (calls && calls !== to.calls) return;\n", ""]],
     caughtBy: [{ file: "node", title: "who starts again is not given the answers" }],
   },
   {
@@ -862,8 +863,7 @@ export const planted: readonly Planted[] = [
   {
     id: "100",
     name: "A read that is repeated is another read.",
-    changes: [["    if (this.waitsAlready(m)) return;\n    if (this.core.read())",
-      "    if (this.core.read())"]],
+    changes: [["if (m.calls.has(m.id)) return;", "if (!isQuestion && m.calls.has(m.id)) return;"]],
     caughtBy: [{ file: "node", title: "that is repeated is one read" }],
   },
   {
@@ -895,13 +895,13 @@ export const planted: readonly Planted[] = [
   {
     id: "105",
     name: "All commands of an entry get the answer to the first.",
-    changes: [["outcomes.slice(next, next += count)", "outcomes.slice(0, count)"]],
+    changes: [["outcomes.splice(0, count)", "outcomes.slice(0, count)"]],
     caughtBy: [{ mode: "full", seed: 7 }],
   },
   {
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [["if (parts.length === 0) return this.refuse(asker, \"it is not a command\");",
+    changes: [["if (parts.length === 0) return this.answer(asker, \"it is not a command\");",
       "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });"]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
@@ -941,7 +941,7 @@ export const planted: readonly Planted[] = [
   {
     id: "112",
     name: "All outcomes of what was asked together go in one message, however large.",
-    changes: [["groups(records, ({ record }) => record.length, room)", "[records]"]],
+    changes: [["groups(all, ({ record }) => record.length, room)", "[all]"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -1167,8 +1167,8 @@ export const planted: readonly Planted[] = [
   {
     id: "145",
     name: "A request to hand over that is repeated begins another attempt.",
-    changes: [["const isRepeated = last?.calls === asker.calls && last?.id === asker.id;",
-      "const isRepeated = core.heir !== undefined;"]],
+    changes: [["if (last?.calls === asker.calls && last.id === asker.id) {",
+      "if (core.heir !== undefined) {"]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
   },
   {
@@ -1341,7 +1341,7 @@ export const planted: readonly Planted[] = [
   {
     id: "167",
     name: "A call that is answered stays in the table of those under way.",
-    changes: [["    calls?.delete(id);\n", ""]],
+    changes: [["    calls.delete(id);\n", ""]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "node", title: "although datagrams are lost, repeated, overtaken" },

@@ -1363,7 +1363,10 @@ describe("a follower's read", () => {
     expect(away["unasked"].length).toBe(1);
     simulation.route = () => [{ afterMs: 1 }];
     expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
-    for (const node of [at, away]) expect(node["calls"].size).toBe(0);
+    for (const node of [at, away]) {
+      const { name } = node["endpoint"].self;
+      expect(node["endpoint"].meet("client", name).calls.size).toBe(0);
+    }
   });
 
   test("has no answer if it cannot reach the leader, or has none", () => {

@@ -21,11 +21,11 @@ function tablesOf(node: Node): Sizes {
   const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0);
   return { ...clientTables(node["client"]), proposals: node["proposals"].size,
     batch: node["batch"].length, questions: node["questions"].length,
-    unasked: node["unasked"].length, awaited: node["awaited"].length, calls: node["calls"].size,
+    unasked: node["unasked"].length, awaited: node["awaited"].length,
     askedIndexes: Number(node["isAsking"]), slices: Number(node["slices"] !== undefined),
     reads: role.name === "Leader" ? role.reads.length : 0, outbox: outbox.length,
     knocks: knocks.length, events: events.length, chunks: incoming?.chunks.length ?? 0,
-    queued: queued.size, callsOfOthers: sum(peers.map(({ calls }) => calls.size)),
+    queued: queued.size, calls: sum(peers.map(({ calls }) => calls.size)),
     bodies: sum(peers.map(({ bodies }) => bodies.length)) };
 }
 
