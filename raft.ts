@@ -1932,7 +1932,7 @@ export class Storage {
   private log: LogFile | undefined;
   /** A log that is being written anew, and what was saved since that began. */
   private next: LogFile | undefined;
-  private since: Buffer[][] = [];
+  private since: Entry[] = [];
   /** The log before this one, under the name of `log.old`, to be written over by the next. */
   private spare: LogFile | undefined;
   private snapshotFile: OpenFile | undefined;
@@ -1946,14 +1946,12 @@ export class Storage {
    */
   constructor(private readonly files: Files, private readonly directory: string,
     founder: Founder | undefined, private readonly random: () => number) {
-    this.release = attempt(`use ${directory}`, () => files.lock(directory));
+    this.release = this.attempt("use", "", files.lock);
     try {
-      const [log, snapshot] = [`${directory}/log`, `${directory}/snapshot`];
-      const read = (file: string) => attempt(`read ${file}`, () => files.read(file));
-      const found = read(log);
-      this.snapshotFile = attempt(`read ${snapshot}`, () => files.open(snapshot));
+      const found = this.attempt("read", "/log", files.read);
+      this.snapshotFile = this.attempt("read", "/snapshot", files.open);
       if (this.snapshotFile) this.readHead();
-      this.demand(found ?? (!this.snapshot && read(`${log}.new`)),
+      this.demand(found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read)),
         `is missing, and this is not the first start in ${directory}. ${RESTORE}`);
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
       this.demand(before, "is not there. Take the directory of a server.");
@@ -1975,10 +1973,9 @@ export class Storage {
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
   save({ entries, ...hardState }: HardState & { entries: readonly Entry[] }): void {
     this.hardState = hardState;
-    const records = [this.voteRecord(), ...entries.map((entry) => entry.record)];
-    if (this.next) this.since.push(records);
-    attempt(`write ${this.directory}/log, so this server stops`,
-      () => this.append(this.log, records));
+    const records = [this.voteRecord(), ...entries];
+    if (this.next) this.since.push(...records);
+    this.attempt("write", "/log, so this server stops", () => this.append(this.log, records));
   }
 
   close(): void {
@@ -1989,11 +1986,10 @@ export class Storage {
 
   /** Adds what comes next to a new snapshot, which begins at 0 and is nothing until it is kept. */
   writeSnapshot(at: number, bytes: Uint8Array): void {
-    const name = `${this.directory}/snapshot.new`;
-    attempt(`write ${name}`, () => {
+    this.attempt("write", "/snapshot.new", (file) => {
       const before = this.draft;
       if (at === 0) {
-        this.draft = this.files.create(name);
+        this.draft = this.files.create(file);
         before?.close();
       }
       assert(this.draft?.size() === at, "a snapshot has no gaps");
@@ -2004,8 +2000,7 @@ export class Storage {
 
   /** The new snapshot is whole, and takes the place of the one before. */
   keepSnapshot(): Snapshot {
-    const name = `${this.directory}/snapshot`;
-    attempt(`write ${name}`, () => this.files.rename(`${name}.new`, name));
+    this.attempt("write", "/snapshot", (file) => this.files.rename(`${file}.new`, file));
     this.snapshotFile?.close();
     [this.snapshotFile, this.draft] = [this.draft, undefined];
     return this.readHead();
@@ -2015,8 +2010,8 @@ export class Storage {
   *readSnapshot(): Generator<Entry[]> {
     const file = this.draft ?? this.snapshotFile;
     if (!file) return;
-    const name = `${this.directory}/snapshot${this.draft ? ".new (as received)" : ""}`;
-    const read = (length: number) => attempt(`read ${name}`, () => file.read(at, length));
+    const name = this.draft ? "/snapshot.new (as received)" : "/snapshot";
+    const read = (length: number) => this.attempt("read", name, () => file.read(at, length));
     let [first, last]: (Entry | undefined)[] = [];
     let at = 0;
     for (;;) {
@@ -2030,12 +2025,12 @@ export class Storage {
     }
     const isEnd = read(1).length === 0;
     const isWhole = isEnd && first !== last && first?.record.equals(last?.record ?? NOTHING);
-    demand(isWhole, `${name} is damaged at byte ${at}, and left as it is. ${RESTORE}`, "storage");
+    this.demand(isWhole, `is damaged at byte ${at}, and left as it is. ${RESTORE}`, name);
   }
 
   readChunk(offset: number, length: number): Buffer {
     const read = () => this.snapshotFile?.read(offset, length) ?? NOTHING;
-    return attempt(`read ${this.directory}/snapshot`, read);
+    return this.attempt("read", "/snapshot", read);
   }
 
   /** Remembers which cluster it joins, before it takes anything from it. */
@@ -2063,9 +2058,8 @@ export class Storage {
   private begin(): void {
     // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
     // again: the power may have failed when `log.old` still was the log itself.
-    for (const name of ["snapshot.new", "log.old"]) {
-      const file = `${this.directory}/${name}`;
-      attempt(`remove ${file}`, () => this.files.remove(file));
+    for (const name of ["/snapshot.new", "/log.old"]) {
+      this.attempt("remove", name, this.files.remove);
     }
     this.marker = Math.floor(this.random() * 2 ** 31);
     for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
@@ -2080,23 +2074,19 @@ export class Storage {
   *rewriteLog({ index, term }: Position, entries: readonly Entry[],
     sliceBytes: number): Generator<void> {
     const name = `${this.directory}/log`;
-    const write = <T>(action: () => T) => attempt(`write ${name}.new`, action);
+    const write = <T>(action: () => T) => this.attempt("write", "/log.new", action);
     const start = makeEntry(index, term, "start",
       Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })));
     const next = write(() => this.nextLog(name));
-    let [records, bytes] = [[start.record, this.voteRecord()], 0];
+    const slices = groups([start, ...entries], ({ record }) => record.length, sliceBytes);
+    const last = slices.pop() ?? [];
     [this.next, this.since] = [next, []];
     try {
-      for (const { record } of entries) {
-        if (bytes >= sliceBytes) {
-          write(() => this.append(next, records));
-          [records, bytes] = [[], 0];
-          yield;
-        }
-        records.push(record);
-        bytes += record.length;
+      for (const slice of slices) {
+        write(() => this.append(next, slice));
+        yield;
       }
-      write(() => this.append(next, [...records, ...this.since.flat()]));
+      write(() => this.append(next, [...last, this.voteRecord(), ...this.since]));
       const isKept = this.log && this.log.size <= MAX_SPARE_BYTES
         && write(() => this.files.link(name, `${name}.old`));
       write(() => this.files.rename(`${name}.new`, name));
@@ -2118,20 +2108,20 @@ export class Storage {
     return { ...spare, marker, end: 0 };
   }
 
-  private voteRecord(): Buffer {
+  private voteRecord(): Entry {
     const { currentTerm, votedFor = "", commitIndex } = this.hardState;
-    return makeEntry(commitIndex, currentTerm, "vote", Buffer.from(votedFor)).record;
+    return makeEntry(commitIndex, currentTerm, "vote", Buffer.from(votedFor));
   }
 
-  frame(records: Buffer[], marker = this.marker): Buffer {
-    const frame = Buffer.concat([NO_FRAME, ...records]);
+  frame(records: readonly Entry[], marker = this.marker): Buffer {
+    const frame = Buffer.concat([NO_FRAME, ...records.map(({ record }) => record)]);
     frame.writeUInt32BE(marker, 0);
     frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
     frame.writeUInt32BE(frameChecksum(frame), 8);
     return frame;
   }
 
-  private append(log: LogFile | undefined, records: Buffer[]): void {
+  private append(log: LogFile | undefined, records: readonly Entry[]): void {
     assert(log, "a log is there before it is added to");
     const frame = this.frame(records, log.marker);
     const end = log.end + frame.length;
@@ -2176,7 +2166,7 @@ export class Storage {
     const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
-    const size = attempt(`read ${this.directory}/snapshot`, () => this.snapshotFile?.size() ?? 0);
+    const size = this.attempt("read", "/snapshot", () => this.snapshotFile?.size() ?? 0);
     const listed = readMembers(data) ?? { founding: 0, members: [] };
     return this.snapshot = { index, term, size, ...listed };
   }
@@ -2201,11 +2191,12 @@ export class Storage {
     }
     const rest = log.subarray(end);
     this.demand(rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
-      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. ${RESTORE}`);
+      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. ` +
+        RESTORE);
     if (rest.subarray(0, FRAME_HEADER).equals(NO_FRAME)) return;
     const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
-    attempt(`write ${this.directory}/log.cut`, () => {
-      const file = this.files.create(`${this.directory}/log.cut`);
+    this.attempt("write", "/log.cut", (name) => {
+      const file = this.files.create(name);
       try {
         file.write(torn, 0);
         file.sync();
@@ -2216,8 +2207,23 @@ export class Storage {
     this.cutBytes = torn.length;
   }
 
-  private demand(condition: unknown, how: string): asserts condition {
-    demand(condition, `${this.directory}/log ${how}`, "storage");
+  private demand(condition: unknown, how: string, name = "/log"): asserts condition {
+    demand(condition, `${this.directory}${name} ${how}`, "storage");
+  }
+
+  /** Says what could not be done and what may help, where the system only says why. */
+  private attempt<T>(what: string, name: string, action: (file: string) => T): T {
+    const file = `${this.directory}${name}`;
+    try {
+      return action(file);
+    } catch (error) {
+      const { message } = error as Error;
+      const isFull = /ENOSPC|EDQUOT/.test(message);
+      const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
+      const use = isForbidden ? " Take a directory that this user may write to." : "";
+      const advice = isFull ? " Make room on that disk, and start again." : use;
+      throw new RaftError("storage", `Cannot ${what} ${file}: ${message}.${advice}`);
+    }
   }
 }
 
@@ -2243,20 +2249,6 @@ function readFrame(log: Buffer, at: number): { records: Entry[]; end: number } |
   if (end > log.length || frameChecksum(frame) !== frame.readUInt32BE(8)) return undefined;
   const records = readRecords(frame.subarray(FRAME_HEADER));
   return records && { records, end };
-}
-
-/** Says what could not be done and what may help, where the system only says why. */
-function attempt<T>(what: string, action: () => T): T {
-  try {
-    return action();
-  } catch (error) {
-    const { message } = error as Error;
-    const isFull = /ENOSPC|EDQUOT/.test(message);
-    const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
-    const use = isForbidden ? " Take a directory that this user may write to." : "";
-    const advice = isFull ? " Make room on that disk, and start again." : use;
-    throw new RaftError("storage", `Cannot ${what}: ${message}.${advice}`);
-  }
 }
 
 function syncDirectory(directory: string): void {
@@ -2389,7 +2381,7 @@ const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
   `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
-/** The four ways for anything impure to get in. Tests and programs may put others in their place. */
+/** The four ways for anything impure to get in: tests put others in their place. */
 export const systemWorld = {
   /**
    * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
@@ -3409,7 +3401,7 @@ export class Node {
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const ends = ["snapshot", head] as const;
     const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
-    let [at, bytes, records]: [number, number, Buffer[]] = [0, 0, []];
+    let [at, bytes, records]: [number, number, Entry[]] = [0, 0, []];
     const write = () => {
       const frame = storage.frame(records);
       storage.writeSnapshot(at, frame);
@@ -3418,7 +3410,7 @@ export class Node {
     for (const [kind, chunks] of parts) {
       for (const chunk of chunks) {
         // A copy, before the machine does anything else: it may use the bytes again.
-        records.push(makeEntry(index, term, kind, checked("a chunk of snapshot", chunk)).record);
+        records.push(makeEntry(index, term, kind, checked("a chunk of snapshot", chunk)));
         bytes += chunk.length;
         if (bytes >= this.sliceBytes) yield write();
       }

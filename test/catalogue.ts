@@ -1105,7 +1105,8 @@ export const planted: readonly Planted[] = [
   {
     id: "136",
     name: "A server that has lost its log starts as a new one.",
-    changes: [[`found ?? (!this.snapshot && read(\`\${log}.new\`))`, "found ?? !this.snapshot"]],
+    changes: [[`found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read))`,
+      "found ?? !this.snapshot"]],
     caughtBy: [{ file: "files", title: "is refused if its log is missing" }],
   },
   {
@@ -1117,7 +1118,7 @@ export const planted: readonly Planted[] = [
   {
     id: "138",
     name: "An error while a snapshot is read is no storage error, and names no file.",
-    changes: [[`attempt(\`read \${name}\`, () => file.read(at, length))`, "file.read(at, length)"]],
+    changes: [[`this.attempt("read", name, () => file.read(at, length))`, "file.read(at, length)"]],
     caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
   },
   // Sending again, and handing over.

@@ -113,10 +113,9 @@ describe("stable storage", () => {
     const { calls } = watch();
     const storage = open(directory);
     calls.splice(0);
-    const head = makeEntry(1, 1, "snapshot", Buffer.alloc(0)).record;
-    const frames = [head, head].map((record) => storage.frame([record]));
-    storage.writeSnapshot(0, frames[0] ?? head);
-    storage.writeSnapshot(frames[0]?.length ?? 0, frames[1] ?? head);
+    const frame = storage.frame([makeEntry(1, 1, "snapshot", Buffer.alloc(0))]);
+    storage.writeSnapshot(0, frame);
+    storage.writeSnapshot(frame.length, frame);
     storage.keepSnapshot();
     const done = calls.filter(({ file }) => file === `${directory}/snapshot.new`);
     expect(done.map(({ what }) => what).filter((what) => what !== "readSync")).toEqual(["openSync",

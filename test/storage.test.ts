@@ -274,7 +274,7 @@ describe("the end of the log", () => {
       const fill = (index: number, left: number) => {
         const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
         const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
-        const empty = storage.frame(records.map(({ record }) => record)).length;
+        const empty = storage.frame(records).length;
         const length = disk.durableSize(LOG) - end - empty - left;
         storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
       };
@@ -319,8 +319,7 @@ describe("the end of the log", () => {
     );
     const records = [head, makeEntry(0, 4, "vote", Buffer.from("b")),
       makeEntry(1, 4, "members", list), command(2, 4, "kept")];
-    disk.put(LOG,
-      padded(start(new Disk(randomFrom(2))).frame(records.map(({ record }) => record))));
+    disk.put(LOG, padded(start(new Disk(randomFrom(2))).frame(records)));
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
@@ -341,7 +340,7 @@ describe("the end of the log", () => {
     for (const version of [undefined, 2, 5, "3"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
-      const log = storage.frame([head.record]);
+      const log = storage.frame([head]);
       disk.put(LOG, log);
       expectRefusal(() => start(disk),
         `${LOG} is of another version of raft.ts, and is left as it ` +
@@ -653,7 +652,7 @@ describe("a disk that fails", () => {
 describe("a snapshot", () => {
   const SNAPSHOT = "data/snapshot";
   const record = (kind: Entry["kind"], data: string | Buffer, index: number, term: number) =>
-    makeEntry(index, term, kind, Buffer.from(data)).record;
+    makeEntry(index, term, kind, Buffer.from(data));
   const members = configuration(founder.members, ["d"]);
 
   /** Writes, slice by slice, the state after an entry, and returns how long it is. */
@@ -754,7 +753,7 @@ describe("a snapshot", () => {
   test("whose disk fails stops the server, and what was promised is there again", () => {
     const failed = new Set<string>();
     for (const fault of faults) {
-      for (let n = 0; n < 20; n += 1) {
+      for (let n = 0; n < 24; n += 1) {
         const disk = new Disk(randomFrom(n));
         const storage = saved(disk);
         let left = n;
