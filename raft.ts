@@ -40,6 +40,7 @@ import { Database } from "bun:sqlite";
 import { timingSafeEqual } from "node:crypto";
 import dgram from "node:dgram";
 import dns from "node:dns/promises";
+import { once } from "node:events";
 import fs from "node:fs";
 import { networkInterfaces } from "node:os";
 import path from "node:path";
@@ -2427,11 +2428,9 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
   const socket = dgram.createSocket({ type: `udp${family}`, recvBufferSize: 4 << 20,
     lookup: (to, _options, done) => done(null, to, family) });
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  socket.once("error", reject).bind({ address, port }, resolve);
-  await promise;
+  await once(socket.bind({ address, port }), "listening");
   // From now on an error is a refusal somewhere, and no failure here.
-  return socket.removeAllListeners("error").on("error", () => {});
+  return socket.on("error", () => {});
 }
 
 /**
@@ -2477,15 +2476,15 @@ async function bindSocket(at: Address, receive: Receive) {
   const { address } = socket.address();
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
-  const send = (bytes: Buffer, to: Address, tries: number): void => {
+  const send = (bytes: Buffer, to: Address, tries = SEND_TRIES): void => {
     const again = (error: unknown) => error && tries > 1 && send(bytes, to, tries - 1);
     if (isOpen && to.port > 0) socket.send(bytes, to.port, to.host, again);
   };
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
-    datagramBytes: (host: string) => DATAGRAM_BYTES[isLoopback(host) ? "loopback" : "ethernet"],
-    send: (bytes: Buffer, to: Address) => send(bytes, to, SEND_TRIES),
+    datagramBytes: (host: string) => isLoopback(host) ? LOOPBACK_BYTES : ETHERNET_BYTES,
+    send,
     knock(to: Address, onRefused: () => void) {
       closeKnock();
       closeKnock = knock(to, onRefused);
@@ -2501,10 +2500,9 @@ async function bindSocket(at: Address, receive: Receive) {
 export type Socket = Awaited<ReturnType<typeof bindSocket>>;
 
 function whyNot({ host }: Address, { code, message }: Error & { code?: string }): string {
-  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
-  const use = own.filter(({ address }) => isIPv6(address) === isIPv6(host));
-  const any = isIPv6(host) ? "::" : "0.0.0.0";
-  const advice = `Use one of ${use.map(({ address }) => `${address}, `).join("")}or ${any}.`;
+  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+    .map(({ address }) => address).filter((address) => isIPv6(address) === isIPv6(host));
+  const advice = `Use one of ${[...own, "or "].join(", ")}${isIPv6(host) ? "::" : "0.0.0.0"}.`;
   if (code === "EADDRINUSE") return "another process has that port. Stop it, or use another port.";
   if (code === "EADDRNOTAVAIL") return `no network interface has that address. ${advice}`;
   const isUnknown = /ENOTFOUND|EAI_AGAIN/.test(message);
@@ -2525,7 +2523,8 @@ const MAX_WARNED = 100;
  * more of a turn one datagram has, the less of it comes while its receiver syncs, and needs another
  * sync. Only Linux sends more than 9 KB unless it is told to.
  */
-const DATAGRAM_BYTES = { ethernet: 1400, loopback: process.platform === "linux" ? 60_000 : 8192 };
+const ETHERNET_BYTES = 1400;
+const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
 const ENVELOPE_BYTES = 150;
 /** What a message has beside its entries, or its commands. */
 const MESSAGE_BYTES = 50;
@@ -2570,11 +2569,16 @@ export type EndpointEvent =
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address }
   | { type: "twice"; server: Name; address: Address; other: Address };
-type Receiver = { onMessage(message: Message | ClientMessage, sender: Correspondent): void;
-  onGreeting(kind: Kind, from: Name, disk: number, founding: number): void;
+/** What a node and a client make of what comes in; the last three concern nodes only. */
+type Receiver = {
+  onMessage(message: Message | ClientMessage, sender: Correspondent): void;
+  onGreeting(kind: Kind, greeting: Greeting): void;
   /** The founding of this server's log. */
-  founding(): number; onRestarted(peer: Name): void; onSettled(cluster: string): void;
-  tell(event: EndpointEvent): void };
+  founding(): number;
+  onRestarted?(peer: Name): void;
+  onSettled?(cluster: string): void;
+  tell?(event: EndpointEvent): void;
+};
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
@@ -2599,15 +2603,12 @@ export class Endpoint {
   }
 
   /** Says where a server is, by a name that may be no more than its address. */
-  async introduce(kind: Kind, server: Server): Promise<void> {
-    const to = this.meet(kind, server.name);
-    to.given = to.places = [server];
-    await this.lookUp(to);
-  }
-
-  /** As everything that we have a key for. */
-  async acquaint(server: Server): Promise<void> {
-    await Promise.all(this.keys.keys().map((kind) => this.introduce(kind, server)));
+  async introduce(server: Server): Promise<void> {
+    await Promise.all(this.keys.keys().map((kind) => {
+      const to = this.meet(kind, server.name);
+      to.given = to.places = [server];
+      return this.lookUp(to);
+    }));
   }
 
   /** Says where servers are by the log or by a redirect: each at one address, or at several. */
@@ -2644,7 +2645,7 @@ export class Endpoint {
   settle(): void {
     if (this.isSettled || this.cluster === "") return;
     this.isSettled = true;
-    this.receiver.onSettled(this.cluster);
+    this.receiver.onSettled?.(this.cluster);
   }
 
   /** An answer has the `calls` that it is for: after a restart the same ids are of other ones. */
@@ -2688,18 +2689,15 @@ export class Endpoint {
     const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
     // A client says no cluster before it has found one. What another cluster's server says of
     // itself is true of another server, even if it has the name of one of ours.
-    if (cluster !== this.cluster && cluster !== "" && this.isSettled) {
+    const isForeign = cluster !== this.cluster && cluster !== "" && this.isSettled;
+    // What is not meant for our present life may be a recording, and is not believed.
+    if (isForeign || !isMeant || (!greeting && cluster !== this.cluster)) {
       if (!greeting) this.greet(from, envelope, address);
-      else if (isMeant) {
+      else if (isForeign && isMeant) {
         this.tell(from, { type: "foreign", server: from.name, address, cluster: greeting.cluster,
           members: greeting.members });
       }
-      return this.drop("foreign");
-    }
-    // What is not meant for our present life may be a recording, and is not believed.
-    if (!isMeant || (!greeting && cluster !== this.cluster)) {
-      if (!greeting) this.greet(from, envelope, address);
-      return this.drop("misaddressed");
+      return this.drop(isForeign ? "foreign" : "misaddressed");
     }
     // Nobody returns to an earlier life, or to a disk that it has lost.
     if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) {
@@ -2727,7 +2725,7 @@ export class Endpoint {
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
     if (of.kind !== "peer") return;
     this.queued.add(of); // By an empty datagram, if nothing else, it learns of our life too.
-    this.receiver.onRestarted(of.name);
+    this.receiver.onRestarted?.(of.name);
   }
 
   /** Who still says something new after its name has begun another life is a second server. */
@@ -2753,19 +2751,20 @@ export class Endpoint {
     if (!this.isSettled) this.socket.send(this.seal(to, [], boot), address);
   }
 
-  private onGreeting(from: Correspondent, cluster: string, { asked, ...greeting }: Greeting): void {
+  private onGreeting(from: Correspondent, cluster: string, greeting: Greeting): void {
     const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.isSettled && isOurs) this.cluster = cluster;
     // A client may know a server by an address only. From now on both names are the same to it,
     // unless it is the name of another server, which was at this address before.
-    const alias = `${from.kind} ${asked}`;
+    const alias = `${from.kind} ${greeting.asked}`;
     const known = this.known.get(alias);
-    if (!isPeer && known?.boot === 0 && !known.isNamed) {
+    if (!isPeer && greeting.asked !== from.name) {
+      if (known?.boot !== 0 || known.isNamed) return;
       if (from.places.length === 0) from.given = from.places = known.given;
       this.known.set(alias, from);
-    } else if (!isPeer && asked !== from.name) return;
-    this.receiver.onGreeting(from.kind, from.name, from.disk, greeting.founding ?? 0);
+    }
+    this.receiver.onGreeting(from.kind, greeting);
   }
 
   /** Tells it once in a while for each address, and not for any number of them. */
@@ -2775,7 +2774,7 @@ export class Endpoint {
     for (const [other, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(other);
     if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
     this.warned.set(about, now);
-    this.receiver.tell(event);
+    this.receiver.tell?.(event);
   }
 
   /** What is known of a server, for people. */
@@ -2844,7 +2843,7 @@ export class Endpoint {
 
   private tell(about: Correspondent, event: EndpointEvent): void {
     // Servers know each other as clients too, but to tell it once is enough.
-    if (about.told !== event.type && about.kind === "peer") this.receiver.tell(event);
+    if (about.told !== event.type && about.kind === "peer") this.receiver.tell?.(event);
     about.told = event.type;
   }
 
@@ -3028,7 +3027,7 @@ export class Node {
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onMessage: (m, sender) => this.guard(() => this.onMessage(m, sender)),
-      onGreeting: (kind, from, disk, founding) => {
+      onGreeting: (kind, { from, disk = 0, founding = 0 }) => {
         if (kind === "peer") this.core.onHeard(from, disk, founding);
         else this.client.askAgain();
       },
@@ -3045,7 +3044,7 @@ export class Node {
     this.client = new Client(world.clock, this.endpoint, [...names], timeoutMs,
       () => this.schedule());
     this.tell({ type: "recovered", cutBytes, members: this.members });
-    for (const peer of servers.slice(1)) void this.endpoint.acquaint(peer);
+    for (const peer of servers.slice(1)) void this.endpoint.introduce(peer);
     this.endpoint.list(this.members.flatMap(serverOf));
     this.schedule();
   }
@@ -3588,9 +3587,6 @@ export class Client {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
       founding: () => 0,
-      onRestarted: () => {},
-      onSettled: () => {},
-      tell: () => {}, // Who is not there is told by the operation that needs it.
     });
     let isScheduled = false;
     const flush = () => {
@@ -3604,7 +3600,7 @@ export class Client {
     };
     const names = servers.map((server) => server.name);
     const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
-    await Promise.race(servers.map((server) => endpoint.acquaint(server)));
+    await Promise.race(servers.map((server) => endpoint.introduce(server)));
     return client;
   }
 

@@ -915,7 +915,7 @@ export const planted: readonly Planted[] = [
   {
     id: "108",
     name: "A leader that has started again is waited for.",
-    changes: [["this.receiver.onRestarted(of.name);", ""]],
+    changes: [["this.receiver.onRestarted?.(of.name);", ""]],
     caughtBy: [{ file: "node", title: "start again at once are replaced" }],
   },
   {

@@ -72,10 +72,8 @@ function listen(simulation: Simulation, name: string,
 function pair(seed = 1) {
   const simulation = new Simulation(seed);
   const [a, b] = [listen(simulation, "a"), listen(simulation, "b")];
-  for (const kind of KINDS) {
-    void a.endpoint.introduce(kind, address("b"));
-    void b.endpoint.introduce(kind, address("a"));
-  }
+  void a.endpoint.introduce(address("b"));
+  void b.endpoint.introduce(address("a"));
   simulation.run(50);
   const sent: Packet[] = [];
   simulation.watch = ({ packet }) => void (packet && sent.push(packet));
@@ -354,7 +352,7 @@ describe("who speaks is known by a code", () => {
     const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
     const senders: string[] = [];
     simulation.watch = ({ machine, packet }) => void (packet && senders.push(machine.name));
-    for (const kind of KINDS) void a.endpoint.introduce(kind, address("b"));
+    void a.endpoint.introduce(address("b"));
     simulation.run(1000);
     const to = { from: "a", to: "b", id: 1 };
     for (let n = 1; n < times; n += 1) {
@@ -404,11 +402,14 @@ describe("who speaks is known by a code", () => {
 
   test("in a cluster of another name servers tell each other, and clients get no answer", () => {
     const { simulation, a, b, senders } = ask({ cluster: "other" }, 3);
-    void b.endpoint.introduce("peer", address("a"));
+    void b.endpoint.introduce(address("a"));
     simulation.run(100);
     const from = (name: string) => ({ host: simulation.machine(name).ip, port: 1 });
     const foreign = { type: "foreign", members: "a, b, c" } as const;
-    expect(a.events).toEqual([{ ...foreign, server: "b", address: from("b"), cluster: "raft" }]);
+    expect(a.events).toEqual([
+      { ...foreign, server: "b", address: from("b"), cluster: "raft" },
+      { type: "unauthenticated", address: from("b") },
+    ]);
     expect(b.events).toEqual([
       { type: "unauthenticated", address: from("a") },
       { ...foreign, server: "a", address: from("a"), cluster: "other" },
@@ -600,9 +601,7 @@ describe("a datagram is accepted once", () => {
       const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
       const meet = () => {
-        for (const kind of KINDS) {
-          for (const name of ["a", "c"]) void b.endpoint.introduce(kind, address(name));
-        }
+        for (const name of ["a", "c"]) void b.endpoint.introduce(address(name));
         simulation.run(10);
       };
       const strangers = (prefix: string) => {
@@ -902,7 +901,7 @@ describe("a life, a disk, a cluster", () => {
       machine.disk.wipe();
       const again = listen(simulation, "a");
       disks.add(again.storage.identity.disk);
-      void again.endpoint.introduce("peer", address("b"));
+      void again.endpoint.introduce(address("b"));
       simulation.run(20);
       const say = (ear: Ear, from: string, to: string) => {
         ear.endpoint.send("peer", { type: "RequestVoteReply", from, to, id, term: 1, preVote: false,
@@ -1064,7 +1063,7 @@ describe("a life, a disk, a cluster", () => {
     a.restarted.length = 0;
     simulation.machine("b").kill();
     const again = listen(simulation, "b");
-    void again.endpoint.introduce("peer", address("a"));
+    void again.endpoint.introduce(address("a"));
     simulation.run(10);
     expect(a.restarted).toEqual(["b"]);
     expect(again.restarted).toEqual(["a"]);
@@ -1136,8 +1135,8 @@ describe("a life, a disk, a cluster", () => {
   test("servers with different lists refuse each other, and each is told the other's list", () => {
     const simulation = new Simulation(1);
     const [a, b] = [listen(simulation, "a"), listen(simulation, "b", { members: ["a", "b"] })];
-    void a.endpoint.introduce("peer", address("b"));
-    void b.endpoint.introduce("peer", address("a"));
+    void a.endpoint.introduce(address("b"));
+    void b.endpoint.introduce(address("a"));
     simulation.run(50);
     const reply = { type: "RequestVoteReply", id: 1, term: 1, preVote: false, campaign: 1,
       voteGranted: true } as const;
@@ -1158,7 +1157,7 @@ describe("a life, a disk, a cluster", () => {
   test("a name that does not resolve is told once, and asked for again until it does", () => {
     const simulation = new Simulation(1);
     const a = listen(simulation, "a");
-    void a.endpoint.introduce("peer", address("b"));
+    void a.endpoint.introduce(address("b"));
     const say = () => {
       a.endpoint.send("peer", { type: "RequestVoteReply", from: "a", to: "b", id: 1, term: 1,
         preVote: false, campaign: 1, voteGranted: true });
@@ -1229,7 +1228,7 @@ describe("a life, a disk, a cluster", () => {
     const ears = [a, b, c];
     for (const { endpoint } of ears) {
       for (const name of MEMBERS) {
-        if (name !== endpoint.self.name) void endpoint.introduce("peer", address(name));
+        if (name !== endpoint.self.name) void endpoint.introduce(address(name));
       }
     }
     simulation.run(50);
