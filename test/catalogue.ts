@@ -1443,6 +1443,13 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [{ file: "founding", title: "is not of another founding" }],
   },
+  {
+    id: "180",
+    name: "Sessions of before stay when a snapshot is installed.",
+    changes: [["    const sessions = new Sessions();\n    const take",
+      "    const { sessions } = this;\n    const take"]],
+    caughtBy: [{ file: "node", title: "installed take the place of every session that was there" }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------

@@ -1502,6 +1502,17 @@ describe("snapshots", () => {
     expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
   });
 
+  test("that are installed take the place of every session that was there", () => {
+    const { cluster, simulation, away, leader } = withoutOne(1);
+    const node = cluster.start(away);
+    // A session that ended at the others while this server was away.
+    node["sessions"]["open"].set(1e9, { acknowledged: 0, answers: new Map() });
+    expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
+    expectAgreement(cluster);
+    const table = (name: string) => [...cluster.life(name).node["sessions"].snapshot()].map(text);
+    expect(table(away)).toEqual(table(leader));
+  });
+
   test("that are half installed answer no read, however early it was asked", () => {
     /** Its answer is how many lines it has. */
     class Count extends Diary {
