@@ -1224,7 +1224,7 @@ export const planted: readonly Planted[] = [
     ],
   },
 
-  // What may be rebuilt: sessions, reads, members, acknowledgements, and who is known.
+  // Sessions, reads, members, acknowledgements, and known correspondents.
   {
     id: "153",
     name: "A snapshot lists the sessions in another order than that of their last use.",
@@ -1243,7 +1243,8 @@ export const planted: readonly Planted[] = [
     id: "155",
     name: "A restored session keeps views of the bytes that it was read from.",
     changes: [["readRecords(Buffer.from(bytes)) ?? []", "readRecords(asBuffer(bytes)) ?? []"]],
-    caughtBy: [{ file: "sessions", title: "whatever becomes of the chunks" }],
+    caughtBy: [{ file: "sessions",
+      title: "when the chunks that they were read from are overwritten" }],
   },
   {
     id: "156",
@@ -1295,7 +1296,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "162",
-    name: "A follower acknowledges all of its log, also what the leader has not vouched for.",
+    name: "A follower acknowledges all of its log, beyond the entries of the request, too.",
     changes: [["    this.acknowledge(m, matchIndex);\n",
       "    this.acknowledge(m, this.log.lastIndex);\n"]],
     caughtBy: [{ file: "paper",
@@ -1341,7 +1342,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "167",
-    name: "A call that is answered stays in the table of those under way.",
+    name: "A call that is answered stays in the table of calls.",
     changes: [["    calls.delete(id);\n", ""]],
     caughtBy: [
       { mode: "full", seed: 1 },

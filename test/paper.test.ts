@@ -1995,7 +1995,7 @@ describe("The window of a snapshot", () => {
     expect(refuse(raft, 400)).toEqual([[400, 400], [800, 400], [1200, 200]]);
   });
 
-  test("that shrinks when late refusals of entries come in asks for what was sent before", () => {
+  test("that shrinks after refusals of entries asks for the chunks that were sent before", () => {
     const raft = compacted(5, 0, settings);
     fallBehind(raft, "c");
     expect(accept(raft, 400)).toEqual([[1000, 400]]);

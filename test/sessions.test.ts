@@ -32,7 +32,7 @@ type Replica = { sessions: Sessions; machine: Counter };
 
 const restored = ({ sessions, machine }: Replica): Replica => {
   const copy = { sessions: new Sessions(), machine: machine.copy() };
-  // A chunk may lie anywhere in the buffer in which it was received.
+  // A chunk may lie anywhere in the buffer that brought it.
   for (const chunk of sessions.snapshot()) {
     copy.sessions.restore(Buffer.concat([Buffer.of(1), chunk]).subarray(1));
   }
@@ -134,7 +134,7 @@ describe("sessions that are restored from a snapshot", () => {
     }
   });
 
-  test("keep their answers, whatever becomes of the chunks that they were read from", () => {
+  test("keep their answers when the chunks that they were read from are overwritten", () => {
     const original = filled(3, []);
     const command = (sequence: number) =>
       makeEntry(10 + sequence, 1, "commands", makeCommand([2, sequence, 0], Buffer.from("abc")));

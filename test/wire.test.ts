@@ -569,7 +569,7 @@ describe("a datagram is accepted once", () => {
     };
     const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
     for (const kind of KINDS) {
-      // It moves from 10.1.1.1 to 10.2.2.2; what it sent before arrives after, twice even.
+      // It moves from 10.1.1.1 to 10.2.2.2; its earlier datagrams arrive later, one of them twice.
       const [early, earlier, moved] = [2001, 2000, 2002].map((sequence) =>
         two.from([asks[kind]], { sequence }, kind)
       );

@@ -1,10 +1,10 @@
 /**
- * Marks on reads. A client of the simulator adds to a question, behind the key, the index of the
+ * Marks on reads. A client of the simulator adds to a question, after the key, the index of the
  * newest entry that any server had applied by then, so that the server that answers can be judged.
  */
 import { type Client } from "../../raft.ts";
 
-/** The verb (1 byte), then the key behind its length (4 bytes), then the mark behind its own. */
+/** The verb (1 byte), then the length of the key (4 bytes) and the key, then those of the mark. */
 const KEY_AT = 5;
 
 const endOfKey = (question: Buffer) => KEY_AT + question.readUInt32BE(1);
