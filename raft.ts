@@ -2531,10 +2531,9 @@ const MESSAGE_BYTES = 50;
 
 /** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
 class Correspondent {
-  /** Where a server is by the command line; and then by the log or a redirect, as `listed`. */
+  /** Where a server is by the command line; and then also by the log or a redirect. */
   given: readonly Server[] = [];
   places: readonly Server[] = [];
-  listed = "";
   /** Whether it is certain that this is its own name. */
   isNamed = false;
   /** The address that its newest datagram came from. */
@@ -2602,6 +2601,10 @@ export class Endpoint {
     [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
 
+  private get now(): number {
+    return this.world.clock.now();
+  }
+
   /** Says where a server is, by a name that may be no more than its address. */
   async introduce(server: Server): Promise<void> {
     await Promise.all(this.keys.keys().map((kind) => {
@@ -2614,7 +2617,6 @@ export class Endpoint {
   /** Says where servers are by the log or by a redirect: each at one address, or at several. */
   list(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
-      const listed = own.map(writeAddress).join();
       for (const kind of name === this.self.name ? [] : this.keys.keys()) {
         // A server that answers to the name of another is where that one was before.
         const key = `${kind} ${name}`;
@@ -2622,8 +2624,9 @@ export class Endpoint {
         if (isAlias) this.known.delete(key);
         const to = this.meet(kind, name);
         to.isNamed ||= isAlias || by === this.self.name;
-        if (to.listed === listed) continue;
-        [to.listed, to.places] = [listed, [...to.given, ...own]];
+        const places = [...to.given, ...own];
+        if (Bun.deepEquals(places, to.places)) continue;
+        to.places = places;
         void this.lookUp(to);
       }
     }
@@ -2712,7 +2715,7 @@ export class Endpoint {
       [from.newest, from.address] = [sequence, address];
       from.addresses = new Map([[writeAddress(address), address]]);
     }
-    [from.heardAt, from.told] = [this.world.clock.now(), ""];
+    [from.heardAt, from.told] = [this.now, ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
     if (kind === "peer" && received.length > 0) this.settle();
     for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
@@ -2721,7 +2724,7 @@ export class Endpoint {
   private beginLife(of: Correspondent, { disk, boot }: Envelope): void {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
-    of.bornAt = this.world.clock.now();
+    of.bornAt = this.now;
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
     if (of.kind !== "peer") return;
     this.queued.add(of); // By an empty datagram, if nothing else, it learns of our life too.
@@ -2731,18 +2734,16 @@ export class Endpoint {
   /** Who still says something new after its name has begun another life is a second server. */
   private judgeTwin(from: Correspondent, { disk, boot, sequence }: Envelope,
     address: Address): void {
-    const { kind, bornAt, name: server, ended, address: other } = from;
-    const isRecorded = sequence <= (ended.get(disk)?.get(boot) ?? 0);
-    const mayBeLate = this.world.clock.now() < bornAt + TWIN_MS;
-    if (kind !== "peer" || isRecorded || mayBeLate || !other) return;
-    this.warn({ type: "twice", server, address, other });
+    const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
+    const mayBeLate = this.now < from.bornAt + TWIN_MS;
+    if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
+    this.warn({ type: "twice", server: from.name, address, other: from.address });
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
   private greet(to: Correspondent, { to: asked, boot }: Envelope, address: Address): void {
-    const now = this.world.clock.now();
-    if (now < to.greetedAt + GREET_EVERY_MS) return;
-    to.greetedAt = now;
+    if (this.now < to.greetedAt + GREET_EVERY_MS) return;
+    to.greetedAt = this.now;
     const { name: from, cluster, members } = this.self;
     const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, cluster,
       members: members.join(", ") } as const;
@@ -2769,18 +2770,19 @@ export class Endpoint {
 
   /** Tells it once in a while for each address, and not for any number of them. */
   private warn(event: EndpointEvent & { address: Address }): void {
-    const now = this.world.clock.now();
     const about = `${event.type} ${event.address.host}`;
-    for (const [other, at] of this.warned) if (now >= at + WARN_EVERY_MS) this.warned.delete(other);
+    for (const [other, at] of this.warned) {
+      if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
+    }
     if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
-    this.warned.set(about, now);
+    this.warned.set(about, this.now);
     this.receiver.tell?.(event);
   }
 
   /** What is known of a server, for people. */
   about(kind: Kind, asked: Name) {
     const { name, addresses, heardAt, told, reason } = this.meet(kind, asked);
-    const heardMs = Number.isFinite(heardAt) ? Math.round(this.world.clock.now() - heardAt) : null;
+    const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [address = ""] = addresses.keys();
     return { name, address, heardMs, told, reason };
   }
@@ -2805,7 +2807,7 @@ export class Endpoint {
     const sealed = this.seal(to, bodies);
     for (const address of addresses.values()) this.socket.send(sealed, address);
     // A silent server may have moved, and its host name with it.
-    const isDue = this.world.clock.now() >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
+    const isDue = this.now >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
     if (isDue && places.length > 0) void this.lookUp(to);
   }
 
@@ -2815,7 +2817,7 @@ export class Endpoint {
    */
   private async lookUp(to: Correspondent): Promise<void> {
     const { name, places } = to;
-    to.resolvedAt = this.world.clock.now();
+    to.resolvedAt = this.now;
     const heard = kinds.flatMap((kind) => this.known.get(`${kind} ${name}`)?.address ?? []);
     await Promise.all([...heard, ...places].map(async ({ host, port }) => {
       try {
