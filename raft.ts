@@ -2265,8 +2265,8 @@ const isListed = (file: string) => fs.readdirSync(path.dirname(file)).includes(p
  * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
  * `lock` makes a directory, if need be, and holds it until released or until this process ends. If
  * the directory is new, an empty `log.new` is made there first, durably: a directory that has
- * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that is
- * there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
+ * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that
+ * is there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
  * returns whether that is possible here. `rename` and `remove` are durable when they return, with
  * all that was linked or renamed before.
  */
@@ -2372,7 +2372,8 @@ function readServer(text: string): Server | undefined {
 export function parseServer(text: string): Server {
   const server = readServer(text);
   demand(server, `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, ` +
-    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. A name has at most 255 bytes.");
+    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. " +
+    "A name has at most 255 bytes.");
   return server;
 }
 
