@@ -1727,7 +1727,7 @@ function cutCommands(packed: Buffer, bytes: number): Part[] {
     const begin = end;
     for (const command of group) end += sizeOf(command);
     return { data: packed.subarray(begin, end), count: group.length };
-  });
+  }).toArray();
 }
 
 /** The commands that `packed` consists of; undefined if it is anything else. */
@@ -1744,20 +1744,21 @@ function readCommands(packed: Buffer): PackedCommand[] | undefined {
   return at === packed.length ? commands : undefined;
 }
 
+const recordBytes = ({ record }: Entry) => record.length;
+
 /** In their order, as many together as have at most so many bytes, or else one alone. */
-function groups<T>(all: readonly T[], bytesOf: (one: T) => number, bytes: number): T[][] {
-  const found: T[][] = [];
-  let [group, left]: [T[], number] = [[], -1];
+function* groups<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
+  let [group, left]: [T[], number] = [[], bytes];
   for (const one of all) {
     const needed = bytesOf(one);
-    if (needed > left) {
-      found.push(group = []);
-      left = bytes;
+    if (needed > left && group.length > 0) {
+      yield group;
+      [group, left] = [[], bytes];
     }
     group.push(one);
     left -= needed;
   }
-  return found;
+  if (group.length > 0) yield group;
 }
 
 /** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
@@ -2079,7 +2080,7 @@ export class Storage {
     const start = makeEntry(index, term, "start",
       Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })));
     const next = write(() => this.nextLog(name));
-    const slices = groups([start, ...entries], ({ record }) => record.length, sliceBytes);
+    const slices = groups([start, ...entries], recordBytes, sliceBytes).toArray();
     const last = slices.pop() ?? [];
     [this.next, this.since] = [next, []];
     try {
@@ -2087,7 +2088,7 @@ export class Storage {
         write(() => this.append(next, slice));
         yield;
       }
-      write(() => this.append(next, [...last, this.voteRecord(), ...this.since]));
+      write(() => this.append(next, [...last, ...this.since, this.voteRecord()]));
       const isKept = this.log && this.log.size <= MAX_SPARE_BYTES
         && write(() => this.files.link(name, `${name}.old`));
       write(() => this.files.rename(`${name}.new`, name));
@@ -2568,7 +2569,8 @@ export type EndpointEvent =
   | { type: "unresolved"; server: Server; reason: string }
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   | { type: "unauthenticated"; address: Address }
-  | { type: "twice"; server: Name; address: Address; other: Address };
+  | { type: "twice"; server: Name; address: Address; other: Address }
+  | { type: "slow"; peer: Name; ms: number };
 /** What a node and a client make of what comes in; the last three concern nodes only. */
 type Receiver = {
   onMessage(message: Message | ClientMessage, sender: Correspondent): void;
@@ -2683,7 +2685,7 @@ export class Endpoint {
   receive(sealed: Buffer, address: Address): void {
     if (sealed.length === 0) return; // Somebody knocks.
     const opened = open(this.keys, sealed);
-    if (opened === "unauthenticated") this.warn({ type: opened, address });
+    if (opened === "unauthenticated") this.warn({ type: opened, address }, address.host);
     if (typeof opened === "string") return this.drop(opened);
     const { kind, envelope, messages: received } = opened;
     const { cluster, to, boot, disk, sequence } = envelope;
@@ -2738,7 +2740,7 @@ export class Endpoint {
     const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.now < from.bornAt + TWIN_MS;
     if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
-    this.warn({ type: "twice", server: from.name, address, other: from.address });
+    this.warn({ type: "twice", server: from.name, address, other: from.address }, address.host);
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
@@ -2769,9 +2771,9 @@ export class Endpoint {
     this.receiver.onGreeting(from.kind, greeting);
   }
 
-  /** Tells it once in a while for each address, and not for any number of them. */
-  private warn(event: EndpointEvent & { address: Address }): void {
-    const about = `${event.type} ${event.address.host}`;
+  /** Tells it once in a while of each `subject`, a peer or a host, and not of any number of them. */
+  warn(event: EndpointEvent, subject: string): void {
+    const about = `${event.type} ${subject}`;
     for (const [other, at] of this.warned) {
       if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
     }
@@ -2864,8 +2866,7 @@ export type NodeEvent =
   | EndpointEvent
   | { type: "recovered"; cutBytes: number; members: Configuration }
   | { type: "members"; members: Configuration }
-  | { type: "removed" }
-  | { type: "slow"; peer: Name; ms: number };
+  | { type: "removed" };
 
 /**
  * `host` and `port`: where this server listens, a name or an IP address of this machine. `name`:
@@ -2899,17 +2900,6 @@ const SLICE_PAUSE_MS = 2;
 function checkSize({ length }: Uint8Array): void {
   demand(length <= MAX_COMMAND_BYTES, `${length} bytes are too many for a datagram, which has ` +
     `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`, "refused");
-}
-
-/** Anybody on the network could do anything to a server that has no secret. */
-function checkAddress(address: string, isName: boolean, secret: string): void {
-  demand(secret !== "" || isLoopback(address),
-    `Without a secret a server listens on loopback addresses only, not on ${address}, where ` +
-      "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then " +
-      "'--secret-file raft.secret'.");
-  demand(!isName || !ANY.includes(address),
-    `${address} is every address of this machine, and no name. Give this server the name by ` +
-      "which its peers know it: --name HOST:PORT.");
 }
 
 const ANY = ["0.0.0.0", "::"];
@@ -2954,8 +2944,6 @@ export class Node {
   /** Who waits, at a follower, for what is applied to reach `index`. */
   private readonly awaited: { index: number; questions: Question[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
-  /** When each peer's last slow answer was told. */
-  private readonly slowAt = new Map<Name, number>();
   private members: Configuration;
   /** The last request that began an attempt to hand over. */
   private lastTransfer: Asker | undefined;
@@ -2985,11 +2973,20 @@ export class Node {
       "The name of the server or of the cluster is too long. Take one of at most 255 bytes.");
     demand(!join || peers.length > 0, "A server that is to join a cluster needs the addresses of " +
       "some who are in it: --peers.");
-    let [node, storage]: [node?: Node, storage?: Storage] = [];
+    let node: Node | undefined;
+    let storage: Storage | undefined;
     const socket = await world.datagrams.bind(at,
       (bytes, from) => node?.endpoint.receive(bytes, from));
     try {
-      checkAddress(socket.address, name === at.name, secret);
+      const { address } = socket;
+      // Anybody on the network could do anything to a server that has no secret.
+      demand(secret !== "" || isLoopback(address),
+        `Without a secret a server listens on loopback addresses only, not on ${address}, where ` +
+          "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then " +
+          "'--secret-file raft.secret'.");
+      demand(name !== at.name || !ANY.includes(address),
+        `${address} is every address of this machine, and no name. Give this server the name by ` +
+          "which its peers know it: --name HOST:PORT.");
       const founder = { cluster, name, members: join ? [] : members };
       storage = new Storage(world.files, options.directory, founder, world.random);
       node = new Node(options, world, storage, socket, servers);
@@ -3085,9 +3082,9 @@ export class Node {
   status() {
     const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
     const { lastIndex, lastTerm } = log;
-    const { members, core: { settings: { name: self } } } = this;
     const followers = role.name === "Leader" ? role.followers : undefined;
-    const peers = members.filter(({ name }) => name !== self).map((member) => {
+    const { name: self } = this.endpoint.self;
+    const peers = this.members.filter(({ name }) => name !== self).map((member) => {
       const { name, votes: isVoter } = member;
       return { isVoter, ...this.endpoint.about("peer", name),
         roundTripMs: this.roundTrips.get(name) ?? null,
@@ -3095,13 +3092,13 @@ export class Node {
         stuck: followers?.get(name)?.stuck ?? null, founding: this.core.foundings.get(name) ?? null,
         isNamed: this.core.isNamed(member) };
     });
-    return { ...this.storage.identity, ...this.core.settings, members: structuredClone(members),
+    return structuredClone({ ...this.storage.identity, ...this.core.settings, members: this.members,
       role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
       unsaved: lastIndex - log.savedIndex, snapshotIndex: this.core.snapshot.index,
       votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
       founding: this.core.founding,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
-      logBytes: log.bytes(1, lastIndex), peers, dropped: { ...this.endpoint.dropped } };
+      logBytes: log.bytes(1, lastIndex), peers, dropped: this.endpoint.dropped });
   }
 
   /**
@@ -3175,14 +3172,16 @@ export class Node {
     //    followers' disks are at work meanwhile, and what its clients want next shares the sync.
     const answersFirst = core.role.name === "Leader" && core.hasApplicable;
     const { unsaved } = core;
-    if (unsaved && !answersFirst) storage.save(unsaved);
-    if (!answersFirst) core.onSaved();
+    if (!answersFirst) {
+      if (unsaved) storage.save(unsaved);
+      core.onSaved();
+    }
     if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.transmit(message);
     endpoint.flush();
     // 4. Apply what is committed, and answer clients.
-    const bytes = core.role.name === "Leader" ? APPLY_BYTES : Number.POSITIVE_INFINITY;
+    const bytes = core.role.name === "Leader" ? APPLY_BYTES : undefined;
     for (const entry of core.takeApplicable(bytes)) this.apply(entry);
     this.answerReads();
     this.askIndex();
@@ -3205,18 +3204,19 @@ export class Node {
 
   /** Another configuration is in force, or this server is in none any more. */
   private meetMembers(): void {
-    const { core, core: { members, role, isRemoved }, members: before, endpoint } = this;
-    if (members !== before) endpoint.list(members.flatMap(serverOf));
+    const { core: { members, role, isRemoved, settings }, members: before } = this;
     this.members = members;
-    // A snapshot lists them anew, mostly the same ones; and disks are nobody's business.
-    const shown = (list: Configuration) => encodeMembers(list.map((m) => ({ ...m, disk: 0 })), 0);
-    const isChange = members !== before && !shown(members).equals(shown(before));
-    if (isChange) this.tell({ type: "members", members });
+    // A snapshot lists them again, mostly the same ones; and disks concern no program.
+    const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
+    if (members !== before) {
+      this.endpoint.list(members.flatMap(serverOf));
+      if (shown(members) !== shown(before)) this.tell({ type: "members", members });
+    }
     if (!isRemoved || this.isLeaving || role.name === "Leader") return;
     this.isLeaving = true;
     this.tell({ type: "removed" });
     // It may be all that a client knows. By then that has asked again, and been told the others.
-    this.world.clock.setTimer(core.settings.electionTimeoutMs, () => void this.stop());
+    this.world.clock.setTimer(settings.electionTimeoutMs, () => void this.stop());
   }
 
   private setTimer(): void {
@@ -3251,11 +3251,7 @@ export class Node {
     const { type, from: peer } = message;
     if (type.endsWith("Reply")) {
       const ms = Math.round(now - message.id / 1000);
-      const isDue = now >= (this.slowAt.get(peer) ?? Number.NEGATIVE_INFINITY) + WARN_EVERY_MS;
-      if (ms > this.core.settings.heartbeatMs && isDue) {
-        this.slowAt.set(peer, now);
-        this.tell({ type: "slow", peer, ms });
-      }
+      if (ms > this.core.settings.heartbeatMs) this.endpoint.warn({ type: "slow", peer, ms }, peer);
       this.roundTrips.set(peer, ms);
     }
     this.core.receive(message, now);
@@ -3377,7 +3373,7 @@ export class Node {
         : makeEntry(first + i, 0, kind, data)
     );
     const room = this.core.settings.batchBytes;
-    for (const entries of groups(all, ({ record }) => record.length, room)) {
+    for (const entries of groups(all, recordBytes, room)) {
       this.send(asker, { type: "Outcomes", entries });
     }
   }
@@ -3403,21 +3399,19 @@ export class Node {
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const ends = ["snapshot", head] as const;
     const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
-    let [at, bytes, records]: [number, number, Entry[]] = [0, 0, []];
-    const write = () => {
-      const frame = storage.frame(records);
+    // Copies, before the machine does anything else: it may use the bytes again.
+    const records = parts.values().flatMap(([kind, chunks]) =>
+      Iterator.from(chunks).map((chunk) =>
+        makeEntry(index, term, kind, checked("a chunk of snapshot", chunk))
+      )
+    );
+    let at = 0;
+    for (const group of groups(records, recordBytes, this.sliceBytes)) {
+      const frame = storage.frame(group);
       storage.writeSnapshot(at, frame);
-      [at, bytes, records] = [at + frame.length, 0, []];
-    };
-    for (const [kind, chunks] of parts) {
-      for (const chunk of chunks) {
-        // A copy, before the machine does anything else: it may use the bytes again.
-        records.push(makeEntry(index, term, kind, checked("a chunk of snapshot", chunk)));
-        bytes += chunk.length;
-        if (bytes >= this.sliceBytes) yield write();
-      }
+      at += frame.length;
+      yield;
     }
-    if (records.length > 0) write();
     yield* this.switchSnapshot();
   }
 
@@ -3847,7 +3841,8 @@ function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer
 
 /** The parts, or as many of them as there are. */
 export function unpack(bytes: Uint8Array): string[] {
-  const [packed, parts]: [Buffer, string[]] = [asBuffer(bytes), []];
+  const packed = asBuffer(bytes);
+  const parts: string[] = [];
   for (let at = 1; at + 4 <= packed.length;) {
     const end = at + 4 + packed.readUInt32BE(at);
     if (end > packed.length) break;
@@ -3860,9 +3855,6 @@ export function unpack(bytes: Uint8Array): string[] {
 const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
   pack(verbs.indexOf(verb), ...parts);
 
-const sayWhether = (isDone: boolean) => Uint8Array.of(Number(isDone));
-const isYes = (answer: Uint8Array) => answer[0] === 1;
-
 export class KeyValueStore implements StateMachine {
   private readonly values = new Map<string, string>();
   /** What the keys that have changed since a snapshot was begun had for their values then. */
@@ -3873,17 +3865,17 @@ export class KeyValueStore implements StateMachine {
     const verb = verbs[command[0] ?? -1];
     const before = this.values.get(key);
     if (this.old && !this.old.has(key)) this.old.set(key, before);
-    if (verb === "delete") return sayWhether(this.values.delete(key));
+    if (verb === "delete") return pack(Number(this.values.delete(key)));
     const isMeant = verb === "put" || (verb === "cas" && before === expected);
-    if (!isMeant || value === undefined) return sayWhether(false);
+    if (!isMeant || value === undefined) return pack(0);
     this.values.set(key, value);
-    return sayWhether(true);
+    return pack(1);
   }
 
   query(question: Uint8Array): Uint8Array {
     const [key = ""] = unpack(question);
     const value = this.values.get(key);
-    return value === undefined ? sayWhether(false) : pack(1, value);
+    return value === undefined ? pack(0) : pack(1, value);
   }
 
   /** One at a time: the next one takes over. */
@@ -3928,7 +3920,8 @@ export class KeyValues {
 
   /** Resolves to whether there was a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    return isYes(await this.via.propose(ask("delete", key)));
+    const [isDone] = await this.via.propose(ask("delete", key));
+    return isDone === 1;
   }
 
   /**
@@ -3937,6 +3930,7 @@ export class KeyValues {
   async cas(key: Uint8Array, expected: Uint8Array | undefined,
     value: Uint8Array): Promise<boolean> {
     const parts = expected ? [key, value, expected] : [key, value];
-    return isYes(await this.via.propose(ask("cas", ...parts)));
+    const [isDone] = await this.via.propose(ask("cas", ...parts));
+    return isDone === 1;
   }
 }

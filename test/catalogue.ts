@@ -941,7 +941,7 @@ export const planted: readonly Planted[] = [
   {
     id: "112",
     name: "All outcomes of what was asked together go in one message, however large.",
-    changes: [["groups(all, ({ record }) => record.length, room)", "[all]"]],
+    changes: [["groups(all, recordBytes, room)", "[all]"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -969,7 +969,7 @@ export const planted: readonly Planted[] = [
   {
     id: "116",
     name: "A server that is removed stops before its clients know anybody else.",
-    changes: [["clock.setTimer(core.settings.electionTimeoutMs, () => void this.stop())",
+    changes: [["clock.setTimer(settings.electionTimeoutMs, () => void this.stop())",
       "clock.setTimer(0, () => void this.stop())"]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
   },
