@@ -44,7 +44,7 @@ export const planted: readonly Planted[] = [
         || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
     caughtBy: [
-      { mode: "full", seed: 2 },
+      { mode: "full", seed: 6 },
       { file: "node", title: "neither vote, nor RequestVote, nor acknowledgement, nor answer" },
     ],
   },
@@ -74,13 +74,13 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
       "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 187 }],
+    caughtBy: [{ mode: "core", seed: 29 }],
   },
   {
     id: "5",
     name: "\"Up to date\" is left out.",
     changes: [["    if (!this.isUpToDate(m)) return this.replyVote(m, false);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "6",
@@ -93,7 +93,7 @@ export const planted: readonly Planted[] = [
         "role.votes.add(role.votes.has(voter) && voter !== this.settings.name ? `${voter} again` : voter);",
       ],
     ],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
   {
     id: "7",
@@ -118,7 +118,7 @@ export const planted: readonly Planted[] = [
     id: "9",
     name: "A vote reply of an earlier term is counted.",
     changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
-    caughtBy: [{ mode: "core", seed: 51 }],
+    caughtBy: [{ mode: "core", seed: 9 }],
   },
   {
     id: "10",
@@ -128,7 +128,7 @@ export const planted: readonly Planted[] = [
       `&& type !== "RequestVote" && !granted
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
-    caughtBy: [{ mode: "core", seed: 8 }],
+    caughtBy: [{ mode: "core", seed: 2 }],
   },
   {
     id: "11",
@@ -169,7 +169,7 @@ export const planted: readonly Planted[] = [
     name: "An entry of an earlier term is committed by counting (Figure 8).",
     changes: [["if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
       "this.commitTo(n);"]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "15",
@@ -183,21 +183,21 @@ export const planted: readonly Planted[] = [
     name: "The log is truncated although nothing conflicts.",
     changes: [["this.matches(entry.index, entry.term)) continue;",
       "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;"]],
-    caughtBy: [{ mode: "core", seed: 4 }],
+    caughtBy: [{ mode: "core", seed: 2 }],
   },
   {
     id: "17",
     name: "The previous entry's term is not compared.",
     changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 18 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "18",
     name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
     changes: [["Math.min(m.leaderCommit, matchIndex)",
       "Math.min(m.leaderCommit, this.log.lastIndex)"]],
-    caughtBy: [{ mode: "core", seed: 30 }],
+    caughtBy: [{ mode: "core", seed: 14 }],
   },
   {
     id: "19",
@@ -213,7 +213,7 @@ export const planted: readonly Planted[] = [
       `type === "AppendEntriesReply"
         || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
     ]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 6 }],
   },
   {
     id: "21",
@@ -262,7 +262,7 @@ export const planted: readonly Planted[] = [
     id: "26",
     name: "A read is served before an entry of the own term is committed.",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "core", seed: 9 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "27",
@@ -292,7 +292,7 @@ export const planted: readonly Planted[] = [
       "this.unasked.push(m);",
       "this.answerQuestion(m);",
     ]],
-    caughtBy: [{ mode: "full", seed: 3 }],
+    caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "30",
@@ -315,7 +315,7 @@ export const planted: readonly Planted[] = [
     name: "A storage error is ignored and the node goes on.",
     changes: [["    log.file.sync();\n", "    try { log.file.sync(); } catch {}\n"]],
     caughtBy: [
-      { mode: "full", seed: 4 },
+      { mode: "full", seed: 2 },
       { file: "node", title: "when the disk fails at a sync, the server stops" },
     ],
   },
@@ -324,7 +324,7 @@ export const planted: readonly Planted[] = [
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
     changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
     caughtBy: [
-      { mode: "full", seed: 12 },
+      { mode: "full", seed: 2 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
     ],
   },
@@ -336,7 +336,7 @@ export const planted: readonly Planted[] = [
       "const isNamed = true;",
     ]],
     caughtBy: [
-      { mode: "core", seed: 86 },
+      { mode: "core", seed: 19 },
       { file: "members", title: "is no voter to those who have started again meanwhile" },
     ],
   },
@@ -345,7 +345,7 @@ export const planted: readonly Planted[] = [
     name: "A wiped node comes back as the voter it was: it is counted.",
     changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
-      { mode: "core", seed: 96 },
+      { mode: "core", seed: 19 },
       { file: "members", title: "that is not named does not count" },
     ],
   },
@@ -385,7 +385,7 @@ export const planted: readonly Planted[] = [
     name: "What was read from the page cache at start is promised again without a sync.",
     changes: [["    log.file.sync();\n", "    if (this.log) log.file.sync();\n"]],
     caughtBy: [
-      { mode: "full", seed: 4 },
+      { mode: "full", seed: 2 },
       { file: "storage",
         title: "writes and syncs what it read, before anything is promised by it" },
     ],
@@ -423,7 +423,7 @@ export const planted: readonly Planted[] = [
     name: "A start is not counted: the boot stays what it was.",
     changes: [["this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
       "this.identity.boot = Math.max(1, this.identity.boot);"]],
-    caughtBy: [{ mode: "full", seed: 19 }],
+    caughtBy: [{ mode: "full", seed: 5 }],
   },
   {
     id: "52",
@@ -438,7 +438,7 @@ export const planted: readonly Planted[] = [
       };
       this.start({ type: "Commands", get data() { return data && again(); } }, batch);`,
     ]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "53",
@@ -450,7 +450,7 @@ export const planted: readonly Planted[] = [
     id: "54",
     name: "A torn frame is taken for a whole one: its checksum is not compared.",
     changes: [[" || frameChecksum(frame) !== frame.readUInt32BE(8)", ""]],
-    caughtBy: [{ mode: "full", seed: 6 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "55",
@@ -468,7 +468,7 @@ export const planted: readonly Planted[] = [
     id: "57",
     name: "An entry that takes the place of a saved one counts as saved.",
     changes: [["    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "58",
@@ -487,13 +487,13 @@ export const planted: readonly Planted[] = [
     name: "A leader counts its own copy of an entry before its disk has it.",
     changes: [["this.reached(role, this.log.savedIndex,",
       "this.reached(role, this.log.lastIndex,"]],
-    caughtBy: [{ mode: "full", seed: 8 }],
+    caughtBy: [{ mode: "full", seed: 28 }],
   },
   {
     id: "61",
     name: "The term is read back at a start, the vote is not.",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
-    caughtBy: [{ mode: "full", seed: 176 }],
+    caughtBy: [{ mode: "full", seed: 42 }],
   },
   {
     id: "62",
@@ -507,14 +507,14 @@ export const planted: readonly Planted[] = [
     id: "63",
     name: "A client never turns to another server than the one that does not answer.",
     changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
-    caughtBy: [{ mode: "full", seed: 7 }],
+    caughtBy: [{ mode: "full", seed: 6 }],
   },
   {
     id: "64",
     name: "A refusal takes `nextIndex` back below what the follower is known to have.",
     changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm))",
       "log.lastUpTo(m.hintIndex, m.hintTerm)"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "65",
@@ -532,7 +532,7 @@ export const planted: readonly Planted[] = [
     id: "67",
     name: "A read is answered before what was committed when it came is applied.",
     changes: [[" || r.index > this.lastApplied", ""]],
-    caughtBy: [{ mode: "core", seed: 9 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "68",
@@ -548,13 +548,13 @@ export const planted: readonly Planted[] = [
         "if (proposal?.term === -1) this.answer(asker);"],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
-    caughtBy: [{ mode: "full", seed: 132 }],
+    caughtBy: [{ mode: "full", seed: 8 }],
   },
   {
     id: "70",
     name: "A vote binds the memory, but only a changed term makes it to the disk.",
     changes: [[" || saved.votedFor !== votedFor\n", "\n"]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
 
   // Snapshots.
@@ -585,7 +585,7 @@ export const planted: readonly Planted[] = [
     name: "An old snapshot takes the state back in time.",
     changes: [["if (log.matches(index, term)) {",
       "if (log.matches(index, term) && index > log.baseIndex) {"]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 8 }],
   },
   {
     id: "35",
@@ -617,7 +617,7 @@ export const planted: readonly Planted[] = [
     id: "73",
     name: "A snapshot has what was applied while it was written.",
     changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
-    caughtBy: [{ mode: "full", seed: 4 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "74",
@@ -644,7 +644,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read when the leader has told the index, applied or not.",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
-      { mode: "full", seed: 23 },
+      { mode: "full", seed: 5 },
       { file: "node", title: "waits until that follower has what was committed when it came" },
     ],
   },
@@ -656,7 +656,7 @@ export const planted: readonly Planted[] = [
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)",
       "commitIndex >= role.firstIndex"]],
     caughtBy: [
-      { mode: "core", seed: 5 },
+      { mode: "core", seed: 8 },
       { file: "members", title: "waits for the one before it to be committed" },
     ],
   },
@@ -665,7 +665,7 @@ export const planted: readonly Planted[] = [
     name: "A membership change before an entry of the own term is committed.",
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
-      { mode: "core", seed: 26 },
+      { mode: "core", seed: 9 },
       { file: "members", title: "waits for an entry of the leader's own term" },
     ],
   },
@@ -674,7 +674,7 @@ export const planted: readonly Planted[] = [
     name: "A server without a vote is counted in a majority.",
     changes: [["const values = voters.map(", "const values = this.members.map("]],
     caughtBy: [
-      { mode: "core", seed: 5 },
+      { mode: "core", seed: 8 },
       { file: "members", title: "of entries counts no learner" },
     ],
   },
@@ -703,14 +703,14 @@ export const planted: readonly Planted[] = [
     id: "78",
     name: "A snapshot has the members of the end of the log, not of its own index.",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
-    caughtBy: [{ mode: "full", seed: 24 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "79",
     name: "Who is to be removed gives up before that is committed, and is needed.",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
-      { mode: "core", seed: 172 },
+      { mode: "core", seed: 3 },
       { file: "members", title: "may be needed to lead until then" },
     ],
   },
@@ -742,7 +742,7 @@ export const planted: readonly Planted[] = [
       "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
       "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
-    caughtBy: [{ mode: "core", seed: 30 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "84",
@@ -809,7 +809,7 @@ export const planted: readonly Planted[] = [
     name: "A single refusal is taken for the end of the leader.",
     changes: [["if (this.refusedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
     caughtBy: [
-      { mode: "core", seed: 2 },
+      { mode: "core", seed: 1 },
       { file: "paper", title: "one refusal makes sure of nothing" },
     ],
   },
@@ -818,7 +818,7 @@ export const planted: readonly Planted[] = [
     name: "A refusal counts though the leader was heard since.",
     changes: [["this.refusedAt <= this.heardAt", "this.refusedAt < 0"]],
     caughtBy: [
-      { mode: "core", seed: 4 },
+      { mode: "core", seed: 3 },
       { file: "paper", title: "before a word of it do nothing" },
     ],
   },
@@ -896,7 +896,7 @@ export const planted: readonly Planted[] = [
     id: "105",
     name: "All commands of an entry get the answer to the first.",
     changes: [["outcomes.splice(0, count)", "outcomes.slice(0, count)"]],
-    caughtBy: [{ mode: "full", seed: 7 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "106",
@@ -995,7 +995,7 @@ export const planted: readonly Planted[] = [
     name: "A leader applies what its followers have, but its own disk has not yet.",
     changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
     caughtBy: [
-      { mode: "core", seed: 2 },
+      { mode: "core", seed: 37 },
       { file: "paper", title: "... but a leader none that only its followers have" },
     ],
   },
@@ -1237,7 +1237,7 @@ export const planted: readonly Planted[] = [
     name: "The acknowledged mark of a session goes back with a command that was overtaken.",
     changes: [["if (acknowledged > session.acknowledged) {",
       "if (acknowledged !== session.acknowledged) {"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "155",
@@ -1258,7 +1258,7 @@ export const planted: readonly Planted[] = [
     name: "A leader tells a follower an index for its reads that is one too low.",
     changes: [["        : Buffer.from(`${lastApplied}`);",
       "        : Buffer.from(`${lastApplied - 1}`);"]],
-    caughtBy: [{ mode: "full", seed: 21 }],
+    caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "158",
@@ -1268,14 +1268,14 @@ export const planted: readonly Planted[] = [
       "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerQuestion(m);\n" +
       "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
     ]],
-    caughtBy: [{ mode: "full", seed: 5 }],
+    caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "159",
     name: "A reply of an earlier term confirms a round of this one.",
     changes: [["if (m.term < this.currentTerm || m.round > role.round)",
       "if (m.round > role.round)"]],
-    caughtBy: [{ mode: "core", seed: 5 }],
+    caughtBy: [{ mode: "core", seed: 18 }],
   },
   {
     id: "160",
@@ -1290,7 +1290,7 @@ export const planted: readonly Planted[] = [
     changes: [["    this.sizes = [0];\n    this.configurations = [];\n",
       "    this.sizes = [0];\n"]],
     caughtBy: [
-      { mode: "core", seed: 5 },
+      { mode: "core", seed: 8 },
       { file: "members", title: "that comes with a snapshot takes the place of all before" },
     ],
   },
