@@ -2771,7 +2771,7 @@ export class Endpoint {
     this.receiver.onGreeting(from.kind, greeting);
   }
 
-  /** Tells it once in a while of each `subject`, a peer or a host, and not of any number of them. */
+  /** Warns once in a while about each `subject`, a peer or a host, and about a limited number. */
   warn(event: EndpointEvent, subject: string): void {
     const about = `${event.type} ${subject}`;
     for (const [other, at] of this.warned) {
