@@ -1721,13 +1721,19 @@ type Part = { data: Buffer; count: number };
  * is anything but commands.
  */
 function cutCommands(packed: Buffer, bytes: number): Part[] {
-  const sizeOf = ({ command }: PackedCommand) => COMMAND_HEADER + command.length;
-  let end = 0;
-  return groups(readCommands(packed) ?? [], sizeOf, bytes).map((group) => {
-    const begin = end;
-    for (const command of group) end += sizeOf(command);
-    return { data: packed.subarray(begin, end), count: group.length };
-  }).toArray();
+  const parts: Part[] = [];
+  let [begin, at, count] = [0, 0, 0];
+  const cut = () => parts.push({ data: packed.subarray(begin, at), count });
+  while (at + COMMAND_HEADER <= packed.length) {
+    const end = at + COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
+    if (count > 0 && end - begin > bytes) {
+      cut();
+      [begin, count] = [at, 0];
+    }
+    [at, count] = [end, count + 1];
+  }
+  cut();
+  return at === packed.length && at > 0 ? parts : [];
 }
 
 /** The commands that `packed` consists of; undefined if it is anything else. */

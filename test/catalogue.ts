@@ -953,8 +953,7 @@ export const planted: readonly Planted[] = [
   {
     id: "114",
     name: "What a client asks together is in one entry, though no datagram carries that.",
-    changes: [["return groups(readCommands(packed) ?? [], sizeOf, bytes)",
-      "return groups(readCommands(packed) ?? [], sizeOf, 1e9)"]],
+    changes: [["if (count > 0 && end - begin > bytes) {", "if (count < 0) {"]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
   {
