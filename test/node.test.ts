@@ -530,7 +530,14 @@ describe("servers", () => {
       const leader = cluster.leader();
       simulation.run(500);
       const [dead = ""] = names.filter((name) => name !== leader).slice(place);
-      cluster.kill(dead);
+      const { ip } = cluster.machine(dead);
+      let isAnswering = false;
+      simulation.route = ({ from, bytes: sealed }) => {
+        isAnswering ||= from.host === ip && open(sealed).types.includes("AppendEntriesReply");
+        return [{ afterMs: 1 }];
+      };
+      expect(simulation.run(1000, () => isAnswering)).toBe(true);
+      cluster.kill(dead); // Its last answer is still in flight.
       const { node } = cluster.life(names.find((name) => ![leader, dead].includes(name)) ?? "");
       const begun = simulation.now;
       simulation.settle(cluster.life(leader).node.stop());
