@@ -25,7 +25,8 @@ export class Figure3 {
     const { currentTerm, commitIndex, lastApplied } = core;
     let seen = this.servers.get(name);
     if (seen?.core !== core) {
-      seen = { core, log: [], currentTerm, commitIndex, lastApplied, ledTerm: 0 };
+      // What it had saved as committed is judged again: it may have died before it was seen.
+      seen = { core, log: [], currentTerm, commitIndex: 0, lastApplied, ledTerm: 0 };
       this.servers.set(name, seen);
     }
     for (const what of ["currentTerm", "commitIndex", "lastApplied"] as const) {
