@@ -270,9 +270,11 @@ export class Judge {
 
   /** The members by what is committed, and by all that may be committed yet. */
   private lists(): Entry[] {
-    const { committed, known } = this.main;
+    const { main, main: { committed } } = this;
+    // Before anything is committed, the founding of any leader may come to be the one.
+    const foundings = committed.length > 0 ? [main] : [...this.foundings.values()];
     const last = committed.findLast(({ kind }) => kind === "members");
-    const lists = known.values().map(({ entry }) => entry)
+    const lists = foundings.flatMap(({ known }) => [...known.values()]).map(({ entry }) => entry)
       .filter(({ kind, index }) => kind === "members" && index > committed.length);
     return [...last ? [last] : [], ...lists];
   }
