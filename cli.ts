@@ -8,15 +8,41 @@
 import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import dns from "node:dns/promises";
-import { existsSync, fchmodSync, fstatSync, mkdtempSync, readdirSync, readFileSync, rmSync,
-  statSync } from "node:fs";
+import {
+  existsSync,
+  fchmodSync,
+  fstatSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs, styleText } from "node:util";
 import packageJson from "./package.json";
-import { Client, clientKey, type ClientOptions, type Configuration, KeyValues, KeyValueStore,
-  MAX_COMMAND_BYTES, Node, type NodeEvent, parseServer, RaftError, type RoleName, type Server,
-  Storage, type Stuck, systemWorld, unpack, verbs, writeAddress } from "./raft.ts";
+import {
+  Client,
+  clientKey,
+  type ClientOptions,
+  type Configuration,
+  KeyValues,
+  KeyValueStore,
+  MAX_COMMAND_BYTES,
+  Node,
+  type NodeEvent,
+  parseServer,
+  RaftError,
+  type RoleName,
+  type Server,
+  Storage,
+  type Stuck,
+  systemWorld,
+  unpack,
+  verbs,
+  writeAddress,
+} from "./raft.ts";
 
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -91,9 +117,24 @@ Exit codes:
      could not be written: output`;
 
 /** The last three are errors of programs that embed a server: no command ends with them. */
-const EXIT_CODES = { done: 0, absent: 1, different: 1, usage: 2, storage: 3, outcomeUnknown: 4,
-  unexpected: 4, timeout: 5, refused: 5, noLeader: 5, network: 5, ended: 5, output: 5, applied: 4,
-  closed: 5, stopped: 5 };
+const EXIT_CODES = {
+  done: 0,
+  absent: 1,
+  different: 1,
+  usage: 2,
+  storage: 3,
+  outcomeUnknown: 4,
+  unexpected: 4,
+  timeout: 5,
+  refused: 5,
+  noLeader: 5,
+  network: 5,
+  ended: 5,
+  output: 5,
+  applied: 4,
+  closed: 5,
+  stopped: 5,
+};
 
 /** Returns whether a file of Linux about this process matches; undefined on other systems. */
 function ofProcess(file: string, pattern: RegExp): boolean | undefined {
@@ -108,26 +149,51 @@ const PROGRAM = isCompiled ? process.argv0 : `bun ${path.relative("", import.met
 const nameProgram = (text: string) => text.replaceAll("bun cli.ts", () => PROGRAM);
 
 /** How a command ends: what there is to say, for people and for programs, or why it failed. */
-type Result = { text?: string | Uint8Array; json?: object;
+type Result = {
+  text?: string | Uint8Array;
+  json?: object;
   error?: { code: keyof typeof EXIT_CODES; message: string };
   /** The server whose log ends with this error. */
-  server?: string };
+  server?: string;
+};
 
 const wrongUsage = (sentence: string) => new RaftError("usage", sentence);
 
 // ------------------------------------------ The flags -------------------------------------------
 
 const [words, mark] = [{ type: "string" }, { type: "boolean" }] as const;
-const FOR_SERVERS = { host: words, port: words, name: words, join: mark, data: words,
-  "election-timeout": words, heartbeat: words };
-const FOR_CLIENTS = { timeout: words, "client-key-file": words, base64: mark, force: mark,
-  yes: mark };
-const FOR_BOTH = { peers: words, cluster: { ...words, default: "raft" }, "secret-file": words,
-  json: { ...mark, default: false }, test: mark, help: { ...mark, short: "h" }, version: mark };
+const FOR_SERVERS = {
+  host: words,
+  port: words,
+  name: words,
+  join: mark,
+  data: words,
+  "election-timeout": words,
+  heartbeat: words,
+};
+const FOR_CLIENTS = {
+  timeout: words,
+  "client-key-file": words,
+  base64: mark,
+  force: mark,
+  yes: mark,
+};
+const FOR_BOTH = {
+  peers: words,
+  cluster: { ...words, default: "raft" },
+  "secret-file": words,
+  json: { ...mark, default: false },
+  test: mark,
+  help: { ...mark, short: "h" },
+  version: mark,
+};
 
 const parse = () =>
-  parseArgs({ args: Bun.argv.slice(2), allowPositionals: true,
-    options: { ...FOR_SERVERS, ...FOR_CLIENTS, ...FOR_BOTH } });
+  parseArgs({
+    args: Bun.argv.slice(2),
+    allowPositionals: true,
+    options: { ...FOR_SERVERS, ...FOR_CLIENTS, ...FOR_BOTH },
+  });
 type Flags = ReturnType<typeof parse>["values"];
 
 /** A flag that has no effect would make somebody believe that it has one. */
@@ -156,7 +222,8 @@ const SECRET_CHARACTERS = 16;
 /** Reads a private file; without the flag, the environment. */
 function readPrivate(flags: Flags, flag: "secret-file" | "client-key-file", variable: string):
   | string
-  | undefined {
+  | undefined
+{
   const file = flags[flag];
   const source = file === undefined ? variable : `--${flag} ${file}`;
   const wrong = (why: string, next: string) => wrongUsage(`${source} ${why}. ${next}`);
@@ -171,15 +238,22 @@ function readPrivate(flags: Flags, flag: "secret-file" | "client-key-file", vari
   throw wrong(`has ${secret.length} characters, and needs at least ${SECRET_CHARACTERS}`, copy);
 }
 
-function readFile(file: string, variable: string, wrong: (why: string, next: string) => RaftError,
-  copy: string): string {
+function readFile(
+  file: string,
+  variable: string,
+  wrong: (why: string, next: string) => RaftError,
+  copy: string,
+): string {
   let bytes: Buffer;
   try {
     const stat = statSync(file, { throwIfNoEntry: false });
     if (!stat) throw wrong("is not there", copy);
     if (stat.mode & 0o077) {
-      throw wrong("can be read by others", `Forbid it: chmod 600 ${file}. Where that is ` +
-        `impossible, as on a read-only mount, set ${variable} to what it holds.`);
+      throw wrong(
+        "can be read by others",
+        `Forbid it: chmod 600 ${file}. Where that is `
+          + `impossible, as on a read-only mount, set ${variable} to what it holds.`,
+      );
     }
     bytes = readFileSync(file);
   } catch (error) {
@@ -197,8 +271,10 @@ const readClientKey = (flags: Flags) => readPrivate(flags, "client-key-file", "R
 function serverSecret(flags: Flags): string {
   const secret = readSecret(flags);
   if (secret === undefined && process.env["RAFT_CLIENT_KEY"] !== undefined) {
-    throw wrongUsage("RAFT_CLIENT_KEY is for clients: with it a server could not speak to its " +
-      "peers. Give it the secret itself, with --secret-file.");
+    throw wrongUsage(
+      "RAFT_CLIENT_KEY is for clients: with it a server could not speak to its "
+        + "peers. Give it the secret itself, with --secret-file.",
+    );
   }
   return secret ?? "";
 }
@@ -269,8 +345,10 @@ function teller({ name, port }: Server, isJson: boolean): Tell {
 /** What sentences about events mention. `given` are the members by the command line. */
 type Known = { name: string; given: readonly string[]; members: readonly string[] };
 type Sentences = {
-  [T in NodeEvent["type"]]: (event: Extract<NodeEvent, { type: T }>,
-    known: Known) => (string | false)[];
+  [T in NodeEvent["type"]]: (
+    event: Extract<NodeEvent, { type: T }>,
+    known: Known,
+  ) => (string | false)[];
 };
 
 /** A pre-candidate only asks whether it could win: in the story it is still a follower. */
@@ -281,8 +359,8 @@ const STORY = {
   campaign: ({ transfer, silentMs }) => [
     transfer
       ? "The leader hands over to this server, switching to Candidate"
-      : `No valid RPC received in the last ${Math.round(silentMs)} milliseconds, switching to ` +
-        "Candidate",
+      : `No valid RPC received in the last ${Math.round(silentMs)} milliseconds, switching to `
+        + "Candidate",
     "Starting vote...",
   ],
   voted: ({ candidate }) => [`Voting for ${candidate}`, `Voted for ${candidate}`],
@@ -300,75 +378,79 @@ const STORY = {
   committed: ({ commitIndex }) => [`Committed all entries up to ${commitIndex}`],
   members: ({ members }) => [`Members: ${describeMembers(members)}`],
   removed: (_, { name }) => [
-    `${name} is no member any more, and stops. To add it again, start it with --join, and then ` +
-    "write 'bun cli.ts members add'",
+    `${name} is no member any more, and stops. To add it again, start it with --join, and then `
+    + "write 'bun cli.ts members add'",
   ],
   snapshot: ({ index, size, from }) => [
-    `${from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`} at index ` +
-    `${index}, ${size} bytes`,
+    `${from === undefined ? "Took a snapshot" : `Installed a snapshot from ${from}`} at index `
+    + `${index}, ${size} bytes`,
   ],
 } satisfies Partial<Sentences>;
 
 /** What to look at, and what to do about it. */
 const WARNINGS = {
   preVoteLost: ({ votes, needed }) => [
-    `No leader, and only ${votes} of the ${needed} votes needed to replace it: staying Follower ` +
-    "and asking on",
+    `No leader, and only ${votes} of the ${needed} votes needed to replace it: staying Follower `
+    + "and asking on",
   ],
   slow: ({ ms, peer }) => [
     `It took ${ms}ms to send a message to and receive a response from: ${peer}`,
   ],
   unresolved: ({ reason, server: { host, name } }) => [
-    `Cannot find ${name} at ${host}: ${reason}. Retrying every second. ` +
-    (isUnknown(reason)
+    `Cannot find ${name} at ${host}: ${reason}. Retrying every second. `
+    + (isUnknown(reason)
       ? `Check the spelling: 'getent hosts ${host}' must find it`
       : "Give this server a --host that reaches it"),
   ],
   foreign: ({ server, members: theirs }, { members }) => [
     theirs === listed(members)
-      ? `${server} is of another cluster with the same members, and we refuse each other. Give ` +
-        "all the same --cluster"
-      : `${server} was founded with other members, and we refuse each other: it with ${theirs}, ` +
-        `we with ${
+      ? `${server} is of another cluster with the same members, and we refuse each other. Give `
+        + "all the same --cluster"
+      : `${server} was founded with other members, and we refuse each other: it with ${theirs}, `
+        + `we with ${
           listed(members)
-        }. Start the one that is wrong again, with right --peers and an ` +
-        "empty --data",
+        }. Start the one that is wrong again, with right --peers and an `
+        + "empty --data",
   ],
   unauthenticated: ({ address }) => [
-    `Rejected a datagram from ${writeAddress(address)}: wrong secret or cluster. If it is a ` +
-    "member, give it the same --secret-file and --cluster",
+    `Rejected a datagram from ${writeAddress(address)}: wrong secret or cluster. If it is a `
+    + "member, give it the same --secret-file and --cluster",
   ],
   twice: ({ server, address, other }) => [
-    `Two servers run under the name ${server}: one at ${writeAddress(other)}, and one at ` +
-    `${writeAddress(address)} that has an earlier start or a disk that was replaced, and is not ` +
-    "answered. Stop the one that is wrong. If there is only one, start it with an empty directory",
+    `Two servers run under the name ${server}: one at ${writeAddress(other)}, and one at `
+    + `${writeAddress(address)} that has an earlier start or a disk that was replaced, and is `
+    + "not answered. Stop the one that is wrong. If there is only one, start it with an empty "
+    + "directory",
   ],
   lostDisk: ({ server }) => [
-    `${server} has lost its disk, or what was on it. It gets the log again from scratch, and has ` +
-    "no vote until then",
+    `${server} has lost its disk, or what was on it. It gets the log again from scratch, and has `
+    + "no vote until then",
   ],
   otherFounding: ({ server }) => [
-    `Two clusters have this name: ${server} is of another founding, and nothing is taken from ` +
-    "it. To keep what is here, stop the servers of the other one, keep their directories aside, " +
-    "and run 'bun cli.ts recover' here; or to join them, start this server with an empty --data",
+    `Two clusters have this name: ${server} is of another founding, and nothing is taken from `
+    + "it. To keep what is here, stop the servers of the other one, keep their directories aside, "
+    + "and run 'bun cli.ts recover' here; or to join them, start this server with an empty --data",
   ],
   stuck: (event) => [whyStuck(event)],
   recovered: ({ cutBytes }, { name, given, members }) => {
     const strangers = given.filter((other) => !members.includes(other));
     return [
-      !members.includes(name) &&
-      `${name} is no member yet, or no more: it waits for 'bun cli.ts members add'`,
-      members.length > 0 && strangers.length > 0 &&
-      `--peers lists ${listed(strangers)}, by the log no member: to add one, write 'bun cli.ts ` +
-        "members add NAME=HOST:PORT'. --peers only says where to look for the members",
+      !members.includes(name)
+      && `${name} is no member yet, or no more: it waits for 'bun cli.ts members add'`,
+      members.length > 0 && strangers.length > 0
+      && `--peers lists ${listed(strangers)}, by the log no member: to add one, write 'bun cli.ts `
+        + "members add NAME=HOST:PORT'. --peers only says where to look for the members",
       cutBytes > 0 && `Cut ${cutBytes} bytes of an unfinished write off the log, into log.cut`,
     ];
   },
 } satisfies Partial<Sentences>;
 
 /** Returns what tells events. Of some, only the first under each leader is worth a word. */
-export function narrator(name: string, given: readonly string[],
-  tell: Tell): (event: NodeEvent) => void {
+export function narrator(
+  name: string,
+  given: readonly string[],
+  tell: Tell,
+): (event: NodeEvent) => void {
   const all: Sentences = { ...STORY, ...WARNINGS };
   const known: Known = { name, given, members: given };
   const told = new Set<string>();
@@ -424,9 +506,12 @@ function loopbackCheck(self: Server, own: string, tell: Tell) {
       if (isDone || isHere(address)) continue;
       isDone = true;
       const is = self.host === own ? "is" : `is ${own},`;
-      tell(`${self.host} ${is} a loopback address, which reaches this machine only, and not ` +
-        `${name} at ${address}. Give --host an address of this machine in that network, or a ` +
-        `name that resolves to one ('getent hosts ${self.host}')`, "WARNING");
+      tell(
+        `${self.host} ${is} a loopback address, which reaches this machine only, and not `
+          + `${name} at ${address}. Give --host an address of this machine in that network, or a `
+          + `name that resolves to one ('getent hosts ${self.host}')`,
+        "WARNING",
+      );
     }
   };
 }
@@ -445,8 +530,8 @@ function readSelf({ host, port, name }: Flags): Server {
   }
   if (name !== undefined && /^$|[=,\s]/.test(name)) {
     throw wrongUsage(
-      `--name cannot be "${name}". Peers must be able to write it: no space, =, or ` +
-        "comma.",
+      `--name cannot be "${name}". Peers must be able to write it: no space, =, or `
+        + "comma.",
     );
   }
   const bare = host.replace(/^\[(.*)\]$/, "$1");
@@ -467,11 +552,13 @@ function refuseSecondIdentity(self: Server, peers: readonly string[], cluster: s
     if (!directory.endsWith(`:${self.port}`) || peers.includes(directory)) continue;
     const found = identityIn(path.join(DATA, directory));
     if (found?.cluster !== cluster) continue;
-    throw wrongUsage(`${path.join(DATA, directory)} holds the data of the server ${found.name} ` +
-      `of the cluster ${cluster}, which does not run. Without --name this server is called ` +
-      `${self.name}, after its --host, and would be another one. If it is that server at a new ` +
-      `address, add --name ${found.name}, and write peers that have moved too as ` +
-      "NAME=HOST:PORT. If it is another server, add --data DIR.");
+    throw wrongUsage(
+      `${path.join(DATA, directory)} holds the data of the server ${found.name} `
+        + `of the cluster ${cluster}, which does not run. Without --name this server is called `
+        + `${self.name}, after its --host, and would be another one. If it is that server at a new `
+        + `address, add --name ${found.name}, and write peers that have moved too as `
+        + "NAME=HOST:PORT. If it is another server, add --data DIR.",
+    );
   }
 }
 
@@ -491,8 +578,10 @@ async function serve(flags: Flags): Promise<Result> {
   const peers = listOf(flags.peers);
   const servers = peers.map(parseServer);
   const names = servers.map((server) => server.name);
-  const [electionTimeoutMs, heartbeatMs] = [milliseconds(flags, "election-timeout"),
-    milliseconds(flags, "heartbeat")];
+  const [electionTimeoutMs, heartbeatMs] = [
+    milliseconds(flags, "election-timeout"),
+    milliseconds(flags, "heartbeat"),
+  ];
   const secret = serverSecret(flags);
   if (!flags.data && !flags.name) refuseSecondIdentity(self, names, flags.cluster);
   const tell = teller(self, flags.json);
@@ -510,10 +599,18 @@ async function serve(flags: Flags): Promise<Result> {
     const placed = event.members.filter(({ address }) => address !== "");
     void checkPlaces(placed.map(({ name, address }) => parseServer(`${name}=${address}`)));
   };
-  const options = { ...self, peers, join: flags.join ?? false, cluster: flags.cluster, secret,
-    electionTimeoutMs, heartbeatMs, directory: flags.data ?? path.join(DATA, self.name),
+  const options = {
+    ...self,
+    peers,
+    join: flags.join ?? false,
+    cluster: flags.cluster,
+    secret,
+    electionTimeoutMs,
+    heartbeatMs,
+    directory: flags.data ?? path.join(DATA, self.name),
     machine: process.env["RAFT_TEST"] === undefined ? new KeyValueStore() : new ToldStore(tell),
-    onEvent };
+    onEvent,
+  };
   const run = async () => {
     const node = await Node.start(options);
     onStop(() => void node.stop());
@@ -575,11 +672,21 @@ async function trio(flags: Flags): Promise<Result> {
   const children = servers.map((server) => {
     const [host = "", port = ""] = server.split(":");
     const peers = servers.filter((peer) => peer !== server).join(",");
-    const command = ["--host", host, "--port", port, "--peers", peers, "--data",
-      path.join(data, server), "--cluster", flags.cluster,
+    const command = [
+      "--host",
+      host,
+      "--port",
+      port,
+      "--peers",
+      peers,
+      "--data",
+      path.join(data, server),
+      "--cluster",
+      flags.cluster,
       ...(["election-timeout", "heartbeat", "secret-file"] as const).flatMap((flag) =>
         flags[flag] === undefined ? [] : [`--${flag}`, flags[flag]]
-      )];
+      ),
+    ];
     // A server ends when this channel to its parent closes, however the parent dies.
     const script = isCompiled ? [] : [import.meta.path];
     const child = Bun.spawn([process.execPath, ...script, ...command], {
@@ -621,9 +728,11 @@ async function trio(flags: Flags): Promise<Result> {
 async function checkFree(at: Server): Promise<void> {
   const socket = await systemWorld.datagrams.bind(at, () => {}).catch((error: RaftError) => {
     if (!error.message.includes("another process has that port")) throw error;
-    throw new RaftError("network",
-      `Cannot listen on port ${at.port}: another process has it, most ` +
-        "likely another 'bun cli.ts --test'. Use its servers, or stop it first.");
+    throw new RaftError(
+      "network",
+      `Cannot listen on port ${at.port}: another process has it, most `
+        + "likely another 'bun cli.ts --test'. Use its servers, or stop it first.",
+    );
   });
   socket.close();
 }
@@ -645,15 +754,14 @@ function recover({ data, yes }: Flags): Result {
     const writtenAt = log.mtime.toISOString();
     if (yes) storage.secede();
     const found = { server: name, cluster, term, lastIndex: index, lastTerm, writtenAt };
-    const what =
-      `${data} has server ${name} of cluster ${cluster}, in term ${term}. Its log ends ` +
-      `with entry ${index} of term ${lastTerm}, and was last written at ${writtenAt}.`;
-    const done = `${what} It is a cluster of its own now: start it without --peers, and let new ` +
-      "servers join. Those who were members before are refused, and join with an empty --data.";
+    const what = `${data} has server ${name} of cluster ${cluster}, in term ${term}. Its log ends `
+      + `with entry ${index} of term ${lastTerm}, and was last written at ${writtenAt}.`;
+    const done = `${what} It is a cluster of its own now: start it without --peers, and let new `
+      + "servers join. Those who were members before are refused, and join with an empty --data.";
     if (yes) return { text: done, json: found };
-    const message = `${what} With --yes it becomes a cluster of its own. What the others had ` +
-      "acknowledged behind that entry is lost; what was never acknowledged may be there. If any " +
-      "other server is left, take the one whose log ends last. Nothing was done.";
+    const message = `${what} With --yes it becomes a cluster of its own. What the others had `
+      + "acknowledged behind that entry is lost; what was never acknowledged may be there. If any "
+      + "other server is left, take the one whose log ends last. Nothing was done.";
     return { error: { code: "usage", message }, json: found };
   } finally {
     storage.close();
@@ -663,10 +771,20 @@ function recover({ data, yes }: Flags): Result {
 // ------------------------------------------- A client -------------------------------------------
 
 /** The words that each command takes. */
-const COMMANDS: Record<string, string> = { put: "KEY VALUE", get: "KEY", delete: "KEY",
-  cas: "KEY OLD NEW", status: "", transfer: "[NAME]", "members list": "",
-  "members add": "NAME=HOST:PORT", "members remove": "NAME", recover: "", secret: "",
-  "client-key": "" };
+const COMMANDS: Record<string, string> = {
+  put: "KEY VALUE",
+  get: "KEY",
+  delete: "KEY",
+  cas: "KEY OLD NEW",
+  status: "",
+  transfer: "[NAME]",
+  "members list": "",
+  "members add": "NAME=HOST:PORT",
+  "members remove": "NAME",
+  recover: "",
+  secret: "",
+  "client-key": "",
+};
 
 async function command(flags: Flags, positionals: string[]): Promise<Result> {
   const length = positionals[0] === "members" ? 2 : 1;
@@ -674,14 +792,18 @@ async function command(flags: Flags, positionals: string[]): Promise<Result> {
   const form = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb] : undefined;
   if (form === undefined) {
     const known = Object.keys(COMMANDS).join(", ");
-    throw wrongUsage(`There is no command "${verb}". There are ${known}: 'bun cli.ts --help' ` +
-      "explains them.");
+    throw wrongUsage(
+      `There is no command "${verb}". There are ${known}: 'bun cli.ts --help' `
+        + "explains them.",
+    );
   }
   const count = form.split(" ").filter(Boolean).length;
   const isOptional = form.startsWith("[") && words.length === 0;
   if (words.length !== count && !isOptional) {
-    throw wrongUsage(`Wrong number of words for "${verb}": ${words.length} instead of ${count}. ` +
-      `Write, with quotes around spaces: bun cli.ts ${`${verb} ${form}`.trim()}`);
+    throw wrongUsage(
+      `Wrong number of words for "${verb}": ${words.length} instead of ${count}. `
+        + `Write, with quotes around spaces: bun cli.ts ${`${verb} ${form}`.trim()}`,
+    );
   }
   if (verb === "recover") return recover(flags);
   refuseFlags(flags, FOR_SERVERS, `is for servers, and "${verb}" is none; clients take --peers`);
@@ -727,8 +849,13 @@ async function ask(flags: Flags, verb: string, words: string[]): Promise<Result>
   return await operate(new KeyValues(client), verb, bytes, words);
 }
 
-async function changeMembers({ force = false }: Flags, verb: string, [word = ""]: string[],
-  servers: string[], options: Omit<ClientOptions, "servers">): Promise<Result> {
+async function changeMembers(
+  { force = false }: Flags,
+  verb: string,
+  [word = ""]: string[],
+  servers: string[],
+  options: Omit<ClientOptions, "servers">,
+): Promise<Result> {
   const adds = verb === "members add";
   const { name, ...address } = adds ? parseServer(word) : { name: word, host: "", port: 0 };
   await using client = await Client.connect({ servers, ...options });
@@ -739,8 +866,11 @@ async function changeMembers({ force = false }: Flags, verb: string, [word = ""]
   return { text: adds ? added : `${name} is no member.` };
 }
 
-async function transfer(heir: string | undefined, servers: string[],
-  options: Omit<ClientOptions, "servers">): Promise<Result> {
+async function transfer(
+  heir: string | undefined,
+  servers: string[],
+  options: Omit<ClientOptions, "servers">,
+): Promise<Result> {
   await using client = await Client.connect({ servers, ...options });
   const answers = servers.map((server) => inspectOne(client, server));
   // The first server that knows the leader is enough, because others may be down.
@@ -776,8 +906,10 @@ function toBytes(word: string, base64 = false): Buffer {
     throw wrongUsage(`"${word}" is not base64. Without --base64, words are taken as they are.`);
   }
   if (!word.includes("\uFFFD")) return Buffer.from(word);
-  throw wrongUsage(`"${word}" has bytes that are not UTF-8, which would not arrive as they are. ` +
-    "Write the words with --base64, or the value to standard input.");
+  throw wrongUsage(
+    `"${word}" has bytes that are not UTF-8, which would not arrive as they are. `
+      + "Write the words with --base64, or the value to standard input.",
+  );
 }
 
 async function readInput(): Promise<Buffer> {
@@ -787,15 +919,21 @@ async function readInput(): Promise<Buffer> {
     chunks.push(chunk);
     size += chunk.length;
     if (size <= limit) continue;
-    throw new RaftError("refused",
-      `Standard input has more than ${limit} bytes, which is all that a datagram has room for. ` +
-        "Nothing was sent; split it.");
+    throw new RaftError(
+      "refused",
+      `Standard input has more than ${limit} bytes, which is all that a datagram has room for. `
+        + "Nothing was sent; split it.",
+    );
   }
   return Buffer.concat(chunks);
 }
 
-async function operate(store: KeyValues, verb: string, bytes: Buffer[],
-  words: string[]): Promise<Result> {
+async function operate(
+  store: KeyValues,
+  verb: string,
+  bytes: Buffer[],
+  words: string[],
+): Promise<Result> {
   const [key = Buffer.alloc(0), first = Buffer.alloc(0), second = Buffer.alloc(0)] = bytes;
   const done: Result = { text: "OK" };
   const absent: Result = {
@@ -826,13 +964,17 @@ export type Answer = { name: string; status?: Status; silence?: string };
 type Peer = Status["peers"][number];
 
 /** Asks all servers that are listed, and then those that these know. */
-async function inspectAll(servers: string[],
-  options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
+async function inspectAll(
+  servers: string[],
+  options: Omit<ClientOptions, "servers">,
+): Promise<Answer[]> {
   const answers = await inspect(servers, options);
   const known = new Set(answers.map(({ name }) => name));
-  const others = new Map(answers.flatMap(({ status }) => status?.peers ?? [])
-    .filter(({ name, address }) => !known.has(name) && address !== "")
-    .map(({ name, address }) => [name, `${name}=${address}`]));
+  const others = new Map(
+    answers.flatMap(({ status }) => status?.peers ?? [])
+      .filter(({ name, address }) => !known.has(name) && address !== "")
+      .map(({ name, address }) => [name, `${name}=${address}`]),
+  );
   const more = others.size === 0 ? [] : await inspect([...others.values()], options);
   const all = [...answers, ...more];
   const leader = leaderOf(all);
@@ -845,8 +987,10 @@ async function inspectAll(servers: string[],
   return all.map((answer) => (answer.name === later?.name ? later : answer));
 }
 
-async function inspect(servers: string[],
-  options: Omit<ClientOptions, "servers">): Promise<Answer[]> {
+async function inspect(
+  servers: string[],
+  options: Omit<ClientOptions, "servers">,
+): Promise<Answer[]> {
   await using client = await Client.connect({ servers, ...options });
   const answers = await Promise.all(servers.map((server) => inspectOne(client, server)));
   // A server may be listed by two of its names.
@@ -883,21 +1027,48 @@ function describeServer({ name, status }: Answer, answers: readonly Answer[]) {
   const cluster = leader?.id === status?.id ? leader : status;
   const isLearner = status && !cluster?.members.some((m) => m.name === name && m.votes);
   const called = own.role === "PreCandidate" ? "Follower" : own.role ?? null;
-  return { name, role: isLearner && called === "Follower" ? "Learner" : called, term, lastIndex,
-    commitIndex, lag, heardMs: view?.heardMs ?? null, roundTripMs: view?.roundTripMs ?? null,
-    address: views.find(({ address }) => address !== "")?.address ?? null, logBytes };
+  return {
+    name,
+    role: isLearner && called === "Follower" ? "Learner" : called,
+    term,
+    lastIndex,
+    commitIndex,
+    lag,
+    heardMs: view?.heardMs ?? null,
+    roundTripMs: view?.roundTripMs ?? null,
+    address: views.find(({ address }) => address !== "")?.address ?? null,
+    logBytes,
+  };
 }
 
-const HEADINGS = ["server", "role", "term", "last", "committed", "lag", "heard", "round trip",
-  "log", "address"];
+const HEADINGS = [
+  "server",
+  "role",
+  "term",
+  "last",
+  "committed",
+  "lag",
+  "heard",
+  "round trip",
+  "log",
+  "address",
+];
 
 function reportStatus(answers: Answer[]): Result {
   const servers = answers.map((answer) => describeServer(answer, answers));
   const rows = servers.map((server) =>
-    [server.name, server.role ?? "no answer", server.term, server.lastIndex, server.commitIndex,
-      server.lag, server.heardMs === null ? null : duration(server.heardMs),
+    [
+      server.name,
+      server.role ?? "no answer",
+      server.term,
+      server.lastIndex,
+      server.commitIndex,
+      server.lag,
+      server.heardMs === null ? null : duration(server.heardMs),
       server.roundTripMs === null ? null : duration(server.roundTripMs),
-      server.logBytes === null ? null : size(server.logBytes), server.address]
+      server.logBytes === null ? null : size(server.logBytes),
+      server.address,
+    ]
       .map((cell) => String(cell ?? "-"))
   );
   const all = troublesOf(answers).map(nameProgram);
@@ -914,9 +1085,9 @@ function reportStatus(answers: Answer[]): Result {
 }
 
 function whyStuck({ server, index, bytes }: Stuck): string {
-  return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in ${bytes} ` +
-    "bytes, though smaller datagrams do: the path loses large ones. Let IP fragments through " +
-    "(firewalls, tunnels), or keep commands below 1,200 bytes";
+  return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in ${bytes} `
+    + "bytes, though smaller datagrams do: the path loses large ones. Let IP fragments through "
+    + "(firewalls, tunnels), or keep commands below 1,200 bytes";
 }
 
 /**
@@ -939,10 +1110,13 @@ function align(headings: string[], rows: string[][]): string[] {
   }
   const pad = (cell: string, i: number) =>
     isWord(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0);
-  return tables.flatMap((columns,
-    i) => [...(i === 0 ? [] : [""]),
-    ...all.map((row) => columns.map((i) => pad(row[i] ?? "", i)).join("  ").trimEnd())]
-  );
+  return tables.flatMap((
+    columns,
+    i,
+  ) => [
+    ...(i === 0 ? [] : [""]),
+    ...all.map((row) => columns.map((i) => pad(row[i] ?? "", i)).join("  ").trimEnd()),
+  ]);
 }
 
 function duration(ms: number): string {
@@ -970,8 +1144,8 @@ export function troublesOf(answers: readonly Answer[]): string[] {
   if (statuses.length === 0) {
     const asked = answers.map(({ name, silence }) => silence ?? name).join(", ");
     return [
-      `No server answers: ${asked}. Do they run ('bun cli.ts --test' starts three here), and ` +
-      "are --peers, --cluster and the secret right? Who has them wrong gets no answer.",
+      `No server answers: ${asked}. Do they run ('bun cli.ts --test' starts three here), and `
+      + "are --peers, --cluster and the secret right? Who has them wrong gets no answer.",
     ];
   }
   const leader = leaderOf(answers);
@@ -979,37 +1153,44 @@ export function troublesOf(answers: readonly Answer[]): string[] {
   const ahead = statuses.filter(({ id, commitIndex }) =>
     leader && id === leader.id && commitIndex > leader.lastIndex
   ).map(({ name, commitIndex }) =>
-    `${name} has committed entries up to ${commitIndex}, but the log of its leader ` +
-    `${leader?.name} ends with ${leader?.lastIndex}: disks of a majority were lost, or put back ` +
-    "from an older copy. Stop all servers, keep their directories aside, and run 'bun cli.ts " +
-    `recover --data DIR' with that of ${name}.`
+    `${name} has committed entries up to ${commitIndex}, but the log of its leader `
+    + `${leader?.name} ends with ${leader?.lastIndex}: disks of a majority were lost, or put back `
+    + "from an older copy. Stop all servers, keep their directories aside, and run 'bun cli.ts "
+    + `recover --data DIR' with that of ${name}.`
   );
   const followers = leader ? leader.peers.flatMap((peer) => whyLags(leader, peer, answers)) : [];
   const strangers = statuses.filter(({ id }) => leader && id !== leader.id).map(({ name }) =>
-    `${name} is not of the cluster of ${leader?.name}, and both refuse each other. If it should ` +
-    "be, start it with --join and an empty --data, and write 'bun cli.ts members add'."
+    `${name} is not of the cluster of ${leader?.name}, and both refuse each other. If it should `
+    + "be, start it with --join and an empty --data, and write 'bun cli.ts members add'."
   );
-  return [...whyTwoClusters(statuses), ...ahead, ...first, ...followers, ...strangers,
-    ...statuses.toSorted((a, b) => a.name.localeCompare(b.name)).flatMap(whatWasDropped)];
+  return [
+    ...whyTwoClusters(statuses),
+    ...ahead,
+    ...first,
+    ...followers,
+    ...strangers,
+    ...statuses.toSorted((a, b) => a.name.localeCompare(b.name)).flatMap(whatWasDropped),
+  ];
 }
 
 /** Names the servers of each founding, if there are several. Only a fixed founding counts. */
 function whyTwoClusters(statuses: readonly Status[]): string[] {
   const seen = statuses.flatMap(({ peers }) => peers).filter(({ founding }) => founding)
     .toSorted((a, b) => (b.heardMs ?? Infinity) - (a.heardMs ?? Infinity));
-  const own = statuses.map(({ name, founding, commitIndex }) => ({ name,
-    founding: commitIndex > 0 ? founding : 0 })
-  );
+  const own = statuses.map(({ name, founding, commitIndex }) => ({
+    name,
+    founding: commitIndex > 0 ? founding : 0,
+  }));
   const byName = new Map([...seen, ...own].map(({ name, founding }) => [name, founding]));
   const names = [...byName.keys()].filter((name) => byName.get(name)).toSorted();
   const clusters = [...Map.groupBy(names, (name) => byName.get(name)).values()];
   if (clusters.length < 2) return [];
   return [
-    "Two clusters have this name, and take nothing from each other: one of " +
-    `${clusters.map((cluster) => cluster.join(", ")).join("; one of ")}. Keep one: stop the ` +
-    "servers of the other, keep their directories aside, and if no majority is left, run 'bun " +
-    "cli.ts recover --data DIR' on the server whose log ends last. The others join it with an " +
-    "empty --data.",
+    "Two clusters have this name, and take nothing from each other: one of "
+    + `${clusters.map((cluster) => cluster.join(", ")).join("; one of ")}. Keep one: stop the `
+    + "servers of the other, keep their directories aside, and if no majority is left, run 'bun "
+    + "cli.ts recover --data DIR' on the server whose log ends last. The others join it with an "
+    + "empty --data.",
   ];
 }
 
@@ -1017,8 +1198,8 @@ function whatWasDropped({ name, dropped }: Status): string[] {
   const count = REFUSED.reduce((sum, reason) => sum + (dropped[reason] ?? 0), 0);
   if (count === 0) return [];
   return [
-    `${name} has dropped datagrams of another secret or cluster (${count}): the WARNINGs there ` +
-    "tell where from.",
+    `${name} has dropped datagrams of another secret or cluster (${count}): the WARNINGs there `
+    + "tell where from.",
   ];
 }
 
@@ -1033,32 +1214,31 @@ function whyNoLeader(answers: readonly Answer[]): string {
   const followed = statuses.find(({ leader, term }) => leader && term >= best.term)?.leader;
   const silent = answers.find(({ name, status }) => name === followed && !status);
   if (followed && silent) {
-    return `${followed} leads, say those who follow it, but does not answer here: either it has ` +
-      "just stopped, and another is elected soon, or this machine cannot reach it by UDP.";
+    return `${followed} leads, say those who follow it, but does not answer here: either it has `
+      + "just stopped, and another is elected soon, or this machine cannot reach it by UDP.";
   }
   const holders = best.peers.filter(({ founding }) => founding).map(({ name }) => name).join(", ");
   if (best.lastIndex === 0 && holders !== "") {
-    return `There is no leader: the disks of ${listed(statuses.map(({ name }) => name))} are ` +
-      `empty, and wait for the log of ${holders}. Start ${holders}, or let UDP through. If it ` +
-      "is gone for good, start the servers with empty disks again: they found a new cluster.";
+    return `There is no leader: the disks of ${listed(statuses.map(({ name }) => name))} are `
+      + `empty, and wait for the log of ${holders}. Start ${holders}, or let UDP through. If it `
+      + "is gone for good, start the servers with empty disks again: they found a new cluster.";
   }
   const voters = best.peers.filter(({ isVoter }) => isVoter);
   const reasons = voters.flatMap((peer) => whyNoVote(best, peer, answers) ?? []);
   const { needed } = best;
   const members = best.members.filter(({ votes }) => votes);
   if (members.length - reasons.length >= needed) {
-    return "There is no leader yet: an election is under way, and nothing that can be seen from " +
-      "here stands against it. Ask again in a moment.";
+    return "There is no leader yet: an election is under way, and nothing that can be seen from "
+      + "here stands against it. Ask again in a moment.";
   }
   const lost = voters.filter((peer) => hasLostDisk(best, peer)).length;
-  const next =
-    firstOf(
-      members.length - lost < needed && " Too few disks are left for any election. Bring the old " +
-          `disks back, or run 'bun cli.ts recover --data DIR' with that of ${best.name}.`,
-      voters.some((peer) => whySilent(best, peer, answers)) && START,
-    ) ?? "";
-  return `There is no leader: ${best.name} has ${best.votes ?? 0} of the ${needed} votes that ` +
-    `are needed of ${members.length}; ${reasons.join("; ")}.${next}`;
+  const next = firstOf(
+    members.length - lost < needed && " Too few disks are left for any election. Bring the old "
+        + `disks back, or run 'bun cli.ts recover --data DIR' with that of ${best.name}.`,
+    voters.some((peer) => whySilent(best, peer, answers)) && START,
+  ) ?? "";
+  return `There is no leader: ${best.name} has ${best.votes ?? 0} of the ${needed} votes that `
+    + `are needed of ${members.length}; ${reasons.join("; ")}.${next}`;
 }
 
 /** Returns the first sentence whose condition holds. */
@@ -1076,8 +1256,8 @@ function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): s
   const isNewer = lastTerm - candidate.lastTerm || lastIndex - candidate.lastIndex;
   const isTaken = candidate.role === "Candidate" && term === candidate.term && votedFor;
   return firstOf(
-    hasLostDisk(candidate, peer) &&
-      `${name} has an empty or replaced disk, and no vote until a leader has given it the log`,
+    hasLostDisk(candidate, peer)
+      && `${name} has an empty or replaced disk, and no vote until a leader has given it the log`,
     // Servers that ask for nothing do not hear one another, and that is no sign of anything.
     (asks || !voter) && whySilent(candidate, peer, answers),
     asks && isNewer > 0 && `${name} refuses: its log is newer`,
@@ -1086,8 +1266,11 @@ function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): s
 }
 
 /** Why a server does not hear a peer; undefined if it does. */
-function whySilent(server: Status, { name, address, heardMs, told, reason }: Peer,
-  answers: readonly Answer[]): string | undefined {
+function whySilent(
+  server: Status,
+  { name, address, heardMs, told, reason }: Peer,
+  answers: readonly Answer[],
+): string | undefined {
   if (told === "foreign") return `${name} was founded with other members, or is of another cluster`;
   if (heardMs !== null && heardMs < 2 * server.electionTimeoutMs) return undefined;
   const heard = heardMs === null ? "never been heard" : `not been heard for ${duration(heardMs)}`;
@@ -1107,9 +1290,8 @@ function whyNotCommitted(leader: Status): string[] {
     isVoter && (matchIndex ?? 0) <= commitIndex
   ).map((peer) => peer.name);
   if (unsaved >= open) lacking.unshift(name);
-  const must =
-    `The last entries of the log, from ${commitIndex + 1} to ${last}, are not committed ` +
-    `yet: ${needed} of ${members.length} disks must have them`;
+  const must = `The last entries of the log, from ${commitIndex + 1} to ${last}, are not committed `
+    + `yet: ${needed} of ${members.length} disks must have them`;
   // What enough of them have is about to be committed.
   if (members.length - lacking.length >= needed) return [`${must}. Ask again in a moment.`];
   return [`${must}. Without them: ${lacking.join(", ")}.`];
@@ -1128,12 +1310,12 @@ function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string
     told === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
     silent && `${silent}. Start it, or let UDP through between it and ${leader.name}.`,
     stuck !== null && stuck.index > (matchIndex ?? 0) && `${whyStuck(stuck)}.`,
-    lag > LAG &&
-      `${name} is ${lag} entries behind, and is heard: it is catching up. If the number ` +
-        "does not fall, its disk is slow, or the network loses datagrams of full size.",
-    !own &&
-      `${name} does not answer here, though ${leader.name} hears it: can this machine reach ` +
-        `${address || name} by UDP?`,
+    lag > LAG
+      && `${name} is ${lag} entries behind, and is heard: it is catching up. If the number `
+        + "does not fall, its disk is slow, or the network loses datagrams of full size.",
+    !own
+      && `${name} does not answer here, though ${leader.name} hears it: can this machine reach `
+        + `${address || name} by UDP?`,
   );
   return sentence === undefined ? [] : [sentence];
 }
@@ -1152,8 +1334,8 @@ async function main(): Promise<Result> {
   const { host, port, peers, name, json } = flags;
   if (positionals.length === 0 && !host && !port && !peers && !name && !json) return trio(flags);
   throw wrongUsage(
-    "--test takes no command and no --json, and chooses --host, --port, --peers and " +
-      "--name by itself.",
+    "--test takes no command and no --json, and chooses --host, --port, --peers and "
+      + "--name by itself.",
   );
 }
 
@@ -1200,8 +1382,10 @@ async function write(what: string | Uint8Array): Promise<void> {
   const why = failure?.message ?? (isClosed ? "it is closed" : undefined);
   if (why === undefined || failure?.code === "EPIPE" || isOutputLost) return;
   isOutputLost = true;
-  console.error(`Cannot write to standard output: ${why}. Make room there, or write elsewhere; a ` +
-    "change that was asked for has been made.");
+  console.error(
+    `Cannot write to standard output: ${why}. Make room there, or write elsewhere; a `
+      + "change that was asked for has been made.",
+  );
 }
 
 async function print({ text, json, error, server }: Result, isJson: boolean): Promise<void> {

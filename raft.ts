@@ -62,8 +62,13 @@ export type Name = string;
  * files have more kinds (section 12). `data` is opaque until it is applied. `record` is the whole
  * entry as disk and wire know it, encoded once.
  */
-export type Entry = { readonly index: number; readonly term: number;
-  readonly kind: (typeof recordKinds)[number]; readonly data: Buffer; readonly record: Buffer };
+export type Entry = {
+  readonly index: number;
+  readonly term: number;
+  readonly kind: (typeof recordKinds)[number];
+  readonly data: Buffer;
+  readonly record: Buffer;
+};
 
 /**
  * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
@@ -78,22 +83,46 @@ export type Entry = { readonly index: number; readonly term: number;
  * it is none any more.
  */
 export const messages = {
-  RequestVote: ["term", "preVote", "transfer", "campaign", "voterDisk", "lastLogIndex",
-    "lastLogTerm"],
+  RequestVote: [
+    "term",
+    "preVote",
+    "transfer",
+    "campaign",
+    "voterDisk",
+    "lastLogIndex",
+    "lastLogTerm",
+  ],
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
   AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
   TimeoutNow: ["term"],
-  InstallSnapshot: ["term", "round", "lastIncludedIndex", "lastIncludedTerm", "size", "offset",
-    "data"],
+  InstallSnapshot: [
+    "term",
+    "round",
+    "lastIncludedIndex",
+    "lastIncludedTerm",
+    "size",
+    "offset",
+    "data",
+  ],
   InstallSnapshotReply: ["term", "round", "success", "lastIncludedIndex", "offset"],
   Removed: ["term"],
 } as const;
 
 /** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
-const texts = ["cluster", "from", "to", "leader", "name", "address", "servers", "reason", "asked",
-  "members"] as const;
+const texts = [
+  "cluster",
+  "from",
+  "to",
+  "leader",
+  "name",
+  "address",
+  "servers",
+  "reason",
+  "asked",
+  "members",
+] as const;
 const blobs = ["data", "command", "question", "answer"] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
   : Field extends (typeof texts)[number] ? string
@@ -300,8 +329,15 @@ export class Log {
  * unless a single one is larger; another is sent while less than `windowBytes` is on the way to a
  * follower.
  */
-export type Settings = { name: Name; disk: number; members: Configuration;
-  electionTimeoutMs: number; heartbeatMs: number; batchBytes: number; windowBytes: number };
+export type Settings = {
+  name: Name;
+  disk: number;
+  members: Configuration;
+  electionTimeoutMs: number;
+  heartbeatMs: number;
+  batchBytes: number;
+  windowBytes: number;
+};
 
 /** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
 const LATE_HEARTBEATS = 1.25;
@@ -344,8 +380,12 @@ export class Progress {
    * `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. Up to
    * `sinceRound` there may have been another server of that name.
    */
-  constructor(public nextIndex: number, public heardAt: number, public sinceRound = 0,
-    public sentAt = heardAt) {
+  constructor(
+    public nextIndex: number,
+    public heardAt: number,
+    public sinceRound = 0,
+    public sentAt = heardAt,
+  ) {
     this.sentFrom = nextIndex;
   }
 }
@@ -362,8 +402,15 @@ type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; transf
  * own to be confirmed, and for `index` to be applied. One of the `heirs` is to lead instead, if it
  * does so before `heirDueAt`.
  */
-type Leader = { name: "Leader"; followers: Map<Name, Progress>; round: number; firstIndex: number;
-  reads: { round: number; index: number }[]; heirs?: Name[]; heirDueAt?: number };
+type Leader = {
+  name: "Leader";
+  followers: Map<Name, Progress>;
+  round: number;
+  firstIndex: number;
+  reads: { round: number; index: number }[];
+  heirs?: Name[];
+  heirDueAt?: number;
+};
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
@@ -377,11 +424,19 @@ export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
 export type Snapshot = Position & Listed & { readonly size: number };
 /** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
-export type Incoming = Position & { from: Name; leaderTerm: number; size: number; offset: number;
-  chunks: Uint8Array[] };
+export type Incoming = Position & {
+  from: Name;
+  leaderTerm: number;
+  size: number;
+  offset: number;
+  chunks: Uint8Array[];
+};
 /** All that a server remembers. The entries are those behind `base`. */
-export type Remembered = HardState & { entries: readonly Entry[]; base?: Position;
-  snapshot?: Snapshot | undefined };
+export type Remembered = HardState & {
+  entries: readonly Entry[];
+  base?: Position;
+  snapshot?: Snapshot | undefined;
+};
 
 export class Raft {
   // Persistent state on all servers. `saved` is what the disk has of it, beside `log.savedIndex`.
@@ -432,15 +487,19 @@ export class Raft {
   /**
    * Continues from what the disk remembers, all of it durable. `random` gives from 0 to below 1.
    */
-  constructor(readonly settings: Settings, disk: Remembered, public now: number,
-    random: () => number) {
+  constructor(
+    readonly settings: Settings,
+    disk: Remembered,
+    public now: number,
+    random: () => number,
+  ) {
     const { base = { index: 0, term: 0 } } = disk;
     this.#random = random;
     this.disks = new Map([[settings.name, settings.disk]]);
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
-    this.snapshot = disk.snapshot ??
-      { ...base, size: 0, founding: 0, members: settings.members };
+    this.snapshot = disk.snapshot
+      ?? { ...base, size: 0, founding: 0, members: settings.members };
     this.lastApplied = this.snapshot.index;
     this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);
     this.log.reset(base.index, base.term);
@@ -566,8 +625,11 @@ export class Raft {
     return entries;
   }
 
-  private send<Type extends Message["type"]>(type: Type,
-    { from: to, id }: { from: Name; id: number }, fields: Fields<(typeof messages)[Type]>): void {
+  private send<Type extends Message["type"]>(
+    type: Type,
+    { from: to, id }: { from: Name; id: number },
+    fields: Fields<(typeof messages)[Type]>,
+  ): void {
     // The compiler cannot see that the fields are those of the type: the signature does.
     const message: unknown = { type, from: this.settings.name, to, id, ...fields };
     this.outbox.push(message as Message);
@@ -702,8 +764,15 @@ export class Raft {
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
     const isAsked = ({ name }: Member) => name !== settings.name && !votes.has(name);
     for (const { name: from, disk: voterDisk } of this.voters.filter(isAsked)) {
-      this.send("RequestVote", { from, id: 0 }, { term, preVote, transfer, campaign, voterDisk,
-        lastLogIndex, lastLogTerm });
+      this.send("RequestVote", { from, id: 0 }, {
+        term,
+        preVote,
+        transfer,
+        campaign,
+        voterDisk,
+        lastLogIndex,
+        lastLogTerm,
+      });
     }
   }
 
@@ -827,8 +896,14 @@ export class Raft {
       const prevLogIndex = follower.nextIndex - 1;
       const prevLogTerm = log.at(prevLogIndex).term;
       const round = this.nextRound(role, follower);
-      this.send("AppendEntries", { from, id: 0 }, { term, round, prevLogIndex, prevLogTerm,
-        leaderCommit, entries });
+      this.send("AppendEntries", { from, id: 0 }, {
+        term,
+        round,
+        prevLogIndex,
+        prevLogTerm,
+        leaderCommit,
+        entries,
+      });
       follower.nextIndex += entries.length;
     }
   }
@@ -870,8 +945,14 @@ export class Raft {
   }
 
   private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number): void {
-    this.send("AppendEntriesReply", m, { term: this.currentTerm, round: m.round, success: true,
-      matchIndex, hintIndex: 0, hintTerm: 0 });
+    this.send("AppendEntriesReply", m, {
+      term: this.currentTerm,
+      round: m.round,
+      success: true,
+      matchIndex,
+      hintIndex: 0,
+      hintTerm: 0,
+    });
   }
 
   private follow(m: Of<"AppendEntries" | "InstallSnapshot">): void {
@@ -893,8 +974,14 @@ export class Raft {
     const hintTerm = this.log.at(hintIndex).term;
     // Rounds are counted anew in each term, so one of an earlier term would be taken for another.
     const round = m.term < this.currentTerm ? 0 : m.round;
-    this.send("AppendEntriesReply", m, { term: this.currentTerm, round, success: false,
-      matchIndex: 0, hintIndex, hintTerm });
+    this.send("AppendEntriesReply", m, {
+      term: this.currentTerm,
+      round,
+      success: false,
+      matchIndex: 0,
+      hintIndex,
+      hintTerm,
+    });
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
@@ -934,8 +1021,13 @@ export class Raft {
    * interval, because otherwise an entry that the path always loses, such as one that needs IP
    * fragments, would be sent in every round trip.
    */
-  private sendsAgain(role: Leader, m: Reply, follower: Progress, index: number,
-    bytes: number): boolean {
+  private sendsAgain(
+    role: Leader,
+    m: Reply,
+    follower: Progress,
+    index: number,
+    bytes: number,
+  ): boolean {
     if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
     follower.refusedRound = role.round;
     follower.retryAt = this.now + this.settings.heartbeatMs / ASKED_AGAIN;
@@ -1101,8 +1193,15 @@ export class Raft {
       // Nothing, if the window has shrunk meanwhile: a refused entry counts as a failure here, too.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
       const round = this.nextRound(role, follower);
-      this.send("InstallSnapshot", { from, id: 0 }, { term, round, lastIncludedIndex,
-        lastIncludedTerm, size, offset: progress.sent, data });
+      this.send("InstallSnapshot", { from, id: 0 }, {
+        term,
+        round,
+        lastIncludedIndex,
+        lastIncludedTerm,
+        size,
+        offset: progress.sent,
+        data,
+      });
       progress.sent += data.length;
     }
   }
@@ -1112,8 +1211,13 @@ export class Raft {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
     const reply = (success: boolean, offset: number, round = m.round) =>
-      this.send("InstallSnapshotReply", m, { term: currentTerm, round, success,
-        lastIncludedIndex: index, offset });
+      this.send("InstallSnapshotReply", m, {
+        term: currentTerm,
+        round,
+        success,
+        lastIncludedIndex: index,
+        offset,
+      });
     // 1. Reply immediately if term < currentTerm.
     if (m.term < currentTerm) return reply(false, 0, 0); // The round of another term is none here.
     this.follow(m);
@@ -1282,8 +1386,8 @@ export class Raft {
     };
     const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
-    return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, ` +
-      "and the rest is no majority";
+    return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, `
+      + "and the rest is no majority";
   }
 
   /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
@@ -1441,9 +1545,11 @@ const tooLarge = ({ length }: Uint8Array) =>
 /** Returns the result of a state machine's method. Refuses a wrong one, such as a promise. */
 function checked<T>(what: string, result: T, wanted: Function = Uint8Array): T {
   if (result instanceof wanted) return result;
-  throw new RaftError("usage",
-    `Cannot use this state machine: ${what} is ${Object.prototype.toString.call(result)}. Return ` +
-      "what the interface StateMachine asks for, and no promise.");
+  throw new RaftError(
+    "usage",
+    `Cannot use this state machine: ${what} is ${Object.prototype.toString.call(result)}. Return `
+      + "what the interface StateMachine asks for, and no promise.",
+  );
 }
 
 export class Sessions {
@@ -1492,8 +1598,11 @@ export class Sessions {
     this.latest = id;
   }
 
-  private applyCommand({ session: id, sequence, acknowledged, command }: PackedCommand,
-    index: number, machine: Pick<StateMachine, "apply">): Outcome {
+  private applyCommand(
+    { session: id, sequence, acknowledged, command }: PackedCommand,
+    index: number,
+    machine: Pick<StateMachine, "apply">,
+  ): Outcome {
     const session = this.open.get(id);
     if (!session) {
       return { kind: "refusal", data: Buffer.from("the session has ended, or never was") };
@@ -1521,8 +1630,12 @@ export class Sessions {
         : { kind: "applied", data: Buffer.from(tooLarge(data)) };
     } catch (error) {
       const what = `entry ${index}, command ${sequence} of session ${id}`;
-      throw new RaftError("usage", `Cannot apply ${what}: every start stops here again. Correct ` +
-        `the state machine, in the same way on all servers. It says: ${error}`, { cause: error });
+      throw new RaftError(
+        "usage",
+        `Cannot apply ${what}: every start stops here again. Correct `
+          + `the state machine, in the same way on all servers. It says: ${error}`,
+        { cause: error },
+      );
     }
   }
 }
@@ -1563,20 +1676,33 @@ export function checkInvariants(raft: Raft): void {
 // its datagrams carry are the bytes that every disk keeps.
 
 /** What servers answer. Texts are empty where nothing is known. */
-const answers = { Answer: ["answer"], NotLeader: ["leader", "servers"],
-  Refused: ["reason"] } as const;
+const answers = {
+  Answer: ["answer"],
+  NotLeader: ["leader", "servers"],
+  Refused: ["reason"],
+} as const;
 /**
  * What clients ask of servers. Commands that are given in one turn are asked together. Their
  * outcomes are records with the place of the command for an index, in as many messages as it takes.
  */
-export const clientMessages = { OpenSession: [], Commands: ["data"], Read: ["question"],
-  ReadIndex: [], Inspect: [], ...answers, Outcomes: ["entries"] } as const;
+export const clientMessages = {
+  OpenSession: [],
+  Commands: ["data"],
+  Read: ["question"],
+  ReadIndex: [],
+  Inspect: [],
+  ...answers,
+  Outcomes: ["entries"],
+} as const;
 /**
  * What only operators may ask: to add a server, or without an address to remove one; and that
  * `leader` hands over, to the server of that `name` if there is one.
  */
-export const operatorMessages = { ChangeMembers: ["name", "address", "force"],
-  Transfer: ["leader", "name"], ...answers } as const;
+export const operatorMessages = {
+  ChangeMembers: ["name", "address", "force"],
+  Transfer: ["leader", "name"],
+  ...answers,
+} as const;
 export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
 
 /** The only answer to a datagram that was not meant for this server in its present life. */
@@ -1597,8 +1723,16 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
  * The sender and the receiver. `boot` counts the starts of a server, `disk` is drawn at the first
  * one, `founding` is that of its log, or 0.
  */
-const envelopeFields = ["cluster", "from", "to", "disk", "boot", "toBoot", "sequence",
-  "founding"] as const;
+const envelopeFields = [
+  "cluster",
+  "from",
+  "to",
+  "disk",
+  "boot",
+  "toBoot",
+  "sequence",
+  "founding",
+] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
 const VERSION = 4;
@@ -1608,8 +1742,13 @@ const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
 /** Believes no claim of a size that a datagram could not hold: it would allocate by it. */
-const decoder = new Decoder({ maxStrLength: MAX_DATAGRAM_BYTES, maxBinLength: MAX_DATAGRAM_BYTES,
-  maxArrayLength: 16, maxMapLength: 0, maxExtLength: 0 });
+const decoder = new Decoder({
+  maxStrLength: MAX_DATAGRAM_BYTES,
+  maxBinLength: MAX_DATAGRAM_BYTES,
+  maxArrayLength: 16,
+  maxMapLength: 0,
+  maxExtLength: 0,
+});
 
 /** Returns whether a server or a cluster may be called so. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
@@ -1709,8 +1848,12 @@ function packCommand(command: Uint8Array): Buffer {
   return packed;
 }
 
-function numberCommand(packed: Buffer, session: number, sequence: number,
-  acknowledged: number): void {
+function numberCommand(
+  packed: Buffer,
+  session: number,
+  sequence: number,
+  acknowledged: number,
+): void {
   writeNumber(packed, session, 0);
   writeNumber(packed, sequence, 6);
   writeNumber(packed, acknowledged, 12);
@@ -1746,8 +1889,12 @@ function readCommands(packed: Buffer): PackedCommand[] | undefined {
   while (at + COMMAND_HEADER <= packed.length) {
     const begin = at + COMMAND_HEADER;
     const end = begin + packed.readUInt32BE(begin - 4);
-    commands.push({ session: readNumber(packed, at), sequence: readNumber(packed, at + 6),
-      acknowledged: readNumber(packed, at + 12), command: packed.subarray(begin, end) });
+    commands.push({
+      session: readNumber(packed, at),
+      sequence: readNumber(packed, at + 6),
+      acknowledged: readNumber(packed, at + 12),
+      command: packed.subarray(begin, end),
+    });
     at = end;
   }
   return at === packed.length ? commands : undefined;
@@ -1791,11 +1938,15 @@ export const clientKey = (secret: string, cluster: string): string =>
   keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
 const clientKeys = (hex: string): Keys => new Map([["client", keyed(Buffer.from(hex, "hex"))]]);
 const operatorKeys = (secret: string, cluster: string): Keys =>
-  new Map([["operator", keyed(keyed(secret).update(`raft.ts operator ${cluster}`).digest())],
-    ...clientKeys(clientKey(secret, cluster))]);
+  new Map([
+    ["operator", keyed(keyed(secret).update(`raft.ts operator ${cluster}`).digest())],
+    ...clientKeys(clientKey(secret, cluster)),
+  ]);
 export const serverKeys = (secret: string, cluster: string): Keys =>
-  new Map([["peer", keyed(keyed(secret).update("raft.ts peer").digest())],
-    ...operatorKeys(secret, cluster)]);
+  new Map([
+    ["peer", keyed(keyed(secret).update("raft.ts peer").digest())],
+    ...operatorKeys(secret, cluster),
+  ]);
 
 const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
   key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
@@ -1831,13 +1982,28 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
 }
 
 const RECORD_HEADER = 17;
-const recordKinds = ["start", "vote", "noop", "session", "commands", "snapshot", "state", "members",
-  "answer", "refusal", "applied"] as const;
+const recordKinds = [
+  "start",
+  "vote",
+  "noop",
+  "session",
+  "commands",
+  "snapshot",
+  "state",
+  "members",
+  "answer",
+  "refusal",
+  "applied",
+] as const;
 const entryKinds: Entry["kind"][] = ["noop", "session", "commands", "members"];
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
-export function makeEntry(index: number, term: number, kind: Entry["kind"],
-  bytes: Uint8Array): Entry {
+export function makeEntry(
+  index: number,
+  term: number,
+  kind: Entry["kind"],
+  bytes: Uint8Array,
+): Entry {
   const record = Buffer.allocUnsafeSlow(RECORD_HEADER + bytes.length);
   record[0] = recordKinds.indexOf(kind);
   writeNumber(record, term, 1);
@@ -1955,23 +2121,31 @@ export class Storage {
    * Takes a directory, for the founder or, if it holds something, for whose it is; without a
    * founder only to see what it holds.
    */
-  constructor(private readonly files: Files, private readonly directory: string,
-    founder: Founder | undefined, private readonly random: () => number) {
+  constructor(
+    private readonly files: Files,
+    private readonly directory: string,
+    founder: Founder | undefined,
+    private readonly random: () => number,
+  ) {
     this.release = this.attempt("use", "", files.lock);
     try {
       const found = this.attempt("read", "/log", files.read);
       this.snapshotFile = this.attempt("read", "/snapshot", files.open);
       if (this.snapshotFile) this.readHead();
-      this.demand(found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read)),
-        `is missing, and this is not the first start in ${directory}. ${RESTORE}`);
+      this.demand(
+        found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read)),
+        `is missing, and this is not the first start in ${directory}. ${RESTORE}`,
+      );
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
       this.demand(before, "is not there. Take the directory of a server.");
       this.identity = before;
       if (!founder) return;
-      this.demand(before.name === founder.name && before.cluster === founder.cluster,
-        `holds the data of server ${before.name} of cluster ${before.cluster}, not of ` +
-          `${founder.name} of ${founder.cluster}. Take another directory, or start that server, ` +
-          `with --name ${before.name}.`);
+      this.demand(
+        before.name === founder.name && before.cluster === founder.cluster,
+        `holds the data of server ${before.name} of cluster ${before.cluster}, not of `
+          + `${founder.name} of ${founder.cluster}. Take another directory, or start that server, `
+          + `with --name ${before.name}.`,
+      );
       // Two starts of one copied directory are not the same life, either.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
       this.begin();
@@ -2059,8 +2233,10 @@ export class Storage {
     const [name, index] = [identity.name, base.index + entries.length + 1];
     const last = entries.findLast(({ kind }) => kind === "members");
     const listed = last ? readMembers(last.data) : this.snapshot;
-    const members = encodeMembers([{ name, address: "", votes: true, disk: identity.disk }],
-      listed?.founding ?? drawId(random));
+    const members = encodeMembers(
+      [{ name, address: "", votes: true, disk: identity.disk }],
+      listed?.founding ?? drawId(random),
+    );
     entries.push(makeEntry(index, currentTerm, "members", members));
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
     this.begin();
@@ -2082,12 +2258,19 @@ export class Storage {
    * was read may only be in the page cache, if the server was killed between write and sync, and
    * must be synced before anything is promised by it.
    */
-  *rewriteLog({ index, term }: Position, entries: readonly Entry[],
-    sliceBytes: number): Generator<void> {
+  *rewriteLog(
+    { index, term }: Position,
+    entries: readonly Entry[],
+    sliceBytes: number,
+  ): Generator<void> {
     const name = `${this.directory}/log`;
     const write = <T>(action: () => T) => this.attempt("write", "/log.new", action);
-    const start = makeEntry(index, term, "start",
-      Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })));
+    const start = makeEntry(
+      index,
+      term,
+      "start",
+      Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })),
+    );
     const next = write(() => this.nextLog(name));
     const slices = groups([start, ...entries], recordBytes, sliceBytes).toArray();
     const last = slices.pop() ?? [];
@@ -2154,9 +2337,11 @@ export class Storage {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
-          this.demand(version === VERSION || version === 3,
-            "is of another version of raft.ts, and is left as it " +
-              "is. Start that version with it, or take another directory.");
+          this.demand(
+            version === VERSION || version === 3,
+            "is of another version of raft.ts, and is left as it "
+              + "is. Start that version with it, or take another directory.",
+          );
           identity = found;
           this.base = { index, term: currentTerm };
         } else if (kind === "vote") {
@@ -2166,8 +2351,11 @@ export class Storage {
       }
       end = frame.end;
     }
-    this.demand(identity, "does not begin as a log of raft.ts does, and is left as it is. " +
-      "Restore it, or take another directory.");
+    this.demand(
+      identity,
+      "does not begin as a log of raft.ts does, and is left as it is. "
+        + "Restore it, or take another directory.",
+    );
     this.cut(log, end);
     this.joinSnapshot();
     return identity;
@@ -2188,8 +2376,11 @@ export class Storage {
    */
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
-    this.demand(snapshot.index >= base.index, `has no entry up to ${base.index}, and ` +
-      `${this.directory}/snapshot does not reach that far. ${RESTORE}`);
+    this.demand(
+      snapshot.index >= base.index,
+      `has no entry up to ${base.index}, and `
+        + `${this.directory}/snapshot does not reach that far. ${RESTORE}`,
+    );
     const last = snapshot.index === base.index ? base : entries[snapshot.index - base.index - 1];
     if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
@@ -2201,9 +2392,11 @@ export class Storage {
       this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
     }
     const rest = log.subarray(end);
-    this.demand(rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
-      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. ` +
-        RESTORE);
+    this.demand(
+      rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
+      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. `
+        + RESTORE,
+    );
     if (rest.subarray(0, FRAME_HEADER).equals(NO_FRAME)) return;
     const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
     this.attempt("write", "/log.cut", (name) => {
@@ -2286,9 +2479,12 @@ const systemFiles = {
     const names = fs.readdirSync(directory);
     if (!names.includes("lock")) {
       // A server that runs still holds the deleted lock, but a second one can't see that.
-      demand(!names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
-        `${directory}/lock was deleted, so a server may still be running there. Make sure that ` +
-          `none is, and then: touch ${directory}/lock`, "storage");
+      demand(
+        !names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
+        `${directory}/lock was deleted, so a server may still be running there. Make sure that `
+          + `none is, and then: touch ${directory}/lock`,
+        "storage",
+      );
       const log = path.resolve(directory, "log.new");
       fs.closeSync(fs.openSync(log, "a", 0o600));
       // It is durable once its directory is synced, and so on up to the first directory made.
@@ -2354,8 +2550,11 @@ function openFile(fd: number) {
       // Once a second, because to ask so soon after a sync takes half as long as the sync.
       if (performance.now() < checkAt) return;
       checkAt = performance.now() + 1000;
-      demand(fs.fstatSync(fd).nlink > 0, "the file was deleted while the server ran. Start again " +
-        "with an empty directory, if a majority of the others is there");
+      demand(
+        fs.fstatSync(fd).nlink > 0,
+        "the file was deleted while the server ran. Start again "
+          + "with an empty directory, if a majority of the others is there",
+      );
     },
     close: () => fs.closeSync(fd),
   };
@@ -2385,9 +2584,12 @@ function readServer(text: string): Server | undefined {
 /** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
-  demand(server, `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, ` +
-    "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. " +
-    "A name has at most 255 bytes.");
+  demand(
+    server,
+    `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, `
+      + "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. "
+      + "A name has at most 255 bytes.",
+  );
   return server;
 }
 
@@ -2441,8 +2643,11 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   const address = await resolveHost(host);
   const family = isIPv6(address) ? 6 : 4;
   // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
-  const socket = dgram.createSocket({ type: `udp${family}`, recvBufferSize: 4 << 20,
-    lookup: (to, _options, done) => done(null, to, family) });
+  const socket = dgram.createSocket({
+    type: `udp${family}`,
+    recvBufferSize: 4 << 20,
+    lookup: (to, _options, done) => done(null, to, family),
+  });
   await once(socket.bind({ address, port }), "listening");
   // From now on an error is a refusal somewhere, and no failure here.
   return socket.on("error", () => {});
@@ -2483,9 +2688,11 @@ async function bindSocket(at: Address, receive: Receive) {
     throw new RaftError("network", `Cannot listen on ${writeAddress(at)}: ${whyNot(at, error)}`);
   });
   // A socket at :: shows an IPv4 address as ::ffff:10.0.0.1.
-  socket.on("message",
+  socket.on(
+    "message",
     (bytes, { address, port }) =>
-      receive(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }));
+      receive(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }),
+  );
   let isOpen = true;
   let closeKnock = () => {};
   const { address } = socket.address();
@@ -2612,8 +2819,13 @@ export class Endpoint {
    */
   private isSettled: boolean;
 
-  constructor(private readonly world: World, readonly socket: Socket, readonly keys: Keys,
-    readonly self: Identity, private readonly receiver: Receiver) {
+  constructor(
+    private readonly world: World,
+    readonly socket: Socket,
+    readonly keys: Keys,
+    readonly self: Identity,
+    private readonly receiver: Receiver,
+  ) {
     [this.cluster, this.isSettled] = [self.id, self.id !== ""];
   }
 
@@ -2623,11 +2835,13 @@ export class Endpoint {
 
   /** Says where a server is, by a name that may be no more than its address. */
   async introduce(server: Server): Promise<void> {
-    await Promise.all(this.keys.keys().map((kind) => {
-      const to = this.meet(kind, server.name);
-      to.given = to.places = [server];
-      return this.lookUp(to);
-    }));
+    await Promise.all(
+      this.keys.keys().map((kind) => {
+        const to = this.meet(kind, server.name);
+        to.given = to.places = [server];
+        return this.lookUp(to);
+      }),
+    );
   }
 
   /** Says where servers are by the log or by a redirect: each at one address, or at several. */
@@ -2713,8 +2927,13 @@ export class Endpoint {
     if (isForeign || !isMeant || (!greeting && cluster !== this.cluster)) {
       if (!greeting) this.greet(from, envelope, address);
       else if (isForeign && isMeant) {
-        this.tell(from, { type: "foreign", server: from.name, address, cluster: greeting.cluster,
-          members: greeting.members });
+        this.tell(from, {
+          type: "foreign",
+          server: from.name,
+          address,
+          cluster: greeting.cluster,
+          members: greeting.members,
+        });
       }
       return this.drop(isForeign ? "foreign" : "misaddressed");
     }
@@ -2748,8 +2967,11 @@ export class Endpoint {
   }
 
   /** Who still says something new after its name has begun another life is a second server. */
-  private judgeTwin(from: Correspondent, { disk, boot, sequence }: Envelope,
-    address: Address): void {
+  private judgeTwin(
+    from: Correspondent,
+    { disk, boot, sequence }: Envelope,
+    address: Address,
+  ): void {
     const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.now < from.bornAt + TWIN_MS;
     if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
@@ -2761,8 +2983,15 @@ export class Endpoint {
     if (this.now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = this.now;
     const { name: from, cluster, members } = this.self;
-    const greeting = { type: "Greeting", from, to: to.name, id: 0, asked, cluster,
-      members: members.join(", ") } as const;
+    const greeting = {
+      type: "Greeting",
+      from,
+      to: to.name,
+      id: 0,
+      asked,
+      cluster,
+      members: members.join(", "),
+    } as const;
     this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
     // Who does not know its cluster yet wants to be greeted in its turn.
     if (!this.isSettled) this.socket.send(this.seal(to, [], boot), address);
@@ -2854,8 +3083,16 @@ export class Endpoint {
   private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
     to.sent += 1;
     const { cluster, self: { name: from, disk, boot } } = this;
-    const envelope = { cluster, from, to: to.name, disk, boot, toBoot, sequence: to.sent,
-      founding: this.receiver.founding() };
+    const envelope = {
+      cluster,
+      from,
+      to: to.name,
+      disk,
+      boot,
+      toBoot,
+      sequence: to.sent,
+      founding: this.receiver.founding(),
+    };
     return seal(this.keys, to.kind, envelope, bodies);
   }
 
@@ -2895,10 +3132,23 @@ export type NodeEvent =
  * each event; an error in it stops the server, and `stopped` rejects with that error (`start` does,
  * if it comes before the server runs).
  */
-export type NodeOptions = { host: string; port: number; name?: Name; peers: readonly string[];
-  join?: boolean; directory: string; machine: StateMachine; cluster?: string; secret?: string;
-  electionTimeoutMs?: number; heartbeatMs?: number; timeoutMs?: number; snapshotBytes?: number;
-  onEvent?: (event: NodeEvent) => void; world?: World };
+export type NodeOptions = {
+  host: string;
+  port: number;
+  name?: Name;
+  peers: readonly string[];
+  join?: boolean;
+  directory: string;
+  machine: StateMachine;
+  cluster?: string;
+  secret?: string;
+  electionTimeoutMs?: number;
+  heartbeatMs?: number;
+  timeoutMs?: number;
+  snapshotBytes?: number;
+  onEvent?: (event: NodeEvent) => void;
+  world?: World;
+};
 
 /** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
 export const MAX_COMMAND_BYTES = 64_000;
@@ -2911,8 +3161,12 @@ const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
-  demand(length <= MAX_COMMAND_BYTES, `${length} bytes are too many for a datagram, which has ` +
-    `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`, "refused");
+  demand(
+    length <= MAX_COMMAND_BYTES,
+    `${length} bytes are too many for a datagram, which has `
+      + `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`,
+    "refused",
+  );
 }
 
 const ANY = ["0.0.0.0", "::"];
@@ -2980,26 +3234,39 @@ export class Node {
     const servers = [{ ...at, name }, ...peers.map(parseServer)];
     const members = servers.map((server) => server.name);
     const distinct = new Set(servers.map(writeAddress)).size;
-    demand(Math.min(distinct, new Set(members).size) === members.length,
-      `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`);
-    demand(isShortName(name) && isShortName(cluster),
-      "The name of the server or of the cluster is too long. Take one of at most 255 bytes.");
-    demand(!join || peers.length > 0, "A server that is to join a cluster needs the addresses of " +
-      "some who are in it: --peers.");
+    demand(
+      Math.min(distinct, new Set(members).size) === members.length,
+      `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`,
+    );
+    demand(
+      isShortName(name) && isShortName(cluster),
+      "The name of the server or of the cluster is too long. Take one of at most 255 bytes.",
+    );
+    demand(
+      !join || peers.length > 0,
+      "A server that is to join a cluster needs the addresses of "
+        + "some who are in it: --peers.",
+    );
     let node: Node | undefined;
     let storage: Storage | undefined;
-    const socket = await world.datagrams.bind(at,
-      (bytes, from) => node?.endpoint.receive(bytes, from));
+    const socket = await world.datagrams.bind(
+      at,
+      (bytes, from) => node?.endpoint.receive(bytes, from),
+    );
     try {
       const { address } = socket;
       // Anybody on the network could do anything to a server that has no secret.
-      demand(secret !== "" || isLoopback(address),
-        `Without a secret a server listens on loopback addresses only, not on ${address}, where ` +
-          "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then " +
-          "'--secret-file raft.secret'.");
-      demand(name !== at.name || !ANY.includes(address),
-        `${address} is every address of this machine, and no name. Give this server the name by ` +
-          "which its peers know it: --name HOST:PORT.");
+      demand(
+        secret !== "" || isLoopback(address),
+        `Without a secret a server listens on loopback addresses only, not on ${address}, where `
+          + "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
+          + "'--secret-file raft.secret'.",
+      );
+      demand(
+        name !== at.name || !ANY.includes(address),
+        `${address} is every address of this machine, and no name. Give this server the name by `
+          + "which its peers know it: --name HOST:PORT.",
+      );
       const founder = { cluster, name, members: join ? [] : members };
       storage = new Storage(world.files, options.directory, founder, world.random);
       node = new Node(options, world, storage, socket, servers);
@@ -3011,13 +3278,20 @@ export class Node {
     }
   }
 
-  private constructor(private readonly options: NodeOptions, private readonly world: World,
-    private readonly storage: Storage, socket: Socket, servers: readonly Server[]) {
+  private constructor(
+    private readonly options: NodeOptions,
+    private readonly world: World,
+    private readonly storage: Storage,
+    socket: Socket,
+    servers: readonly Server[],
+  ) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
-    demand(heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
-      `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of ` +
-        `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter ` +
-        "heartbeat, or a longer timeout.");
+    demand(
+      heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
+      `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of `
+        + `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter `
+        + "heartbeat, or a longer timeout.",
+    );
     const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     const { name, disk } = identity;
@@ -3029,8 +3303,15 @@ export class Node {
     });
     const batchBytes = socket.datagramBytes(socket.address) - ENVELOPE_BYTES - MESSAGE_BYTES;
     const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
-    const settings = { name, disk, members, electionTimeoutMs, heartbeatMs, batchBytes,
-      windowBytes };
+    const settings = {
+      name,
+      disk,
+      members,
+      electionTimeoutMs,
+      heartbeatMs,
+      batchBytes,
+      windowBytes,
+    };
     this.entryBytes = batchBytes - RECORD_HEADER;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
@@ -3054,8 +3335,13 @@ export class Node {
     });
     this.members = this.core.members;
     const names = new Set([...this.members, ...servers].map((server) => server.name));
-    this.client = new Client(world.clock, this.endpoint, [...names], timeoutMs,
-      () => this.schedule());
+    this.client = new Client(
+      world.clock,
+      this.endpoint,
+      [...names],
+      timeoutMs,
+      () => this.schedule(),
+    );
     this.tell({ type: "recovered", cutBytes, members: this.members });
     for (const peer of servers.slice(1)) void this.endpoint.introduce(peer);
     this.endpoint.list(this.members.flatMap(serverOf));
@@ -3099,19 +3385,38 @@ export class Node {
     const { name: self } = this.endpoint.self;
     const peers = this.members.filter(({ name }) => name !== self).map((member) => {
       const { name, votes: isVoter } = member;
-      return { isVoter, ...this.endpoint.about("peer", name),
+      return {
+        isVoter,
+        ...this.endpoint.about("peer", name),
         roundTripMs: this.roundTrips.get(name) ?? null,
         matchIndex: followers?.get(name)?.matchIndex ?? null,
-        stuck: followers?.get(name)?.stuck ?? null, founding: this.core.foundings.get(name) ?? null,
-        isNamed: this.core.isNamed(member) };
+        stuck: followers?.get(name)?.stuck ?? null,
+        founding: this.core.foundings.get(name) ?? null,
+        isNamed: this.core.isNamed(member),
+      };
     });
-    return structuredClone({ ...this.storage.identity, ...this.core.settings, members: this.members,
-      role: role.name, term, votedFor, leader, lastIndex, lastTerm, commitIndex, lastApplied,
-      unsaved: lastIndex - log.savedIndex, snapshotIndex: this.core.snapshot.index,
-      votes: "votes" in role ? role.votes.size : null, needed: this.core.majority,
+    return structuredClone({
+      ...this.storage.identity,
+      ...this.core.settings,
+      members: this.members,
+      role: role.name,
+      term,
+      votedFor,
+      leader,
+      lastIndex,
+      lastTerm,
+      commitIndex,
+      lastApplied,
+      unsaved: lastIndex - log.savedIndex,
+      snapshotIndex: this.core.snapshot.index,
+      votes: "votes" in role ? role.votes.size : null,
+      needed: this.core.majority,
       founding: this.core.founding,
       silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
-      logBytes: log.bytes(1, lastIndex), peers, dropped: this.endpoint.dropped });
+      logBytes: log.bytes(1, lastIndex),
+      peers,
+      dropped: this.endpoint.dropped,
+    });
   }
 
   /**
@@ -3445,9 +3750,11 @@ export class Node {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(data);
         if (kind !== "state") continue;
-        demand(!(take(data) as unknown instanceof Promise),
-          "Cannot restore this state machine: the function that " +
-            "restore returns is async. Take each chunk before the function returns.");
+        demand(
+          !(take(data) as unknown instanceof Promise),
+          "Cannot restore this state machine: the function that "
+            + "restore returns is async. Take each chunk before the function returns.",
+        );
       }
       yield;
     }
@@ -3517,20 +3824,38 @@ const RETRY_MS = 100;
  * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
  * `clientKey` takes the place of cluster and secret: what `clientKey` makes of them.
  */
-export type ClientOptions = { servers: readonly string[]; cluster?: string; secret?: string;
-  clientKey?: string; timeoutMs?: number; world?: World };
+export type ClientOptions = {
+  servers: readonly string[];
+  cluster?: string;
+  secret?: string;
+  clientKey?: string;
+  timeoutMs?: number;
+  world?: World;
+};
 
 /** A caller that waits for an outcome, with its command, which is repeated in one more session. */
-type Waiting = { resolve(answer: Buffer): void; reject(error: unknown): void; packed?: Buffer;
-  isRepeated?: boolean };
+type Waiting = {
+  resolve(answer: Buffer): void;
+  reject(error: unknown): void;
+  packed?: Buffer;
+  isRepeated?: boolean;
+};
 /**
  * What a client wants: of one server `only`, or of the leader. `waiting` has a place for each
  * command, or one, which is empty as soon as its outcome is there, and `missing` such outcomes are
  * not. `asked` is who has not answered; servers were asked `times`.
  */
-type Operation = { id: number; content: Content; only: Name | undefined; deadlineAt: number;
-  waiting: (Waiting | undefined)[]; missing: number; asked: Name | undefined; askAt: number;
-  times: number };
+type Operation = {
+  id: number;
+  content: Content;
+  only: Name | undefined;
+  deadlineAt: number;
+  waiting: (Waiting | undefined)[];
+  missing: number;
+  asked: Name | undefined;
+  askAt: number;
+  times: number;
+};
 
 const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
 const ADVICE = {
@@ -3572,9 +3897,13 @@ export class Client {
    * A node makes its own; programs `connect`. `schedule` has the commands sent and the endpoint
    * flushed, soon.
    */
-  constructor(private readonly clock: Clock, private readonly endpoint: Endpoint,
-    private readonly servers: Name[], private readonly timeoutMs: number,
-    private schedule: () => void) {
+  constructor(
+    private readonly clock: Clock,
+    private readonly endpoint: Endpoint,
+    private readonly servers: Name[],
+    private readonly timeoutMs: number,
+    private schedule: () => void,
+  ) {
     this.target = servers[0] ?? "";
   }
 
@@ -3582,8 +3911,10 @@ export class Client {
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const key = options.clientKey;
-    demand(key === undefined || /^[0-9a-f]{64}$/.test(key),
-      "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.");
+    demand(
+      key === undefined || /^[0-9a-f]{64}$/.test(key),
+      "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
+    );
     const keys = key === undefined ? operatorKeys(secret, cluster) : clientKeys(key);
     const servers = options.servers.map(parseServer);
     demand(servers.length > 0, "A client needs at least one server to ask.");
@@ -3591,8 +3922,10 @@ export class Client {
     const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
     const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));
     const host = isIPv6(await first.catch(() => "")) ? "::" : "0.0.0.0";
-    const socket = await world.datagrams.bind({ host, port: 0 },
-      (bytes, from) => endpoint.receive(bytes, from));
+    const socket = await world.datagrams.bind(
+      { host, port: 0 },
+      (bytes, from) => endpoint.receive(bytes, from),
+    );
     const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
@@ -3751,8 +4084,10 @@ export class Client {
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
-  private onRedirect(operation: Operation,
-    { from, leader, servers }: ClientMessage & { type: "NotLeader" }): void {
+  private onRedirect(
+    operation: Operation,
+    { from, leader, servers }: ClientMessage & { type: "NotLeader" },
+  ): void {
     this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
@@ -3769,12 +4104,24 @@ export class Client {
   }
 
   private start(content: Content, waiting: Waiting[], only?: Name): void {
-    demand(this.endpoint.keys.has(kindOf(content.type)), "Who only has the clients' key can " +
-      "neither change the members nor who leads. Give the secret itself: --secret-file.");
+    demand(
+      this.endpoint.keys.has(kindOf(content.type)),
+      "Who only has the clients' key can "
+        + "neither change the members nor who leads. Give the secret itself: --secret-file.",
+    );
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    const operation: Operation = { id, content, only, deadlineAt, waiting, missing: waiting.length,
-      asked: undefined, askAt: 0, times: 0 };
+    const operation: Operation = {
+      id,
+      content,
+      only,
+      deadlineAt,
+      waiting,
+      missing: waiting.length,
+      asked: undefined,
+      askAt: 0,
+      times: 0,
+    };
     this.operations.set(id, operation);
     if (this.closed) this.giveUp(operation, CLOSED[this.closed]);
     else this.ask(operation);
@@ -3940,8 +4287,11 @@ export class KeyValues {
   /**
    * Compare and set: puts `value` if `expected` (undefined: none) is there. Resolves to whether.
    */
-  async cas(key: Uint8Array, expected: Uint8Array | undefined,
-    value: Uint8Array): Promise<boolean> {
+  async cas(
+    key: Uint8Array,
+    expected: Uint8Array | undefined,
+    value: Uint8Array,
+  ): Promise<boolean> {
     const parts = expected ? [key, value, expected] : [key, value];
     const [isDone] = await this.via.propose(ask("cas", ...parts));
     return isDone === 1;

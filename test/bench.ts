@@ -28,10 +28,27 @@
  */
 import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
-import { chooseDirectory, Contestant, endAllProcesses, etcd, ETCD_HELP, etcdVersion, fileSystem,
-  type Kind, measureBare, type Operation, ours, type Stat } from "./bench/contestants.ts";
-import { type Finding, measureGrowth, measureLoss, measureSteadiness,
-  type Plan } from "./bench/growth.ts";
+import {
+  chooseDirectory,
+  Contestant,
+  endAllProcesses,
+  etcd,
+  ETCD_HELP,
+  etcdVersion,
+  fileSystem,
+  type Kind,
+  measureBare,
+  type Operation,
+  ours,
+  type Stat,
+} from "./bench/contestants.ts";
+import {
+  type Finding,
+  measureGrowth,
+  measureLoss,
+  measureSteadiness,
+  type Plan,
+} from "./bench/growth.ts";
 import { commits, roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
 import { readFlags } from "./flags.ts";
@@ -61,8 +78,10 @@ const BARE = "a commit without disk and network";
  * A killed process leaves a kernel that says so; one that is stopped is as silent as a machine that
  * has vanished, for which all wait an election timeout: a second, here as in etcd.
  */
-const FAILOVERS = { SIGKILL: "kill -9 of the leader to the next commit",
-  SIGSTOP: "silence of the leader to the next commit" } as const;
+const FAILOVERS = {
+  SIGKILL: "kill -9 of the leader to the next commit",
+  SIGSTOP: "silence of the leader to the next commit",
+} as const;
 type Signal = keyof typeof FAILOVERS;
 const signals = (Object.keys(FAILOVERS) as Signal[]).filter((signal) =>
   FAILOVERS[signal].includes(flags.rows)
@@ -75,13 +94,20 @@ const rows = (["leader", "client", "follower"] as const).flatMap((via): Row[] =>
     const what = `${noun}, ${inFlight} in flight`;
     return { via, op, inFlight, what, name: `${via}: ${what}` };
   };
-  return [...(via === "follower" ? [] : [1, 16, 64, 256, 1024].map(row("put", "commits"))),
-    ...[1, 256].map(row("get", "linearizable reads"))];
+  return [
+    ...(via === "follower" ? [] : [1, 16, 64, 256, 1024].map(row("put", "commits"))),
+    ...[1, 256].map(row("get", "linearizable reads")),
+  ];
 });
 
 /** One measurement. `counts` is what the leader did meanwhile; `elections`, how often it changed. */
-type Sample = Figures & { row: string; contestant: string; round: number; counts: Counts;
-  elections: number };
+type Sample = Figures & {
+  row: string;
+  contestant: string;
+  round: number;
+  counts: Counts;
+  elections: number;
+};
 type Done = Pick<Stat, "datagrams" | "sentBytes" | "syncs" | "writtenBytes">;
 type Counts = Done & { cpuMs: number; leaderCPUMs: number; waitedMs: number };
 const samples: Sample[] = [];
@@ -127,10 +153,19 @@ async function measureRow(row: Row, contestant: Contestant, round: number): Prom
   const [before, cpuBefore] = [await contestant.stat(), contestant.cpu()];
   const figures = await contestant.measure(row, ms);
   const [after, cpuAfter] = [await contestant.stat(), contestant.cpu()];
-  const cpu = { cpuMs: cpuAfter.all - cpuBefore.all,
-    leaderCPUMs: cpuAfter.leader - cpuBefore.leader, waitedMs: cpuAfter.waited - cpuBefore.waited };
-  samples.push({ row: row.name, contestant: contestant.kind.name, round, ...figures,
-    counts: { ...difference(before, after), ...cpu }, elections: after.term - before.term });
+  const cpu = {
+    cpuMs: cpuAfter.all - cpuBefore.all,
+    leaderCPUMs: cpuAfter.leader - cpuBefore.leader,
+    waitedMs: cpuAfter.waited - cpuBefore.waited,
+  };
+  samples.push({
+    row: row.name,
+    contestant: contestant.kind.name,
+    round,
+    ...figures,
+    counts: { ...difference(before, after), ...cpu },
+    elections: after.term - before.term,
+  });
 }
 
 async function measureFailovers(contestant: Contestant, signal: Signal): Promise<void> {
@@ -201,16 +236,20 @@ function cell(row: Row, contestant: string): Cell {
   if (own.length === 0) return NOTHING;
   const total = (of: (sample: Sample) => number) => own.reduce((sum, s) => sum + of(s), 0);
   const [failed, elections] = [total((s) => s.bad), total((s) => s.elections)];
-  const notes = [...(failed > 0 ? [`${failed} failed`] : []),
-    ...(elections > 0 ? [`${elections} elections`] : [])].map((note) => `, ${note}`).join("");
+  const notes = [
+    ...(failed > 0 ? [`${failed} failed`] : []),
+    ...(elections > 0 ? [`${elections} elections`] : []),
+  ].map((note) => `, ${note}`).join("");
   const cpu = median(own.map(({ counts, ops }) => counts.cpuMs * 1000 / ops));
   const used = Number.isFinite(cpu) ? `, ${cpu.toFixed(0)} µs CPU` : "";
   const perSecondMedian = median(own.map((s) => s.per_s));
   return row.inFlight > 1
-    ? { speed: perSecondMedian,
+    ? {
+      speed: perSecondMedian,
       text: `${perSecond(perSecondMedian)}, p99 ${
         milliseconds(median(own.map((s) => s.p99_us)))
-      }${used}${notes}` }
+      }${used}${notes}`,
+    }
     : { speed: 1 / median(own.map((s) => s.p50_us)), text: `${latency(own)}${used}${notes}` };
 }
 
@@ -238,8 +277,11 @@ function line(name: string, cells: readonly Cell[]): string[] {
   return [`${name.padEnd(FIRST)}${columns}${times}`.trimEnd()];
 }
 
-const PLACES = { leader: "load in the leader", client: "load in a client",
-  follower: "load in a client that asks a follower" };
+const PLACES = {
+  leader: "load in the leader",
+  client: "load in a client",
+  follower: "load in a client that asks a follower",
+};
 
 /** What a commit costs the leader, by how many are under way. */
 function costs(row: Row, contestant: string): string[] {
@@ -249,11 +291,15 @@ function costs(row: Row, contestant: string): string[] {
     median(own.map(({ counts, ops }) => of(counts) / ops));
   const datagrams = each((c) => c.datagrams);
   const bytes = (each((c) => c.sentBytes) / datagrams).toFixed(0);
-  const [syncs, written] = [each((c) => c.syncs).toFixed(3),
-    each((c) => c.writtenBytes).toFixed(0)];
-  return [`${`  ${row.inFlight} in flight`.padEnd(FIRST)}${datagrams.toFixed(3)} datagrams of ` +
-    `${bytes} B, ${syncs} syncs, ${written} B written, ` +
-    `${each((c) => c.leaderCPUMs * 1000).toFixed(0)} µs CPU`];
+  const [syncs, written] = [
+    each((c) => c.syncs).toFixed(3),
+    each((c) => c.writtenBytes).toFixed(0),
+  ];
+  return [
+    `${`  ${row.inFlight} in flight`.padEnd(FIRST)}${datagrams.toFixed(3)} datagrams of `
+    + `${bytes} B, ${syncs} syncs, ${written} B written, `
+    + `${each((c) => c.leaderCPUMs * 1000).toFixed(0)} µs CPU`,
+  ];
 }
 
 /** Others who use the machine make all times longer, and not equally for all. */
@@ -261,11 +307,13 @@ function busyNote(contestant: string): string[] {
   const own = samples.filter((sample) => sample.contestant === contestant);
   const share = median(own.map(({ counts }) => counts.waitedMs / ms));
   if (!(share > 0.1)) return [];
-  return ["",
-    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time: this machine ` +
-    "is busy. The times are those of a",
-    "busy machine, where who has more threads gets more of it;" +
-    " what an operation takes of the CPU says more."];
+  return [
+    "",
+    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time: this machine `
+    + "is busy. The times are those of a",
+    "busy machine, where who has more threads gets more of it;"
+    + " what an operation takes of the CPU says more.",
+  ];
 }
 
 function limitLines(): string[] {
@@ -361,9 +409,11 @@ try {
   progress("");
   const names = kinds.map(({ name }) => name);
   const place = { fileSystem: fileSystem(directory), directory: path.dirname(directory) };
-  console.log(flags.json
-    ? JSON.stringify({ ...place, ms, limits, samples, failovers, bare }, null, 1)
-    : table(names, directory));
+  console.log(
+    flags.json
+      ? JSON.stringify({ ...place, ms, limits, samples, failovers, bare }, null, 1)
+      : table(names, directory),
+  );
   await end(0);
 } catch (error) {
   console.error((error as Error).message);

@@ -27,8 +27,10 @@ export function carelessCaller(via: Caller): Caller {
     answer.fill(NOISE);
     return read;
   };
-  return { propose: (command) => ask("propose", command),
-    read: (question) => ask("read", question) };
+  return {
+    propose: (command) => ask("propose", command),
+    read: (question) => ask("read", question),
+  };
 }
 
 /** The same state machine, which overwrites what it is given, and what it gave when it is called. */

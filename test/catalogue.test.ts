@@ -48,7 +48,8 @@ describe("with no bug planted", () => {
 describe("is caught:", () => {
   const moved: string[] = [];
 
-  test.concurrent.each(planted.map((bug) => [`${bug.id}. ${bug.name}`, bug] as const))("%s",
+  test.concurrent.each(planted.map((bug) => [`${bug.id}. ${bug.name}`, bug] as const))(
+    "%s",
     async (_, bug) => {
       await inCopy(bug, async (directory) => {
         for (const catcher of bug.caughtBy) {
@@ -56,15 +57,19 @@ describe("is caught:", () => {
             ? await simulate(directory, catcher.mode, catcher.seed, MORE_SEEDS)
             : await runTest(directory, catcher);
           if (verdict.passed) {
-            throw new Error(`Bug ${bug.id} is not caught: ${commandOf(catcher)} passes, and what ` +
-              `comes after it. Look for a seed: bun test/catalogue.ts --hunt ${bug.id}`);
+            throw new Error(
+              `Bug ${bug.id} is not caught: ${commandOf(catcher)} passes, and what `
+                + `comes after it. Look for a seed: bun test/catalogue.ts --hunt ${bug.id}`,
+            );
           }
           if ("mode" in catcher && verdict.seed !== catcher.seed) {
             moved.push(`Bug ${bug.id} has moved from seed ${catcher.seed} to ${verdict.seed}.`);
           }
         }
       });
-    }, PATIENCE_MS);
+    },
+    PATIENCE_MS,
+  );
 
   afterAll(() => {
     if (moved.length > 0) console.log(moved.join("\n"));

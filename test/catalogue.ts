@@ -16,7 +16,10 @@ import path from "node:path";
 const root = path.join(import.meta.dir, "..");
 const COPIED = ["raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
 
-/** Text of raft.ts that occurs exactly once there, and what takes its place. */
+/**
+ * Text of raft.ts that occurs exactly once there, and its replacement. The layout does not matter:
+ * the formatter may break either line elsewhere, and add a comma before a closing bracket.
+ */
 type Change = readonly [before: string, after: string];
 /** The simulator, in one of its modes, at the first seed that is known to catch the bug. */
 type Simulator = { mode: "core" | "full"; seed: number };
@@ -24,8 +27,12 @@ type Simulator = { mode: "core" | "full"; seed: number };
 type SmallTest = { file: string; title: string };
 export type Catcher = Simulator | SmallTest;
 
-type Planted = { id: string; name: string; changes: readonly Change[];
-  caughtBy: readonly Catcher[] };
+type Planted = {
+  id: string;
+  name: string;
+  changes: readonly Change[];
+  caughtBy: readonly Catcher[];
+};
 
 // ------------------------------------------- The bugs -------------------------------------------
 
@@ -69,10 +76,10 @@ export const planted: readonly Planted[] = [
     id: "4",
     name: "\"Up to date\" compares length before term.",
     changes: [[
-      "if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;\n" +
-      "    return lastLogIndex >= this.log.lastIndex;",
-      "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n" +
-      "    return lastLogTerm >= this.log.lastTerm;",
+      "if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;\n"
+      + "    return lastLogIndex >= this.log.lastIndex;",
+      "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n"
+      + "    return lastLogTerm >= this.log.lastTerm;",
     ]],
     caughtBy: [{ mode: "core", seed: 29 }],
   },
@@ -86,8 +93,10 @@ export const planted: readonly Planted[] = [
     id: "6",
     name: "A duplicated vote reply is counted twice.",
     changes: [
-      ["if (role.votes.has(voter) || !this.member(voter)?.votes)",
-        "if (!this.member(voter)?.votes)"],
+      [
+        "if (role.votes.has(voter) || !this.member(voter)?.votes)",
+        "if (!this.member(voter)?.votes)",
+      ],
       [
         "role.votes.add(voter);",
         "role.votes.add(role.votes.has(voter) && voter !== this.settings.name ? `${voter} again` : voter);",
@@ -133,8 +142,10 @@ export const planted: readonly Planted[] = [
   {
     id: "11",
     name: "PreVote is left out: a server that rejoins deposes a healthy leader.",
-    changes: [[`this.electionDueAt) this.campaign("PreCandidate")`,
-      `this.electionDueAt) this.campaign("Candidate")`]],
+    changes: [[
+      `this.electionDueAt) this.campaign("PreCandidate")`,
+      `this.electionDueAt) this.campaign("Candidate")`,
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -167,36 +178,46 @@ export const planted: readonly Planted[] = [
   {
     id: "14",
     name: "An entry of an earlier term is committed by counting (Figure 8).",
-    changes: [["if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
-      "this.commitTo(n);"]],
+    changes: [[
+      "if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
+      "this.commitTo(n);",
+    ]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "15",
     name: "The no-op at the start of a term is left out.",
-    changes: [[`if (firstIndex > 1) this.propose("noop", NOTHING);`,
-      "if (firstIndex > 1) return;"]],
+    changes: [[
+      `if (firstIndex > 1) this.propose("noop", NOTHING);`,
+      "if (firstIndex > 1) return;",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "16",
     name: "The log is truncated although nothing conflicts.",
-    changes: [["this.matches(entry.index, entry.term)) continue;",
-      "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;"]],
+    changes: [[
+      "this.matches(entry.index, entry.term)) continue;",
+      "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;",
+    ]],
     caughtBy: [{ mode: "core", seed: 2 }],
   },
   {
     id: "17",
     name: "The previous entry's term is not compared.",
-    changes: [["if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
-      "if (m.prevLogIndex > this.log.lastIndex)"]],
+    changes: [[
+      "if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
+      "if (m.prevLogIndex > this.log.lastIndex)",
+    ]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "18",
     name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
-    changes: [["Math.min(m.leaderCommit, matchIndex)",
-      "Math.min(m.leaderCommit, this.log.lastIndex)"]],
+    changes: [[
+      "Math.min(m.leaderCommit, matchIndex)",
+      "Math.min(m.leaderCommit, this.log.lastIndex)",
+    ]],
     caughtBy: [{ mode: "core", seed: 14 }],
   },
   {
@@ -218,22 +239,28 @@ export const planted: readonly Planted[] = [
   {
     id: "21",
     name: "`commitIndex` goes back.",
-    changes: [["if (index <= this.commitIndex) return;",
-      "if (index === this.commitIndex) return;"]],
+    changes: [[
+      "if (index <= this.commitIndex) return;",
+      "if (index === this.commitIndex) return;",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "22",
     name: "`nextIndex` backs up past the start of the log.",
-    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
-      "Math.min(follower.nextIndex - 1, log.lastUpTo(m.hintIndex, m.hintTerm));"]],
+    changes: [[
+      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.min(follower.nextIndex - 1, log.lastUpTo(m.hintIndex, m.hintTerm));",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "23",
     name: "After one lost datagram the window never opens again.",
-    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
-      "Math.max(follower.nextIndex, log.lastUpTo(m.hintIndex, m.hintTerm) + 1);"]],
+    changes: [[
+      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.max(follower.nextIndex, log.lastUpTo(m.hintIndex, m.hintTerm) + 1);",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -313,7 +340,10 @@ export const planted: readonly Planted[] = [
   {
     id: "40",
     name: "A storage error is ignored and the node goes on.",
-    changes: [["    log.file.sync();\n", "    try { log.file.sync(); } catch {}\n"]],
+    changes: [[
+      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
+      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); try { log.file.sync(); } catch {}",
+    ]],
     caughtBy: [
       { mode: "full", seed: 2 },
       { file: "node", title: "when the disk fails at a sync, the server stops" },
@@ -352,16 +382,22 @@ export const planted: readonly Planted[] = [
   {
     id: "43",
     name: "An authentication code is not checked for one kind of message.",
-    changes: [["if (!code || !timingSafeEqual(",
-      `if (!code || kind === "client" && !timingSafeEqual(`]],
-    caughtBy: [{ file: "wire",
-      title: "the code is checked for every type of message of every kind" }],
+    changes: [[
+      "if (!code || !timingSafeEqual(",
+      `if (!code || kind === "client" && !timingSafeEqual(`,
+    ]],
+    caughtBy: [{
+      file: "wire",
+      title: "the code is checked for every type of message of every kind",
+    }],
   },
   {
     id: "44a",
     name: "A term of `NaN`, `-0`, `1.5` or `2 ** 53` is accepted.",
-    changes: [["return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
-      `return typeof raw === "number" || isNatural ? raw : undefined;`]],
+    changes: [[
+      "return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
+      `return typeof raw === "number" || isNatural ? raw : undefined;`,
+    ]],
     caughtBy: [{ file: "wire", title: "no natural number where" }],
   },
   {
@@ -369,8 +405,8 @@ export const planted: readonly Planted[] = [
     name: "A message with a missing field is accepted.",
     changes: [[
       "raw.length !== list.length) return undefined;\n  const fields",
-      "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n" +
-      "  const fields",
+      "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n"
+      + "  const fields",
     ]],
     caughtBy: [{ file: "wire", title: "fields that are missing or too many" }],
   },
@@ -383,11 +419,16 @@ export const planted: readonly Planted[] = [
   {
     id: "46",
     name: "What was read from the page cache at start is promised again without a sync.",
-    changes: [["    log.file.sync();\n", "    if (this.log) log.file.sync();\n"]],
+    changes: [[
+      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
+      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); if (this.log) log.file.sync();",
+    ]],
     caughtBy: [
       { mode: "full", seed: 2 },
-      { file: "storage",
-        title: "writes and syncs what it read, before anything is promised by it" },
+      {
+        file: "storage",
+        title: "writes and syncs what it read, before anything is promised by it",
+      },
     ],
   },
   {
@@ -407,8 +448,10 @@ export const planted: readonly Planted[] = [
     id: "49",
     name: "A datagram recorded before a restart is accepted after it.",
     changes: [[" && envelope.toBoot === this.self.boot;", ";"]],
-    caughtBy: [{ file: "wire",
-      title: "a datagram from before the receiver's restart is worthless" }],
+    caughtBy: [{
+      file: "wire",
+      title: "a datagram from before the receiver's restart is worthless",
+    }],
   },
   {
     id: "50",
@@ -421,8 +464,10 @@ export const planted: readonly Planted[] = [
   {
     id: "51",
     name: "A start is not counted: the boot stays what it was.",
-    changes: [["this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
-      "this.identity.boot = Math.max(1, this.identity.boot);"]],
+    changes: [[
+      "this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
+      "this.identity.boot = Math.max(1, this.identity.boot);",
+    ]],
     caughtBy: [{ mode: "full", seed: 5 }],
   },
   {
@@ -485,8 +530,10 @@ export const planted: readonly Planted[] = [
   {
     id: "60",
     name: "A leader counts its own copy of an entry before its disk has it.",
-    changes: [["this.reached(role, this.log.savedIndex,",
-      "this.reached(role, this.log.lastIndex,"]],
+    changes: [[
+      "this.reached(role, this.log.savedIndex,",
+      "this.reached(role, this.log.lastIndex,",
+    ]],
     caughtBy: [{ mode: "full", seed: 28 }],
   },
   {
@@ -498,10 +545,14 @@ export const planted: readonly Planted[] = [
   {
     id: "62",
     name: "What an overwritten entry left behind it comes back at a start.",
-    changes: [["else this.entries.splice(index - this.base.index - 1, Infinity, record);",
-      "else this.entries[index - this.base.index - 1] = record;"]],
-    caughtBy: [{ file: "storage",
-      title: "an entry that takes the place of another takes away all that followed it" }],
+    changes: [[
+      "else this.entries.splice(index - this.base.index - 1, Infinity, record);",
+      "else this.entries[index - this.base.index - 1] = record;",
+    ]],
+    caughtBy: [{
+      file: "storage",
+      title: "an entry that takes the place of another takes away all that followed it",
+    }],
   },
   {
     id: "63",
@@ -512,8 +563,10 @@ export const planted: readonly Planted[] = [
   {
     id: "64",
     name: "A refusal takes `nextIndex` back below what the follower is known to have.",
-    changes: [["Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm))",
-      "log.lastUpTo(m.hintIndex, m.hintTerm)"]],
+    changes: [[
+      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm))",
+      "log.lastUpTo(m.hintIndex, m.hintTerm)",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -544,8 +597,10 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      ["if (proposal?.term !== entry.term) this.answer(asker);",
-        "if (proposal?.term === -1) this.answer(asker);"],
+      [
+        "if (proposal?.term !== entry.term) this.answer(asker);",
+        "if (proposal?.term === -1) this.answer(asker);",
+      ],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
     caughtBy: [{ mode: "full", seed: 8 }],
@@ -576,22 +631,28 @@ export const planted: readonly Planted[] = [
   {
     id: "33",
     name: "The snapshot leaves out the members.",
-    changes: [["[encodeMembers(core.membersAt(lastApplied), core.founding)]",
-      "[encodeMembers([], 1)]"]],
+    changes: [[
+      "[encodeMembers(core.membersAt(lastApplied), core.founding)]",
+      "[encodeMembers([], 1)]",
+    ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "34",
     name: "An old snapshot takes the state back in time.",
-    changes: [["if (log.matches(index, term)) {",
-      "if (log.matches(index, term) && index > log.baseIndex) {"]],
+    changes: [[
+      "if (log.matches(index, term)) {",
+      "if (log.matches(index, term) && index > log.baseIndex) {",
+    ]],
     caughtBy: [{ mode: "core", seed: 8 }],
   },
   {
     id: "35",
     name: "Chunks of two snapshots are mixed.",
-    changes: [["this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
-      "this.incoming === undefined || this.incoming.index < index"]],
+    changes: [[
+      "this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
+      "this.incoming === undefined || this.incoming.index < index",
+    ]],
     caughtBy: [{ file: "paper", title: "and one of another leader, whose bytes may be others" }],
   },
   {
@@ -603,8 +664,10 @@ export const planted: readonly Planted[] = [
   {
     id: "71",
     name: "Entries are applied to a state that is only half restored.",
-    changes: [["    return this.isInstalling ? this.lastApplied : Math.min(",
-      "    return Math.min("]],
+    changes: [[
+      "    return this.isInstalling ? this.lastApplied : Math.min(",
+      "    return Math.min(",
+    ]],
     caughtBy: [{ file: "paper", title: "8. Reset state machine using snapshot contents" }],
   },
   {
@@ -653,8 +716,10 @@ export const planted: readonly Planted[] = [
   {
     id: "36",
     name: "Two membership changes are in flight at once.",
-    changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)",
-      "commitIndex >= role.firstIndex"]],
+    changes: [[
+      "commitIndex >= Math.max(changedAt, role.firstIndex)",
+      "commitIndex >= role.firstIndex",
+    ]],
     caughtBy: [
       { mode: "core", seed: 8 },
       { file: "members", title: "waits for the one before it to be committed" },
@@ -739,8 +804,8 @@ export const planted: readonly Planted[] = [
     name: "A leader that has removed itself counts itself until that is committed.",
     changes: [[
       "return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
-      "if (!this.member(this.settings.name)?.votes) values.push(own);\n" +
-      "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
+      "if (!this.member(this.settings.name)?.votes) values.push(own);\n"
+      + "    return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
     ]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
@@ -761,15 +826,19 @@ export const planted: readonly Planted[] = [
   {
     id: "86",
     name: "Disks that do not count are taken for a part of a working majority.",
-    changes: [["(follower && !this.isActive(follower)) || !this.isNamed(voter);",
-      "follower && !this.isActive(follower);"]],
+    changes: [[
+      "(follower && !this.isActive(follower)) || !this.isNamed(voter);",
+      "follower && !this.isActive(follower);",
+    ]],
     caughtBy: [{ file: "members", title: "that is not named is no part of a majority" }],
   },
   {
     id: "87",
     name: "A server leads with a disk that its log does not name.",
-    changes: [["return member?.votes === true && this.isNamed(member);",
-      "return member?.votes === true;"]],
+    changes: [[
+      "return member?.votes === true && this.isNamed(member);",
+      "return member?.votes === true;",
+    ]],
     caughtBy: [
       { mode: "core", seed: 417 },
       { file: "members", title: "does not lead, nor is asked to, unless it is named" },
@@ -837,8 +906,11 @@ export const planted: readonly Planted[] = [
   {
     id: "96",
     name: "Who finds the leader gone campaigns without a pre-vote.",
-    changes: [["    this.goneAt = this.now;\n", "    this.goneAt = this.now;\n" +
-      "    return this.campaign(\"Candidate\");\n"]],
+    changes: [[
+      "    this.goneAt = this.now;\n",
+      "    this.goneAt = this.now;\n"
+      + "    return this.campaign(\"Candidate\");\n",
+    ]],
     caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
   },
   {
@@ -850,8 +922,10 @@ export const planted: readonly Planted[] = [
   {
     id: "98",
     name: "Who finds the leader gone is impatient for ever.",
-    changes: [["Math.max(heartbeatMs, this.now - this.goneAt)",
-      "this.goneAt > 0 ? heartbeatMs : Infinity"]],
+    changes: [[
+      "Math.max(heartbeatMs, this.now - this.goneAt)",
+      "this.goneAt > 0 ? heartbeatMs : Infinity",
+    ]],
     caughtBy: [{ file: "paper", title: "and less and less so" }],
   },
   {
@@ -875,8 +949,10 @@ export const planted: readonly Planted[] = [
   {
     id: "102",
     name: "An empty disk leads because the lost one was asked to.",
-    changes: [["if (this.mayLead && this.log.lastIndex > 0) this.campaign",
-      "if (this.mayLead) this.campaign"]],
+    changes: [[
+      "if (this.mayLead && this.log.lastIndex > 0) this.campaign",
+      "if (this.mayLead) this.campaign",
+    ]],
     caughtBy: [{ file: "members", title: "that is empty does not lead" }],
   },
   {
@@ -888,8 +964,10 @@ export const planted: readonly Planted[] = [
   {
     id: "104",
     name: "What an earlier life has asked keeps the next one from asking.",
-    changes: [["seen: new Float64Array(SEEN), calls: new Set() }",
-      "seen: new Float64Array(SEEN) }"]],
+    changes: [[
+      "seen: new Float64Array(SEEN), calls: new Set() }",
+      "seen: new Float64Array(SEEN) }",
+    ]],
     caughtBy: [{ file: "wire", title: "the next one gives the same ids to others" }],
   },
   {
@@ -901,15 +979,19 @@ export const planted: readonly Planted[] = [
   {
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [["if (parts.length === 0) return this.answer(asker, \"it is not a command\");",
-      "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });"]],
+    changes: [[
+      "if (parts.length === 0) return this.answer(asker, \"it is not a command\");",
+      "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });",
+    ]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
   {
     id: "107",
     name: "Commands share an entry that no datagram carries.",
-    changes: [["({ data }) => data.length, this.entryBytes)",
-      "({ data }) => data.length, Infinity)"]],
+    changes: [[
+      "({ data }) => data.length, this.entryBytes)",
+      "({ data }) => data.length, Infinity)",
+    ]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
   {
@@ -921,8 +1003,10 @@ export const planted: readonly Planted[] = [
   {
     id: "109",
     name: "Whoever starts again is taken for the leader.",
-    changes: [["if (this.role.name === \"Follower\" && this.leader === peer) this.giveUpLeader();",
-      "if (peer !== \"\" && this.role.name === \"Follower\") this.giveUpLeader();"]],
+    changes: [[
+      "if (this.role.name === \"Follower\" && this.leader === peer) this.giveUpLeader();",
+      "if (peer !== \"\" && this.role.name === \"Follower\") this.giveUpLeader();",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -934,8 +1018,10 @@ export const planted: readonly Planted[] = [
   {
     id: "111",
     name: "All commands of a turn are asked in one message, however large.",
-    changes: [["const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;",
-      "const room = Infinity;"]],
+    changes: [[
+      "const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;",
+      "const room = Infinity;",
+    ]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -968,15 +1054,19 @@ export const planted: readonly Planted[] = [
   {
     id: "116",
     name: "A server that is removed stops before its clients know anybody else.",
-    changes: [["clock.setTimer(settings.electionTimeoutMs, () => void this.stop())",
-      "clock.setTimer(0, () => void this.stop())"]],
+    changes: [[
+      "clock.setTimer(settings.electionTimeoutMs, () => void this.stop())",
+      "clock.setTimer(0, () => void this.stop())",
+    ]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
   },
   {
     id: "117",
     name: "Clients are told who leads only, and so nothing by who does not know that.",
-    changes: [["this.endpoint.whereabouts(this.members,",
-      "this.endpoint.whereabouts(this.members.filter(({ name }) => name === leader),"]],
+    changes: [[
+      "this.endpoint.whereabouts(this.members,",
+      "this.endpoint.whereabouts(this.members.filter(({ name }) => name === leader),",
+    ]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
   },
   // What is there to be fast.
@@ -1007,8 +1097,10 @@ export const planted: readonly Planted[] = [
   {
     id: "123",
     name: "Who answers, but late, is asked again and again, and so answers for ever.",
-    changes: [["if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound",
-      "follower.awaitedRound"]],
+    changes: [[
+      "if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound",
+      "follower.awaitedRound",
+    ]],
     caughtBy: [{ file: "paper", title: "nor is who answers late asked again and again" }],
   },
   {
@@ -1027,29 +1119,37 @@ export const planted: readonly Planted[] = [
   {
     id: "124",
     name: "A file that was renamed is not durable, as its directory is not synced.",
-    changes: [["    fs.renameSync(from, to);\n    syncDirectory(path.dirname(to));",
-      "    fs.renameSync(from, to);"]],
+    changes: [[
+      "    fs.renameSync(from, to);\n    syncDirectory(path.dirname(to));",
+      "    fs.renameSync(from, to);",
+    ]],
     caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
   },
   {
     id: "125",
     name: "A file that was removed comes back, as its directory is not synced.",
-    changes: [["    fs.rmSync(file, { force: true });\n    syncDirectory(path.dirname(file));",
-      "    fs.rmSync(file, { force: true });"]],
+    changes: [[
+      "    fs.rmSync(file, { force: true });\n    syncDirectory(path.dirname(file));",
+      "    fs.rmSync(file, { force: true });",
+    ]],
     caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
   },
   {
     id: "126",
     name: "A new data directory is not durable, as its parents are not synced.",
-    changes: [["for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));",
-      "syncDirectory(directory);"]],
+    changes: [[
+      "for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));",
+      "syncDirectory(directory);",
+    ]],
     caughtBy: [{ file: "files", title: "a new directory is durable" }],
   },
   {
     id: "127",
     name: "A short write counts as a whole one.",
-    changes: [["        at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);",
-      "        fs.writeSync(fd, bytes, at, bytes.length - at, position + at);\n        at = bytes.length;"]],
+    changes: [[
+      "        at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);",
+      "        fs.writeSync(fd, bytes, at, bytes.length - at, position + at);\n        at = bytes.length;",
+    ]],
     caughtBy: [{ file: "files", title: "is written whole" }],
   },
   {
@@ -1073,8 +1173,10 @@ export const planted: readonly Planted[] = [
   {
     id: "131",
     name: "The directory is released while the log is still open.",
-    changes: [["    const { log, next, spare, snapshotFile, draft } = this;",
-      "    this.release();\n    const { log, next, spare, snapshotFile, draft } = this;"]],
+    changes: [[
+      "    const { log, next, spare, snapshotFile, draft } = this;",
+      "    this.release();\n    const { log, next, spare, snapshotFile, draft } = this;",
+    ]],
     caughtBy: [{ file: "storage", title: "is refused while another server has the directory" }],
   },
   {
@@ -1104,8 +1206,10 @@ export const planted: readonly Planted[] = [
   {
     id: "136",
     name: "A server that has lost its log starts as a new one.",
-    changes: [[`found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read))`,
-      "found ?? !this.snapshot"]],
+    changes: [[
+      `found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read))`,
+      "found ?? !this.snapshot",
+    ]],
     caughtBy: [{ file: "files", title: "is refused if its log is missing" }],
   },
   {
@@ -1147,8 +1251,10 @@ export const planted: readonly Planted[] = [
   {
     id: "142",
     name: "A part of a snapshot that is always lost takes a whole window with it.",
-    changes: [["follower.failures > 1 ? settings.batchBytes : settings.windowBytes",
-      "settings.windowBytes"]],
+    changes: [[
+      "follower.failures > 1 ? settings.batchBytes : settings.windowBytes",
+      "settings.windowBytes",
+    ]],
     caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
   },
   {
@@ -1160,15 +1266,19 @@ export const planted: readonly Planted[] = [
   {
     id: "144",
     name: "A lost part of a snapshot counts as a failure for good.",
-    changes: [["if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;\n",
-      "\n"]],
+    changes: [[
+      "if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;\n",
+      "\n",
+    ]],
     caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
   },
   {
     id: "145",
     name: "A request to hand over that is repeated begins another attempt.",
-    changes: [["if (last?.calls === asker.calls && last.id === asker.id) {",
-      "if (core.heir !== undefined) {"]],
+    changes: [[
+      "if (last?.calls === asker.calls && last.id === asker.id) {",
+      "if (core.heir !== undefined) {",
+    ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
   },
   {
@@ -1227,36 +1337,46 @@ export const planted: readonly Planted[] = [
   {
     id: "153",
     name: "A snapshot lists the sessions in another order than that of their last use.",
-    changes: [["const all = [...this.open].map(",
-      "const all = [...this.open].toSorted(([a], [b]) => a - b).map("]],
+    changes: [[
+      "const all = [...this.open].map(",
+      "const all = [...this.open].toSorted(([a], [b]) => a - b).map(",
+    ]],
     caughtBy: [{ file: "sessions", title: "answer every later command as the original does" }],
   },
   {
     id: "154",
     name: "The acknowledged mark of a session goes back with a command that was overtaken.",
-    changes: [["if (acknowledged > session.acknowledged) {",
-      "if (acknowledged !== session.acknowledged) {"]],
+    changes: [[
+      "if (acknowledged > session.acknowledged) {",
+      "if (acknowledged !== session.acknowledged) {",
+    ]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "155",
     name: "A restored session keeps views of the bytes that it was read from.",
     changes: [["readRecords(Buffer.from(bytes)) ?? []", "readRecords(asBuffer(bytes)) ?? []"]],
-    caughtBy: [{ file: "sessions",
-      title: "when the chunks that they were read from are overwritten" }],
+    caughtBy: [{
+      file: "sessions",
+      title: "when the chunks that they were read from are overwritten",
+    }],
   },
   {
     id: "156",
     name: "A follower answers reads from a state that is half installed.",
-    changes: [["const isReady = () => !core.isInstalling && awaited",
-      "const isReady = () => awaited"]],
+    changes: [[
+      "const isReady = () => !core.isInstalling && awaited",
+      "const isReady = () => awaited",
+    ]],
     caughtBy: [{ file: "node", title: "that are half installed answer no read" }],
   },
   {
     id: "157",
     name: "A leader tells a follower an index for its reads that is one too low.",
-    changes: [["        : Buffer.from(`${lastApplied}`);",
-      "        : Buffer.from(`${lastApplied - 1}`);"]],
+    changes: [[
+      "        : Buffer.from(`${lastApplied}`);",
+      "        : Buffer.from(`${lastApplied - 1}`);",
+    ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -1264,30 +1384,36 @@ export const planted: readonly Planted[] = [
     name: "A server that lost the lead tells others an index for their reads.",
     changes: [[
       "else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
-      "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerQuestion(m);\n" +
-      "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
+      "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerQuestion(m);\n"
+      + "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "159",
     name: "A reply of an earlier term confirms a round of this one.",
-    changes: [["if (m.term < this.currentTerm || m.round > role.round)",
-      "if (m.round > role.round)"]],
+    changes: [[
+      "if (m.term < this.currentTerm || m.round > role.round)",
+      "if (m.round > role.round)",
+    ]],
     caughtBy: [{ mode: "core", seed: 18 }],
   },
   {
     id: "160",
     name: "A list of members is in force when it is committed, not as soon as it is in the log.",
-    changes: [["return this.membersAt(this.log.lastIndex);",
-      "return this.membersAt(this.commitIndex);"]],
+    changes: [[
+      "return this.membersAt(this.log.lastIndex);",
+      "return this.membersAt(this.commitIndex);",
+    ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "161",
     name: "A log that a snapshot replaces keeps its lists of members.",
-    changes: [["    this.sizes = [0];\n    this.configurations = [];\n",
-      "    this.sizes = [0];\n"]],
+    changes: [[
+      "    this.sizes = [0];\n    this.configurations = [];\n",
+      "    this.sizes = [0];\n",
+    ]],
     caughtBy: [
       { mode: "core", seed: 8 },
       { file: "members", title: "that comes with a snapshot takes the place of all before" },
@@ -1296,20 +1422,28 @@ export const planted: readonly Planted[] = [
   {
     id: "162",
     name: "A follower acknowledges all of its log, beyond the entries of the request, too.",
-    changes: [["    this.acknowledge(m, matchIndex);\n",
-      "    this.acknowledge(m, this.log.lastIndex);\n"]],
-    caughtBy: [{ file: "paper",
-      title: "the follower's log is identical to its own log up through the new entries" }],
+    changes: [[
+      "    this.acknowledge(m, matchIndex);\n",
+      "    this.acknowledge(m, this.log.lastIndex);\n",
+    ]],
+    caughtBy: [{
+      file: "paper",
+      title: "the follower's log is identical to its own log up through the new entries",
+    }],
   },
   {
     id: "163",
     name:
       "A new leader begins after its own first entry, which leaves with the next heartbeat only.",
     changes: [
-      ["    for (const name of this.others) this.attend(role, name);\n    this.become(role);\n",
-        "    this.become(role);\n"],
-      [MEMBERS_FIRST,
-        `${MEMBERS_FIRST}    for (const name of this.others) this.attend(role, name);\n`],
+      [
+        "    for (const name of this.others) this.attend(role, name);\n    this.become(role);\n",
+        "    this.become(role);\n",
+      ],
+      [
+        MEMBERS_FIRST,
+        `${MEMBERS_FIRST}    for (const name of this.others) this.attend(role, name);\n`,
+      ],
     ],
     caughtBy: [
       { mode: "core", seed: 1 },
@@ -1325,18 +1459,22 @@ export const planted: readonly Planted[] = [
   {
     id: "165",
     name: "Strangers push out servers.",
-    changes: [["this.known.entries().filter(([, { places }]) => places.length === 0)",
-      "this.known.entries()"]],
+    changes: [[
+      "this.known.entries().filter(([, { places }]) => places.length === 0)",
+      "this.known.entries()",
+    ]],
     caughtBy: [{ file: "wire", title: "met before thousands of strangers" }],
   },
   {
     id: "166",
     name: "The clients' key makes operators.",
-    changes: [["if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return",
+    changes: [[
+      "if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return",
       `const other = kind === "operator" ? keys.get("client") : undefined;
   const codes = [code, other && authenticate(other, sealed)];
   const fits = codes.some((one) => one && timingSafeEqual(one, sealed.subarray(0, MAC_BYTES)));
-  if (!fits) return`]],
+  if (!fits) return`,
+    ]],
     caughtBy: [{ file: "wire", title: "a whole operator ChangeMembers is worth nothing" }],
   },
   {
@@ -1365,8 +1503,10 @@ export const planted: readonly Planted[] = [
     id: "170",
     name: "An empty founder campaigns before the others have said that they are empty.",
     changes: [
-      ["return this.hasLooked && this.member(name)?.votes === true;",
-        "return this.member(name)?.votes === true;"],
+      [
+        "return this.hasLooked && this.member(name)?.votes === true;",
+        "return this.member(name)?.votes === true;",
+      ],
     ],
     caughtBy: [{ file: "founding", title: "campaigns when all have shown empty logs" }],
   },
@@ -1422,8 +1562,10 @@ export const planted: readonly Planted[] = [
     id: "177",
     name: "A restart forgets what was saved as committed.",
     changes: [
-      ["this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);",
-        "this.commitIndex = this.lastApplied;"],
+      [
+        "this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);",
+        "this.commitIndex = this.lastApplied;",
+      ],
     ],
     caughtBy: [{ file: "founding", title: "which then takes nothing of its log" }],
   },
@@ -1446,24 +1588,39 @@ export const planted: readonly Planted[] = [
   {
     id: "180",
     name: "Sessions of before stay when a snapshot is installed.",
-    changes: [["    const sessions = new Sessions();\n    const take",
-      "    const { sessions } = this;\n    const take"]],
+    changes: [[
+      "    const sessions = new Sessions();\n    const take",
+      "    const { sessions } = this;\n    const take",
+    ]],
     caughtBy: [{ file: "node", title: "installed take the place of every session that was there" }],
   },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------
 
-/** The pieces of raft.ts that a bug replaces, which do not occur exactly once. */
+/** Matches a piece of source in any layout. */
+function patternOf(piece: string): RegExp {
+  const tokens = piece.match(/\w+|[^\w\s]/g) ?? [];
+  const pattern = tokens.map((token, i) => {
+    if (/\w/.test(token)) return /\w/.test(tokens[i - 1] ?? "") ? `\\s+${token}` : `\\s*${token}`;
+    return `${/[)\]}]/.test(token) ? "\\s*,?" : ""}\\s*${RegExp.escape(token)}`;
+  });
+  return new RegExp(pattern.join("").replace(/^\\s\*/, ""), "g");
+}
+
+/** Returns the pieces of raft.ts that a bug replaces and that do not occur exactly once. */
 export function stalePieces({ changes }: Planted, source = readSource()): string[] {
-  return changes.map(([before]) => before).filter((text) => source.split(text).length !== 2);
+  return changes.map(([before]) => before)
+    .filter((text) => [...source.matchAll(patternOf(text))].length !== 1);
 }
 
 const readSource = () => readFileSync(path.join(root, "raft.ts"), "utf8");
 
 /** A copy of the project, with a bug in it or without. Deletes it after use. */
-export async function inCopy<T>(bug: Planted | undefined,
-  use: (directory: string) => Promise<T>): Promise<T> {
+export async function inCopy<T>(
+  bug: Planted | undefined,
+  use: (directory: string) => Promise<T>,
+): Promise<T> {
   const directory = mkdtempSync(path.join(os.tmpdir(), "raft-catalogue-"));
   try {
     for (const name of COPIED) {
@@ -1472,11 +1629,12 @@ export async function inCopy<T>(bug: Planted | undefined,
     symlinkSync(path.join(root, "node_modules"), path.join(directory, "node_modules"));
     let source = readSource();
     for (const [before, after] of bug?.changes ?? []) {
-      const pieces = source.split(before);
-      if (pieces.length !== 2) {
+      const [match, ...others] = source.matchAll(patternOf(before));
+      if (!match || others.length > 0) {
         throw new Error(`Bug ${bug?.id} is stale: raft.ts must have this exactly once:\n${before}`);
       }
-      source = pieces.join(after);
+      source = source.slice(0, match.index) + after.trim()
+        + source.slice(match.index + match[0].length);
     }
     new Bun.Transpiler({ loader: "ts" }).transformSync(source); // What does not parse is no bug.
     writeFileSync(path.join(directory, "raft.ts"), source);
@@ -1496,8 +1654,13 @@ async function run(directory: string, args: readonly string[]) {
   if (running >= AT_ONCE) await new Promise<void>((resolve) => queue.push(resolve));
   running += 1;
   try {
-    const child = Bun.spawn([process.execPath, ...args], { cwd: directory, stdout: "pipe",
-      stderr: "pipe", timeout: DEADLINE_MS, env: { ...process.env, NO_COLOR: "1" } });
+    const child = Bun.spawn([process.execPath, ...args], {
+      cwd: directory,
+      stdout: "pipe",
+      stderr: "pipe",
+      timeout: DEADLINE_MS,
+      env: { ...process.env, NO_COLOR: "1" },
+    });
     const texts = [new Response(child.stdout).text(), new Response(child.stderr).text()];
     const output = (await Promise.all(texts)).join("\n");
     return { output, code: await child.exited };
@@ -1515,8 +1678,14 @@ export type Verdict = { passed: boolean; sentence: string; seed?: number };
 
 export async function runTest(directory: string, { file, title }: SmallTest): Promise<Verdict> {
   const pattern = title.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const { output, code } = await run(directory, ["test", file, "-t", pattern, "--timeout",
-    "60000"]);
+  const { output, code } = await run(directory, [
+    "test",
+    file,
+    "-t",
+    pattern,
+    "--timeout",
+    "60000",
+  ]);
   const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(output)?.[1]);
   const passed = code === 0 && count("pass") > 0 && count("fail") === 0;
   const failed = code !== 0 && count("fail") > 0 && !BROKEN.test(output);
@@ -1525,8 +1694,12 @@ export async function runTest(directory: string, { file, title }: SmallTest): Pr
 }
 
 /** Runs seeds until one catches something. */
-export async function simulate(directory: string, mode: Simulator["mode"], from: number,
-  seeds: number): Promise<Verdict> {
+export async function simulate(
+  directory: string,
+  mode: Simulator["mode"],
+  from: number,
+  seeds: number,
+): Promise<Verdict> {
   const args = ["test/simulator.ts", "--mode", mode, "--from", `${from}`, "--seeds", `${seeds}`];
   const { output, code } = await run(directory, args);
   const violations = [...output.matchAll(/^seed (\d+): (.+)$/gm)]
@@ -1566,8 +1739,10 @@ async function report(bug: Planted): Promise<number[]> {
       const by = "mode" in catcher ? `${catcher.mode} simulation` : `${catcher.file}.test.ts`;
       const isCaught = verdict?.passed === false;
       if ("mode" in catcher) needed.push(isCaught ? verdict.seed ?? 0 : Number.POSITIVE_INFINITY);
-      lines.push(`| ${bug.id} | ${bug.name} | ${by} | ${verdict?.seed ?? ""} | ` +
-        `${isCaught ? verdict.sentence : "NOT CAUGHT"} |`);
+      lines.push(
+        `| ${bug.id} | ${bug.name} | ${by} | ${verdict?.seed ?? ""} | `
+          + `${isCaught ? verdict.sentence : "NOT CAUGHT"} |`,
+      );
     }
     console.log(lines.join("\n"));
     return needed;
@@ -1578,8 +1753,10 @@ async function huntAll(ids: readonly string[]): Promise<void> {
   const bugs = planted.filter(({ id }) => ids.length === 0 || ids.includes(id));
   console.log("| no. | bug | caught by | seeds needed | because |\n|---|---|---|---|---|");
   const needed = (await Promise.all(bugs.map(report))).flat().sort((a, b) => a - b);
-  console.log(`\n${needed.length} hunts in the simulator: median ` +
-    `${needed[Math.floor(needed.length / 2)]} seeds, most ${needed.at(-1)}.`);
+  console.log(
+    `\n${needed.length} hunts in the simulator: median `
+      + `${needed[Math.floor(needed.length / 2)]} seeds, most ${needed.at(-1)}.`,
+  );
 }
 
 if (import.meta.main) {

@@ -3,18 +3,40 @@
  * message and the right exit code, and nothing is lost. `RAFT_SHOW=1 bun test cli` prints all of
  * these as a table: what was done, what was printed, and the exit code.
  */
-import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout,
-  test } from "bun:test";
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  describe,
+  expect,
+  setDefaultTimeout,
+  test,
+} from "bun:test";
 import dgram from "node:dgram";
-import { chmodSync, existsSync, openSync, readdirSync, readFileSync, statSync,
-  writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type Answer, narrator, type Status, troublesOf } from "../cli.ts";
 import type { Member, NodeEvent } from "../raft.ts";
 import { configuration } from "./core.ts";
-import { childrenOf, Cluster, endAll, eventually, freePorts, isFree, Program,
-  temporaryDirectory } from "./processes.ts";
+import {
+  childrenOf,
+  Cluster,
+  endAll,
+  eventually,
+  freePorts,
+  isFree,
+  Program,
+  temporaryDirectory,
+} from "./processes.ts";
 
 const CLI = path.join(import.meta.dir, "..", "cli.ts");
 const SECRET = "a secret of the tests, of 16 characters or more";
@@ -34,10 +56,18 @@ async function cli(args: readonly string[], { env = {}, input = "", shell }: Opt
   const command = shell === undefined
     ? [process.execPath, CLI, ...args]
     : ["sh", "-c", shell, process.execPath, CLI, ...args];
-  const child = Bun.spawn(command, { env: { ...process.env, NO_COLOR: "1", ...env },
-    stdin: Buffer.from(input), stdout: "pipe", stderr: "pipe", timeout: 60_000 });
-  const [bytes, errors, code] = await Promise.all([new Response(child.stdout).bytes(),
-    new Response(child.stderr).text(), child.exited]);
+  const child = Bun.spawn(command, {
+    env: { ...process.env, NO_COLOR: "1", ...env },
+    stdin: Buffer.from(input),
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: 60_000,
+  });
+  const [bytes, errors, code] = await Promise.all([
+    new Response(child.stdout).bytes(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
   return { code, bytes, output: Buffer.from(bytes).toString(), errors: errors.trim() };
 }
 
@@ -54,9 +84,15 @@ const log = (directory: string) => readFileSync(path.join(directory, "log")).toS
 // ------------------------------------------ Bad input -------------------------------------------
 
 /** What somebody did wrong, what they must be told, and the exit code. */
-type Wrong = { what: string; args: string[]; code: number; says: RegExp; options?: Options;
+type Wrong = {
+  what: string;
+  args: string[];
+  code: number;
+  says: RegExp;
+  options?: Options;
   /** A directory of data, of which nothing may be lost. */
-  keeps?: string };
+  keeps?: string;
+};
 const shown: string[] = [];
 
 /** A pipe would end a cell of the table. */
@@ -97,8 +133,11 @@ async function expectRefusal(wrong: Wrong): Promise<void> {
   const about = begun === ""
     ? {}
     : { time: expect.any(String), level: "ERROR", server: expect.any(String), message };
-  expect(JSON.parse(last)).toEqual({ ...about, ok: false,
-    error: { code: expect.any(String), message } });
+  expect(JSON.parse(last)).toEqual({
+    ...about,
+    ok: false,
+    error: { code: expect.any(String), message },
+  });
   for (const event of events) expect(JSON.parse(event)).toHaveProperty("message");
   expect(inJson.errors).toBe("");
   expect(inJson.code).toBe(code);
@@ -143,162 +182,400 @@ describe("bad input", () => {
   ) => ["--host", "127.0.0.1", "--port", port, "--data", temporaryDirectory(), ...more];
 
   refuses("commands and flags", () => [
-    { what: "no arguments", args: [], code: 2,
-      says: /^A server needs --host and --port, or a client a command: .*--test.*--help/ },
-    { what: "an unknown flag", args: ["--prot", "48000"], code: 2,
-      says: /^There is no flag --prot\. 'bun cli\.ts --help' lists them/ },
+    {
+      what: "no arguments",
+      args: [],
+      code: 2,
+      says: /^A server needs --host and --port, or a client a command: .*--test.*--help/,
+    },
+    {
+      what: "an unknown flag",
+      args: ["--prot", "48000"],
+      code: 2,
+      says: /^There is no flag --prot\. 'bun cli\.ts --help' lists them/,
+    },
     { what: "a flag without its value", args: ["--port"], code: 2, says: /--port.*--help/ },
-    { what: "a value that looks like a flag", args: ["put", "KEY", "-5"], code: 2,
-      says: /no flag -5\..* behind --\.$/ },
-    { what: "an unknown command", args: ["putt", "a", "b"], code: 2,
-      says: /^There is no command "putt"\. There are put, get,/ },
-    { what: "a command named like a property", args: ["constructor"], code: 2,
-      says: /^There is no command "constructor"/ },
-    { what: "too few words", args: ["put", "a"], code: 2,
-      says: /^Wrong number of words for "put": 1 instead of 2\. .*: bun cli\.ts put KEY VALUE$/ },
-    { what: "too many words", args: ["put", "a", "hello", "world"], code: 2,
-      says: /^Wrong number of words for "put": 3 instead of 2\. .*quotes/ },
-    { what: "a server's flag at a client", args: ["status", "--port", "48000"], code: 2,
-      says: /^--port is for servers, .*--peers/ },
-    { what: "a client's flag at a server", args: server("--timeout", "100"), code: 2,
-      says: /^--timeout is for clients/ },
-    { what: "half a command", args: ["members"], code: 2,
-      says: /^There is no command "members"\. .*members list, members add, members remove/ },
-    { what: "a member without an address", args: ["members", "add", "d", ...where], code: 2,
-      says: /^"d" is not the address of a server\. Write HOST:PORT, or NAME=HOST:PORT/ },
-    { what: "--force where it has no effect", args: ["members", "add", "d=h:1", "--force"], code: 2,
-      says: /^--force is for "members remove"/ },
-    { what: "to remove the last member",
-      args: ["members", "remove", `127.0.0.1:${taken}`, ...where], code: 5,
-      says: /^The server refuses: nobody would be left who has a vote\.$/ },
-    { what: "to remove a server that is no member",
-      args: ["members", "remove", "127.0.0.1:9", ...where], code: 1,
-      says: /^127\.0\.0\.1:9 is no member\. The members are 127\.0\.0\.1:\d+\.$/ },
-    { what: "to join nobody", args: server("--join"), code: 2,
-      says: /^A server that is to join a cluster needs the addresses of some .*--peers/ },
-    { what: "--test with a flag of one server", args: ["--test", "--port", "48000"], code: 2,
-      says: /^--test takes no command/ },
+    {
+      what: "a value that looks like a flag",
+      args: ["put", "KEY", "-5"],
+      code: 2,
+      says: /no flag -5\..* behind --\.$/,
+    },
+    {
+      what: "an unknown command",
+      args: ["putt", "a", "b"],
+      code: 2,
+      says: /^There is no command "putt"\. There are put, get,/,
+    },
+    {
+      what: "a command named like a property",
+      args: ["constructor"],
+      code: 2,
+      says: /^There is no command "constructor"/,
+    },
+    {
+      what: "too few words",
+      args: ["put", "a"],
+      code: 2,
+      says: /^Wrong number of words for "put": 1 instead of 2\. .*: bun cli\.ts put KEY VALUE$/,
+    },
+    {
+      what: "too many words",
+      args: ["put", "a", "hello", "world"],
+      code: 2,
+      says: /^Wrong number of words for "put": 3 instead of 2\. .*quotes/,
+    },
+    {
+      what: "a server's flag at a client",
+      args: ["status", "--port", "48000"],
+      code: 2,
+      says: /^--port is for servers, .*--peers/,
+    },
+    {
+      what: "a client's flag at a server",
+      args: server("--timeout", "100"),
+      code: 2,
+      says: /^--timeout is for clients/,
+    },
+    {
+      what: "half a command",
+      args: ["members"],
+      code: 2,
+      says: /^There is no command "members"\. .*members list, members add, members remove/,
+    },
+    {
+      what: "a member without an address",
+      args: ["members", "add", "d", ...where],
+      code: 2,
+      says: /^"d" is not the address of a server\. Write HOST:PORT, or NAME=HOST:PORT/,
+    },
+    {
+      what: "--force where it has no effect",
+      args: ["members", "add", "d=h:1", "--force"],
+      code: 2,
+      says: /^--force is for "members remove"/,
+    },
+    {
+      what: "to remove the last member",
+      args: ["members", "remove", `127.0.0.1:${taken}`, ...where],
+      code: 5,
+      says: /^The server refuses: nobody would be left who has a vote\.$/,
+    },
+    {
+      what: "to remove a server that is no member",
+      args: ["members", "remove", "127.0.0.1:9", ...where],
+      code: 1,
+      says: /^127\.0\.0\.1:9 is no member\. The members are 127\.0\.0\.1:\d+\.$/,
+    },
+    {
+      what: "to join nobody",
+      args: server("--join"),
+      code: 2,
+      says: /^A server that is to join a cluster needs the addresses of some .*--peers/,
+    },
+    {
+      what: "--test with a flag of one server",
+      args: ["--test", "--port", "48000"],
+      code: 2,
+      says: /^--test takes no command/,
+    },
   ]);
 
   refuses("addresses and peers", () => [
-    { what: "a port out of range", args: server("--port", "123456"), code: 2,
-      says: /^--port cannot be "123456"\. It takes a number from 1 to 65535/ },
-    { what: "a port that is no number", args: server("--port", "http"), code: 2,
-      says: /^--port cannot be "http"/ },
+    {
+      what: "a port out of range",
+      args: server("--port", "123456"),
+      code: 2,
+      says: /^--port cannot be "123456"\. It takes a number from 1 to 65535/,
+    },
+    {
+      what: "a port that is no number",
+      args: server("--port", "http"),
+      code: 2,
+      says: /^--port cannot be "http"/,
+    },
     { what: "no port", args: ["--host", "127.0.0.1"], code: 2, says: /^A server needs --port/ },
-    { what: "a peer without a port", args: server("--peers", "127.0.0.1"), code: 2,
-      says: /^"127\.0\.0\.1" is not the address of a server\. Write HOST:PORT/ },
-    { what: "a peer that is oneself", args: server("--peers", `127.0.0.1:${port}`), code: 2,
-      says: /own peer/ },
-    { what: "duplicate peers", args: server("--peers", "127.0.0.1:9,127.0.0.1:9"), code: 2,
-      says: /listed twice/ },
-    { what: "two names for one peer", args: server("--peers", "a=127.0.0.1:9,b=127.0.0.1:9"),
-      code: 2, says: /listed twice/ },
-    { what: "an empty list of peers", args: server("--peers", ""), code: 2,
-      says: /^--peers is empty\. Write HOST:PORT of the others, or leave it out/ },
-    { what: "a name that peers cannot write", args: server("--name", "a b"), code: 2,
-      says: /^--name cannot be "a b"/ },
-    { what: "an address that no interface has", args: server("--host", "192.0.2.1"), code: 5,
+    {
+      what: "a peer without a port",
+      args: server("--peers", "127.0.0.1"),
+      code: 2,
+      says: /^"127\.0\.0\.1" is not the address of a server\. Write HOST:PORT/,
+    },
+    {
+      what: "a peer that is oneself",
+      args: server("--peers", `127.0.0.1:${port}`),
+      code: 2,
+      says: /own peer/,
+    },
+    {
+      what: "duplicate peers",
+      args: server("--peers", "127.0.0.1:9,127.0.0.1:9"),
+      code: 2,
+      says: /listed twice/,
+    },
+    {
+      what: "two names for one peer",
+      args: server("--peers", "a=127.0.0.1:9,b=127.0.0.1:9"),
+      code: 2,
+      says: /listed twice/,
+    },
+    {
+      what: "an empty list of peers",
+      args: server("--peers", ""),
+      code: 2,
+      says: /^--peers is empty\. Write HOST:PORT of the others, or leave it out/,
+    },
+    {
+      what: "a name that peers cannot write",
+      args: server("--name", "a b"),
+      code: 2,
+      says: /^--name cannot be "a b"/,
+    },
+    {
+      what: "an address that no interface has",
+      args: server("--host", "192.0.2.1"),
+      code: 5,
       says:
-        /^Cannot listen on 192\.0\.2\.1:\d+: no network interface has that address\. Use one of/ },
-    { what: "a port in use", args: server("--port", taken), code: 5,
-      says: /another process has that port\. Stop it, or use another port/ },
-    { what: "its own name does not resolve", args: server("--host", NOWHERE), code: 5,
-      says: /^Cannot listen on .*: the name does not resolve\. Use one of/ },
-    { what: "every address, and no name",
-      args: server("--host", "0.0.0.0", "--secret-file", secretFile()), code: 2,
-      says: /^0\.0\.0\.0 is every address .* --name/ },
-    { what: "no secret, and not on loopback", args: server("--host", "0.0.0.0"), code: 2,
-      says: /^Without a secret .*bun cli\.ts secret > raft\.secret.*--secret-file raft\.secret/ },
-    { what: "timeouts that contradict each other",
-      args: server("--heartbeat", "600", "--election-timeout", "1000"), code: 2,
-      says: /^A heartbeat every 600 ms is less than two in an election timeout of 1000 ms: one/ },
-    { what: "a time that is none", args: server("--heartbeat", "soon"), code: 2,
-      says: /^--heartbeat cannot be "soon"\. It takes whole milliseconds/ },
-    { what: "a time of nothing", args: ["get", "a", "--timeout", "0"], code: 2,
-      says: /^--timeout cannot be "0"/ },
+        /^Cannot listen on 192\.0\.2\.1:\d+: no network interface has that address\. Use one of/,
+    },
+    {
+      what: "a port in use",
+      args: server("--port", taken),
+      code: 5,
+      says: /another process has that port\. Stop it, or use another port/,
+    },
+    {
+      what: "its own name does not resolve",
+      args: server("--host", NOWHERE),
+      code: 5,
+      says: /^Cannot listen on .*: the name does not resolve\. Use one of/,
+    },
+    {
+      what: "every address, and no name",
+      args: server("--host", "0.0.0.0", "--secret-file", secretFile()),
+      code: 2,
+      says: /^0\.0\.0\.0 is every address .* --name/,
+    },
+    {
+      what: "no secret, and not on loopback",
+      args: server("--host", "0.0.0.0"),
+      code: 2,
+      says: /^Without a secret .*bun cli\.ts secret > raft\.secret.*--secret-file raft\.secret/,
+    },
+    {
+      what: "timeouts that contradict each other",
+      args: server("--heartbeat", "600", "--election-timeout", "1000"),
+      code: 2,
+      says: /^A heartbeat every 600 ms is less than two in an election timeout of 1000 ms: one/,
+    },
+    {
+      what: "a time that is none",
+      args: server("--heartbeat", "soon"),
+      code: 2,
+      says: /^--heartbeat cannot be "soon"\. It takes whole milliseconds/,
+    },
+    {
+      what: "a time of nothing",
+      args: ["get", "a", "--timeout", "0"],
+      code: 2,
+      says: /^--timeout cannot be "0"/,
+    },
   ]);
 
   refuses("secrets and keys", () => {
     const secret = (file: string, ...more: string[]) => server("--secret-file", file, ...more);
     const key = secretFile("ab".repeat(32));
     return [
-      { what: "a secret that others can read", args: secret(secretFile(SECRET, 0o644)), code: 2,
-        says: /can be read by others\. Forbid it: chmod 600 .* read-only mount, set RAFT_SECRET / },
-      { what: "a secret that is too short", args: secret(secretFile("swordfish")), code: 2,
-        says: /has 9 characters, and needs at least 16\. Copy the cluster's own/ },
-      { what: "an empty secret", args: secret(secretFile("\n")), code: 2,
-        says: /is empty\. Copy the cluster's own/ },
-      { what: "no such file", args: secret(`${temporaryDirectory()}/none`), code: 2,
-        says:
-          /is not there\. Copy the .*\. Only for a new cluster: bun cli\.ts secret > .*none\.$/ },
-      { what: "no such file, to join", code: 2,
+      {
+        what: "a secret that others can read",
+        args: secret(secretFile(SECRET, 0o644)),
+        code: 2,
+        says: /can be read by others\. Forbid it: chmod 600 .* read-only mount, set RAFT_SECRET /,
+      },
+      {
+        what: "a secret that is too short",
+        args: secret(secretFile("swordfish")),
+        code: 2,
+        says: /has 9 characters, and needs at least 16\. Copy the cluster's own/,
+      },
+      {
+        what: "an empty secret",
+        args: secret(secretFile("\n")),
+        code: 2,
+        says: /is empty\. Copy the cluster's own/,
+      },
+      {
+        what: "no such file",
+        args: secret(`${temporaryDirectory()}/none`),
+        code: 2,
+        says: /is not there\. Copy the .*\. Only for a new cluster: bun cli\.ts secret > .*none\.$/,
+      },
+      {
+        what: "no such file, to join",
+        code: 2,
         args: secret(`${temporaryDirectory()}/none`, "--join", "--peers", where[1] ?? ""),
-        says: /none is not there\. Copy the cluster's own to here\.$/ },
-      { what: "no such file, at a client", code: 2,
+        says: /none is not there\. Copy the cluster's own to here\.$/,
+      },
+      {
+        what: "no such file, at a client",
+        code: 2,
         args: ["get", "a", ...where, "--secret-file", `${temporaryDirectory()}/none`],
-        says: /none is not there\. Copy the cluster's own to here\.$/ },
-      { what: "no such directory", args: secret(`${secretFile()}/none`), code: 2,
-        says: /--secret-file .* (is not there|cannot be read)\. / },
-      { what: "a directory in place of a file", args: secret(temporaryDirectory()), code: 2,
-        says: /cannot be read\. EISDIR/ },
-      { what: "a secret that is no text", args: secret(secretFile(Buffer.alloc(32, 0xff))), code: 2,
-        says: /holds bytes that are no text\. Copy the cluster's own/ },
-      { what: "RAFT_SECRET too short", args: server(), options: { env: { RAFT_SECRET: "word" } },
-        code: 2, says: /^RAFT_SECRET has 4 characters, and needs at least 16/ },
-      { what: "RAFT_SECRET empty", args: ["get", "a", ...where],
-        options: { env: { RAFT_SECRET: "" } }, code: 2, says: /^RAFT_SECRET is empty/ },
-      { what: "secret and key at once", code: 2,
+        says: /none is not there\. Copy the cluster's own to here\.$/,
+      },
+      {
+        what: "no such directory",
+        args: secret(`${secretFile()}/none`),
+        code: 2,
+        says: /--secret-file .* (is not there|cannot be read)\. /,
+      },
+      {
+        what: "a directory in place of a file",
+        args: secret(temporaryDirectory()),
+        code: 2,
+        says: /cannot be read\. EISDIR/,
+      },
+      {
+        what: "a secret that is no text",
+        args: secret(secretFile(Buffer.alloc(32, 0xff))),
+        code: 2,
+        says: /holds bytes that are no text\. Copy the cluster's own/,
+      },
+      {
+        what: "RAFT_SECRET too short",
+        args: server(),
+        options: { env: { RAFT_SECRET: "word" } },
+        code: 2,
+        says: /^RAFT_SECRET has 4 characters, and needs at least 16/,
+      },
+      {
+        what: "RAFT_SECRET empty",
+        args: ["get", "a", ...where],
+        options: { env: { RAFT_SECRET: "" } },
+        code: 2,
+        says: /^RAFT_SECRET is empty/,
+      },
+      {
+        what: "secret and key at once",
+        code: 2,
         args: ["get", "a", ...where, "--secret-file", secretFile(), "--client-key-file", key],
-        says: /^--secret-file and --client-key-file are both given\. A client takes one/ },
-      { what: "both in the environment", args: ["get", "a", ...where], code: 2,
+        says: /^--secret-file and --client-key-file are both given\. A client takes one/,
+      },
+      {
+        what: "both in the environment",
+        args: ["get", "a", ...where],
+        code: 2,
         options: { env: { RAFT_SECRET: SECRET, RAFT_CLIENT_KEY: "ab".repeat(32) } },
-        says: /^RAFT_SECRET and RAFT_CLIENT_KEY are both set\. / },
-      { what: "a client's key that is none", code: 2,
+        says: /^RAFT_SECRET and RAFT_CLIENT_KEY are both set\. /,
+      },
+      {
+        what: "a client's key that is none",
+        code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile()],
-        says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/ },
-      { what: "a client's key that others can read", code: 2,
+        says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/,
+      },
+      {
+        what: "a client's key that others can read",
+        code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile("ab".repeat(32), 0o640)],
-        says: /^--client-key-file .* can be read by others\. Forbid it: .* set RAFT_CLIENT_KEY / },
-      { what: "no such key", code: 2,
+        says: /^--client-key-file .* can be read by others\. Forbid it: .* set RAFT_CLIENT_KEY /,
+      },
+      {
+        what: "no such key",
+        code: 2,
         args: ["get", "a", ...where, "--client-key-file", `${temporaryDirectory()}/none`],
-        says: /is not there\. Copy the cluster's own to here/ },
-      { what: "a server with a client's key", args: server("--client-key-file", key), code: 2,
-        says: /^--client-key-file is for clients/ },
-      { what: "a server with only a client's key", args: server(), code: 2,
+        says: /is not there\. Copy the cluster's own to here/,
+      },
+      {
+        what: "a server with a client's key",
+        args: server("--client-key-file", key),
+        code: 2,
+        says: /^--client-key-file is for clients/,
+      },
+      {
+        what: "a server with only a client's key",
+        args: server(),
+        code: 2,
         options: { env: { RAFT_CLIENT_KEY: "ab".repeat(32) } },
-        says: /^RAFT_CLIENT_KEY is for clients: .*--secret-file/ },
-      { what: "client-key without a secret", args: ["client-key"], code: 2,
-        says: /^The clients' key is made of the secret: give --secret-file, or RAFT_SECRET/ },
+        says: /^RAFT_CLIENT_KEY is for clients: .*--secret-file/,
+      },
+      {
+        what: "client-key without a secret",
+        args: ["client-key"],
+        code: 2,
+        says: /^The clients' key is made of the secret: give --secret-file, or RAFT_SECRET/,
+      },
     ];
   });
 
   refuses("keys and values", () => [
-    { what: "an empty key", args: ["put", "", "value", ...where], code: 2,
-      says: /^The key is empty\. / },
-    { what: "key and value too large", args: ["put", "key", "v".repeat(64_000), ...where], code: 5,
-      says: /^\d+ bytes are too many for a datagram, .* 64000.*[Ss]plit/ },
-    { what: "a key too large", args: ["get", "k".repeat(64_000), ...where], code: 5,
-      says: /bytes are too many for a datagram/ },
-    { what: "a value too large, on standard input", args: ["put", "key", "-", ...where], code: 5,
+    {
+      what: "an empty key",
+      args: ["put", "", "value", ...where],
+      code: 2,
+      says: /^The key is empty\. /,
+    },
+    {
+      what: "key and value too large",
+      args: ["put", "key", "v".repeat(64_000), ...where],
+      code: 5,
+      says: /^\d+ bytes are too many for a datagram, .* 64000.*[Ss]plit/,
+    },
+    {
+      what: "a key too large",
+      args: ["get", "k".repeat(64_000), ...where],
+      code: 5,
+      says: /bytes are too many for a datagram/,
+    },
+    {
+      what: "a value too large, on standard input",
+      args: ["put", "key", "-", ...where],
+      code: 5,
       options: { input: new Uint8Array(10_000_000) },
-      says: /^Standard input has more than 64000 bytes.*Nothing was sent/ },
-    { what: "bytes that are not UTF-8", args: ["get", ...where], code: 2,
+      says: /^Standard input has more than 64000 bytes.*Nothing was sent/,
+    },
+    {
+      what: "bytes that are not UTF-8",
+      args: ["get", ...where],
+      code: 2,
       options: { shell: `exec "$0" "$@" "$(printf '\\303\\050')"` },
-      says: /has bytes that are not UTF-8, .*--base64/ },
-    { what: "no base64", args: ["get", "a key", "--base64", ...where], code: 2,
-      says: /^"a key" is not base64\. / },
-    { what: "no such key", args: ["get", "__proto__", ...where], code: 1,
-      says: /^There is no value for "__proto__"\.$/ },
-    { what: "no such key to delete", args: ["delete", "constructor", ...where], code: 1,
-      says: /^There is no value for "constructor"\.$/ },
-    { what: "another value than expected", args: ["cas", "precious", "other", "new", ...where],
-      code: 1, says: /^The value of "precious" is not "other", and stays as it is\.$/ },
-    { what: "nobody there", args: ["get", "a", "--peers", `127.0.0.1:${port}`, "--timeout", "300"],
-      code: 5, says: /^No answer in 300 ms\. .*never heard/ },
-    { what: "another cluster's name",
-      args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"], code: 5,
-      says: /^No answer in 300 ms\. .* cluster\? .*never heard/ },
+      says: /has bytes that are not UTF-8, .*--base64/,
+    },
+    {
+      what: "no base64",
+      args: ["get", "a key", "--base64", ...where],
+      code: 2,
+      says: /^"a key" is not base64\. /,
+    },
+    {
+      what: "no such key",
+      args: ["get", "__proto__", ...where],
+      code: 1,
+      says: /^There is no value for "__proto__"\.$/,
+    },
+    {
+      what: "no such key to delete",
+      args: ["delete", "constructor", ...where],
+      code: 1,
+      says: /^There is no value for "constructor"\.$/,
+    },
+    {
+      what: "another value than expected",
+      args: ["cas", "precious", "other", "new", ...where],
+      code: 1,
+      says: /^The value of "precious" is not "other", and stays as it is\.$/,
+    },
+    {
+      what: "nobody there",
+      args: ["get", "a", "--peers", `127.0.0.1:${port}`, "--timeout", "300"],
+      code: 5,
+      says: /^No answer in 300 ms\. .*never heard/,
+    },
+    {
+      what: "another cluster's name",
+      args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"],
+      code: 5,
+      says: /^No answer in 300 ms\. .* cluster\? .*never heard/,
+    },
   ]);
 
   test("after all of these, nothing was logged or lost", async () => {
@@ -359,9 +636,10 @@ describe("bad input about data", () => {
     const directory = temporaryDirectory();
     const inside = `cd '${directory}' && exec "$0" "$@"`;
     const [port] = await freePorts(1);
-    const start = (host: string,
-      ...more: string[]) => ["--host", host, "--port", `${port}`, "--peers", "127.0.0.1:9",
-      ...more];
+    const start = (
+      host: string,
+      ...more: string[]
+    ) => ["--host", host, "--port", `${port}`, "--peers", "127.0.0.1:9", ...more];
     const startInside = async (args: string[], line: string) => {
       const program = new Program(args, {}, ["sh", "-c", inside]);
       await eventually(line, () => program.output.includes(line) || undefined);
@@ -371,61 +649,97 @@ describe("bad input about data", () => {
     const first = await startInside(start("127.0.0.1"), `Server listening on ${old}\n`);
     await first.kill();
     const data = path.join(directory, "raft-data");
-    await expectRefusal({ what: "the line of before with another --host", args: start("localhost"),
-      code: 2, keeps: path.join(data, old), options: { shell: inside },
-      says: new RegExp(`^raft-data/${old} holds the data of the server ${old} of the cluster ` +
-        `raft, which does not run\\. Without --name this server is called localhost:${port}, ` +
-        `.* add --name ${old}, .* add --data DIR\\.$`) });
+    await expectRefusal({
+      what: "the line of before with another --host",
+      args: start("localhost"),
+      code: 2,
+      keeps: path.join(data, old),
+      options: { shell: inside },
+      says: new RegExp(
+        `^raft-data/${old} holds the data of the server ${old} of the cluster `
+          + `raft, which does not run\\. Without --name this server is called localhost:${port}, `
+          + `.* add --name ${old}, .* add --data DIR\\.$`,
+      ),
+    });
     expect(readdirSync(data)).toEqual([old]);
-    const again = await startInside(start("localhost", "--name", old),
-      `Server listening on localhost:${port} (127.0.0.1)\n`);
+    const again = await startInside(
+      start("localhost", "--name", old),
+      `Server listening on localhost:${port} (127.0.0.1)\n`,
+    );
     // Beside a server that runs, another one is nothing special.
-    const other = await startInside(["--host", "127.0.0.2", ...start("localhost").slice(2)],
-      "- Peers: [");
-    await eventually("it starts",
-      () => /Server listening|Cannot listen/.test(other.output + other.errors) || undefined);
+    const other = await startInside(
+      ["--host", "127.0.0.2", ...start("localhost").slice(2)],
+      "- Peers: [",
+    );
+    await eventually(
+      "it starts",
+      () => /Server listening|Cannot listen/.test(other.output + other.errors) || undefined,
+    );
     for (const program of [again, other]) await program.kill();
   });
 
   test("a directory in use, or of another server or cluster, is left as it is", async () => {
     const mine = await used();
     const [, , , port = ""] = mine.args;
-    await expectRefusal({ what: "data of another server", args: [...mine.args, "--name", "other"],
-      code: 3, keeps: mine.data,
-      says: /log holds the data of server .*, not of other .*\. Take another directory, or/ });
-    await expectRefusal({ what: "data of another cluster",
-      args: [...mine.args, "--cluster", "other"], code: 3, keeps: mine.data,
-      says: /log holds the data of server .* of cluster raft, not of .* of other\. / });
+    await expectRefusal({
+      what: "data of another server",
+      args: [...mine.args, "--name", "other"],
+      code: 3,
+      keeps: mine.data,
+      says: /log holds the data of server .*, not of other .*\. Take another directory, or/,
+    });
+    await expectRefusal({
+      what: "data of another cluster",
+      args: [...mine.args, "--cluster", "other"],
+      code: 3,
+      keeps: mine.data,
+      says: /log holds the data of server .* of cluster raft, not of .* of other\. /,
+    });
     const running = new Program(mine.args);
     await eventually("it listens", () => running.output.includes("listening on ") || undefined);
     const [free] = await freePorts(1);
-    await expectRefusal({ what: "data of a running server", code: 3,
+    await expectRefusal({
+      what: "data of a running server",
+      code: 3,
       args: [...mine.args, "--port", String(free), "--name", `127.0.0.1:${port}`],
-      says: /^Cannot use .*: a running server has it\. Stop that one, or take another/ });
+      says: /^Cannot use .*: a running server has it\. Stop that one, or take another/,
+    });
     await running.kill();
     await expectKept(mine);
   });
 
   test("a directory that cannot be written, or is damaged, is left as it is", async () => {
     const mine = await used();
-    await expectRefusal({ what: "a directory that cannot be made", code: 3,
+    await expectRefusal({
+      what: "a directory that cannot be made",
+      code: 3,
       args: [...mine.args, "--data", `${secretFile()}/below-a-file`],
-      says: /^Cannot use .*\. Take a directory that this user may write to\.$/ });
+      says: /^Cannot use .*\. Take a directory that this user may write to\.$/,
+    });
     const file = path.join(mine.data, "log");
     const good = readFileSync(file);
     writeFileSync(file, "These are not the bytes of a log.");
-    await expectRefusal({ what: "a file that is no log", args: mine.args, code: 3, keeps: mine.data,
-      says:
-        /log does not begin as a log of raft\.ts does, and is left as it is\. Restore it, or/ });
+    await expectRefusal({
+      what: "a file that is no log",
+      args: mine.args,
+      code: 3,
+      keeps: mine.data,
+      says: /log does not begin as a log of raft\.ts does, and is left as it is\. Restore it, or/,
+    });
     // One bit in the first frame behind the one with which every log begins.
     const second = good.indexOf(good.subarray(0, 4), 4);
     expect(second).toBeGreaterThan(0);
     const damaged = Buffer.from(good);
     damaged[second + 12] = (damaged[second + 12] ?? 0) ^ 1;
     writeFileSync(file, damaged);
-    await expectRefusal({ what: "a damaged log", args: mine.args, code: 3, keeps: mine.data,
+    await expectRefusal({
+      what: "a damaged log",
+      args: mine.args,
+      code: 3,
+      keeps: mine.data,
       says:
-        /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/ });
+        /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/,
+    });
     writeFileSync(file, good);
     await expectKept(mine);
   });
@@ -438,8 +752,8 @@ describe("bad input about data", () => {
     const [port] = await freePorts(1);
     const data = temporaryDirectory();
     const server = `"$0" "$@" --host 127.0.0.1 --port ${port} --data ${data}`;
-    const script = `${mount} ${data} && head -c 1800000 /dev/zero > ${data}/other && ` +
-      `{ ${server}; echo "ended with $?"; rm ${data}/other && exec ${server}; }`;
+    const script = `${mount} ${data} && head -c 1800000 /dev/zero > ${data}/other && `
+      + `{ ${server}; echo "ended with $?"; rm ${data}/other && exec ${server}; }`;
     const child = Bun.spawn([...unshare, "sh", "-c", script, process.execPath, CLI], {
       stdin: "ignore",
       stdout: "pipe",
@@ -458,8 +772,10 @@ describe("bad input about data", () => {
     }
     child.kill();
     await child.exited;
-    const [output, errors] = await Promise.all([new Response(child.stdout).text(),
-      new Response(child.stderr).text()]);
+    const [output, errors] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
     expect(output).toContain("ended with 3\n");
     const [, , reason] = FATAL.exec(errors) ?? [];
     expect(reason).toMatch(
@@ -486,8 +802,10 @@ describe("clients and scripts", () => {
     expect(await cli(["put", "any bytes", "-", ...where], { input })).toMatchObject({ code: 0 });
     // The reader is slow, and the value larger than what a pipe holds beside what it has read.
     const slow = { shell: "\"$0\" \"$@\" | { sleep 1; cat; }" };
-    const [got, json] = await Promise.all([cli(["get", "any bytes", ...where], slow),
-      cli(["get", "any bytes", "--json", ...where], slow)]);
+    const [got, json] = await Promise.all([
+      cli(["get", "any bytes", ...where], slow),
+      cli(["get", "any bytes", "--json", ...where], slow),
+    ]);
     expect(Buffer.from(got.bytes).equals(Buffer.from(input))).toBe(true);
     const base64 = Buffer.from(input).toString("base64");
     expect(JSON.parse(json.output)).toEqual({ ok: true, value: null, base64 });
@@ -536,11 +854,25 @@ describe("clients and scripts", () => {
     expect(await json("get", "word")).toEqual([1, failed("absent")]);
     expect(await json("get", "word", "more")).toEqual([2, failed("usage")]);
     const [leader = ""] = where[1]?.split(",") ?? [];
-    expect(await json("status")).toEqual([0, { ...ok, leader, troubles: [], servers: [
-      { name: leader, role: "Leader", term: expect.any(Number), lastIndex: expect.any(Number),
-        commitIndex: expect.any(Number), lag: 0, heardMs: null, roundTripMs: null, address: null,
-        logBytes: expect.any(Number) },
-    ] }]);
+    expect(await json("status")).toEqual([0, {
+      ...ok,
+      leader,
+      troubles: [],
+      servers: [
+        {
+          name: leader,
+          role: "Leader",
+          term: expect.any(Number),
+          lastIndex: expect.any(Number),
+          commitIndex: expect.any(Number),
+          lag: 0,
+          heardMs: null,
+          roundTripMs: null,
+          address: null,
+          logBytes: expect.any(Number),
+        },
+      ],
+    }]);
   });
 
   test("a write that may have been done is not said to have failed", async () => {
@@ -558,10 +890,12 @@ describe("clients and scripts", () => {
     await promise;
     const detour = ["--peers", `${server}=127.0.0.1:${relay.address().port}`, ...where.slice(2)];
     expect(await cli(["put", "passed", "on", ...detour])).toMatchObject({ code: 0 });
-    await expectRefusal({ what: "no answer to a write", code: 4,
+    await expectRefusal({
+      what: "no answer to a write",
+      code: 4,
       args: ["put", "swallowed", "up", ...detour, "--timeout", "500"],
-      says:
-        /^No answer in 500 ms: the command may have been applied, .*Read before you repeat it/ });
+      says: /^No answer in 500 ms: the command may have been applied, .*Read before you repeat it/,
+    });
     relay.close();
   });
 
@@ -572,8 +906,10 @@ describe("clients and scripts", () => {
     expect(await child.exited).toBe(0);
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(readFileSync(file, "utf8")).toMatch(/^\S{43}\n$/);
-    const [key, again] = [await cli(["client-key", "--secret-file", file]),
-      await cli(["client-key", "--json"], { env: { RAFT_SECRET: readFileSync(file, "utf8") } })];
+    const [key, again] = [
+      await cli(["client-key", "--secret-file", file]),
+      await cli(["client-key", "--json"], { env: { RAFT_SECRET: readFileSync(file, "utf8") } }),
+    ];
     expect(key.output).toMatch(/^[0-9a-f]{64}\n$/);
     expect(JSON.parse(again.output)).toEqual({ ok: true, clientKey: key.output.trim() });
     const other = await cli(["client-key", "--secret-file", file, "--cluster", "other"]);
@@ -596,8 +932,16 @@ describe("output", () => {
 
   test.if(hasProc)("that cannot be written is an error, for every command", async () => {
     const places = { full: "> /dev/full", closed: ">&-", "open only to read": "1< /dev/null" };
-    const commands = [["--help"], ["--version"], ["secret"], ["get", "word"], ["status"], ["put",
-      "word", "one"], ["members", "list"], ["get", "word", "--json"]];
+    const commands = [
+      ["--help"],
+      ["--version"],
+      ["secret"],
+      ["get", "word"],
+      ["status"],
+      ["put", "word", "one"],
+      ["members", "list"],
+      ["get", "word", "--json"],
+    ];
     for (const [what, redirection] of Object.entries(places)) {
       for (const words of commands) {
         const args = words.length === 1 && words[0] !== "status" ? words : [...words, ...where];
@@ -625,8 +969,11 @@ describe("output", () => {
   test.if(hasProc)("of a server is lost, which is told once, and the server runs on", async () => {
     const [port] = await freePorts(1);
     const via = ["sh", "-c", "exec \"$@\" > /dev/full", "sh"];
-    const program = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--data",
-      temporaryDirectory(), ...QUICK], {}, via);
+    const program = new Program(
+      ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory(), ...QUICK],
+      {},
+      via,
+    );
     expect(await cli(["put", "a", "b", "--peers", `127.0.0.1:${port}`])).toMatchObject({ code: 0 });
     program.signal("SIGTERM");
     expect(await program.exited).toBe(5);
@@ -673,9 +1020,17 @@ describe("output", () => {
   test("of a server fits a terminal of 80 columns, and is whole where there is room", async () => {
     const story = async (cols: number) => {
       const [port] = await freePorts(1);
-      return await onTerminal(cols, ["--host", "127.0.0.1", "--port", `${port}`, "--peers",
-        "127.0.0.1:9,127.0.0.1:10", "--data", temporaryDirectory(), ...QUICK],
-        /staying Follower\s+and asking\s+on/);
+      return await onTerminal(cols, [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        `${port}`,
+        "--peers",
+        "127.0.0.1:9,127.0.0.1:10",
+        "--data",
+        temporaryDirectory(),
+        ...QUICK,
+      ], /staying Follower\s+and asking\s+on/);
     };
     const [narrow, wide] = await Promise.all([story(80), story(200)]);
     for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
@@ -691,19 +1046,58 @@ describe("output", () => {
 const MEMBERS = ["a", "b", "c"];
 
 /** A follower of `a` in term 3, whose log ends at 10, committed, and to whom all peers speak. */
-function server(name: string, status: Partial<Status> = {},
-  views: Record<string, Partial<Status["peers"][number]>> = {}): Answer {
-  const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({ name: peer,
-    address: `10.0.0.${i + 1}:48000`, heardMs: 20, told: "" as const, reason: "", roundTripMs: 1,
-    isVoter: true, matchIndex: status.role === "Leader" ? 10 : null, stuck: null, founding: 1,
-    isNamed: true, ...views[peer] })
-  );
-  return { name,
-    status: { name, cluster: "raft", members: configuration(MEMBERS), id: "1", disk: 1, boot: 1,
-      electionTimeoutMs: 1000, heartbeatMs: 100, batchBytes: 1000, windowBytes: 10_000,
-      role: "Follower", term: 3, votedFor: undefined, leader: undefined, lastIndex: 10, lastTerm: 3,
-      commitIndex: 10, lastApplied: 10, snapshotIndex: 0, unsaved: 0, votes: null, needed: 2,
-      founding: 1, silentMs: 20, logBytes: 100, peers, dropped: {}, ...status } };
+function server(
+  name: string,
+  status: Partial<Status> = {},
+  views: Record<string, Partial<Status["peers"][number]>> = {},
+): Answer {
+  const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({
+    name: peer,
+    address: `10.0.0.${i + 1}:48000`,
+    heardMs: 20,
+    told: "" as const,
+    reason: "",
+    roundTripMs: 1,
+    isVoter: true,
+    matchIndex: status.role === "Leader" ? 10 : null,
+    stuck: null,
+    founding: 1,
+    isNamed: true,
+    ...views[peer],
+  }));
+  return {
+    name,
+    status: {
+      name,
+      cluster: "raft",
+      members: configuration(MEMBERS),
+      id: "1",
+      disk: 1,
+      boot: 1,
+      electionTimeoutMs: 1000,
+      heartbeatMs: 100,
+      batchBytes: 1000,
+      windowBytes: 10_000,
+      role: "Follower",
+      term: 3,
+      votedFor: undefined,
+      leader: undefined,
+      lastIndex: 10,
+      lastTerm: 3,
+      commitIndex: 10,
+      lastApplied: 10,
+      snapshotIndex: 0,
+      unsaved: 0,
+      votes: null,
+      needed: 2,
+      founding: 1,
+      silentMs: 20,
+      logBytes: 100,
+      peers,
+      dropped: {},
+      ...status,
+    },
+  };
 }
 
 const absent = (name: string): Answer => ({ name, silence: `${name} (never heard)` });
@@ -712,23 +1106,23 @@ const follows = { leader: "a" };
 const asks = { role: "PreCandidate", votes: 1 } as const;
 const start = "Start those that do not run, and let UDP through to all.";
 const lost = "a has 1 of the 2 votes that are needed of 3";
-const underWay = "There is no leader yet: an election is under way, and nothing that can be seen " +
-  "from here stands against it. Ask again in a moment.";
+const underWay = "There is no leader yet: an election is under way, and nothing that can be seen "
+  + "from here stands against it. Ask again in a moment.";
 
 const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ["all is well", [server("a", leads), server("b", follows), server("c", follows)], []],
   ["nobody answers", [absent("a"), { name: "b", silence: "b (its name does not resolve)" }], [
-    "No server answers: a (never heard), b (its name does not resolve). Do they run ('bun cli.ts " +
-    "--test' starts three here), and are --peers, --cluster and the secret right? Who has them " +
-    "wrong gets no answer.",
+    "No server answers: a (never heard), b (its name does not resolve). Do they run ('bun cli.ts "
+    + "--test' starts three here), and are --peers, --cluster and the secret right? Who has them "
+    + "wrong gets no answer.",
   ]],
   ["two have gone", [
     server("a", asks, { b: { heardMs: 41_000, address: "b" }, c: { heardMs: 300_000 } }),
     absent("b"),
     absent("c"),
   ], [
-    `There is no leader: ${lost}; b has not been heard for 41 s; c has not been heard for 5 min, ` +
-    `its name resolves to 10.0.0.2:48000. ${start}`,
+    `There is no leader: ${lost}; b has not been heard for 41 s; c has not been heard for 5 min, `
+    + `its name resolves to 10.0.0.2:48000. ${start}`,
   ]],
   ["one was never there, its name is unknown, and the other has the newer log", [
     server("a", asks, {
@@ -737,8 +1131,8 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     absent("b"),
     server("c", { lastIndex: 11 }),
   ], [
-    `There is no leader: ${lost}; b has never been heard, its name does not resolve; c refuses: ` +
-    `its log is newer. ${start}`,
+    `There is no leader: ${lost}; b has never been heard, its name does not resolve; c refuses: `
+    + `its log is newer. ${start}`,
   ]],
   ["a longer log of an earlier term is not newer", [
     server("a", asks, { b: { heardMs: null, address: "b" } }),
@@ -758,14 +1152,14 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", asks),
     server("c", asks),
   ], [
-    `There is no leader: ${lost}; b has not been heard for 5 s, though it answers here; c has ` +
-    `not been heard for 2 h, though it answers here. ${start}`,
+    `There is no leader: ${lost}; b has not been heard for 5 s, though it answers here; c has `
+    + `not been heard for 2 h, though it answers here. ${start}`,
   ]],
   ["the others were founded otherwise", [
     server("a", asks, { b: { told: "foreign" }, c: { told: "foreign" } }),
   ], [
-    `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c ` +
-    `was founded with other members, or is of another cluster. ${start}`,
+    `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c `
+    + `was founded with other members, or is of another cluster. ${start}`,
   ]],
   ["an election is under way", [server("a", asks), server("b"), server("c")], [underWay]],
   ["nobody has asked yet, and two do not answer", [
@@ -773,12 +1167,12 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     absent("b"),
     absent("c"),
   ], [
-    "There is no leader: a has 0 of the 2 votes that are needed of 3; b has never been heard; c " +
-    `has never been heard. ${start}`,
+    "There is no leader: a has 0 of the 2 votes that are needed of 3; b has never been heard; c "
+    + `has never been heard. ${start}`,
   ]],
   ["the leader does not answer here", [absent("a"), server("b", follows), server("c", follows)], [
-    "a leads, say those who follow it, but does not answer here: either it has just stopped, and " +
-    "another is elected soon, or this machine cannot reach it by UDP.",
+    "a leads, say those who follow it, but does not answer here: either it has just stopped, and "
+    + "another is elected soon, or this machine cannot reach it by UDP.",
   ]],
   ["a leader of an earlier term does not count", [
     server("a", { ...leads, term: 2 }),
@@ -790,8 +1184,8 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     absent("b"),
     server("c", follows),
   ], [
-    "b has not been heard for 41 s, its name resolves to 10.0.0.1:48000. Start it, or let UDP " +
-    "through between it and a.",
+    "b has not been heard for 41 s, its name resolves to 10.0.0.1:48000. Start it, or let UDP "
+    + "through between it and a.",
   ]],
   ["a follower is heard by the leader only", [
     server("a", leads),
@@ -806,11 +1200,11 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", follows),
     server("c", follows),
   ], [
-    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have " +
-    "them. Without them: b, c.",
-    "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller " +
-    "datagrams do: the path loses large ones. Let IP fragments through (firewalls, tunnels), or " +
-    "keep commands below 1,200 bytes.",
+    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: b, c.",
+    "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller "
+    + "datagrams do: the path loses large ones. Let IP fragments through (firewalls, tunnels), or "
+    + "keep commands below 1,200 bytes.",
   ]],
   ["a follower is far behind", [
     server("a", { ...leads, lastIndex: 5000, commitIndex: 5000 }, {
@@ -820,16 +1214,16 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", follows),
     server("c", follows),
   ], [
-    "b is 2000 entries behind, and is heard: it is catching up. If the number does not fall, its " +
-    "disk is slow, or the network loses datagrams of full size.",
+    "b is 2000 entries behind, and is heard: it is catching up. If the number does not fall, its "
+    + "disk is slow, or the network loses datagrams of full size.",
   ]],
   ["an entry is not committed: the followers lack it", [
     server("a", { ...leads, lastIndex: 11 }),
     server("b", follows),
     server("c", follows),
   ], [
-    "The last entries of the log, from 11 to 11, are not committed yet: 2 of 3 disks must have " +
-    "them. Without them: b, c.",
+    "The last entries of the log, from 11 to 11, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: b, c.",
   ]],
   ["entries are not committed: one has gone, and the leader's own disk is slow", [
     server("a", { ...leads, lastIndex: 15, unsaved: 5 }, {
@@ -839,8 +1233,8 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     absent("b"),
     server("c", follows),
   ], [
-    "The last entries of the log, from 11 to 15, are not committed yet: 2 of 3 disks must have " +
-    "them. Without them: a, b.",
+    "The last entries of the log, from 11 to 15, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: a, b.",
     "b has not been heard for 3 s. Start it, or let UDP through between it and a.",
   ]],
   ["entries are on their way", [
@@ -848,24 +1242,24 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", follows),
     server("c", follows),
   ], [
-    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have " +
-    "them. Ask again in a moment.",
+    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
+    + "them. Ask again in a moment.",
   ]],
   ["one is of a cluster of another name, and does not answer", [
     server("a", leads, { b: { told: "foreign", heardMs: null } }),
     absent("b"),
     server("c", follows),
   ], [
-    "b was founded with other members, or is of another cluster. Give all the same --cluster and " +
-    "--peers.",
+    "b was founded with other members, or is of another cluster. Give all the same --cluster and "
+    + "--peers.",
   ]],
   ["one that answers is of another cluster", [
     server("a", leads, { b: { told: "foreign", heardMs: null } }),
     server("b", { id: "another" }),
     server("c", follows),
   ], [
-    "b is not of the cluster of a, and both refuse each other. If it should be, start it with " +
-    "--join and an empty --data, and write 'bun cli.ts members add'.",
+    "b is not of the cluster of a, and both refuse each other. If it should be, start it with "
+    + "--join and an empty --data, and write 'bun cli.ts members add'.",
   ]],
   ["somebody has another secret", [
     server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
@@ -873,8 +1267,8 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("c", { ...follows, dropped: { misaddressed: 3 } }),
   ], [
     "a has dropped datagrams of another secret or cluster (1): the WARNINGs there tell where from.",
-    "b has dropped datagrams of another secret or cluster (20): the WARNINGs there tell where " +
-    "from.",
+    "b has dropped datagrams of another secret or cluster (20): the WARNINGs there tell where "
+    + "from.",
   ]],
 ];
 
@@ -884,18 +1278,18 @@ const [empty, newDisk] = [{ lastIndex: 0, lastTerm: 0, commitIndex: 0, founding:
   founding: 0,
 }];
 const apart = (one: string, other: string) =>
-  `Two clusters have this name, and take nothing from each other: one of ${one}; one of ${other}. ` +
-  "Keep one: stop the servers of the other, keep their directories aside, and if no majority is " +
-  "left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The others join it " +
-  "with an empty --data.";
+  `Two clusters have this name, and take nothing from each other: one of ${one}; one of ${other}. `
+  + "Keep one: stop the servers of the other, keep their directories aside, and if no majority is "
+  + "left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The others join it "
+  + "with an empty --data.";
 
 TROUBLES.push(["two of three have lost their disks", [
   server("a", asks, { b: newDisk, c: { ...newDisk, heardMs: null } }),
   server("b", empty, { a: { founding: 1 } }),
   absent("c"),
 ], [
-  `There is no leader: ${lost}; b ${NEW_DISK}; c ${NEW_DISK}. Too few disks are left for any ` +
-  "election. Bring the old disks back, or run 'bun cli.ts recover --data DIR' with that of a.",
+  `There is no leader: ${lost}; b ${NEW_DISK}; c ${NEW_DISK}. Too few disks are left for any `
+  + "election. Bring the old disks back, or run 'bun cli.ts recover --data DIR' with that of a.",
 ]], ["one has lost its disk, and another is silent: that one is the way out", [
   server("a", asks, { b: newDisk, c: { heardMs: 5000, address: "c" } }),
   server("b", empty, { a: { founding: 1 } }),
@@ -908,9 +1302,9 @@ TROUBLES.push(["two of three have lost their disks", [
     server("c", empty, { a: { founding: 1 }, b: { founding: 0 } }),
   ],
   [
-    "There is no leader: the disks of b, c are empty, and wait for the log of a. Start a, or let " +
-    "UDP through. If it is gone for good, start the servers with empty disks again: they " +
-    "found a new cluster.",
+    "There is no leader: the disks of b, c are empty, and wait for the log of a. Start a, or let "
+    + "UDP through. If it is gone for good, start the servers with empty disks again: they "
+    + "found a new cluster.",
   ],
 ], ["empty disks are nothing wrong where no server has shown a log", [
   server("a", { ...empty, ...asks }, { b: newDisk, c: newDisk }),
@@ -939,9 +1333,9 @@ TROUBLES.push(["two of three have lost their disks", [
   server("b", { ...follows, lastIndex: 40, commitIndex: 30 }),
   server("c", follows),
 ], [
-  "b has committed entries up to 30, but the log of its leader a ends with 10: disks of a " +
-  "majority were lost, or put back from an older copy. Stop all servers, keep their directories " +
-  "aside, and run 'bun cli.ts recover --data DIR' with that of b.",
+  "b has committed entries up to 30, but the log of its leader a ends with 10: disks of a "
+  + "majority were lost, or put back from an older copy. Stop all servers, keep their directories "
+  + "aside, and run 'bun cli.ts recover --data DIR' with that of b.",
 ]]);
 
 describe("status says", () => {
@@ -969,42 +1363,47 @@ describe("the story warns", () => {
 
   test("of IPv6 addresses as they are written", () => {
     expect(told({ type: "unauthenticated", address: { host: "fe80::1", port: 7 } })).toEqual([
-      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret or cluster. If it is a member, " +
-      "give it the same --secret-file and --cluster",
+      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret or cluster. If it is a member, "
+      + "give it the same --secret-file and --cluster",
     ]);
   });
 
   test("of a cluster with the same members", () => {
     const address = { host: "::1", port: 7 };
-    const event = { type: "foreign", server: "b", address, cluster: "2",
-      members: "a, b, c" } as const;
+    const event = {
+      type: "foreign",
+      server: "b",
+      address,
+      cluster: "2",
+      members: "a, b, c",
+    } as const;
     expect(told(event)).toEqual([
-      "WARNING b is of another cluster with the same members, and we refuse each other. Give all " +
-      "the same --cluster",
+      "WARNING b is of another cluster with the same members, and we refuse each other. Give all "
+      + "the same --cluster",
     ]);
   });
 
   test("of two servers of one name, and where each is", () => {
     const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
     expect(told({ type: "twice", server: "c", address, other })).toEqual([
-      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an " +
-      "earlier start or a disk that was replaced, and is not answered. Stop the one that is " +
-      "wrong. If there is only one, start it with an empty directory",
+      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an "
+      + "earlier start or a disk that was replaced, and is not answered. Stop the one that is "
+      + "wrong. If there is only one, start it with an empty directory",
     ]);
   });
 
   test("of a server that has lost its disk, and what becomes of it", () => {
     expect(told({ type: "lostDisk", server: "c" })).toEqual([
-      "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and " +
-      "has no vote until then",
+      "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and "
+      + "has no vote until then",
     ]);
   });
 
   test("of an entry that never arrives where smaller datagrams do", () => {
     expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
-      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though " +
-      "smaller datagrams do: the path loses large ones. Let IP fragments through (firewalls, " +
-      "tunnels), or keep commands below 1,200 bytes",
+      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though "
+      + "smaller datagrams do: the path loses large ones. Let IP fragments through (firewalls, "
+      + "tunnels), or keep commands below 1,200 bytes",
     ]);
   });
 
@@ -1019,10 +1418,10 @@ describe("the story warns", () => {
     const address = { host: "::1", port: 7 };
     const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
     expect(told(event, ["a", "d"])).toEqual([
-      "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add " +
-      "NAME=HOST:PORT'. --peers only says where to look for the members",
-      "WARNING b was founded with other members, and we refuse each other: it with a, b, we with " +
-      "a, b, c. Start the one that is wrong again, with right --peers and an empty --data",
+      "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add "
+      + "NAME=HOST:PORT'. --peers only says where to look for the members",
+      "WARNING b was founded with other members, and we refuse each other: it with a, b, we with "
+      + "a, b, c. Start the one that is wrong again, with right --peers and an empty --data",
     ]);
   });
 
@@ -1035,8 +1434,8 @@ describe("the story warns", () => {
       for (const event of [lost, lost, leads]) tell(event);
       for (const commitIndex of [i, 10 * i]) tell({ type: "committed", commitIndex });
     }
-    const few = "WARNING No leader, and only 1 of the 2 votes needed to replace it: staying " +
-      "Follower and asking on";
+    const few = "WARNING No leader, and only 1 of the 2 votes needed to replace it: staying "
+      + "Follower and asking on";
     expect(lines).toEqual(
       [1, 2, 3].flatMap((
         i,
@@ -1066,8 +1465,18 @@ describe("servers", () => {
       const port = server.slice(server.lastIndexOf(":") + 1);
       // Both ways of writing an IPv6 address will do.
       const own = i === 0 ? host.replace(/^\[|\]$/g, "") : host;
-      return new Program(["--host", own, "--port", port, "--peers", peers, "--data",
-        temporaryDirectory(), ...QUICK, ...more]);
+      return new Program([
+        "--host",
+        own,
+        "--port",
+        port,
+        "--peers",
+        peers,
+        "--data",
+        temporaryDirectory(),
+        ...QUICK,
+        ...more,
+      ]);
     });
     const status = ["status", "--json", "--peers", servers.join(","), ...more];
     await eventually("they have a leader, and nothing is wrong", async () => {
@@ -1102,8 +1511,17 @@ describe("servers", () => {
   test("a name and a secret let a server listen everywhere", async () => {
     const [port] = await freePorts(1);
     const secret = ["--secret-file", secretFile()];
-    const program = new Program(["--host", "0.0.0.0", "--port", `${port}`, "--name", "alone",
-      "--data", temporaryDirectory(), ...secret]);
+    const program = new Program([
+      "--host",
+      "0.0.0.0",
+      "--port",
+      `${port}`,
+      "--name",
+      "alone",
+      "--data",
+      temporaryDirectory(),
+      ...secret,
+    ]);
     const where = ["--peers", `127.0.0.1:${port}`];
     expect(await cli(["put", "a", "b", ...where, ...secret])).toMatchObject({ code: 0 });
     const key = (await cli(["client-key", ...secret])).output;
@@ -1111,8 +1529,10 @@ describe("servers", () => {
     expect(await cli(["get", "a", ...where], { env })).toMatchObject({ code: 0, output: "b" });
     const other = ["--secret-file", secretFile(`not ${SECRET}`), "--timeout", "300"];
     expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 5, output: "" });
-    await story(program,
-      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret or/);
+    await story(
+      program,
+      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret or/,
+    );
     const status = await cli(["status", ...where, ...secret]);
     expect(status.output).toMatch(
       /\nalone has dropped datagrams of another secret or cluster \(\d+\): /,
@@ -1124,10 +1544,23 @@ describe("servers", () => {
     const [port] = await freePorts(1);
     for (const host of ["127.0.0.1", "localhost"]) {
       const is = host === "localhost" ? "is 127.0.0.1," : "is";
-      const program = await startWarned("a --host of this machine alone", ["--host", host, "--port",
-        `${port}`, "--data", temporaryDirectory(), "--peers", "127.0.0.1:9,far=203.0.113.7:9"],
-        new RegExp(`${host} ${is} a loopback address, which reaches this machine only, and not ` +
-          "far at 203\\.0\\.113\\.7\\. Give --host an address of this machine in that .*"));
+      const program = await startWarned(
+        "a --host of this machine alone",
+        [
+          "--host",
+          host,
+          "--port",
+          `${port}`,
+          "--data",
+          temporaryDirectory(),
+          "--peers",
+          "127.0.0.1:9,far=203.0.113.7:9",
+        ],
+        new RegExp(
+          `${host} ${is} a loopback address, which reaches this machine only, and not `
+            + "far at 203\\.0\\.113\\.7\\. Give --host an address of this machine in that .*",
+        ),
+      );
       expect(program.output.match(/loopback/g)).toHaveLength(1);
       await program.kill();
     }
@@ -1137,9 +1570,11 @@ describe("servers", () => {
     const [port] = await freePorts(1);
     const data = temporaryDirectory();
     const start = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data, ...QUICK];
-    const program = await startWarned("a peer's name does not resolve", [...start, "--peers",
-      `lost=${NOWHERE}:1,127.0.0.1:1`],
-      /Cannot find lost at \S+: .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*'getent hosts .*/);
+    const program = await startWarned("a peer's name does not resolve", [
+      ...start,
+      "--peers",
+      `lost=${NOWHERE}:1,127.0.0.1:1`,
+    ], /Cannot find lost at \S+: .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*'getent hosts .*/);
     await story(program, /WARNING - raft - \S+ - No leader, and only 1 of the 2 votes/);
     const status = await cli(["status", "--peers", `127.0.0.1:${port}`]);
     expect(status).toMatchObject({ code: 5 });
@@ -1152,14 +1587,20 @@ describe("servers", () => {
     expect(await program.exited).toBe(0);
     // Membership is in the directory by now.
     const other = [...start, "--peers", "127.0.0.1:2"];
-    const warned = await startWarned("other peers than at the first start", other,
-      /--peers lists 127\.0\.0\.1:2, by the log no member: to add one, .*/);
+    const warned = await startWarned(
+      "other peers than at the first start",
+      other,
+      /--peers lists 127\.0\.0\.1:2, by the log no member: to add one, .*/,
+    );
     await warned.kill();
     const again = new Program(["--json", ...other]);
     const line = await story(again, /^.*--peers lists .*$/m);
-    expect(JSON.parse(line)).toEqual({ time: expect.any(String), level: "WARNING",
+    expect(JSON.parse(line)).toEqual({
+      time: expect.any(String),
+      level: "WARNING",
       server: `127.0.0.1:${port}`,
-      message: expect.stringContaining("where to look for the members") });
+      message: expect.stringContaining("where to look for the members"),
+    });
   });
 
   test("join a running cluster, and leave it when they are removed, the leader too", async () => {
@@ -1170,8 +1611,20 @@ describe("servers", () => {
       const { output } = await cli([...words, "--json", "--peers", all.join(",")]);
       return JSON.parse(output);
     };
-    const fourth = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--peers", first,
-      "--join", "--name", "fourth", "--data", temporaryDirectory(), ...QUICK]);
+    const fourth = new Program([
+      "--host",
+      "127.0.0.1",
+      "--port",
+      `${port}`,
+      "--peers",
+      first,
+      "--join",
+      "--name",
+      "fourth",
+      "--data",
+      temporaryDirectory(),
+      ...QUICK,
+    ]);
     await story(fourth, /fourth is no member yet, or no more: it waits for .*members add/);
     expect(await ask("members", "add", `fourth=127.0.0.1:${port}`)).toEqual({ ok: true });
     await story(fourth, /Members: .*, fourth$/m);
@@ -1181,8 +1634,10 @@ describe("servers", () => {
     expect(programs[all.indexOf(leader)]?.output).toContain(
       `${leader} is no member any more, and stops.`,
     );
-    await eventually("there is another leader",
-      async () => (await ask("status")).leader ?? undefined);
+    await eventually(
+      "there is another leader",
+      async () => (await ask("status")).leader ?? undefined,
+    );
     expect(await ask("members", "remove", leader)).toMatchObject({ error: { code: "absent" } });
     const { members } = await ask("members", "list");
     const rest = [first, ...others].filter((server) => server !== leader);
@@ -1200,18 +1655,28 @@ describe("servers", () => {
   test("two names that resolve to one peer are a warning", async () => {
     const [port] = await freePorts(1);
     const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()];
-    await startWarned("two names that resolve to one peer", [...args, "--peers",
-      "127.0.0.1:9,localhost:9"],
-      /127\.0\.0\.1:9 and localhost:9 are two names for one server, .* List it once/);
+    await startWarned("two names that resolve to one peer", [
+      ...args,
+      "--peers",
+      "127.0.0.1:9,localhost:9",
+    ], /127\.0\.0\.1:9 and localhost:9 are two names for one server, .* List it once/);
   });
 
   test("servers that were given different lists refuse each other, and print both", async () => {
     const [one, two] = await freePorts(2);
     const [first, second] = [`127.0.0.1:${one}`, `127.0.0.1:${two}`];
     const start = (port: number | undefined, ...peers: string[]) =>
-      startWarned("other peers than the others have", ["--host", "127.0.0.1", "--port", `${port}`,
-        "--data", temporaryDirectory(), "--peers", peers.join(","), ...QUICK],
-        /\S+ was founded with other members, .*/);
+      startWarned("other peers than the others have", [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        `${port}`,
+        "--data",
+        temporaryDirectory(),
+        "--peers",
+        peers.join(","),
+        ...QUICK,
+      ], /\S+ was founded with other members, .*/);
     const programs = await Promise.all([start(one, second), start(two, first, "127.0.0.1:9")]);
     const lists = [[first, second], [first, second, "127.0.0.1:9"]].map((list) =>
       list.toSorted().join(", ")
@@ -1243,12 +1708,16 @@ describe("servers", () => {
     expect(columns).toEqual(Array(4).fill(columns[0] ?? -1));
   });
 
-  test.if(existsSync("/proc/self/status"))("SIGHUP stops a server, unless it is ignored",
+  test.if(existsSync("/proc/self/status"))(
+    "SIGHUP stops a server, unless it is ignored",
     async () => {
       const start = async (...via: string[]) => {
         const [port] = await freePorts(1);
-        const program = new Program(["--host", "127.0.0.1", "--port", `${port}`, "--data",
-          temporaryDirectory(), ...QUICK], {}, via);
+        const program = new Program(
+          ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory(), ...QUICK],
+          {},
+          via,
+        );
         await story(program, /listening on /);
         program.signal("SIGHUP");
         return { program, where: ["--peers", `127.0.0.1:${port}`] };
@@ -1260,12 +1729,15 @@ describe("servers", () => {
       expect(await cli(["put", "a", "b", ...lasting.where])).toMatchObject({ code: 0 });
       lasting.program.signal("SIGTERM");
       expect(await lasting.program.exited).toBe(0);
-    });
+    },
+  );
 
   const ports = [48000, 48001, 48002];
   test.if(existsSync("/proc/self/stat"))("--test takes the secret that its shell has", async () => {
-    await eventually("the ports of a trio are free",
-      async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined);
+    await eventually(
+      "the ports of a trio are free",
+      async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined,
+    );
     const env = { RAFT_SECRET: SECRET };
     const program = new Program(["--test", ...QUICK, "--secret-file", secretFile()], {
       RAFT_SECRET: "the flag counts more than this one",
@@ -1276,14 +1748,23 @@ describe("servers", () => {
     expect(program.output).not.toContain("wrong secret");
   });
 
-  test.if(existsSync("/proc/self/stat"))("a compiled program works, and says its own name",
+  test.if(existsSync("/proc/self/stat"))(
+    "a compiled program works, and says its own name",
     async () => {
       const directory = temporaryDirectory();
-      const built = Bun.spawn([process.execPath, "build", "--compile", CLI, "--outfile",
-        path.join(directory, "raft")], { stdio: ["ignore", "ignore", "inherit"] });
+      const built = Bun.spawn([
+        process.execPath,
+        "build",
+        "--compile",
+        CLI,
+        "--outfile",
+        path.join(directory, "raft"),
+      ], { stdio: ["ignore", "ignore", "inherit"] });
       expect(await built.exited).toBe(0);
-      await eventually("the ports of a trio are free",
-        async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined);
+      await eventually(
+        "the ports of a trio are free",
+        async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined,
+      );
       const via = ["sh", "-c", `cd ${directory} && shift && exec ./raft "$@"`];
       const raft = (...args: string[]) => new Program(args, {}, via);
       const trio = raft("--test", ...QUICK);
@@ -1319,7 +1800,8 @@ describe("servers", () => {
       expect(open.errors).toContain("'./raft secret > raft.secret'");
       trio.signal("SIGTERM");
       expect(await trio.exited).toBe(0);
-    });
+    },
+  );
 
   test("another directory's program is named by its path", async () => {
     const elsewhere = new Program(["get"], {}, ["sh", "-c", "cd / && exec \"$0\" \"$@\""]);

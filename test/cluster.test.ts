@@ -5,12 +5,33 @@
  * Longer runs, by hand: RAFT_KILLS=20 RAFT_DEAD=20 RAFT_STOP_MS=5000 RAFT_DEFAULTS=1 bun test
  * cluster. The last one takes the default timeouts instead of the short ones.
  */
-import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout,
-  test } from "bun:test";
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  describe,
+  expect,
+  setDefaultTimeout,
+  test,
+} from "bun:test";
 import { existsSync } from "node:fs";
 import type { KeyValues } from "../raft.ts";
-import { adopt, bytes, childrenOf, Cluster, endAll, eventually, freePorts, isAlive, isFree,
-  type Ledger, Program, run, temporaryDirectory, text } from "./processes.ts";
+import {
+  adopt,
+  bytes,
+  childrenOf,
+  Cluster,
+  endAll,
+  eventually,
+  freePorts,
+  isAlive,
+  isFree,
+  type Ledger,
+  Program,
+  run,
+  temporaryDirectory,
+  text,
+} from "./processes.ts";
 
 const byHand = (variable: string, otherwise: number) => Number(process.env[variable] ?? otherwise);
 const KILLS = byHand("RAFT_KILLS", 3);
@@ -436,14 +457,24 @@ describe("clients", () => {
     expect(await other.missing(ledger.store)).toEqual([]);
   });
 
-  test("the command line hands over although a listed server is dead, and waits for none",
+  test(
+    "the command line hands over although a listed server is dead, and waits for none",
     async () => {
       const [port] = await freePorts(1);
       const peers = [`127.0.0.1:${port}`, ...cluster.servers].join(",");
-      const { code, output } = await run("transfer", "--peers", peers, "--cluster", cluster.name,
-        "--timeout", "600000");
+      const { code, output } = await run(
+        "transfer",
+        "--peers",
+        peers,
+        "--cluster",
+        cluster.name,
+        "--timeout",
+        "600000",
+      );
       expect([code, output]).toEqual([0, expect.stringMatching(/^127\.0\.0\.1:\d+ leads\.$/)]);
-    }, 30_000);
+    },
+    30_000,
+  );
 
   test("the command line answers in words and by its exit code", async () => {
     const where = ["--peers", cluster.servers.join(","), "--cluster", cluster.name];

@@ -192,8 +192,8 @@ class Cluster {
   private describe(): string {
     return this.servers.map(({ name, raft }) =>
       raft
-        ? `${name} ${raft.role.name} term ${raft.currentTerm} ${raft.lastApplied}/` +
-          `${raft.commitIndex}/${raft.log.lastIndex}`
+        ? `${name} ${raft.role.name} term ${raft.currentTerm} ${raft.lastApplied}/`
+          + `${raft.commitIndex}/${raft.log.lastIndex}`
         : `${name} down`
     ).join(", ");
   }
@@ -267,8 +267,10 @@ class Cluster {
     network.mend();
     scene.run(2 * timeoutMs);
     if (!leader.isLeader || leader.raft?.currentTerm !== term) {
-      throw new Violation("Who comes back does not depose a leader that works",
-        `${leader.name}, leader of term ${term}, when ${away.name} came back: ${this.describe()}`);
+      throw new Violation(
+        "Who comes back does not depose a leader that works",
+        `${leader.name}, leader of term ${term}, when ${away.name} came back: ${this.describe()}`,
+      );
     }
   }
 

@@ -3,9 +3,21 @@
  * and a small cluster. Time is a number that only a test moves, and chance comes from a seed, so a
  * test that fails once fails always.
  */
-import { type Configuration, encodeMembers, type Entry, type HardState, type Incoming, makeEntry,
-  type Message, type Name, type Position, type Progress, Raft, type Settings,
-  type Snapshot } from "../raft.ts";
+import {
+  type Configuration,
+  encodeMembers,
+  type Entry,
+  type HardState,
+  type Incoming,
+  makeEntry,
+  type Message,
+  type Name,
+  type Position,
+  type Progress,
+  Raft,
+  type Settings,
+  type Snapshot,
+} from "../raft.ts";
 import { randomFrom } from "./random.ts";
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
@@ -17,11 +29,16 @@ export const THREE = ["a", "b", "c"];
 export const FIVE = ["a", "b", "c", "d", "e"];
 
 /** A configuration: who has a vote, and who is there without one. */
-export const configuration = (voters: readonly Name[],
-  learners: readonly Name[] = []): Configuration =>
-  [...voters, ...learners].map((name) => ({ name, address: `${name}:1`,
-    votes: voters.includes(name), disk: 0 })
-  );
+export const configuration = (
+  voters: readonly Name[],
+  learners: readonly Name[] = [],
+): Configuration =>
+  [...voters, ...learners].map((name) => ({
+    name,
+    address: `${name}:1`,
+    votes: voters.includes(name),
+    disk: 0,
+  }));
 
 const defaults: Settings = {
   name: "a",
@@ -53,8 +70,12 @@ export function entries(terms: readonly number[], after = 0): Entry[] {
 }
 
 /** An entry that lists the members. */
-export const membersEntry = (index: number, term: number, members: Configuration,
-  founding = 1): Entry => makeEntry(index, term, "members", encodeMembers(members, founding));
+export const membersEntry = (
+  index: number,
+  term: number,
+  members: Configuration,
+  founding = 1,
+): Entry => makeEntry(index, term, "members", encodeMembers(members, founding));
 
 export function termsOf(log: Raft | readonly Entry[]): number[] {
   const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
@@ -82,13 +103,29 @@ export type Options = Partial<Omit<Settings, "members">> & {
 /** A server that has just started from a disk with this log, term and vote. */
 export function server(options: Options = {}): Raft {
   const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
-  const { random = () => 0.5, term = log.at(-1) ?? base.term, members = THREE, isAlone = false,
-    commitIndex = 0, ...changed } = rest;
+  const {
+    random = () => 0.5,
+    term = log.at(-1) ?? base.term,
+    members = THREE,
+    isAlone = false,
+    commitIndex = 0,
+    ...changed
+  } = rest;
   const settings = { ...defaults, ...changed, members: configuration(members) };
-  const snapshot = { ...base, size: base.index === 0 ? 0 : 2_500,
-    founding: base.index === 0 ? 0 : 1, members: settings.members };
-  const disk = { currentTerm: term, votedFor, commitIndex, entries: entries(log, base.index), base,
-    snapshot };
+  const snapshot = {
+    ...base,
+    size: base.index === 0 ? 0 : 2_500,
+    founding: base.index === 0 ? 0 : 1,
+    members: settings.members,
+  };
+  const disk = {
+    currentTerm: term,
+    votedFor,
+    commitIndex,
+    entries: entries(log, base.index),
+    base,
+    snapshot,
+  };
   const raft = new Raft(settings, disk, now, random);
   for (const name of isAlone ? [] : raft.others) raft.foundings.set(name, 0);
   return raft;
@@ -96,8 +133,13 @@ export function server(options: Options = {}): Raft {
 
 /** The snapshot of a server as it is after an entry that it has applied. */
 export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
-  return { index, term: raft.log.at(index).term, size, founding: raft.founding,
-    members: raft.membersAt(index) };
+  return {
+    index,
+    term: raft.log.at(index).term,
+    size,
+    founding: raft.founding,
+    members: raft.membersAt(index),
+  };
 }
 
 /** What one turn did, in the order in which it was done. */
@@ -152,8 +194,10 @@ export function timeOut(raft: Raft): Message[] {
   return turn(raft);
 }
 
-export function only<Type extends Message["type"]>(type: Type,
-  sent: readonly Message[]): Of<Type>[] {
+export function only<Type extends Message["type"]>(
+  type: Type,
+  sent: readonly Message[],
+): Of<Type>[] {
   return sent.filter((m): m is Of<Type> => m.type === type);
 }
 
@@ -168,13 +212,21 @@ type Rest<Type extends Message["type"]> = Partial<Omit<Of<Type>, "type" | "term"
 const envelope = { from: "b", to: "a", id: 0 };
 
 export function requestVote(term: number, rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
-  const fields = { preVote: false, transfer: false, campaign: 1, voterDisk: 0, lastLogIndex: 0,
-    lastLogTerm: 0 };
+  const fields = {
+    preVote: false,
+    transfer: false,
+    campaign: 1,
+    voterDisk: 0,
+    lastLogIndex: 0,
+    lastLogTerm: 0,
+  };
   return { type: "RequestVote", ...envelope, term, ...fields, ...rest };
 }
 
-export function voteReply(term: number,
-  rest: Rest<"RequestVoteReply"> = {}): Of<"RequestVoteReply"> {
+export function voteReply(
+  term: number,
+  rest: Rest<"RequestVoteReply"> = {},
+): Of<"RequestVoteReply"> {
   const fields = { preVote: false, campaign: 1, voteGranted: true };
   return { type: "RequestVoteReply", ...envelope, term, ...fields, ...rest };
 }
@@ -184,21 +236,33 @@ export function appendEntries(term: number, rest: Rest<"AppendEntries"> = {}): O
   return { type: "AppendEntries", ...envelope, term, ...fields, ...rest };
 }
 
-export function appendReply(term: number,
-  rest: Rest<"AppendEntriesReply"> = {}): Of<"AppendEntriesReply"> {
+export function appendReply(
+  term: number,
+  rest: Rest<"AppendEntriesReply"> = {},
+): Of<"AppendEntriesReply"> {
   const fields = { round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
   return { type: "AppendEntriesReply", ...envelope, term, ...fields, ...rest };
 }
 
-export function installSnapshot(term: number,
-  rest: Rest<"InstallSnapshot"> = {}): Of<"InstallSnapshot"> {
-  const fields = { round: 1, lastIncludedIndex: 5, lastIncludedTerm: 1, size: 30, offset: 0,
-    data: Buffer.alloc(10) };
+export function installSnapshot(
+  term: number,
+  rest: Rest<"InstallSnapshot"> = {},
+): Of<"InstallSnapshot"> {
+  const fields = {
+    round: 1,
+    lastIncludedIndex: 5,
+    lastIncludedTerm: 1,
+    size: 30,
+    offset: 0,
+    data: Buffer.alloc(10),
+  };
   return { type: "InstallSnapshot", ...envelope, term, ...fields, ...rest };
 }
 
-export function installReply(term: number,
-  rest: Rest<"InstallSnapshotReply"> = {}): Of<"InstallSnapshotReply"> {
+export function installReply(
+  term: number,
+  rest: Rest<"InstallSnapshotReply"> = {},
+): Of<"InstallSnapshotReply"> {
   const fields = { round: 1, success: true, lastIncludedIndex: 5, offset: 0 };
   return { type: "InstallSnapshotReply", ...envelope, term, ...fields, ...rest };
 }
@@ -218,8 +282,11 @@ export function heartbeat(raft: Raft, rest: Rest<"AppendEntries"> = {}): Of<"App
 }
 
 /** A candidate's request whose log equals the receiver's. */
-export function request(raft: Raft, term: number,
-  rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
+export function request(
+  raft: Raft,
+  term: number,
+  rest: Rest<"RequestVote"> = {},
+): Of<"RequestVote"> {
   const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = raft.log;
   return requestVote(term, { lastLogIndex, lastLogTerm, ...rest });
 }
@@ -498,8 +565,12 @@ export class Cluster {
       const { settings, saved, log } = this.at(name);
       const { snapshot, bytes } = this.snapshots.get(name) ?? {};
       const { index, term } = log.at(log.baseIndex);
-      const disk = { ...saved, entries: log.slice(index + 1, log.savedIndex), snapshot,
-        base: { index, term } };
+      const disk = {
+        ...saved,
+        entries: log.slice(index + 1, log.savedIndex),
+        snapshot,
+        base: { index, term },
+      };
       const random = this.options.random ?? randomFrom(1);
       this.servers.set(name, new Raft(settings, disk, this.now, random));
       this.applied.set(name, bytes ? readState(bytes) : []);

@@ -3,8 +3,17 @@ import { afterEach, describe, expect, test } from "bun:test";
 import dgram from "node:dgram";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
-import { type Address, Client, KeyValues, KeyValueStore, Node, parseServer, RaftError, type Socket,
-  systemWorld } from "../raft.ts";
+import {
+  type Address,
+  Client,
+  KeyValues,
+  KeyValueStore,
+  Node,
+  parseServer,
+  RaftError,
+  type Socket,
+  systemWorld,
+} from "../raft.ts";
 
 const { datagrams } = systemWorld;
 const HOST = "127.0.0.1";
@@ -220,8 +229,10 @@ describe("a socket that cannot be had says why", () => {
     await bind(port);
     const { code, message } = await refusal(bind(port));
     expect(code).toBe("network");
-    expect(message).toBe(`Cannot listen on ${HOST}:${port}: another process has that port. ` +
-      "Stop it, or use another port.");
+    expect(message).toBe(
+      `Cannot listen on ${HOST}:${port}: another process has that port. `
+        + "Stop it, or use another port.",
+    );
   });
 
   test("no interface has the address, and these are those that some have", async () => {
@@ -229,8 +240,10 @@ describe("a socket that cannot be had says why", () => {
       datagrams.bind({ host: "203.0.113.7", port: 9 }, () => {}),
     );
     expect(code).toBe("network");
-    expect(message).toStartWith("Cannot listen on 203.0.113.7:9: no network interface has that " +
-      "address. Use one of ");
+    expect(message).toStartWith(
+      "Cannot listen on 203.0.113.7:9: no network interface has that "
+        + "address. Use one of ",
+    );
     expect(message).toContain(`${HOST}, `);
     expect(message).toEndWith("or 0.0.0.0.");
   });
@@ -255,14 +268,34 @@ describe("an address", () => {
     expect(parseServer(text)).toEqual(server);
   });
 
-  test.each(["", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:1.5", "a:1e3", "a:99999", "::1:1",
-    "[::1]", "[]:1", "[::1:1", "::1]:1", "[[::1]]:1", "=a:1", "a=b=c:1", "a b:1", "a:1,b:1",
-    "a:1 "])("%p is refused, and says how to write one", (text) => {
-      expect(() => parseServer(text)).toThrow(
-        `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, with a port ` +
-          "from 1 to 65535; an IPv6 address as in [::1]:48000.",
-      );
-    });
+  test.each([
+    "",
+    "a",
+    "a:",
+    ":1",
+    "a:0",
+    "a:65536",
+    "a:-1",
+    "a:1.5",
+    "a:1e3",
+    "a:99999",
+    "::1:1",
+    "[::1]",
+    "[]:1",
+    "[::1:1",
+    "::1]:1",
+    "[[::1]]:1",
+    "=a:1",
+    "a=b=c:1",
+    "a b:1",
+    "a:1,b:1",
+    "a:1 ",
+  ])("%p is refused, and says how to write one", (text) => {
+    expect(() => parseServer(text)).toThrow(
+      `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, with a port `
+        + "from 1 to 65535; an IPv6 address as in [::1]:48000.",
+    );
+  });
 
   test("with a name of more than 255 bytes is refused, and says so", () => {
     const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
@@ -299,8 +332,13 @@ test("a server and a client talk over IPv6", async () => {
   const directory = mkdtempSync(`${tmpdir()}/raft-ipv6-`);
   closing.push(() => rmSync(directory, { recursive: true }));
   const port = await freePort();
-  const started = Node.start({ host: "::1", port, peers: [], directory,
-    machine: new KeyValueStore() });
+  const started = Node.start({
+    host: "::1",
+    port,
+    peers: [],
+    directory,
+    machine: new KeyValueStore(),
+  });
   if (!hasIPv6) {
     expect((await refusal(started)).message).toStartWith(`Cannot listen on [::1]:${port}: `);
     return;
@@ -338,8 +376,10 @@ test("an IPv6 address that no interface has is refused with those that some have
   );
   expect(code).toBe("network");
   if (!hasIPv6) return;
-  expect(message).toStartWith("Cannot listen on [2001:db8::1]:9: no network interface has that " +
-    "address. Use one of ::1, ");
+  expect(message).toStartWith(
+    "Cannot listen on [2001:db8::1]:9: no network interface has that "
+      + "address. Use one of ::1, ",
+  );
   expect(message).toEndWith("or ::.");
   expect(message).not.toContain(HOST);
 });
@@ -351,7 +391,10 @@ test("a client that is closed when it has just asked throws nothing later", asyn
     client.close();
     console.log(await asked);`;
   const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
-  const [out, err, code] = await Promise.all([new Response(child.stdout).text(),
-    new Response(child.stderr).text(), child.exited]);
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
   expect({ out, err, code }).toEqual({ out: "closed\n", err: "", code: 0 });
 });

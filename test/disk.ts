@@ -98,8 +98,10 @@ export class Disk {
   /** The files that the program of this life has open. */
   private readonly handles = new Set<OpenFile>();
 
-  constructor(private readonly random: Random,
-    private readonly watch: (operation: Operation) => void = () => {}) {}
+  constructor(
+    private readonly random: Random,
+    private readonly watch: (operation: Operation) => void = () => {},
+  ) {}
 
   /** The file system as the program sees it that is started now. It dies with that program. */
   files(): Files {
@@ -306,8 +308,12 @@ export class Disk {
     this.renamed.push(new Map(this.names));
   }
 
-  private act(life: number, operation: Operation, whole: () => void,
-    part: (share: number) => unknown): void {
+  private act(
+    life: number,
+    operation: Operation,
+    whole: () => void,
+    part: (share: number) => unknown,
+  ): void {
     this.alive(life);
     const fault = this.fault(operation);
     this.alive(life); // The test may have killed the program just now, before this operation.

@@ -1,7 +1,14 @@
 /** What a program may rely on that runs a server: sizes, bytes, errors, and how everything ends. */
 import { describe, expect, test } from "bun:test";
-import { Client, MAX_ANSWER_BYTES, Node, type NodeEvent, type NodeOptions, RaftError,
-  type StateMachine } from "../raft.ts";
+import {
+  Client,
+  MAX_ANSWER_BYTES,
+  Node,
+  type NodeEvent,
+  type NodeOptions,
+  RaftError,
+  type StateMachine,
+} from "../raft.ts";
 import { carelessCaller, carelessMachine, spoil } from "./careless.ts";
 import { seal, SECRET } from "./wire.ts";
 import { Simulation } from "./world.ts";
@@ -46,8 +53,16 @@ class Cluster {
 
   begin(name: string, options: Partial<NodeOptions> & { machine: StateMachine }): Promise<Node> {
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
-    return Node.start({ host: name, port: 1, name, peers, directory: "data", secret: SECRET,
-      world: this.simulation.machine(name).boot(), ...options });
+    return Node.start({
+      host: name,
+      port: 1,
+      name,
+      peers,
+      directory: "data",
+      secret: SECRET,
+      world: this.simulation.machine(name).boot(),
+      ...options,
+    });
   }
 
   start(name: string, options: Partial<NodeOptions> & { machine: StateMachine }): Node {
@@ -99,8 +114,8 @@ function alone(machine: StateMachine, options: Partial<NodeOptions> = {}) {
 
 describe("an answer that is too large", () => {
   const large = `${MAX_ANSWER_BYTES + 1}`;
-  const sentence = `its answer has ${large} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for ` +
-    "it in parts.";
+  const sentence = `its answer has ${large} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for `
+    + "it in parts.";
 
   test("is refused with its size by every server, and the caller is told what was applied", () => {
     const cluster = new Cluster(["a", "b", "c"]);
@@ -148,8 +163,11 @@ describe("bytes", () => {
     const start = (name: string) => {
       const machine = new Lines();
       machines.set(name, machine);
-      return cluster.start(name, { machine: carelessMachine(machine), snapshotBytes: 3000,
-        onEvent: spoil });
+      return cluster.start(name, {
+        machine: carelessMachine(machine),
+        snapshotBytes: 3000,
+        onEvent: spoil,
+      });
     };
     for (const name of cluster.names) start(name);
     const leader = cluster.leader();
@@ -197,9 +215,11 @@ describe("a state machine", () => {
     for (const [answer, type] of [[Promise.resolve(), "Promise"], ["text", "String"]] as const) {
       const { cluster, node } = start({ apply: () => answer });
       cluster.simulation.settle(node.propose(bytes("x")).catch(() => {}));
-      expect(cluster.reason().message).toEndWith("It says: RaftError: Cannot use this state " +
-        `machine: the answer of apply is [object ${type}]. Return what the interface ` +
-        "StateMachine asks for, and no promise.");
+      expect(cluster.reason().message).toEndWith(
+        "It says: RaftError: Cannot use this state "
+          + `machine: the answer of apply is [object ${type}]. Return what the interface `
+          + "StateMachine asks for, and no promise.",
+      );
     }
   });
 
@@ -275,8 +295,11 @@ describe("an error in onEvent", () => {
       const cluster = new Cluster(["a", "b"]);
       const { simulation } = cluster;
       cluster.start("b", { machine: new Lines() });
-      cluster.start("a", { machine: new Lines(), onEvent: throwAt(type),
-        peers: type === "unresolved" ? ["b=ghost:1"] : ["b=b:1"] });
+      cluster.start("a", {
+        machine: new Lines(),
+        onEvent: throwAt(type),
+        peers: type === "unresolved" ? ["b=ghost:1"] : ["b=b:1"],
+      });
       simulation.run(3000);
       simulation.route = () => [{ afterMs: type === "slow" ? 150 : 1 }];
       const to = { host: simulation.machine("a").ip, port: 1 };
@@ -294,8 +317,11 @@ describe("what has ended", () => {
     const { simulation } = cluster;
     const node = cluster.start("a", { machine: new Lines() });
     const client = cluster.connect();
-    const ends = [[client, () => client.close(), "closed"], [node, () => node.stop(),
-      "stopped"]] as const;
+    const ends = [[client, () => client.close(), "closed"], [
+      node,
+      () => node.stop(),
+      "stopped",
+    ]] as const;
     for (const [via, end, code] of ends) {
       simulation.settle(via.propose(bytes("x")));
       simulation.route = () => [];

@@ -16,8 +16,12 @@ const worlds: readonly World[] = [
   { name: "a leader is replaced", after: "succession", states: 50_000, bounds: {} },
   { name: "two leaders", after: "rivals", states: 50_000, bounds: { terms: 4 } },
   { name: "two inputs in a turn", after: "elected", states: 30_000, bounds: { inputs: 2 } },
-  { name: "pre-votes are asked for", after: "beginning", states: 30_000,
-    bounds: { preVotes: true } },
+  {
+    name: "pre-votes are asked for",
+    after: "beginning",
+    states: 30_000,
+    bounds: { preVotes: true },
+  },
 ];
 
 describe("no state breaks a promise:", () => {
@@ -28,8 +32,10 @@ describe("no state breaks a promise:", () => {
     const search = new Search({ ...BOUNDS, ...world.bounds }, world.states);
     const found = explore(search, world.after);
     if (found) {
-      throw new Error(`${found.sentence}\n${tellStory(found.path, search.bounds)}\n` +
-        commandOf(found.path, search.bounds));
+      throw new Error(
+        `${found.sentence}\n${tellStory(found.path, search.bounds)}\n`
+          + commandOf(found.path, search.bounds),
+      );
     }
     expect(search.states).toBeGreaterThanOrEqual(world.states);
     states += search.states;
@@ -57,7 +63,8 @@ describe("the search", () => {
   test.each([
     ["in one term, to its end", { ...BOUNDS, terms: 1, commands: 0, reads: 0, beats: 0 }, 99],
     ["in seven steps", BOUNDS, 7],
-  ])("loses nothing by taking states for one that differ only in names, %s",
+  ])(
+    "loses nothing by taking states for one that differ only in names, %s",
     (_, bounds, deepest) => {
       const least = new Search(bounds, 200_000, deepest);
       const classes = new HashSet(200_000);
@@ -66,7 +73,9 @@ describe("the search", () => {
       expect([least.isComplete, all.isComplete]).toEqual([true, true]);
       expect(classes.size + 1).toBe(least.states); // The first state is there without being found.
       expect(all.states).toBeGreaterThan(4 * least.states);
-    }, 60_000);
+    },
+    60_000,
+  );
 
   test("knows every field that a server has", () => {
     expect(unknownFields()).toEqual([]);
@@ -109,15 +118,24 @@ describe("finds", () => {
     { id: "3", flags: "", sentence: "One vote per term" },
     { id: "4", flags: `${alone} --commands 1 --after longer`, sentence: "Leader completeness" },
     { id: "5", flags: "", sentence: "Leader completeness" },
-    { id: "14", flags: `${alone} --after figure8`,
-      sentence: "Only a leader commits, and by an entry of its own term" },
+    {
+      id: "14",
+      flags: `${alone} --after figure8`,
+      sentence: "Only a leader commits, and by an entry of its own term",
+    },
     { id: "16", flags: "", sentence: "Only what conflicts is deleted" },
     { id: "17", flags: "", sentence: "Log matching" },
     { id: "19", flags: "", sentence: "What a follower has it keeps" },
-    { id: "25", flags: `${alone} --reads 1 --after succession`,
-      sentence: "Reads are linearizable" },
-    { id: "26", flags: `${alone} --reads 1 --after succession`,
-      sentence: "Reads are linearizable" },
+    {
+      id: "25",
+      flags: `${alone} --reads 1 --after succession`,
+      sentence: "Reads are linearizable",
+    },
+    {
+      id: "26",
+      flags: `${alone} --reads 1 --after succession`,
+      sentence: "Reads are linearizable",
+    },
     { id: "70", flags: "", sentence: "What a server believes durable is durable" },
   ];
   const rows = plants.map((plant) =>

@@ -19,8 +19,15 @@ import { follow, read, write } from "./exhaustive/story.ts";
 import { readFlags } from "./flags.ts";
 import { Violation } from "./judge.ts";
 
-export const BOUNDS: Bounds = { terms: 3, commands: 2, reads: 1, crashes: 1, beats: 1, inputs: 1,
-  preVotes: false };
+export const BOUNDS: Bounds = {
+  terms: 3,
+  commands: 2,
+  reads: 1,
+  crashes: 1,
+  beats: 1,
+  inputs: 1,
+  preVotes: false,
+};
 
 /** Where searches begin. */
 export const SCENES = {
@@ -54,26 +61,32 @@ export function explore(search: Search, after = ""): Found | undefined {
 }
 
 const flagsOf = (bounds: Bounds) =>
-  Object.entries({ terms: bounds.terms, commands: bounds.commands, reads: bounds.reads,
-    crashes: bounds.crashes, beats: bounds.beats, inputs: bounds.inputs })
-    .map(([name, value]) => `--${name} ${value}`).join(" ") +
-  (bounds.preVotes ? " --pre-votes" : "");
+  Object.entries({
+    terms: bounds.terms,
+    commands: bounds.commands,
+    reads: bounds.reads,
+    crashes: bounds.crashes,
+    beats: bounds.beats,
+    inputs: bounds.inputs,
+  })
+    .map(([name, value]) => `--${name} ${value}`).join(" ")
+  + (bounds.preVotes ? " --pre-votes" : "");
 
 const count = (value: number) => value.toLocaleString("en-US");
 
 export function report(search: Search): string {
   const { sights, byTerm, byDepth, completeDepth, bounds, isComplete, deepest } = search;
   const pairs = Object.entries(sights).map(([what, states]) =>
-    `  ${what.padEnd(22)} ` +
-    `${count(states).padStart(12)}`
+    `  ${what.padEnd(22)} `
+    + `${count(states).padStart(12)}`
   );
   const rows = (list: readonly number[]) =>
     Array.from(list, (states, i) => `${i}: ${count(states ?? 0)}`).join("  ");
   // Two hashes of 64 bits are equal by chance. The least of six is, a little more often.
   const chance = (36 / 11) * search.states ** 2 / 2 ** 65;
   return [
-    `${count(search.states)} distinct states, ${count(search.transitions)} steps; ` +
-    (!isComplete ? "there are more" : deepest === Infinity
+    `${count(search.states)} distinct states, ${count(search.transitions)} steps; `
+    + (!isComplete ? "there are more" : deepest === Infinity
       ? "there are no more"
       : `no more are up to ${deepest} steps away`),
     `bounds: ${flagsOf(bounds)}`,
@@ -105,14 +118,29 @@ export function tellStory(path: readonly Action[], bounds: Bounds): string {
 
 function main(): number {
   const number = { type: "string" } as const;
-  const values = readFlags(import.meta.path, { states: { ...number, default: "100000" },
-    depth: number, terms: number, commands: number, reads: number, crashes: number, beats: number,
-    inputs: number, "pre-votes": { type: "boolean" }, after: { ...number, default: "" },
-    replay: number });
+  const values = readFlags(import.meta.path, {
+    states: { ...number, default: "100000" },
+    depth: number,
+    terms: number,
+    commands: number,
+    reads: number,
+    crashes: number,
+    beats: number,
+    inputs: number,
+    "pre-votes": { type: "boolean" },
+    after: { ...number, default: "" },
+    replay: number,
+  });
   const of = (name: Exclude<keyof Bounds, "preVotes">) => Number(values[name] ?? BOUNDS[name]);
-  const bounds = { terms: of("terms"), commands: of("commands"), reads: of("reads"),
-    crashes: of("crashes"), beats: of("beats"), inputs: of("inputs"),
-    preVotes: values["pre-votes"] ?? false };
+  const bounds = {
+    terms: of("terms"),
+    commands: of("commands"),
+    reads: of("reads"),
+    crashes: of("crashes"),
+    beats: of("beats"),
+    inputs: of("inputs"),
+    preVotes: values["pre-votes"] ?? false,
+  };
   if (values.replay !== undefined) {
     const story = tellStory(read(values.replay), bounds);
     console.log(story);
@@ -126,8 +154,10 @@ function main(): number {
   const seconds = (performance.now() - startedAt) / 1000;
   console.log(`${seconds.toFixed(1)} s, ${Math.round(rss / 2 ** 20)} MiB`);
   if (!found) return 0;
-  console.log(`\nVIOLATION  ${found.sentence}\nafter ${found.path.length} steps:\n\n` +
-    `${tellStory(found.path, bounds)}\n\nTo see it again: ${commandOf(found.path, bounds)}`);
+  console.log(
+    `\nVIOLATION  ${found.sentence}\nafter ${found.path.length} steps:\n\n`
+      + `${tellStory(found.path, bounds)}\n\nTo see it again: ${commandOf(found.path, bounds)}`,
+  );
   return 1;
 }
 

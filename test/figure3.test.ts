@@ -4,13 +4,21 @@ import { Log, makeEntry, type Raft, type RoleName } from "../raft.ts";
 import { Figure3 } from "./simulator/figure3.ts";
 
 /** As much of a server as is looked at. A log has an entry for each of the terms. */
-function server(terms: readonly number[],
+function server(
+  terms: readonly number[],
   fields: Partial<Record<"currentTerm" | "commitIndex" | "lastApplied", number>> = {},
-  role: RoleName = "Follower") {
+  role: RoleName = "Follower",
+) {
   const log = new Log();
   terms.forEach((term, i) => log.append(makeEntry(i + 1, term, "noop", Buffer.alloc(0))));
-  const core = { log, role: { name: role }, currentTerm: terms.at(-1) ?? 0, commitIndex: 0,
-    lastApplied: 0, ...fields };
+  const core = {
+    log,
+    role: { name: role },
+    currentTerm: terms.at(-1) ?? 0,
+    commitIndex: 0,
+    lastApplied: 0,
+    ...fields,
+  };
   return core as unknown as Raft; // The rest is of no interest here.
 }
 
@@ -65,11 +73,13 @@ describe("the judge of the full stack", () => {
     expect(() => commit(judge, "c", server([1]), 2)).toThrow("c takes entry 2 for committed");
   });
 
-  test.each(["currentTerm", "commitIndex", "lastApplied"] as const)("names a %s that goes back",
+  test.each(["currentTerm", "commitIndex", "lastApplied"] as const)(
+    "names a %s that goes back",
     (what) => {
       const [judge, core] = [new Figure3(), server([1, 2], { commitIndex: 2, lastApplied: 2 })];
       judge.judge("a", core);
       core[what] -= 1;
       expect(() => judge.judge("a", core)).toThrow(`a's ${what} goes back`);
-    });
+    },
+  );
 });

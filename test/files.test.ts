@@ -18,8 +18,14 @@ const save = (storage: Storage, ...entries: Entry[]) => storage.save({ ...promis
 
 /** A call, and its file: the path, also of a descriptor that was opened with it. */
 type Call = { what: string; file: string; to?: string };
-const byDescriptor = ["writeSync", "ftruncateSync", "fdatasyncSync", "fsyncSync", "closeSync",
-  "readSync"] as const;
+const byDescriptor = [
+  "writeSync",
+  "ftruncateSync",
+  "fdatasyncSync",
+  "fsyncSync",
+  "closeSync",
+  "readSync",
+] as const;
 const byPath = ["openSync", "renameSync", "linkSync", "rmSync", "mkdirSync"] as const;
 
 const directories: string[] = [];
@@ -103,8 +109,12 @@ describe("stable storage", () => {
     const storage = open(directory);
     calls.splice(0);
     save(storage, command(1, Buffer.alloc(5 << 20, 7)));
-    expect(take(calls, `${directory}/log.new`)).toEqual(["ftruncateSync", "fdatasyncSync",
-      "writeSync", "fdatasyncSync"]);
+    expect(take(calls, `${directory}/log.new`)).toEqual([
+      "ftruncateSync",
+      "fdatasyncSync",
+      "writeSync",
+      "fdatasyncSync",
+    ]);
     storage.close();
   });
 
@@ -118,8 +128,14 @@ describe("stable storage", () => {
     storage.writeSnapshot(frame.length, frame);
     storage.keepSnapshot();
     const done = calls.filter(({ file }) => file === `${directory}/snapshot.new`);
-    expect(done.map(({ what }) => what).filter((what) => what !== "readSync")).toEqual(["openSync",
-      "writeSync", "fdatasyncSync", "writeSync", "fdatasyncSync", "renameSync"]);
+    expect(done.map(({ what }) => what).filter((what) => what !== "readSync")).toEqual([
+      "openSync",
+      "writeSync",
+      "fdatasyncSync",
+      "writeSync",
+      "fdatasyncSync",
+      "renameSync",
+    ]);
     storage.close();
   });
 
@@ -139,8 +155,12 @@ describe("stable storage", () => {
       action();
       const done = calls.map(({ what, file }) => `${what} ${path.basename(file)}`);
       const name = path.basename(directory);
-      expect(done).toEqual([`${what} ${what === "rmSync" ? "b" : "a"}`, `openSync ${name}`,
-        `fsyncSync ${name}`, `closeSync ${name}`]);
+      expect(done).toEqual([
+        `${what} ${what === "rmSync" ? "b" : "a"}`,
+        `openSync ${name}`,
+        `fsyncSync ${name}`,
+        `closeSync ${name}`,
+      ]);
     }
     expect(opened.size).toBe(0);
   });
@@ -294,21 +314,22 @@ describe("a directory that is not whole", () => {
     const storage = open(directory);
     fs.rmSync(directory, { recursive: true });
     expect(() => keepSaving(storage)).toThrow(
-      `Cannot write ${directory}/log, so this server stops: the file was ` +
-        "deleted while the server ran. Start again with an empty directory, if a majority",
+      `Cannot write ${directory}/log, so this server stops: the file was `
+        + "deleted while the server ran. Start again with an empty directory, if a majority",
     );
     storage.close();
   }, 60_000);
 
-  test("without its lock file admits no second server until the operator makes the file again",
+  test(
+    "without its lock file admits no second server until the operator makes the file again",
     () => {
       const directory = used();
       const storage = open(directory);
       fs.rmSync(`${directory}/lock`);
       expect(() => open(directory)).toThrow(
-        `Cannot use ${directory}: ${directory}/lock was deleted, ` +
-          "so a server may still be running there. Make sure that none is, and then: touch " +
-          `${directory}/lock.`,
+        `Cannot use ${directory}: ${directory}/lock was deleted, `
+          + "so a server may still be running there. Make sure that none is, and then: touch "
+          + `${directory}/lock.`,
       );
       save(storage, command(2, "two"));
       storage.close();
@@ -323,5 +344,7 @@ describe("a directory that is not whole", () => {
       expect(() => keepSaving(again)).toThrow("the file was deleted while the server ran");
       again.close();
       second.close();
-    }, 60_000);
+    },
+    60_000,
+  );
 });

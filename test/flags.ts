@@ -10,8 +10,10 @@ function helpOf(file: string): string {
 }
 
 /** The values of a program's flags. Ends it if it is asked for help, or told what it does not know. */
-export function readFlags<Options extends NonNullable<ParseArgsConfig["options"]>>(file: string,
-  options: Options) {
+export function readFlags<Options extends NonNullable<ParseArgsConfig["options"]>>(
+  file: string,
+  options: Options,
+) {
   if (Bun.argv.slice(2).some((word) => word === "--help" || word === "-h")) {
     console.log(helpOf(file));
     process.exit(0);

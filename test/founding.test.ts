@@ -4,15 +4,39 @@
  */
 import { describe, expect, test } from "bun:test";
 import { KeyValues, type Message, type Name, type Raft } from "../raft.ts";
-import { appendEntries, appendReply, candidate, configuration, entries, flush, HEARTBEAT,
-  installSnapshot, membersEntry, one, only, removed, requestVote, server, step, T, THREE, timeOut,
-  timeoutNow, turn, voteReply, wait } from "./core.ts";
+import {
+  appendEntries,
+  appendReply,
+  candidate,
+  configuration,
+  entries,
+  flush,
+  HEARTBEAT,
+  installSnapshot,
+  membersEntry,
+  one,
+  only,
+  removed,
+  requestVote,
+  server,
+  step,
+  T,
+  THREE,
+  timeOut,
+  timeoutNow,
+  turn,
+  voteReply,
+  wait,
+} from "./core.ts";
 import { World } from "./nodes.ts";
 import { open } from "./wire.ts";
 
 /** A message as the wire delivers it: with the disk and the founding of its sender. */
-const shown = <M extends Message>(message: M, founding = 0, disk = 9): M => ({ ...message, founding,
-  disk });
+const shown = <M extends Message>(message: M, founding = 0, disk = 9): M => ({
+  ...message,
+  founding,
+  disk,
+});
 const empty = (from: Name) => shown(voteReply(0, { from, voteGranted: false, campaign: 0 }));
 const alone = () => server({ isAlone: true, disk: 1 });
 /** The founding entry, as a leader of this founding sends it in its first term. */
@@ -101,13 +125,19 @@ describe("a founding", () => {
 
   test("is fixed by the first commit index, which is saved at once", () => {
     const raft = founded(false);
-    raft.receive(shown(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }), 5),
-      1);
+    raft.receive(
+      shown(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }), 5),
+      1,
+    );
     expect(flush(raft).saved).toMatchObject({ commitIndex: 1, entries: [] });
     raft.receive(
       shown(
-        appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 2,
-          entries: entries([1], 1) }),
+        appendEntries(1, {
+          prevLogIndex: 1,
+          prevLogTerm: 1,
+          leaderCommit: 2,
+          entries: entries([1], 1),
+        }),
         5,
       ),
       2,
@@ -140,12 +170,18 @@ describe("a founding", () => {
     const raft = founded(false);
     const later = (prevLogIndex: number, list = entries([2], prevLogIndex)) =>
       one(
-        step(raft,
+        step(
+          raft,
           shown(
-            appendEntries(2, { from: "c", prevLogIndex, prevLogTerm: Math.min(prevLogIndex, 1),
-              entries: list }),
+            appendEntries(2, {
+              from: "c",
+              prevLogIndex,
+              prevLogTerm: Math.min(prevLogIndex, 1),
+              entries: list,
+            }),
             6,
-          )),
+          ),
+        ),
       );
     // An entry of the same index and term is another one there.
     expect(later(1)).toMatchObject({ success: false, hintIndex: 0 });
@@ -241,8 +277,10 @@ describe("servers that lose their disks", () => {
     expect(world.leader()).toBeUndefined();
     expect(THREE.map((name) => last(world, name))).toEqual([before, 0, 0]);
     const [a, b] = [world.at("a").status(), world.at("b").status()];
-    expect(b.peers).toMatchObject([{ name: "a", founding: a.founding }, { name: "c",
-      founding: 0 }]);
+    expect(b.peers).toMatchObject([{ name: "a", founding: a.founding }, {
+      name: "c",
+      founding: 0,
+    }]);
     expect(a.peers).toMatchObject([{ isNamed: false }, { isNamed: false }]);
   });
 

@@ -6,8 +6,19 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { makeEntry, type Message, type Name, Raft } from "../raft.ts";
-import { appendEntries, appendReply, configuration, entries, entry, membersEntry, requestVote,
-  server, T, THREE, voteReply } from "./core.ts";
+import {
+  appendEntries,
+  appendReply,
+  configuration,
+  entries,
+  entry,
+  membersEntry,
+  requestVote,
+  server,
+  T,
+  THREE,
+  voteReply,
+} from "./core.ts";
 import { Judge, type Saved, Violation } from "./judge.ts";
 
 /** A few servers, each step of which the judge is told about. */
@@ -39,8 +50,13 @@ class Court {
 
   save(name: Name, record: Partial<Saved>): void {
     const { commitIndex = 0 } = this.rafts.get(name)?.saved ?? {};
-    this.judge.saving(name, { currentTerm: 0, votedFor: undefined, commitIndex, entries: [],
-      ...record });
+    this.judge.saving(name, {
+      currentTerm: 0,
+      votedFor: undefined,
+      commitIndex,
+      entries: [],
+      ...record,
+    });
     this.judge.saved(name);
   }
 
@@ -194,8 +210,10 @@ describe("What a disk holds", () => {
     const court = new Court();
     court.given("a", [1], 3);
     expectBroken("Terms never go back", () => court.save("a", { currentTerm: 2 }));
-    expectBroken("A log has no gaps",
-      () => court.save("a", { currentTerm: 3, entries: [entry(3, 3)] }));
+    expectBroken(
+      "A log has no gaps",
+      () => court.save("a", { currentTerm: 3, entries: [entry(3, 3)] }),
+    );
   });
 
   test("is what the leader has, as far as that is acknowledged to it", () => {
@@ -204,8 +222,10 @@ describe("What a disk holds", () => {
     const other = makeEntry(log.lastIndex, 1, "commands", Buffer.from("another"));
     court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex }));
     court.save("c", { currentTerm: 1, votedFor: "a", entries: [other] });
-    expectBroken("What is acknowledged is what the leader has",
-      () => court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex })));
+    expectBroken(
+      "What is acknowledged is what the leader has",
+      () => court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex })),
+    );
   });
 
   test("has one vote per term, for a candidate", () => {
@@ -213,8 +233,10 @@ describe("What a disk holds", () => {
     for (const name of ["a", "b"]) court.save(name, { currentTerm: 1, votedFor: name });
     court.save("c", { currentTerm: 1, votedFor: "a" });
     expectBroken("One vote per term", () => court.save("c", { currentTerm: 1, votedFor: "b" }));
-    expectBroken("Votes are for candidates",
-      () => court.save("c", { currentTerm: 2, votedFor: "b" }));
+    expectBroken(
+      "Votes are for candidates",
+      () => court.save("c", { currentTerm: 2, votedFor: "b" }),
+    );
   });
 
   test("is what its server believes", () => {
@@ -250,8 +272,10 @@ describe("What leaves a server", () => {
     court.given("b", [], 1, "b");
     court.given("c", [], 1, "c");
     court.given("a", [], 1);
-    expectBroken("A vote is durable before it is given",
-      () => court.judge.sent(voteReply(1, { from: "a", to: "b" })));
+    expectBroken(
+      "A vote is durable before it is given",
+      () => court.judge.sent(voteReply(1, { from: "a", to: "b" })),
+    );
     court.save("a", { currentTerm: 1, votedFor: "b" });
     court.judge.sent(voteReply(1, { from: "a", to: "b" }));
     court.save("a", { currentTerm: 2 });
@@ -273,15 +297,22 @@ describe("What leaves a server", () => {
     const court = new Court();
     court.given("a", [1, 1], 1);
     court.judge.sent(appendReply(1, { from: "a", to: "b", matchIndex: 2 }));
-    expectBroken("Only what is durable is acknowledged",
-      () => court.judge.sent(appendReply(1, { from: "a", to: "b", matchIndex: 3 })));
+    expectBroken(
+      "Only what is durable is acknowledged",
+      () => court.judge.sent(appendReply(1, { from: "a", to: "b", matchIndex: 3 })),
+    );
   });
 
   test("are the entries that all others have under that index and term", () => {
     const court = led();
     const other = makeEntry(2, 1, "commands", Buffer.from("y"));
-    const message = appendEntries(1, { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1,
-      entries: [other] });
+    const message = appendEntries(1, {
+      from: "a",
+      to: "b",
+      prevLogIndex: 1,
+      prevLogTerm: 1,
+      entries: [other],
+    });
     expectBroken("Log matching", () => court.judge.sent(message));
   });
 });
@@ -322,20 +353,29 @@ describe("A server", () => {
     };
     const forget = (raft: Raft) => void (raft.role = { name: "Follower", leader: undefined });
     const rule = "A leader is forgotten when it is late, and twice not there";
-    expectBroken(rule, forgetting((court, raft) => {
-      forget(raft);
-      court.judge.refused("a", "b");
-    }));
-    expectBroken(rule, forgetting((court, raft) => {
-      court.judge.refused("a", "b");
-      raft.now += 5;
-      forget(raft);
-      court.judge.refused("a", "c");
-    }));
-    expectBroken("Nothing else hastens an election", forgetting((court, raft) => {
-      raft.electionDueAt -= 1;
-      court.judge.refused("a", "b");
-    }));
+    expectBroken(
+      rule,
+      forgetting((court, raft) => {
+        forget(raft);
+        court.judge.refused("a", "b");
+      }),
+    );
+    expectBroken(
+      rule,
+      forgetting((court, raft) => {
+        court.judge.refused("a", "b");
+        raft.now += 5;
+        forget(raft);
+        court.judge.refused("a", "c");
+      }),
+    );
+    expectBroken(
+      "Nothing else hastens an election",
+      forgetting((court, raft) => {
+        raft.electionDueAt -= 1;
+        court.judge.refused("a", "b");
+      }),
+    );
     forgetting((court, raft) => {
       court.judge.refused("a", "b");
       raft.now += 5;
@@ -359,8 +399,10 @@ describe("A server", () => {
     const rule = "A leader is forgotten when it has started again, and nobody else";
     expectBroken(rule, hearing("c", forget));
     expectBroken(rule, hearing("b", () => {}));
-    expectBroken("Nothing else hastens an election",
-      hearing("c", (raft) => void (raft.electionDueAt -= 1)));
+    expectBroken(
+      "Nothing else hastens an election",
+      hearing("c", (raft) => void (raft.electionDueAt -= 1)),
+    );
     hearing("b", forget)();
     hearing("c", () => {})();
   });
@@ -465,8 +507,10 @@ describe("A leader", () => {
 
   test("has all that was committed in earlier terms", () => {
     const court = led();
-    expectBroken("What is saved as committed is never replaced",
-      () => court.save("c", { currentTerm: 2, entries: [entry(1, 2)] }));
+    expectBroken(
+      "What is saved as committed is never replaced",
+      () => court.save("c", { currentTerm: 2, entries: [entry(1, 2)] }),
+    );
     court.judge.lostDisk("c");
     court.save("c", { currentTerm: 2, votedFor: "c", commitIndex: 0 });
     court.save("b", { currentTerm: 2, votedFor: "c" });
@@ -545,8 +589,10 @@ describe("What is committed", () => {
     const court = new Court();
     for (const name of THREE) court.given(name, [1, 1], 1);
     court.at("b").commitIndex = 2;
-    expectBroken("Only a leader commits, and by an entry of its own term",
-      () => court.judge.stepped("b"));
+    expectBroken(
+      "Only a leader commits, and by an entry of its own term",
+      () => court.judge.stepped("b"),
+    );
   });
 
   test("is on a majority of disks", () => {
@@ -588,10 +634,17 @@ describe("What is committed", () => {
     const raft = court.at("b");
     const { commitIndex } = raft;
     raft.commitIndex = commitIndex + 1;
-    const message = appendEntries(1, { from: "a", to: "b", prevLogIndex: commitIndex,
-      prevLogTerm: 1, leaderCommit: commitIndex + 1 });
-    expectBroken("No request commits what it does not vouch for",
-      () => court.judge.received(message));
+    const message = appendEntries(1, {
+      from: "a",
+      to: "b",
+      prevLogIndex: commitIndex,
+      prevLogTerm: 1,
+      leaderCommit: commitIndex + 1,
+    });
+    expectBroken(
+      "No request commits what it does not vouch for",
+      () => court.judge.received(message),
+    );
   });
 
   test("is applied once, in order, and makes the same state", () => {
@@ -612,8 +665,10 @@ describe("What is committed", () => {
   test("is all that is applied", () => {
     const court = led();
     court.at("b").lastApplied = court.at("b").commitIndex + 1;
-    expectBroken("Only what is committed is applied, and never again",
-      () => court.judge.stepped("b"));
+    expectBroken(
+      "Only what is committed is applied, and never again",
+      () => court.judge.stepped("b"),
+    );
   });
 });
 
@@ -624,8 +679,10 @@ describe("A snapshot", () => {
     court.judge.snapshotted("c", log.at(1), 1);
     expectBroken("Equal logs make equal states", () => court.judge.snapshotted("c", log.at(1), 2));
     for (const position of [{ index: 1, term: 7 }, { index: 9, term: 1 }]) {
-      expectBroken("Only what is committed is in a snapshot", () =>
-        court.judge.snapshotted("c", position, position.index));
+      expectBroken(
+        "Only what is committed is in a snapshot",
+        () => court.judge.snapshotted("c", position, position.index),
+      );
     }
   });
 
@@ -642,8 +699,10 @@ describe("A snapshot", () => {
     const court = led();
     court.judge.snapshotted("c", { ...court.at("c").log.at(2), members: court.at("c").members }, 2);
     const members = configuration(["a", "b"]);
-    expectBroken("A snapshot has the members as of its index",
-      () => court.judge.snapshotted("c", { ...court.at("c").log.at(2), members }, 2));
+    expectBroken(
+      "A snapshot has the members as of its index",
+      () => court.judge.snapshotted("c", { ...court.at("c").log.at(2), members }, 2),
+    );
   });
 });
 
@@ -667,16 +726,20 @@ test("A leader sends the first entry of its term before the turn ends", () => {
 describe("What is saved as committed", () => {
   test("only rises, is committed, and keeps its founding", () => {
     const court = led();
-    expectBroken("A saved commit index only rises",
-      () => court.save("c", { currentTerm: 1, votedFor: "a", commitIndex: 0 }));
+    expectBroken(
+      "A saved commit index only rises",
+      () => court.save("c", { currentTerm: 1, votedFor: "a", commitIndex: 0 }),
+    );
     const { log, currentTerm } = court.at("b");
     log.reset(0, 0);
     log.append(membersEntry(1, currentTerm, configuration(THREE), 99));
     expectBroken("A founding that is fixed is never replaced", () => court.judge.stepped("b"));
     const other = new Court();
     other.save("a", { currentTerm: 1, commitIndex: 1, entries: entries([1]) });
-    expectBroken("Only what is committed is saved as that",
-      () => other.judge.started("a", server({ name: "a", log: [1], commitIndex: 1 })));
+    expectBroken(
+      "Only what is committed is saved as that",
+      () => other.judge.started("a", server({ name: "a", log: [1], commitIndex: 1 })),
+    );
   });
 });
 
@@ -701,8 +764,10 @@ describe("Members", () => {
     const raft = court.at("a");
     Object.assign(raft.role, { firstIndex: raft.commitIndex + 1 });
     list(raft, "a", "b");
-    expectBroken("No change before an entry of the own term is committed",
-      () => court.judge.stepped("a"));
+    expectBroken(
+      "No change before an entry of the own term is committed",
+      () => court.judge.stepped("a"),
+    );
   });
 
   test("are those of the last list in the log, committed or not", () => {
@@ -734,11 +799,15 @@ describe("A read", () => {
     court.propose("a");
     court.judge.answered("a", question);
     const { length: committed } = court.judge.committed;
-    expectBroken("Reads are linearizable",
-      () => court.judge.answered("a", { ...question, committed: committed + 1 }));
+    expectBroken(
+      "Reads are linearizable",
+      () => court.judge.answered("a", { ...question, committed: committed + 1 }),
+    );
     court.elect("b");
-    expectBroken("Only who leads, and still does, answers reads",
-      () => court.judge.answered("a", question));
+    expectBroken(
+      "Only who leads, and still does, answers reads",
+      () => court.judge.answered("a", question),
+    );
   });
 
   test("at a follower sees the same, and no state that is half installed", () => {
@@ -750,11 +819,15 @@ describe("A read", () => {
     const question = court.judge.asked("b");
     court.judge.answered("b", question);
     const committed = court.judge.committed.length + 1;
-    expectBroken("Reads are linearizable",
-      () => court.judge.answered("b", { ...question, committed }));
+    expectBroken(
+      "Reads are linearizable",
+      () => court.judge.answered("b", { ...question, committed }),
+    );
     raft.incoming = { from: "a", leaderTerm: 1, index: 9, term: 1, size: 4, offset: 4, chunks: [] };
-    expectBroken("No read sees a state that is half installed",
-      () => court.judge.answered("b", question));
+    expectBroken(
+      "No read sees a state that is half installed",
+      () => court.judge.answered("b", question),
+    );
   });
 });
 

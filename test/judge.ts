@@ -5,8 +5,18 @@
  * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
  */
 import { decodeMulti } from "@msgpack/msgpack";
-import type { Configuration, Entry, HardState, Listed, Message, Name, Position, Progress, Raft,
-  Role } from "../raft.ts";
+import type {
+  Configuration,
+  Entry,
+  HardState,
+  Listed,
+  Message,
+  Name,
+  Position,
+  Progress,
+  Raft,
+  Role,
+} from "../raft.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
 export type Saved = HardState & { entries: readonly Entry[] };
@@ -80,9 +90,11 @@ const foundingOf = ([first]: readonly Entry[]) =>
   first && isList(first) ? Number([...decodeMulti(first.data)][0]) : 0;
 /** The rows of a configuration as text, or those of the entry that lists them. */
 const textOf = (list: Entry | Configuration): string =>
-  JSON.stringify("data" in list
-    ? rowsOf(list)
-    : list.map(({ name, address, votes, disk }) => [name, address, votes, disk]));
+  JSON.stringify(
+    "data" in list
+      ? rowsOf(list)
+      : list.map(({ name, address, votes, disk }) => [name, address, votes, disk]),
+  );
 const votersIn = (entry: Entry): Name[] =>
   rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
 
@@ -94,8 +106,15 @@ const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
  * Sending began anew at `begunAt` when it last did; `refusals` counts how often in a row that was
  * further back. `round` is the latest that was answered, at `heardAt`.
  */
-type Followed = { progress: Progress; matchIndex: number; nextIndex: number; begunAt: number;
-  refusals: number; heardAt: number; round: number };
+type Followed = {
+  progress: Progress;
+  matchIndex: number;
+  nextIndex: number;
+  begunAt: number;
+  refusals: number;
+  heardAt: number;
+  round: number;
+};
 /** What was so when a read came to a server. The round is a leader's. */
 export type Question = { role: Role; round: number; committed: number };
 
@@ -173,8 +192,11 @@ export class Judge {
    * `founders` are the members at first, `others` may join them. `maxReads`: how many reads may wait
    * in a server, as many as its clients can have asked.
    */
-  constructor(private readonly founders: readonly Name[], private readonly maxReads = 1000,
-    others: readonly Name[] = []) {
+  constructor(
+    private readonly founders: readonly Name[],
+    private readonly maxReads = 1000,
+    others: readonly Name[] = [],
+  ) {
     for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
   }
 
@@ -227,8 +249,8 @@ export class Judge {
    * vote is one of them.
    */
   canDoAlone(some: readonly Name[]): boolean {
-    return isMajority(some, this.voters) &&
-      this.lists().every((entry) => {
+    return isMajority(some, this.voters)
+      && this.lists().every((entry) => {
         const named = rowsOf(entry).filter(([name, , , disk]) =>
           some.includes(name) && this.isNamed(name, disk)
         );
@@ -247,8 +269,8 @@ export class Judge {
     const empty = this.founders.filter((name) =>
       name === lost || this.at(name).disk.entries.length === 0
     );
-    return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole() &&
-      lists.every((entry) => {
+    return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole()
+      && lists.every((entry) => {
         // Who is about to get a vote may get it before anybody knows what it has lost.
         const others = votersIn(entry).filter((name) => name !== lost);
         const isMember = rowsOf(entry).some(([name]) => name === lost);
@@ -295,23 +317,40 @@ export class Judge {
     if (pending && !disk.isWhatIsKnownTo(raft)) disk.apply(pending);
     disk.pending = undefined;
     disk.id = raft.settings.disk;
-    demand(disk.isWhatIsKnownTo(raft), "What is durable survives",
+    demand(
+      disk.isWhatIsKnownTo(raft),
+      "What is durable survives",
       () =>
-        `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with ` +
-        `${raft.log.lastIndex} entries, ${raft.commitIndex} committed, and its disk was left in ` +
-        `term ${disk.currentTerm}, with its vote for ${disk.votedFor} and ` +
-        `${disk.entries.length} entries, ${disk.commitIndex} committed`);
+        `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with `
+        + `${raft.log.lastIndex} entries, ${raft.commitIndex} committed, and its disk was left in `
+        + `term ${disk.currentTerm}, with its vote for ${disk.votedFor} and `
+        + `${disk.entries.length} entries, ${disk.commitIndex} committed`,
+    );
     const { index } = raft.snapshot;
     const { committed } = this.of(server);
     const last = disk.entries[raft.commitIndex - 1];
-    demand(isSame(last, committed[raft.commitIndex - 1]), "Only what is committed is saved as that",
-      () => `${name} starts with ${show(last)} for committed`);
-    Object.assign(server, { raft, role: raft.role, commitIndex: raft.commitIndex,
+    demand(
+      isSame(last, committed[raft.commitIndex - 1]),
+      "Only what is committed is saved as that",
+      () => `${name} starts with ${show(last)} for committed`,
+    );
+    Object.assign(server, {
+      raft,
+      role: raft.role,
+      commitIndex: raft.commitIndex,
       lastApplied: index,
-      log: [...disk.entries.slice(0, raft.log.baseIndex),
-        ...raft.log.slice(raft.log.baseIndex + 1)], currentTerm: raft.currentTerm,
-      votedFor: raft.votedFor, campaigns: raft.campaigns, electionDueAt: raft.electionDueAt,
-      timerFrom: raft.heardAt, refusedAt: [], forgotAt: Number.NEGATIVE_INFINITY });
+      log: [
+        ...disk.entries.slice(0, raft.log.baseIndex),
+        ...raft.log.slice(raft.log.baseIndex + 1),
+      ],
+      currentTerm: raft.currentTerm,
+      votedFor: raft.votedFor,
+      campaigns: raft.campaigns,
+      electionDueAt: raft.electionDueAt,
+      timerFrom: raft.heardAt,
+      refusedAt: [],
+      forgotAt: Number.NEGATIVE_INFINITY,
+    });
     server.voters = server.votersBefore = this.votersOf(server.log);
     this.checkMembers(server, raft);
     this.checkDisk(server);
@@ -341,15 +380,26 @@ export class Judge {
     const { disk } = server;
     if (!disk.pending) return;
     const { currentTerm, commitIndex, entries: [first] } = disk.pending;
-    demand(currentTerm >= disk.currentTerm, "Terms never go back",
-      () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`);
-    demand(commitIndex >= disk.commitIndex, "A saved commit index only rises",
-      () => `that of ${name} goes from ${disk.commitIndex} to ${commitIndex}`);
-    demand(!first || first.index > disk.commitIndex || disk.commitIndex === 0,
+    demand(
+      currentTerm >= disk.currentTerm,
+      "Terms never go back",
+      () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`,
+    );
+    demand(
+      commitIndex >= disk.commitIndex,
+      "A saved commit index only rises",
+      () => `that of ${name} goes from ${disk.commitIndex} to ${commitIndex}`,
+    );
+    demand(
+      !first || first.index > disk.commitIndex || disk.commitIndex === 0,
       "What is saved as committed is never replaced",
-      () => `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} as committed`);
-    demand(!first || first.index <= disk.entries.length + 1, "A log has no gaps",
-      () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`);
+      () => `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} as committed`,
+    );
+    demand(
+      !first || first.index <= disk.entries.length + 1,
+      "A log has no gaps",
+      () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`,
+    );
     disk.apply(disk.pending);
     disk.pending = undefined;
     this.checkDisk(server);
@@ -359,25 +409,40 @@ export class Judge {
    * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
    * before its log is cut. `state` is the digest that its state machine has with it.
    */
-  snapshotted(name: Name, position: Position & Partial<Listed>, state: number,
-    installed = false): void {
+  snapshotted(
+    name: Name,
+    position: Position & Partial<Listed>,
+    state: number,
+    installed = false,
+  ): void {
     const server = this.at(name);
     const { index, term, founding } = position;
     const { committed, states } = founding === undefined
       ? this.of(server)
       : this.foundingOf(founding);
-    demand(committed[index - 1]?.term === term, "Only what is committed is in a snapshot",
-      () => `${name} has one up to entry ${index} of term ${term}`);
-    demand(states[index] === state, "Equal logs make equal states",
-      () => `the snapshot that ${name} has of ${index} is not the state of the others`);
+    demand(
+      committed[index - 1]?.term === term,
+      "Only what is committed is in a snapshot",
+      () => `${name} has one up to entry ${index} of term ${term}`,
+    );
+    demand(
+      states[index] === state,
+      "Equal logs make equal states",
+      () => `the snapshot that ${name} has of ${index} is not the state of the others`,
+    );
     const list = committed.slice(0, index).findLast(isList);
     const { members } = position;
-    demand(!list || !members || textOf(members) === textOf(list),
+    demand(
+      !list || !members || textOf(members) === textOf(list),
       "A snapshot has the members as of its index",
-      () => `that of ${name} lists ${textOf(members ?? [])} at ${index}`);
+      () => `that of ${name} lists ${textOf(members ?? [])} at ${index}`,
+    );
     if (!installed) return;
-    demand(index > server.lastApplied, "No state goes back",
-      () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`);
+    demand(
+      index > server.lastApplied,
+      "No state goes back",
+      () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`,
+    );
     server.disk.install(position, committed);
     server.lastApplied = index;
   }
@@ -389,11 +454,16 @@ export class Judge {
 
   private checkVote({ name, votes }: Server, term: number, candidate: Name): void {
     const before = votes.get(term) ?? candidate;
-    demand(before === candidate, "One vote per term",
-      () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`);
-    demand(candidate === name || this.at(candidate).hasVoted(term, candidate),
+    demand(
+      before === candidate,
+      "One vote per term",
+      () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`,
+    );
+    demand(
+      candidate === name || this.at(candidate).hasVoted(term, candidate),
       "Votes are for candidates",
-      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`);
+      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`,
+    );
     votes.set(term, candidate);
   }
 
@@ -403,11 +473,13 @@ export class Judge {
     // What is of the candidate's own term came after the vote.
     if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
     const { lastLogTerm, lastLogIndex } = candidate;
-    demand(lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
+    demand(
+      lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
       "A vote is for a log that is at least as up to date",
       () =>
-        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is ` +
-        `${lastLogIndex} of term ${lastLogTerm}`);
+        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is `
+        + `${lastLogIndex} of term ${lastLogTerm}`,
+    );
   }
 
   /** A message leaves a server for the network. */
@@ -418,12 +490,18 @@ export class Judge {
       ? m.voteGranted && !m.preVote
       : m.type !== "RequestVote" || !m.preVote;
     if (!isPromise) return;
-    demand(currentTerm >= m.term, "No word of a term that is not durable",
-      () => `${name} sends ${m.type} of term ${m.term}, and its disk is in term ${currentTerm}`);
+    demand(
+      currentTerm >= m.term,
+      "No word of a term that is not durable",
+      () => `${name} sends ${m.type} of term ${m.term}, and its disk is in term ${currentTerm}`,
+    );
     const isLatest = currentTerm === m.term;
     if (m.type === "RequestVoteReply") {
-      demand(!isLatest || votedFor === m.to, "A vote is durable before it is given", () =>
-        `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`);
+      demand(
+        !isLatest || votedFor === m.to,
+        "A vote is durable before it is given",
+        () => `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`,
+      );
       this.checkVote(server, m.term, m.to);
       this.checkUpToDate(server, m.term, m.to);
     } else if (m.type === "RequestVote") {
@@ -435,8 +513,11 @@ export class Judge {
       if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
     } else if (m.type === "AppendEntriesReply" && m.success) {
       // In a turn that ends in a later term, what was accepted before may be overwritten already.
-      demand(!isLatest || entries.length >= m.matchIndex, "Only what is durable is acknowledged",
-        () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`);
+      demand(
+        !isLatest || entries.length >= m.matchIndex,
+        "Only what is durable is acknowledged",
+        () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`,
+      );
       if (isLatest) this.checkAcknowledgement(server, m.term, m.matchIndex);
     }
   }
@@ -448,8 +529,11 @@ export class Judge {
     const { raft, log } = this.servers.get(leader) ?? {};
     if (matchIndex === 0 || !raft || raft.role !== role) return;
     const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
-    demand(isSame(own, theirs), "What is acknowledged is what the leader has",
-      () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`);
+    demand(
+      isSame(own, theirs),
+      "What is acknowledged is what the leader has",
+      () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`,
+    );
   }
 
   /** A server has received a message. To be told before anything else happens to it. */
@@ -463,9 +547,11 @@ export class Judge {
     if (isLeaders && m.term === currentTerm) server.refusedAt = [];
     if (m.type === "AppendEntries") {
       const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
-      demand(commitIndex <= Math.max(server.commitIndex, vouched),
-        "No request commits what it does not vouch for", () =>
-        `one for ${vouched} entries makes ${name} commit ${commitIndex}`);
+      demand(
+        commitIndex <= Math.max(server.commitIndex, vouched),
+        "No request commits what it does not vouch for",
+        () => `one for ${vouched} entries makes ${name} commit ${commitIndex}`,
+      );
     }
     const follower = server.followers.get(m.from);
     if (m.type === "AppendEntriesReply" && !m.success && role.name === "Leader" && follower) {
@@ -489,16 +575,21 @@ export class Judge {
     const isLate = raft.now - timerFrom >= raft.settings.heartbeatMs;
     if (leader === peer && isLate) refusedAt.push(raft.now);
     if (raft.role === role) {
-      demand(raft.electionDueAt === server.electionDueAt, "Nothing else hastens an election", () =>
-        `${name} does when it is told that ${peer} is not there`);
+      demand(
+        raft.electionDueAt === server.electionDueAt,
+        "Nothing else hastens an election",
+        () => `${name} does when it is told that ${peer} is not there`,
+      );
       return this.stepped(name);
     }
     const lastingMs = (refusedAt.at(-1) ?? 0) - (refusedAt[0] ?? 0);
-    demand(leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
+    demand(
+      leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
       "A leader is forgotten when it is late, and twice not there",
       () =>
-        `${name}, whose leader is ${leader}, last heard ${raft.now - timerFrom} ms ago, is told ` +
-        `that ${peer} is not there, ${refusedAt.length} times in ${lastingMs} ms`);
+        `${name}, whose leader is ${leader}, last heard ${raft.now - timerFrom} ms ago, is told `
+        + `that ${peer} is not there, ${refusedAt.length} times in ${lastingMs} ms`,
+    );
     server.forgotAt = raft.now;
     this.stepped(name);
   }
@@ -510,12 +601,16 @@ export class Judge {
     if (!raft) return;
     const leader = role?.name === "Follower" ? role.leader : undefined;
     const isForgotten = raft.role !== role;
-    demand(isForgotten === (leader === peer),
+    demand(
+      isForgotten === (leader === peer),
       "A leader is forgotten when it has started again, and nobody else",
-      () => `${name}, whose leader is ${leader}, hears that ${peer} has started again`);
-    demand(isForgotten || raft.electionDueAt === server.electionDueAt,
+      () => `${name}, whose leader is ${leader}, hears that ${peer} has started again`,
+    );
+    demand(
+      isForgotten || raft.electionDueAt === server.electionDueAt,
       "Nothing else hastens an election",
-      () => `${name} does when it hears that ${peer} has started again`);
+      () => `${name} does when it hears that ${peer} has started again`,
+    );
     if (isForgotten) server.forgotAt = raft.now;
     this.stepped(name);
   }
@@ -535,20 +630,31 @@ export class Judge {
    */
   answered(name: Name, { role, round, committed }: Question): void {
     const { raft, followers, lastApplied, voters } = this.at(name);
-    demand(role.name !== "Leader" || raft?.role === role,
+    demand(
+      role.name !== "Leader" || raft?.role === role,
       "Only who leads, and still does, answers reads",
-      () => `${name} does not lead as it did when the read came`);
-    demand(!raft?.isInstalling, "No read sees a state that is half installed",
-      () => `${name} answers one while it installs a snapshot of ${raft?.incoming?.index}`);
-    demand(lastApplied >= committed, "Reads are linearizable",
+      () => `${name} does not lead as it did when the read came`,
+    );
+    demand(
+      !raft?.isInstalling,
+      "No read sees a state that is half installed",
+      () => `${name} answers one while it installs a snapshot of ${raft?.incoming?.index}`,
+    );
+    demand(
+      lastApplied >= committed,
+      "Reads are linearizable",
       () =>
-        `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it ` +
-        "came");
+        `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it `
+        + "came",
+    );
     if (role.name !== "Leader") return; // A follower leaves the round to its leader.
     const confirmed = [...followers].filter(([, follower]) => follower.round > round)
       .map(([follower]) => follower);
-    demand(isMajority([name, ...confirmed], voters), "A read waits for a round of its own",
-      () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`);
+    demand(
+      isMajority([name, ...confirmed], voters),
+      "A read waits for a round of its own",
+      () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`,
+    );
   }
 
   /** Time has passed for a server: what it had received before was read. */
@@ -560,11 +666,13 @@ export class Judge {
       voter === name ? raft.now : followers.get(voter)?.heardAt ?? 0
     );
     const heardAt = heard.sort((a, b) => b - a)[Math.floor(voters.length / 2)] ?? raft.now;
-    demand(raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
+    demand(
+      raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
       "A leader that no majority answers steps down",
       () =>
-        `${name} leads in term ${raft.currentTerm}, and heard no majority for ` +
-        `${Math.round(raft.now - heardAt)} ms`);
+        `${name} leads in term ${raft.currentTerm}, and heard no majority for `
+        + `${Math.round(raft.now - heardAt)} ms`,
+    );
   }
 
   /** A server has applied an entry. `state` is a digest of its state machine after that. */
@@ -573,14 +681,23 @@ export class Judge {
     const { committed, states } = this.of(server);
     this.checkLog(server);
     this.checkCommitted(server);
-    demand(entry.index === server.lastApplied + 1, "All is applied, once and in order",
-      () => `${name} applies ${show(entry)} after ${server.lastApplied}`);
+    demand(
+      entry.index === server.lastApplied + 1,
+      "All is applied, once and in order",
+      () => `${name} applies ${show(entry)} after ${server.lastApplied}`,
+    );
     const before = committed[entry.index - 1];
-    demand(isSame(before, entry), "State machine safety",
-      () => `${name} applies ${show(entry)} where ${show(before)} is committed`);
+    demand(
+      isSame(before, entry),
+      "State machine safety",
+      () => `${name} applies ${show(entry)} where ${show(before)} is committed`,
+    );
     const expected = states[entry.index] ??= state;
-    demand(state === expected, "Equal logs make equal states",
-      () => `after ${show(entry)} the state of ${name} is not that of the others`);
+    demand(
+      state === expected,
+      "Equal logs make equal states",
+      () => `after ${show(entry)} the state of ${name} is not that of the others`,
+    );
     server.lastApplied = entry.index;
   }
 
@@ -599,11 +716,13 @@ export class Judge {
     this.checkQueues(server, raft);
     this.checkFollowers(server, raft);
     const { lastApplied, commitIndex } = raft;
-    demand(lastApplied >= server.lastApplied && lastApplied <= commitIndex,
+    demand(
+      lastApplied >= server.lastApplied && lastApplied <= commitIndex,
       "Only what is committed is applied, and never again",
       () =>
-        `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of ` +
-        `${commitIndex}`);
+        `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of `
+        + `${commitIndex}`,
+    );
     const { role, electionDueAt, heardAt, campaigns } = raft;
     Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
   }
@@ -613,10 +732,13 @@ export class Judge {
     const { raft, unopened } = this.at(name);
     // A server that was elected by its own save appends its first entry after that.
     if (raft?.role.name !== "Leader" || raft.unsaved) return;
-    demand(unopened.size === 0, "The first entry of a term leaves with the election",
+    demand(
+      unopened.size === 0,
+      "The first entry of a term leaves with the election",
       () =>
-        `${name}, leader of term ${raft.currentTerm}, ends a turn, and has not sent it to ` +
-        [...unopened].join(", "));
+        `${name}, leader of term ${raft.currentTerm}, ends a turn, and has not sent it to `
+        + [...unopened].join(", "),
+    );
   }
 
   // -------------------------------- The promises, one after another ------------------------------
@@ -626,20 +748,28 @@ export class Judge {
     const { name, disk } = server;
     const { currentTerm, votedFor, saved, log } = raft;
     const { savedIndex } = log;
-    demand(currentTerm >= server.currentTerm, "Terms never go back",
-      () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`);
+    demand(
+      currentTerm >= server.currentTerm,
+      "Terms never go back",
+      () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`,
+    );
     const before = currentTerm === server.currentTerm ? server.votedFor : undefined;
-    demand(before === undefined || votedFor === before, "One vote per term",
-      () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`);
+    demand(
+      before === undefined || votedFor === before,
+      "One vote per term",
+      () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`,
+    );
     [server.currentTerm, server.votedFor] = [currentTerm, votedFor];
-    demand(saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
-      && (savedIndex === log.baseIndex
-        || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
+    demand(
+      saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
+        && (savedIndex === log.baseIndex
+          || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
       "What a server believes durable is durable",
       () =>
-        `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and ` +
-        `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and ` +
-        `${disk.entries.length}`);
+        `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and `
+        + `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and `
+        + `${disk.entries.length}`,
+    );
   }
 
   /** Only the leader of the term, or a candidate that gets the vote, postpones an election. */
@@ -657,8 +787,11 @@ export class Judge {
     // It may lead only as long as its log is empty, and has got a snapshot since it asked.
     const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
       && raft.role.name === "Follower";
-    demand(isVote || isLeader || steppedDown || gaveUp, "Nothing else postpones an election",
-      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`);
+    demand(
+      isVote || isLeader || steppedDown || gaveUp,
+      "Nothing else postpones an election",
+      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`,
+    );
   }
 
   /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
@@ -668,16 +801,25 @@ export class Judge {
     const { log, commitIndex } = server;
     const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
     const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
-    demand([...server.voters, ...before].includes(server.name), "Who has no vote does not campaign",
-      () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`);
+    demand(
+      [...server.voters, ...before].includes(server.name),
+      "Who has no vote does not campaign",
+      () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`,
+    );
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;
     const { name, forgotAt } = server;
     const least = now < forgotAt + T ? settings.heartbeatMs : T;
-    demand(drawnMs > 0.999 * least && drawnMs < 1.501 * T, "An election timeout is from T to 1.5T",
-      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`);
-    demand(Math.abs(drawnMs - server.drawnMs) > 1e-6, "A timeout is drawn for every campaign",
-      () => `two campaigns of ${name} have the same, ${drawnMs} ms`);
+    demand(
+      drawnMs > 0.999 * least && drawnMs < 1.501 * T,
+      "An election timeout is from T to 1.5T",
+      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`,
+    );
+    demand(
+      Math.abs(drawnMs - server.drawnMs) > 1e-6,
+      "A timeout is drawn for every campaign",
+      () => `two campaigns of ${name} have the same, ${drawnMs} ms`,
+    );
     server.drawnMs = drawnMs;
   }
 
@@ -690,15 +832,20 @@ export class Judge {
     const { term } = raft.log.at(baseIndex);
     if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
       // Only a snapshot can have taken its place. What it has is committed, so others know it.
-      demand(committed[baseIndex - 1]?.term === term, "A log begins with what is committed", () =>
-        `that of ${name} begins behind entry ${baseIndex} of term ${term}`);
+      demand(
+        committed[baseIndex - 1]?.term === term,
+        "A log begins with what is committed",
+        () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`,
+      );
       log.splice(0, Infinity, ...committed.slice(0, baseIndex));
       server.voters = this.votersOf(log);
     }
     if (foundingOf(log) > 0 && raft.founding !== foundingOf(log)) {
-      demand(server.commitIndex === 0 && server.disk.commitIndex === 0,
-        "A founding that is fixed is never replaced", () =>
-        `${name} drops that of ${log.length} entries for another one`);
+      demand(
+        server.commitIndex === 0 && server.disk.commitIndex === 0,
+        "A founding that is fixed is never replaced",
+        () => `${name} drops that of ${log.length} entries for another one`,
+      );
       log.length = 0;
     }
     let common = Math.min(log.length, raft.log.lastIndex);
@@ -718,18 +865,30 @@ export class Judge {
   }
 
   /** One at a time, and none that an earlier leader may have begun may be under way either. */
-  private checkChange({ log, name, role: before }: Server, { role, commitIndex }: Raft,
-    entry: Entry): void {
+  private checkChange(
+    { log, name, role: before }: Server,
+    { role, commitIndex }: Raft,
+    entry: Entry,
+  ): void {
     const [old, next] = [this.votersOf(log), votersIn(entry)];
     const changed = [...old, ...next].filter((one) => !old.includes(one) || !next.includes(one));
-    demand(next.length > 0 && changed.length <= 1, "One vote comes or goes at a time",
-      () => `${show(entry)} of ${name} makes of ${old.join(", ")} ${next.join(", ") || "nobody"}`);
+    demand(
+      next.length > 0 && changed.length <= 1,
+      "One vote comes or goes at a time",
+      () => `${show(entry)} of ${name} makes of ${old.join(", ")} ${next.join(", ") || "nobody"}`,
+    );
     if (role.name !== "Leader" || role !== before) return;
     const last = log.findLastIndex(({ kind }) => kind === "members") + 1;
-    demand(commitIndex >= last, "One change at a time",
-      () => `${name} lists the members in ${show(entry)}, and entry ${last} is not committed`);
-    demand(commitIndex >= role.firstIndex, "No change before an entry of the own term is committed",
-      () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`);
+    demand(
+      commitIndex >= last,
+      "One change at a time",
+      () => `${name} lists the members in ${show(entry)}, and entry ${last} is not committed`,
+    );
+    demand(
+      commitIndex >= role.firstIndex,
+      "No change before an entry of the own term is committed",
+      () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`,
+    );
   }
 
   /**
@@ -740,25 +899,37 @@ export class Judge {
     const list = server.log.findLast(isList);
     if (list === server.list && members === server.members) return;
     const expected = textOf(list ?? settings.members);
-    demand(textOf(members) === expected, "The last list of members in the log is in force",
-      () => `in ${server.name} it is ${textOf(members)}, and the last one is ${expected}`);
+    demand(
+      textOf(members) === expected,
+      "The last list of members in the log is in force",
+      () => `in ${server.name} it is ${textOf(members)}, and the last one is ${expected}`,
+    );
     Object.assign(server, { list, members });
   }
 
   private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
     const { name } = server;
-    demand(server.role !== role || role.name !== "Leader", "Leader append-only",
-      () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`);
+    demand(
+      server.role !== role || role.name !== "Leader",
+      "Leader append-only",
+      () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`,
+    );
     // One that is replaced by its equal is not lost.
     const now = (at: number) => at < log.lastIndex ? log.at(at + 1) : undefined;
     let at = common;
     while (at < server.log.length && isSame(server.log[at], now(at))) at += 1;
     const lost = server.log[at];
     if (!lost) return;
-    demand(now(at) !== undefined, "Only what conflicts is deleted",
-      () => `${name} deletes ${show(lost)}, and has nothing instead of it`);
-    demand(!isSame(lost, this.of(server).committed[at]), "A committed entry never changes",
-      () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`);
+    demand(
+      now(at) !== undefined,
+      "Only what conflicts is deleted",
+      () => `${name} deletes ${show(lost)}, and has nothing instead of it`,
+    );
+    demand(
+      !isSame(lost, this.of(server).committed[at]),
+      "A committed entry never changes",
+      () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`,
+    );
   }
 
   /** An index and a term are one entry everywhere, and so is all that comes before it. */
@@ -770,12 +941,18 @@ export class Judge {
       if (prevTerm !== undefined) founding.known.set(key, { entry, prevTerm });
       return;
     }
-    demand(isSame(entry, known.entry), "Log matching",
-      () => `${show(entry)} of ${name} is not the one that others have`);
-    demand(prevTerm === undefined || prevTerm === known.prevTerm, "Log matching",
+    demand(
+      isSame(entry, known.entry),
+      "Log matching",
+      () => `${show(entry)} of ${name} is not the one that others have`,
+    );
+    demand(
+      prevTerm === undefined || prevTerm === known.prevTerm,
+      "Log matching",
       () =>
-        `before ${show(entry)} ${name} has one of term ${prevTerm}, and others one of term ` +
-        `${known.prevTerm}`);
+        `before ${show(entry)} ${name} has one of term ${prevTerm}, and others one of term `
+        + `${known.prevTerm}`,
+    );
   }
 
   /** Election safety and leader completeness. */
@@ -790,19 +967,28 @@ export class Judge {
     const members = list ? rowsOf(list).map(([member]) => member) : this.founders;
     server.unopened = new Set(members.filter((member) => member !== name));
     const other = leaders.get(currentTerm) ?? { name, role };
-    demand(other.role === role, "Election safety",
-      () => `${name} leads in term ${currentTerm}, which ${other.name} has led`);
+    demand(
+      other.role === role,
+      "Election safety",
+      () => `${name} leads in term ${currentTerm}, which ${other.name} has led`,
+    );
     leaders.set(currentTerm, other);
     const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
-    demand(isMajority(voters, server.votersBefore), "A leader has the votes of a majority",
+    demand(
+      isMajority(voters, server.votersBefore),
+      "A leader has the votes of a majority",
       () =>
-        `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of ` +
-        `${server.votersBefore.join(", ")}`);
+        `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of `
+        + `${server.votersBefore.join(", ")}`,
+    );
     // A leader whose votes came late may have a term that was over when the last were committed.
     const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
     const missing = committed[count - 1];
-    demand(!missing || log.matches(missing.index, missing.term), "Leader completeness",
-      () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`);
+    demand(
+      !missing || log.matches(missing.index, missing.term),
+      "Leader completeness",
+      () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`,
+    );
   }
 
   private names(isOne: (server: Server) => boolean): Name[] {
@@ -815,22 +1001,33 @@ export class Judge {
     if (!raft || raft.commitIndex === server.commitIndex) return;
     const { commitIndex, log } = raft;
     const { committed: known } = this.of(server);
-    demand(commitIndex > server.commitIndex, "What is committed stays committed",
-      () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`);
-    demand(commitIndex <= log.lastIndex, "Only what is in the log is committed",
-      () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`);
+    demand(
+      commitIndex > server.commitIndex,
+      "What is committed stays committed",
+      () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`,
+    );
+    demand(
+      commitIndex <= log.lastIndex,
+      "Only what is in the log is committed",
+      () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`,
+    );
     const isFirst = commitIndex > known.length;
-    demand(!isFirst || log.matches(commitIndex, server.ledTerm),
+    demand(
+      !isFirst || log.matches(commitIndex, server.ledTerm),
       "Only a leader commits, and by an entry of its own term",
       () =>
-        `${name}, last a leader in term ${server.ledTerm}, commits ${show(log.at(commitIndex))}`);
+        `${name}, last a leader in term ${server.ledTerm}, commits ${show(log.at(commitIndex))}`,
+    );
     const first = Math.max(server.commitIndex, log.baseIndex) + 1;
     for (let index = first; index <= commitIndex; index += 1) {
       const entry = log.at(index);
       if (index > known.length) this.commit(server, entry);
       const committed = known[index - 1];
-      demand(isSame(committed, entry), "A committed entry never changes", () =>
-        `${name} has ${show(entry)} for committed, and others ${show(committed)}`);
+      demand(
+        isSame(committed, entry),
+        "A committed entry never changes",
+        () => `${name} has ${show(entry)} for committed, and others ${show(committed)}`,
+      );
     }
     server.commitIndex = commitIndex;
   }
@@ -853,16 +1050,21 @@ export class Judge {
     const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
     const holders = this.holders(entry, log);
     // Who has committed may change the members in the same step: then it counted the ones before.
-    demand(isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
+    demand(
+      isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
       "What is committed is on a majority of disks",
       () =>
-        `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of ` +
-        `${voters.join(", ")}`);
+        `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of `
+        + `${voters.join(", ")}`,
+    );
     for (const { raft, name: leader } of this.servers.values()) {
       const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm
         && raft.founding === server.raft?.founding;
-      demand(!isLater || raft.log.matches(entry.index, entry.term), "Leader completeness", () =>
-        `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`);
+      demand(
+        !isLater || raft.log.matches(entry.index, entry.term),
+        "Leader completeness",
+        () => `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`,
+      );
     }
     committed.push(entry);
     committedIn.push(ledTerm);
@@ -871,11 +1073,17 @@ export class Judge {
   /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
   private checkQueues({ name }: Server, { role, outbox }: Raft): void {
     const limit = 1000 + 100 * this.servers.size;
-    demand(outbox.length <= limit, "Queues are bounded",
-      () => `${outbox.length} messages wait in ${name}`);
+    demand(
+      outbox.length <= limit,
+      "Queues are bounded",
+      () => `${outbox.length} messages wait in ${name}`,
+    );
     if (role.name !== "Leader") return;
-    demand(role.reads.length <= this.maxReads, "Queues are bounded",
-      () => `${role.reads.length} reads wait in ${name}`);
+    demand(
+      role.reads.length <= this.maxReads,
+      "Queues are bounded",
+      () => `${role.reads.length} reads wait in ${name}`,
+    );
   }
 
   /** What a leader knows of its followers only grows, and what is under way to them is bounded. */
@@ -888,13 +1096,26 @@ export class Judge {
       // Who is added anew may be another server of that name.
       const known = before?.progress === progress
         ? before
-        : { progress, matchIndex, nextIndex, begunAt: nextIndex, refusals: 0, heardAt: now,
-          round: 0 };
+        : {
+          progress,
+          matchIndex,
+          nextIndex,
+          begunAt: nextIndex,
+          refusals: 0,
+          heardAt: now,
+          round: 0,
+        };
       followers.set(to, known);
-      demand(matchIndex >= known.matchIndex, "What a follower has it keeps", () =>
-        `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`);
-      demand(nextIndex > matchIndex, "No follower is sent what it has", () =>
-        `${name} sends ${to} entry ${nextIndex}, and it has ${matchIndex}`);
+      demand(
+        matchIndex >= known.matchIndex,
+        "What a follower has it keeps",
+        () => `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`,
+      );
+      demand(
+        nextIndex > matchIndex,
+        "No follower is sent what it has",
+        () => `${name} sends ${to} entry ${nextIndex}, and it has ${matchIndex}`,
+      );
       if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
       if (matchIndex > known.matchIndex) known.refusals = 0;
       [known.matchIndex, known.nextIndex] = [matchIndex, nextIndex];
@@ -902,20 +1123,30 @@ export class Judge {
       // The last batch began while the window was open, and a batch has one entry at least.
       const last = log.bytes(nextIndex - 1, nextIndex - 1);
       const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
-      demand(bytes < settings.windowBytes, "The window is bounded", () =>
-        `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`);
+      demand(
+        bytes < settings.windowBytes,
+        "The window is bounded",
+        () => `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`,
+      );
     }
   }
 
   /** A conflict costs a round trip per term, and not per entry. */
-  private checkRefusal({ name, raft, log }: Server, to: Name, nextIndex: number,
-    known: Followed): void {
+  private checkRefusal(
+    { name, raft, log }: Server,
+    to: Name,
+    nextIndex: number,
+    known: Followed,
+  ): void {
     if (nextIndex < known.begunAt && raft?.role.name === "Leader") {
       known.refusals += 1;
       const skipped = log.slice(nextIndex - 1, raft.role.firstIndex);
       const terms = skipped.filter(({ term }, i) => term !== skipped[i - 1]?.term).length;
-      demand(known.refusals <= terms + 2, "A conflict costs a round trip per term", () =>
-        `${to} has refused ${name} ${known.refusals} times for ${terms} terms`);
+      demand(
+        known.refusals <= terms + 2,
+        "A conflict costs a round trip per term",
+        () => `${to} has refused ${name} ${known.refusals} times for ${terms} terms`,
+      );
     }
     known.begunAt = nextIndex;
   }
@@ -930,8 +1161,11 @@ export class Judge {
         const entry = raft.log.at(index);
         this.checkEntry(name, entry, raft.log.at(index - 1).term);
         const committed = index <= raft.commitIndex ? this.of(server).committed[index - 1] : entry;
-        demand(isSame(entry, committed), "A committed entry never changes", () =>
-          `${name} has ${show(entry)} where ${show(committed)} is committed`);
+        demand(
+          isSame(entry, committed),
+          "A committed entry never changes",
+          () => `${name} has ${show(entry)} where ${show(committed)} is committed`,
+        );
       }
     }
   }
@@ -940,10 +1174,14 @@ export class Judge {
   checkAgreement(members: readonly Name[] = this.founders): void {
     for (const { name, raft } of members.map((member) => this.at(member))) {
       const { lastIndex = 0 } = raft?.log ?? {};
-      demand(raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
-        && lastIndex === raft.commitIndex, "In a healed cluster all catch up", () =>
-        `of ${this.committed.length} committed entries ${name} has ${lastIndex}, ` +
-        `${raft?.commitIndex} committed and ${raft?.lastApplied} applied`);
+      demand(
+        raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
+          && lastIndex === raft.commitIndex,
+        "In a healed cluster all catch up",
+        () =>
+          `of ${this.committed.length} committed entries ${name} has ${lastIndex}, `
+          + `${raft?.commitIndex} committed and ${raft?.lastApplied} applied`,
+      );
     }
   }
 }

@@ -30,8 +30,10 @@ async function served(lan: Lan): Promise<void> {
   check("and gets it back", get.output === "world" && get.code === 0);
   const large = "x".repeat(60_000);
   await trio.ask("put", "large", large);
-  check("a value of 60,000 bytes, too, in fragments",
-    (await trio.ask("get", "large")).output === large);
+  check(
+    "a value of 60,000 bytes, too, in fragments",
+    (await trio.ask("get", "large")).output === large,
+  );
   show("bun cli.ts status", (await trio.ask("status")).output);
 }
 
@@ -48,8 +50,10 @@ async function firewalled(lan: Lan): Promise<void> {
   for (const server of lan.servers) allow(server, "-p", "udp", "--dport", `${PORT}`);
   allow(lan.client, "-p", "udp", "--sport", `${PORT}`);
   const put = await trio.ask("put", "key", "value");
-  check(`where only UDP to port ${PORT} of the servers may pass, and from there, a value is put`,
-    put.code === 0);
+  check(
+    `where only UDP to port ${PORT} of the servers may pass, and from there, a value is put`,
+    put.code === 0,
+  );
   // It comes in fragments, of which only the first has ports. The kernel puts them together first.
   const large = await trio.ask("put", "large", "x".repeat(60_000));
   check("and so is one of 60,000 bytes", large.code === 0);
@@ -84,8 +88,10 @@ async function powerless(lan: Lan): Promise<void> {
   const put = await trio.ask("put", "after", "the leader is killed");
   check("the leader is killed by kill -9: the other two take a put", put.code === 0);
   const next = await trio.agreement([0, 1, 2].filter((i) => i !== old));
-  show(`${trio.addresses[next]}, which its kernel has told, waited for less than a second`,
-    await trio.line(next, /No valid RPC received in the last \d{1,3} milliseconds/));
+  show(
+    `${trio.addresses[next]}, which its kernel has told, waited for less than a second`,
+    await trio.line(next, /No valid RPC received in the last \d{1,3} milliseconds/),
+  );
   trio.start(old);
   await trio.convergence();
   check("started again, it has applied what the others have", true);
@@ -94,8 +100,12 @@ async function powerless(lan: Lan): Promise<void> {
 }
 
 /** One of three has something wrong. The other two must serve, and both sides must say what. */
-async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
-  its: RegExp): Promise<void> {
+async function misfit(
+  lan: Lan,
+  wrong: Record<string, string>,
+  ours: RegExp,
+  its: RegExp,
+): Promise<void> {
   const trio = new Trio(lan);
   for (const i of [0, 1]) trio.start(i);
   trio.start(THIRD, wrong);
@@ -113,8 +123,10 @@ async function misfit(lan: Lan, wrong: Record<string, string>, ours: RegExp,
   show("it says of them", await trio.line(THIRD, its));
   show("bun cli.ts status", (await trio.ask("status")).output);
   const own = trio.program(THIRD).output;
-  check("it runs, follows nobody, and leads nobody",
-    trio.program(THIRD).isRunning && !/ (New leader:|Voted for|Switching)/.test(own));
+  check(
+    "it runs, follows nobody, and leads nobody",
+    trio.program(THIRD).isRunning && !/ (New leader:|Voted for|Switching)/.test(own),
+  );
 }
 
 async function wrongSecret(lan: Lan): Promise<void> {
@@ -130,8 +142,12 @@ async function wrongCluster(lan: Lan): Promise<void> {
 
 async function wrongPeers(lan: Lan): Promise<void> {
   const peers = `10.0.0.1:${PORT},10.0.0.7:${PORT}`;
-  await misfit(lan, { peers }, /WARNING.*10\.0\.0\.3.*10\.0\.0\.7/,
-    /WARNING.*10\.0\.0\.1.*10\.0\.0\.2/);
+  await misfit(
+    lan,
+    { peers },
+    /WARNING.*10\.0\.0\.3.*10\.0\.0\.7/,
+    /WARNING.*10\.0\.0\.1.*10\.0\.0\.2/,
+  );
 }
 
 async function wrongClient(lan: Lan): Promise<void> {
@@ -153,8 +169,10 @@ async function clientsKey(lan: Lan): Promise<void> {
   const words = ["--peers", trio.addresses.join(","), "--client-key-file", file];
   const put = await lan.stranger.run("put", "key", "value", ...words);
   const get = await lan.stranger.run("get", "key", ...words);
-  check("a client that has the clients' key only puts a value, and gets it",
-    put.code === 0 && get.output === "value");
+  check(
+    "a client that has the clients' key only puts a value, and gets it",
+    put.code === 0 && get.output === "value",
+  );
 }
 
 async function everyAddress(lan: Lan): Promise<void> {
@@ -168,16 +186,24 @@ async function everyAddress(lan: Lan): Promise<void> {
   show("it says", nameless.errors);
   names.forEach((name, i) => trio.start(i, { host: "0.0.0.0", name }));
   const put = await trio.ask("put", "key", "value");
-  check("with a name each, three servers on 0.0.0.0 elect a leader, and take a put",
-    put.code === 0);
+  check(
+    "with a name each, three servers on 0.0.0.0 elect a leader, and take a put",
+    put.code === 0,
+  );
   show("bun cli.ts status", (await trio.ask("status")).output);
 }
 
 async function noSecret(lan: Lan): Promise<void> {
   const { address } = lan.servers[0];
   const data = path.join(lan.directory, "no-secret");
-  const { code, errors } = await lan.servers[0].run("--host", address, "--port", `${PORT}`,
-    "--data", data);
+  const { code, errors } = await lan.servers[0].run(
+    "--host",
+    address,
+    "--port",
+    `${PORT}`,
+    "--data",
+    data,
+  );
   check("a server without a secret does not listen on an address of the LAN", code === 2);
   show("it says", errors);
 }
@@ -191,14 +217,26 @@ async function makeSecret(file: string): Promise<string> {
 
 async function makeLan(directory: string): Promise<Lan> {
   makeBridge();
-  const servers = [await Machine.create(1), await Machine.create(2),
-    await Machine.create(3)] as const;
+  const servers = [
+    await Machine.create(1),
+    await Machine.create(2),
+    await Machine.create(3),
+  ] as const;
   const [client, stranger] = [await Machine.create(4), await Machine.create(5)];
   const capture = new Capture([...servers, client, stranger]);
-  const secrets = [await makeSecret(path.join(directory, "raft.secret")),
-    await makeSecret(path.join(directory, "other.secret"))] as const;
-  return { servers, client, stranger, capture, directory, secrets,
-    recordMs: Number(flags.seconds) * 1000 };
+  const secrets = [
+    await makeSecret(path.join(directory, "raft.secret")),
+    await makeSecret(path.join(directory, "other.secret")),
+  ] as const;
+  return {
+    servers,
+    client,
+    stranger,
+    capture,
+    directory,
+    secrets,
+    recordMs: Number(flags.seconds) * 1000,
+  };
 }
 
 const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [

@@ -21,8 +21,14 @@ type Candidate = { call: Call; bit: bigint; twin: bigint };
  * Calls that are in order, by the last of them. `value` is what they leave, `open` how many answered
  * calls are still to come, and `from` where in the list of answered ones the first of those is.
  */
-type Order = { last: Call | undefined; before: Order | undefined; done: bigint; value: Value;
-  open: number; from: number };
+type Order = {
+  last: Call | undefined;
+  before: Order | undefined;
+  done: bigint;
+  value: Value;
+  open: number;
+  from: number;
+};
 
 /** Orders of one key that may be looked at. A history that needs more proves nothing, and says so. */
 const BOUND = 1_000_000;
@@ -39,8 +45,10 @@ export function checkLinearizable(history: readonly Call[], bound = BOUND): stri
 }
 
 /** What the store answers when it has a value, and what it has afterwards. */
-function apply({ what, value, expected }: Call,
-  before: Value): { result: Value | boolean; after: Value } {
+function apply(
+  { what, value, expected }: Call,
+  before: Value,
+): { result: Value | boolean; after: Value } {
   switch (what) {
     case "get":
       return { result: before, after: before };
@@ -102,8 +110,14 @@ class Search {
 
   /** The longest order, if none has a place for every answered call. */
   findStuck(key: string, bound: number): Order | undefined {
-    const start: Order = { last: undefined, before: undefined, done: 0n, value: undefined,
-      open: this.answered.length, from: 0 };
+    const start: Order = {
+      last: undefined,
+      before: undefined,
+      done: 0n,
+      value: undefined,
+      open: this.answered.length,
+      from: 0,
+    };
     const seen = new Map<string, bigint[]>();
     const unexplored = [start];
     let longest = start;
@@ -115,9 +129,11 @@ class Search {
       unexplored.push(...next);
       orders += next.length;
       if (orders > bound) {
-        throw new Error(`Whether the history of ${key} is linearizable is unknown after ` +
-          `${bound} orders of its ${this.answered.length + this.unanswered.length} calls. ` +
-          "Make fewer calls at a time, or raise the bound.");
+        throw new Error(
+          `Whether the history of ${key} is linearizable is unknown after `
+            + `${bound} orders of its ${this.answered.length + this.unanswered.length} calls. `
+            + "Make fewer calls at a time, or raise the bound.",
+        );
       }
     }
     return longest;
@@ -183,8 +199,14 @@ class Search {
     const isDone = (candidate: Candidate | undefined) => candidate && (done & candidate.bit) !== 0n;
     let { from } = order;
     while (isDone(this.answered[from])) from += 1;
-    return { last: call, before: order, done, value: apply(call, order.value).after,
-      open: order.open - (isAnswered(call) ? 1 : 0), from };
+    return {
+      last: call,
+      before: order,
+      done,
+      value: apply(call, order.value).after,
+      open: order.open - (isAnswered(call) ? 1 : 0),
+      from,
+    };
   }
 
   explain(key: string, longest: Order): string {
@@ -195,14 +217,14 @@ class Search {
     const { waiting } = this.wait(longest);
     const all = this.answered.length;
     return [
-      `What clients saw of ${key} is not linearizable: no order has a place for more than ` +
-      `${all - longest.open} of the ${all} answered calls. Such an order, numbered by when ` +
-      "each was asked and answered, ends with",
+      `What clients saw of ${key} is not linearizable: no order has a place for more than `
+      + `${all - longest.open} of the ${all} answered calls. Such an order, numbered by when `
+      + "each was asked and answered, ends with",
       ...calls.slice(-LINES).map(tellLine),
       `then there is ${longest.value ?? "no value"}, and one of these must come next, but cannot:`,
       ...waiting.map(({ call }) => tellLine(call)),
-      "Writes that were never answered, and may come at any time, do not help: there are " +
-      `${this.unanswered.length}.`,
+      "Writes that were never answered, and may come at any time, do not help: there are "
+      + `${this.unanswered.length}.`,
     ].join("\n");
   }
 }

@@ -3,12 +3,54 @@
  * of servers as they are, on a network and on disks that a test holds in its hands.
  */
 import { describe, expect, test } from "bun:test";
-import { Client, clientKey, type Configuration, KeyValues, type Member, type Name, Node, type Raft,
-  RaftError } from "../raft.ts";
-import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, flush,
-  follower, grantPreVotes, grantVotes, heartbeat, leader, membersEntry, one, only, preCandidate,
-  progress, propose, removed, request, requestVote, roundOf, server, settledLeader, snapshotOf,
-  step, T, THREE, timeOut, timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+import {
+  Client,
+  clientKey,
+  type Configuration,
+  KeyValues,
+  type Member,
+  type Name,
+  Node,
+  type Raft,
+  RaftError,
+} from "../raft.ts";
+import {
+  acknowledge,
+  appendEntries,
+  appendReply,
+  candidate,
+  Cluster,
+  configuration,
+  entries,
+  flush,
+  follower,
+  grantPreVotes,
+  grantVotes,
+  heartbeat,
+  leader,
+  membersEntry,
+  one,
+  only,
+  preCandidate,
+  progress,
+  propose,
+  removed,
+  request,
+  requestVote,
+  roundOf,
+  server,
+  settledLeader,
+  snapshotOf,
+  step,
+  T,
+  THREE,
+  timeOut,
+  timeoutNow,
+  to,
+  turn,
+  voteReply,
+  wait,
+} from "./core.ts";
 import { namesOf, World } from "./nodes.ts";
 import { fromClient, open, SECRET } from "./wire.ts";
 
@@ -17,10 +59,15 @@ const namesIn = (raft: Raft) => namesOf(raft.members);
 
 /** The entry at `index`, as a request brings it to a follower of term 1 that has all before it. */
 const append = (raft: Raft, members: Configuration, leaderCommit = 0) =>
-  step(raft,
-    appendEntries(raft.currentTerm, { prevLogIndex: raft.log.lastIndex,
-      prevLogTerm: raft.log.lastTerm, leaderCommit,
-      entries: [membersEntry(raft.log.lastIndex + 1, raft.currentTerm, members)] }));
+  step(
+    raft,
+    appendEntries(raft.currentTerm, {
+      prevLogIndex: raft.log.lastIndex,
+      prevLogTerm: raft.log.lastTerm,
+      leaderCommit,
+      entries: [membersEntry(raft.log.lastIndex + 1, raft.currentTerm, members)],
+    }),
+  );
 
 /** A leader of `names` to which `d` was just added, without a vote. Nobody has answered. */
 function adding(names = THREE): Raft {
@@ -44,8 +91,10 @@ describe("a configuration", () => {
     append(raft, configuration(FOUR));
     append(raft, configuration(["a", "b"]));
     expect(namesIn(raft)).toBe("a b");
-    step(raft,
-      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }));
+    step(
+      raft,
+      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }),
+    );
     expect(namesIn(raft)).toBe("a b c d");
     step(raft, appendEntries(3, { prevLogIndex: 0, entries: entries([3]) }));
     expect(namesIn(raft)).toBe("a b c");
@@ -60,8 +109,10 @@ describe("a configuration", () => {
     raft.onSnapshot(snapshotOf(raft, 1), 0);
     expect([namesOf(raft.snapshot.members), namesOf(raft.membersAt(1)), namesIn(raft)])
       .toEqual(["a b", "a b", "a"]);
-    step(raft,
-      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }));
+    step(
+      raft,
+      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }),
+    );
     expect(namesIn(raft)).toBe("a b");
   });
 
@@ -127,14 +178,18 @@ describe("a majority", () => {
     flush(raft);
     raft.read();
     turn(raft);
-    raft.receive(appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
-      raft.now);
+    raft.receive(
+      appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
+      raft.now,
+    );
     expect(flush(raft).reads).toBe(0);
     raft.receive(appendReply(1, { from: "c", matchIndex: 1, round: roundOf(raft) }), raft.now);
     expect(flush(raft).reads).toBe(1);
     raft.now += 2 * T;
-    raft.receive(appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
-      raft.now);
+    raft.receive(
+      appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
+      raft.now,
+    );
     wait(raft, 1);
     expect(raft.role.name).toBe("Follower");
   });
@@ -262,8 +317,10 @@ describe("a change", () => {
     raft.now += T - 1;
     acknowledge(raft, "b");
     raft.now += 1;
-    expect(raft.changeMembers("b", "")).toBe("of the 2 left who have a vote, c cannot be heard, " +
-      "and the rest is no majority");
+    expect(raft.changeMembers("b", "")).toBe(
+      "of the 2 left who have a vote, c cannot be heard, "
+        + "and the rest is no majority",
+    );
     expect(raft.changeMembers("c", "")).toBe(2);
     expect(namesIn(raft)).toBe("a b");
     const elected = leader();
@@ -315,8 +372,10 @@ describe("a disk", () => {
     for (const preVote of [false, true]) {
       const ask = (voterDisk: number) =>
         one(
-          step(server({ disk: 7, log: [1] }),
-            requestVote(2, { preVote, voterDisk, lastLogIndex: 1, lastLogTerm: 1 })),
+          step(
+            server({ disk: 7, log: [1] }),
+            requestVote(2, { preVote, voterDisk, lastLogIndex: 1, lastLogTerm: 1 }),
+          ),
         );
       expect(ask(7)).toMatchObject({ voteGranted: true });
       expect(ask(6)).toMatchObject({ voteGranted: false });
@@ -350,8 +409,10 @@ describe("a disk", () => {
     const index = propose(raft);
     raft.read();
     turn(raft);
-    raft.receive(appendReply(2, { from: "b", disk: 99, matchIndex: index, round: roundOf(raft) }),
-      raft.now);
+    raft.receive(
+      appendReply(2, { from: "b", disk: 99, matchIndex: index, round: roundOf(raft) }),
+      raft.now,
+    );
     expect(flush(raft).reads).toBe(0);
     expect(raft.commitIndex).toBeLessThan(index);
     wait(raft, T / 2);
@@ -533,8 +594,10 @@ describe("a removed server", () => {
       raft.now += T;
       commitOn(raft, "b", "c");
     }
-    const sent = step(raft,
-      requestVote(2, { from: "d", preVote: true, lastLogIndex: 1, lastLogTerm: 1 }));
+    const sent = step(
+      raft,
+      requestVote(2, { from: "d", preVote: true, lastLogIndex: 1, lastLogTerm: 1 }),
+    );
     expect(only("RequestVoteReply", sent)).toMatchObject([{ to: "d", voteGranted: false }]);
     expect([raft.role.name, raft.currentTerm]).toEqual(["Leader", 1]);
     expect(only("AppendEntries", to("d", [...sent, ...wait(raft, T / 10)]))).not.toEqual([]);
@@ -614,9 +677,10 @@ describe("a cluster", () => {
     cluster.propose(raft.settings.name, "still here");
     cluster.advance(T);
     for (const name of ["d", "e"]) {
-      expect(cluster.applied.get(name)?.filter(({ kind }) => kind === "commands")
-        .map(({ data }) => `${data}`)).toEqual(["with b", "with c", "with d", "with e",
-          "still here"]);
+      expect(
+        cluster.applied.get(name)?.filter(({ kind }) => kind === "commands")
+          .map(({ data }) => `${data}`),
+      ).toEqual(["with b", "with c", "with d", "with e", "still here"]);
     }
   });
 
@@ -800,8 +864,10 @@ describe("the addresses of servers", () => {
     }
     world.change("c", "10.0.9.3:1");
     const corrected = world.at("c").status().members;
-    expect(corrected.find(({ name }) => name === "c")).toMatchObject({ address: "10.0.9.3:1",
-      votes: true });
+    expect(corrected.find(({ name }) => name === "c")).toMatchObject({
+      address: "10.0.9.3:1",
+      votes: true,
+    });
     expect(world.at("c").status().needed).toBe(2);
   });
 
@@ -820,8 +886,10 @@ describe("the addresses of servers", () => {
     };
     startAll((name) => name);
     world.until(() => world.leader() !== undefined);
-    const moves: ((i: number) => string)[] = [(i) => `10.0.9.${i}`,
-      (i) => `10.0.0.${1 + (i + 1) % 3}`];
+    const moves: ((i: number) => string)[] = [
+      (i) => `10.0.9.${i}`,
+      (i) => `10.0.0.${1 + (i + 1) % 3}`,
+    ];
     for (const ipOf of moves) {
       for (const name of THREE) world.kill(name);
       THREE.forEach((name, i) => world.simulation.machine(name).ip = ipOf(i));
@@ -867,8 +935,11 @@ describe("a server that is removed", () => {
       world.until(() => world.leader() !== undefined);
       simulation.settle(put([...world.nodes.values()][0] ?? node, "x"));
       const next = world.at(world.leader() ?? "").status();
-      expect([next.term, next.members.length, next.needed]).toEqual([term + Number(isLeader), 4,
-        3]);
+      expect([next.term, next.members.length, next.needed]).toEqual([
+        term + Number(isLeader),
+        4,
+        3,
+      ]);
       // Started again, it waits for somebody to add it, and disturbs nobody.
       world.start(gone, [], {});
       simulation.run(20_000);
@@ -880,8 +951,10 @@ describe("a server that is removed", () => {
 
   test("tells clients that knew nobody else who is left, before it stops", () => {
     const world = new World().found();
-    const [gone = "", client] = [world.leader(),
-      world.client({ servers: [`${world.leader()}:1`] })];
+    const [gone = "", client] = [
+      world.leader(),
+      world.client({ servers: [`${world.leader()}:1`] }),
+    ];
     const { stopped } = world.at(gone);
     world.simulation.settle(put(client, "x"));
     world.change(gone);
@@ -953,8 +1026,10 @@ describe("a request to hand over", () => {
         ? [{ afterMs: 1 }, { afterMs: 400 }].slice(simulation.now > begun + 900 ? 0 : 1)
         : [{ afterMs: 1 }];
     const { message, code } = world.failure(client.transfer(leader, heir));
-    expect([code, message]).toEqual(["refused",
-      `The server refuses: ${heir} did not take over in time.`]);
+    expect([code, message]).toEqual([
+      "refused",
+      `The server refuses: ${heir} did not take over in time.`,
+    ]);
     const failedAt = simulation.now;
     expect(failedAt - begun).toBeLessThan(1400);
     for (let i = 0; i < 20; i += 1) {
@@ -975,8 +1050,11 @@ describe("a request to hand over", () => {
     const failed = first.transfer(leader, heir).catch((error: RaftError) => error.message);
     simulation.run(100);
     const second = simulation.settle(
-      Client.connect({ servers: ["a:1", "b:1", "c:1"], secret: SECRET,
-        world: simulation.machine("another").boot() }),
+      Client.connect({
+        servers: ["a:1", "b:1", "c:1"],
+        secret: SECRET,
+        world: simulation.machine("another").boot(),
+      }),
     );
     expect(world.failure(second.transfer(leader, other)).message).toContain("it is handing over");
     expect(simulation.settle(failed)).toContain(`${heir} did not take over in time`);
@@ -992,8 +1070,10 @@ describe("a request to hand over", () => {
     simulation.run(1500);
     const begun = simulation.now;
     const { code, message } = world.failure(client.transfer(leader, heir));
-    expect([code, message]).toEqual(["refused",
-      `The server refuses: ${heir} was not heard for 1000 ms.`]);
+    expect([code, message]).toEqual([
+      "refused",
+      `The server refuses: ${heir} was not heard for 1000 ms.`,
+    ]);
     simulation.settle(put(world.at(leader), "x"));
     expect(simulation.now - begun).toBeLessThan(100);
     expect(simulation.settle(client.transfer(leader))).toBe(other);
@@ -1016,10 +1096,12 @@ describe("a request to change the members", () => {
   test("comes from who has the secret: the clients' key is not enough", () => {
     const world = new World().found(["a"]);
     const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
-    expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({ code: "usage",
+    expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({
+      code: "usage",
       message: expect.stringMatching(
         /^Who only has the clients' key can neither change the members/,
-      ) });
+      ),
+    });
     world.simulation.settle(put(withKey, "x"));
     world.simulation.settle(world.client().changeMembers("d", "d:1"));
     expect(namesOf(world.at("a").status().members)).toBe("a (d)");
@@ -1033,8 +1115,11 @@ describe("a request to change the members", () => {
     // As a client, it would be the message after the last of the table, or the first, a session.
     for (const number of [0, 8, 9]) {
       const body = [number, 1, "d", "d:1", false];
-      world.simulation.deliver({ from, to,
-        bytes: fromClient({ id, name, boot }, [body], number + 1) });
+      world.simulation.deliver({
+        from,
+        to,
+        bytes: fromClient({ id, name, boot }, [body], number + 1),
+      });
     }
     world.simulation.run(100);
     expect(world.at("a").status()).toMatchObject({ dropped: { malformed: 3 }, lastIndex: 1 });
@@ -1048,8 +1133,11 @@ describe("a request to change the members", () => {
     world.simulation.run(500);
     world.simulation.run(1000);
     const refused = world.failure(world.at(leader).changeMembers(second));
-    expect(refused).toMatchObject({ code: "refused", message: "The server refuses: of the 2 left " +
-      `who have a vote, ${first} cannot be heard, and the rest is no majority.` });
+    expect(refused).toMatchObject({
+      code: "refused",
+      message: "The server refuses: of the 2 left "
+        + `who have a vote, ${first} cannot be heard, and the rest is no majority.`,
+    });
     for (const [name, address] of [["", "d:1"], ["d", "d"], ["d=", "d:1"], ["d", "d:70000"]]) {
       const { code, message } = world.failure(world.at(leader).changeMembers(name ?? "", address));
       expect([code, message]).toEqual(["refused", "The server refuses: it has no such address."]);
@@ -1168,8 +1256,10 @@ describe("all servers", () => {
   test("of a cluster are replaced under load, and no write is lost", () => {
     const world = new World().found(THREE, { snapshotBytes: 2000 });
     const { simulation } = world;
-    const client = world.client({ servers: THREE.map((name) => `${name}=${name}:1`),
-      timeoutMs: 30_000 });
+    const client = world.client({
+      servers: THREE.map((name) => `${name}=${name}:1`),
+      timeoutMs: 30_000,
+    });
     const written: string[] = [];
     const work = async () => {
       for (let i = 0; written.length < 1000; i += 1) {

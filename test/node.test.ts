@@ -1,14 +1,39 @@
 /** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
 import { describe, expect, test } from "bun:test";
-import { Client, clientKey, type ClientOptions, type Entry, type HardState, KeyValues,
-  KeyValueStore, makeEntry, MAX_COMMAND_BYTES, messages, Node, type NodeEvent, type NodeOptions,
-  RaftError, Sessions, type StateMachine, Storage, type World } from "../raft.ts";
+import {
+  Client,
+  clientKey,
+  type ClientOptions,
+  type Entry,
+  type HardState,
+  KeyValues,
+  KeyValueStore,
+  makeEntry,
+  MAX_COMMAND_BYTES,
+  messages,
+  Node,
+  type NodeEvent,
+  type NodeOptions,
+  RaftError,
+  Sessions,
+  type StateMachine,
+  Storage,
+  type World,
+} from "../raft.ts";
 import { configuration } from "./core.ts";
 import { Disk, type Keep } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
 import { whatIsLeft } from "./simulator/quiet.ts";
-import { answerOf, askStore, fromClient, makeCommand, open, readOutcomes, SECRET,
-  TYPES } from "./wire.ts";
+import {
+  answerOf,
+  askStore,
+  fromClient,
+  makeCommand,
+  open,
+  readOutcomes,
+  SECRET,
+  TYPES,
+} from "./wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "./world.ts";
 
 const bytes = (text: string) => Buffer.from(text);
@@ -46,22 +71,38 @@ class Cluster {
   readonly simulation: Simulation;
   readonly lives = new Map<string, Life>();
 
-  constructor(seed: number, readonly names: readonly string[] = ["a", "b", "c"],
+  constructor(
+    seed: number,
+    readonly names: readonly string[] = ["a", "b", "c"],
     readonly create: () => StateMachine = () => new Diary(),
-    private readonly options: Partial<NodeOptions> = {}) {
+    private readonly options: Partial<NodeOptions> = {},
+  ) {
     this.simulation = new Simulation(seed);
     for (const name of names) this.simulation.machine(name);
     for (const name of names) this.start(name);
   }
 
   start(name: string, options: Partial<NodeOptions> = {}): Node {
-    const [machine, events, reasons]: [StateMachine, NodeEvent[], unknown[]] = [this.create(), [],
-      []];
+    const [machine, events, reasons]: [StateMachine, NodeEvent[], unknown[]] = [
+      this.create(),
+      [],
+      [],
+    ];
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
     const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
-        onEvent: (event) => void events.push(event), ...this.options, ...options,
-        world: this.simulation.machine(name).boot() }),
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        peers,
+        machine,
+        directory: "data",
+        secret: SECRET,
+        onEvent: (event) => void events.push(event),
+        ...this.options,
+        ...options,
+        world: this.simulation.machine(name).boot(),
+      }),
     );
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     this.lives.set(name, { node, machine, events, reasons });
@@ -104,8 +145,11 @@ class Cluster {
     return [...this.lives.keys()].find((name) => name !== leader) ?? "";
   }
 
-  connect(name: string, servers = this.names.map((server) => `${server}:1`),
-    timeoutMs = 5000): Client {
+  connect(
+    name: string,
+    servers = this.names.map((server) => `${server}:1`),
+    timeoutMs = 5000,
+  ): Client {
     const world = this.simulation.machine(name).boot();
     return this.simulation.settle(Client.connect({ servers, secret: SECRET, timeoutMs, world }));
   }
@@ -182,8 +226,11 @@ describe("servers", () => {
     const leader = cluster.leader();
     const told = (name: string, types: string[]) =>
       cluster.life(name).events.filter(({ type }) => types.includes(type));
-    expect(told(leader, ["recovered"])).toEqual([{ type: "recovered", cutBytes: 0,
-      members: configuration(cluster.names) }]);
+    expect(told(leader, ["recovered"])).toEqual([{
+      type: "recovered",
+      cutBytes: 0,
+      members: configuration(cluster.names),
+    }]);
     expect(told(leader, ["role"])).toEqual([
       { type: "role", from: "Follower", to: "PreCandidate" },
       { type: "role", from: "PreCandidate", to: "Candidate" },
@@ -295,8 +342,10 @@ describe("servers", () => {
   });
 
   /** How long the next command takes when a leader is struck: the median of fifty worlds, and all. */
-  function strikeLeaders(strike: (cluster: Cluster, leader: string, random: Random) => void,
-    connect: (cluster: Cluster, other: string) => Pick<Node, "propose">) {
+  function strikeLeaders(
+    strike: (cluster: Cluster, leader: string, random: Random) => void,
+    connect: (cluster: Cluster, other: string) => Pick<Node, "propose">,
+  ) {
     const tookMs: number[] = [];
     forSeeds(50, (random, seed) => {
       const cluster = new Cluster(seed);
@@ -425,15 +474,23 @@ describe("servers", () => {
       );
       if (isSplit) return; // The votes are split, and the next election is another story.
       elected += 1;
-      const command = (id: number,
-        line: string) => [1, id, makeCommand([session, id, 0], bytes(line))];
+      const command = (
+        id: number,
+        line: string,
+      ) => [1, id, makeCommand([session, id, 0], bytes(line))];
       ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
       ask(heir, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
       simulation.run(1000);
       const { lastApplied } = cluster.life(heir).node.status();
-      expect(said.toSorted()).toEqual(["10 Answer x,y,z", "11 Outcomes 2 y",
-        `12 Answer ${lastApplied - 1}`, "13 Answer x,y,z", "14 Outcomes 3 z",
-        `15 Answer ${lastApplied}`, "2 NotLeader"]);
+      expect(said.toSorted()).toEqual([
+        "10 Answer x,y,z",
+        "11 Outcomes 2 y",
+        `12 Answer ${lastApplied - 1}`,
+        "13 Answer x,y,z",
+        "14 Outcomes 3 z",
+        `15 Answer ${lastApplied}`,
+        "2 NotLeader",
+      ]);
       expect(cluster.lines(heir)).toEqual(["x", "y", "z"]);
       expect(whatIsLeft(cluster.life(heir).node)).toBe("");
     });
@@ -577,8 +634,16 @@ describe("servers", () => {
   test("that cannot start let go of what they had taken", () => {
     const { simulation, names } = new Cluster(1, []);
     const world = simulation.machine("a").boot();
-    const options = { host: "a", port: 1, name: "a", peers: names, directory: "data",
-      secret: SECRET, world, machine: new Diary() };
+    const options = {
+      host: "a",
+      port: 1,
+      name: "a",
+      peers: names,
+      directory: "data",
+      secret: SECRET,
+      world,
+      machine: new Diary(),
+    };
     const onEvent = () => {
       throw new Error("I do not like events.");
     };
@@ -591,9 +656,19 @@ describe("servers", () => {
     const machine = new Diary();
     const world = simulation.machine("a").boot();
     const start = (options: Partial<NodeOptions>) =>
-      codeOf(simulation,
-        Node.start({ host: "a", port: 1, peers: ["b:1"], directory: "data", secret: SECRET, machine,
-          world, ...options }));
+      codeOf(
+        simulation,
+        Node.start({
+          host: "a",
+          port: 1,
+          peers: ["b:1"],
+          directory: "data",
+          secret: SECRET,
+          machine,
+          world,
+          ...options,
+        }),
+      );
     expect(start({ peers: ["b:1", "b:1"] })).toBe("usage");
     expect(start({ peers: ["a:1"] })).toBe("usage");
     expect(start({ name: "b:1" })).toBe("usage");
@@ -620,8 +695,16 @@ describe("two servers of one name", () => {
     if (kind === "a copy of the directory") twin.disk.put("data/log", log ?? Buffer.alloc(0));
     const peers = cluster.names.filter((name) => name !== of).map((name) => `${name}=${name}:1`);
     return cluster.simulation.settle(
-      Node.start({ host: "twin", port: 1, name: of, peers, directory: "data", secret: SECRET,
-        machine: cluster.create(), world: twin.boot() }),
+      Node.start({
+        host: "twin",
+        port: 1,
+        name: of,
+        peers,
+        directory: "data",
+        secret: SECRET,
+        machine: cluster.create(),
+        world: twin.boot(),
+      }),
     );
   }
 
@@ -644,8 +727,12 @@ describe("two servers of one name", () => {
         simulation.run(990);
         expect(told()).toEqual([[], []]);
         simulation.run(9000);
-        const twice = { type: "twice", server: name, address: from(name),
-          other: from("twin") } as const;
+        const twice = {
+          type: "twice",
+          server: name,
+          address: from(name),
+          other: from("twin"),
+        } as const;
         expect(told()).toEqual([[twice], [twice]]);
         const isSame = newer.status().disk === older.status().disk;
         expect(isSame).toBe(kind === "a copy of the directory");
@@ -663,8 +750,10 @@ describe("two servers of one name", () => {
         expect(leading.status().name).toBe(now ?? "");
         for (const node of rest) {
           expect(node.status()).toMatchObject({ leader: now });
-          expect(node.status().members.find((member) => member.name === name)).toMatchObject({ disk,
-            votes: true });
+          expect(node.status().members.find((member) => member.name === name)).toMatchObject({
+            disk,
+            votes: true,
+          });
         }
         simulation.run(60_000);
         expect(told()).toEqual([[twice, twice], [twice, twice]]);
@@ -679,8 +768,15 @@ describe("a server that strangers could reach", () => {
     const simulation = new Simulation(1);
     const machine = simulation.machine("a");
     machine.ip = ip;
-    const started = Node.start({ host: "a", port: 1, peers: [], directory: "data",
-      machine: new Diary(), world: machine.boot(), ...options });
+    const started = Node.start({
+      host: "a",
+      port: 1,
+      peers: [],
+      directory: "data",
+      machine: new Diary(),
+      world: machine.boot(),
+      ...options,
+    });
     return failureOf(simulation, started);
   }
 
@@ -689,8 +785,10 @@ describe("a server that strangers could reach", () => {
     for (const [heartbeatMs = 0, electionTimeoutMs = 0] of wrong) {
       const { code, message } = tryStart("127.0.0.1", { heartbeatMs, electionTimeoutMs }) ?? {};
       expect(code).toBe("usage");
-      expect(message).toStartWith(`A heartbeat every ${heartbeatMs} ms is less than two in an ` +
-        `election timeout of ${electionTimeoutMs} ms`);
+      expect(message).toStartWith(
+        `A heartbeat every ${heartbeatMs} ms is less than two in an `
+          + `election timeout of ${electionTimeoutMs} ms`,
+      );
     }
     expect(tryStart("127.0.0.1", { heartbeatMs: 500, electionTimeoutMs: 1000 })).toBeUndefined();
   });
@@ -711,8 +809,14 @@ describe("a server that strangers could reach", () => {
   test("lets go of the port that it had, and has not touched its directory", () => {
     const simulation = new Simulation(1);
     const machine = simulation.machine("a");
-    const options = { host: "a", port: 1, peers: [], directory: "data", machine: new Diary(),
-      world: machine.boot() };
+    const options = {
+      host: "a",
+      port: 1,
+      peers: [],
+      directory: "data",
+      machine: new Diary(),
+      world: machine.boot(),
+    };
     expect(codeOf(simulation, Node.start(options))).toBe("usage");
     expect(machine.disk.read("data/log")).toBeUndefined();
     expect(codeOf(simulation, Node.start({ ...options, secret: SECRET }))).toBe("none");
@@ -732,8 +836,13 @@ describe("a server that strangers could reach", () => {
       const simulation = new Simulation(1);
       const machine = simulation.machine("a");
       machine.ip = "::1";
-      const options = { port: 48000, peers: ["[::1]:48001"], directory: "data",
-        machine: new Diary(), world: machine.boot() };
+      const options = {
+        port: 48000,
+        peers: ["[::1]:48001"],
+        directory: "data",
+        machine: new Diary(),
+        world: machine.boot(),
+      };
       const { name, members } = simulation.settle(Node.start({ host, ...options })).status();
       expect(name).toBe("[::1]:48000");
       expect(members.map(({ address }) => address)).toEqual(["[::1]:48000", "[::1]:48001"]);
@@ -746,8 +855,12 @@ describe("a server that strangers could reach", () => {
     const leader = cluster.leader();
     const connect = (options: Partial<ClientOptions>) =>
       simulation.settle(
-        Client.connect({ servers: [`${leader}:1`], timeoutMs: 500,
-          world: simulation.machine("client").boot(), ...options }),
+        Client.connect({
+          servers: [`${leader}:1`],
+          timeoutMs: 500,
+          world: simulation.machine("client").boot(),
+          ...options,
+        }),
       );
     const key = clientKey(SECRET, "raft");
     for (const right of [{ secret: SECRET }, { clientKey: key }]) {
@@ -759,8 +872,10 @@ describe("a server that strangers could reach", () => {
     for (const wrong of wrongs) {
       const error = failureOf(simulation, connect(wrong).propose(bytes("y")));
       expect(error?.code).toBe("timeout");
-      expect(error?.message).toBe("No answer in 500 ms. Does a majority of the servers run, and " +
-        `with this secret and cluster? Asked: ${leader}:1 (never heard).`);
+      expect(error?.message).toBe(
+        "No answer in 500 ms. Does a majority of the servers run, and "
+          + `with this secret and cluster? Asked: ${leader}:1 (never heard).`,
+      );
     }
     expect(cluster.lines(leader)).toEqual(["x", "x"]);
     const { events, node } = cluster.life(leader);
@@ -777,8 +892,10 @@ describe("a server that strangers could reach", () => {
     for (const clientKey of ["", "secret", "ab".repeat(31), `${"ab".repeat(32)}\n`]) {
       const { code, message } =
         failureOf(simulation, Client.connect({ servers: ["a:1"], clientKey, world })) ?? {};
-      expect([code, message]).toEqual(["usage",
-        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it."]);
+      expect([code, message]).toEqual([
+        "usage",
+        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
+      ]);
     }
   });
 });
@@ -794,13 +911,26 @@ describe("a server's status", () => {
     const { peers, lastTerm, lastIndex, logBytes, term, ...rest } = of(leader);
     expect([lastTerm, lastIndex]).toEqual([term, 3]);
     expect(logBytes).toBeWithin(1000, 1200);
-    expect(rest).toMatchObject({ votedFor: leader, unsaved: 0, votes: null, needed: 2,
-      silentMs: null });
+    expect(rest).toMatchObject({
+      votedFor: leader,
+      unsaved: 0,
+      votes: null,
+      needed: 2,
+      silentMs: null,
+    });
     const others = cluster.names.filter((name) => name !== leader);
     expect(peers.map(({ name }) => name)).toEqual(others);
     for (const { name, heardMs, roundTripMs, ...peer } of peers) {
-      expect(peer).toEqual({ address: `${cluster.machine(name).ip}:1`, matchIndex: 3, told: "",
-        reason: "", isVoter: true, founding: of(leader).founding, isNamed: true, stuck: null });
+      expect(peer).toEqual({
+        address: `${cluster.machine(name).ip}:1`,
+        matchIndex: 3,
+        told: "",
+        reason: "",
+        isVoter: true,
+        founding: of(leader).founding,
+        isNamed: true,
+        stuck: null,
+      });
       // Since the last heartbeat, which takes up to a millisecond, and so does its answer.
       expect(heardMs).toBeWithin(0, 103);
       expect(roundTripMs).toBeWithin(0, 5);
@@ -823,8 +953,14 @@ describe("a server's status", () => {
     expect(peers).toMatchObject([
       { name: "b", address: `${cluster.machine("b").ip}:1`, told: "", matchIndex: null },
       // The log knows better where it is than who has started this server.
-      { name: "c", address: `${cluster.machine("c").ip}:1`, told: "unresolved",
-        reason: "ENOTFOUND: ghost", heardMs: null, roundTripMs: null },
+      {
+        name: "c",
+        address: `${cluster.machine("c").ip}:1`,
+        told: "unresolved",
+        reason: "ENOTFOUND: ghost",
+        heardMs: null,
+        roundTripMs: null,
+      },
     ]);
     expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
   });
@@ -857,9 +993,19 @@ describe("a server's status", () => {
     const { silentMs, ...known } = JSON.parse(JSON.stringify(cluster.life("a").node.status()));
     expect(status).toMatchObject(known);
     expect(status.silentMs).toBeWithin(0, silentMs + 1);
-    expect(status.peers).toEqual([{ name: "b", address: `${cluster.machine("b").ip}:1`, told: "",
-      reason: "", heardMs: null, roundTripMs: null, matchIndex: null, isVoter: true, founding: null,
-      isNamed: true, stuck: null }]);
+    expect(status.peers).toEqual([{
+      name: "b",
+      address: `${cluster.machine("b").ip}:1`,
+      told: "",
+      reason: "",
+      heardMs: null,
+      roundTripMs: null,
+      matchIndex: null,
+      isVoter: true,
+      founding: null,
+      isNamed: true,
+      stuck: null,
+    }]);
   });
 
   test("tells once that a name does not resolve, although it is known in two ways", () => {
@@ -867,14 +1013,25 @@ describe("a server's status", () => {
     const peers = ["ghost=ghost:1"];
     const events: NodeEvent[] = [];
     simulation.settle(
-      Node.start({ host: "a", port: 1, name: "a", peers, directory: "data", secret: SECRET,
-        machine: new Diary(), onEvent: (event) => void events.push(event),
-        world: simulation.machine("a").boot() }),
+      Node.start({
+        host: "a",
+        port: 1,
+        name: "a",
+        peers,
+        directory: "data",
+        secret: SECRET,
+        machine: new Diary(),
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine("a").boot(),
+      }),
     );
     simulation.run(10_000);
     expect(events.filter(({ type }) => type === "unresolved")).toEqual([
-      { type: "unresolved", server: { name: "ghost", host: "ghost", port: 1 },
-        reason: "ENOTFOUND: ghost" },
+      {
+        type: "unresolved",
+        server: { name: "ghost", host: "ghost", port: 1 },
+        reason: "ENOTFOUND: ghost",
+      },
     ]);
   });
 });
@@ -891,8 +1048,14 @@ function durable(machine: Machine): HardState & { entries: Entry[]; has(line: st
 
 describe("nothing that promises leaves before the sync", () => {
   /** Compares a message that leaves with what its sender's disk holds at that very moment. */
-  function judge(cluster: Cluster, machine: Machine, type: string, fields: unknown[], to: unknown,
-    counts: Record<string, number>): void {
+  function judge(
+    cluster: Cluster,
+    machine: Machine,
+    type: string,
+    fields: unknown[],
+    to: unknown,
+    counts: Record<string, number>,
+  ): void {
     const disk = durable(machine);
     const [, , term = 0] = fields as number[];
     const count = (what: string) => counts[what] = (counts[what] ?? 0) + 1;
@@ -1021,10 +1184,9 @@ describe("nothing that promises leaves before the sync", () => {
     const { node, reasons } = cluster.life("a");
     simulation.settle(node.propose(bytes("x")));
     expect(codeOf(simulation, node.propose(bytes("throw")))).toBe("outcomeUnknown");
-    const sentence =
-      "Cannot apply entry 4, command 2 of session 2: every start stops here again. " +
-      "Correct the state machine, in the same way on all servers. It says: Error: This command is " +
-      "too much for me.";
+    const sentence = "Cannot apply entry 4, command 2 of session 2: every start stops here again. "
+      + "Correct the state machine, in the same way on all servers. It says: Error: This command is "
+      + "too much for me.";
     const cause = new Error("This command is too much for me.");
     expect(reasons).toEqual([new RaftError("usage", sentence, { cause })]);
     cluster.kill("a");
@@ -1047,8 +1209,10 @@ describe("a command is applied once", () => {
       simulation.route = () => {
         const copies = random() < 0.15 ? 0 : random() < 0.2 ? 2 : 1;
         counts.duplicates += copies === 2 ? 1 : 0;
-        return Array.from({ length: copies },
-          () => ({ afterMs: random() < 0.1 ? 300 * random() : random() }));
+        return Array.from(
+          { length: copies },
+          () => ({ afterMs: random() < 0.1 ? 300 * random() : random() }),
+        );
       };
       const clients = ["x", "y"].map((name) => cluster.connect(name));
       const answers = new Map<string, string>();
@@ -1129,8 +1293,15 @@ describe("a command is applied once", () => {
     sessions.apply(session, machine);
     const of = (numbers: [number, number, number], data: string) =>
       makeCommand(numbers, bytes(data));
-    const data = Buffer.concat([of([1, 1, 0], "a"), of([7, 1, 0], "b"), of([1, 3, 0], ""),
-      of([1, 1, 0], "a"), of([1, 0, 0], "c"), of([1, 2, 1], "d"), of([1, 1, 0], "a")]);
+    const data = Buffer.concat([
+      of([1, 1, 0], "a"),
+      of([7, 1, 0], "b"),
+      of([1, 3, 0], ""),
+      of([1, 1, 0], "a"),
+      of([1, 0, 0], "c"),
+      of([1, 2, 1], "d"),
+      of([1, 1, 0], "a"),
+    ]);
     const outcomes = sessions.apply(makeEntry(2, 1, "commands", data), machine);
     expect(outcomes.map(told)).toEqual(["1 a", ENDED, "2 ", "1 a", SEEN, "3 d", SEEN]);
     expect(machine.lines).toEqual(["a", "", "d"]);
@@ -1209,8 +1380,12 @@ test("commands of one turn are asked together, and answered in as many parts as 
   const loud = (): StateMachine => {
     const diary = new Diary();
     const apply = (command: Uint8Array) => bytes(`${text(diary.apply(command))} `.repeat(9));
-    return { apply, query: () => diary.query(), snapshot: () => diary.snapshot(),
-      restore: () => diary.restore() };
+    return {
+      apply,
+      query: () => diary.query(),
+      snapshot: () => diary.snapshot(),
+      restore: () => diary.restore(),
+    };
   };
   let parts = 0;
   forSeeds(10, (random, seed) => {
@@ -1255,8 +1430,8 @@ test("reads are answered in the order in which they came, each after a round of 
   const { ip } = cluster.machine(leader);
   const held: Packet[] = [];
   simulation.route = (packet) => {
-    const isReply = packet.to.host === ip &&
-      open(packet.bytes).types.includes("AppendEntriesReply");
+    const isReply = packet.to.host === ip
+      && open(packet.bytes).types.includes("AppendEntriesReply");
     if (isReply) held.push(packet);
     return isReply ? [] : [{ afterMs: 1 }];
   };
@@ -1293,8 +1468,10 @@ describe("a follower's read", () => {
       simulation.settle(cluster.life(leader).node.propose(bytes(value)));
     const answers: string[] = [];
     const read = () => {
-      cluster.life(watched).node.read(bytes("")).then((answer) => answers.push(text(answer)),
-        (error: RaftError) => answers.push(error.code));
+      cluster.life(watched).node.read(bytes("")).then(
+        (answer) => answers.push(text(answer)),
+        (error: RaftError) => answers.push(error.code),
+      );
     };
     return { cluster, simulation, leader, watched, ipOf, write, read, answers };
   }
@@ -1451,8 +1628,11 @@ describe("snapshots", () => {
         const { node } = cluster.life(name);
         expect(snapshotIndex).toBeGreaterThan(50);
         expect(logBytes).toBeLessThan(80_000);
-        expect(node.status()).toMatchObject({ snapshotIndex, lastApplied: snapshotIndex,
-          logBytes });
+        expect(node.status()).toMatchObject({
+          snapshotIndex,
+          lastApplied: snapshotIndex,
+          logBytes,
+        });
         expect(cluster.lines(name).length).toBeGreaterThan(50);
       }
       grow(cluster, 1);
@@ -1666,10 +1846,16 @@ describe("snapshots", () => {
   test("have the sessions, in the order of their use: what was answered is answered again", () => {
     const machine = new Diary();
     const before = new Sessions();
-    const apply = (sessions: Sessions, index: number, numbers: [number, number, number],
-      data: string) =>
-      sessions.apply(makeEntry(index, 1, "commands", makeCommand(numbers, bytes(data))),
-        machine)[0];
+    const apply = (
+      sessions: Sessions,
+      index: number,
+      numbers: [number, number, number],
+      data: string,
+    ) =>
+      sessions.apply(
+        makeEntry(index, 1, "commands", makeCommand(numbers, bytes(data))),
+        machine,
+      )[0];
     for (const index of [1, 2, 3]) before.apply(makeEntry(index, 1, "session", bytes("")), machine);
     apply(before, 4, [1, 1, 0], "x");
     apply(before, 5, [1, 3, 1], "z");
@@ -1753,8 +1939,15 @@ describe("a client", () => {
     const client = cluster.connect("client", ["a:1", "stranger:1"], 3000);
     simulation.settle(client.propose(bytes("x")));
     simulation.settle(
-      Node.start({ host: "stranger", port: 1, peers: [], directory: "data", secret: SECRET,
-        machine: new Diary(), world: simulation.machine("stranger").boot() }),
+      Node.start({
+        host: "stranger",
+        port: 1,
+        peers: [],
+        directory: "data",
+        secret: SECRET,
+        machine: new Diary(),
+        world: simulation.machine("stranger").boot(),
+      }),
     );
     const error = failureOf(simulation, client.inspect("stranger:1"));
     expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
@@ -1767,8 +1960,15 @@ describe("a client", () => {
       cluster.leader();
       // It was given a wrong list: it belongs to another cluster, and that one is never complete.
       simulation.settle(
-        Node.start({ host: "d", port: 1, peers: ["a:1", "x:1"], directory: "data", secret: SECRET,
-          machine: new Diary(), world: simulation.machine("d").boot() }),
+        Node.start({
+          host: "d",
+          port: 1,
+          peers: ["a:1", "x:1"],
+          directory: "data",
+          secret: SECRET,
+          machine: new Diary(),
+          world: simulation.machine("d").boot(),
+        }),
       );
       const client = cluster.connect("client", ["a:1", "d:1"]);
       expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
@@ -1851,8 +2051,10 @@ describe("a client", () => {
     simulation.route = route;
     const error = failureOf(simulation, done);
     expect(error?.code).toBe("outcomeUnknown");
-    expect(error?.message).toStartWith("The server refuses: the session has ended, or never was: " +
-      "the command may have been applied");
+    expect(error?.message).toStartWith(
+      "The server refuses: the session has ended, or never was: "
+        + "the command may have been applied",
+    );
     expect(cluster.lines("a")).toEqual(["x", "y"]);
   });
 
@@ -1987,16 +2189,29 @@ describe("the key-value store", () => {
 
   test.each<[string, Asked[], boolean[]]>([
     ["put puts", [["put", key, one], ["cas", key, two, one]], [true, true]],
-    ["delete tells whether there was a value", [["delete", key], ["put", key, one], ["delete", key],
-      ["delete", key]], [false, true, true, false]],
-    ["cas puts only if the expected value is there", [["put", key, one], ["cas", key, two,
-      bytes("0")], ["cas", key, three, one], ["cas", key, two, three]], [true, false, true, true]],
-    ["cas that expects nothing creates, once", [["cas", key, one], ["cas", key, two]], [true,
-      false]],
+    ["delete tells whether there was a value", [
+      ["delete", key],
+      ["put", key, one],
+      ["delete", key],
+      ["delete", key],
+    ], [false, true, true, false]],
+    ["cas puts only if the expected value is there", [
+      ["put", key, one],
+      ["cas", key, two, bytes("0")],
+      ["cas", key, three, one],
+      ["cas", key, two, three],
+    ], [true, false, true, true]],
+    ["cas that expects nothing creates, once", [["cas", key, one], ["cas", key, two]], [
+      true,
+      false,
+    ]],
     ["cas that expects a value does not create", [["cas", key, one, bytes("")]], [false]],
-    ["an empty value is a value, an empty key a key", [["put", bytes(""), bytes("")], ["cas",
-      bytes(""), one], ["cas", bytes(""), one, bytes("")], ["delete", bytes("")]], [true, false,
-      true, true]],
+    ["an empty value is a value, an empty key a key", [
+      ["put", bytes(""), bytes("")],
+      ["cas", bytes(""), one],
+      ["cas", bytes(""), one, bytes("")],
+      ["delete", bytes("")],
+    ], [true, false, true, true]],
   ])("%s", (_, commands, answers) => {
     const store = new KeyValueStore();
     expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
@@ -2029,8 +2244,14 @@ describe("the key-value store", () => {
     const whole = askStore("put", key, two);
     const beginnings = Array.from(whole, (_, length) => whole.subarray(0, length));
     const unknown = Buffer.concat([Buffer.of(9), whole.subarray(1)]);
-    const malformed = [...beginnings, unknown, askStore("get", key), askStore("cas", key, two),
-      askStore("cas", key, two), askStore("delete")];
+    const malformed = [
+      ...beginnings,
+      unknown,
+      askStore("get", key),
+      askStore("cas", key, two),
+      askStore("cas", key, two),
+      askStore("delete"),
+    ];
     for (const command of malformed) {
       expect([command, answerOf(store.apply(command))]).toEqual([command, false]);
       store.query(command);
@@ -2095,8 +2316,12 @@ describe("the key-value store", () => {
     const cluster = new Cluster(1, ["a", "b", "c"], () => new KeyValueStore());
     const { simulation } = cluster;
     const values = new KeyValues(cluster.connect("client"));
-    const odd = [Buffer.alloc(0), bytes("__proto__"), bytes("constructor"),
-      Buffer.from([0xFF, 0xC3, 0])];
+    const odd = [
+      Buffer.alloc(0),
+      bytes("__proto__"),
+      bytes("constructor"),
+      Buffer.from([0xFF, 0xC3, 0]),
+    ];
     for (const one of odd) {
       expect(simulation.settle(values.get(one))).toBeUndefined();
       simulation.settle(values.put(one, one));

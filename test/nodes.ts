@@ -1,7 +1,16 @@
 /** A few servers as they are, on a simulated network and on disks that a test holds in its hands. */
 import { expect } from "bun:test";
-import { Client, type ClientOptions, type Configuration, KeyValueStore, type Name, Node,
-  type NodeEvent, type NodeOptions, RaftError } from "../raft.ts";
+import {
+  Client,
+  type ClientOptions,
+  type Configuration,
+  KeyValueStore,
+  type Name,
+  Node,
+  type NodeEvent,
+  type NodeOptions,
+  RaftError,
+} from "../raft.ts";
 import { THREE } from "./core.ts";
 import { SECRET } from "./wire.ts";
 import { Simulation } from "./world.ts";
@@ -20,9 +29,18 @@ export class World {
     const events: NodeEvent[] = [];
     const machine = this.simulation.machine(name);
     const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers: peers.map((peer) => `${peer}=${peer}:1`),
-        machine: new KeyValueStore(), directory: "data", secret: SECRET, world: machine.boot(),
-        onEvent: (event) => void events.push(event), ...options }),
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        peers: peers.map((peer) => `${peer}=${peer}:1`),
+        machine: new KeyValueStore(),
+        directory: "data",
+        secret: SECRET,
+        world: machine.boot(),
+        onEvent: (event) => void events.push(event),
+        ...options,
+      }),
     );
     this.nodes.set(name, node);
     this.events.set(name, events);

@@ -10,8 +10,15 @@ import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { Client, KeyValues, RaftError } from "../raft.ts";
 import { readFlags } from "./flags.ts";
-import { bytes, endAll, eventually, freePorts, Program, temporaryDirectory,
-  text } from "./processes.ts";
+import {
+  bytes,
+  endAll,
+  eventually,
+  freePorts,
+  Program,
+  temporaryDirectory,
+  text,
+} from "./processes.ts";
 
 /** Servers that come and go; each is called by its address. */
 class Fleet {
@@ -35,8 +42,19 @@ class Fleet {
     const join = founders.includes(name) ? [] : ["--join"];
     const data = path.join(this.directory, port);
     mkdirSync(this.directory, { recursive: true });
-    const program = new Program(["--host", host, "--port", port, "--data", data, "--cluster",
-      this.cluster, ...peers, ...join, ...this.timing]);
+    const program = new Program([
+      "--host",
+      host,
+      "--port",
+      port,
+      "--data",
+      data,
+      "--cluster",
+      this.cluster,
+      ...peers,
+      ...join,
+      ...this.timing,
+    ]);
     this.programs.set(name, program);
     if (!this.known.includes(name)) this.known.push(name);
     return program;
@@ -128,8 +146,11 @@ class Writer {
       if (text(await store.get(bytes(key))) !== value) lost.push(key);
     }
     this.client.close();
-    const lines = [`${this.count} writes acknowledged, ${this.failures.length} failed, ` +
-      `${lost.length} lost`, ...this.failures.slice(0, 3)];
+    const lines = [
+      `${this.count} writes acknowledged, ${this.failures.length} failed, `
+      + `${lost.length} lost`,
+      ...this.failures.slice(0, 3),
+    ];
     if (lost.length + this.failures.length > 0) process.exitCode = 1;
     return lines.join("\n  ");
   }
@@ -157,8 +178,10 @@ async function restartAll(how: "SIGTERM" | "SIGKILL"): Promise<string[]> {
     await eventually("it writes on", () => writer.count > count + 50 ? true : undefined);
     gaps.push(`${writer.gap(since).toFixed(0)} ms`);
   }
-  return [`longest gap between two acknowledgements, leader after leader: ${gaps.join(", ")}`,
-    await writer.end()];
+  return [
+    `longest gap between two acknowledgements, leader after leader: ${gaps.join(", ")}`,
+    await writer.end(),
+  ];
 }
 
 async function change(fleet: Fleet, name: string, address = ""): Promise<void> {
@@ -212,11 +235,13 @@ async function growAndShrink(): Promise<string[]> {
     const leader = await fleet.leader();
     const old = all.slice(0, 5).filter((one) => fleet.running.includes(one));
     const leaves = old.includes(leader) ? leader : old[0] ?? "";
-    await step(`${name} joins, ${leaves}${leaves === leader ? ", the leader," : ""} leaves`,
+    await step(
+      `${name} joins, ${leaves}${leaves === leader ? ", the leader," : ""} leaves`,
       async () => {
         await join(fleet, name);
         await leave(fleet, leaves);
-      });
+      },
+    );
   }
   for (const name of fleet.running.slice(0, 2)) {
     await step(`${name} leaves`, () => leave(fleet, name));
@@ -240,8 +265,11 @@ async function installLargeSnapshot(): Promise<string[]> {
   const count = Math.ceil(100 * MEBIBYTE / VALUE_BYTES);
   for (let n = 0; n < count; n += 8) {
     await Promise.all(
-      Array.from({ length: Math.min(8, count - n) }, (_, i) =>
-        store.put(bytes(`large ${n + i}`), crypto.getRandomValues(Buffer.alloc(VALUE_BYTES)))),
+      Array.from(
+        { length: Math.min(8, count - n) },
+        (_, i) =>
+          store.put(bytes(`large ${n + i}`), crypto.getRandomValues(Buffer.alloc(VALUE_BYTES))),
+      ),
     );
   }
   client.close();
@@ -253,10 +281,10 @@ async function installLargeSnapshot(): Promise<string[]> {
   await join(fleet, fourth);
   const seconds = (performance.now() - since) / 1000;
   return [
-    `${(count * VALUE_BYTES / MEBIBYTE).toFixed(0)} MiB reached the new server, and it votes, in ` +
-    `${seconds.toFixed(1)} s: ${(count * VALUE_BYTES / MEBIBYTE / seconds).toFixed(0)} MiB/s`,
-    `commits before: ${before}; meanwhile: ${writer.latency(since)}, longest gap ` +
-    `${writer.gap(since).toFixed(0)} ms`,
+    `${(count * VALUE_BYTES / MEBIBYTE).toFixed(0)} MiB reached the new server, and it votes, in `
+    + `${seconds.toFixed(1)} s: ${(count * VALUE_BYTES / MEBIBYTE / seconds).toFixed(0)} MiB/s`,
+    `commits before: ${before}; meanwhile: ${writer.latency(since)}, longest gap `
+    + `${writer.gap(since).toFixed(0)} ms`,
     await writer.end(),
   ];
 }

@@ -30,16 +30,25 @@ const installed = path.join(directory, "installed");
 
 async function run(cwd: string, ...command: string[]): Promise<string> {
   const child = Bun.spawn(command, { cwd, stdout: "pipe", stderr: "pipe" });
-  const [output, errors] = await Promise.all([new Response(child.stdout).text(),
-    new Response(child.stderr).text()]);
+  const [output, errors] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
   await child.exited;
   return output + errors;
 }
 
 /** What tsc says of a project that asks for `strict`, and for nothing else that is checked. */
 function check(project: string): Promise<string> {
-  const compilerOptions = { strict: true, target: "ESNext", module: "Preserve",
-    types: ["bun-types"], allowImportingTsExtensions: true, skipLibCheck: true, noEmit: true };
+  const compilerOptions = {
+    strict: true,
+    target: "ESNext",
+    module: "Preserve",
+    types: ["bun-types"],
+    allowImportingTsExtensions: true,
+    skipLibCheck: true,
+    noEmit: true,
+  };
   writeFileSync(path.join(project, "tsconfig.json"), JSON.stringify({ compilerOptions }));
   const tsc = path.join(root, "node_modules/typescript/bin/tsc");
   return run(project, process.execPath, tsc, "--project", ".");

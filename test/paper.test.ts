@@ -7,13 +7,58 @@
  * (thesis §9.6), and who hears a leader does not vote (thesis §4.2.3).
  */
 import { describe, expect, test } from "bun:test";
-import { type Entry, Log, makeEntry, type Message, type Name, Raft, type RoleName,
-  Sessions } from "../raft.ts";
-import { acknowledge, appendEntries, appendReply, candidate, Cluster, configuration, entries, entry,
-  FIVE, flush, follower, grantPreVotes, grantVotes, HEARTBEAT, heartbeat, installReply,
-  installSnapshot, leader, type Of, one, only, preCandidate, progress, propose, request,
-  requestVote, roundOf, server, settledLeader, snapshotOf, step, T, termsOf, THREE, timeOut,
-  timeoutNow, to, turn, voteReply, wait } from "./core.ts";
+import {
+  type Entry,
+  Log,
+  makeEntry,
+  type Message,
+  type Name,
+  Raft,
+  type RoleName,
+  Sessions,
+} from "../raft.ts";
+import {
+  acknowledge,
+  appendEntries,
+  appendReply,
+  candidate,
+  Cluster,
+  configuration,
+  entries,
+  entry,
+  FIVE,
+  flush,
+  follower,
+  grantPreVotes,
+  grantVotes,
+  HEARTBEAT,
+  heartbeat,
+  installReply,
+  installSnapshot,
+  leader,
+  type Of,
+  one,
+  only,
+  preCandidate,
+  progress,
+  propose,
+  request,
+  requestVote,
+  roundOf,
+  server,
+  settledLeader,
+  snapshotOf,
+  step,
+  T,
+  termsOf,
+  THREE,
+  timeOut,
+  timeoutNow,
+  to,
+  turn,
+  voteReply,
+  wait,
+} from "./core.ts";
 import { randomFrom } from "./random.ts";
 import { makeCommand } from "./wire.ts";
 
@@ -913,14 +958,16 @@ function converge(leading: Raft, following: Raft): number {
 
 describe("Figure 7: When the leader at the top comes to power, it is possible that", () => {
   const top = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
-  test.each([
-    ["(a)", "A follower may be missing entries", [1, 1, 1, 4, 4, 5, 5, 6, 6]],
-    ["(b)", "A follower may be missing entries", [1, 1, 1, 4]],
-    ["(c)", "may have extra uncommitted entries", [...top, 6]],
-    ["(d)", "may have extra uncommitted entries", [...top, 7, 7]],
-    ["(e)", "or both", [1, 1, 1, 4, 4, 4, 4]],
-    ["(f)", "or both", [1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]],
-  ] as const)("%s %s", (_case, _sentence, log) => {
+  test.each(
+    [
+      ["(a)", "A follower may be missing entries", [1, 1, 1, 4, 4, 5, 5, 6, 6]],
+      ["(b)", "A follower may be missing entries", [1, 1, 1, 4]],
+      ["(c)", "may have extra uncommitted entries", [...top, 6]],
+      ["(d)", "may have extra uncommitted entries", [...top, 7, 7]],
+      ["(e)", "or both", [1, 1, 1, 4, 4, 4, 4]],
+      ["(f)", "or both", [1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]],
+    ] as const,
+  )("%s %s", (_case, _sentence, log) => {
     const [leading, following] = pair(top, [...log], 8);
     expect(converge(leading, following)).toBe(2); // One that is refused, one that fits.
     expect(termsOf(following)).toEqual([...top, 8]);
@@ -1158,8 +1205,12 @@ describe("Figure 2: State", () => {
   test("Updated on stable storage: also a vote in a term that is durable already", () => {
     const raft = server({ term: 5 });
     raft.receive(requestVote(5), 0);
-    expect(flush(raft).saved).toEqual({ currentTerm: 5, votedFor: "b", commitIndex: 0,
-      entries: [] });
+    expect(flush(raft).saved).toEqual({
+      currentTerm: 5,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [],
+    });
     expect(raft.saved).toMatchObject({ currentTerm: 5, votedFor: "b" });
   });
 
@@ -1183,9 +1234,11 @@ describe("Figure 2: State", () => {
 
   test("log[] ... (first index is 1)", () => {
     expect(server().log.lastIndex).toBe(0);
-    expect(leader()
-      .log.slice(1)
-      .map((e) => e.index)).toEqual([1]);
+    expect(
+      leader()
+        .log.slice(1)
+        .map((e) => e.index),
+    ).toEqual([1]);
   });
 
   test("commitIndex and lastApplied: initialized to 0, increase monotonically", () => {
@@ -1594,8 +1647,10 @@ function fallBehind(raft: Raft, name: Name): Of<"InstallSnapshot">[] {
   progress(raft, name).matchIndex = 0;
   const { currentTerm } = raft;
   const round = roundOf(raft);
-  return only("InstallSnapshot",
-    step(raft, appendReply(currentTerm, { from: name, success: false, round })));
+  return only(
+    "InstallSnapshot",
+    step(raft, appendReply(currentTerm, { from: name, success: false, round })),
+  );
 }
 
 /** All chunks of a snapshot of 30 bytes. */
@@ -1635,21 +1690,24 @@ describe("§7 Log compaction", () => {
     for (const name of THREE) expect(cluster.at(name).log.baseIndex).toBeGreaterThan(15);
   });
 
-  test("the last included index ... the last included term ... are preserved to support the " +
-    "AppendEntries consistency check for the first log entry following the snapshot", () => {
-    const base = { index: 5, term: 3 };
-    const raft = follower({ base, term: 4 });
-    const [first] = entries([4], 5);
-    const wrong = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 2, entries: entries([4], 5) });
-    expect(one(step(raft, wrong))).toMatchObject({ success: false, hintIndex: 5, hintTerm: 3 });
-    const right = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 3, entries: entries([4], 5) });
-    expect(one(step(raft, right))).toMatchObject({ success: true, matchIndex: 6 });
-    expect(raft.log.slice(6)).toEqual([first ?? entry(0, 0)]);
-    const leading = leader({ base });
-    expect(only("AppendEntries", wait(leading, HEARTBEAT))[0]).toMatchObject({ prevLogIndex: 6 });
-    progress(leading, "b").nextIndex = 6;
-    expect(to("b", turn(leading))[0]).toMatchObject({ prevLogIndex: 5, prevLogTerm: 3 });
-  });
+  test(
+    "the last included index ... the last included term ... are preserved to support the "
+      + "AppendEntries consistency check for the first log entry following the snapshot",
+    () => {
+      const base = { index: 5, term: 3 };
+      const raft = follower({ base, term: 4 });
+      const [first] = entries([4], 5);
+      const wrong = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 2, entries: entries([4], 5) });
+      expect(one(step(raft, wrong))).toMatchObject({ success: false, hintIndex: 5, hintTerm: 3 });
+      const right = appendEntries(4, { prevLogIndex: 5, prevLogTerm: 3, entries: entries([4], 5) });
+      expect(one(step(raft, right))).toMatchObject({ success: true, matchIndex: 6 });
+      expect(raft.log.slice(6)).toEqual([first ?? entry(0, 0)]);
+      const leading = leader({ base });
+      expect(only("AppendEntries", wait(leading, HEARTBEAT))[0]).toMatchObject({ prevLogIndex: 6 });
+      progress(leading, "b").nextIndex = 6;
+      expect(to("b", turn(leading))[0]).toMatchObject({ prevLogIndex: 5, prevLogTerm: 3 });
+    },
+  );
 
   test("(and the election restriction)", () => {
     const raft = server({ base: { index: 5, term: 3 }, term: 4 });
@@ -1663,21 +1721,30 @@ describe("§7 Log compaction", () => {
   test("the snapshot also includes the latest configuration (catalogue 33)", () => {
     const snapshot = { index: 5, term: 3, size: 10, founding: 1, members: configuration(FIVE) };
     const { settings } = server();
-    const disk = { currentTerm: 3, votedFor: undefined, commitIndex: 0, entries: [], base: snapshot,
-      snapshot };
+    const disk = {
+      currentTerm: 3,
+      votedFor: undefined,
+      commitIndex: 0,
+      entries: [],
+      base: snapshot,
+      snapshot,
+    };
     const raft = new Raft(settings, disk, 0, () => 0.5);
     expect(raft.members).toEqual(configuration(FIVE));
     expect(compacted().members).toEqual(configuration(THREE));
   });
 
-  test("it may delete all log entries up through the last included index, as well as any prior " +
-    "snapshot", () => {
-    const raft = compacted(5);
-    raft.onSnapshot(snapshotOf(raft, 7), 0);
-    expect(raft.snapshot.index).toBe(7);
-    expect(raft.log.baseIndex).toBe(7);
-    expect(() => raft.onSnapshot(snapshotOf(raft, 7), 0)).toThrow("never takes the state back");
-  });
+  test(
+    "it may delete all log entries up through the last included index, as well as any prior "
+      + "snapshot",
+    () => {
+      const raft = compacted(5);
+      raft.onSnapshot(snapshotOf(raft, 7), 0);
+      expect(raft.snapshot.index).toBe(7);
+      expect(raft.log.baseIndex).toBe(7);
+      expect(() => raft.onSnapshot(snapshotOf(raft, 7), 0)).toThrow("never takes the state back");
+    },
+  );
 
   test("the leader must occasionally send snapshots to followers that lag behind", () => {
     const raft = compacted(5);
@@ -1688,20 +1755,28 @@ describe("§7 Log compaction", () => {
     ]);
   });
 
-  test("This happens when the leader has already discarded the next log entry that it needs to " +
-    "send", () => {
-    for (
-      const [matchIndex, isSnapshot] of [[3, true], [4, true], [5, false], [6, false]] as const
-    ) {
-      const raft = compacted(5);
-      Object.assign(progress(raft, "c"), { matchIndex: 0, nextIndex: 1, sentFrom: 1 });
-      const reply = appendReply(2, { from: "c", success: false, round: roundOf(raft),
-        hintIndex: matchIndex, hintTerm: matchIndex > 4 ? 2 : 1 });
-      const sent = to("c", step(raft, reply));
-      expect(sent.some((m) => m.type === "InstallSnapshot")).toBe(isSnapshot);
-      expect(sent.some((m) => m.type === "AppendEntries")).toBe(!isSnapshot);
-    }
-  });
+  test(
+    "This happens when the leader has already discarded the next log entry that it needs to "
+      + "send",
+    () => {
+      for (
+        const [matchIndex, isSnapshot] of [[3, true], [4, true], [5, false], [6, false]] as const
+      ) {
+        const raft = compacted(5);
+        Object.assign(progress(raft, "c"), { matchIndex: 0, nextIndex: 1, sentFrom: 1 });
+        const reply = appendReply(2, {
+          from: "c",
+          success: false,
+          round: roundOf(raft),
+          hintIndex: matchIndex,
+          hintTerm: matchIndex > 4 ? 2 : 1,
+        });
+        const sent = to("c", step(raft, reply));
+        expect(sent.some((m) => m.type === "InstallSnapshot")).toBe(isSnapshot);
+        expect(sent.some((m) => m.type === "AppendEntries")).toBe(!isSnapshot);
+      }
+    },
+  );
 
   test("... a follower that keeps up is sent entries, however short the log is", () => {
     const cluster = new Cluster(THREE, { batchBytes: 100 });
@@ -1713,56 +1788,67 @@ describe("§7 Log compaction", () => {
     for (const name of THREE) expect(cluster.at(name).log.baseIndex).toBeGreaterThan(5);
   });
 
-  test("an exceptionally slow follower or a new server ... would not: the leader ... [brings it] " +
-    "up-to-date", () => {
-    const cluster = new Cluster(THREE, { batchBytes: 100, windowBytes: 300 });
-    cluster.elect("a");
-    cluster.snapshotBytes = 300;
-    cluster.crash("c");
-    for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
-    cluster.restart("c");
-    cluster.advance(2 * T);
-    const installs = to("c", only("InstallSnapshot", cluster.sent));
-    expect(installs.length).toBeGreaterThan(10);
-    expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
-    expect(cluster.at("c").commitIndex).toBe(cluster.at("a").commitIndex);
-    // And its own later snapshots begin with what was installed.
-    for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
-    cluster.advance(T);
-    cluster.restart("c");
-    cluster.advance(2 * T);
-    expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
-  });
+  test(
+    "an exceptionally slow follower or a new server ... would not: the leader ... [brings it] "
+      + "up-to-date",
+    () => {
+      const cluster = new Cluster(THREE, { batchBytes: 100, windowBytes: 300 });
+      cluster.elect("a");
+      cluster.snapshotBytes = 300;
+      cluster.crash("c");
+      for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
+      cluster.restart("c");
+      cluster.advance(2 * T);
+      const installs = to("c", only("InstallSnapshot", cluster.sent));
+      expect(installs.length).toBeGreaterThan(10);
+      expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
+      expect(cluster.at("c").commitIndex).toBe(cluster.at("a").commitIndex);
+      // And its own later snapshots begin with what was installed.
+      for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
+      cluster.advance(T);
+      cluster.restart("c");
+      cluster.advance(2 * T);
+      expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
+    },
+  );
 
-  test("the follower discards its entire log; it ... may possibly have uncommitted entries that " +
-    "conflict with the snapshot", () => {
-    for (const log of [[1, 1], [1, 1, 1, 1, 1, 1, 1]]) {
-      const raft = follower({ log, term: 3 });
-      step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
-      for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
-      expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
-      raft.onSnapshot({ index: 5, term: 2, size: 30, founding: 1, members: configuration(THREE) },
-        1e9);
-      expect(raft.events).toContainEqual({ type: "snapshot", index: 5, size: 30, from: "b" });
-      expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
-      expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
-      expect(flush(raft)).toMatchObject({ saved: undefined, applied: [] });
-    }
-  });
+  test(
+    "the follower discards its entire log; it ... may possibly have uncommitted entries that "
+      + "conflict with the snapshot",
+    () => {
+      for (const log of [[1, 1], [1, 1, 1, 1, 1, 1, 1]]) {
+        const raft = follower({ log, term: 3 });
+        step(raft, heartbeat(raft, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }));
+        for (const chunk of chunks(3, { lastIncludedTerm: 2 })) step(raft, chunk);
+        expect(raft.incoming).toMatchObject({ index: 5, offset: 30 });
+        raft.onSnapshot(
+          { index: 5, term: 2, size: 30, founding: 1, members: configuration(THREE) },
+          1e9,
+        );
+        expect(raft.events).toContainEqual({ type: "snapshot", index: 5, size: 30, from: "b" });
+        expect(raft.log).toMatchObject({ baseIndex: 5, lastIndex: 5, lastTerm: 2, savedIndex: 5 });
+        expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5, incoming: undefined });
+        expect(flush(raft)).toMatchObject({ saved: undefined, applied: [] });
+      }
+    },
+  );
 
-  test("a snapshot that describes a prefix of its log ...: entries following the snapshot are " +
-    "still valid and must be retained", () => {
-    const raft = follower({ log: [1, 1, 1, 1, 1, 1, 2], term: 3 });
-    const [first] = chunks(3);
-    expect(one(step(raft, first ?? installSnapshot(3)))).toMatchObject({
-      type: "AppendEntriesReply",
-      success: true,
-      matchIndex: 5,
-    });
-    expect(raft.incoming).toBeUndefined();
-    expect(termsOf(raft)).toEqual([1, 1, 1, 1, 1, 1, 2]);
-    expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5 }); // It is committed, so applied.
-  });
+  test(
+    "a snapshot that describes a prefix of its log ...: entries following the snapshot are "
+      + "still valid and must be retained",
+    () => {
+      const raft = follower({ log: [1, 1, 1, 1, 1, 1, 2], term: 3 });
+      const [first] = chunks(3);
+      expect(one(step(raft, first ?? installSnapshot(3)))).toMatchObject({
+        type: "AppendEntriesReply",
+        success: true,
+        matchIndex: 5,
+      });
+      expect(raft.incoming).toBeUndefined();
+      expect(termsOf(raft)).toEqual([1, 1, 1, 1, 1, 1, 2]);
+      expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5 }); // It is committed, so applied.
+    },
+  );
 
   test("take a snapshot when the log reaches a fixed size in bytes", () => {
     const raft = settledLeader();
@@ -1816,15 +1902,23 @@ describe("Figure 13: InstallSnapshot RPC", () => {
   test("1. Reply immediately if term < currentTerm", () => {
     const raft = follower({ term: 5 });
     const reply = one(step(raft, installSnapshot(4, { from: "c", round: 7 })));
-    expect(reply).toMatchObject({ type: "InstallSnapshotReply", to: "c", term: 5, round: 0,
-      success: false });
+    expect(reply).toMatchObject({
+      type: "InstallSnapshotReply",
+      to: "c",
+      term: 5,
+      round: 0,
+      success: false,
+    });
     expect(raft).toMatchObject({ leader: "b", incoming: undefined });
   });
 
   test("2. Create new snapshot file if first chunk (offset is 0)", () => {
     const raft = follower({ term: 2 });
-    expect(one(step(raft, installSnapshot(2)))).toMatchObject({ success: true, offset: 10,
-      lastIncludedIndex: 5 });
+    expect(one(step(raft, installSnapshot(2)))).toMatchObject({
+      success: true,
+      offset: 10,
+      lastIncludedIndex: 5,
+    });
     expect(raft.incoming).toMatchObject({ index: 5, term: 1, size: 30, offset: 10 });
   });
 
@@ -1883,8 +1977,10 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     raft.receive(appendEntries(2, all), raft.now);
     expect(flush(raft).applied).toEqual([]);
     expect(raft).toMatchObject({ commitIndex: 6, lastApplied: 0 });
-    raft.onSnapshot({ index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
-      1e9);
+    raft.onSnapshot(
+      { index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
+      1e9,
+    );
     expect(raft).toMatchObject({ isInstalling: false, commitIndex: 6, lastApplied: 5 });
     expect(flush(raft).applied.map(({ index }) => index)).toEqual([6]);
   });
@@ -1901,45 +1997,63 @@ describe("Figure 13: InstallSnapshot RPC", () => {
         expect(reply).toMatchObject({ success: true, offset: 0, round: 7 });
         expect(raft.incoming).toBe(incoming);
       }
-      raft.onSnapshot({ index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
-        0);
+      raft.onSnapshot(
+        { index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
+        0,
+      );
       const later = { ...next, lastIncludedIndex: 8, size: 50, offset: 20 };
-      expect(one(step(raft, installSnapshot(term, later)))).toMatchObject({ success: false,
-        offset: 0 });
+      expect(one(step(raft, installSnapshot(term, later)))).toMatchObject({
+        success: false,
+        offset: 0,
+      });
     }
   });
 
-  test("6. If existing log entry has same index and term as snapshot's last included entry, " +
-    "retain log entries following it and reply", () => {
-    const raft = follower({ log: [1, 1, 1, 1], term: 2 });
-    for (const chunk of chunks().slice(0, 2)) step(raft, chunk);
-    const rest = appendEntries(2, { prevLogIndex: 4, prevLogTerm: 1, entries: entries([1, 2], 4) });
-    step(raft, rest);
-    expect(one(step(raft, installSnapshot(2, { offset: 20 })))).toMatchObject({
-      type: "AppendEntriesReply",
-      matchIndex: 5,
-    });
-    expect(raft.log.lastIndex).toBe(6);
-    expect(raft.commitIndex).toBe(5);
-  });
+  test(
+    "6. If existing log entry has same index and term as snapshot's last included entry, "
+      + "retain log entries following it and reply",
+    () => {
+      const raft = follower({ log: [1, 1, 1, 1], term: 2 });
+      for (const chunk of chunks().slice(0, 2)) step(raft, chunk);
+      const rest = appendEntries(2, {
+        prevLogIndex: 4,
+        prevLogTerm: 1,
+        entries: entries([1, 2], 4),
+      });
+      step(raft, rest);
+      expect(one(step(raft, installSnapshot(2, { offset: 20 })))).toMatchObject({
+        type: "AppendEntriesReply",
+        matchIndex: 5,
+      });
+      expect(raft.log.lastIndex).toBe(6);
+      expect(raft.commitIndex).toBe(5);
+    },
+  );
 
-  test("... as to any snapshot of what is committed: an old one does not take the state back " +
-    "(catalogue 34)", () => {
-    const base = { index: 7, term: 2 };
-    const raft = follower({ base, log: [2, 2], term: 3 });
-    for (const lastIncludedIndex of [3, 6, 7]) {
-      const old = { lastIncludedIndex, lastIncludedTerm: lastIncludedIndex === 7 ? 2 : 1 };
-      for (const chunk of chunks(3, old)) {
-        expect(one(step(raft, chunk))).toMatchObject({ type: "AppendEntriesReply", success: true,
-          matchIndex: lastIncludedIndex });
+  test(
+    "... as to any snapshot of what is committed: an old one does not take the state back "
+      + "(catalogue 34)",
+    () => {
+      const base = { index: 7, term: 2 };
+      const raft = follower({ base, log: [2, 2], term: 3 });
+      for (const lastIncludedIndex of [3, 6, 7]) {
+        const old = { lastIncludedIndex, lastIncludedTerm: lastIncludedIndex === 7 ? 2 : 1 };
+        for (const chunk of chunks(3, old)) {
+          expect(one(step(raft, chunk))).toMatchObject({
+            type: "AppendEntriesReply",
+            success: true,
+            matchIndex: lastIncludedIndex,
+          });
+        }
       }
-    }
-    expect(raft.incoming).toBeUndefined();
-    expect(raft).toMatchObject({ commitIndex: 7, lastApplied: 7 });
-    expect(raft.log).toMatchObject({ baseIndex: 7, lastIndex: 9 });
-  });
+      expect(raft.incoming).toBeUndefined();
+      expect(raft).toMatchObject({ commitIndex: 7, lastApplied: 7 });
+      expect(raft.log).toMatchObject({ baseIndex: 7, lastIndex: 9 });
+    },
+  );
 
-  test("this gives the follower a sign of life with each chunk, so it can reset its election timer",
+  test(
+    "this gives the follower a sign of life with each chunk, so it can reset its election timer",
     () => {
       const raft = follower({ term: 2 });
       for (let i = 0; i < 10; i += 1) {
@@ -1948,7 +2062,8 @@ describe("Figure 13: InstallSnapshot RPC", () => {
         expect(raft.electionDueAt).toBeGreaterThanOrEqual(raft.now + T);
       }
       expect(raft.hearsLeader()).toBe(true);
-    });
+    },
+  );
 
   test("a round of chunks confirms reads and leadership like any other", () => {
     const raft = compacted(5);
@@ -2049,16 +2164,22 @@ describe("The window of a snapshot", () => {
     const raft = compacted(5, 0, settings);
     fallBehind(raft, "c");
     const done = appendReply(2, { from: "c", round: roundOf(raft), matchIndex: 5 });
-    expect(only("AppendEntries", to("c", step(raft, done)))[0]).toMatchObject({ prevLogIndex: 5,
-      prevLogTerm: 2 });
+    expect(only("AppendEntries", to("c", step(raft, done)))[0]).toMatchObject({
+      prevLogIndex: 5,
+      prevLogTerm: 2,
+    });
   });
 });
 
 describe("A log that was replaced", () => {
   test("an AppendEntries that begins below the snapshot matches there (catalogue 48)", () => {
     const raft = follower({ base: { index: 5, term: 2 }, log: [2], term: 3 });
-    const late = appendEntries(3, { prevLogIndex: 2, prevLogTerm: 1, leaderCommit: 8,
-      entries: entries([1, 1, 2, 2, 3], 2) });
+    const late = appendEntries(3, {
+      prevLogIndex: 2,
+      prevLogTerm: 1,
+      leaderCommit: 8,
+      entries: entries([1, 1, 2, 2, 3], 2),
+    });
     expect(one(step(raft, late))).toMatchObject({ success: true, matchIndex: 7 });
     expect(termsOf(raft)).toEqual([2, 3]);
     const all = appendEntries(3, { prevLogIndex: 0, entries: entries([1, 1, 1]) });
@@ -2788,25 +2909,34 @@ describe("The window to a follower", () => {
     expect(sizes(only("AppendEntries", to("b", acknowledge(raft, "b", 2))))).toEqual([3, 3, 2]);
   });
 
-  test("a refusal that leads back further is answered at once, and one that contradicts it is not",
+  test(
+    "a refusal that leads back further is answered at once, and one that contradicts it is not",
     () => {
       // b has an entry of term 2 at index 2: after 3 the logs agree up to 2 as far as the leader
       // can tell, and after 2 they do not. If entry 2 is always lost, the leader must not go back
       // and forth in each round trip, only once per interval.
       const raft = leader({ log: [1, 1, 3, 3] });
       const refuse = (hintIndex: number, hintTerm: number) =>
-        only("AppendEntries",
-          to("b",
-            step(raft,
-              appendReply(4, { success: false, hintIndex, hintTerm, round: roundOf(raft) }))));
+        only(
+          "AppendEntries",
+          to(
+            "b",
+            step(
+              raft,
+              appendReply(4, { success: false, hintIndex, hintTerm, round: roundOf(raft) }),
+            ),
+          ),
+        );
       for (let i = 0; i < 3; i += 1) {
         for (const back of [2, 1]) expect(one(refuse(back, back)).prevLogIndex).toBe(back);
         expect([refuse(2, 2), refuse(1, 1), refuse(2, 2), refuse(1, 1)].flat()).toEqual([]);
         raft.now += HEARTBEAT / 8;
       }
-    });
+    },
+  );
 
-  test("an entry that a path always loses is sent a few times per heartbeat, alone, and told once",
+  test(
+    "an entry that a path always loses is sent a few times per heartbeat, alone, and told once",
     () => {
       const cluster = new Cluster(THREE, { batchBytes: 300, windowBytes: 9_000 });
       cluster.elect("a");
@@ -2838,7 +2968,8 @@ describe("The window to a follower", () => {
       cluster.advance(2 * HEARTBEAT);
       for (const other of ["b", "c"]) sameLog(cluster.at(other), raft);
       expect(progress(raft, "b")).toMatchObject({ failures: 0, matchIndex: index + 100 });
-    });
+    },
+  );
 
   test("so is a part of a snapshot", () => {
     const cluster = new Cluster(THREE, { batchBytes: 300, windowBytes: 9_000 });
@@ -3414,8 +3545,10 @@ test("the log is the same as a plain list, whatever is appended, cut off, compac
       if (act === 0) {
         term += 1;
         const at = base + 1 + draw(list.length + 1);
-        const merged = Array.from({ length: draw(3) }, (_, j) =>
-          entry(at + j, term, "x".repeat(draw(30))));
+        const merged = Array.from(
+          { length: draw(3) },
+          (_, j) => entry(at + j, term, "x".repeat(draw(30))),
+        );
         log.merge(merged, base);
         if (merged.length > 0) list = [...list.filter(({ index }) => index < at), ...merged];
       } else if (act === 1 && draw(3) === 0) {

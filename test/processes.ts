@@ -37,8 +37,11 @@ export function temporaryDirectory(): string {
  * Asks again until there is an answer. How long things take says little on a busy machine, so the
  * limit is far beyond what is expected.
  */
-export async function eventually<T>(what: string,
-  probe: () => Promise<T | undefined> | T | undefined, withinMs = GENEROUS_MS): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  probe: () => Promise<T | undefined> | T | undefined,
+  withinMs = GENEROUS_MS,
+): Promise<T> {
   const deadlineAt = performance.now() + withinMs;
   for (;;) {
     const found = await probe();
@@ -62,8 +65,11 @@ export class Program {
   private readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
   /** `via` is a command that runs the rest of its line, elsewhere. */
-  constructor(args: readonly string[], env: Record<string, string> = {},
-    via: readonly string[] = []) {
+  constructor(
+    args: readonly string[],
+    env: Record<string, string> = {},
+    via: readonly string[] = [],
+  ) {
     const { FORCE_COLOR: _, ...inherited } = process.env;
     this.child = Bun.spawn([...via, process.execPath, CLI, ...args], {
       env: { ...inherited, NO_COLOR: "1", ...env },

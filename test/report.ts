@@ -36,11 +36,31 @@ export type Report = {
   hash: number;
 };
 
-export const emptyReport = (servers = 0): Report => ({ servers, simulatedMs: 0, messagesSent: 0,
-  messagesLost: 0, messagesDuplicated: 0, crashes: 0, powerCuts: 0, restarts: 0, pauses: 0,
-  partitions: 0, refusals: 0, forgeries: 0, diskFaults: 0, lostDisks: 0, refoundings: 0,
-  elections: 0, changes: 0, snapshots: 0, installs: 0, transfers: 0, operations: 0, unknown: 0,
-  hash: 0 });
+export const emptyReport = (servers = 0): Report => ({
+  servers,
+  simulatedMs: 0,
+  messagesSent: 0,
+  messagesLost: 0,
+  messagesDuplicated: 0,
+  crashes: 0,
+  powerCuts: 0,
+  restarts: 0,
+  pauses: 0,
+  partitions: 0,
+  refusals: 0,
+  forgeries: 0,
+  diskFaults: 0,
+  lostDisks: 0,
+  refoundings: 0,
+  elections: 0,
+  changes: 0,
+  snapshots: 0,
+  installs: 0,
+  transfers: 0,
+  operations: 0,
+  unknown: 0,
+  hash: 0,
+});
 
 /** Makes the hash depend on what just happened, and on all that happened before. */
 export function record(report: Report, happened: string | Uint8Array): void {

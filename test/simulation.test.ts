@@ -30,11 +30,19 @@ describe("the simulator", () => {
   }, PATIENCE_MS);
 
   /** Each of these found a bug of raft.ts, or (40732) of its judge, the first time that it ran. */
-  const REGRESSIONS = [["core", 110], ["core", 20288], ["core", 40732], ["core", 40812], ["full",
-    28], ["full", 48], ["full", 53], [
-    "full",
-    32379,
-  ]] as const;
+  const REGRESSIONS = [
+    ["core", 110],
+    ["core", 20288],
+    ["core", 40732],
+    ["core", 40812],
+    ["full", 28],
+    ["full", 48],
+    ["full", 53],
+    [
+      "full",
+      32379,
+    ],
+  ] as const;
 
   test.each(REGRESSIONS)("finds none where it once did (%s, seed %d)", (mode, seed) => {
     expect(simulate(seed, mode).simulatedMs).toBeGreaterThanOrEqual(LEAST_MS);

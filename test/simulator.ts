@@ -31,8 +31,10 @@ function tellFailure(seed: number, mode: Mode, sentence: string): void {
   } catch {} // It is known to fail.
   console.log(`seed ${seed}: ${sentence}\n`);
   console.log(story.slice(-TAIL_LINES).join("\n"));
-  console.log(`\nTo run this again: ${replayOf(seed, mode)}\nTo read all of it: ` +
-    `${replayOf(seed, mode)} --trace`);
+  console.log(
+    `\nTo run this again: ${replayOf(seed, mode)}\nTo read all of it: `
+      + `${replayOf(seed, mode)} --trace`,
+  );
 }
 
 function runOne(seed: number, mode: Mode, isTraced: boolean): number {
@@ -62,10 +64,16 @@ async function runMany(options: Parameters<typeof runSeeds>[0]): Promise<number>
 
 const parse = () =>
   parseArgs({
-    options: { seed: { type: "string" }, seeds: { type: "string" }, from: { type: "string" },
-      minutes: { type: "string" }, mode: { type: "string" }, workers: { type: "string" },
+    options: {
+      seed: { type: "string" },
+      seeds: { type: "string" },
+      from: { type: "string" },
+      minutes: { type: "string" },
+      mode: { type: "string" },
+      workers: { type: "string" },
       trace: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h", default: false } },
+      help: { type: "boolean", short: "h", default: false },
+    },
   }).values;
 
 /** Throws what is wrong with the flags. */
@@ -94,7 +102,9 @@ async function main(): Promise<number> {
   return help ? 0 : 2;
 }
 
-process.exit(await main().catch((error: Error) => {
-  console.error(`${error.message}. See 'bun test/simulator.ts --help'.`);
-  return 2;
-}));
+process.exit(
+  await main().catch((error: Error) => {
+    console.error(`${error.message}. See 'bun test/simulator.ts --help'.`);
+    return 2;
+  }),
+);

@@ -4,8 +4,18 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { encodeMembers, type Entry, type Files, type HardState, makeEntry, type Position, Raft,
-  RaftError, Storage, systemWorld } from "../raft.ts";
+import {
+  encodeMembers,
+  type Entry,
+  type Files,
+  type HardState,
+  makeEntry,
+  type Position,
+  Raft,
+  RaftError,
+  Storage,
+  systemWorld,
+} from "../raft.ts";
 import { configuration } from "./core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "./disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "./random.ts";
@@ -64,11 +74,16 @@ function drawChange(random: Random, before: State): State {
   const votedFor = kept ?? [undefined, "a", "b", "a rather long name: ünïcödé"][draw(4)];
   const isConflict = isNewTerm && random() < 0.5;
   const first = isConflict ? 1 + draw(before.entries.length + 1) : before.entries.length + 1;
-  const entries = Array.from({ length: draw(4) },
+  const entries = Array.from(
+    { length: draw(4) },
     (_, i) =>
-      makeEntry(first + i, currentTerm,
+      makeEntry(
+        first + i,
+        currentTerm,
         (["noop", "session", "commands"] as const)[draw(3)] ?? "noop",
-        Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256))));
+        Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256)),
+      ),
+  );
   const commitIndex = before.commitIndex + draw(2);
   return { currentTerm, votedFor, commitIndex, entries };
 }
@@ -105,8 +120,12 @@ function smallLog(changes: State[]): { bytes: Buffer; ends: number[]; states: St
 const fourFrames = () =>
   smallLog([
     { currentTerm: 1, votedFor: "b", commitIndex: 0, entries: [] },
-    { currentTerm: 1, votedFor: "b", commitIndex: 0,
-      entries: [command(1, 1, "one"), command(2, 1, "two")] },
+    {
+      currentTerm: 1,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 1, "one"), command(2, 1, "two")],
+    },
     { currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [command(2, 3, "other")] },
     { currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [command(3, 3, "last")] },
   ]);
@@ -201,8 +220,12 @@ describe("what is saved is found again", () => {
     const storage = start(disk);
     const old = [1, 2, 3].map((index) => command(index, 1, `old ${index}`));
     storage.save({ currentTerm: 1, votedFor: undefined, commitIndex: 0, entries: old });
-    storage.save({ currentTerm: 2, votedFor: "b", commitIndex: 0,
-      entries: [command(2, 2, "new")] });
+    storage.save({
+      currentTerm: 2,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(2, 2, "new")],
+    });
     disk.powerCut("nothing");
     const { entries } = start(disk);
     expect(entries.map(({ data }) => data.toString())).toEqual(["old 1", "new"]);
@@ -256,8 +279,10 @@ describe("the end of the log", () => {
       const cut = padded(bytes).subarray(0, length);
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, cut);
-      expectRefusal(() => start(disk),
-        `${LOG} is cut off at byte ${length}: a whole one ends with`);
+      expectRefusal(
+        () => start(disk),
+        `${LOG} is cut off at byte ${length}: a whole one ends with`,
+      );
       expect(disk.read(LOG)).toEqual(cut);
     }
     const { storage } = recover(padded(bytes).subarray(0, bytes.length + 12));
@@ -301,8 +326,11 @@ describe("the end of the log", () => {
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, bytes.subarray(0, length));
       disk.put(`${LOG}.old`, bytes); // As other programs call what is theirs, too.
-      expectRefusal(() => start(disk), `${LOG} does not begin as a log of raft.ts does, and is ` +
-        "left as it is. Restore it, or take another directory.");
+      expectRefusal(
+        () => start(disk),
+        `${LOG} does not begin as a log of raft.ts does, and is `
+          + "left as it is. Restore it, or take another directory.",
+      );
       expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
       expect(disk.read(`${LOG}.old`)).toEqual(bytes);
     }
@@ -310,23 +338,42 @@ describe("the end of the log", () => {
 
   test("a log of version 3, which had no foundings, is read and written again", () => {
     const disk = new Disk(randomFrom(1));
-    const head = makeEntry(0, 0, "start",
+    const head = makeEntry(
+      0,
+      0,
+      "start",
       Buffer.from(
         JSON.stringify({ version: 3, ...founder, id: "0123456789abcdef", disk: 7, boot: 1 }),
-      ));
+      ),
+    );
     const list = Buffer.concat(
       ["a", "b", "c"].map((name) => Buffer.from(encode([name, "", true, 7]))),
     );
-    const records = [head, makeEntry(0, 4, "vote", Buffer.from("b")),
-      makeEntry(1, 4, "members", list), command(2, 4, "kept")];
+    const records = [
+      head,
+      makeEntry(0, 4, "vote", Buffer.from("b")),
+      makeEntry(1, 4, "members", list),
+      command(2, 4, "kept"),
+    ];
     disk.put(LOG, padded(start(new Disk(randomFrom(2))).frame(records)));
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
       expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "commands"]);
-      const raft = new Raft({ name: "a", disk: 7, members: [], electionTimeoutMs: 1000,
-        heartbeatMs: 100, batchBytes: 1000, windowBytes: 1000 }, { ...storage.hardState,
-        entries: storage.entries }, 0, () => 0.5);
+      const raft = new Raft(
+        {
+          name: "a",
+          disk: 7,
+          members: [],
+          electionTimeoutMs: 1000,
+          heartbeatMs: 100,
+          batchBytes: 1000,
+          windowBytes: 1000,
+        },
+        { ...storage.hardState, entries: storage.entries },
+        0,
+        () => 0.5,
+      );
       expect(raft.founding).toBe(1);
       expect(raft.members.map(({ name }) => name)).toEqual(["a", "b", "c"]);
       storage.close();
@@ -335,16 +382,22 @@ describe("the end of the log", () => {
   });
 
   test("a log of another version is refused by name, and left as it is", () => {
-    const [storage, founded] = [start(new Disk(randomFrom(1))), { ...founder, id: "", disk: 1,
-      boot: 1 }];
+    const [storage, founded] = [start(new Disk(randomFrom(1))), {
+      ...founder,
+      id: "",
+      disk: 1,
+      boot: 1,
+    }];
     for (const version of [undefined, 2, 5, "3"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
       const log = storage.frame([head]);
       disk.put(LOG, log);
-      expectRefusal(() => start(disk),
-        `${LOG} is of another version of raft.ts, and is left as it ` +
-          "is. Start that version with it, or take another directory.");
+      expectRefusal(
+        () => start(disk),
+        `${LOG} is of another version of raft.ts, and is left as it `
+          + "is. Start that version with it, or take another directory.",
+      );
       expect(disk.read(LOG)).toEqual(log);
     }
   });
@@ -369,8 +422,12 @@ describe("the end of the log", () => {
 
   test("after a cut the log goes on, and holds", () => {
     const { disk, storage } = recover(padded(bytes.subarray(0, end - 3)));
-    const change = { currentTerm: 4, votedFor: "a", commitIndex: 0,
-      entries: [command(3, 4, "new last")] };
+    const change = {
+      currentTerm: 4,
+      votedFor: "a",
+      commitIndex: 0,
+      entries: [command(3, 4, "new last")],
+    };
     storage.save(change);
     disk.powerCut("nothing");
     const again = start(disk);
@@ -439,8 +496,12 @@ describe("the end of the log", () => {
     const looksLikeLog = Buffer.concat([bytes, command(9, 9, "forged").record, bytes]);
     const disk = new Disk(randomFrom(1));
     const storage = start(disk, randomFrom(99));
-    const kept = { currentTerm: 5, votedFor: "a", commitIndex: 0,
-      entries: [command(1, 5, looksLikeLog)] };
+    const kept = {
+      currentTerm: 5,
+      votedFor: "a",
+      commitIndex: 0,
+      entries: [command(1, 5, looksLikeLog)],
+    };
     storage.save(kept);
     const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
     storage.save({ ...kept, entries: [command(2, 5, looksLikeLog)] });
@@ -458,8 +519,12 @@ describe("a start", () => {
   test("writes and syncs what it read, before anything is promised by it (catalogue 46)", () => {
     const disk = new Disk(randomFrom(1));
     const storage = start(disk);
-    const change = { currentTerm: 1, votedFor: "b", commitIndex: 0,
-      entries: [command(1, 1, "in the cache")] };
+    const change = {
+      currentTerm: 1,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 1, "in the cache")],
+    };
     disk.fault = ({ what }) => {
       if (what === "sync") disk.kill(); // After the write, before the sync.
       return undefined;
@@ -530,8 +595,10 @@ describe("a start", () => {
         expect(remembered(start(disk))).toEqual(show(NOTHING));
         disk.lose(LOG);
         disk.kill();
-        expectRefusal(() => start(disk),
-          `${LOG} is missing, and this is not the first start in data`);
+        expectRefusal(
+          () => start(disk),
+          `${LOG} is missing, and this is not the first start in data`,
+        );
       }
     }
   });
@@ -549,8 +616,10 @@ describe("a start", () => {
     start(disk).close();
     const before = disk.read(LOG);
     for (const other of [{ ...founder, name: "b" }, { ...founder, cluster: "other" }]) {
-      expectRefusal(() => start(disk, randomFrom(1), other),
-        `${LOG} holds the data of server a of cluster test, not of ${other.name} of ${other.cluster}`);
+      expectRefusal(
+        () => start(disk, randomFrom(1), other),
+        `${LOG} holds the data of server a of cluster test, not of ${other.name} of ${other.cluster}`,
+      );
     }
     expect(disk.read(LOG)).toEqual(before);
   });
@@ -567,8 +636,13 @@ describe("a start", () => {
     const id = (members: string[], name = "a", cluster = "test", seed = 1) =>
       start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity.id;
     expect(id(["c", "a", "b"], "b", "test", 2)).toBe(id(["a", "b", "c"]));
-    const others = [id(["a", "b"]), id(["a", "b", "c", "d"]), id(["a", "b", "c"], "a", "other"),
-      id(["a"], "a", "test", 1), id(["a"], "a", "test", 2)];
+    const others = [
+      id(["a", "b"]),
+      id(["a", "b", "c", "d"]),
+      id(["a", "b", "c"], "a", "other"),
+      id(["a"], "a", "test", 1),
+      id(["a"], "a", "test", 2),
+    ];
     expect(new Set([id(["a", "b", "c"]), ...others]).size).toBe(6);
   });
 });
@@ -701,8 +775,12 @@ describe("a snapshot", () => {
       expect(storage.base).toMatchObject({ index: 3, term: 1 });
       expect(indexes(storage)).toEqual([4, 5]);
       expect(storage.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
-      const change = { currentTerm: 3, votedFor: "c", commitIndex: 0,
-        entries: [command(5, 3, "other")] };
+      const change = {
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(5, 3, "other")],
+      };
       if (life === 0) storage.save({ ...storage.hardState, entries: [] });
       else storage.save(change);
       disk.powerCut("nothing");
@@ -727,8 +805,12 @@ describe("a snapshot", () => {
           };
           try {
             take(storage, { index: 4, term: 1 }, five, 3);
-            storage.save({ currentTerm: 2, votedFor: "b", commitIndex: 0,
-              entries: [command(6, 2, "more")] });
+            storage.save({
+              currentTerm: 2,
+              votedFor: "b",
+              commitIndex: 0,
+              entries: [command(6, 2, "more")],
+            });
           } catch {} // It was killed there.
           disk.fault = () => undefined;
           if (left >= 0) disk.powerCut(keep);
@@ -771,17 +853,28 @@ describe("a snapshot", () => {
         expect(indexes(again)).toEqual([1, 2, 3, 4, 5].slice(again.base.index));
       }
     }
-    expect([...failed].sort()).toEqual(["create data/log.new", "create data/snapshot.new",
-      "extend data/log.new", "rename data/log", "rename data/snapshot", "sync data/log.new",
-      "sync data/snapshot.new", "write data/log.new", "write data/snapshot.new"]);
+    expect([...failed].sort()).toEqual([
+      "create data/log.new",
+      "create data/snapshot.new",
+      "extend data/log.new",
+      "rename data/log",
+      "rename data/snapshot",
+      "sync data/log.new",
+      "sync data/snapshot.new",
+      "write data/log.new",
+      "write data/snapshot.new",
+    ]);
   });
 
   /**
    * The log anew, of all entries, as nobody asks for but a test. Changes are saved meanwhile; it is
    * left half done where there is none.
    */
-  function rewrite(storage: Storage, known: State,
-    draw: (before: State) => State | undefined): State {
+  function rewrite(
+    storage: Storage,
+    known: State,
+    draw: (before: State) => State | undefined,
+  ): State {
     let now = known;
     for (const _ of storage.rewriteLog({ index: 0, term: 0 }, known.entries, 500)) {
       const change = draw(now);
@@ -820,8 +913,11 @@ describe("a snapshot", () => {
           storage.save(change);
           known = after(known, change);
         } else if (draw < 0.8) {
-          known = rewrite(storage, known, (before) =>
-            random() < 0.9 ? drawChange(random, before) : undefined);
+          known = rewrite(
+            storage,
+            known,
+            (before) => random() < 0.9 ? drawChange(random, before) : undefined,
+          );
           const next = disk.inode(LOG);
           if (inodes.has(next)) reused += next === current ? 0 : 1;
           else made += 1;
@@ -894,20 +990,36 @@ describe("a snapshot", () => {
       storage.keepSnapshot();
       const slices = storage.rewriteLog({ index: 2, term: 1 }, five.slice(2), 1);
       slices.next();
-      storage.save({ currentTerm: 3, votedFor: "c", commitIndex: 0,
-        entries: [command(4, 3, "another")] });
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(4, 3, "another")],
+      });
       slices.next();
-      storage.save({ currentTerm: 3, votedFor: "c", commitIndex: 0,
-        entries: [command(5, 3, "and more")] });
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(5, 3, "and more")],
+      });
       if (isLeft) slices.return(undefined);
       else expect([...slices]).toEqual([]);
-      storage.save({ currentTerm: 3, votedFor: "c", commitIndex: 0,
-        entries: [command(6, 3, "the last")] });
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(6, 3, "the last")],
+      });
       disk.powerCut("nothing");
       const again = start(disk);
       expect(again.base.index).toBe(isLeft ? 0 : 2);
-      expect(again.entries.slice(-4).map(({ data }) => `${data}`)).toEqual(["number 3", "another",
-        "and more", "the last"]);
+      expect(again.entries.slice(-4).map(({ data }) => `${data}`)).toEqual([
+        "number 3",
+        "another",
+        "and more",
+        "the last",
+      ]);
       expect(again.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
     }
   });
@@ -1031,8 +1143,12 @@ describe("when the majority is gone for good", () => {
   const used = (): Disk => {
     const disk = new Disk(randomFrom(5));
     const storage = start(disk);
-    storage.save({ currentTerm: 4, votedFor: "b", commitIndex: 0,
-      entries: [command(1, 3, "one"), command(2, 4, "two")] });
+    storage.save({
+      currentTerm: 4,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 3, "one"), command(2, 4, "two")],
+    });
     storage.close();
     return disk;
   };
@@ -1118,8 +1234,12 @@ describe("real files", () => {
   });
   const open = (directory: string, files: Files = systemWorld.files) =>
     new Storage(files, directory, founder, systemWorld.random);
-  const change = { currentTerm: 2, votedFor: "c", commitIndex: 0,
-    entries: [command(1, 2, "x".repeat(5000))] };
+  const change = {
+    currentTerm: 2,
+    votedFor: "c",
+    commitIndex: 0,
+    entries: [command(1, 2, "x".repeat(5000))],
+  };
 
   test("remember, with a boot that rises, and a tail that is cut and kept", () => {
     const directory = fresh();

@@ -1,13 +1,40 @@
 /** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, test } from "bun:test";
-import { clientKey, type ClientMessage, clientMessages, Endpoint, type EndpointEvent, KeyValueStore,
-  type Kind, makeEntry, type Member, type Message, messages, Node, type NodeEvent, operatorMessages,
-  serverKeys, Storage } from "../raft.ts";
+import {
+  clientKey,
+  type ClientMessage,
+  clientMessages,
+  Endpoint,
+  type EndpointEvent,
+  KeyValueStore,
+  type Kind,
+  makeEntry,
+  type Member,
+  type Message,
+  messages,
+  Node,
+  type NodeEvent,
+  operatorMessages,
+  serverKeys,
+  Storage,
+} from "../raft.ts";
 import { configuration } from "./core.ts";
 import { forSeeds, isReplay, randomFrom } from "./random.ts";
-import { answerOf, askStore, type Envelope, floats, inOrder, KINDS, makeCommand, open, readOutcomes,
-  seal as sealWith, SECRET, TYPES } from "./wire.ts";
+import {
+  answerOf,
+  askStore,
+  type Envelope,
+  floats,
+  inOrder,
+  KINDS,
+  makeCommand,
+  open,
+  readOutcomes,
+  seal as sealWith,
+  SECRET,
+  TYPES,
+} from "./wire.ts";
 import { type Packet, Simulation } from "./world.ts";
 
 const MEMBERS = ["a", "b", "c"];
@@ -23,23 +50,36 @@ const append = (entries: unknown): unknown[] => [2, 77, 5, 1, 0, 0, 0, entries];
 const appendReply: unknown[] = [3, 77, 5, 1, true, 0, 0, 0];
 const timeoutNow: unknown[] = [4, 77, 5];
 // id, term, round, lastIncludedIndex, lastIncludedTerm, size, offset, data
-const install = (size: number, offset: number,
-  data: unknown): unknown[] => [5, 77, 5, 1, 9, 4, size, offset, data];
+const install = (
+  size: number,
+  offset: number,
+  data: unknown,
+): unknown[] => [5, 77, 5, 1, 9, 4, size, offset, data];
 const installReply: unknown[] = [6, 77, 5, 1, true, 9, 20];
-const record = (index: number, term: number,
-  kind: "start" | "vote" | "noop" | "commands" = "noop") =>
-  makeEntry(index, term, kind, Buffer.from("data")).record;
+const record = (
+  index: number,
+  term: number,
+  kind: "start" | "vote" | "noop" | "commands" = "noop",
+) => makeEntry(index, term, kind, Buffer.from("data")).record;
 
 // ------------------------------------- An ear, to hear them -------------------------------------
 
-type Ear = { endpoint: Endpoint; heard: Message[]; calls: (Set<number> | undefined)[];
-  events: EndpointEvent[]; restarted: string[]; storage: Storage;
-  receive: (bytes: Buffer, host?: string) => void };
+type Ear = {
+  endpoint: Endpoint;
+  heard: Message[];
+  calls: (Set<number> | undefined)[];
+  events: EndpointEvent[];
+  restarted: string[];
+  storage: Storage;
+  receive: (bytes: Buffer, host?: string) => void;
+};
 
 /** An endpoint on a machine of the simulation that keeps what it hears. */
-function listen(simulation: Simulation, name: string,
-  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = KINDS as readonly Kind[] } =
-    {}): Ear {
+function listen(
+  simulation: Simulation,
+  name: string,
+  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = KINDS as readonly Kind[] } = {},
+): Ear {
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
   const heard: Message[] = [];
@@ -64,8 +104,15 @@ function listen(simulation: Simulation, name: string,
     onSettled: (id) => storage.join(id),
     tell: (event) => void events.push(event),
   });
-  return { endpoint, heard, calls, events, restarted, storage,
-    receive: (bytes, host = "a") => receive(bytes, { host, port: 1 }) };
+  return {
+    endpoint,
+    heard,
+    calls,
+    events,
+    restarted,
+    storage,
+    receive: (bytes, host = "a") => receive(bytes, { host, port: 1 }),
+  };
 }
 
 /** Two servers that know each other, and what else a test needs of them. */
@@ -79,20 +126,34 @@ function pair(seed = 1) {
   simulation.watch = ({ packet }) => void (packet && sent.push(packet));
   const { id: cluster, disk, boot } = a.storage.identity;
   let sequence = 1000;
-  const envelope = (): Envelope => ({ cluster, from: "a", to: "b", disk, boot,
-    toBoot: b.storage.identity.boot, sequence: sequence += 1 });
+  const envelope = (): Envelope => ({
+    cluster,
+    from: "a",
+    to: "b",
+    disk,
+    boot,
+    toBoot: b.storage.identity.boot,
+    sequence: sequence += 1,
+  });
   /** What `a` would send to `b`, but with a body, or an envelope, that it would not send. */
-  const from = (bodies: unknown[], change: Partial<Envelope> = {}, kind: Kind = "peer",
-    encoder = encode as (value: unknown) => Uint8Array) =>
-    seal(kind, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
+  const from = (
+    bodies: unknown[],
+    change: Partial<Envelope> = {},
+    kind: Kind = "peer",
+    encoder = encode as (value: unknown) => Uint8Array,
+  ) => seal(kind, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
   return { simulation, a, b, sent, from };
 }
 
 const total = ({ endpoint }: Ear) => Object.values(endpoint.dropped).reduce((sum, n) => sum + n, 0);
 
 /** It is counted, not heard, not answered, and throws nothing. */
-function expectDropped({ simulation, b, sent }: ReturnType<typeof pair>, bytes: Buffer,
-  reason?: string, host?: string): void {
+function expectDropped(
+  { simulation, b, sent }: ReturnType<typeof pair>,
+  bytes: Buffer,
+  reason?: string,
+  host?: string,
+): void {
   const before = { total: total(b), reason: b.endpoint.dropped[reason ?? ""] ?? 0 };
   b.heard.length = 0;
   sent.length = 0;
@@ -124,9 +185,17 @@ describe("what is no message is dropped and counted, never thrown, never answere
     const two = pair();
     const entries = Buffer.concat([record(1, 4), record(2, 5)]);
     for (
-      const body of [vote, voteReply, append(entries), append(Buffer.alloc(0)), timeoutNow,
-        install(30, 20, Buffer.alloc(10)), install(30, 30, Buffer.alloc(0)), installReply,
-        appendReply]
+      const body of [
+        vote,
+        voteReply,
+        append(entries),
+        append(Buffer.alloc(0)),
+        timeoutNow,
+        install(30, 20, Buffer.alloc(10)),
+        install(30, 30, Buffer.alloc(0)),
+        installReply,
+        appendReply,
+      ]
     ) {
       expectHeard(two, two.from([body]));
       expectHeard(two, two.from([body], {}, "peer", (value) => floats.encode(value)));
@@ -134,8 +203,20 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
     const [heard] = two.b.heard;
     const { disk } = two.a.storage.identity;
-    expect(heard).toEqual({ type: "AppendEntriesReply", from: "a", to: "b", disk, founding: 0,
-      id: 77, term: 5, round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 });
+    expect(heard).toEqual({
+      type: "AppendEntriesReply",
+      from: "a",
+      to: "b",
+      disk,
+      founding: 0,
+      id: 77,
+      term: 5,
+      round: 1,
+      success: true,
+      matchIndex: 0,
+      hintIndex: 0,
+      hintTerm: 0,
+    });
     expectHeard(two, two.from([]), 0);
   });
 
@@ -187,8 +268,19 @@ describe("what is no message is dropped and counted, never thrown, never answere
     const header = encode(
       inOrder({ cluster: "x", from: "a", to: "b", disk: 1, boot: 1, toBoot: 1, sequence: 9999 }),
     );
-    const huge = ["ddffffffff", "dcffff", "dfffffffff", "deffff", "dbffffffff", "c6ffffffff",
-      "c9ffffffff01", "dd7fffffff", "9f".repeat(2000), "91".repeat(50_000), "81".repeat(2000)];
+    const huge = [
+      "ddffffffff",
+      "dcffff",
+      "dfffffffff",
+      "deffff",
+      "dbffffffff",
+      "c6ffffffff",
+      "c9ffffffff01",
+      "dd7fffffff",
+      "9f".repeat(2000),
+      "91".repeat(50_000),
+      "81".repeat(2000),
+    ];
     for (const claim of huge) {
       const bytes = Buffer.from(claim, "hex");
       for (const parts of [[bytes], [header, bytes], [bytes, header]]) {
@@ -206,24 +298,51 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(100);
   });
 
-  const notNumbers = [Number.NaN, -0, 1.5, 2 ** 53, 2 ** 48, -1, Number.POSITIVE_INFINITY, "1", "",
-    null, true, [], [1], Buffer.from([1])];
-  const bodies = { vote, voteReply, append: append(Buffer.concat([record(1, 4)])), appendReply,
-    timeoutNow, install: install(24, 20, Buffer.alloc(4)), installReply };
+  const notNumbers = [
+    Number.NaN,
+    -0,
+    1.5,
+    2 ** 53,
+    2 ** 48,
+    -1,
+    Number.POSITIVE_INFINITY,
+    "1",
+    "",
+    null,
+    true,
+    [],
+    [1],
+    Buffer.from([1]),
+  ];
+  const bodies = {
+    vote,
+    voteReply,
+    append: append(Buffer.concat([record(1, 4)])),
+    appendReply,
+    timeoutNow,
+    install: install(24, 20, Buffer.alloc(4)),
+    installReply,
+  };
 
-  test.each(Object.entries(bodies))("no natural number where %p has one (catalogue 44)",
+  test.each(Object.entries(bodies))(
+    "no natural number where %p has one (catalogue 44)",
     (_, body) => {
       const two = pair();
       for (let at = 1; at < body.length; at += 1) {
         if (typeof body[at] !== "number") continue;
         for (const wrong of notNumbers) {
-          const bytes = two.from([body.with(at, wrong)], {}, "peer", (value) =>
-            floats.encode(value));
+          const bytes = two.from(
+            [body.with(at, wrong)],
+            {},
+            "peer",
+            (value) => floats.encode(value),
+          );
           expectDropped(two, bytes, "malformed");
         }
       }
       expectHeard(two, two.from([body]));
-    });
+    },
+  );
 
   test.each(Object.entries(bodies))("another kind of value anywhere in %p", (_, body) => {
     const two = pair();
@@ -273,8 +392,22 @@ describe("what is no message is dropped and counted, never thrown, never answere
   test("types that no table has", () => {
     const two = pair();
     for (
-      const type of [8, 9, 99, -1, 0.5, 2 ** 32, Number.NaN, null, true, "RequestVote", "length",
-        "map", "__proto__", "constructor"]
+      const type of [
+        8,
+        9,
+        99,
+        -1,
+        0.5,
+        2 ** 32,
+        Number.NaN,
+        null,
+        true,
+        "RequestVote",
+        "length",
+        "map",
+        "__proto__",
+        "constructor",
+      ]
     ) {
       expectDropped(two, two.from([vote.with(0, type)]), "malformed");
       expectDropped(two, two.from([[type]]), "malformed");
@@ -424,8 +557,12 @@ describe("who speaks is known by a code", () => {
     const key = clientKey(SECRET, "raft");
     expect(key).toMatch(/^[0-9a-f]{64}$/);
     expect(key).toBe(clientKey(SECRET, "raft"));
-    const others = [clientKey(SECRET, "other"), clientKey("another", "raft"), clientKey("", "raft"),
-      clientKey(key, "raft")];
+    const others = [
+      clientKey(SECRET, "other"),
+      clientKey("another", "raft"),
+      clientKey("", "raft"),
+      clientKey(key, "raft"),
+    ];
     expect(new Set([key, ...others]).size).toBe(5);
     const two = pair();
     const body = two.from([vote]).subarray(18);
@@ -451,18 +588,39 @@ describe("who speaks is known by a code", () => {
   });
 
   /** A value for each field that is no number; and those numbers that must fit other fields. */
-  const values: Record<string, unknown> = { preVote: true, transfer: false, voteGranted: true,
-    success: true, force: false, entries: record(1, 1), data: Buffer.from("da"),
-    question: Buffer.from("q"), answer: Buffer.from("a"), leader: "a", servers: "a=a:1",
-    reason: "no", name: "d", address: "d:1", asked: "b", members: MEMBERS.join(", "),
-    cluster: "raft", prevLogIndex: 0, size: 9 };
-  const fieldsOf: Record<string, readonly string[]> = { ...messages, ...clientMessages,
-    ...operatorMessages, Greeting: ["asked", "members", "cluster"] };
+  const values: Record<string, unknown> = {
+    preVote: true,
+    transfer: false,
+    voteGranted: true,
+    success: true,
+    force: false,
+    entries: record(1, 1),
+    data: Buffer.from("da"),
+    question: Buffer.from("q"),
+    answer: Buffer.from("a"),
+    leader: "a",
+    servers: "a=a:1",
+    reason: "no",
+    name: "d",
+    address: "d:1",
+    asked: "b",
+    members: MEMBERS.join(", "),
+    cluster: "raft",
+    prevLogIndex: 0,
+    size: 9,
+  };
+  const fieldsOf: Record<string, readonly string[]> = {
+    ...messages,
+    ...clientMessages,
+    ...operatorMessages,
+    Greeting: ["asked", "members", "cluster"],
+  };
   const everyType = KINDS.flatMap((kind) =>
     TYPES[kind].map((type, number) => [kind, type, number] as const)
   );
 
-  test.each(everyType)("a whole %s %s is worth nothing without the code of its kind's key",
+  test.each(everyType)(
+    "a whole %s %s is worth nothing without the code of its kind's key",
     (kind, type, number) => {
       const two = pair();
       const { b, sent } = two;
@@ -477,9 +635,15 @@ describe("who speaks is known by a code", () => {
           damaged[at] = (damaged[at] ?? 0) ^ (1 << at % 8);
           return damaged;
         });
-        forged.push(Buffer.from(whole).fill(0, 0, 16), seal(kind, parts, "another secret"),
-          Buffer.concat([two.from([body.with(1, 78)], claim, kind).subarray(0, 16),
-            whole.subarray(16)]), ...others.map((other) => seal(other, parts, SECRET, kind)));
+        forged.push(
+          Buffer.from(whole).fill(0, 0, 16),
+          seal(kind, parts, "another secret"),
+          Buffer.concat([
+            two.from([body.with(1, 78)], claim, kind).subarray(0, 16),
+            whole.subarray(16),
+          ]),
+          ...others.map((other) => seal(other, parts, SECRET, kind)),
+        );
         for (const bytes of forged) expectDropped(two, bytes, "unauthenticated", "10.9.9.9");
       }
       const { heardMs: _, ...now } = b.endpoint.about(kind, "a");
@@ -487,14 +651,23 @@ describe("who speaks is known by a code", () => {
       // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
       expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
       sent.length = 0;
-      b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
-        preVote: false, campaign: 1, voteGranted: true });
+      b.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "b",
+        to: "a",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
       b.endpoint.flush();
       expect(sent.map(({ bytes }) => open(bytes).envelope[5])).toEqual([
         two.a.storage.identity.boot,
       ]);
       expect(sent[0]?.to.host).not.toBe("10.9.9.9");
-    });
+    },
+  );
 
   test("a client's key makes no peer: neither under the peers' kind, nor under its own", () => {
     const two = pair();
@@ -573,8 +746,11 @@ describe("a datagram is accepted once", () => {
       const [early, earlier, moved] = [2001, 2000, 2002].map((sequence) =>
         two.from([asks[kind]], { sequence }, kind)
       );
-      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [moved, "10.2.2.2", "10.2.2.2"], [earlier,
-        "10.1.1.1", "10.2.2.2"], [early, "10.1.1.1", "10.2.2.2"]] as const;
+      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [moved, "10.2.2.2", "10.2.2.2"], [
+        earlier,
+        "10.1.1.1",
+        "10.2.2.2",
+      ], [early, "10.1.1.1", "10.2.2.2"]] as const;
       b.heard.length = 0;
       for (const [bytes, host, expected] of arrivals) {
         b.receive(bytes ?? Buffer.alloc(0), host);
@@ -588,16 +764,19 @@ describe("a datagram is accepted once", () => {
     }
   });
 
-  test.each(["before", "after"])("also of a server that was met %s thousands of strangers",
+  test.each(["before", "after"])(
+    "also of a server that was met %s thousands of strangers",
     (when) => {
       const simulation = new Simulation(1);
       const b = listen(simulation, "b");
       const { id: cluster, boot: toBoot } = b.storage.identity;
       const from = (kind: Kind, name: string, body: unknown, sequence = 1, disk = 9) =>
-        seal(kind,
+        seal(
+          kind,
           [inOrder({ cluster, from: name, to: "b", disk, boot: 1, toBoot, sequence }), body].map((
             part,
-          ) => encode(part)));
+          ) => encode(part)),
+        );
       const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
       const meet = () => {
@@ -607,8 +786,11 @@ describe("a datagram is accepted once", () => {
       const strangers = (prefix: string) => {
         for (let n = 0; n < 5000; n += 1) {
           b.receive(
-            from(n % 2 === 0 ? "client" : "operator", `${prefix} ${n}`,
-              n % 2 === 0 ? asks.client : asks.operator),
+            from(
+              n % 2 === 0 ? "client" : "operator",
+              `${prefix} ${n}`,
+              n % 2 === 0 ? asks.client : asks.operator,
+            ),
             "10.9.9.9",
           );
         }
@@ -632,7 +814,8 @@ describe("a datagram is accepted once", () => {
         const known = ["a", "c"].map((name) => b.endpoint.about(kind, name).address);
         expect(known).toEqual(ips.map((ip) => `${ip}:1`));
       }
-    });
+    },
+  );
 
   test("a sequence number of zero was never sent", () => {
     const two = pair();
@@ -642,8 +825,16 @@ describe("a datagram is accepted once", () => {
   test("what comes back to its sender is dropped", () => {
     const two = pair();
     const { simulation, b, sent } = two;
-    b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
-      preVote: false, campaign: 1, voteGranted: true });
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
     b.endpoint.flush();
     simulation.run(5);
     const [own] = sent;
@@ -679,10 +870,17 @@ function captured() {
   simulation.watch = ({ packet }) => void (packet && history.push(packet));
   const start = (name: string) =>
     simulation.settle(
-      Node.start({ host: name, port: 1, name, directory: "data", secret: SECRET,
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        directory: "data",
+        secret: SECRET,
         peers: MEMBERS.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
-        machine: new KeyValueStore(), onEvent: (event) => void events.push(event),
-        world: simulation.machine(name).boot() }),
+        machine: new KeyValueStore(),
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine(name).boot(),
+      }),
     );
   const nodes = MEMBERS.map(start);
   for (let i = 0; i < 20; i += 1) {
@@ -813,8 +1011,10 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote]));
     const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
     const other = (disk + 1) % 2 ** 48;
-    const claims = [{ boot: boot + 1 }, { boot: 2 ** 47 }, { disk: other }, { disk: other,
-      boot: 1 }, { disk: other, boot: 2 ** 47 }];
+    const claims = [{ boot: boot + 1 }, { boot: 2 ** 47 }, { disk: other }, {
+      disk: other,
+      boot: 1,
+    }, { disk: other, boot: 2 ** 47 }];
     for (const wrong of [{ toBoot: 0 }, { toBoot: 7 }, { to: "c" }, { cluster: "" }]) {
       for (const claim of claims) {
         const { misaddressed = 0 } = b.endpoint.dropped;
@@ -843,8 +1043,16 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote], life));
     expect(b.heard).toMatchObject([{ from: "a", disk: life.disk }]);
     sent.length = 0;
-    b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
-      preVote: false, campaign: 1, voteGranted: true });
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
     b.endpoint.flush();
     const said = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
     expect(said).toEqual([["a", life.boot]]);
@@ -904,8 +1112,16 @@ describe("a life, a disk, a cluster", () => {
       void again.endpoint.introduce(address("b"));
       simulation.run(20);
       const say = (ear: Ear, from: string, to: string) => {
-        ear.endpoint.send("peer", { type: "RequestVoteReply", from, to, id, term: 1, preVote: false,
-          campaign: 1, voteGranted: true });
+        ear.endpoint.send("peer", {
+          type: "RequestVoteReply",
+          from,
+          to,
+          id,
+          term: 1,
+          preVote: false,
+          campaign: 1,
+          voteGranted: true,
+        });
         ear.endpoint.flush();
         simulation.run(2000);
       };
@@ -935,7 +1151,8 @@ describe("a life, a disk, a cluster", () => {
     expect(two.b.events).toEqual([]);
   });
 
-  test.each(twins)("of two servers of one name, %s, the older life is dropped, and told",
+  test.each(twins)(
+    "of two servers of one name, %s, the older life is dropped, and told",
     (_, newer) => {
       const two = pair();
       const { simulation, b } = two;
@@ -975,7 +1192,8 @@ describe("a life, a disk, a cluster", () => {
       b.heard.length = 0;
       b.receive(two.from([vote], newer), "10.9.9.9");
       expect(b.heard).toHaveLength(1);
-    });
+    },
+  );
 
   test("a copy of a directory that starts with an earlier boot than the other is told, too", () => {
     const two = pair();
@@ -986,8 +1204,12 @@ describe("a life, a disk, a cluster", () => {
     simulation.run(2000);
     // This life was never heard, so it cannot be a recording, whatever was heard of the last one.
     expectDropped(two, two.from([vote], { boot: boot + 1, sequence: 1 }), "outdated", "10.8.8.8");
-    expect(b.events).toEqual([{ type: "twice", server: "a", address: { host: "10.8.8.8", port: 1 },
-      other: { host: "a", port: 1 } }]);
+    expect(b.events).toEqual([{
+      type: "twice",
+      server: "a",
+      address: { host: "10.8.8.8", port: 1 },
+      other: { host: "a", port: 1 },
+    }]);
     expectHeard(two, two.from([vote], { boot: boot + 2 }));
   });
 
@@ -998,16 +1220,28 @@ describe("a life, a disk, a cluster", () => {
     b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
     // Meanwhile it is silent, and its name still leads to the older one.
     for (let second = 0; second < 3; second += 1) {
-      b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
-        preVote: false, campaign: 1, voteGranted: true });
+      b.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "b",
+        to: "a",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
       b.endpoint.flush();
       simulation.run(1001);
     }
     const { ip } = simulation.machine("a");
     expect(b.endpoint.about("peer", "a").address).toBe("10.9.9.9:1");
     expectDropped(two, two.from([vote]), "outdated", ip);
-    expect(b.events).toEqual([{ type: "twice", server: "a", address: { host: ip, port: 1 },
-      other: { host: "10.9.9.9", port: 1 } }]);
+    expect(b.events).toEqual([{
+      type: "twice",
+      server: "a",
+      address: { host: ip, port: 1 },
+      other: { host: "10.9.9.9", port: 1 },
+    }]);
   });
 
   test("a second server of a name is told only once, although it is known in three ways", () => {
@@ -1033,8 +1267,16 @@ describe("a life, a disk, a cluster", () => {
     simulation.machine("b").kill();
     const again = listen(simulation, "b");
     const send = (id: number) => {
-      a.endpoint.send("peer", { type: "RequestVoteReply", from: "a", to: "b", id, term: 1,
-        preVote: false, campaign: 1, voteGranted: true });
+      a.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "a",
+        to: "b",
+        id,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
       a.endpoint.flush();
       simulation.run(20);
     };
@@ -1121,12 +1363,25 @@ describe("a life, a disk, a cluster", () => {
     b.receive(two.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
     expect(b.events).toEqual([]); // It was not meant for this life.
     for (let n = 0; n < 3; n += 1) b.receive(two.from([greeting], stranger), "10.9.9.9");
-    expect(b.events).toEqual([{ type: "foreign", server: "a", members: "a, x", cluster: "another",
-      address: { host: "10.9.9.9", port: 1 } }]);
+    expect(b.events).toEqual([{
+      type: "foreign",
+      server: "a",
+      members: "a, x",
+      cluster: "another",
+      address: { host: "10.9.9.9", port: 1 },
+    }]);
     expectHeard(two, two.from([vote]));
     expect(b.endpoint.about("peer", "a").told).toBe("");
-    b.endpoint.send("peer", { type: "RequestVoteReply", from: "b", to: "a", id: 1, term: 1,
-      preVote: false, campaign: 1, voteGranted: true });
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
     b.endpoint.flush();
     simulation.run(5);
     expect(sent.at(-1)?.to.host).not.toBe("10.9.9.9");
@@ -1138,8 +1393,14 @@ describe("a life, a disk, a cluster", () => {
     void a.endpoint.introduce(address("b"));
     void b.endpoint.introduce(address("a"));
     simulation.run(50);
-    const reply = { type: "RequestVoteReply", id: 1, term: 1, preVote: false, campaign: 1,
-      voteGranted: true } as const;
+    const reply = {
+      type: "RequestVoteReply",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    } as const;
     for (let i = 0; i < 3; i += 1) {
       a.endpoint.send("peer", { ...reply, from: "a", to: "b" });
       b.endpoint.send("peer", { ...reply, from: "b", to: "a" });
@@ -1148,10 +1409,18 @@ describe("a life, a disk, a cluster", () => {
     }
     expect([a.heard, b.heard]).toEqual([[], []]);
     const foreign = { type: "foreign", cluster: "raft" } as const;
-    expect(a.events).toEqual([{ ...foreign, server: "b", members: "a, b",
-      address: { host: simulation.machine("b").ip, port: 1 } }]);
-    expect(b.events).toEqual([{ ...foreign, server: "a", members: "a, b, c",
-      address: { host: simulation.machine("a").ip, port: 1 } }]);
+    expect(a.events).toEqual([{
+      ...foreign,
+      server: "b",
+      members: "a, b",
+      address: { host: simulation.machine("b").ip, port: 1 },
+    }]);
+    expect(b.events).toEqual([{
+      ...foreign,
+      server: "a",
+      members: "a, b, c",
+      address: { host: simulation.machine("a").ip, port: 1 },
+    }]);
   });
 
   test("a name that does not resolve is told once, and asked for again until it does", () => {
@@ -1159,16 +1428,32 @@ describe("a life, a disk, a cluster", () => {
     const a = listen(simulation, "a");
     void a.endpoint.introduce(address("b"));
     const say = () => {
-      a.endpoint.send("peer", { type: "RequestVoteReply", from: "a", to: "b", id: 1, term: 1,
-        preVote: false, campaign: 1, voteGranted: true });
+      a.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "a",
+        to: "b",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
       a.endpoint.flush();
       simulation.run(1100);
     };
     for (let i = 0; i < 3; i += 1) say();
-    expect(a.events).toEqual([{ type: "unresolved", server: address("b"),
-      reason: "ENOTFOUND: b" }]);
-    expect(a.endpoint.about("peer", "b")).toEqual({ name: "b", address: "", heardMs: null,
-      told: "unresolved", reason: "ENOTFOUND: b" });
+    expect(a.events).toEqual([{
+      type: "unresolved",
+      server: address("b"),
+      reason: "ENOTFOUND: b",
+    }]);
+    expect(a.endpoint.about("peer", "b")).toEqual({
+      name: "b",
+      address: "",
+      heardMs: null,
+      told: "unresolved",
+      reason: "ENOTFOUND: b",
+    });
     const b = listen(simulation, "b");
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
@@ -1203,12 +1488,15 @@ describe("a life, a disk, a cluster", () => {
   test("an address on the loopback is told to clients that are on it, too", () => {
     const two = pair();
     const { b, simulation } = two;
-    const members = configuration(["a", "b"]).map((member) => ({ ...member,
-      address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1" })
-    );
+    const members = configuration(["a", "b"]).map((member) => ({
+      ...member,
+      address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1",
+    }));
     const told = (client: string) => {
-      b.receive(two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
-        client);
+      b.receive(
+        two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
+        client,
+      );
       return b.endpoint.whereabouts(members, "client", client);
     };
     const from = (host: string) => b.receive(two.from([vote]), host);
@@ -1233,8 +1521,16 @@ describe("a life, a disk, a cluster", () => {
     }
     simulation.run(50);
     const say = (from: Ear, to: string) => {
-      from.endpoint.send("peer", { type: "RequestVoteReply", from: from.endpoint.self.name, to,
-        id: 1, term: 1, preVote: false, campaign: 1, voteGranted: true });
+      from.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: from.endpoint.self.name,
+        to,
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
       from.endpoint.flush();
       simulation.run(20);
     };
@@ -1262,19 +1558,38 @@ describe("a running server", () => {
     const simulation = new Simulation(seed);
     const events: NodeEvent[] = [];
     const node = simulation.settle(
-      Node.start({ host: "a", port: 1, name: "a", peers: [], directory: "data", secret: SECRET,
-        machine: new KeyValueStore(), timeoutMs: 500, onEvent: (event) => void events.push(event),
-        world: simulation.machine("a").boot() }),
+      Node.start({
+        host: "a",
+        port: 1,
+        name: "a",
+        peers: [],
+        directory: "data",
+        secret: SECRET,
+        machine: new KeyValueStore(),
+        timeoutMs: 500,
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine("a").boot(),
+      }),
     );
     const reasons: unknown[] = [];
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     const { ip } = simulation.machine("a");
     let sequence = 0;
     const { id: cluster, boot: toBoot } = node.status();
-    const send = (kind: Kind, body: readonly unknown[],
-      encoder = encode as (v: unknown) => Uint8Array) => {
-      const header = inOrder({ cluster, from: "client 9", to: "a", disk: 9, boot: 1, toBoot,
-        sequence: sequence += 1 });
+    const send = (
+      kind: Kind,
+      body: readonly unknown[],
+      encoder = encode as (v: unknown) => Uint8Array,
+    ) => {
+      const header = inOrder({
+        cluster,
+        from: "client 9",
+        to: "a",
+        disk: 9,
+        boot: 1,
+        toBoot,
+        sequence: sequence += 1,
+      });
       const packet = { from: { host: "10.9.9.9", port: 9 }, to: { host: ip, port: 1 } };
       simulation.deliver({ ...packet, bytes: seal(kind, [header, body].map(encoder)) });
     };
@@ -1296,9 +1611,27 @@ describe("a running server", () => {
         list[Math.floor(random() * list.length)];
       const { term } = server.node.status();
       const values = () =>
-        pick([0, 1, -1, 2 ** 47, 2 ** 53, 1.5, Number.NaN, null, true, "", "a", "\uD800", [], [1,
-          2], makeCommand([1, 1, 0], Buffer.alloc(1)), makeCommand([2, 1, 0], Buffer.alloc(0)),
-          encode("x"), Buffer.alloc(0), Buffer.alloc(900, random() * 256)]);
+        pick([
+          0,
+          1,
+          -1,
+          2 ** 47,
+          2 ** 53,
+          1.5,
+          Number.NaN,
+          null,
+          true,
+          "",
+          "a",
+          "\uD800",
+          [],
+          [1, 2],
+          makeCommand([1, 1, 0], Buffer.alloc(1)),
+          makeCommand([2, 1, 0], Buffer.alloc(0)),
+          encode("x"),
+          Buffer.alloc(0),
+          Buffer.alloc(900, random() * 256),
+        ]);
       for (let i = 0; i < 60; i += 1) {
         const fields = Array.from({ length: random() * 4 }, values);
         server.send("client", [Math.floor(random() * 9), random() < 0.8 ? i : values(), ...fields]);
@@ -1367,8 +1700,11 @@ describe("a running server", () => {
     const good = (sequence: number) =>
       makeCommand([2, sequence, 0], askStore("put", Buffer.from("k"), Buffer.from("v")));
     const answers = ask(server, [good(1), ...wrong, good(2)].map((data, i) => [1, 10 + i, data]));
-    expect(answers).toEqual(["Outcomes \x01", ...wrong.map(() => "Refused it is not a command"),
-      "Outcomes \x01"]);
+    expect(answers).toEqual([
+      "Outcomes \x01",
+      ...wrong.map(() => "Refused it is not a command"),
+      "Outcomes \x01",
+    ]);
     expect(server.reasons).toEqual([]);
   });
 

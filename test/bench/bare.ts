@@ -21,27 +21,41 @@ const datagrams: Datagrams = {
   resolve: (host) => Promise.resolve(host),
   bind({ host, port }, receive) {
     receivers.set(port, receive);
-    return Promise.resolve({ address: host, receiveBufferBytes: 8 << 20,
+    return Promise.resolve({
+      address: host,
+      receiveBufferBytes: 8 << 20,
       datagramBytes: () => 60_000,
       send: (bytes, to) => void setImmediate(() => receivers.get(to.port)?.(bytes, { host, port })),
-      knock() {}, close: () => void receivers.delete(port) });
+      knock() {},
+      close: () => void receivers.delete(port),
+    });
   },
 };
 const { files } = raft.systemWorld;
-const world: World = { ...raft.systemWorld, datagrams,
-  files: { ...files, create: (name) => ({ ...files.create(name), sync() {} }) } };
+const world: World = {
+  ...raft.systemWorld,
+  datagrams,
+  files: { ...files, create: (name) => ({ ...files.create(name), sync() {} }) },
+};
 
 const ports = [1, 2, 3];
 const nodes = await Promise.all(
   ports.map((port) =>
-    raft.Node.start({ host: "127.0.0.1", port, directory: path.join(directory, `${port}`), world,
+    raft.Node.start({
+      host: "127.0.0.1",
+      port,
+      directory: path.join(directory, `${port}`),
+      world,
       peers: ports.filter((other) => other !== port).map((other) => `127.0.0.1:${other}`),
-      machine: new raft.KeyValueStore() })
+      machine: new raft.KeyValueStore(),
+    })
   ),
 );
 endWithParent();
-const leader = await eventually("there is a leader",
-  () => nodes.find((node) => node.status().role === "Leader"));
+const leader = await eventually(
+  "there is a leader",
+  () => nodes.find((node) => node.status().role === "Leader"),
+);
 const store = new raft.KeyValues(leader);
 const run = (lasting: number) =>
   load(new URLSearchParams({ inflight: inFlight, ms: `${lasting}` }), store);

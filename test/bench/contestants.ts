@@ -12,20 +12,39 @@ import type { Figures } from "./load.ts";
 const BENCH = import.meta.dir;
 /** Where, above its first port, a contestant has what: its servers need two each, for etcd. */
 const PEER = 10, CONTROL = 20, CLIENT = 30, LAST = 30;
-export const ETCD_HELP = "etcd is not installed. On Debian or Ubuntu: 'apt-get install " +
-  "etcd-server' (and 'systemctl disable --now etcd', if it is not to run otherwise).";
+export const ETCD_HELP = "etcd is not installed. On Debian or Ubuntu: 'apt-get install "
+  + "etcd-server' (and 'systemctl disable --now etcd', if it is not to run otherwise).";
 
 /** A load is in the leader, or in a client that asks the leader, or a follower. */
-export type Operation = { via: "leader" | "client" | "follower"; op: "put" | "get";
-  inFlight: number };
+export type Operation = {
+  via: "leader" | "client" | "follower";
+  op: "put" | "get";
+  inFlight: number;
+};
 /** What the leader says of itself; the counts are since it started. */
-export type Stat = { leader: boolean; term: number; commitIndex: number; datagrams: number;
-  sentBytes: number; syncs: number; writtenBytes: number; memoryBytes: number };
+export type Stat = {
+  leader: boolean;
+  term: number;
+  commitIndex: number;
+  datagrams: number;
+  sentBytes: number;
+  syncs: number;
+  writtenBytes: number;
+  memoryBytes: number;
+};
 
-const FILE_SYSTEMS = new Map([[0x01021994, "tmpfs"], [0x858458f6, "ramfs"], [0xef53, "ext4"], [
-  0x58465342,
-  "xfs",
-], [0x9123683e, "btrfs"], [0x2fc12fc1, "zfs"], [0x794c7630, "overlay"]]);
+const FILE_SYSTEMS = new Map([
+  [0x01021994, "tmpfs"],
+  [0x858458f6, "ramfs"],
+  [0xef53, "ext4"],
+  [
+    0x58465342,
+    "xfs",
+  ],
+  [0x9123683e, "btrfs"],
+  [0x2fc12fc1, "zfs"],
+  [0x794c7630, "overlay"],
+]);
 export const fileSystem = (directory: string): string => {
   const { type } = statfsSync(directory);
   return FILE_SYSTEMS.get(type) ?? `file system 0x${type.toString(16)}`;
@@ -39,8 +58,10 @@ export function chooseDirectory(wanted: string | undefined): string {
   const candidates = wanted === undefined ? [os.tmpdir(), process.cwd()] : [wanted];
   const found = candidates.find((directory) => !isInMemory(directory));
   if (found !== undefined) return mkdtempSync(path.join(found, "raft-bench-"));
-  throw new Error(`A sync costs nothing in memory, and nothing else is in ` +
-    `${candidates.join(" or ")}. Choose a directory on a disk: --directory DIRECTORY.`);
+  throw new Error(
+    `A sync costs nothing in memory, and nothing else is in `
+      + `${candidates.join(" or ")}. Choose a directory on a disk: --directory DIRECTORY.`,
+  );
 }
 
 async function isFreeForTCP(port: number): Promise<boolean> {
@@ -82,8 +103,11 @@ function spawn(command: readonly string[], log: string): Bun.Subprocess {
 
 async function ask<T>(url: string, withinMs: number, init?: RequestInit): Promise<T> {
   // Bun would give up after five minutes.
-  const response = await fetch(url, { ...init, signal: AbortSignal.timeout(withinMs),
-    timeout: false });
+  const response = await fetch(url, {
+    ...init,
+    signal: AbortSignal.timeout(withinMs),
+    timeout: false,
+  });
   if (!response.ok) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   return await response.json() as T;
 }
@@ -119,9 +143,10 @@ export type Kind = {
   bare?(directory: string, ms: number): string[];
 };
 
-const bun = (program: string,
-  ...args: (string | number)[]) => [process.execPath, path.join(BENCH, program),
-  ...args.map(String)];
+const bun = (
+  program: string,
+  ...args: (string | number)[]
+) => [process.execPath, path.join(BENCH, program), ...args.map(String)];
 const control = (index: number, base: number) => `http://127.0.0.1:${base + CONTROL + index}`;
 
 const clientOf = (kind: string, file: string): Kind["client"] => (port, base, leader) => {
@@ -168,12 +193,22 @@ export const etcd = (version: string): Kind => ({
       method: "POST",
       body: "{}",
     });
-    return { leader: answer.leader === answer.header.member_id, term: Number(answer.raftTerm),
-      commitIndex: 0, datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0, memoryBytes: 0 };
+    return {
+      leader: answer.leader === answer.header.member_id,
+      term: Number(answer.raftTerm),
+      commitIndex: 0,
+      datagrams: 0,
+      sentBytes: 0,
+      syncs: 0,
+      writtenBytes: 0,
+      memoryBytes: 0,
+    };
   },
   put: (index, base) =>
-    ask(`${etcdURL(base + index)}/v3/kv/put`, 1000, { method: "POST",
-      body: JSON.stringify({ key: "Zm8=", value: "MQ==" }) }),
+    ask(`${etcdURL(base + index)}/v3/kv/put`, 1000, {
+      method: "POST",
+      body: JSON.stringify({ key: "Zm8=", value: "MQ==" }),
+    }),
   hasLoadInside: false,
 });
 
@@ -236,13 +271,15 @@ export class Contestant {
 
   /** Waits for a leader that commits, and tells who it is. */
   private async settle(): Promise<number> {
-    this.leader = await eventually(`${this.kind.name} has a leader; logs are in ${this.directory}`,
+    this.leader = await eventually(
+      `${this.kind.name} has a leader; logs are in ${this.directory}`,
       async () => {
         for (let i = 0; i < this.kind.servers; i += 1) {
           const stat = await this.kind.stat(i, this.base).catch(() => undefined);
           if (stat?.leader && await this.puts(i)) return i;
         }
-      });
+      },
+    );
     return this.leader;
   }
 
@@ -262,13 +299,20 @@ export class Contestant {
   cpu(): { all: number; leader: number; waited: number; each: number[] } {
     const each = this.servers.map(({ pid }) => cpuOf(pid));
     const { pid } = this.servers[this.leader] ?? {};
-    return { all: each.reduce((sum, ms) => sum + ms, 0), leader: each[this.leader] ?? Number.NaN,
-      waited: pid === undefined ? Number.NaN : waitOf(pid), each };
+    return {
+      all: each.reduce((sum, ms) => sum + ms, 0),
+      leader: each[this.leader] ?? Number.NaN,
+      waited: pid === undefined ? Number.NaN : waitOf(pid),
+      each,
+    };
   }
 
   /** Keeps operations under way for a while. `more` is as for `load`. */
-  async measure({ via, op, inFlight }: Operation, ms: number,
-    more: Record<string, number> = {}): Promise<Figures> {
+  async measure(
+    { via, op, inFlight }: Operation,
+    ms: number,
+    more: Record<string, number> = {},
+  ): Promise<Figures> {
     const at = via === "leader"
       ? control(this.leader, this.base)
       : `http://127.0.0.1:${this.base + CLIENT}`;
@@ -297,8 +341,10 @@ export class Contestant {
     this.servers[killed]?.kill("SIGKILL");
     await this.servers[killed]?.exited;
     this.startServer(killed);
-    await eventually("the killed server is back",
-      () => this.kind.stat(killed, this.base).catch(() => undefined));
+    await eventually(
+      "the killed server is back",
+      () => this.kind.stat(killed, this.base).catch(() => undefined),
+    );
     return committedAt - killedAt;
   }
 

@@ -47,8 +47,12 @@ export class Etcd implements Store {
     if (!session) throw new Error("There is no connection to etcd.");
     this.underWay += 1;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const stream = session.request({ ":method": "POST", ":path": path,
-      "content-type": "application/grpc", te: "trailers" });
+    const stream = session.request({
+      ":method": "POST",
+      ":path": path,
+      "content-type": "application/grpc",
+      te: "trailers",
+    });
     let status: unknown;
     const take = (headers: http2.IncomingHttpHeaders) => status = headers["grpc-status"] ?? status;
     stream.on("response", take).on("trailers", take).on("data", () => {}).on("error", reject);

@@ -11,8 +11,13 @@ import type { Figures } from "./load.ts";
 /** One line of the report. */
 export type Finding = { part: string; what: string; text: string; figures: object };
 /** `ms` is how long one measurement lasts, `commands` how long the longest log is. */
-export type Plan = { directory: string; ms: number; commands: number; progress(text: string): void;
-  found(finding: Finding): void };
+export type Plan = {
+  directory: string;
+  ms: number;
+  commands: number;
+  progress(text: string): void;
+  found(finding: Finding): void;
+};
 
 const HOURS = 3_600_000;
 const put = (inFlight: number) => ({ via: "leader", op: "put", inFlight } as const);
@@ -21,31 +26,51 @@ const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 const onDisk = (directory: string) =>
   readdirSync(directory).reduce((sum, name) => sum + statSync(path.join(directory, name)).size, 0);
 
-type Costs = Figures & { cpuUs: number; leaderCPUUs: number; elections: number; datagrams: number;
-  syncs: number; writtenBytes: number; memoryBytes: number };
+type Costs = Figures & {
+  cpuUs: number;
+  leaderCPUUs: number;
+  elections: number;
+  datagrams: number;
+  syncs: number;
+  writtenBytes: number;
+  memoryBytes: number;
+};
 
 /** A load of commits, and what it costs. */
-async function costs(cluster: Contestant, inFlight: number, ms: number,
-  more: Record<string, number> = {}): Promise<Costs> {
+async function costs(
+  cluster: Contestant,
+  inFlight: number,
+  ms: number,
+  more: Record<string, number> = {},
+): Promise<Costs> {
   const [before, cpuBefore] = [await cluster.stat(), cluster.cpu()];
   const figures = await cluster.measure(put(inFlight), ms, more);
   const [after, cpuAfter] = [await cluster.stat(), cluster.cpu()];
   const each = (count: "datagrams" | "syncs" | "writtenBytes") =>
     (after[count] - before[count]) / figures.ops;
-  return { ...figures, cpuUs: (cpuAfter.all - cpuBefore.all) * 1000 / figures.ops,
+  return {
+    ...figures,
+    cpuUs: (cpuAfter.all - cpuBefore.all) * 1000 / figures.ops,
     leaderCPUUs: (cpuAfter.leader - cpuBefore.leader) * 1000 / figures.ops,
-    elections: after.term - before.term, datagrams: each("datagrams"), syncs: each("syncs"),
-    writtenBytes: each("writtenBytes"), memoryBytes: after.memoryBytes };
+    elections: after.term - before.term,
+    datagrams: each("datagrams"),
+    syncs: each("syncs"),
+    writtenBytes: each("writtenBytes"),
+    memoryBytes: after.memoryBytes,
+  };
 }
 
 const describe = (c: Costs) =>
-  `${Math.round(c.per_s)}/s, p50 ${tell(c.p50_us)}, p99 ${tell(c.p99_us)}, ` +
-  `${c.cpuUs.toFixed(0)} µs CPU (leader ${c.leaderCPUUs.toFixed(0)}), ` +
-  `${c.writtenBytes.toFixed(0)} B written` +
-  (c.bad > 0 ? `, ${c.bad} failed` : "") + (c.elections > 0 ? `, ${c.elections} elections` : "");
+  `${Math.round(c.per_s)}/s, p50 ${tell(c.p50_us)}, p99 ${tell(c.p99_us)}, `
+  + `${c.cpuUs.toFixed(0)} µs CPU (leader ${c.leaderCPUUs.toFixed(0)}), `
+  + `${c.writtenBytes.toFixed(0)} B written`
+  + (c.bad > 0 ? `, ${c.bad} failed` : "") + (c.elections > 0 ? `, ${c.elections} elections` : "");
 
-async function withCluster(plan: Plan, servers: number,
-  act: (cluster: Contestant) => Promise<void>): Promise<void> {
+async function withCluster(
+  plan: Plan,
+  servers: number,
+  act: (cluster: Contestant) => Promise<void>,
+): Promise<void> {
   const cluster = await Contestant.start(ours("raft.ts", "", servers), plan.directory);
   await cluster.measure(put(64), 1000);
   await act(cluster);
@@ -58,8 +83,12 @@ async function measureServers({ ms, found, ...plan }: Plan): Promise<void> {
     await withCluster({ ms, found, ...plan }, servers, async (cluster) => {
       for (const inFlight of [1, 64, 1024]) {
         const figures = await costs(cluster, inFlight, ms);
-        found({ part: "servers", what: `${servers} servers, ${inFlight} in flight`,
-          text: `${describe(figures)}, ${figures.datagrams.toFixed(2)} datagrams`, figures });
+        found({
+          part: "servers",
+          what: `${servers} servers, ${inFlight} in flight`,
+          text: `${describe(figures)}, ${figures.datagrams.toFixed(2)} datagrams`,
+          figures,
+        });
       }
     });
   }
@@ -71,8 +100,12 @@ async function measureSizes({ ms, found, ...plan }: Plan): Promise<void> {
       plan.progress(`a commit of ${size} bytes`);
       for (const inFlight of [1, 64]) {
         const figures = await costs(cluster, inFlight, ms, { size });
-        found({ part: "values", what: `${size} B, ${inFlight} in flight`,
-          text: `${describe(figures)}, ${mebibytes(figures.per_s * size)}/s`, figures });
+        found({
+          part: "values",
+          what: `${size} B, ${inFlight} in flight`,
+          text: `${describe(figures)}, ${mebibytes(figures.per_s * size)}/s`,
+          figures,
+        });
       }
     }
   });
@@ -83,15 +116,21 @@ async function returns(cluster: Contestant, index: number, commitIndex: number):
   const startedAt = performance.now();
   cluster.startServer(index);
   const isBack = (stat: Stat | undefined) => stat && stat.commitIndex >= commitIndex || undefined;
-  await eventually(`server ${index} is back`,
-    async () => isBack(await cluster.stat(index).catch(() => undefined)), HOURS);
+  await eventually(
+    `server ${index} is back`,
+    async () => isBack(await cluster.stat(index).catch(() => undefined)),
+    HOURS,
+  );
   return performance.now() - startedAt;
 }
 
 const followerOf = ({ leader }: Contestant) => (leader + 1) % 3;
 
-async function measureRestart(cluster: Contestant, what: string,
-  { progress, found }: Plan): Promise<void> {
+async function measureRestart(
+  cluster: Contestant,
+  what: string,
+  { progress, found }: Plan,
+): Promise<void> {
   progress(`a restart after ${what}`);
   const index = followerOf(cluster);
   const { commitIndex } = await cluster.stat();
@@ -99,9 +138,13 @@ async function measureRestart(cluster: Contestant, what: string,
   const bytes = onDisk(cluster.place(index));
   const restartMs = await returns(cluster, index, commitIndex);
   const { memoryBytes } = await cluster.stat(index);
-  found({ part: "restart", what: `after ${what}`,
-    text: `${restartMs.toFixed(0)} ms, ${mebibytes(bytes)} on its disk, ` +
-      `then ${mebibytes(memoryBytes)} in memory`, figures: { restartMs, bytes, memoryBytes } });
+  found({
+    part: "restart",
+    what: `after ${what}`,
+    text: `${restartMs.toFixed(0)} ms, ${mebibytes(bytes)} on its disk, `
+      + `then ${mebibytes(memoryBytes)} in memory`,
+    figures: { restartMs, bytes, memoryBytes },
+  });
 }
 
 /** A log that has been long, and a small state. */
@@ -116,8 +159,12 @@ async function measureLength(plan: Plan): Promise<void> {
       for (const inFlight of [1, 64]) {
         const figures = await costs(cluster, inFlight, ms);
         const { memoryBytes } = figures;
-        found({ part: "log", what: `${commands} commands behind it, ${inFlight} in flight`,
-          text: `${describe(figures)}, leader has ${mebibytes(memoryBytes)}`, figures });
+        found({
+          part: "log",
+          what: `${commands} commands behind it, ${inFlight} in flight`,
+          text: `${describe(figures)}, leader has ${mebibytes(memoryBytes)}`,
+          figures,
+        });
       }
     }
     await measureRestart(cluster, `${behind} commands, 1000 keys`, plan);
@@ -135,8 +182,12 @@ async function measureState(plan: Plan): Promise<void> {
   await withCluster(plan, 3, async (cluster) => {
     progress(`${keys} keys`);
     const figures = await costs(cluster, 1024, HOURS, { keys, count });
-    found({ part: "state", what: `growing to ${keys} keys, 1024 in flight`,
-      text: `${describe(figures)}, leader has ${mebibytes(figures.memoryBytes)}`, figures });
+    found({
+      part: "state",
+      what: `growing to ${keys} keys, 1024 in flight`,
+      text: `${describe(figures)}, leader has ${mebibytes(figures.memoryBytes)}`,
+      figures,
+    });
     await measureRestart(cluster, `${count} commands, ${keys} keys`, plan);
     progress(`a follower misses ${count} commands`);
     const index = followerOf(cluster);
@@ -144,13 +195,18 @@ async function measureState(plan: Plan): Promise<void> {
     await cluster.measure(put(1024), HOURS, { keys, count });
     const before = await costs(cluster, 64, 2000, { keys });
     const { commitIndex } = await cluster.stat();
-    const [during, catchUpMs] = await Promise.all([costs(cluster, 64, 8000, { keys }),
-      returns(cluster, index, commitIndex)]);
+    const [during, catchUpMs] = await Promise.all([
+      costs(cluster, 64, 8000, { keys }),
+      returns(cluster, index, commitIndex),
+    ]);
     const bytes = onDisk(cluster.place(index));
-    found({ part: "catch-up", what: `${count} commands behind, 64 in flight meanwhile`,
-      text: `${(catchUpMs / 1000).toFixed(1)} s, ${mebibytes(bytes)} on its disk; commits before ` +
-        `${describe(before)}; for 8 s from then ${describe(during)}`,
-      figures: { catchUpMs, bytes, before, during } });
+    found({
+      part: "catch-up",
+      what: `${count} commands behind, 64 in flight meanwhile`,
+      text: `${(catchUpMs / 1000).toFixed(1)} s, ${mebibytes(bytes)} on its disk; commits before `
+        + `${describe(before)}; for 8 s from then ${describe(during)}`,
+      figures: { catchUpMs, bytes, before, during },
+    });
   });
 }
 
@@ -166,9 +222,13 @@ async function measureIdle(plan: Plan): Promise<void> {
     const [after, cpuAfter] = [await written(), cluster.cpu().each];
     const bytes = all.map((i) => (after[i] ?? 0) - (before[i] ?? 0));
     const shares = all.map((i) => ((cpuAfter[i] ?? 0) - (cpuBefore[i] ?? 0)) / IDLE_MS);
-    plan.found({ part: "idle", what: "three servers with nothing to do",
-      text: `${shares.map((share) => `${(share * 100).toFixed(1)} %`).join(", ")} of a core; ` +
-        `${bytes.join(", ")} bytes written`, figures: { shares, bytes } });
+    plan.found({
+      part: "idle",
+      what: "three servers with nothing to do",
+      text: `${shares.map((share) => `${(share * 100).toFixed(1)} %`).join(", ")} of a core; `
+        + `${bytes.join(", ")} bytes written`,
+      figures: { shares, bytes },
+    });
   });
 }
 
@@ -193,8 +253,12 @@ export async function measureLoss(plan: Plan): Promise<void> {
       for (const inFlight of [1, 64, 1024]) {
         plan.progress(`${percent} % of the datagrams are lost, ${inFlight} in flight`);
         const figures = await costs(cluster, inFlight, 5 * plan.ms);
-        plan.found({ part: "loss", what: `${percent} % lost, ${inFlight} in flight`,
-          text: describe(figures), figures });
+        plan.found({
+          part: "loss",
+          what: `${percent} % lost, ${inFlight} in flight`,
+          text: describe(figures),
+          figures,
+        });
       }
     }
   });
@@ -205,9 +269,13 @@ export async function measureSteadiness(plan: Plan, minutes: number): Promise<vo
   await withCluster(plan, 3, async (cluster) => {
     plan.progress(`full load for ${minutes} minutes`);
     const figures = await costs(cluster, 1024, minutes * 60_000);
-    plan.found({ part: "steadiness", what: `1024 in flight for ${minutes} minutes`,
-      text: `${describe(figures)}, ${figures.elections} elections, the leader has ` +
-        mebibytes(figures.memoryBytes), figures });
+    plan.found({
+      part: "steadiness",
+      what: `1024 in flight for ${minutes} minutes`,
+      text: `${describe(figures)}, ${figures.elections} elections, the leader has `
+        + mebibytes(figures.memoryBytes),
+      figures,
+    });
   });
 }
 

@@ -4,12 +4,20 @@
  */
 
 /** A store of keys and values, whoever keeps it. */
-export type Store = { put(key: Uint8Array, value: Uint8Array): Promise<unknown>;
-  get(key: Uint8Array): Promise<unknown> };
+export type Store = {
+  put(key: Uint8Array, value: Uint8Array): Promise<unknown>;
+  get(key: Uint8Array): Promise<unknown>;
+};
 
 /** `bad` is how many operations failed; they count for nothing else. */
-export type Figures = { ops: number; bad: number; per_s: number; p50_us: number; p99_us: number;
-  max_us: number };
+export type Figures = {
+  ops: number;
+  bad: number;
+  per_s: number;
+  p50_us: number;
+  p99_us: number;
+  max_us: number;
+};
 
 const keyOf = (i: number) => Buffer.from(`k${`${i}`.padStart(6, "0")}`);
 const keys = Array.from({ length: 1000 }, (_, i) => keyOf(i));
@@ -21,12 +29,22 @@ export const median = (values: readonly number[]): number =>
   quantile(values.toSorted((a, b) => a - b), 0.5);
 
 /** Latencies, in milliseconds, as the benchmark tells them; of so many operations, or all. */
-export function figures(latencies: readonly number[], bad: number, elapsedMs: number,
-  ops = latencies.length): Figures {
+export function figures(
+  latencies: readonly number[],
+  bad: number,
+  elapsedMs: number,
+  ops = latencies.length,
+): Figures {
   const sorted = Float64Array.from(latencies).sort();
   const us = (q: number) => Math.round(quantile(sorted, q) * 1000);
-  return { ops, bad, per_s: Math.round(ops / elapsedMs * 1000), p50_us: us(0.5), p99_us: us(0.99),
-    max_us: us(1) };
+  return {
+    ops,
+    bad,
+    per_s: Math.round(ops / elapsedMs * 1000),
+    p50_us: us(0.5),
+    p99_us: us(0.99),
+    max_us: us(1),
+  };
 }
 
 /** To sort the latencies of many minutes would keep a leader, if they are in it, from leading. */

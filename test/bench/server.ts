@@ -21,8 +21,10 @@ const [, , index = "", base = "", directory = "", file = "", servers = "3"] = Bu
 const raft: typeof import("../../raft.ts") = await import(
   file === "" ? "../../raft.ts" : path.resolve(file)
 );
-const addresses = Array.from({ length: Number(servers) },
-  (_, i) => `127.0.0.1:${Number(base) + i}`);
+const addresses = Array.from(
+  { length: Number(servers) },
+  (_, i) => `127.0.0.1:${Number(base) + i}`,
+);
 const counts = { datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
 
 type File = ReturnType<World["files"]["create"]>;
@@ -56,9 +58,15 @@ const world: World = {
   },
 };
 
-const node = await raft.Node.start({ host: "127.0.0.1", port: Number(base) + Number(index),
-  peers: addresses.filter((_, i) => i !== Number(index)), directory, cluster: "bench",
-  machine: new raft.KeyValueStore(), world });
+const node = await raft.Node.start({
+  host: "127.0.0.1",
+  port: Number(base) + Number(index),
+  peers: addresses.filter((_, i) => i !== Number(index)),
+  directory,
+  cluster: "bench",
+  machine: new raft.KeyValueStore(),
+  world,
+});
 const store = new raft.KeyValues(node);
 async function put(): Promise<Response> {
   try {
@@ -76,8 +84,13 @@ Bun.serve({
   routes: {
     "/stat": () => {
       const { role, term, commitIndex } = node.status();
-      return Response.json({ leader: role === "Leader", term, commitIndex, ...counts,
-        memoryBytes: process.memoryUsage.rss() });
+      return Response.json({
+        leader: role === "Leader",
+        term,
+        commitIndex,
+        ...counts,
+        memoryBytes: process.memoryUsage.rss(),
+      });
     },
     "/put": put,
     "/bench": async ({ url }) => Response.json(await load(new URL(url).searchParams, store)),

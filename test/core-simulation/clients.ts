@@ -44,8 +44,15 @@ export class Machine {
 }
 
 /** `committed`: how many entries were committed when it was first asked. */
-type Operation = { id: number; kind: "session" | "command" | "read"; data: Uint8Array;
-  sequence: number; committed: number; askAt: number; call: Call | undefined };
+type Operation = {
+  id: number;
+  kind: "session" | "command" | "read";
+  data: Uint8Array;
+  sequence: number;
+  committed: number;
+  askAt: number;
+  call: Call | undefined;
+};
 
 export class Client {
   private session: number | undefined;
@@ -57,8 +64,11 @@ export class Client {
   private target: Server;
   private isDone = false;
 
-  constructor(readonly name: Name, private readonly scene: Scene,
-    private readonly servers: readonly Server[]) {
+  constructor(
+    readonly name: Name,
+    private readonly scene: Scene,
+    private readonly servers: readonly Server[],
+  ) {
     this.target = scene.pick(servers);
     this.perform("session", new Uint8Array(0));
   }
@@ -112,9 +122,16 @@ export class Client {
 
   /** Adds to the history. Of who asks and who is answered at the same instant none is first. */
   private begin(what: "get" | "put", key: number, write?: number): Call {
-    const call: Call = { who: this.name, what, key: `${key}`, value: write?.toString(),
-      expected: undefined, invoked: this.scene.now, returned: Number.POSITIVE_INFINITY,
-      result: undefined };
+    const call: Call = {
+      who: this.name,
+      what,
+      key: `${key}`,
+      value: write?.toString(),
+      expected: undefined,
+      invoked: this.scene.now,
+      returned: Number.POSITIVE_INFINITY,
+      result: undefined,
+    };
     this.scene.history.push(call);
     return call;
   }
@@ -137,8 +154,13 @@ export class Client {
   private ask(operation: Operation): void {
     const { scene, target } = this;
     const { id, kind, data } = operation;
-    const request = { client: this.name, id, kind, data,
-      reply: (reply: Reply) => this.travel(() => this.onReply(operation, target, reply)) };
+    const request = {
+      client: this.name,
+      id,
+      kind,
+      data,
+      reply: (reply: Reply) => this.travel(() => this.onReply(operation, target, reply)),
+    };
     scene.tell(() => `${this.name} -> ${target.name}  ${kind} ${id}`);
     this.travel(() => target.request(request));
     const retryMs = scene.conditions.electionTimeoutMs * scene.between(0.3, 1);
@@ -172,8 +194,10 @@ export class Client {
     if (reply.type === "NotLeader") return this.onRedirect(operation, from, reply.leader);
     if (reply.type === "Refused") {
       if (wipes) return void this.operations.delete(id);
-      throw new Violation("What waits for an answer gets it",
-        `${from.name} refuses ${kind} ${operation.sequence} of ${this.name}: ${reply.reason}`);
+      throw new Violation(
+        "What waits for an answer gets it",
+        `${from.name} refuses ${kind} ${operation.sequence} of ${this.name}: ${reply.reason}`,
+      );
     }
     scene.tell(() => `${from.name} -> ${this.name}  ${kind} ${id} is done, as of ${reply.index}`);
     this.operations.delete(id);
@@ -187,12 +211,16 @@ export class Client {
     const before = this.answers.get(id);
     if (kind !== "command") return;
     if (before === undefined && index <= committed) {
-      throw new Violation("Nothing happens before it is asked",
-        `${this.name} gets an answer as of ${index}, and ${committed} were committed then`);
+      throw new Violation(
+        "Nothing happens before it is asked",
+        `${this.name} gets an answer as of ${index}, and ${committed} were committed then`,
+      );
     }
     if (before !== undefined && before !== answer) {
-      throw new Violation("A repeated command has the same answer",
-        `${this.name} gets ${answer} for command ${id}, and before ${before}`);
+      throw new Violation(
+        "A repeated command has the same answer",
+        `${this.name} gets ${answer} for command ${id}, and before ${before}`,
+      );
     }
     this.answers.set(id, answer);
   }

@@ -127,8 +127,10 @@ export class Network {
   }
 
   /** Whether a partition lets pass what the server at one place of the order says to another. */
-  private drawOpen(kind: (typeof partitions)[number],
-    size: number): (a: number, b: number) => boolean {
+  private drawOpen(
+    kind: (typeof partitions)[number],
+    size: number,
+  ): (a: number, b: number) => boolean {
     const half = Math.floor(size / 2);
     const isFirst = (place: number) => place < half;
     switch (kind) {

@@ -3,8 +3,15 @@
  * Its turns are those of a node, in the same order, and it may be killed between any two acts.
  */
 import { crc32 } from "node:zlib";
-import { type Entry, type Message, type Name, type Position, Raft, type Remembered,
-  Sessions } from "../../raft.ts";
+import {
+  type Entry,
+  type Message,
+  type Name,
+  type Position,
+  Raft,
+  type Remembered,
+  Sessions,
+} from "../../raft.ts";
 import { configuration } from "../core.ts";
 import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
@@ -14,8 +21,13 @@ import { type State } from "./snapshots.ts";
 import { tellEvent } from "./words.ts";
 
 /** A client's request, or a follower's for the index of a read, and how it gets an answer. */
-export type Request = { client: Name; id: number; kind: "session" | "command" | "read" | "index";
-  data: Uint8Array; reply(reply: Reply): void };
+export type Request = {
+  client: Name;
+  id: number;
+  kind: "session" | "command" | "read" | "index";
+  data: Uint8Array;
+  reply(reply: Reply): void;
+};
 export type Reply =
   | { type: "Answer"; answer: Uint8Array; index: number }
   | { type: "NotLeader"; leader: Name | undefined }
@@ -56,8 +68,11 @@ export class Server {
   /** Reads at a follower that wait until it has applied its log up to `index`. */
   private awaited: (Request & { asked: Question; index: number })[] = [];
 
-  constructor(readonly name: Name, private readonly scene: Scene,
-    private readonly network: Network) {}
+  constructor(
+    readonly name: Name,
+    private readonly scene: Scene,
+    private readonly network: Network,
+  ) {}
 
   get isLeader(): boolean {
     return this.raft?.role.name === "Leader";
@@ -88,16 +103,31 @@ export class Server {
     // What was being written when it was killed may have been written.
     if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
     this.life += 1;
-    Object.assign(this, { unfinished: undefined, inbox: [], heardDisks: new Map(), busy: "",
-      isScheduled: false, isTickDue: false, wakesAt: Number.POSITIVE_INFINITY, work: undefined });
+    Object.assign(this, {
+      unfinished: undefined,
+      inbox: [],
+      heardDisks: new Map(),
+      busy: "",
+      isScheduled: false,
+      isTickDue: false,
+      wakesAt: Number.POSITIVE_INFINITY,
+      work: undefined,
+    });
     this.restore(this.kept);
     this.rate = 1 + conditions.drift * scene.between(-1, 1);
     this.originMs = scene.random() * 1e6;
     const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
     const founders = scene.founders.includes(name) ? scene.founders : [];
     this.disk ||= scene.makeDisk();
-    const settings = { name, disk: this.disk, members: configuration(founders), electionTimeoutMs,
-      heartbeatMs, batchBytes, windowBytes };
+    const settings = {
+      name,
+      disk: this.disk,
+      members: configuration(founders),
+      electionTimeoutMs,
+      heartbeatMs,
+      batchBytes,
+      windowBytes,
+    };
     const { currentTerm, entries, ...rest } = this.recover();
     this.raft = new Raft(settings, { currentTerm, entries, ...rest }, this.localNow, scene.random);
     judge.started(name, this.raft);
@@ -128,8 +158,12 @@ export class Server {
     const last = index === this.base.index ? this.base : entries[index - this.base.index - 1];
     if (last?.term !== term) {
       // It was installed, and the log not cut any more.
-      [this.base, this.records] = [{ index, term }, [{ currentTerm, votedFor, commitIndex,
-        entries: [] }]];
+      [this.base, this.records] = [{ index, term }, [{
+        currentTerm,
+        votedFor,
+        commitIndex,
+        entries: [],
+      }]];
       entries.length = 0;
     }
     return { currentTerm, votedFor, commitIndex, entries, base: this.base, snapshot };
@@ -151,8 +185,14 @@ export class Server {
   /** What its disk remembered is gone, and it starts with another one. */
   private loseDisk(): void {
     const { scene, name } = this;
-    Object.assign(this, { disk: 0, records: [], base: { index: 0, term: 0 }, kept: undefined,
-      unfinished: undefined, draft: Buffer.alloc(0) });
+    Object.assign(this, {
+      disk: 0,
+      records: [],
+      base: { index: 0, term: 0 },
+      kept: undefined,
+      unfinished: undefined,
+      draft: Buffer.alloc(0),
+    });
     scene.judge.lostDisk(name);
     scene.report.lostDisks += 1;
     scene.tell(() => `${name}  loses its disk`);
@@ -219,8 +259,15 @@ export class Server {
       this.heardDisks.set(from, disk);
       raft.receive(message, this.localNow);
       this.scene.judge.received(message);
-      this.scene.mix(3, this.index, message.term, raft.currentTerm, raft.commitIndex,
-        raft.log.lastIndex, message.from.charCodeAt(0));
+      this.scene.mix(
+        3,
+        this.index,
+        message.term,
+        raft.currentTerm,
+        raft.commitIndex,
+        raft.log.lastIndex,
+        message.from.charCodeAt(0),
+      );
     });
   }
 
@@ -290,8 +337,10 @@ export class Server {
       // Who is left might need the one that is removed.
       if (!scene.isHostile || !scene.judge.isWhole()) return;
       const isMember = (one: Name) => raft.members.some((member) => member.name === one);
-      const [strangers, members] = [scene.names.filter((one) => !isMember(one)),
-        scene.names.filter(isMember)];
+      const [strangers, members] = [
+        scene.names.filter((one) => !isMember(one)),
+        scene.names.filter(isMember),
+      ];
       const adds = strangers.length > 0 && scene.chance(0.5);
       const who = scene.pick(adds ? strangers : members);
       const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
@@ -520,7 +569,8 @@ export class Server {
 
   private answerRead({ lastApplied: index }: Raft, { asked, kind, data, reply }:
     & Request
-    & { asked: Question }): void {
+    & { asked: Question }): void
+  {
     this.scene.judge.answered(this.name, asked);
     const answer = kind === "read" ? this.machine.query(data) : data;
     reply({ type: "Answer", answer, index });
@@ -545,9 +595,11 @@ export class Server {
   get contents(): string {
     const open = [...this.sessions["open"]].map((
       [id, { acknowledged, answers }],
-    ) => [id, acknowledged,
-      [...answers].map(([sequence, answer]) => [sequence, Buffer.from(answer).toString("hex")])]
-    );
+    ) => [
+      id,
+      acknowledged,
+      [...answers].map(([sequence, answer]) => [sequence, Buffer.from(answer).toString("hex")]),
+    ]);
     return JSON.stringify([open, [...this.machine.values]]);
   }
 }

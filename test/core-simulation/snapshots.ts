@@ -4,16 +4,23 @@ import { Violation } from "../judge.ts";
 import { type Machine } from "./clients.ts";
 
 /** Everything as it was after an entry. `state` is the digest of it. */
-export type State = { snapshot: Snapshot; sessions: readonly Uint8Array[]; machine: Machine;
-  state: number; bytes: Buffer };
+export type State = {
+  snapshot: Snapshot;
+  sessions: readonly Uint8Array[];
+  machine: Machine;
+  state: number;
+  bytes: Buffer;
+};
 
 export class Snapshots {
   private readonly all: State[] = [];
 
   /** Makes bytes for a state. No two snapshots have the same, not even of the same state. */
   keep({ snapshot, ...rest }: Omit<State, "bytes">): State {
-    const bytes = Buffer.alloc(snapshot.size,
-      new Uint8Array(Uint32Array.of(this.all.length).buffer));
+    const bytes = Buffer.alloc(
+      snapshot.size,
+      new Uint8Array(Uint32Array.of(this.all.length).buffer),
+    );
     const kept = { snapshot, ...rest, bytes };
     this.all.push(kept);
     return kept;

@@ -21,8 +21,8 @@ function tellContent(m: Message): string {
       const what = first && last
         ? `${first.index}@${first.term} to ${last.index}@${last.term}`
         : "nothing";
-      return `AppendEntries ${m.round} of term ${m.term}: ${what} after ` +
-        `${m.prevLogIndex}@${m.prevLogTerm}, committed ${m.leaderCommit}`;
+      return `AppendEntries ${m.round} of term ${m.term}: ${what} after `
+        + `${m.prevLogIndex}@${m.prevLogTerm}, committed ${m.leaderCommit}`;
     }
     case "AppendEntriesReply":
       return m.success
@@ -31,11 +31,11 @@ function tellContent(m: Message): string {
     case "TimeoutNow":
       return `TimeoutNow of term ${m.term}`;
     case "InstallSnapshot":
-      return `InstallSnapshot ${m.round} of term ${m.term}: ${m.offset} and on of ${m.size} bytes, ` +
-        `up to ${m.lastIncludedIndex}@${m.lastIncludedTerm}`;
+      return `InstallSnapshot ${m.round} of term ${m.term}: ${m.offset} and on of ${m.size} bytes, `
+        + `up to ${m.lastIncludedIndex}@${m.lastIncludedTerm}`;
     case "InstallSnapshotReply":
-      return `InstallSnapshot ${m.round} ${m.success ? "done" : "refused"}, term ${m.term}: ` +
-        `has ${m.offset} bytes of that up to ${m.lastIncludedIndex}`;
+      return `InstallSnapshot ${m.round} ${m.success ? "done" : "refused"}, term ${m.term}: `
+        + `has ${m.offset} bytes of that up to ${m.lastIncludedIndex}`;
     case "Removed":
       return `Removed, as of term ${m.term}`;
     default:

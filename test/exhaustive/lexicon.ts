@@ -9,8 +9,14 @@ export type Place = number;
 export const NOBODY: Place = -1;
 
 /** Every way to give the three places to the three servers. */
-export const RENAMINGS: readonly (readonly Place[])[] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0],
-  [2, 0, 1], [2, 1, 0]];
+export const RENAMINGS: readonly (readonly Place[])[] = [
+  [0, 1, 2],
+  [0, 2, 1],
+  [1, 0, 2],
+  [1, 2, 0],
+  [2, 0, 1],
+  [2, 1, 0],
+];
 const WAYS = RENAMINGS.length;
 
 export const renamePlace = (renaming: readonly Place[], place: Place): Place =>
@@ -24,8 +30,10 @@ export class Lexicon<Thing> {
   high = new Uint32Array(WAYS << 10);
 
   /** `seed` keeps things of different kinds apart. */
-  constructor(private readonly seed: bigint,
-    private readonly rename: (thing: Thing, renaming: readonly Place[]) => Thing) {}
+  constructor(
+    private readonly seed: bigint,
+    private readonly rename: (thing: Thing, renaming: readonly Place[]) => Thing,
+  ) {}
 
   get size(): number {
     return this.things.length;

@@ -1,8 +1,16 @@
 /** Visits every state of a cluster of three, in the order of how many steps they are away. */
 import { type Bounds, checkCluster, commit, histories, type History } from "./cluster.ts";
 import { HashSet, Lexicon, type Place, Queue, RENAMINGS } from "./lexicon.ts";
-import { type End, type Input, messages, NAMES, servers, type ServerState, type Step,
-  step } from "./server.ts";
+import {
+  type End,
+  type Input,
+  messages,
+  NAMES,
+  servers,
+  type ServerState,
+  type Step,
+  step,
+} from "./server.ts";
 
 const WAYS = RENAMINGS.length;
 const KINDS = ["deliver", "deliverLate", "timer", "beat", "propose", "read", "crash"] as const;
@@ -11,12 +19,21 @@ const ENDS = ["flush", "die", "stay"] as const;
 /** `at` is a message's place in the order in which all were sent first, or else a server. */
 export type Action = { kind: Input["kind"]; end: End; at: number };
 const encode = ({ kind, end, at }: Action) => at * 32 + KINDS.indexOf(kind) * 4 + ENDS.indexOf(end);
-const decode = (code: number): Action => ({ kind: KINDS[(code % 32) >> 2] ?? "crash",
-  end: ENDS[code % 4] ?? "flush", at: code >> 5 });
+const decode = (code: number): Action => ({
+  kind: KINDS[(code % 32) >> 2] ?? "crash",
+  end: ENDS[code % 4] ?? "flush",
+  at: code >> 5,
+});
 
 /** A state of the cluster, in numbers of the vocabularies. `sent` only ever grows. */
-export type State = { servers: readonly number[]; history: number; sent: readonly number[];
-  depth: number; number: number; last: number };
+export type State = {
+  servers: readonly number[];
+  history: number;
+  sent: readonly number[];
+  depth: number;
+  number: number;
+  last: number;
+};
 
 /** What was seen: how many distinct states, and how many of them of each kind. */
 export const noSights = () => ({
@@ -57,8 +74,12 @@ export class Search {
   private attempted = 0;
 
   /** With `classes` it tells states apart that differ only in names, and adds there what does not. */
-  constructor(readonly bounds: Bounds, private readonly most: number,
-    readonly deepest = Number.POSITIVE_INFINITY, private readonly classes?: HashSet) {
+  constructor(
+    readonly bounds: Bounds,
+    private readonly most: number,
+    readonly deepest = Number.POSITIVE_INFINITY,
+    private readonly classes?: HashSet,
+  ) {
     this.seen = new HashSet(most);
     this.parents = new Uint32Array(most + 1);
     this.actions = new Uint32Array(most + 1);
@@ -192,8 +213,13 @@ export class Search {
     for (const number of state.sent) this.addTo(this.lows, this.highs, messages.hashes, number, 1);
   }
 
-  private addTo(lows: Uint32Array, highs: Uint32Array, to: Hashes, number: number,
-    sign: number): void {
+  private addTo(
+    lows: Uint32Array,
+    highs: Uint32Array,
+    to: Hashes,
+    number: number,
+    sign: number,
+  ): void {
     const { low, high } = to;
     for (let way = 0; way < WAYS; way += 1) {
       lows[way] = (lows[way] ?? 0) + sign * (low[number * WAYS + way] ?? 0);
@@ -246,15 +272,25 @@ export class Search {
   private shift(): State {
     const { queue } = this;
     const numbers = NAMES.map(() => queue.shift());
-    const [history, depth, number, last] = [queue.shift(), queue.shift(), queue.shift(),
-      queue.shift()];
+    const [history, depth, number, last] = [
+      queue.shift(),
+      queue.shift(),
+      queue.shift(),
+      queue.shift(),
+    ];
     const sent: number[] = [];
     for (let left = queue.shift(); left > 0; left -= 1) sent.push(queue.shift());
     return { servers: numbers, history, sent, depth, number, last };
   }
 
-  private note(step: Step, all: readonly ServerState[], state: State, input: Input, end: End,
-    at: number): void {
+  private note(
+    step: Step,
+    all: readonly ServerState[],
+    state: State,
+    input: Input,
+    end: End,
+    at: number,
+  ): void {
     const { sights, byTerm } = this;
     const { committed, committedIn, crashes } = histories.at(state.history);
     const leaders = new Set(all.filter(({ role }) => role.name === "Leader").map((s) => s.term));
@@ -295,7 +331,8 @@ export class Search {
 /** The state after a step; undefined if it changes nothing. */
 export function succeed(state: State, server: ServerState, input: Input, end: End, step: Step):
   | State
-  | undefined {
+  | undefined
+{
   const { self } = server;
   const news = step.sent.filter((number) => !state.sent.includes(number));
   if (step.next === state.servers[self] && news.length === 0) return undefined;

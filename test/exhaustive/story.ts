@@ -6,8 +6,16 @@
 import type { Message } from "../../raft.ts";
 import { type Bounds, checkCluster, histories, NO_HISTORY, showEntries } from "./cluster.ts";
 import { type Action, type State, succeed } from "./search.ts";
-import { FRESH, type Input, messages, NAMES, servers, type ServerState, showCode,
-  step } from "./server.ts";
+import {
+  FRESH,
+  type Input,
+  messages,
+  NAMES,
+  servers,
+  type ServerState,
+  showCode,
+  step,
+} from "./server.ts";
 
 const isDelivery = ({ kind }: { kind: Input["kind"] }) =>
   kind === "deliver" || kind === "deliverLate";
@@ -27,8 +35,11 @@ export function read(text: string): Action[] {
     if (!found) throw new Error(`"${word}" is no action`);
     const [, number, late, name = "", kind = late ? "deliverLate" : "deliver", end = "flush"] =
       found;
-    return { kind: kind as Action["kind"], end: end as Action["end"],
-      at: number === undefined ? NAMES.indexOf(name) : Number(number) };
+    return {
+      kind: kind as Action["kind"],
+      end: end as Action["end"],
+      at: number === undefined ? NAMES.indexOf(name) : Number(number),
+    };
   });
 }
 
@@ -43,8 +54,11 @@ export const beginning = (): State => ({
 });
 
 /** Goes along a path. Throws if it ends in a violation, after telling what was done. */
-export function follow(path: readonly Action[], bounds: Bounds,
-  tell: (line: string) => void = () => {}): State {
+export function follow(
+  path: readonly Action[],
+  bounds: Bounds,
+  tell: (line: string) => void = () => {},
+): State {
   let state = beginning();
   for (const { kind, end, at } of path) {
     const history = histories.at(state.history);
@@ -52,8 +66,10 @@ export function follow(path: readonly Action[], bounds: Bounds,
     if (isDelivery({ kind }) && number === undefined) throw new Error(`message ${at} is not sent`);
     const place = number === undefined ? at : NAMES.indexOf(messages.at(number).to);
     const server = servers.at(state.servers[place] ?? -1);
-    const arguments_: Partial<Record<Input["kind"], number>> = { propose: history.commands + 1,
-      read: history.committed.length };
+    const arguments_: Partial<Record<Input["kind"], number>> = {
+      propose: history.commands + 1,
+      read: history.committed.length,
+    };
     const input = { kind, number: number ?? arguments_[kind] ?? 0 };
     tell(`${NAMES[place]}  ${tellInput(server, input)}${ENDINGS[end]}`);
     const made = step(server, input, end, bounds.preVotes);
@@ -71,8 +87,11 @@ export function follow(path: readonly Action[], bounds: Bounds,
 
 // --------------------------------------------- Words --------------------------------------------
 
-const ENDINGS = { flush: "", stay: ", and its turn goes on",
-  die: ", and it loses power before it has saved" };
+const ENDINGS = {
+  flush: "",
+  stay: ", and its turn goes on",
+  die: ", and it loses power before it has saved",
+};
 
 function tellInput({ role, log }: ServerState, { kind, number }: Input): string {
   if (kind === "deliver") return `receives ${tellMessage(messages.at(number))}`;
@@ -98,17 +117,17 @@ export function tellMessage(m: Message): string {
   }
   if (type === "AppendEntries") {
     const { round, prevLogIndex, prevLogTerm, leaderCommit } = m;
-    return `${head}, round ${round}, after ${prevLogIndex} of ${prevLogTerm}: ` +
-      `[${showEntries(m)}], committed ${leaderCommit}`;
+    return `${head}, round ${round}, after ${prevLogIndex} of ${prevLogTerm}: `
+      + `[${showEntries(m)}], committed ${leaderCommit}`;
   }
   if (type !== "AppendEntriesReply") return head;
   const { round, success, matchIndex, hintIndex, hintTerm } = m;
-  return `${head}, round ${round}: ` +
-    (success ? `yes, up to ${matchIndex}` : `no, perhaps at ${hintIndex} of ${hintTerm}`);
+  return `${head}, round ${round}: `
+    + (success ? `yes, up to ${matchIndex}` : `no, perhaps at ${hintIndex} of ${hintTerm}`);
 }
 
 function tellServer({ term, votedFor, log, commitIndex, role }: ServerState): string {
   const vote = votedFor === -1 ? "" : `, voted for ${NAMES[votedFor]}`;
-  return `${role.name} of term ${term}${vote}, log [${log.map(showCode).join(", ")}], ` +
-    `committed ${commitIndex}`;
+  return `${role.name} of term ${term}${vote}, log [${log.map(showCode).join(", ")}], `
+    + `committed ${commitIndex}`;
 }

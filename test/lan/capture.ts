@@ -20,8 +20,12 @@ const POLL_MS = 2;
 const networkOrder = (short: number) => ((short & 0xff) << 8) | (short >> 8);
 
 /** A UDP datagram as it was on the cable. Fragments of larger ones are not among them. */
-export type Frame = { readonly bytes: Buffer; readonly payload: Buffer; readonly from: string;
-  readonly to: string };
+export type Frame = {
+  readonly bytes: Buffer;
+  readonly payload: Buffer;
+  readonly from: string;
+  readonly to: string;
+};
 
 /** The addresses and the payload of an unfragmented IPv4 UDP datagram in an Ethernet frame. */
 function readFrame(bytes: Buffer): Frame | undefined {
@@ -34,8 +38,12 @@ function readFrame(bytes: Buffer): Frame | undefined {
   // that there is none: otherwise the receiver's kernel would drop the frame before we see it.
   const again = Buffer.from(bytes);
   again.writeUInt16BE(0, udp + 6);
-  return { bytes: again, payload, from: `${host(26)}:${bytes.readUInt16BE(udp)}`,
-    to: `${host(30)}:${bytes.readUInt16BE(udp + 2)}` };
+  return {
+    bytes: again,
+    payload,
+    from: `${host(26)}:${bytes.readUInt16BE(udp)}`,
+    to: `${host(30)}:${bytes.readUInt16BE(udp + 2)}`,
+  };
 }
 
 export class Capture {
@@ -69,8 +77,14 @@ export class Capture {
     const length = Buffer.from(Uint32Array.of(this.address.length).buffer);
     for (;;) {
       const size = Number(
-        libc.recvfrom(this.socket, this.buffer, this.buffer.length, MSG_DONTWAIT, this.address,
-          length),
+        libc.recvfrom(
+          this.socket,
+          this.buffer,
+          this.buffer.length,
+          MSG_DONTWAIT,
+          this.address,
+          length,
+        ),
       );
       if (size < 0) return;
       if (this.address[10] === OUTGOING || !ports.has(this.address.readInt32LE(4))) continue;

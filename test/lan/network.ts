@@ -7,8 +7,16 @@ import path from "node:path";
 import { Program, type Status } from "../processes.ts";
 
 /** Where the bridge is: a network without any of the machine's own, and processes to end with us. */
-const PRIVATE = ["unshare", ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]), "--net",
-  "--mount", "--mount-proc", "--pid", "--fork", "--kill-child"];
+const PRIVATE = [
+  "unshare",
+  ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]),
+  "--net",
+  "--mount",
+  "--mount-proc",
+  "--pid",
+  "--fork",
+  "--kill-child",
+];
 
 /** Why there can be no LAN here, with the next step, or undefined if there can. */
 export function whyNoNetwork(): string | undefined {

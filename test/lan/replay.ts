@@ -27,12 +27,16 @@ async function record(lan: Lan, trio: Trio): Promise<Frame[]> {
   await Bun.sleep(SETTLE_MS); // So that nothing of it is on its way any more.
   const frames = toServers(lan.capture.frames.slice(from));
   const kinds = Object.entries(countTypes(frames, lan)).map(([type, n]) => `${n} ${type}`);
-  console.log(`  ${frames.length} datagrams to the servers were recorded in ` +
-    `${lan.recordMs / 1000} s: ${kinds.join(", ")}.`);
-  check("clients, a leader and followers are all in the recording",
+  console.log(
+    `  ${frames.length} datagrams to the servers were recorded in `
+      + `${lan.recordMs / 1000} s: ${kinds.join(", ")}.`,
+  );
+  check(
+    "clients, a leader and followers are all in the recording",
     ["AppendEntries", "AppendEntriesReply", "OpenSession", "Commands", "Read"].every((type) =>
       kinds.some((kind) => kind.endsWith(` ${type}`))
-    ));
+    ),
+  );
   return frames;
 }
 
@@ -60,10 +64,27 @@ function countTypes(frames: readonly Frame[], lan: Lan): Record<string, number> 
   return counts;
 }
 
-const REPLIES = ["RequestVoteReply", "AppendEntriesReply", "InstallSnapshotReply", "Answer",
-  "NotLeader", "Refused", "Outcomes"];
-const REQUESTS = ["RequestVote", "AppendEntries", "InstallSnapshot", "OpenSession", "Commands",
-  "Read", "ReadIndex", "Inspect", "ChangeMembers", "Transfer"];
+const REPLIES = [
+  "RequestVoteReply",
+  "AppendEntriesReply",
+  "InstallSnapshotReply",
+  "Answer",
+  "NotLeader",
+  "Refused",
+  "Outcomes",
+];
+const REQUESTS = [
+  "RequestVote",
+  "AppendEntries",
+  "InstallSnapshot",
+  "OpenSession",
+  "Commands",
+  "Read",
+  "ReadIndex",
+  "Inspect",
+  "ChangeMembers",
+  "Transfer",
+];
 
 /**
  * How many replies answer no request that was really sent. A reply repeats its request's id: of
@@ -89,8 +110,20 @@ function unasked(frames: readonly Frame[], lan: Lan): number {
   return count;
 }
 
-const LASTING = ["disk", "boot", "role", "term", "votedFor", "leader", "lastIndex", "lastTerm",
-  "commitIndex", "lastApplied", "unsaved", "logBytes"] as const;
+const LASTING = [
+  "disk",
+  "boot",
+  "role",
+  "term",
+  "votedFor",
+  "leader",
+  "lastIndex",
+  "lastTerm",
+  "commitIndex",
+  "lastApplied",
+  "unsaved",
+  "logBytes",
+] as const;
 
 async function stateOf(trio: Trio): Promise<string> {
   const all = [...(await trio.statuses()).values()];
@@ -115,8 +148,10 @@ async function inVain(lan: Lan, trio: Trio, frames: readonly Frame[]): Promise<v
   await replay(lan, [...frames, ...frames.toReversed()]);
   const after = await droppedBy(trio);
   const grown = Object.entries(after).map(([reason, n]) => [reason, n - (before[reason] ?? 0)]);
-  console.log(`  ${2 * frames.length} datagrams were sent once more. The servers' counts of what ` +
-    `they dropped have grown: ${grown.map(([reason, n]) => `${reason} by ${n}`).join(", ")}.`);
+  console.log(
+    `  ${2 * frames.length} datagrams were sent once more. The servers' counts of what `
+      + `they dropped have grown: ${grown.map(([reason, n]) => `${reason} by ${n}`).join(", ")}.`,
+  );
   await Bun.sleep(PAUSE_MS); // Until the eavesdropper has seen all that came before the answer.
   const live = toServers(lan.capture.frames.slice(began));
   // Who is asked for the counts is first asked by somebody that knows no boot yet. And a server
@@ -126,23 +161,31 @@ async function inVain(lan: Lan, trio: Trio, frames: readonly Frame[]): Promise<v
     const [, , to, , , toBoot] = read(frame, lan).envelope;
     return toBoot !== boots.get(`${to}`);
   });
-  check(`each of them was dropped, beside ${vain.length} that were meant for nobody now`,
-    grown.reduce((sum, [, n]) => sum + Number(n), 0) === 2 * frames.length + vain.length);
+  check(
+    `each of them was dropped, beside ${vain.length} that were meant for nobody now`,
+    grown.reduce((sum, [, n]) => sum + Number(n), 0) === 2 * frames.length + vain.length,
+  );
   check(`no server has changed in any of ${LASTING.join(", ")}`, await stateOf(trio) === state);
   check("no server has told of anything: no election, no other leader", outputs() === output);
   const back = lan.capture.frames.slice(began).filter(({ to }) => clients.has(to));
   const types = countTypes(back, lan);
-  console.log(`  What came back to the ${clients.size} clients of the recording: ` +
-    `${JSON.stringify(types)}`);
-  check("greetings have come back to them, and nothing else",
-    back.length > 0 && Object.keys(types).join() === "Greeting");
+  console.log(
+    `  What came back to the ${clients.size} clients of the recording: `
+      + `${JSON.stringify(types)}`,
+  );
+  check(
+    "greetings have come back to them, and nothing else",
+    back.length > 0 && Object.keys(types).join() === "Greeting",
+  );
 }
 
 /** Nobody has answered what was not asked, since `began`. */
 function checkAnswers(lan: Lan, began: number): void {
   const frames = lan.capture.frames.slice(began);
-  check(`of ${frames.length} datagrams that the machines sent, none answers a replayed one`,
-    unasked(frames, lan) === 0);
+  check(
+    `of ${frames.length} datagrams that the machines sent, none answers a replayed one`,
+    unasked(frames, lan) === 0,
+  );
 }
 
 export async function replayed(lan: Lan): Promise<void> {

@@ -8,9 +8,15 @@ import type { Machine } from "./network.ts";
 export const PORT = 48_000;
 
 /** The machines of one run. `secrets` are files, of two secrets that do not fit. */
-export type Lan = { servers: readonly [Machine, Machine, Machine]; client: Machine;
-  stranger: Machine; capture: Capture; directory: string; secrets: readonly [string, string];
-  recordMs: number };
+export type Lan = {
+  servers: readonly [Machine, Machine, Machine];
+  client: Machine;
+  stranger: Machine;
+  capture: Capture;
+  directory: string;
+  secrets: readonly [string, string];
+  recordMs: number;
+};
 
 let failed = 0;
 let passed = 0;
@@ -70,9 +76,14 @@ export class Trio {
   start(i: number, flags: Record<string, string> = {}): Program {
     const machine = this.lan.servers[i];
     if (!machine) throw new Error(`There is no machine ${i}.`);
-    const all = { host: machine.address, port: `${PORT}`,
+    const all = {
+      host: machine.address,
+      port: `${PORT}`,
       peers: this.addresses.filter((_, other) => other !== i).join(","),
-      "secret-file": this.lan.secrets[0], data: path.join(this.directory, `${i}`), ...flags };
+      "secret-file": this.lan.secrets[0],
+      data: path.join(this.directory, `${i}`),
+      ...flags,
+    };
     const program = machine.start(
       ...Object.entries(all).flatMap(([flag, value]) => [`--${flag}`, value]),
     );
@@ -88,8 +99,15 @@ export class Trio {
 
   /** A command of the client's, asked of all servers. */
   ask(...words: string[]) {
-    return this.lan.client.run(...words, "--peers", this.addresses.join(","), "--secret-file",
-      this.lan.secrets[0], "--timeout", "20000");
+    return this.lan.client.run(
+      ...words,
+      "--peers",
+      this.addresses.join(","),
+      "--secret-file",
+      this.lan.secrets[0],
+      "--timeout",
+      "20000",
+    );
   }
 
   /** What the servers say of themselves, those that answer. */
@@ -122,7 +140,10 @@ export class Trio {
 
   /** Waits for a line of a server's, and returns it. */
   line(i: number, pattern: RegExp): Promise<string> {
-    return eventually(`server ${i} prints ${pattern}`,
-      () => this.program(i).output.split("\n").find((line) => pattern.test(line)), 60_000);
+    return eventually(
+      `server ${i} prints ${pattern}`,
+      () => this.program(i).output.split("\n").find((line) => pattern.test(line)),
+      60_000,
+    );
   }
 }

@@ -552,8 +552,12 @@ describe("snapshots", () => {
   });
 
   /** Again and again one server misses more than the others' logs still have. */
-  function install(seed: number, random: Random, how: "cut off" | "crashed",
-    network: Stage<never>["network"]): void {
+  function install(
+    seed: number,
+    random: Random,
+    how: "cut off" | "crashed",
+    network: Stage<never>["network"],
+  ): void {
     const writers = new Writers(seed, 3, options);
     const { stage } = writers;
     stage.network = network;

@@ -15,15 +15,27 @@ export class User {
   /** What each key had when this user last knew. */
   private readonly known = new Map<string, string | undefined>();
 
-  constructor(readonly name: string, via: Pick<Client, "propose" | "read">,
-    private readonly history: Call[], private readonly nextInstant: () => number) {
+  constructor(
+    readonly name: string,
+    via: Pick<Client, "propose" | "read">,
+    private readonly history: Call[],
+    private readonly nextInstant: () => number,
+  ) {
     this.store = new KeyValues(via);
   }
 
   /** Asks, and remembers in the history when that was, and what came of it. */
   async ask({ what, key, value, expected }: Question): Promise<Answer> {
-    const call: Call = { who: this.name, what, key, value, expected, invoked: this.nextInstant(),
-      returned: Number.POSITIVE_INFINITY, result: undefined };
+    const call: Call = {
+      who: this.name,
+      what,
+      key,
+      value,
+      expected,
+      invoked: this.nextInstant(),
+      returned: Number.POSITIVE_INFINITY,
+      result: undefined,
+    };
     this.history.push(call);
     const result = await perform(this.store, call);
     Object.assign(call, { result, returned: this.nextInstant() });
@@ -99,8 +111,15 @@ export class Service {
   }
 }
 
-export type Plan = { clients: number; servers?: number; isUnreliable?: boolean;
-  isPartitioned?: boolean; restarts?: boolean; isShared?: boolean; snapshotBytes?: number };
+export type Plan = {
+  clients: number;
+  servers?: number;
+  isUnreliable?: boolean;
+  isPartitioned?: boolean;
+  restarts?: boolean;
+  isShared?: boolean;
+  snapshotBytes?: number;
+};
 
 const ROUNDS = 3;
 const CALM_MS = 2000;
@@ -117,10 +136,12 @@ export function serve(seed: number, plan: Plan): void {
   const users = linesOf("client", clients).map((name) => service.user(name));
   const keys = users.map(({ name }) => `key of ${name}`);
   for (let round = 0; round < ROUNDS; round += 1) {
-    playRound(service, plan, (isOver) =>
-      users.map((user, i) =>
-        service.work(user, isShared ? keys : keys.slice(i, i + 1), isOver)
-      ));
+    playRound(
+      service,
+      plan,
+      (isOver) =>
+        users.map((user, i) => service.work(user, isShared ? keys : keys.slice(i, i + 1), isOver)),
+    );
     const reader = service.userAt(stage.leader());
     for (const key of keys) stage.settle(reader.get(key));
   }
@@ -132,8 +153,11 @@ export function serve(seed: number, plan: Plan): void {
  * Servers may be divided again and again while clients work. Then everything heals, or all servers
  * crash and come back, and whoever still waits must get an answer.
  */
-function playRound({ stage }: Service, { isPartitioned, restarts }: Plan,
-  begin: (isOver: () => boolean) => Promise<void>[]): void {
+function playRound(
+  { stage }: Service,
+  { isPartitioned, restarts }: Plan,
+  begin: (isOver: () => boolean) => Promise<void>[],
+): void {
   let isOver = false;
   const ended = begin(() => isOver);
   const endsAt = stage.simulation.now + (isPartitioned ? DIVIDED_MS : CALM_MS);
@@ -150,8 +174,10 @@ function playRound({ stage }: Service, { isPartitioned, restarts }: Plan,
 /** Every server goes to one of two sides; one of them has a majority. Clients reach both. */
 function divide(stage: Stage<KeyValueStore>): void {
   const isLeft = new Map(stage.names.map((name) => [name, stage.random() < 0.5]));
-  stage.split(stage.names.filter((name) => isLeft.get(name)),
-    stage.names.filter((name) => !isLeft.get(name)));
+  stage.split(
+    stage.names.filter((name) => isLeft.get(name)),
+    stage.names.filter((name) => !isLeft.get(name)),
+  );
 }
 
 /** The run proves something: there were calls, and snapshots if there were to be any. */

@@ -30,8 +30,13 @@ const networks = {
 };
 
 /** What servers have said to each other while somebody counted. */
-export type Traffic = { requests: number; replies: number; refusals: number; bytes: number;
-  snapshotChunks: number };
+export type Traffic = {
+  requests: number;
+  replies: number;
+  refusals: number;
+  bytes: number;
+  snapshotChunks: number;
+};
 
 type Life<Machine> = { node: Node; machine: Machine };
 const MAIN = "main";
@@ -47,8 +52,12 @@ export class Stage<Machine extends StateMachine> {
   private readonly figure3 = new Figure3();
   private broken: unknown;
 
-  constructor(seed: number, size: number, private readonly create: () => Machine,
-    private readonly options: Partial<NodeOptions> = {}) {
+  constructor(
+    seed: number,
+    size: number,
+    private readonly create: () => Machine,
+    private readonly options: Partial<NodeOptions> = {},
+  ) {
     const simulation = this.simulation = new Simulation(seed);
     this.names = Array.from({ length: size }, (_, i) => String.fromCharCode(97 + i));
     for (const name of this.names) simulation.machine(name);
@@ -75,8 +84,18 @@ export class Stage<Machine extends StateMachine> {
     const machine = this.create();
     const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
     const node = this.simulation.settle(
-      Node.start({ host: name, port: 1, name, peers, machine, directory: "data", secret: SECRET,
-        timeoutMs: 2000, ...this.options, world: this.simulation.machine(name).boot() }),
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        peers,
+        machine,
+        directory: "data",
+        secret: SECRET,
+        timeoutMs: 2000,
+        ...this.options,
+        world: this.simulation.machine(name).boot(),
+      }),
     );
     node.stopped.catch((reason: unknown) => {
       if (this.lives.get(name)?.node === node) this.broken ??= reason;
@@ -208,8 +227,12 @@ export class Stage<Machine extends StateMachine> {
   client(name: string, timeoutMs = 120_000, servers = this.names): Client {
     const world = this.simulation.machine(name).boot();
     return this.simulation.settle(
-      Client.connect({ servers: servers.map((s) => `${s}=${s}:1`), secret: SECRET, timeoutMs,
-        world }),
+      Client.connect({
+        servers: servers.map((s) => `${s}=${s}:1`),
+        secret: SECRET,
+        timeoutMs,
+        world,
+      }),
     );
   }
 }

@@ -127,8 +127,14 @@ describe("the store, restarted", () => {
   test("persist, partitions, unreliable", () =>
     serveAll(2, { clients: 5, restarts, isPartitioned: true, isUnreliable: true }));
   test("persist, partitions, unreliable, random keys", () =>
-    serveAll(2, { clients: 15, servers: 7, restarts, isPartitioned: true, isUnreliable: true,
-      isShared: true }));
+    serveAll(2, {
+      clients: 15,
+      servers: 7,
+      restarts,
+      isPartitioned: true,
+      isUnreliable: true,
+      isShared: true,
+    }));
 });
 
 describe("the store, with snapshots", () => {
@@ -195,6 +201,13 @@ describe("the store, with snapshots", () => {
   test("unreliable, recover, partitions", () =>
     serveAll(2, { clients: 5, restarts, isUnreliable: true, isPartitioned: true, snapshotBytes }));
   test("unreliable, recover, partitions, random keys", () =>
-    serveAll(2, { clients: 15, servers: 7, restarts, isUnreliable: true, isPartitioned: true,
-      isShared: true, snapshotBytes }));
+    serveAll(2, {
+      clients: 15,
+      servers: 7,
+      restarts,
+      isUnreliable: true,
+      isPartitioned: true,
+      isShared: true,
+      snapshotBytes,
+    }));
 });

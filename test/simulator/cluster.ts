@@ -47,14 +47,21 @@ export class Cluster {
     const simulation = this.simulation = new Simulation(seed);
     const random = this.random = randomFrom(seed + 1e9);
     const hostility = this.hostility = drawHostility(random);
-    this.names = Array.from({ length: hostility.servers + hostility.spares },
-      (_, i) => String.fromCharCode(97 + i));
+    this.names = Array.from(
+      { length: hostility.servers + hostility.spares },
+      (_, i) => String.fromCharCode(97 + i),
+    );
     this.lists = new Lists(this.names.slice(0, hostility.servers));
     this.clients = Array.from({ length: hostility.clients }, (_, i) => `client${i + 1}`);
     const report = this.report = emptyReport(this.names.length);
     this.links = new Links(simulation, randomFrom(seed + 2e9), hostility, report);
-    this.workload = new Workload(simulation, randomFrom(seed + 3e9), hostility, report,
-      (who, line) => this.tell(who, line));
+    this.workload = new Workload(
+      simulation,
+      randomFrom(seed + 3e9),
+      hostility,
+      report,
+      (who, line) => this.tell(who, line),
+    );
     this.servers = this.names.map((name) => this.makeServer(name));
     this.byName = new Map(this.servers.map((server) => [server.name, server]));
     simulation.syncMs = () =>
@@ -123,8 +130,10 @@ export class Cluster {
     this.tell(server.name, () => `IS ${how.toUpperCase()}`);
     if (random() < hostility.bitFlip && server.flipBit(random)) {
       report.diskFaults += 1;
-      this.tell(server.name, () =>
-        `HAS A BIT FLIPPED at byte ${server.damage?.at} of ${server.damage?.file}`);
+      this.tell(
+        server.name,
+        () => `HAS A BIT FLIPPED at byte ${server.damage?.at} of ${server.damage?.file}`,
+      );
     }
     this.loseDisk(server);
     this.reviveLater(server);
@@ -302,8 +311,10 @@ export class Cluster {
   }
 
   /** What is committed is durable then, on a majority of a list that was in force in this turn. */
-  private judgeCommitted({ name }: Server,
-    { log, commitIndex }: NonNullable<Server["core"]>): void {
+  private judgeCommitted(
+    { name }: Server,
+    { log, commitIndex }: NonNullable<Server["core"]>,
+  ): void {
     const { committed, servers, lists } = this;
     if (commitIndex < committed.length) return;
     const isThere = (index: number, term: number) => log.matches(index, term);
@@ -316,11 +327,13 @@ export class Cluster {
           .map((server) => server.name);
       committed.push(term);
       if (possible.some((list) => isMajority(holders(list), list.voters))) continue;
-      throw new Error(`${name} takes entry ${index} of term ${term} for committed, but it is ` +
-        `durable on ${
-          possible.map((list) => `${holders(list).join(", ")} of ${list.voters.join(", ")}`)
-            .join(", or on ")
-        }`);
+      throw new Error(
+        `${name} takes entry ${index} of term ${term} for committed, but it is `
+          + `durable on ${
+            possible.map((list) => `${holders(list).join(", ")} of ${list.voters.join(", ")}`)
+              .join(", or on ")
+          }`,
+      );
     }
   }
 
@@ -332,16 +345,23 @@ export class Cluster {
     const expected = this.lists.votersAfter(this.committed.slice(0, snapshotIndex + 1));
     const isUnknown = voters === "" && expected === this.lists.founders;
     if (snapshotIndex === 0 || isUnknown || voters === expected.toSorted().join(", ")) return;
-    throw new Error(`the snapshot that ${name} has of ${snapshotIndex} lists ${voters}, and ` +
-      `${expected.join(", ")} were the members`);
+    throw new Error(
+      `the snapshot that ${name} has of ${snapshotIndex} lists ${voters}, and `
+        + `${expected.join(", ")} were the members`,
+    );
   }
 
   private judgeQueues({ name, node, core }: Server): void {
     if (!node || !core) return;
     const { role } = core;
     const reads = role.name === "Leader" ? role.reads.length : 0;
-    const queues = { reads, proposals: node["proposals"].size, questions: node["questions"].length,
-      outbox: core.outbox.length, events: core.events.length };
+    const queues = {
+      reads,
+      proposals: node["proposals"].size,
+      questions: node["questions"].length,
+      outbox: core.outbox.length,
+      events: core.events.length,
+    };
     for (const [queue, length] of Object.entries(queues)) {
       if (length > QUEUE_BOUND) throw new Error(`${name} has ${length} ${queue}, more and more`);
     }

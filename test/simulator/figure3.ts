@@ -5,8 +5,14 @@
 import type { Entry, Raft } from "../../raft.ts";
 
 /** A server in one of its lives. Of its log, what lies before the base may be missing. */
-type Seen = { core: Raft; log: Entry[]; currentTerm: number; commitIndex: number;
-  lastApplied: number; ledTerm: number };
+type Seen = {
+  core: Raft;
+  log: Entry[];
+  currentTerm: number;
+  commitIndex: number;
+  lastApplied: number;
+  ledTerm: number;
+};
 
 export class Figure3 {
   private readonly leaders = new Map<number, string>();
@@ -58,8 +64,10 @@ export class Figure3 {
       const before = this.known.get(key);
       if (!before) this.known.set(key, { entry, prevTerm });
       else if (before.prevTerm !== prevTerm || !before.entry.record.equals(entry.record)) {
-        throw new Error(`Log Matching: ${name} has another entry ${index} of term ${entry.term} ` +
-          "than others, or another one before it");
+        throw new Error(
+          `Log Matching: ${name} has another entry ${index} of term ${entry.term} `
+            + "than others, or another one before it",
+        );
       }
       log.push(entry);
     }
@@ -81,8 +89,8 @@ export class Figure3 {
     );
     if (missing === -1) return;
     throw new Error(
-      `Leader Completeness: ${name} leads in term ${currentTerm}, without entry ${missing + 1}, ` +
-        `which was committed in term ${this.committed[missing]?.term}`,
+      `Leader Completeness: ${name} leads in term ${currentTerm}, without entry ${missing + 1}, `
+        + `which was committed in term ${this.committed[missing]?.term}`,
     );
   }
 
@@ -94,8 +102,10 @@ export class Figure3 {
       if (!entry) throw new Error(`${name} takes entry ${index} for committed, and has none`);
       const other = this.committed[index - 1] ??= entry;
       if (other.term === entry.term && other.record.equals(entry.record)) continue;
-      throw new Error(`State Machine Safety: ${name} has entry ${index} of term ${entry.term} ` +
-        `for committed, and others that of term ${other.term}`);
+      throw new Error(
+        `State Machine Safety: ${name} has entry ${index} of term ${entry.term} `
+          + `for committed, and others that of term ${other.term}`,
+      );
     }
   }
 }

@@ -5,8 +5,13 @@ import { type Mode, modeOf } from "./modes.ts";
 
 export type Task = { seed: number; mode: Mode };
 export type Outcome = Task & ({ report: Report } | { sentence: string });
-export type Options = { from: number; seeds: number; minutes?: number | undefined;
-  mode?: Mode | undefined; workers?: number | undefined };
+export type Options = {
+  from: number;
+  seeds: number;
+  minutes?: number | undefined;
+  mode?: Mode | undefined;
+  workers?: number | undefined;
+};
 export type Result = { outcomes: readonly Outcome[]; seconds: number };
 
 /**
@@ -76,8 +81,8 @@ export function neverHappened(outcomes: readonly Outcome[]): string[] {
   // One seed in ten loses disks without number, and not each of those has a majority of them empty.
   const isLong = outcomes.length >= 10 * ENOUGH_SEEDS;
   const isExpected = (name: string) =>
-    (isFull || (name !== "powerCuts" && name !== "diskFaults")) &&
-    (isLong || name !== "refoundings");
+    (isFull || (name !== "powerCuts" && name !== "diskFaults"))
+    && (isLong || name !== "refoundings");
   return Object.entries(counts).filter(([name, count]) => count === 0 && isExpected(name))
     .map(([name]) => name);
 }
@@ -89,17 +94,32 @@ export function tellSum({ outcomes, seconds }: Result): string {
   const sum = sumOf(outcomes);
   const count = (value: number) => Math.round(value).toLocaleString("en");
   const rows: [string, string][] = [
-    ["seeds", `${count(outcomes.length)}, in ${count(livelyOnes(outcomes))} of them elections, ` +
-      "crashes, losses and operations"],
-    ["cluster-hours", `${(sum.simulatedMs / HOUR_MS).toFixed(1)} in ${seconds.toFixed(0)} s, ` +
-      `${count(sum.simulatedMs / seconds / 1000)} times faster than real time`],
-    ["messages", `${count(sum.messagesSent)}: ${count(sum.messagesLost)} lost, ` +
-      `${count(sum.messagesDuplicated)} more than once`],
-    ["crashes", `${count(sum.crashes)}, ${count(sum.powerCuts)} of them power cuts; ` +
-      `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`],
+    [
+      "seeds",
+      `${count(outcomes.length)}, in ${count(livelyOnes(outcomes))} of them elections, `
+      + "crashes, losses and operations",
+    ],
+    [
+      "cluster-hours",
+      `${(sum.simulatedMs / HOUR_MS).toFixed(1)} in ${seconds.toFixed(0)} s, `
+      + `${count(sum.simulatedMs / seconds / 1000)} times faster than real time`,
+    ],
+    [
+      "messages",
+      `${count(sum.messagesSent)}: ${count(sum.messagesLost)} lost, `
+      + `${count(sum.messagesDuplicated)} more than once`,
+    ],
+    [
+      "crashes",
+      `${count(sum.crashes)}, ${count(sum.powerCuts)} of them power cuts; `
+      + `${count(sum.restarts)} restarts, ${count(sum.pauses)} pauses`,
+    ],
     ["partitions", count(sum.partitions)],
-    ["disks", `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost, ` +
-      `and the cluster was founded again ${count(sum.refoundings)} times`],
+    [
+      "disks",
+      `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost, `
+      + `and the cluster was founded again ${count(sum.refoundings)} times`,
+    ],
     ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} that were forged`],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
     ["members", `changed ${count(sum.changes)} times`],

@@ -120,8 +120,12 @@ function useIt(cluster: Cluster, limitMs: number): void {
   const { simulation, names } = cluster;
   const done: string[] = [];
   const use = async () => {
-    const client = await Client.connect({ servers: names.map((n) => `${n}=${n}:${PORT}`),
-      timeoutMs: 10 * limitMs, secret: SECRET, world: simulation.machine("probe").boot() });
+    const client = await Client.connect({
+      servers: names.map((n) => `${n}=${n}:${PORT}`),
+      timeoutMs: 10 * limitMs,
+      secret: SECRET,
+      world: simulation.machine("probe").boot(),
+    });
     const store = new KeyValues(client);
     await store.put(Buffer.from("probe"), Buffer.from("works"));
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
@@ -148,10 +152,13 @@ function healAll(cluster: Cluster): void {
   const { members } = cluster;
   const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
   const contents = members.map(({ node, core, ledger }) =>
-    JSON.stringify([core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
+    JSON.stringify([
+      core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
       [...node?.["sessions"].snapshot() ?? []].map((bytes) =>
         Buffer.from(bytes).toString("latin1")
-      ), [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`)])
+      ),
+      [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`),
+    ])
   );
   if (new Set(contents).size > 1) {
     throw new Error("healthy servers agree about unequal logs, or states");

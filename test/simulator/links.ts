@@ -18,8 +18,12 @@ export class Links {
   /** Between these nothing goes wrong any more. */
   private calm: ReadonlySet<string> = new Set();
 
-  constructor(private readonly simulation: Simulation, private readonly random: Random,
-    private readonly hostility: Hostility, private readonly report: Report) {}
+  constructor(
+    private readonly simulation: Simulation,
+    private readonly random: Random,
+    private readonly hostility: Hostility,
+    private readonly report: Report,
+  ) {}
 
   /** Decides about a datagram that leaves now. */
   fateOf(from: string, to: string, packet: Packet): Fate {

@@ -6,8 +6,13 @@ const MEMBERS = 7;
 
 export type Voters = readonly string[];
 /** `disks` are those that the list names. */
-type List = { index: number; term: number; voters: Voters; learners: readonly string[];
-  disks: ReadonlyMap<string, number> };
+type List = {
+  index: number;
+  term: number;
+  voters: Voters;
+  learners: readonly string[];
+  disks: ReadonlyMap<string, number>;
+};
 /** What a server's disk is, and whether there is any entry on it. */
 export type DiskOf = (name: string) => { disk: number; isEmpty: boolean };
 
@@ -61,8 +66,10 @@ export class Lists {
   }
 
   /** What is in force after those entries, or comes to be by one that may be committed later. */
-  possibleAfter(terms: readonly number[],
-    isThere: (index: number, term: number) => boolean = () => true) {
+  possibleAfter(
+    terms: readonly number[],
+    isThere: (index: number, term: number) => boolean = () => true,
+  ) {
     const later = [...this.all.values()].filter(({ index, term }) =>
       index >= terms.length && isThere(index, term)
     );

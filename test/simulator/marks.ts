@@ -10,15 +10,17 @@ const KEY_AT = 5;
 const endOfKey = (question: Buffer) => KEY_AT + question.readUInt32BE(1);
 
 /** The same way to a store, with a mark on each of its questions. */
-export const markReads = (via: Pick<Client, "propose" | "read">,
-  newest: () => number): Pick<Client, "propose" | "read"> => ({
-    propose: (command) => via.propose(command),
-    read(question) {
-      const mark = Buffer.from(`....${newest()}`);
-      mark.writeUInt32BE(mark.length - 4);
-      return via.read(Buffer.concat([question, mark]));
-    },
-  });
+export const markReads = (
+  via: Pick<Client, "propose" | "read">,
+  newest: () => number,
+): Pick<Client, "propose" | "read"> => ({
+  propose: (command) => via.propose(command),
+  read(question) {
+    const mark = Buffer.from(`....${newest()}`);
+    mark.writeUInt32BE(mark.length - 4);
+    return via.read(Buffer.concat([question, mark]));
+  },
+});
 
 /** The mark of a question, or 0 if it has none. */
 export function readMark(question: Uint8Array): number {

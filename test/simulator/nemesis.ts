@@ -14,8 +14,10 @@ export class Nemesis {
     this.random = randomFrom(seed + 4e9);
     const { hostility } = cluster;
     this.every(hostility.killEveryMs, () => this.onVictim((s) => cluster.crash(s, "killed")));
-    this.every(hostility.powerCutEveryMs,
-      () => this.onVictim((s) => cluster.crash(s, "power cut")));
+    this.every(
+      hostility.powerCutEveryMs,
+      () => this.onVictim((s) => cluster.crash(s, "power cut")),
+    );
     this.every(hostility.blackoutEveryMs, () => {
       for (const server of cluster.up) cluster.crash(server, "power cut");
     });

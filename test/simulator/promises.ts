@@ -11,7 +11,8 @@ export function judgePromise(from: string, to: string, sentence: Sentence, disk:
 
 function whatIsMissing(from: string, to: string, { type, fields }: Sentence, disk: Platter):
   | string
-  | undefined {
+  | undefined
+{
   const term = Number(fields["term"]);
   if (type === "Greeting" || fields["preVote"] === true) return undefined;
   if (disk.term < term) return `its disk only knows term ${disk.term}`;

@@ -7,8 +7,10 @@ import { type Client, Node } from "../../raft.ts";
 type Sizes = Record<string, number>;
 
 /** How many entries each table of a client has. */
-const clientTables = (client: Client): Sizes => ({ operations: client["operations"].size,
-  commands: client["commands"].length });
+const clientTables = (client: Client): Sizes => ({
+  operations: client["operations"].size,
+  commands: client["commands"].length,
+});
 
 /** How many entries each table of a server has. */
 function tablesOf(node: Node): Sizes {
@@ -19,14 +21,24 @@ function tablesOf(node: Node): Sizes {
   };
   const peers = [...new Set(known.values())];
   const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0);
-  return { ...clientTables(node["client"]), proposals: node["proposals"].size,
-    batch: node["batch"].length, questions: node["questions"].length,
-    unasked: node["unasked"].length, awaited: node["awaited"].length,
-    askedIndexes: Number(node["isAsking"]), slices: Number(node["slices"] !== undefined),
-    reads: role.name === "Leader" ? role.reads.length : 0, outbox: outbox.length,
-    knocks: knocks.length, events: events.length, chunks: incoming?.chunks.length ?? 0,
-    queued: queued.size, calls: sum(peers.map(({ calls }) => calls.size)),
-    bodies: sum(peers.map(({ bodies }) => bodies.length)) };
+  return {
+    ...clientTables(node["client"]),
+    proposals: node["proposals"].size,
+    batch: node["batch"].length,
+    questions: node["questions"].length,
+    unasked: node["unasked"].length,
+    awaited: node["awaited"].length,
+    askedIndexes: Number(node["isAsking"]),
+    slices: Number(node["slices"] !== undefined),
+    reads: role.name === "Leader" ? role.reads.length : 0,
+    outbox: outbox.length,
+    knocks: knocks.length,
+    events: events.length,
+    chunks: incoming?.chunks.length ?? 0,
+    queued: queued.size,
+    calls: sum(peers.map(({ calls }) => calls.size)),
+    bodies: sum(peers.map(({ bodies }) => bodies.length)),
+  };
 }
 
 /** Which tables of a server, or of a client, are not empty, and how many entries they have. */

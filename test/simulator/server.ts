@@ -96,8 +96,12 @@ export class Server {
   /** Where a bit of its log, or of its snapshot, is flipped while it is down. */
   damage: { file: string; at: number; bit: number } | undefined;
 
-  constructor(readonly machine: Machine, private readonly founders: readonly string[],
-    private readonly hostility: Hostility, private readonly listener: Listener) {
+  constructor(
+    readonly machine: Machine,
+    private readonly founders: readonly string[],
+    private readonly hostility: Hostility,
+    private readonly listener: Listener,
+  ) {
     this.platter = new Platter(machine.name);
   }
 
@@ -136,14 +140,27 @@ export class Server {
       spoil(event);
     };
     world.clock.defer(() =>
-      Node.start({ host: this.name, port: PORT, name: this.name, machine, directory: "data",
-        electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes, secret: SECRET, world,
-        join: !founders.includes(this.name), peers: founders.filter((name) => name !== this.name)
-          .map((name) => `${name}=${name}:${PORT}`), onEvent }).then((node) => {
-          if (isAlive()) this.node = node;
-          if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
-          node.stopped.then(() => isAlive() && listener.onEnded(), stop);
-        }, stop)
+      Node.start({
+        host: this.name,
+        port: PORT,
+        name: this.name,
+        machine,
+        directory: "data",
+        electionTimeoutMs,
+        heartbeatMs,
+        timeoutMs,
+        snapshotBytes,
+        secret: SECRET,
+        world,
+        join: !founders.includes(this.name),
+        peers: founders.filter((name) => name !== this.name)
+          .map((name) => `${name}=${name}:${PORT}`),
+        onEvent,
+      }).then((node) => {
+        if (isAlive()) this.node = node;
+        if (this.damage) stop(new Error("it should have found its disk damaged, and started"));
+        node.stopped.then(() => isAlive() && listener.onEnded(), stop);
+      }, stop)
     );
   }
 

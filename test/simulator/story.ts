@@ -1,7 +1,12 @@
 /** The story of a run in lines that people read: who said what to whom, and who decided what. */
 import { Decoder } from "@msgpack/msgpack";
-import { clientMessages, type Kind, messages, type NodeEvent,
-  operatorMessages } from "../../raft.ts";
+import {
+  clientMessages,
+  type Kind,
+  messages,
+  type NodeEvent,
+  operatorMessages,
+} from "../../raft.ts";
 
 const decoder = new Decoder();
 const MAC_VERSION_AND_KIND = 18;
@@ -25,8 +30,11 @@ export function readDatagram(sealed: Buffer): Said {
   ] as unknown[][];
   const said = bodies.map(([number, id, ...values]) => {
     const [type, names] = tables[kind][Number(number)] ?? ["?", []];
-    return { type, id: Number(id),
-      fields: Object.fromEntries(names.map((n, i) => [n, values[i]])) };
+    return {
+      type,
+      id: Number(id),
+      fields: Object.fromEntries(names.map((n, i) => [n, values[i]])),
+    };
   });
   return { kind, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
 }
@@ -45,28 +53,28 @@ export function tellMessage({ type, id, fields: f }: Sentence): string {
   const ask = f["preVote"] === true ? "PreVote" : "Vote";
   switch (type) {
     case "RequestVote":
-      return `Request${ask} for term ${f["term"]}: my log ends at ${f["lastLogIndex"]} ` +
-        `(term ${f["lastLogTerm"]})`;
+      return `Request${ask} for term ${f["term"]}: my log ends at ${f["lastLogIndex"]} `
+        + `(term ${f["lastLogTerm"]})`;
     case "RequestVoteReply":
       return `${ask} ${f["voteGranted"] === true ? "granted" : "refused"}, term ${f["term"]}`;
     case "AppendEntries": {
       const count = countEntries(f["entries"]);
       const what = count === 0 ? "heartbeat" : count === 1 ? "1 entry" : `${count} entries`;
-      return `AppendEntries of term ${f["term"]}: ${what} after ${f["prevLogIndex"]} ` +
-        `(term ${f["prevLogTerm"]}), committed ${f["leaderCommit"]}, round ${f["round"]}`;
+      return `AppendEntries of term ${f["term"]}: ${what} after ${f["prevLogIndex"]} `
+        + `(term ${f["prevLogTerm"]}), committed ${f["leaderCommit"]}, round ${f["round"]}`;
     }
     case "AppendEntriesReply":
       return f["success"] === true
-        ? `AppendEntries round ${f["round"]} done: we agree up to ${f["matchIndex"]}, ` +
-          `term ${f["term"]}`
-        : `AppendEntries round ${f["round"]} refused, term ${f["term"]}: try ${f["hintIndex"]} ` +
-          `(term ${f["hintTerm"]})`;
+        ? `AppendEntries round ${f["round"]} done: we agree up to ${f["matchIndex"]}, `
+          + `term ${f["term"]}`
+        : `AppendEntries round ${f["round"]} refused, term ${f["term"]}: try ${f["hintIndex"]} `
+          + `(term ${f["hintTerm"]})`;
     case "InstallSnapshot":
-      return `InstallSnapshot of term ${f["term"]}: bytes ${f["offset"]} and on of ${f["size"]}, ` +
-        `the state after ${f["lastIncludedIndex"]}, round ${f["round"]}`;
+      return `InstallSnapshot of term ${f["term"]}: bytes ${f["offset"]} and on of ${f["size"]}, `
+        + `the state after ${f["lastIncludedIndex"]}, round ${f["round"]}`;
     case "InstallSnapshotReply":
-      return `InstallSnapshot round ${f["round"]} ${f["success"] === true ? "done" : "refused"}, ` +
-        `term ${f["term"]}: I have ${f["offset"]} bytes of ${f["lastIncludedIndex"]}`;
+      return `InstallSnapshot round ${f["round"]} ${f["success"] === true ? "done" : "refused"}, `
+        + `term ${f["term"]}: I have ${f["offset"]} bytes of ${f["lastIncludedIndex"]}`;
     case "NotLeader":
       return `NotLeader ${id}: ${f["leader"] === "" ? "nobody is" : `${f["leader"]} is`}`;
     default:

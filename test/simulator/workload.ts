@@ -9,9 +9,16 @@ import { type Hostility, pick } from "./hostility.ts";
 import { markReads } from "./marks.ts";
 
 /** One call, in the order of `invoked` and `returned`; who was never answered returns never. */
-export type Call = { who: string; what: "put" | "get" | "delete" | "cas"; key: string;
-  value: string | undefined; expected: string | undefined; invoked: number; returned: number;
-  result: string | boolean | undefined };
+export type Call = {
+  who: string;
+  what: "put" | "get" | "delete" | "cas";
+  key: string;
+  value: string | undefined;
+  expected: string | undefined;
+  invoked: number;
+  returned: number;
+  result: string | boolean | undefined;
+};
 
 /** Through whom a call goes, and whether its program still is there to hear the answer. */
 type Through = { who: string; store: KeyValues; isAlive: () => boolean };
@@ -33,9 +40,13 @@ export class Workload {
   readonly clients = new Map<string, Client>();
   private readonly lastSeen = new Map<string, string | undefined>();
 
-  constructor(private readonly simulation: Simulation, readonly random: Random,
-    private readonly hostility: Hostility, private readonly report: Report,
-    private readonly tell: (who: string, line: () => string) => void) {}
+  constructor(
+    private readonly simulation: Simulation,
+    readonly random: Random,
+    private readonly hostility: Hostility,
+    private readonly report: Report,
+    private readonly tell: (who: string, line: () => string) => void,
+  ) {}
 
   /** From now on nobody begins anything new. */
   end(): void {
@@ -49,8 +60,12 @@ export class Workload {
     while (!this.isOver) {
       const world = machine.boot();
       const { program } = machine;
-      const client = await Client.connect({ servers: servers.map((s) => `${s}=${s}:1`),
-        timeoutMs: hostility.timeoutMs, secret: SECRET, world });
+      const client = await Client.connect({
+        servers: servers.map((s) => `${s}=${s}:1`),
+        timeoutMs: hostility.timeoutMs,
+        secret: SECRET,
+        world,
+      });
       this.clients.set(name, client);
       const isAlive = () => machine.program === program;
       const through = { who: name, store: this.storeOf(client), isAlive };
@@ -72,8 +87,8 @@ export class Workload {
   beServers(choose: () => { name: string; node: Node; isAlive: () => boolean } | undefined): void {
     void this.work(() => {
       const chosen = choose();
-      return chosen &&
-        { who: chosen.name, store: this.storeOf(chosen.node), isAlive: chosen.isAlive };
+      return chosen
+        && { who: chosen.name, store: this.storeOf(chosen.node), isAlive: chosen.isAlive };
     }, () => true);
   }
 
@@ -106,8 +121,16 @@ export class Workload {
     const writes = what === "put" || what === "cas";
     const value = writes ? `${this.written += 1}` : undefined;
     const expected = what === "cas" ? this.lastSeen.get(key) : undefined;
-    return { who, what, key, value, expected, invoked: this.instants += 1,
-      returned: Number.POSITIVE_INFINITY, result: undefined };
+    return {
+      who,
+      what,
+      key,
+      value,
+      expected,
+      invoked: this.instants += 1,
+      returned: Number.POSITIVE_INFINITY,
+      result: undefined,
+    };
   }
 
   private async call({ who, store, isAlive }: Through): Promise<void> {
@@ -141,8 +164,10 @@ export class Workload {
 }
 
 /** Does what a call says, and resolves to what it has for its result. */
-export async function perform(store: KeyValues,
-  { what, key, value = "", expected }: Call): Promise<Call["result"]> {
+export async function perform(
+  store: KeyValues,
+  { what, key, value = "", expected }: Call,
+): Promise<Call["result"]> {
   const at = Buffer.from(key);
   if (what === "get") {
     const found = await store.get(at);
