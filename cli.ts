@@ -752,7 +752,7 @@ function recover({ data, yes }: Flags): Result {
       storage;
     const { index, term: lastTerm } = entries.at(-1) ?? base;
     const writtenAt = log.mtime.toISOString();
-    if (yes) storage.secede();
+    if (yes) storage.formNewCluster();
     const found = { server: name, cluster, term, lastIndex: index, lastTerm, writtenAt };
     const what = `${data} has server ${name} of cluster ${cluster}, in term ${term}. Its log ends `
       + `with entry ${index} of term ${lastTerm}, and was last written at ${writtenAt}.`;
@@ -1268,15 +1268,17 @@ function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): s
 /** Why a server does not hear a peer; undefined if it does. */
 function whySilent(
   server: Status,
-  { name, address, heardMs, told, reason }: Peer,
+  { name, address, heardMs, lastWarning, reason }: Peer,
   answers: readonly Answer[],
 ): string | undefined {
-  if (told === "foreign") return `${name} was founded with other members, or is of another cluster`;
+  if (lastWarning === "foreign") {
+    return `${name} was founded with other members, or is of another cluster`;
+  }
   if (heardMs !== null && heardMs < 2 * server.electionTimeoutMs) return undefined;
   const heard = heardMs === null ? "never been heard" : `not been heard for ${duration(heardMs)}`;
   const elsewhere = address === "" || address === name ? "" : `, its name resolves to ${address}`;
   const why = isUnknown(reason) ? "its name does not resolve" : reason;
-  const where = told === "unresolved" ? `, ${why}` : elsewhere;
+  const where = lastWarning === "unresolved" ? `, ${why}` : elsewhere;
   const isHere = answers.some((answer) => answer.name === name && answer.status);
   return `${name} has ${heard}${isHere ? `, though it answers here` : ""}${where}`;
 }
@@ -1298,16 +1300,16 @@ function whyNotCommitted(leader: Status): string[] {
 }
 
 function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string[] {
-  const { name, matchIndex, address, stuck, told } = peer;
+  const { name, matchIndex, address, stuck, lastWarning } = peer;
   const own = answers.find((answer) => answer.name === name)?.status;
-  // A stranger that answers here is told of as such.
+  // A stranger that answers here is lastWarning of as such.
   if (own && (own.id !== leader.id || (own.founding && own.founding !== leader.founding))) {
     return [];
   }
   const silent = whySilent(leader, peer, answers);
   const lag = leader.lastIndex - (matchIndex ?? 0);
   const sentence = firstOf(
-    told === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
+    lastWarning === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
     silent && `${silent}. Start it, or let UDP through between it and ${leader.name}.`,
     stuck !== null && stuck.index > (matchIndex ?? 0) && `${whyStuck(stuck)}.`,
     lag > LAG

@@ -340,14 +340,14 @@ export type Settings = {
 };
 
 /** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
-const LATE_HEARTBEATS = 1.25;
+const LATE_AFTER_HEARTBEATS = 1.25;
 /**
  * Who was heard lately and does not answer is asked again so many times in a heartbeat: what it was
  * sent, or its answer, may be lost.
  */
-const ASKED_AGAIN = 8;
+const RETRANSMISSIONS = 8;
 /** A port that was found closed is tried again so much later: one refusal may be an old one. */
-const KNOCK_MS = 5;
+const PROBE_RETRY_MS = 5;
 
 /** What a leader knows of one follower. */
 export class Progress {
@@ -399,8 +399,8 @@ type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; transf
 /**
  * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
  * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
- * own to be confirmed, and for `index` to be applied. One of the `heirs` is to lead instead, if it
- * does so before `heirDueAt`.
+ * own to be confirmed, and for `index` to be applied. One of the `transferTargets` is to lead instead, if it
+ * does so before `transferDeadline`.
  */
 type Leader = {
   name: "Leader";
@@ -408,8 +408,8 @@ type Leader = {
   round: number;
   firstIndex: number;
   reads: { round: number; index: number }[];
-  heirs?: Name[];
-  heirDueAt?: number;
+  transferTargets?: Name[];
+  transferDeadline?: number;
 };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
@@ -457,11 +457,11 @@ export class Raft {
   // `heardAt` is when the last valid RPC came: from the leader, or from who then got our vote.
   heardAt: number;
   electionDueAt: number;
-  // `knockAt` is when a leader that is still silent is to be asked whether it is there at all,
-  // `refusedAt` when its port was first found closed, `goneAt` when it was given up for that.
-  knockAt = 0;
-  refusedAt = Number.NEGATIVE_INFINITY;
-  goneAt = Number.NEGATIVE_INFINITY;
+  // `probeAt` is when a leader that is still silent is to be asked whether it is there at all,
+  // `portClosedAt` when its port was first found closed, `leaderLostAt` when it was given up for that.
+  probeAt = 0;
+  portClosedAt = Number.NEGATIVE_INFINITY;
+  leaderLostAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
   /** When missing votes are asked for next; or, by an empty founder, whether others are empty. */
   private askAt: number;
@@ -480,7 +480,7 @@ export class Raft {
 
   // What this server has decided, for `flush` to carry out.
   outbox: Message[] = [];
-  knocks: Name[] = [];
+  portProbes: Name[] = [];
   events: Event[] = [];
   readonly #random: () => number;
 
@@ -513,9 +513,9 @@ export class Raft {
 
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
-  // (`onRefused`), a peer has started again (`onRestarted`), a client wants something (`propose`,
+  // (`onPortClosed`), a peer has started again (`onRestarted`), a client wants something (`propose`,
   // `read`), a turn of the event loop ends (`prepare`), the disk has done its work (`onSaved`). The
-  // outputs, `outbox`, `knocks`, `unsaved`, `takeApplicable`, `takeReads` and `events`, are for
+  // outputs, `outbox`, `portProbes`, `unsaved`, `takeApplicable`, `takeReads` and `events`, are for
   // `flush` alone.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
@@ -523,11 +523,11 @@ export class Raft {
     this.now = now;
     if (this.role.name !== "Leader") {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
-      else if (this.leader !== undefined && now >= this.knockAt) {
-        this.knocks.push(this.leader);
-        this.knockAt = now + this.settings.heartbeatMs; // The knock, or its answer, may be lost.
+      else if (this.leader !== undefined && now >= this.probeAt) {
+        this.portProbes.push(this.leader);
+        this.probeAt = now + this.settings.heartbeatMs; // The knock, or its answer, may be lost.
       }
-    } else if (!this.hearsLeader() || (this.isRemoved && !this.heir)) {
+    } else if (!this.hearsLeader() || (this.isRemoved && !this.transferTarget)) {
       // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
       // or its clients would never look for the next one (thesis §6.2). Nor does one go on that
       // was removed, and has handed over or found nobody to.
@@ -537,9 +537,9 @@ export class Raft {
 
   /** When `tick` next has something to do. */
   get wakeAt(): number {
-    const { role, electionDueAt, knockAt, askAt, leader } = this;
+    const { role, electionDueAt, probeAt, askAt, leader } = this;
     if (this.isAsking) return Math.min(electionDueAt, askAt);
-    if (role.name !== "Leader") return leader ? Math.min(electionDueAt, knockAt) : electionDueAt;
+    if (role.name !== "Leader") return leader ? Math.min(electionDueAt, probeAt) : electionDueAt;
     return Math.min(...role.followers.values().map((follower) => this.dueAt(follower)));
   }
 
@@ -570,7 +570,7 @@ export class Raft {
    * undefined if this server does not lead, or no longer wants to.
    */
   propose(kind: Entry["kind"], data: Uint8Array): number | undefined {
-    if (this.role.name !== "Leader" || this.heir) return undefined;
+    if (this.role.name !== "Leader" || this.transferTarget) return undefined;
     this.log.append(makeEntry(this.log.lastIndex + 1, this.currentTerm, kind, data));
     return this.log.lastIndex;
   }
@@ -580,7 +580,7 @@ export class Raft {
     const { role, settings } = this;
     this.wasMember ||= this.member(settings.name) !== undefined;
     if (role.name === "Leader") {
-      this.keepMembers(role);
+      this.pruneRemoved(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
     } else if (this.isAsking && this.now >= this.askAt) this.requestVotes(role);
     checkInvariants(this);
@@ -651,7 +651,7 @@ export class Raft {
   hearsLeader(): boolean {
     const { role, now, settings } = this;
     const heardAt = role.name === "Leader"
-      ? this.reached(role, now, (f) => f.heardAt)
+      ? this.majorityValue(role, now, (f) => f.heardAt)
       : this.heardAt;
     return this.leader !== undefined && now < heardAt + settings.electionTimeoutMs;
   }
@@ -672,15 +672,15 @@ export class Raft {
    * says is never trusted further than that: whoever forges some for a majority has one election,
    * in which everybody votes as always, and any word from the leader ends the doubt before.
    */
-  onRefused(peer: Name, now: number): void {
+  onPortClosed(peer: Name, now: number): void {
     const { heartbeatMs } = this.settings;
     this.now = now;
-    const isLate = now >= this.heardAt + LATE_HEARTBEATS * heartbeatMs;
+    const isLate = now >= this.heardAt + LATE_AFTER_HEARTBEATS * heartbeatMs;
     if (this.role.name !== "Follower" || this.leader !== peer || !isLate) return;
-    if (this.refusedAt <= this.heardAt) {
-      this.refusedAt = now;
-      this.knockAt = now + KNOCK_MS;
-    } else if (now >= this.refusedAt + KNOCK_MS) this.giveUpLeader();
+    if (this.portClosedAt <= this.heardAt) {
+      this.portClosedAt = now;
+      this.probeAt = now + PROBE_RETRY_MS;
+    } else if (now >= this.portClosedAt + PROBE_RETRY_MS) this.giveUpLeader();
   }
 
   /** A peer has begun another life. If it led, it does so no more: no role survives a restart. */
@@ -691,7 +691,7 @@ export class Raft {
 
   private giveUpLeader(): void {
     this.become({ name: "Follower", leader: undefined });
-    this.goneAt = this.now;
+    this.leaderLostAt = this.now;
     // The others find out at about the same time, and all at once would split the vote.
     this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;
   }
@@ -703,7 +703,7 @@ export class Raft {
    */
   private get patienceMs(): number {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.goneAt));
+    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.leaderLostAt));
   }
 
   private become(role: Role): void {
@@ -785,7 +785,7 @@ export class Raft {
     if (this.hearsLeader() && !m.transfer) {
       const { role } = this;
       // Who was removed and has missed it still wants votes. The log tells it why it gets none.
-      if (role.name === "Leader" && !role.followers.has(m.from)) this.attend(role, m.from);
+      if (role.name === "Leader" && !role.followers.has(m.from)) this.trackFollower(role, m.from);
       return this.replyVote(m, false);
     }
     if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
@@ -821,7 +821,7 @@ export class Raft {
 
   private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
     // A granted pre-vote is about the term that was proposed. A refusal tells our own, which the
-    // asker adopts if it is higher: it would otherwise go on asking for a term that is over.
+    // request adopts if it is higher: it would otherwise go on asking for a term that is over.
     const term = m.preVote && voteGranted ? m.term : this.currentTerm;
     const { preVote, campaign } = m;
     this.send("RequestVoteReply", m, { term, preVote, campaign, voteGranted });
@@ -852,7 +852,7 @@ export class Raft {
     if (!this.mayLead) return; // A peer has shown a log meanwhile.
     const firstIndex = this.log.lastIndex + 1;
     const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
-    for (const name of this.others) this.attend(role, name);
+    for (const name of this.others) this.trackFollower(role, name);
     this.become(role);
     // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
     // begins with one that asks for nothing (§8), and the first one of all with one that names the
@@ -862,7 +862,7 @@ export class Raft {
   }
 
   /** Begins to send to a server. Of what it has nothing is known yet. */
-  private attend(role: Leader, name: Name): void {
+  private trackFollower(role: Leader, name: Name): void {
     role.followers.set(name, new Progress(this.log.lastIndex + 1, this.now, role.round));
   }
 
@@ -913,8 +913,8 @@ export class Raft {
     const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
     const { heartbeatMs } = this.settings;
     const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
-    const isHopeful = follower.failures < ASKED_AGAIN && sentAt < heardAt + 2 * heartbeatMs;
-    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? ASKED_AGAIN : 1);
+    const isHopeful = follower.failures < RETRANSMISSIONS && sentAt < heardAt + 2 * heartbeatMs;
+    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? RETRANSMISSIONS : 1);
   }
 
   private nextRound(role: Leader, follower: Progress): number {
@@ -960,7 +960,7 @@ export class Raft {
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
     this.heardAt = this.now;
-    this.knockAt = this.now + LATE_HEARTBEATS * this.settings.heartbeatMs;
+    this.probeAt = this.now + LATE_AFTER_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
     // Entries of two foundings can't be compared. Nothing of ours was committed (section 9).
     if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
@@ -987,7 +987,7 @@ export class Raft {
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
     const { role, log } = this;
     if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return;
-    const follower = this.hear(role, m);
+    const follower = this.recordReply(role, m);
     if (!follower) return;
     if (m.success) {
       // Replies overtake each other, and what a follower has it keeps: never go back.
@@ -997,16 +997,16 @@ export class Raft {
       }
       follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
       this.advanceCommitIndex(role);
-      this.judgeMember(role, m, follower);
-      const isHeir = this.heir && role.heirs?.includes(m.from);
+      this.maybePromote(role, m, follower);
+      const isHeir = this.transferTarget && role.transferTargets?.includes(m.from);
       if (isHeir && follower.matchIndex === log.lastIndex) {
-        role.heirs = [m.from];
+        role.transferTargets = [m.from];
         this.send("TimeoutNow", m, { term: this.currentTerm });
       }
     } else if (m.round > follower.matchedRound && m.hintIndex < follower.matchIndex) {
       // It had more: the disk is another one, or worth no more than another one.
       const member = this.member(m.from);
-      if (member) this.enrol(role, member);
+      if (member) this.readmit(role, member);
     } else {
       const next = Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
       if (next < follower.sentFrom) follower.failures = follower.retryAt = 0;
@@ -1030,15 +1030,15 @@ export class Raft {
   ): boolean {
     if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
     follower.refusedRound = role.round;
-    follower.retryAt = this.now + this.settings.heartbeatMs / ASKED_AGAIN;
+    follower.retryAt = this.now + this.settings.heartbeatMs / RETRANSMISSIONS;
     follower.failures += 1;
-    if (follower.failures === 2 * ASKED_AGAIN) { // By then chance is no explanation.
+    if (follower.failures === 2 * RETRANSMISSIONS) { // By then chance is no explanation.
       this.events.push(follower.stuck = { type: "stuck", server: m.from, index, bytes });
     }
     return true;
   }
 
-  private hear(role: Leader, m: Reply) {
+  private recordReply(role: Leader, m: Reply) {
     const follower = role.followers.get(m.from);
     if (m.term < this.currentTerm || m.round > role.round) return undefined;
     if (!follower || m.round <= follower.sinceRound) return undefined;
@@ -1054,7 +1054,7 @@ export class Raft {
    * be on a majority and yet be overwritten, by a leader that was elected without it (Figure 8).
    */
   private advanceCommitIndex(role: Leader): void {
-    const n = this.reached(role, this.log.savedIndex, (f) => f.matchIndex);
+    const n = this.majorityValue(role, this.log.savedIndex, (f) => f.matchIndex);
     if (this.log.matches(n, this.currentTerm)) this.commitTo(n);
   }
 
@@ -1085,7 +1085,7 @@ export class Raft {
     const { role } = this;
     if (role.name !== "Leader" || role.reads.length === 0) return 0;
     // Only a round that was sent after a read came proves that we led when it came.
-    const confirmed = this.reached(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
+    const confirmed = this.majorityValue(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
     return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
@@ -1094,13 +1094,15 @@ export class Raft {
    * The server that is to lead instead of this one, which meanwhile accepts no commands (thesis
    * §3.10).
    */
-  get heir(): Name | undefined {
+  get transferTarget(): Name | undefined {
     const { role, now } = this;
-    return role.name === "Leader" && now < (role.heirDueAt ?? 0) ? role.heirs?.[0] : undefined;
+    return role.name === "Leader" && now < (role.transferDeadline ?? 0)
+      ? role.transferTargets?.[0]
+      : undefined;
   }
 
   /**
-   * Hands leadership over to `heir`, or to the first server that answers and has all of the log. It
+   * Hands leadership over to `transferTarget`, or to the first server that answers and has all of the log. It
    * is asked to campaign. If it does not lead within an election timeout, all goes on as before.
    * Returns why that is not even tried, or undefined.
    */
@@ -1119,8 +1121,8 @@ export class Raft {
       follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
       follower.sinceRound = role.round; // Its answer shows that the follower is still alive.
     }
-    role.heirs = active.map(([name]) => name);
-    role.heirDueAt = now + electionTimeoutMs;
+    role.transferTargets = active.map(([name]) => name);
+    role.transferDeadline = now + electionTimeoutMs;
     return undefined;
   }
 
@@ -1247,7 +1249,7 @@ export class Raft {
   private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
     const { role } = this;
     if (role.name !== "Leader" || m.offset > this.snapshot.size) return;
-    const follower = this.hear(role, m);
+    const follower = this.recordReply(role, m);
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
     if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;
@@ -1265,7 +1267,7 @@ export class Raft {
   // majority of one list then has a server in common with any of the next, so a list may be in
   // force as soon as it is in a log, on the one server and not yet on another, and is so until it
   // is truncated away. Membership decides what is counted, never what is heard (thesis §4.1):
-  // elections, commitment, reads and CheckQuorum all count with `majority` and `reached`.
+  // elections, commitment, reads and CheckQuorum all count with `majority` and `majorityValue`.
   //
   // A server is worth what its disk remembers. One that starts again with an empty disk has
   // forgotten for whom it voted and what it acknowledged; counted as who it was, it would make two
@@ -1326,7 +1328,7 @@ export class Raft {
   }
 
   /** The greatest value that a majority of the voters has reached; `own` is this server's. */
-  private reached(role: Leader, own: number, of: (follower: Progress) => number): number {
+  private majorityValue(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
     const values = voters.map((member) => {
       if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;
@@ -1346,9 +1348,10 @@ export class Raft {
    * that an earlier leader has left behind elsewhere may be committed yet, unless there is an entry
    * of our own term on a majority, so a leader waits for that, too (Ongaro, 2015).
    */
-  private get isSettled(): boolean {
-    const { role, commitIndex, changedAt, heir } = this;
-    return role.name === "Leader" && commitIndex >= Math.max(changedAt, role.firstIndex) && !heir;
+  private get canChangeMembers(): boolean {
+    const { role, commitIndex, changedAt, transferTarget } = this;
+    return role.name === "Leader" && commitIndex >= Math.max(changedAt, role.firstIndex)
+      && !transferTarget;
   }
 
   /**
@@ -1361,14 +1364,14 @@ export class Raft {
     if (role.name !== "Leader") return undefined;
     const known = this.member(name);
     if (address === "" ? !known : known?.address === address) return changedAt;
-    // A refusal is final: what an earlier leader may have begun for the same asker, who asked on,
+    // A refusal is final: what an earlier leader may have begun for the same request, who asked on,
     // can only be committed yet before an entry of our own term is.
-    if (!this.isSettled) return undefined;
+    if (!this.canChangeMembers) return undefined;
     // A new server has no vote: commitment would have to wait until it has all of the log.
     const added = { name, votes: false, disk: 0, ...known, address };
     const others = members.filter((member) => member !== known);
     const next = address === "" ? others : [...others, added];
-    return this.whyNot(role, next, force) ?? this.appendMembers(role, next);
+    return this.quorumProblem(role, next, force) ?? this.appendMembers(role, next);
   }
 
   /** Returns whether a follower was heard in this term, and within an election timeout. */
@@ -1377,7 +1380,7 @@ export class Raft {
   }
 
   /** Why these must not become the members; undefined if they may. */
-  private whyNot(role: Leader, next: Configuration, force: boolean): string | undefined {
+  private quorumProblem(role: Leader, next: Configuration, force: boolean): string | undefined {
     const voters = next.filter(({ votes }) => votes);
     if (voters.length === 0) return "nobody would be left who has a vote";
     const isSilent = (voter: Member) => {
@@ -1391,12 +1394,12 @@ export class Raft {
   }
 
   /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
-  private enrol(role: Leader, member: Member): void {
+  private readmit(role: Leader, member: Member): void {
     const enrolled = { ...this.nameDisk(member), votes: false };
     const next = this.members.map((other) => other === member ? enrolled : other);
-    if (!this.isSettled || this.whyNot(role, next, false) !== undefined) return;
+    if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
     this.appendMembers(role, next);
-    this.attend(role, member.name);
+    this.trackFollower(role, member.name);
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
@@ -1406,16 +1409,16 @@ export class Raft {
     const founding = this.founding || drawId(this.#random);
     log.append(makeEntry(index, currentTerm, "members", encodeMembers(next, founding)));
     // Who is new is a stranger, whatever is known of another that had this name.
-    for (const name of this.others) if (!others.includes(name)) this.attend(role, name);
+    for (const name of this.others) if (!others.includes(name)) this.trackFollower(role, name);
     return index;
   }
 
   /** A follower has the log up to its `matchIndex`: perhaps it is time for a vote, or to go. */
-  private judgeMember(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
+  private maybePromote(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
     const { log, members, changedAt, settings: { windowBytes } } = this;
     const member = this.member(m.from);
-    if (member && !this.isNamed(member)) return this.enrol(role, member);
-    if (member?.votes || !this.isSettled) return;
+    if (member && !this.isNamed(member)) return this.readmit(role, member);
+    if (member?.votes || !this.canChangeMembers) return;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
     if (!isClose) return;
@@ -1428,13 +1431,13 @@ export class Raft {
   }
 
   /** A leader sees to it that those who were removed learn of it, unless they are silent. */
-  private keepMembers(role: Leader): void {
+  private pruneRemoved(role: Leader): void {
     for (const [name, { heardAt }] of role.followers) {
       const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
       if (isSilent && !this.member(name)) role.followers.delete(name);
     }
     // One that has removed itself leads until that is committed, without counting itself.
-    if (this.isRemoved || this.member(this.settings.name) || !this.isSettled) return;
+    if (this.isRemoved || this.member(this.settings.name) || !this.canChangeMembers) return;
     this.isRemoved = true;
     this.transfer();
   }
@@ -1860,14 +1863,14 @@ function numberCommand(
 }
 
 /** Commands that are one behind the other, and how many. They are read only to be applied. */
-type Part = { data: Buffer; count: number };
+type CommandBatch = { data: Buffer; count: number };
 
 /**
  * Cuts what a client has sent into parts of at most so many bytes, or of one command. None, if it
  * is anything but commands.
  */
-function cutCommands(packed: Buffer, bytes: number): Part[] {
-  const parts: Part[] = [];
+function cutCommands(packed: Buffer, bytes: number): CommandBatch[] {
+  const parts: CommandBatch[] = [];
   let [begin, at, count] = [0, 0, 0];
   const cut = () => parts.push({ data: packed.subarray(begin, at), count });
   while (at + COMMAND_HEADER <= packed.length) {
@@ -1903,7 +1906,7 @@ function readCommands(packed: Buffer): PackedCommand[] | undefined {
 const recordBytes = ({ record }: Entry) => record.length;
 
 /** In their order, as many together as have at most so many bytes, or else one alone. */
-function* groups<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
+function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
   let [group, left]: [T[], number] = [[], bytes];
   for (const one of all) {
     const needed = bytesOf(one);
@@ -2072,7 +2075,7 @@ export class RaftError extends Error {
 }
 
 /** What is wrong in how this file is used, or in a directory, only its user can put right. */
-function demand(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
+function ensure(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
   if (!condition) throw new RaftError(code, sentence);
 }
 
@@ -2127,20 +2130,20 @@ export class Storage {
     founder: Founder | undefined,
     private readonly random: () => number,
   ) {
-    this.release = this.attempt("use", "", files.lock);
+    this.release = this.withErrorContext("use", "", files.lock);
     try {
-      const found = this.attempt("read", "/log", files.read);
-      this.snapshotFile = this.attempt("read", "/snapshot", files.open);
+      const found = this.withErrorContext("read", "/log", files.read);
+      this.snapshotFile = this.withErrorContext("read", "/snapshot", files.open);
       if (this.snapshotFile) this.readHead();
-      this.demand(
-        found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read)),
+      this.ensure(
+        found ?? (!this.snapshot && this.withErrorContext("read", "/log.new", files.read)),
         `is missing, and this is not the first start in ${directory}. ${RESTORE}`,
       );
       const before = found ? this.recover(found) : founder && foundCluster(founder, random);
-      this.demand(before, "is not there. Take the directory of a server.");
+      this.ensure(before, "is not there. Take the directory of a server.");
       this.identity = before;
       if (!founder) return;
-      this.demand(
+      this.ensure(
         before.name === founder.name && before.cluster === founder.cluster,
         `holds the data of server ${before.name} of cluster ${before.cluster}, not of `
           + `${founder.name} of ${founder.cluster}. Take another directory, or start that server, `
@@ -2160,7 +2163,11 @@ export class Storage {
     this.hardState = hardState;
     const records = [this.voteRecord(), ...entries];
     if (this.next) this.since.push(...records);
-    this.attempt("write", "/log, so this server stops", () => this.append(this.log, records));
+    this.withErrorContext(
+      "write",
+      "/log, so this server stops",
+      () => this.append(this.log, records),
+    );
   }
 
   close(): void {
@@ -2171,7 +2178,7 @@ export class Storage {
 
   /** Adds what comes next to a new snapshot, which begins at 0 and is nothing until it is kept. */
   writeSnapshot(at: number, bytes: Uint8Array): void {
-    this.attempt("write", "/snapshot.new", (file) => {
+    this.withErrorContext("write", "/snapshot.new", (file) => {
       const before = this.draft;
       if (at === 0) {
         this.draft = this.files.create(file);
@@ -2185,7 +2192,7 @@ export class Storage {
 
   /** The new snapshot is whole, and takes the place of the one before. */
   keepSnapshot(): Snapshot {
-    this.attempt("write", "/snapshot", (file) => this.files.rename(`${file}.new`, file));
+    this.withErrorContext("write", "/snapshot", (file) => this.files.rename(`${file}.new`, file));
     this.snapshotFile?.close();
     [this.snapshotFile, this.draft] = [this.draft, undefined];
     return this.readHead();
@@ -2196,7 +2203,8 @@ export class Storage {
     const file = this.draft ?? this.snapshotFile;
     if (!file) return;
     const name = this.draft ? "/snapshot.new (as received)" : "/snapshot";
-    const read = (length: number) => this.attempt("read", name, () => file.read(at, length));
+    const read = (length: number) =>
+      this.withErrorContext("read", name, () => file.read(at, length));
     let [first, last]: (Entry | undefined)[] = [];
     let at = 0;
     for (;;) {
@@ -2210,12 +2218,12 @@ export class Storage {
     }
     const isEnd = read(1).length === 0;
     const isWhole = isEnd && first !== last && first?.record.equals(last?.record ?? NOTHING);
-    this.demand(isWhole, `is damaged at byte ${at}, and left as it is. ${RESTORE}`, name);
+    this.ensure(isWhole, `is damaged at byte ${at}, and left as it is. ${RESTORE}`, name);
   }
 
   readChunk(offset: number, length: number): Buffer {
     const read = () => this.snapshotFile?.read(offset, length) ?? NOTHING;
-    return this.attempt("read", "/snapshot", read);
+    return this.withErrorContext("read", "/snapshot", read);
   }
 
   /** Remembers which cluster it joins, before it takes anything from it. */
@@ -2228,7 +2236,7 @@ export class Storage {
    * Makes the server a cluster of its own, when the majority is gone for good. What it has is the
    * truth then, committed or not; who was a member before and returns is refused.
    */
-  secede(): void {
+  formNewCluster(): void {
     const { identity, base, entries, hardState: { currentTerm }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
     const last = entries.findLast(({ kind }) => kind === "members");
@@ -2246,7 +2254,7 @@ export class Storage {
     // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
     // again: the power may have failed when `log.old` still was the log itself.
     for (const name of ["/snapshot.new", "/log.old"]) {
-      this.attempt("remove", name, this.files.remove);
+      this.withErrorContext("remove", name, this.files.remove);
     }
     this.marker = Math.floor(this.random() * 2 ** 31);
     for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
@@ -2264,7 +2272,7 @@ export class Storage {
     sliceBytes: number,
   ): Generator<void> {
     const name = `${this.directory}/log`;
-    const write = <T>(action: () => T) => this.attempt("write", "/log.new", action);
+    const write = <T>(action: () => T) => this.withErrorContext("write", "/log.new", action);
     const start = makeEntry(
       index,
       term,
@@ -2272,7 +2280,7 @@ export class Storage {
       Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })),
     );
     const next = write(() => this.nextLog(name));
-    const slices = groups([start, ...entries], recordBytes, sliceBytes).toArray();
+    const slices = batches([start, ...entries], recordBytes, sliceBytes).toArray();
     const last = slices.pop() ?? [];
     [this.next, this.since] = [next, []];
     try {
@@ -2337,7 +2345,7 @@ export class Storage {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
-          this.demand(
+          this.ensure(
             version === VERSION || version === 3,
             "is of another version of raft.ts, and is left as it "
               + "is. Start that version with it, or take another directory.",
@@ -2351,7 +2359,7 @@ export class Storage {
       }
       end = frame.end;
     }
-    this.demand(
+    this.ensure(
       identity,
       "does not begin as a log of raft.ts does, and is left as it is. "
         + "Restore it, or take another directory.",
@@ -2365,7 +2373,7 @@ export class Storage {
     const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
-    const size = this.attempt("read", "/snapshot", () => this.snapshotFile?.size() ?? 0);
+    const size = this.withErrorContext("read", "/snapshot", () => this.snapshotFile?.size() ?? 0);
     const listed = readMembers(data) ?? { founding: 0, members: [] };
     return this.snapshot = { index, term, size, ...listed };
   }
@@ -2376,7 +2384,7 @@ export class Storage {
    */
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
-    this.demand(
+    this.ensure(
       snapshot.index >= base.index,
       `has no entry up to ${base.index}, and `
         + `${this.directory}/snapshot does not reach that far. ${RESTORE}`,
@@ -2389,17 +2397,17 @@ export class Storage {
   private cut(log: Buffer, end: number): void {
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
-      this.demand(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
+      this.ensure(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
     }
     const rest = log.subarray(end);
-    this.demand(
+    this.ensure(
       rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
       `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. `
         + RESTORE,
     );
     if (rest.subarray(0, FRAME_HEADER).equals(NO_FRAME)) return;
     const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
-    this.attempt("write", "/log.cut", (name) => {
+    this.withErrorContext("write", "/log.cut", (name) => {
       const file = this.files.create(name);
       try {
         file.write(torn, 0);
@@ -2411,12 +2419,12 @@ export class Storage {
     this.cutBytes = torn.length;
   }
 
-  private demand(condition: unknown, how: string, name = "/log"): asserts condition {
-    demand(condition, `${this.directory}${name} ${how}`, "storage");
+  private ensure(condition: unknown, how: string, name = "/log"): asserts condition {
+    ensure(condition, `${this.directory}${name} ${how}`, "storage");
   }
 
   /** Says what could not be done and what may help, where the system only says why. */
-  private attempt<T>(what: string, name: string, action: (file: string) => T): T {
+  private withErrorContext<T>(what: string, name: string, action: (file: string) => T): T {
     const file = `${this.directory}${name}`;
     try {
       return action(file);
@@ -2479,7 +2487,7 @@ const systemFiles = {
     const names = fs.readdirSync(directory);
     if (!names.includes("lock")) {
       // A server that runs still holds the deleted lock, but a second one can't see that.
-      demand(
+      ensure(
         !names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
         `${directory}/lock was deleted, so a server may still be running there. Make sure that `
           + `none is, and then: touch ${directory}/lock`,
@@ -2550,7 +2558,7 @@ function openFile(fd: number) {
       // Once a second, because to ask so soon after a sync takes half as long as the sync.
       if (performance.now() < checkAt) return;
       checkAt = performance.now() + 1000;
-      demand(
+      ensure(
         fs.fstatSync(fd).nlink > 0,
         "the file was deleted while the server ran. Start again "
           + "with an empty directory, if a majority of the others is there",
@@ -2584,7 +2592,7 @@ function readServer(text: string): Server | undefined {
 /** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
-  demand(
+  ensure(
     server,
     `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, `
       + "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. "
@@ -2659,7 +2667,7 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
  * socket of its own, which is connected. That no machine or network can be reached is no refusal:
  * nobody knows what is there. Returns what closes the socket, unless a refusal already has.
  */
-function knock({ host, port }: Address, onRefused: () => void): () => void {
+function probePort({ host, port }: Address, onRefused: () => void): () => void {
   const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
   let isOpen = port > 0;
   const close = () => {
@@ -2680,12 +2688,15 @@ const SEND_TRIES = 5;
 /**
  * Each datagram has a buffer of its own, to be kept. `send` never throws: what cannot be sent is
  * lost, as datagrams are. `datagramBytes` is how large they may be and still travel to `host` in
- * one piece: what is sent in fragments is lost with any of them. `knock` asks whether a process
+ * one piece: what is sent in fragments is lost with any of them. `probePort` asks whether a process
  * listens at a port, by an empty datagram. No answer means nothing.
  */
 async function bindSocket(at: Address, receive: Receive) {
   const socket = await openSocket(at).catch((error: Error) => {
-    throw new RaftError("network", `Cannot listen on ${writeAddress(at)}: ${whyNot(at, error)}`);
+    throw new RaftError(
+      "network",
+      `Cannot listen on ${writeAddress(at)}: ${bindProblem(at, error)}`,
+    );
   });
   // A socket at :: shows an IPv4 address as ::ffff:10.0.0.1.
   socket.on(
@@ -2694,7 +2705,7 @@ async function bindSocket(at: Address, receive: Receive) {
       receive(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }),
   );
   let isOpen = true;
-  let closeKnock = () => {};
+  let closeProbe = () => {};
   const { address } = socket.address();
   // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
   // helps, and as the next refusal may come in between, once is not enough.
@@ -2707,13 +2718,13 @@ async function bindSocket(at: Address, receive: Receive) {
     receiveBufferBytes: socket.getRecvBufferSize(),
     datagramBytes: (host: string) => isLoopback(host) ? LOOPBACK_BYTES : ETHERNET_BYTES,
     send,
-    knock(to: Address, onRefused: () => void) {
-      closeKnock();
-      closeKnock = knock(to, onRefused);
+    probePort(to: Address, onRefused: () => void) {
+      closeProbe();
+      closeProbe = probePort(to, onRefused);
     },
     close() {
       isOpen = false;
-      closeKnock();
+      closeProbe();
       socket.close();
     },
   };
@@ -2721,7 +2732,7 @@ async function bindSocket(at: Address, receive: Receive) {
 
 export type Socket = Awaited<ReturnType<typeof bindSocket>>;
 
-function whyNot({ host }: Address, { code, message }: Error & { code?: string }): string {
+function bindProblem({ host }: Address, { code, message }: Error & { code?: string }): string {
   const own = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
     .map(({ address }) => address).filter((address) => isIPv6(address) === isIPv6(host));
   const advice = `Use one of ${[...own, "or "].join(", ")}${isIPv6(host) ? "::" : "0.0.0.0"}.`;
@@ -2733,12 +2744,12 @@ function whyNot({ host }: Address, { code, message }: Error & { code?: string })
 
 /** How many of a sender's last datagrams are told apart: more than any network reorders. */
 const SEEN = 1024;
-const MAX_CORRESPONDENTS = 4096;
+const MAX_PEERS = 4096;
 const GREET_EVERY_MS = 10;
 const RESOLVE_EVERY_MS = 1000;
 const WARN_EVERY_MS = 60_000;
 /** Longer than any datagram is on its way: what a server said before it was replaced is no twin. */
-const TWIN_MS = 1000;
+const DUPLICATE_AFTER_MS = 1000;
 const MAX_WARNED = 100;
 /**
  * What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. The
@@ -2752,7 +2763,7 @@ const ENVELOPE_BYTES = 150;
 const MESSAGE_BYTES = 50;
 
 /** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
-class Correspondent {
+class Peer {
   /** Where a server is by the command line; and then also by the log or a redirect. */
   given: readonly Server[] = [];
   places: readonly Server[] = [];
@@ -2778,7 +2789,7 @@ class Correspondent {
   resolvedAt = Number.NEGATIVE_INFINITY;
   heardAt = Number.NEGATIVE_INFINITY;
   /** What was told about it since all was well, so that it is not told again. */
-  told: EndpointEvent["type"] | "" = "";
+  lastWarning: EndpointEvent["type"] | "" = "";
   /** Why a place of it was last not resolved. */
   reason = "";
 
@@ -2793,21 +2804,21 @@ export type EndpointEvent =
   | { type: "slow"; peer: Name; ms: number };
 /** What a node and a client make of what comes in; the last three concern nodes only. */
 type Receiver = {
-  onMessage(message: Message | ClientMessage, sender: Correspondent): void;
+  onMessage(message: Message | ClientMessage, sender: Peer): void;
   onGreeting(kind: Kind, greeting: Greeting): void;
   /** The founding of this server's log. */
   founding(): number;
   onRestarted?(peer: Name): void;
-  onSettled?(cluster: string): void;
-  tell?(event: EndpointEvent): void;
+  onJoined?(cluster: string): void;
+  emit?(event: EndpointEvent): void;
 };
 
 /** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
 export class Endpoint {
   /** How many datagrams were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
-  private readonly known = new Map<string, Correspondent>();
-  private readonly queued = new Set<Correspondent>();
+  private readonly known = new Map<string, Peer>();
+  private readonly queued = new Set<Peer>();
   /** The highest number that a datagram to anybody had who is no longer known. */
   private forgottenSent = 0;
   /** What was told of which address, and when. */
@@ -2817,7 +2828,7 @@ export class Endpoint {
    * Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. So
    * does a server that is to join one, until somebody there speaks to it as to a member.
    */
-  private isSettled: boolean;
+  private hasJoined: boolean;
 
   constructor(
     private readonly world: World,
@@ -2826,7 +2837,7 @@ export class Endpoint {
     readonly self: Identity,
     private readonly receiver: Receiver,
   ) {
-    [this.cluster, this.isSettled] = [self.id, self.id !== ""];
+    [this.cluster, this.hasJoined] = [self.id, self.id !== ""];
   }
 
   private get now(): number {
@@ -2834,10 +2845,10 @@ export class Endpoint {
   }
 
   /** Says where a server is, by a name that may be no more than its address. */
-  async introduce(server: Server): Promise<void> {
+  async resolvePeer(server: Server): Promise<void> {
     await Promise.all(
       this.keys.keys().map((kind) => {
-        const to = this.meet(kind, server.name);
+        const to = this.peer(kind, server.name);
         to.given = to.places = [server];
         return this.lookUp(to);
       }),
@@ -2845,14 +2856,14 @@ export class Endpoint {
   }
 
   /** Says where servers are by the log or by a redirect: each at one address, or at several. */
-  list(servers: readonly Server[], by = this.self.name): void {
+  learnAddresses(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
       for (const kind of name === this.self.name ? [] : this.keys.keys()) {
         // A server that answers to the name of another is where that one was before.
         const key = `${kind} ${name}`;
         const isAlias = this.known.get(key)?.name === by && by !== name;
         if (isAlias) this.known.delete(key);
-        const to = this.meet(kind, name);
+        const to = this.peer(kind, name);
         to.isNamed ||= isAlias || by === this.self.name;
         const places = [...to.given, ...own];
         if (Bun.deepEquals(places, to.places)) continue;
@@ -2866,24 +2877,24 @@ export class Endpoint {
    * Tells a client where the members are, as in `--peers`: first as last received, then by the log.
    * A loopback address helps only a client that is on one, too.
    */
-  whereabouts(members: Configuration, kind: Kind, client: Name): string {
-    const isNear = isLoopback(this.meet(kind, client).address?.host ?? "");
+  addressesOf(members: Configuration, kind: Kind, client: Name): string {
+    const isNear = isLoopback(this.peer(kind, client).address?.host ?? "");
     return members.flatMap(({ name, address }) => {
-      const all = new Set([...this.meet("peer", name).addresses.keys(), address]);
+      const all = new Set([...this.peer("peer", name).addresses.keys(), address]);
       return [...all].filter((at) => isNear || !isLoopback(at)).map((at) => `${name}=${at}`);
     }).join();
   }
 
   /** From now on it is this cluster, or none. */
-  settle(): void {
-    if (this.isSettled || this.cluster === "") return;
-    this.isSettled = true;
-    this.receiver.onSettled?.(this.cluster);
+  joinCluster(): void {
+    if (this.hasJoined || this.cluster === "") return;
+    this.hasJoined = true;
+    this.receiver.onJoined?.(this.cluster);
   }
 
   /** An answer has the `calls` that it is for: after a restart the same ids are of other ones. */
   send(kind: Kind, message: Message | ClientMessage, calls?: Set<number>): void {
-    const to = this.meet(kind, message.to);
+    const to = this.peer(kind, message.to);
     if (message.to === this.self.name) return this.receiver.onMessage(message, to);
     if (calls && calls !== to.calls) return;
     const body = encodeMessage(kind, message);
@@ -2894,7 +2905,7 @@ export class Endpoint {
   }
 
   /** How many bytes of messages a datagram to somebody may have; nobody is told its own address. */
-  roomFor({ address }: Correspondent): number {
+  roomFor({ address }: Peer): number {
     return this.socket.datagramBytes(address?.host ?? this.socket.address) - ENVELOPE_BYTES;
   }
 
@@ -2904,9 +2915,9 @@ export class Endpoint {
   }
 
   /** Asks whether a peer's process is there. The datagram is empty, and so nobody's to answer. */
-  knock(name: Name, onRefused: () => void): void {
-    const { address } = this.meet("peer", name);
-    if (address) this.socket.knock(address, onRefused);
+  probePort(name: Name, onRefused: () => void): void {
+    const { address } = this.peer("peer", name);
+    if (address) this.socket.probePort(address, onRefused);
   }
 
   receive(sealed: Buffer, address: Address): void {
@@ -2917,12 +2928,12 @@ export class Endpoint {
     const { kind, envelope, messages: received } = opened;
     const { cluster, to, boot, disk, sequence } = envelope;
     if (envelope.from === this.self.name) return this.drop("reflected");
-    const from = this.meet(kind, envelope.from);
+    const from = this.peer(kind, envelope.from);
     const greeting = received.find((message) => message.type === "Greeting");
     const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
     // A client says no cluster before it has found one. What another cluster's server says of
     // itself is true of another server, even if it has the name of one of ours.
-    const isForeign = cluster !== this.cluster && cluster !== "" && this.isSettled;
+    const isForeign = cluster !== this.cluster && cluster !== "" && this.hasJoined;
     // What is not meant for our present life may be a recording, and is not believed.
     if (isForeign || !isMeant || (!greeting && cluster !== this.cluster)) {
       if (!greeting) this.greet(from, envelope, address);
@@ -2939,7 +2950,7 @@ export class Endpoint {
     }
     // Nobody returns to an earlier life, or to a disk that it has lost.
     if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) {
-      this.judgeTwin(from, envelope, address);
+      this.warnOfDuplicate(from, envelope, address);
       return this.drop("outdated");
     }
     if (disk !== from.disk || boot > from.boot) this.beginLife(from, envelope);
@@ -2950,13 +2961,13 @@ export class Endpoint {
       [from.newest, from.address] = [sequence, address];
       from.addresses = new Map([[writeAddress(address), address]]);
     }
-    [from.heardAt, from.told] = [this.now, ""];
+    [from.heardAt, from.lastWarning] = [this.now, ""];
     if (greeting) return this.onGreeting(from, cluster, greeting);
-    if (kind === "peer" && received.length > 0) this.settle();
+    if (kind === "peer" && received.length > 0) this.joinCluster();
     for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
   }
 
-  private beginLife(of: Correspondent, { disk, boot }: Envelope): void {
+  private beginLife(of: Peer, { disk, boot }: Envelope): void {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bornAt = this.now;
@@ -2967,19 +2978,19 @@ export class Endpoint {
   }
 
   /** Who still says something new after its name has begun another life is a second server. */
-  private judgeTwin(
-    from: Correspondent,
+  private warnOfDuplicate(
+    from: Peer,
     { disk, boot, sequence }: Envelope,
     address: Address,
   ): void {
     const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
-    const mayBeLate = this.now < from.bornAt + TWIN_MS;
+    const mayBeLate = this.now < from.bornAt + DUPLICATE_AFTER_MS;
     if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
     this.warn({ type: "twice", server: from.name, address, other: from.address }, address.host);
   }
 
   /** Tells who is here to somebody who has it wrong, but not at any rate. */
-  private greet(to: Correspondent, { to: asked, boot }: Envelope, address: Address): void {
+  private greet(to: Peer, { to: asked, boot }: Envelope, address: Address): void {
     if (this.now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = this.now;
     const { name: from, cluster, members } = this.self;
@@ -2994,13 +3005,13 @@ export class Endpoint {
     } as const;
     this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
     // Who does not know its cluster yet wants to be greeted in its turn.
-    if (!this.isSettled) this.socket.send(this.seal(to, [], boot), address);
+    if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
   }
 
-  private onGreeting(from: Correspondent, cluster: string, greeting: Greeting): void {
+  private onGreeting(from: Peer, cluster: string, greeting: Greeting): void {
     const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
-    if (!this.isSettled && isOurs) this.cluster = cluster;
+    if (!this.hasJoined && isOurs) this.cluster = cluster;
     // A client may know a server by an address only. From now on both names are the same to it,
     // unless it is the name of another server, which was at this address before.
     const alias = `${from.kind} ${greeting.asked}`;
@@ -3021,32 +3032,32 @@ export class Endpoint {
     }
     if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
     this.warned.set(about, this.now);
-    this.receiver.tell?.(event);
+    this.receiver.emit?.(event);
   }
 
   /** What is known of a server, for people. */
   about(kind: Kind, asked: Name) {
-    const { name, addresses, heardAt, told, reason } = this.meet(kind, asked);
+    const { name, addresses, heardAt, lastWarning, reason } = this.peer(kind, asked);
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [address = ""] = addresses.keys();
-    return { name, address, heardMs, told, reason };
+    return { name, address, heardMs, lastWarning, reason };
   }
 
-  meet(kind: Kind, name: Name): Correspondent {
+  peer(kind: Kind, name: Name): Peer {
     const known = this.known.get(`${kind} ${name}`);
     if (known) return known;
-    const met = new Correspondent(kind, name);
+    const met = new Peer(kind, name);
     this.known.set(`${kind} ${name}`, met);
     // Whoever is forgotten may come back, and still knows the numbers that it has seen.
     met.sent = this.forgottenSent;
     const [stranger] = this.known.entries().filter(([, { places }]) => places.length === 0);
-    if (this.known.size <= MAX_CORRESPONDENTS || !stranger) return met;
+    if (this.known.size <= MAX_PEERS || !stranger) return met;
     this.known.delete(stranger[0]);
     this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
     return met;
   }
 
-  private transmit(to: Correspondent): void {
+  private transmit(to: Peer): void {
     const { bodies, places, addresses, resolvedAt, heardAt } = to;
     [to.bodies, to.bytes] = [[], 0];
     const sealed = this.seal(to, bodies);
@@ -3060,7 +3071,7 @@ export class Endpoint {
    * Finds all addresses of a server: where messages of any kind came from, and those of its places.
    * A first, empty datagram makes it tell its boot before that is needed.
    */
-  private async lookUp(to: Correspondent): Promise<void> {
+  private async lookUp(to: Peer): Promise<void> {
     const { name, places } = to;
     to.resolvedAt = this.now;
     const heard = kinds.flatMap((kind) => this.known.get(`${kind} ${name}`)?.address ?? []);
@@ -3071,7 +3082,7 @@ export class Endpoint {
         const text = writeAddress(address);
         if (to.addresses.has(text)) return;
         to.addresses.set(text, address);
-        if (to.told === "unresolved") to.told = "";
+        if (to.lastWarning === "unresolved") to.lastWarning = "";
         this.transmit(to);
       } catch (error) {
         to.reason = (error as Error).message;
@@ -3080,7 +3091,7 @@ export class Endpoint {
     }));
   }
 
-  private seal(to: Correspondent, bodies: Uint8Array[], toBoot = to.boot): Buffer {
+  private seal(to: Peer, bodies: Uint8Array[], toBoot = to.boot): Buffer {
     to.sent += 1;
     const { cluster, self: { name: from, disk, boot } } = this;
     const envelope = {
@@ -3096,10 +3107,10 @@ export class Endpoint {
     return seal(this.keys, to.kind, envelope, bodies);
   }
 
-  private tell(about: Correspondent, event: EndpointEvent): void {
+  private tell(about: Peer, event: EndpointEvent): void {
     // Servers know each other as clients too, but to tell it once is enough.
-    if (about.told !== event.type && about.kind === "peer") this.receiver.tell?.(event);
-    about.told = event.type;
+    if (about.lastWarning !== event.type && about.kind === "peer") this.receiver.emit?.(event);
+    about.lastWarning = event.type;
   }
 
   private drop(reason: string): void {
@@ -3161,7 +3172,7 @@ const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
-  demand(
+  ensure(
     length <= MAX_COMMAND_BYTES,
     `${length} bytes are too many for a datagram, which has `
       + `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`,
@@ -3176,12 +3187,12 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 }
 
 /** A request, and the `calls` of its sender, which has other ones after each restart. */
-type Asker = ClientMessage & Pick<Correspondent, "calls">;
-type Question = Asker & { type: "Read" | "ReadIndex" };
-type Commands = Asker & { type: "Commands" };
+type ClientRequest = ClientMessage & Pick<Peer, "calls">;
+type ReadRequest = ClientRequest & { type: "Read" | "ReadIndex" };
+type Commands = ClientRequest & { type: "Commands" };
 /** A request that waits for `count` outcomes, or one. The `first` has that place in it, or 0. */
-type Share = { asker: Asker; first?: number; count?: number };
-type Proposal = { shares: readonly Share[]; term: number };
+type Waiter = { request: ClientRequest; first?: number; count?: number };
+type Proposal = { shares: readonly Waiter[]; term: number };
 /** An answer; or why it is refused; or nothing, if another server leads, which can tell more. */
 type Result = Uint8Array | string | undefined;
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -3203,17 +3214,17 @@ export class Node {
   /** Who waits for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
   /** Commands of this turn, in no entry yet. */
-  private batch: (Share & { data: Buffer })[] = [];
+  private batch: (Waiter & { data: Buffer })[] = [];
   /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
-  private readonly questions: Question[] = [];
-  private unasked: Question[] = [];
+  private readonly questions: ReadRequest[] = [];
+  private unasked: ReadRequest[] = [];
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
-  private readonly awaited: { index: number; questions: Question[] }[] = [];
+  private readonly awaited: { index: number; questions: ReadRequest[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
   private members: Configuration;
   /** The last request that began an attempt to hand over. */
-  private lastTransfer: Asker | undefined;
+  private lastTransfer: ClientRequest | undefined;
   private isHandingOver = false;
   private isStopping = false;
   private isLeaving = false;
@@ -3234,15 +3245,15 @@ export class Node {
     const servers = [{ ...at, name }, ...peers.map(parseServer)];
     const members = servers.map((server) => server.name);
     const distinct = new Set(servers.map(writeAddress)).size;
-    demand(
+    ensure(
       Math.min(distinct, new Set(members).size) === members.length,
       `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`,
     );
-    demand(
+    ensure(
       isShortName(name) && isShortName(cluster),
       "The name of the server or of the cluster is too long. Take one of at most 255 bytes.",
     );
-    demand(
+    ensure(
       !join || peers.length > 0,
       "A server that is to join a cluster needs the addresses of "
         + "some who are in it: --peers.",
@@ -3256,13 +3267,13 @@ export class Node {
     try {
       const { address } = socket;
       // Anybody on the network could do anything to a server that has no secret.
-      demand(
+      ensure(
         secret !== "" || isLoopback(address),
         `Without a secret a server listens on loopback addresses only, not on ${address}, where `
           + "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
           + "'--secret-file raft.secret'.",
       );
-      demand(
+      ensure(
         name !== at.name || !ANY.includes(address),
         `${address} is every address of this machine, and no name. Give this server the name by `
           + "which its peers know it: --name HOST:PORT.",
@@ -3286,7 +3297,7 @@ export class Node {
     servers: readonly Server[],
   ) {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
-    demand(
+    ensure(
       heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
       `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of `
         + `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter `
@@ -3330,8 +3341,8 @@ export class Node {
         this.schedule();
         this.core.onRestarted(peer, world.clock.now());
       },
-      onSettled: (id) => this.guard(() => storage.join(id)),
-      tell: (event) => this.guard(() => this.tell(event)),
+      onJoined: (id) => this.guard(() => storage.join(id)),
+      emit: (event) => this.guard(() => this.tell(event)),
     });
     this.members = this.core.members;
     const names = new Set([...this.members, ...servers].map((server) => server.name));
@@ -3343,8 +3354,8 @@ export class Node {
       () => this.schedule(),
     );
     this.tell({ type: "recovered", cutBytes, members: this.members });
-    for (const peer of servers.slice(1)) void this.endpoint.introduce(peer);
-    this.endpoint.list(this.members.flatMap(serverOf));
+    for (const peer of servers.slice(1)) void this.endpoint.resolvePeer(peer);
+    this.endpoint.learnAddresses(this.members.flatMap(serverOf));
     this.schedule();
   }
 
@@ -3420,7 +3431,7 @@ export class Node {
   }
 
   /**
-   * Asks this server, if it leads, to hand over to `heir`, or to the first server that answers and
+   * Asks this server, if it leads, to hand over to `transferTarget`, or to the first server that answers and
    * has all of the log. Returns whether it tries: the event `leader` tells how it ends.
    */
   transfer(heir?: Name): boolean {
@@ -3494,7 +3505,7 @@ export class Node {
       if (unsaved) storage.save(unsaved);
       core.onSaved();
     }
-    if (core.incoming?.chunks.length) this.work(this.receiveSnapshot(core.incoming));
+    if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     // 3. Send what is a promise: votes, acknowledgements.
     for (const message of outbox) if (!isEarly(message)) this.transmit(message);
     endpoint.flush();
@@ -3503,18 +3514,20 @@ export class Node {
     for (const entry of core.takeApplicable(bytes)) this.apply(entry);
     this.answerReads();
     this.askIndex();
-    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) this.work(this.writeSnapshot());
+    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
+      this.runInSlices(this.writeSnapshot());
+    }
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.tell(event);
-    for (const peer of core.knocks.splice(0)) {
-      endpoint.knock(peer, () => {
+    for (const peer of core.portProbes.splice(0)) {
+      endpoint.probePort(peer, () => {
         this.schedule();
-        core.onRefused(peer, this.world.clock.now());
+        core.onPortClosed(peer, this.world.clock.now());
       });
     }
     this.meetMembers();
-    if (this.isHandingOver && !core.heir) return void this.stop();
+    if (this.isHandingOver && !core.transferTarget) return void this.stop();
     // By saving it became a leader, whose term begins now; or there is more to be applied.
     if (core.unsaved || core.hasApplicable) this.schedule();
     this.setTimer();
@@ -3527,7 +3540,7 @@ export class Node {
     // A snapshot lists them again, mostly the same ones; and disks concern no program.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
     if (members !== before) {
-      this.endpoint.list(members.flatMap(serverOf));
+      this.endpoint.learnAddresses(members.flatMap(serverOf));
       if (shown(members) !== shown(before)) this.tell({ type: "members", members });
     }
     if (!isRemoved || this.isLeaving || role.name === "Leader") return;
@@ -3562,7 +3575,7 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onMessage(message: Message | ClientMessage, { calls }: Correspondent): void {
+  private onMessage(message: Message | ClientMessage, { calls }: Peer): void {
     this.schedule();
     if (!("term" in message)) return this.onClientMessage({ ...message, calls });
     const now = this.world.clock.now();
@@ -3575,7 +3588,7 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: Asker): void {
+  private onClientMessage(m: ClientRequest): void {
     if (m.type === "Inspect") return this.answer(m, Buffer.from(JSON.stringify(this.status())));
     if (m.type === "ChangeMembers") return this.change(m);
     if (m.type === "Transfer") return this.answer(m, this.handOver(m));
@@ -3586,7 +3599,7 @@ export class Node {
     if (m.calls.has(m.id)) return; // It is repeated, and waits already.
     m.calls.add(m.id);
     if (m.type === "Commands") this.accept(m);
-    else if (m.type === "OpenSession") this.append("session", NOTHING, [{ asker: m }]);
+    else if (m.type === "OpenSession") this.append("session", NOTHING, [{ request: m }]);
     else if (this.core.read()) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
     else this.answer(m);
@@ -3613,60 +3626,64 @@ export class Node {
    * What comes in one turn shares entries of the size of a datagram: to replicate one costs as much
    * as many commands do. Only a large command has a larger one, for itself.
    */
-  private accept(asker: Commands): void {
+  private accept(request: Commands): void {
     // What no AppendEntries can carry would hold up all that comes behind it.
-    if (asker.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
-      return this.answer(asker, "it is too large");
+    if (request.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
+      return this.answer(request, "it is too large");
     }
-    const parts = cutCommands(asBuffer(asker.data), this.entryBytes);
-    if (parts.length === 0) return this.answer(asker, "it is not a command");
+    const parts = cutCommands(asBuffer(request.data), this.entryBytes);
+    if (parts.length === 0) return this.answer(request, "it is not a command");
     let first = 0;
     for (const { data, count } of parts) {
-      this.batch.push({ asker, data, first, count });
+      this.batch.push({ request, data, first, count });
       first += count;
     }
   }
 
   private proposeBatch(): void {
-    for (const shares of groups(this.batch.splice(0), ({ data }) => data.length, this.entryBytes)) {
+    for (
+      const shares of batches(this.batch.splice(0), ({ data }) => data.length, this.entryBytes)
+    ) {
       this.append("commands", Buffer.concat(shares.map(({ data }) => data)), shares);
     }
   }
 
-  private append(kind: Entry["kind"], data: Buffer, shares: readonly Share[]): void {
+  private append(kind: Entry["kind"], data: Buffer, shares: readonly Waiter[]): void {
     const index = this.core.propose(kind, data);
     if (index !== undefined) this.proposals.set(index, { shares, term: this.core.currentTerm });
-    else for (const { asker } of shares) this.answer(asker);
+    else for (const { request } of shares) this.answer(request);
   }
 
-  private change(asker: Asker & { type: "ChangeMembers" }): void {
+  private change(request: ClientRequest & { type: "ChangeMembers" }): void {
     const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
-    const { name, address, force } = asker;
+    const { name, address, force } = request;
     const index = readServer(`${name}=${address || "any:1"}`)
       ? core.changeMembers(name, address, force)
       : "it has no such address";
-    if (typeof index !== "number") return this.answer(asker, index);
+    if (typeof index !== "number") return this.answer(request, index);
     // What is under way already will be done when it is asked again.
-    if (index > lastIndex) this.proposals.set(index, { shares: [{ asker }], term });
-    if (index <= core.lastApplied) this.answer(asker, NOTHING);
+    if (index > lastIndex) this.proposals.set(index, { shares: [{ request }], term });
+    if (index <= core.lastApplied) this.answer(request, NOTHING);
   }
 
   /**
    * Makes one attempt for each request, however often that is repeated, because an attempt stops
    * all writes. The next leader confirms that it leads, or this one says that the attempt failed.
    */
-  private handOver(asker: Asker & { type: "Transfer" }): Result {
+  private handOver(request: ClientRequest & { type: "Transfer" }): Result {
     const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
     if (core.role.name !== "Leader") return undefined;
-    if (asker.leader !== name) {
-      return ["", name].includes(asker.name) ? Buffer.from(name) : `${name} leads already`;
+    if (request.leader !== name) {
+      return ["", name].includes(request.name) ? Buffer.from(name) : `${name} leads already`;
     }
-    if (last?.calls === asker.calls && last.id === asker.id) {
-      if (!core.heir) return `${asker.name || "the heir"} did not take over in time`;
+    if (last?.calls === request.calls && last.id === request.id) {
+      if (!core.transferTarget) return `${request.name || "the heir"} did not take over in time`;
       return undefined; // When it is asked again, perhaps another leads.
     }
-    const why = core.heir ? "it is handing over" : core.transfer(asker.name || undefined);
-    if (why === undefined) this.lastTransfer = asker;
+    const why = core.transferTarget
+      ? "it is handing over"
+      : core.transfer(request.name || undefined);
+    if (why === undefined) this.lastTransfer = request;
     return why;
   }
 
@@ -3674,30 +3691,30 @@ export class Node {
     const outcomes = this.sessions.apply(entry, this.options.machine);
     const proposal = this.proposals.get(entry.index);
     this.proposals.delete(entry.index);
-    for (const { asker, first = 0, count = 1 } of proposal?.shares ?? []) {
+    for (const { request, first = 0, count = 1 } of proposal?.shares ?? []) {
       const own = outcomes.splice(0, count);
       // Another leader's entry may have taken its place.
-      if (proposal?.term !== entry.term) this.answer(asker);
-      else if (asker.type === "Commands") this.answerCommands(asker, first, own);
-      else this.answer(asker, own[0]?.data ?? NOTHING);
+      if (proposal?.term !== entry.term) this.answer(request);
+      else if (request.type === "Commands") this.answerCommands(request, first, own);
+      else this.answer(request, own[0]?.data ?? NOTHING);
     }
   }
 
-  private answerCommands(asker: Commands, first: number, outcomes: readonly Outcome[]): void {
-    const isOwn = asker.from === this.endpoint.self.name; // No datagram needs their records.
+  private answerCommands(request: Commands, first: number, outcomes: readonly Outcome[]): void {
+    const isOwn = request.from === this.endpoint.self.name; // No datagram needs their records.
     const all = outcomes.map(({ kind, data }, i) =>
       isOwn
         ? { index: first + i, term: 0, kind, data, record: NOTHING }
         : makeEntry(first + i, 0, kind, data)
     );
     const room = this.core.settings.batchBytes;
-    for (const entries of groups(all, recordBytes, room)) {
-      this.send(asker, { type: "Outcomes", entries });
+    for (const entries of batches(all, recordBytes, room)) {
+      this.send(request, { type: "Outcomes", entries });
     }
   }
 
   /** Does in slices what takes long, so that no heartbeat waits for it. What is older ends. */
-  private work(slices: Generator<void>): void {
+  private runInSlices(slices: Generator<void>): void {
     this.slices?.return(undefined);
     this.slices = slices;
     const next = (): void => {
@@ -3724,7 +3741,7 @@ export class Node {
       )
     );
     let at = 0;
-    for (const group of groups(records, recordBytes, this.sliceBytes)) {
+    for (const group of batches(records, recordBytes, this.sliceBytes)) {
       const frame = storage.frame(group);
       storage.writeSnapshot(at, frame);
       at += frame.length;
@@ -3750,7 +3767,7 @@ export class Node {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(data);
         if (kind !== "state") continue;
-        demand(
+        ensure(
           !(take(data) as unknown instanceof Promise),
           "Cannot restore this state machine: the function that "
             + "restore returns is async. Take each chunk before the function returns.",
@@ -3782,7 +3799,7 @@ export class Node {
     while (isReady()) awaited.shift()?.questions.forEach((m) => this.answerQuestion(m));
   }
 
-  private answerQuestion(m: Question): void {
+  private answerQuestion(m: ReadRequest): void {
     const { core: { lastApplied }, options: { machine } } = this;
     try {
       const answer = m.type === "Read"
@@ -3797,21 +3814,21 @@ export class Node {
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
     for (const { shares } of this.proposals.values()) {
-      for (const { asker } of shares) this.answer(asker);
+      for (const { request } of shares) this.answer(request);
     }
-    for (const asker of this.questions.splice(0)) this.answer(asker);
+    for (const request of this.questions.splice(0)) this.answer(request);
     this.proposals.clear();
   }
 
-  private answer(asker: Asker, result?: Result): void {
-    if (typeof result === "string") return this.send(asker, { type: "Refused", reason: result });
-    if (result) return this.send(asker, { type: "Answer", answer: result });
-    const leader = this.core.heir ?? this.core.leader ?? "";
-    const servers = this.endpoint.whereabouts(this.members, kindOf(asker.type), asker.from);
-    this.send(asker, { type: "NotLeader", leader, servers });
+  private answer(request: ClientRequest, result?: Result): void {
+    if (typeof result === "string") return this.send(request, { type: "Refused", reason: result });
+    if (result) return this.send(request, { type: "Answer", answer: result });
+    const leader = this.core.transferTarget ?? this.core.leader ?? "";
+    const servers = this.endpoint.addressesOf(this.members, kindOf(request.type), request.from);
+    this.send(request, { type: "NotLeader", leader, servers });
   }
 
-  private send({ type, from: to, id, calls }: Asker, content: Content): void {
+  private send({ type, from: to, id, calls }: ClientRequest, content: Content): void {
     calls.delete(id);
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, calls);
   }
@@ -3845,7 +3862,7 @@ type Waiting = {
  * command, or one, which is empty as soon as its outcome is there, and `missing` such outcomes are
  * not. `asked` is who has not answered; servers were asked `times`.
  */
-type Operation = {
+type PendingRequest = {
   id: number;
   content: Content;
   only: Name | undefined;
@@ -3866,7 +3883,7 @@ const ADVICE = {
 };
 
 /** Of the first command, or 0. */
-const firstNumber = ({ content }: Operation) =>
+const firstNumber = ({ content }: PendingRequest) =>
   content.type === "Commands" ? readNumber(asBuffer(content.data), 6) : 0;
 
 const kindOf = (type: Content["type"]) =>
@@ -3877,7 +3894,7 @@ const kindOf = (type: Content["type"]) =>
  * are of one session, so each is applied once, however often it is sent (thesis §6.3).
  */
 export class Client {
-  private readonly operations = new Map<number, Operation>();
+  private readonly pending = new Map<number, PendingRequest>();
   private lastId = 0;
   /** Undefined until it is open, and again when it may have ended. */
   private session: number | undefined;
@@ -3889,7 +3906,7 @@ export class Client {
   private cancelTimer: (() => void) | undefined;
   private closed: keyof typeof CLOSED | undefined;
   /** What servers said instead of an answer, for people. */
-  private readonly excuses = new Map<Name, string>();
+  private readonly lastReplies = new Map<Name, string>();
   /** Who has not answered in time, and so is given less of it until it does. */
   private readonly silent = new Set<Name>();
 
@@ -3911,13 +3928,13 @@ export class Client {
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const key = options.clientKey;
-    demand(
+    ensure(
       key === undefined || /^[0-9a-f]{64}$/.test(key),
       "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
     );
     const keys = key === undefined ? operatorKeys(secret, cluster) : clientKeys(key);
     const servers = options.servers.map(parseServer);
-    demand(servers.length > 0, "A client needs at least one server to ask.");
+    ensure(servers.length > 0, "A client needs at least one server to ask.");
     const disk = drawId(world.random);
     const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
     const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));
@@ -3943,7 +3960,7 @@ export class Client {
     };
     const names = servers.map((server) => server.name);
     const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
-    await Promise.race(servers.map((server) => endpoint.introduce(server)));
+    await Promise.race(servers.map((server) => endpoint.resolvePeer(server)));
     return client;
   }
 
@@ -3961,11 +3978,11 @@ export class Client {
     const { session } = this;
     if (this.commands.length === 0) return;
     if (session === undefined) return void this.openSession();
-    const target = this.endpoint.meet("client", this.target);
+    const target = this.endpoint.peer("client", this.target);
     const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;
-    for (const batch of groups(this.commands.splice(0), ({ packed }) => packed.length, room)) {
+    for (const batch of batches(this.commands.splice(0), ({ packed }) => packed.length, room)) {
       // Commands are under way in the order of their numbers: all below the first are answered.
-      const numbers = this.operations.values().map(firstNumber).filter((number) => number > 0);
+      const numbers = this.pending.values().map(firstNumber).filter((number) => number > 0);
       const [oldest = this.sequence + 1] = numbers;
       for (const { packed } of batch) {
         numberCommand(packed, session, this.sequence += 1, oldest - 1);
@@ -3999,7 +4016,7 @@ export class Client {
   }
 
   /**
-   * Has a leader hand over to `heir`, or to the first server that has all of its log, and resolves
+   * Has a leader hand over to `transferTarget`, or to the first server that has all of its log, and resolves
    * to the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
    * reason, such as that the heir has not been heard or has not taken over; "timeout".
    */
@@ -4012,7 +4029,7 @@ export class Client {
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
     const answer = await this.perform({ type: "Inspect" }, server);
     const status: ReturnType<Node["status"]> = JSON.parse(`${answer}`);
-    this.endpoint.list(status.peers.flatMap(serverOf), status.name);
+    this.endpoint.learnAddresses(status.peers.flatMap(serverOf), status.name);
     return status;
   }
 
@@ -4022,7 +4039,7 @@ export class Client {
     this.schedule = () => this.sendCommands(); // Nothing happens later any more.
     this.cancelTimer?.();
     this.sendCommands();
-    for (const each of this.operations.values()) this.giveUp(each, CLOSED[code]);
+    for (const each of this.pending.values()) this.giveUp(each, CLOSED[code]);
     this.endpoint.socket.close();
   }
 
@@ -4032,16 +4049,16 @@ export class Client {
   /** Everything that is not answered is asked again, at once, or of another server. */
   askAgain(leader = this.target): void {
     this.target = leader;
-    for (const operation of this.operations.values()) this.ask(operation);
+    for (const operation of this.pending.values()) this.ask(operation);
   }
 
   onAnswer(answer: ClientMessage): void {
-    const operation = this.operations.get(answer.id);
+    const operation = this.pending.get(answer.id);
     if (!operation) return;
-    this.excuses.delete(answer.from);
+    this.lastReplies.delete(answer.from);
     this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
-    if (operation.content.type !== "Inspect") this.endpoint.settle();
+    if (operation.content.type !== "Inspect") this.endpoint.joinCluster();
     if (answer.type === "Answer") {
       this.conclude(operation, 0, { kind: "answer", data: asBuffer(answer.answer) });
     }
@@ -4050,12 +4067,12 @@ export class Client {
     for (const outcome of answer.entries) this.conclude(operation, outcome.index, outcome);
   }
 
-  private conclude(operation: Operation, place: number, { kind, data }: Outcome): void {
+  private conclude(operation: PendingRequest, place: number, { kind, data }: Outcome): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
     operation.waiting[place] = undefined;
     operation.missing -= 1;
-    if (operation.missing === 0) this.operations.delete(operation.id);
+    if (operation.missing === 0) this.pending.delete(operation.id);
     // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
     if (kind === "answer") return waiting.resolve(Buffer.from(data));
     const { packed, resolve, reject, isRepeated } = waiting;
@@ -4070,13 +4087,13 @@ export class Client {
     this.schedule();
   }
 
-  private fail(operation: Operation, error: RaftError): void {
-    this.operations.delete(operation.id);
+  private fail(operation: PendingRequest, error: RaftError): void {
+    this.pending.delete(operation.id);
     for (const waiting of operation.waiting) waiting?.reject(error);
   }
 
   /** A command that is refused when it is repeated may have been done the first time. */
-  private refusal(operation: Operation, reason: string): RaftError {
+  private refusal(operation: PendingRequest, reason: string): RaftError {
     const { content: { type }, times } = operation;
     const why = `The server refuses: ${reason}`;
     const isRepeated = type === "Commands" && times > 1;
@@ -4085,14 +4102,14 @@ export class Client {
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
   private onRedirect(
-    operation: Operation,
+    operation: PendingRequest,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
   ): void {
-    this.excuses.set(from, leader ? `says that ${leader} leads` : "knows no leader");
+    this.lastReplies.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
     for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
-    this.endpoint.list(listed, from);
+    this.endpoint.learnAddresses(listed, from);
     if (leader === "") return;
     operation.asked = undefined;
     this.target = leader;
@@ -4104,14 +4121,14 @@ export class Client {
   }
 
   private start(content: Content, waiting: Waiting[], only?: Name): void {
-    demand(
+    ensure(
       this.endpoint.keys.has(kindOf(content.type)),
       "Who only has the clients' key can "
         + "neither change the members nor who leads. Give the secret itself: --secret-file.",
     );
     const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
-    const operation: Operation = {
+    const operation: PendingRequest = {
       id,
       content,
       only,
@@ -4122,13 +4139,13 @@ export class Client {
       askAt: 0,
       times: 0,
     };
-    this.operations.set(id, operation);
+    this.pending.set(id, operation);
     if (this.closed) this.giveUp(operation, CLOSED[this.closed]);
     else this.ask(operation);
     this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private ask(operation: Operation): void {
+  private ask(operation: PendingRequest): void {
     const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
@@ -4140,7 +4157,7 @@ export class Client {
   /** One timer for all operations. Who was asked in vain is not asked next. */
   private onTimer(): void {
     const now = this.clock.now();
-    for (const operation of this.operations.values()) {
+    for (const operation of this.pending.values()) {
       if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
       else if (now >= operation.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
@@ -4150,16 +4167,16 @@ export class Client {
         this.ask(operation);
       }
     }
-    const isIdle = this.operations.size === 0;
+    const isIdle = this.pending.size === 0;
     this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp(operation: Operation, why: string): void {
+  private giveUp(operation: PendingRequest, why: string): void {
     this.session = undefined; // So the next command is not even sent while there is no leader.
     this.fail(operation, this.failure(operation, why));
   }
 
-  private failure({ content: { type }, only, times }: Operation, why: string): RaftError {
+  private failure({ content: { type }, only, times }: PendingRequest, why: string): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
     const isWrite = type === "Commands" || type === "ChangeMembers";
@@ -4169,12 +4186,12 @@ export class Client {
 
   /** A server's name, and why it may not have helped. */
   describe(server: Name): string {
-    const { name, heardMs, told, reason } = this.endpoint.about("client", server);
+    const { name, heardMs, lastWarning, reason } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
-    if (told === "unresolved") return `${name} (${reason})`;
-    if (told === "foreign") return `${name} (it is of another cluster)`;
+    if (lastWarning === "unresolved") return `${name} (${reason})`;
+    if (lastWarning === "foreign") return `${name} (it is of another cluster)`;
     if (heardMs === null) return `${name} (never heard)`;
-    const excuse = heardMs < this.timeoutMs ? this.excuses.get(name) : undefined;
+    const excuse = heardMs < this.timeoutMs ? this.lastReplies.get(name) : undefined;
     return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;
   }
 }

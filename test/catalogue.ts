@@ -303,10 +303,10 @@ export const planted: readonly Planted[] = [
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
-      for (const { asker, first, count } of shares) {
+      for (const { request, first, count } of shares) {
         const answers = Array.from({ length: count },
           () => ({ kind: "answer", data: Buffer.of(1) }));
-        if (asker.type === "Commands") this.answerCommands(asker, first, answers);
+        if (request.type === "Commands") this.answerCommands(request, first, answers);
       }
     } else if (index !== undefined) this.proposals.set(`,
     ]],
@@ -352,7 +352,7 @@ export const planted: readonly Planted[] = [
   {
     id: "41",
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
-    changes: [["this.demand(!readFrame(log, at),", "this.demand(true,"]],
+    changes: [["this.ensure(!readFrame(log, at),", "this.ensure(true,"]],
     caughtBy: [
       { mode: "full", seed: 2 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
@@ -405,7 +405,7 @@ export const planted: readonly Planted[] = [
     name: "A message with a missing field is accepted.",
     changes: [[
       "raw.length !== list.length) return undefined;\n  const fields",
-      "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n"
+      "raw.length > list.length) return undefined;\n  learnAddresses = learnAddresses.slice(0, raw.length) as never;\n"
       + "  const fields",
     ]],
     caughtBy: [{ file: "wire", title: "fields that are missing or too many" }],
@@ -531,8 +531,8 @@ export const planted: readonly Planted[] = [
     id: "60",
     name: "A leader counts its own copy of an entry before its disk has it.",
     changes: [[
-      "this.reached(role, this.log.savedIndex,",
-      "this.reached(role, this.log.lastIndex,",
+      "this.majorityValue(role, this.log.savedIndex,",
+      "this.majorityValue(role, this.log.lastIndex,",
     ]],
     caughtBy: [{ mode: "full", seed: 28 }],
   },
@@ -598,8 +598,8 @@ export const planted: readonly Planted[] = [
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
       [
-        "if (proposal?.term !== entry.term) this.answer(asker);",
-        "if (proposal?.term === -1) this.answer(asker);",
+        "if (proposal?.term !== entry.term) this.answer(request);",
+        "if (proposal?.term === -1) this.answer(request);",
       ],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
@@ -847,7 +847,7 @@ export const planted: readonly Planted[] = [
   {
     id: "88",
     name: "A disk that has lost a tail of its log is sent nothing any more.",
-    changes: [["if (member) this.enrol(role, member);\n    } else {", "} else {"]],
+    changes: [["if (member) this.readmit(role, member);\n    } else {", "} else {"]],
     caughtBy: [
       { file: "members", title: "that has lost a tail of what it had" },
     ],
@@ -867,7 +867,7 @@ export const planted: readonly Planted[] = [
   {
     id: "91",
     name: "What a lost disk had acknowledged is taken for what the new one has.",
-    changes: [["    this.attend(role, member.name);\n", ""]],
+    changes: [["    this.trackFollower(role, member.name);\n", ""]],
     caughtBy: [
       { file: "members", title: "that takes the place of another has nothing of what that had" },
     ],
@@ -876,7 +876,7 @@ export const planted: readonly Planted[] = [
   {
     id: "92",
     name: "A single refusal is taken for the end of the leader.",
-    changes: [["if (this.refusedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
+    changes: [["if (this.portClosedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
     caughtBy: [
       { mode: "core", seed: 1 },
       { file: "paper", title: "one refusal makes sure of nothing" },
@@ -885,7 +885,7 @@ export const planted: readonly Planted[] = [
   {
     id: "93",
     name: "A refusal counts though the leader was heard since.",
-    changes: [["this.refusedAt <= this.heardAt", "this.refusedAt < 0"]],
+    changes: [["this.portClosedAt <= this.heardAt", "this.portClosedAt < 0"]],
     caughtBy: [
       { mode: "core", seed: 3 },
       { file: "paper", title: "before a word of it do nothing" },
@@ -907,8 +907,8 @@ export const planted: readonly Planted[] = [
     id: "96",
     name: "Who finds the leader gone campaigns without a pre-vote.",
     changes: [[
-      "    this.goneAt = this.now;\n",
-      "    this.goneAt = this.now;\n"
+      "    this.leaderLostAt = this.now;\n",
+      "    this.leaderLostAt = this.now;\n"
       + "    return this.campaign(\"Candidate\");\n",
     ]],
     caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
@@ -916,15 +916,15 @@ export const planted: readonly Planted[] = [
   {
     id: "97",
     name: "A knock that is lost is not repeated.",
-    changes: [["this.knockAt = now + this.settings.heartbeatMs;", "this.knockAt = Infinity;"]],
+    changes: [["this.probeAt = now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
     caughtBy: [{ file: "paper", title: "and then once in a heartbeat" }],
   },
   {
     id: "98",
     name: "Who finds the leader gone is impatient for ever.",
     changes: [[
-      "Math.max(heartbeatMs, this.now - this.goneAt)",
-      "this.goneAt > 0 ? heartbeatMs : Infinity",
+      "Math.max(heartbeatMs, this.now - this.leaderLostAt)",
+      "this.leaderLostAt > 0 ? heartbeatMs : Infinity",
     ]],
     caughtBy: [{ file: "paper", title: "and less and less so" }],
   },
@@ -980,8 +980,8 @@ export const planted: readonly Planted[] = [
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
     changes: [[
-      "if (parts.length === 0) return this.answer(asker, \"it is not a command\");",
-      "if (parts.length === 0) parts.push({ data: asBuffer(asker.data), count: 1 });",
+      "if (parts.length === 0) return this.answer(request, \"it is not a command\");",
+      "if (parts.length === 0) parts.push({ data: asBuffer(request.data), count: 1 });",
     ]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
@@ -1027,13 +1027,13 @@ export const planted: readonly Planted[] = [
   {
     id: "112",
     name: "All outcomes of what was asked together go in one message, however large.",
-    changes: [["groups(all, recordBytes, room)", "[all]"]],
+    changes: [["batches(all, recordBytes, room)", "[all]"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
     id: "113",
     name: "A client that has heard one outcome waits for no other.",
-    changes: [["if (operation.missing === 0) this.operations", "this.operations"]],
+    changes: [["if (operation.missing === 0) this.pending", "this.operations"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -1064,8 +1064,8 @@ export const planted: readonly Planted[] = [
     id: "117",
     name: "Clients are told who leads only, and so nothing by who does not know that.",
     changes: [[
-      "this.endpoint.whereabouts(this.members,",
-      "this.endpoint.whereabouts(this.members.filter(({ name }) => name === leader),",
+      "this.endpoint.addressesOf(this.members,",
+      "this.endpoint.addressesOf(this.members.filter(({ name }) => name === leader),",
     ]],
     caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
   },
@@ -1091,7 +1091,7 @@ export const planted: readonly Planted[] = [
   {
     id: "120",
     name: "Who lost what its leader sent waits for it until the next heartbeat.",
-    changes: [["(isUnderWay && isHopeful ? ASKED_AGAIN : 1)", "1"]],
+    changes: [["(isUnderWay && isHopeful ? RETRANSMISSIONS : 1)", "1"]],
     caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
   },
   {
@@ -1188,7 +1188,7 @@ export const planted: readonly Planted[] = [
   {
     id: "133",
     name: "A second server starts because the lock file of the first was deleted.",
-    changes: [["demand(!names.some(", "demand(true || !names.some("]],
+    changes: [["ensure(!names.some(", "ensure(true || !names.some("]],
     caughtBy: [{ file: "files", title: "without its lock file admits no second server" }],
   },
   {
@@ -1207,7 +1207,7 @@ export const planted: readonly Planted[] = [
     id: "136",
     name: "A server that has lost its log starts as a new one.",
     changes: [[
-      `found ?? (!this.snapshot && this.attempt("read", "/log.new", files.read))`,
+      `found ?? (!this.snapshot && this.withErrorContext("read", "/log.new", files.read))`,
       "found ?? !this.snapshot",
     ]],
     caughtBy: [{ file: "files", title: "is refused if its log is missing" }],
@@ -1215,13 +1215,16 @@ export const planted: readonly Planted[] = [
   {
     id: "137",
     name: "A server writes on in a log that was deleted.",
-    changes: [["demand(fs.fstatSync(fd).nlink > 0,", "demand(true,"]],
+    changes: [["ensure(fs.fstatSync(fd).nlink > 0,", "ensure(true,"]],
     caughtBy: [{ file: "files", title: "that is deleted under a running server" }],
   },
   {
     id: "138",
     name: "An error while a snapshot is read is no storage error, and names no file.",
-    changes: [[`this.attempt("read", name, () => file.read(at, length))`, "file.read(at, length)"]],
+    changes: [[
+      `this.withErrorContext("read", name, () => file.read(at, length))`,
+      "file.read(at, length)",
+    ]],
     caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
   },
   // Sending again, and handing over.
@@ -1276,15 +1279,15 @@ export const planted: readonly Planted[] = [
     id: "145",
     name: "A request to hand over that is repeated begins another attempt.",
     changes: [[
-      "if (last?.calls === asker.calls && last.id === asker.id) {",
-      "if (core.heir !== undefined) {",
+      "if (last?.calls === request.calls && last.id === request.id) {",
+      "if (core.transferTarget !== undefined) {",
     ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
   },
   {
     id: "146",
     name: "A second request to hand over ends the attempt that is under way.",
-    changes: [[`core.heir ? "it is handing over" : core.transfer`, "core.transfer"]],
+    changes: [[`core.transferTarget ? "it is handing over" : core.transfer`, "core.transfer"]],
     caughtBy: [{ file: "members", title: "is refused while another is tried" }],
   },
   {
@@ -1299,7 +1302,7 @@ export const planted: readonly Planted[] = [
   {
     id: "148",
     name: "Without a name the first server of the list is to lead, even if it has just died.",
-    changes: [["role.heirs?.includes(m.from)", "role.heirs?.[0] === m.from"]],
+    changes: [["role.transferTargets?.includes(m.from)", "role.transferTargets?.[0] === m.from"]],
     caughtBy: [
       { file: "node", title: "never hand over to a server that has just died" },
       { file: "paper", title: "a follower that has just died is not asked" },
@@ -1314,7 +1317,7 @@ export const planted: readonly Planted[] = [
   {
     id: "150",
     name: "Several servers are asked to lead at once.",
-    changes: [["        role.heirs = [m.from];\n", ""]],
+    changes: [["        role.transferTargets = [m.from];\n", ""]],
     caughtBy: [{ file: "paper", title: "the first follower that answers and has all of the log" }],
   },
   {
@@ -1326,7 +1329,7 @@ export const planted: readonly Planted[] = [
   {
     id: "152",
     name: "What a path always loses is never told.",
-    changes: [["if (follower.failures === 2 * ASKED_AGAIN)", "if (follower.failures < 0)"]],
+    changes: [["if (follower.failures === 2 * RETRANSMISSIONS)", "if (follower.failures < 0)"]],
     caughtBy: [
       { file: "node", title: "says which entry never arrives where only small datagrams do" },
       { file: "paper", title: "so is a part of a snapshot" },
@@ -1437,12 +1440,12 @@ export const planted: readonly Planted[] = [
       "A new leader begins after its own first entry, which leaves with the next heartbeat only.",
     changes: [
       [
-        "    for (const name of this.others) this.attend(role, name);\n    this.become(role);\n",
+        "    for (const name of this.others) this.trackFollower(role, name);\n    this.become(role);\n",
         "    this.become(role);\n",
       ],
       [
         MEMBERS_FIRST,
-        `${MEMBERS_FIRST}    for (const name of this.others) this.attend(role, name);\n`,
+        `${MEMBERS_FIRST}    for (const name of this.others) this.trackFollower(role, name);\n`,
       ],
     ],
     caughtBy: [

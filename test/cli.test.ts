@@ -1055,7 +1055,7 @@ function server(
     name: peer,
     address: `10.0.0.${i + 1}:48000`,
     heardMs: 20,
-    told: "" as const,
+    lastWarning: "" as const,
     reason: "",
     roundTripMs: 1,
     isVoter: true,
@@ -1126,7 +1126,12 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ]],
   ["one was never there, its name is unknown, and the other has the newer log", [
     server("a", asks, {
-      b: { heardMs: null, address: "", told: "unresolved", reason: "getaddrinfo ENOTFOUND b" },
+      b: {
+        heardMs: null,
+        address: "",
+        lastWarning: "unresolved",
+        reason: "getaddrinfo ENOTFOUND b",
+      },
     }),
     absent("b"),
     server("c", { lastIndex: 11 }),
@@ -1156,7 +1161,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + `not been heard for 2 h, though it answers here. ${start}`,
   ]],
   ["the others were founded otherwise", [
-    server("a", asks, { b: { told: "foreign" }, c: { told: "foreign" } }),
+    server("a", asks, { b: { lastWarning: "foreign" }, c: { lastWarning: "foreign" } }),
   ], [
     `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c `
     + `was founded with other members, or is of another cluster. ${start}`,
@@ -1246,7 +1251,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + "them. Ask again in a moment.",
   ]],
   ["one is of a cluster of another name, and does not answer", [
-    server("a", leads, { b: { told: "foreign", heardMs: null } }),
+    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
     absent("b"),
     server("c", follows),
   ], [
@@ -1254,7 +1259,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + "--peers.",
   ]],
   ["one that answers is of another cluster", [
-    server("a", leads, { b: { told: "foreign", heardMs: null } }),
+    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
     server("b", { id: "another" }),
     server("c", follows),
   ], [

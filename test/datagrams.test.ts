@@ -154,7 +154,7 @@ describe("a socket", () => {
 async function refusals(socket: Socket, port: number, { host = HOST, times = 2 } = {}) {
   let count = 0;
   for (let i = 0; i < times; i += 1) {
-    socket.knock({ host, port }, () => count += 1);
+    socket.probePort({ host, port }, () => count += 1);
     await Bun.sleep(20);
   }
   return count;
@@ -215,7 +215,7 @@ describe("a knock", () => {
     await refusals(socket, port, { times: 20 });
     expect(openFiles()).toBeLessThanOrEqual(before + 1); // The last one still waits.
     let late = 0;
-    socket.knock({ host: HOST, port: closed }, () => late += 1);
+    socket.probePort({ host: HOST, port: closed }, () => late += 1);
     socket.close();
     await Bun.sleep(20);
     expect(late).toBe(0);

@@ -440,7 +440,7 @@ describe("a disk", () => {
     const other = namedLeader();
     other.disks.set("b", 99);
     expect(other.transfer("b")).toBe("b has no vote here");
-    expect([other.transfer(), other.heir]).toEqual([undefined, "c"]);
+    expect([other.transfer(), other.transferTarget]).toEqual([undefined, "c"]);
   });
 
   test("that is empty does not lead because the one before it was asked to", () => {
@@ -631,7 +631,7 @@ describe("a removed server", () => {
   test("that leads then hands over, and if nobody takes over, steps down", () => {
     const { raft } = removing("a");
     commitOn(raft, "b", "c");
-    expect([raft.heir, raft.role.name]).toEqual(["b", "Leader"]);
+    expect([raft.transferTarget, raft.role.name]).toEqual(["b", "Leader"]);
     expect(only("TimeoutNow", acknowledge(raft, "b"))).toMatchObject([{ to: "b" }]);
     commitOn(raft, "c", "d");
     raft.tick(raft.now + T - 1);

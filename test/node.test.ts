@@ -924,7 +924,7 @@ describe("a server's status", () => {
       expect(peer).toEqual({
         address: `${cluster.machine(name).ip}:1`,
         matchIndex: 3,
-        told: "",
+        lastWarning: "",
         reason: "",
         isVoter: true,
         founding: of(leader).founding,
@@ -951,12 +951,12 @@ describe("a server's status", () => {
     expect([role, votes, needed]).toEqual(["PreCandidate", 1, 2]);
     expect(silentMs).toBeWithin(9000, 12_000);
     expect(peers).toMatchObject([
-      { name: "b", address: `${cluster.machine("b").ip}:1`, told: "", matchIndex: null },
+      { name: "b", address: `${cluster.machine("b").ip}:1`, lastWarning: "", matchIndex: null },
       // The log knows better where it is than who has started this server.
       {
         name: "c",
         address: `${cluster.machine("c").ip}:1`,
-        told: "unresolved",
+        lastWarning: "unresolved",
         reason: "ENOTFOUND: ghost",
         heardMs: null,
         roundTripMs: null,
@@ -996,7 +996,7 @@ describe("a server's status", () => {
     expect(status.peers).toEqual([{
       name: "b",
       address: `${cluster.machine("b").ip}:1`,
-      told: "",
+      lastWarning: "",
       reason: "",
       heardMs: null,
       roundTripMs: null,
@@ -1549,7 +1549,7 @@ describe("a follower's read", () => {
     expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
     for (const node of [at, away]) {
       const { name } = node["endpoint"].self;
-      expect(node["endpoint"].meet("client", name).calls.size).toBe(0);
+      expect(node["endpoint"].peer("client", name).calls.size).toBe(0);
     }
   });
 

@@ -2620,7 +2620,7 @@ describe("A leader that is late, and whose port is closed", () => {
     return raft;
   };
   const refuse = (raft: Raft, afterMs: number, peer: Name = "b") => {
-    raft.onRefused(peer, raft.now + afterMs);
+    raft.onPortClosed(peer, raft.now + afterMs);
     return turn(raft);
   };
   /** What knows its leader to be gone. */
@@ -2634,38 +2634,38 @@ describe("A leader that is late, and whose port is closed", () => {
   test("is knocked at when it is late, and then once in a heartbeat until it is heard", () => {
     const raft = follower();
     wait(raft, LATE - 1);
-    expect(raft.knocks).toEqual([]);
+    expect(raft.portProbes).toEqual([]);
     wait(raft, 1);
-    expect(raft.knocks.splice(0)).toEqual(["b"]);
+    expect(raft.portProbes.splice(0)).toEqual(["b"]);
     expect(raft.wakeAt).toBe(raft.now + HEARTBEAT);
     wait(raft, HEARTBEAT - 1);
-    expect(raft.knocks).toEqual([]);
+    expect(raft.portProbes).toEqual([]);
     wait(raft, 1);
-    expect(raft.knocks.splice(0)).toEqual(["b"]);
+    expect(raft.portProbes.splice(0)).toEqual(["b"]);
     step(raft, heartbeat(raft));
     expect(raft.wakeAt).toBe(raft.now + LATE);
     wait(raft, HEARTBEAT);
-    expect(raft.knocks).toEqual([]);
+    expect(raft.portProbes).toEqual([]);
   });
 
   test("but nobody is knocked at who does not lead, and nobody knocks who follows nobody", () => {
     const idle = [server(), bereft(), preCandidate(), candidate(), settledLeader()];
     for (const raft of idle) {
-      raft.knocks = [];
+      raft.portProbes = [];
       wait(raft, LATE);
-      expect(raft.knocks).toEqual([]);
+      expect(raft.portProbes).toEqual([]);
     }
   });
 
   test("one refusal makes sure of nothing, but is worth another knock a moment later", () => {
     const raft = doubting();
-    raft.knocks = [];
+    raft.portProbes = [];
     const { electionDueAt, role } = raft;
     expect(refuse(raft, 1)).toEqual([]);
     expect(raft).toMatchObject({ electionDueAt, role, leader: "b", wakeAt: raft.now + 5 });
     expect(raft.hearsLeader()).toBe(true);
     wait(raft, 5);
-    expect(raft.knocks).toEqual(["b"]);
+    expect(raft.portProbes).toEqual(["b"]);
   });
 
   test("a second makes a follower forget it, and campaign after a short random wait", () => {
@@ -2767,7 +2767,7 @@ describe("A leader that is late, and whose port is closed", () => {
       cluster.lost = ({ from }) => from === "a"; // So that it is late.
       cluster.advance(1.3 * HEARTBEAT);
       for (const afterMs of [1, 6]) {
-        for (const name of deceived) cluster.at(name).onRefused("a", cluster.now + afterMs);
+        for (const name of deceived) cluster.at(name).onPortClosed("a", cluster.now + afterMs);
       }
       cluster.advance(HEARTBEAT / 2); // Or its next word would end the doubt at once.
       cluster.lost = () => false;
@@ -3116,7 +3116,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
     turn(raft);
     expect(only("TimeoutNow", acknowledge(raft, "b", index))).toEqual([]);
     expect(only("TimeoutNow", acknowledge(raft, "c"))).toMatchObject([{ to: "c", term: 1 }]);
-    expect(raft.heir).toBe("c");
+    expect(raft.transferTarget).toBe("c");
     expect(only("TimeoutNow", acknowledge(raft, "b"))).toEqual([]);
   });
 
@@ -3137,7 +3137,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
     }
     expect(raft.transfer("b")).toBe(`b was not heard for ${T} ms`);
     expect(raft.propose("commands", Buffer.from("command"))).toBe(2);
-    expect([raft.transfer("c"), raft.heir]).toEqual([undefined, "c"]);
+    expect([raft.transfer("c"), raft.transferTarget]).toEqual([undefined, "c"]);
     const young = leader();
     expect(young.transfer("b")).toBe(`b was not heard for ${T} ms`);
     expect(young.transfer()).toBe(`every other server was not heard for ${T} ms`);
@@ -3189,7 +3189,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
       wait(raft, HEARTBEAT);
       acknowledge(raft, "c");
     }
-    expect(raft.heir).toBeUndefined();
+    expect(raft.transferTarget).toBeUndefined();
     expect(raft.role.name).toBe("Leader");
     propose(raft);
   });

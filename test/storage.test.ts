@@ -1171,7 +1171,7 @@ describe("when the majority is gone for good", () => {
     const disk = used();
     const id = look(used()).identity.id;
     const storage = look(disk);
-    storage.secede();
+    storage.formNewCluster();
     storage.close();
     disk.powerCut("nothing");
     const { identity, hardState, entries } = start(disk);
@@ -1200,7 +1200,7 @@ describe("when the majority is gone for good", () => {
           left -= 1;
           return left < 0 ? { code: "EIO", share: 0.5 } : undefined;
         };
-        if (failureOf(() => storage.secede())) storage.close();
+        if (failureOf(() => storage.formNewCluster())) storage.close();
         disk.fault = () => undefined;
         disk.powerCut(keep);
         const { identity, entries } = start(disk);

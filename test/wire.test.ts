@@ -101,8 +101,8 @@ function listen(
       restarted.push(peer);
       world.clock.defer(() => endpoint.flush());
     },
-    onSettled: (id) => storage.join(id),
-    tell: (event) => void events.push(event),
+    onJoined: (id) => storage.join(id),
+    emit: (event) => void events.push(event),
   });
   return {
     endpoint,
@@ -119,8 +119,8 @@ function listen(
 function pair(seed = 1) {
   const simulation = new Simulation(seed);
   const [a, b] = [listen(simulation, "a"), listen(simulation, "b")];
-  void a.endpoint.introduce(address("b"));
-  void b.endpoint.introduce(address("a"));
+  void a.endpoint.resolvePeer(address("b"));
+  void b.endpoint.resolvePeer(address("a"));
   simulation.run(50);
   const sent: Packet[] = [];
   simulation.watch = ({ packet }) => void (packet && sent.push(packet));
@@ -485,7 +485,7 @@ describe("who speaks is known by a code", () => {
     const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
     const senders: string[] = [];
     simulation.watch = ({ machine, packet }) => void (packet && senders.push(machine.name));
-    void a.endpoint.introduce(address("b"));
+    void a.endpoint.resolvePeer(address("b"));
     simulation.run(1000);
     const to = { from: "a", to: "b", id: 1 };
     for (let n = 1; n < times; n += 1) {
@@ -535,7 +535,7 @@ describe("who speaks is known by a code", () => {
 
   test("in a cluster of another name servers tell each other, and clients get no answer", () => {
     const { simulation, a, b, senders } = ask({ cluster: "other" }, 3);
-    void b.endpoint.introduce(address("a"));
+    void b.endpoint.resolvePeer(address("a"));
     simulation.run(100);
     const from = (name: string) => ({ host: simulation.machine(name).ip, port: 1 });
     const foreign = { type: "foreign", members: "a, b, c" } as const;
@@ -547,7 +547,7 @@ describe("who speaks is known by a code", () => {
       { type: "unauthenticated", address: from("a") },
       { ...foreign, server: "a", address: from("a"), cluster: "other" },
     ]);
-    expect(a.endpoint.about("peer", "b").told).toBe("foreign");
+    expect(a.endpoint.about("peer", "b").lastWarning).toBe("foreign");
     expect([a.heard, b.heard]).toEqual([[], []]);
     expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
@@ -780,7 +780,7 @@ describe("a datagram is accepted once", () => {
       const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
       const meet = () => {
-        for (const name of ["a", "c"]) void b.endpoint.introduce(address(name));
+        for (const name of ["a", "c"]) void b.endpoint.resolvePeer(address(name));
         simulation.run(10);
       };
       const strangers = (prefix: string) => {
@@ -1109,7 +1109,7 @@ describe("a life, a disk, a cluster", () => {
       machine.disk.wipe();
       const again = listen(simulation, "a");
       disks.add(again.storage.identity.disk);
-      void again.endpoint.introduce(address("b"));
+      void again.endpoint.resolvePeer(address("b"));
       simulation.run(20);
       const say = (ear: Ear, from: string, to: string) => {
         ear.endpoint.send("peer", {
@@ -1305,7 +1305,7 @@ describe("a life, a disk, a cluster", () => {
     a.restarted.length = 0;
     simulation.machine("b").kill();
     const again = listen(simulation, "b");
-    void again.endpoint.introduce(address("a"));
+    void again.endpoint.resolvePeer(address("a"));
     simulation.run(10);
     expect(a.restarted).toEqual(["b"]);
     expect(again.restarted).toEqual(["a"]);
@@ -1371,7 +1371,7 @@ describe("a life, a disk, a cluster", () => {
       address: { host: "10.9.9.9", port: 1 },
     }]);
     expectHeard(two, two.from([vote]));
-    expect(b.endpoint.about("peer", "a").told).toBe("");
+    expect(b.endpoint.about("peer", "a").lastWarning).toBe("");
     b.endpoint.send("peer", {
       type: "RequestVoteReply",
       from: "b",
@@ -1390,8 +1390,8 @@ describe("a life, a disk, a cluster", () => {
   test("servers with different lists refuse each other, and each is told the other's list", () => {
     const simulation = new Simulation(1);
     const [a, b] = [listen(simulation, "a"), listen(simulation, "b", { members: ["a", "b"] })];
-    void a.endpoint.introduce(address("b"));
-    void b.endpoint.introduce(address("a"));
+    void a.endpoint.resolvePeer(address("b"));
+    void b.endpoint.resolvePeer(address("a"));
     simulation.run(50);
     const reply = {
       type: "RequestVoteReply",
@@ -1426,7 +1426,7 @@ describe("a life, a disk, a cluster", () => {
   test("a name that does not resolve is told once, and asked for again until it does", () => {
     const simulation = new Simulation(1);
     const a = listen(simulation, "a");
-    void a.endpoint.introduce(address("b"));
+    void a.endpoint.resolvePeer(address("b"));
     const say = () => {
       a.endpoint.send("peer", {
         type: "RequestVoteReply",
@@ -1451,13 +1451,13 @@ describe("a life, a disk, a cluster", () => {
       name: "b",
       address: "",
       heardMs: null,
-      told: "unresolved",
+      lastWarning: "unresolved",
       reason: "ENOTFOUND: b",
     });
     const b = listen(simulation, "b");
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
-    const known = { address: `${simulation.machine("b").ip}:1`, told: "" };
+    const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: "" };
     expect(a.endpoint.about("peer", "b")).toMatchObject(known);
   });
 
@@ -1473,7 +1473,7 @@ describe("a life, a disk, a cluster", () => {
       return [...new Set(fromA.map(({ to }) => to.host))].toSorted();
     };
     const places = ["10.7.7.7", "10.8.8.8"].map((host) => ({ name: "b", host, port: 1 }));
-    a.endpoint.list(places);
+    a.endpoint.learnAddresses(places);
     simulation.run(5);
     expect(hosts()).toEqual([ip, "10.7.7.7", "10.8.8.8"].toSorted());
     // It moves to the last of them.
@@ -1497,7 +1497,7 @@ describe("a life, a disk, a cluster", () => {
         two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
         client,
       );
-      return b.endpoint.whereabouts(members, "client", client);
+      return b.endpoint.addressesOf(members, "client", client);
     };
     const from = (host: string) => b.receive(two.from([vote]), host);
     from("127.0.0.9");
@@ -1516,7 +1516,7 @@ describe("a life, a disk, a cluster", () => {
     const ears = [a, b, c];
     for (const { endpoint } of ears) {
       for (const name of MEMBERS) {
-        if (name !== endpoint.self.name) void endpoint.introduce(address(name));
+        if (name !== endpoint.self.name) void endpoint.resolvePeer(address(name));
       }
     }
     simulation.run(50);

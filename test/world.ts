@@ -9,7 +9,7 @@ import { type Address, RaftError, type Receive, type Socket, type World } from "
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
 
-/** Of a knock, which is empty, `onRefused` is what comes of it where nobody has that port. */
+/** Of a knock, which is empty, `onPortClosed` is what comes of it where nobody has that port. */
 export type Packet = { from: Address; to: Address; bytes: Buffer; onRefused?: () => void };
 /** Each route brings the datagram once; without any it is lost. `bytes` replaces what was sent. */
 export type Route = { afterMs: number; bytes?: Buffer };
@@ -199,7 +199,7 @@ export class Machine {
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };
         if (isOpen && bytes.length <= 65_507) this.depart(program, packet);
       },
-      knock: (to, refused) => {
+      probePort: (to, refused) => {
         const isOpen = () => this.program === program && program.ports.get(port) === receive;
         const onRefused = () => void (isOpen() && program.inbox.push(() => isOpen() && refused()));
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.alloc(0), onRefused };

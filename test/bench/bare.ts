@@ -26,7 +26,7 @@ const datagrams: Datagrams = {
       receiveBufferBytes: 8 << 20,
       datagramBytes: () => 60_000,
       send: (bytes, to) => void setImmediate(() => receivers.get(to.port)?.(bytes, { host, port })),
-      knock() {},
+      probePort() {},
       close: () => void receivers.delete(port),
     });
   },

@@ -43,7 +43,7 @@ export class Network {
    * One server asks whether another's process is there. A refusal takes its way back, if it is not,
    * and may be lost or late like a message. A forger need not know.
    */
-  knock(from: Name, to: Name, onRefused: () => void): void {
+  probePort(from: Name, to: Name, onRefused: () => void): void {
     const { scene } = this;
     const { conditions, report } = scene;
     scene.tell(() => `${from} -> ${to}  knocks`);

@@ -281,7 +281,7 @@ export class Server {
 
   private onRefused(peer: Name): void {
     this.input((raft) => {
-      raft.onRefused(peer, this.localNow);
+      raft.onPortClosed(peer, this.localNow);
       this.scene.judge.refused(this.name, peer);
     });
   }
@@ -459,8 +459,8 @@ export class Server {
     for (const event of raft.events.splice(0)) {
       scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
     }
-    for (const leader of raft.knocks.splice(0)) {
-      this.network.knock(name, leader, this.ofThisLife(() => this.onRefused(leader)));
+    for (const leader of raft.portProbes.splice(0)) {
+      this.network.probePort(name, leader, this.ofThisLife(() => this.onRefused(leader)));
     }
     if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);

@@ -275,8 +275,9 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   [
     "a server",
     (raft) => raft,
-    "askAt campaigns commitIndex currentTerm disks electionDueAt events foreign foundings goneAt "
-    + "heardAt incoming isRemoved knockAt knocks lastApplied log looks now outbox refusedAt role saved settings snapshot votedFor wasMember",
+    "askAt campaigns commitIndex currentTerm disks electionDueAt events foreign foundings heardAt "
+    + "incoming isRemoved lastApplied leaderLostAt log looks now outbox portClosedAt portProbes "
+    + "probeAt role saved settings snapshot votedFor wasMember",
   ],
   ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
   [

@@ -8,13 +8,13 @@ type Sizes = Record<string, number>;
 
 /** How many entries each table of a client has. */
 const clientTables = (client: Client): Sizes => ({
-  operations: client["operations"].size,
+  operations: client["pending"].size,
   commands: client["commands"].length,
 });
 
 /** How many entries each table of a server has. */
 function tablesOf(node: Node): Sizes {
-  const { role, outbox, knocks, events, incoming } = node["core"];
+  const { role, outbox, portProbes, events, incoming } = node["core"];
   const { known, queued } = node["endpoint"] as unknown as {
     known: Map<string, { calls: Set<number>; bodies: unknown[] }>;
     queued: Set<unknown>;
@@ -32,7 +32,7 @@ function tablesOf(node: Node): Sizes {
     slices: Number(node["slices"] !== undefined),
     reads: role.name === "Leader" ? role.reads.length : 0,
     outbox: outbox.length,
-    knocks: knocks.length,
+    portProbes: portProbes.length,
     events: events.length,
     chunks: incoming?.chunks.length ?? 0,
     queued: queued.size,
