@@ -18,7 +18,7 @@
  * Part I is the algorithm, and nothing else: no clock, socket, disk or randomness. Things happen
  * to a server (a message arrives, time passes, a client proposes), plain functions change its
  * state, and what it decided is left for Part II to carry out: messages, log changes, committed
- * entries, events. Read it beside Figure 2; sections 7 to 9 can wait for a second reading.
+ * entries, events. Read it beside Figure 2; a first reading can end after section 7.
  *
  * Part II is the machine room: datagrams, disk, timers, promises. One function there, `flush`,
  * turns decisions into facts, always in the same order. Everything impure enters through four
@@ -26,10 +26,10 @@
  *
  *   Part I    1 Vocabulary and messages   2 The log   3 A server's state
  *             4 What can happen to a server   5 Elections   6 Replication and commitment
- *             7 Reads, leadership transfer, and sessions   8 Snapshots   9 Members
- *             10 Invariants
- *   Part II   11 The wire   12 Stable storage   13 Datagrams and RPC
- *             14 A running node, and its clients   15 A key-value store
+ *             7 Invariants   8 Reads and leadership transfer   9 Snapshots   10 Members
+ *             11 Lost disks and founding   12 Retransmission and closed ports   13 Sessions
+ *   Part II   14 The wire   15 Stable storage   16 Datagrams and RPC   17 A running node
+ *             18 Clients   19 A key-value store
  *
  * Citations: (§5.3) and (Figure 2) are of "In Search of an Understandable Consensus Algorithm
  * (Extended Version)", Ongaro and Ousterhout, 2014; (thesis §6.4) is of Ongaro's dissertation,
@@ -51,7 +51,7 @@ import { crc32 } from "node:zlib";
 // ---------------------------------- 1 Vocabulary and messages -----------------------------------
 // Servers talk in two requests and their replies (§5). The fields are those of Figure 2, by name;
 // `candidateId` and `leaderId` are `from`. What Figure 2 does not have is explained here. One
-// table yields the types, and in section 11 the encoding, decoding and checking of every field.
+// table yields the types, and in section 14 the encoding, decoding and checking of every field.
 
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
@@ -59,7 +59,7 @@ export type Name = string;
 /**
  * One entry of the log. "commands" are for the state machine, as many as were proposed together; a
  * "session" opens one for a client, "members" says who they are, a "noop" asks for nothing; the
- * files have more kinds (section 12). `data` is opaque until it is applied. `record` is the whole
+ * files have more kinds (section 15). `data` is opaque until it is applied. `record` is the whole
  * entry as disk and wire know it, encoded once.
  */
 export type Entry = {
@@ -73,7 +73,7 @@ export type Entry = {
 /**
  * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
  * (thesis §9.6); `campaign` tells a candidate's attempts apart. The vote is asked of `voterDisk`,
- * and of no other that its server may have by now (section 9). `round` counts the AppendEntries of
+ * and of no other that its server may have by now (section 11). `round` counts the AppendEntries of
  * a leader: a reply proves that it was still followed after that round was sent (thesis §6.4). Up
  * to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`, where
  * the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
@@ -134,7 +134,7 @@ type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
  * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its
- * request's. A message that has arrived also has its sender's `disk` and `founding` (section 9).
+ * request's. A message that has arrived also has its sender's `disk` and `founding` (section 11).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -153,7 +153,7 @@ type Reply = Of<"AppendEntriesReply" | "InstallSnapshotReply">;
 const memberFields = ["name", "address", "votes", "disk"] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
 export type Configuration = readonly Member[];
-/** A list of members, and the founding whose members they are (section 9). */
+/** A list of members, and the founding whose members they are (section 11). */
 export type Listed = { readonly founding: number; readonly members: Configuration };
 
 /**
@@ -512,11 +512,10 @@ export class Raft {
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
-  // Inputs: time passes (`tick`), a message arrives (`receive`), a port was found closed
-  // (`onPortClosed`), a peer has started again (`onRestarted`), a client wants something (`propose`,
-  // `read`), a turn of the event loop ends (`prepare`), the disk has done its work (`onSaved`). The
-  // outputs, `outbox`, `portProbes`, `unsaved`, `takeApplicable`, `takeReads` and `events`, are for
-  // `flush` alone.
+  // Inputs: time passes (`tick`), a message arrives (`receive`), a client wants something (`propose`,
+  // `read`), a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`), a turn
+  // of the event loop ends (`prepare`), the disk has written (`onSaved`). Outputs, for `flush` alone:
+  // `outbox`, `portProbes`, `unsaved`, `takeApplicable`, `takeReads` and `events`.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
   tick(now: number): void {
@@ -583,7 +582,7 @@ export class Raft {
       this.pruneRemoved(role);
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
     } else if (this.isAsking && this.now >= this.askAt) this.requestVotes(role);
-    checkInvariants(this);
+    this.checkInvariants();
   }
 
   /** What the disk lacks, if anything: a changed term or vote, entries, a first commit index. */
@@ -664,46 +663,6 @@ export class Raft {
   private drawElectionTimeout(patienceMs = this.settings.electionTimeoutMs): number {
     this.electionDueAt = this.now + patienceMs * (1 + this.#random() / 2);
     return this.electionDueAt;
-  }
-
-  /**
-   * Nobody is at the port of `peer`. If that is the leader, and it is late, and this is so a second
-   * time, its process is gone, and the election timeout would be waited for in vain. What a refusal
-   * says is never trusted further than that: whoever forges some for a majority has one election,
-   * in which everybody votes as always, and any word from the leader ends the doubt before.
-   */
-  onPortClosed(peer: Name, now: number): void {
-    const { heartbeatMs } = this.settings;
-    this.now = now;
-    const isLate = now >= this.heardAt + LATE_AFTER_HEARTBEATS * heartbeatMs;
-    if (this.role.name !== "Follower" || this.leader !== peer || !isLate) return;
-    if (this.portClosedAt <= this.heardAt) {
-      this.portClosedAt = now;
-      this.probeAt = now + PROBE_RETRY_MS;
-    } else if (now >= this.portClosedAt + PROBE_RETRY_MS) this.giveUpLeader();
-  }
-
-  /** A peer has begun another life. If it led, it does so no more: no role survives a restart. */
-  onRestarted(peer: Name, now: number): void {
-    this.now = now;
-    if (this.role.name === "Follower" && this.leader === peer) this.giveUpLeader();
-  }
-
-  private giveUpLeader(): void {
-    this.become({ name: "Follower", leader: undefined });
-    this.leaderLostAt = this.now;
-    // The others find out at about the same time, and all at once would split the vote.
-    this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;
-  }
-
-  /**
-   * How long a campaign lasts at least. Where the leader is not only silent but known to be gone,
-   * it is tried again soon, as others may find out later, or the vote was split; and less and less
-   * so, or where a vote takes long there would never be a leader.
-   */
-  private get patienceMs(): number {
-    const { electionTimeoutMs, heartbeatMs } = this.settings;
-    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.leaderLostAt));
   }
 
   private become(role: Role): void {
@@ -797,7 +756,7 @@ export class Raft {
     if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
     if (!this.isUpToDate(m)) return this.replyVote(m, false);
     // If the candidate's log doesn't list our disk, ours may replace a disk whose votes are lost.
-    // We may vote only if the candidate's log is empty and no peer has shown a log (section 9).
+    // We may vote only if the candidate's log is empty and no peer has shown a log (section 11).
     const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);
     if (!isNamed) return this.replyVote(m, false);
     if (!m.preVote) {
@@ -856,7 +815,7 @@ export class Raft {
     this.become(role);
     // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
     // begins with one that asks for nothing (§8), and the first one of all with one that names the
-    // disks that are there (section 9). Sent at once, it is the first heartbeat too.
+    // disks that are there (section 11). Sent at once, it is the first heartbeat too.
     if (firstIndex > 1) this.propose("noop", NOTHING);
     else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
   }
@@ -908,15 +867,6 @@ export class Raft {
     }
   }
 
-  /** When a follower is to hear of its leader again. */
-  private dueAt(follower: Progress): number {
-    const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
-    const { heartbeatMs } = this.settings;
-    const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
-    const isHopeful = follower.failures < RETRANSMISSIONS && sentAt < heardAt + 2 * heartbeatMs;
-    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? RETRANSMISSIONS : 1);
-  }
-
   private nextRound(role: Leader, follower: Progress): number {
     role.round += 1;
     follower.sentRound = role.round;
@@ -962,7 +912,7 @@ export class Raft {
     this.heardAt = this.now;
     this.probeAt = this.now + LATE_AFTER_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
-    // Entries of two foundings can't be compared. Nothing of ours was committed (section 9).
+    // Entries of two foundings can't be compared. Nothing of ours was committed (section 11).
     if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
   }
 
@@ -1015,29 +965,6 @@ export class Raft {
     }
   }
 
-  /**
-   * Returns whether a refusal lets sending begin again. All that is in flight after a lost request
-   * is refused too, so only the first refusal counts. Without news, one counts per retransmission
-   * interval, because otherwise an entry that the path always loses, such as one that needs IP
-   * fragments, would be sent in every round trip.
-   */
-  private sendsAgain(
-    role: Leader,
-    m: Reply,
-    follower: Progress,
-    index: number,
-    bytes: number,
-  ): boolean {
-    if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
-    follower.refusedRound = role.round;
-    follower.retryAt = this.now + this.settings.heartbeatMs / RETRANSMISSIONS;
-    follower.failures += 1;
-    if (follower.failures === 2 * RETRANSMISSIONS) { // By then chance is no explanation.
-      this.events.push(follower.stuck = { type: "stuck", server: m.from, index, bytes });
-    }
-    return true;
-  }
-
   private recordReply(role: Leader, m: Reply) {
     const follower = role.followers.get(m.from);
     if (m.term < this.currentTerm || m.round > role.round) return undefined;
@@ -1064,7 +991,44 @@ export class Raft {
     this.events.push({ type: "committed", commitIndex: index });
   }
 
-  // ------------------------- 7 Reads, leadership transfer, and sessions -------------------------
+  // ---------------------------------------- 7 Invariants -----------------------------------------
+  // What must be true of a server whenever a turn ends. It is checked in production too: it costs
+  // little beside a datagram, and a server that breaks a rule must not say another word. A first
+  // reading of Part I can end here.
+
+  checkInvariants(): void {
+    const {
+      log,
+      role,
+      saved,
+      settings,
+      snapshot,
+      currentTerm,
+      votedFor,
+      commitIndex,
+      lastApplied,
+    } = this;
+    assert(lastApplied <= commitIndex, "only what is committed is applied");
+    assert(commitIndex <= log.lastIndex, "only what is in the log is committed");
+    assert(log.savedIndex <= log.lastIndex, "only what is in the log is saved");
+    assert(lastApplied <= log.savedIndex, "only what is durable here is applied");
+    assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
+    assert(snapshot.index <= lastApplied, "a snapshot has only what is applied");
+    assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
+    assert(saved.currentTerm <= currentTerm, "the disk knows no later term than its server");
+    const campaigned = role.name === "Candidate" || role.name === "Leader";
+    assert(!campaigned || votedFor === settings.name, "a candidate has voted for itself");
+    if (role.name !== "Leader") return;
+    assert(saved.currentTerm === currentTerm, "a leader's term is durable");
+    assert(saved.votedFor === settings.name, "a leader's vote for itself is durable");
+    assert(log.matches(role.firstIndex, currentTerm), "a leader's term begins with its no-op");
+    for (const { matchIndex, nextIndex } of role.followers.values()) {
+      assert(matchIndex < nextIndex, "no follower is sent what it has");
+      assert(nextIndex <= log.lastIndex + 1, "no follower is sent what the leader does not have");
+    }
+  }
+
+  // ------------------------------- 8 Reads and leadership transfer -------------------------------
   // A read changes nothing, so it needs no entry in the log. But a leader may have been replaced
   // and not know it, so it asks a majority, once for all reads that wait (ReadIndex, thesis
   // §6.4). Sessions, the other half of what clients need, are a class of their own below.
@@ -1133,7 +1097,7 @@ export class Raft {
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
 
-  // ---------------------------------------- 8 Snapshots -----------------------------------------
+  // ----------------------------------------- 9 Snapshots -----------------------------------------
   // A log cannot grow for ever. When the state is on the disk as it is after some entry, the
   // entries up to that one may go (§7). A follower that lacks one of them is sent the snapshot
   // instead, in chunks (Figure 13), which are treated like entries: several are under way, they
@@ -1262,20 +1226,12 @@ export class Raft {
     }
   }
 
-  // ----------------------------------------- 9 Members ------------------------------------------
+  // ----------------------------------------- 10 Members ------------------------------------------
   // Servers come and go one at a time (thesis §4), by entries that list all members anew. Any
   // majority of one list then has a server in common with any of the next, so a list may be in
   // force as soon as it is in a log, on the one server and not yet on another, and is so until it
   // is truncated away. Membership decides what is counted, never what is heard (thesis §4.1):
   // elections, commitment, reads and CheckQuorum all count with `majority` and `majorityValue`.
-  //
-  // A server is worth what its disk remembers. One that starts again with an empty disk has
-  // forgotten for whom it voted and what it acknowledged; counted as who it was, it would make two
-  // leaders of one term. So the log names the disk of each member, without which it does not count.
-  // The first entry of all names those that are there. Another is named by an entry that takes the
-  // vote away, so it is committed by a majority of the others. Whatever the lost disk may have
-  // promised, for which a majority was needed, then lies before that entry; and who knows that the
-  // server has a vote again, has that entry too. (What a majority forgets at once, is lost.)
 
   /** Who they are by this server's log, committed or not; nobody, if it is yet to join them. */
   get members(): Configuration {
@@ -1299,17 +1255,8 @@ export class Raft {
     return among.find((member) => member.name === name);
   }
 
-  /** Whether it spoke last with the disk that the log names for it, if it has spoken at all. */
-  isNamed({ name, disk }: Member): boolean {
-    return (this.disks.get(name) ?? disk) === disk;
-  }
-
   private hasVote(member: Member | undefined): boolean {
     return member?.votes === true && this.isNamed(member);
-  }
-
-  private nameDisk(member: Member): Member {
-    return { ...member, disk: this.disks.get(member.name) ?? member.disk };
   }
 
   /**
@@ -1393,16 +1340,6 @@ export class Raft {
       + "and the rest is no majority";
   }
 
-  /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
-  private readmit(role: Leader, member: Member): void {
-    const enrolled = { ...this.nameDisk(member), votes: false };
-    const next = this.members.map((other) => other === member ? enrolled : other);
-    if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
-    this.appendMembers(role, next);
-    this.trackFollower(role, member.name);
-    if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
-  }
-
   private appendMembers(role: Leader, next: Configuration): number {
     const { log, currentTerm, others } = this;
     const index = log.lastIndex + 1;
@@ -1447,7 +1384,15 @@ export class Raft {
     if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
   }
 
-  // ------------------------------ Founding (section 9, continued) -------------------------------
+  // --------------------------------- 11 Lost disks and founding ----------------------------------
+  // A server is worth what its disk remembers. One that starts again with an empty disk has
+  // forgotten for whom it voted and what it acknowledged; counted as who it was, it would make two
+  // leaders of one term. So the log names the disk of each member, without which it does not count.
+  // The first entry of all names those that are there. Another is named by an entry that takes the
+  // vote away, so it is committed by a majority of the others. Whatever the lost disk may have
+  // promised, for which a majority was needed, then lies before that entry; and who knows that the
+  // server has a vote again, has that entry too. (What a majority forgets at once, is lost.)
+  //
   // Founders a, b and c start with empty disks, and the first leader founds the cluster: its entry
   // 1 carries a random number, the identity of the founding, and so does each later list of
   // members. If b and c then lose their disks, nothing on them says that a cluster exists. If they
@@ -1461,6 +1406,25 @@ export class Raft {
   //      That server takes nothing of another founding, in any term, at any index. Before that,
   //      entry 1 is an entry like others, and gives way: its leader may have died before any other
   //      server had it, and the rest have founded without it.
+
+  /** Whether it spoke last with the disk that the log names for it, if it has spoken at all. */
+  isNamed({ name, disk }: Member): boolean {
+    return (this.disks.get(name) ?? disk) === disk;
+  }
+
+  private nameDisk(member: Member): Member {
+    return { ...member, disk: this.disks.get(member.name) ?? member.disk };
+  }
+
+  /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
+  private readmit(role: Leader, member: Member): void {
+    const enrolled = { ...this.nameDisk(member), votes: false };
+    const next = this.members.map((other) => other === member ? enrolled : other);
+    if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
+    this.appendMembers(role, next);
+    this.trackFollower(role, member.name);
+    if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
+  }
 
   /** The founding that this log belongs to; 0 while it is empty. */
   get founding(): number {
@@ -1496,11 +1460,87 @@ export class Raft {
     this.foreign.add(from);
     return true;
   }
+
+  // ----------------------------- 12 Retransmission and closed ports ------------------------------
+  // When a leader sends again to a follower that does not answer, and how a follower finds out
+  // sooner than by the election timeout that its leader is gone.
+
+  /** When a follower is to hear of its leader again. */
+  private dueAt(follower: Progress): number {
+    const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
+    const { heartbeatMs } = this.settings;
+    const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
+    const isHopeful = follower.failures < RETRANSMISSIONS && sentAt < heardAt + 2 * heartbeatMs;
+    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? RETRANSMISSIONS : 1);
+  }
+
+  /**
+   * Returns whether a refusal lets sending begin again. All that is in flight after a lost request
+   * is refused too, so only the first refusal counts. Without news, one counts per retransmission
+   * interval, because otherwise an entry that the path always loses, such as one that needs IP
+   * fragments, would be sent in every round trip.
+   */
+  private sendsAgain(
+    role: Leader,
+    m: Reply,
+    follower: Progress,
+    index: number,
+    bytes: number,
+  ): boolean {
+    if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
+    follower.refusedRound = role.round;
+    follower.retryAt = this.now + this.settings.heartbeatMs / RETRANSMISSIONS;
+    follower.failures += 1;
+    if (follower.failures === 2 * RETRANSMISSIONS) { // By then chance is no explanation.
+      this.events.push(follower.stuck = { type: "stuck", server: m.from, index, bytes });
+    }
+    return true;
+  }
+
+  /**
+   * Nobody is at the port of `peer`. If that is the leader, and it is late, and this is so a second
+   * time, its process is gone, and the election timeout would be waited for in vain. What a refusal
+   * says is never trusted further than that: whoever forges some for a majority has one election,
+   * in which everybody votes as always, and any word from the leader ends the doubt before.
+   */
+  onPortClosed(peer: Name, now: number): void {
+    const { heartbeatMs } = this.settings;
+    this.now = now;
+    const isLate = now >= this.heardAt + LATE_AFTER_HEARTBEATS * heartbeatMs;
+    if (this.role.name !== "Follower" || this.leader !== peer || !isLate) return;
+    if (this.portClosedAt <= this.heardAt) {
+      this.portClosedAt = now;
+      this.probeAt = now + PROBE_RETRY_MS;
+    } else if (now >= this.portClosedAt + PROBE_RETRY_MS) this.giveUpLeader();
+  }
+
+  /** A peer has begun another life. If it led, it does so no more: no role survives a restart. */
+  onRestarted(peer: Name, now: number): void {
+    this.now = now;
+    if (this.role.name === "Follower" && this.leader === peer) this.giveUpLeader();
+  }
+
+  private giveUpLeader(): void {
+    this.become({ name: "Follower", leader: undefined });
+    this.leaderLostAt = this.now;
+    // The others find out at about the same time, and all at once would split the vote.
+    this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;
+  }
+
+  /**
+   * How long a campaign lasts at least. Where the leader is not only silent but known to be gone,
+   * it is tried again soon, as others may find out later, or the vote was split; and less and less
+   * so, or where a vote takes long there would never be a leader.
+   */
+  private get patienceMs(): number {
+    const { electionTimeoutMs, heartbeatMs } = this.settings;
+    return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.leaderLostAt));
+  }
 }
 
 const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
-// ------------------------------- Sessions (section 7, continued) --------------------------------
+// ------------------------------------------ 13 Sessions ------------------------------------------
 // A client that gets no answer must ask again, perhaps another server, and its command must still
 // be applied only once (thesis §6.3). So it opens a session, by an entry whose index is the
 // session's id, and numbers its commands. The table of sessions is replicated like the state
@@ -1643,36 +1683,9 @@ export class Sessions {
   }
 }
 
-// ---------------------------------------- 10 Invariants -----------------------------------------
-// What must be true of a server whenever a turn ends. It is checked in production too: it costs
-// little beside a datagram, and a server that breaks a rule must not say another word.
-
-export function checkInvariants(raft: Raft): void {
-  const { log, role, saved, settings, snapshot, currentTerm, votedFor, commitIndex, lastApplied } =
-    raft;
-  assert(lastApplied <= commitIndex, "only what is committed is applied");
-  assert(commitIndex <= log.lastIndex, "only what is in the log is committed");
-  assert(log.savedIndex <= log.lastIndex, "only what is in the log is saved");
-  assert(lastApplied <= log.savedIndex, "only what is durable here is applied");
-  assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
-  assert(snapshot.index <= lastApplied, "a snapshot has only what is applied");
-  assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
-  assert(saved.currentTerm <= currentTerm, "the disk knows no later term than its server");
-  const campaigned = role.name === "Candidate" || role.name === "Leader";
-  assert(!campaigned || votedFor === settings.name, "a candidate has voted for itself");
-  if (role.name !== "Leader") return;
-  assert(saved.currentTerm === currentTerm, "a leader's term is durable");
-  assert(saved.votedFor === settings.name, "a leader's vote for itself is durable");
-  assert(log.matches(role.firstIndex, currentTerm), "a leader's term begins with its no-op");
-  for (const { matchIndex, nextIndex } of role.followers.values()) {
-    assert(matchIndex < nextIndex, "no follower is sent what it has");
-    assert(nextIndex <= log.lastIndex + 1, "no follower is sent what the leader does not have");
-  }
-}
-
 // ================================== Part II: The machine room ===================================
 
-// ----------------------------------------- 11 The wire ------------------------------------------
+// ------------------------------------------ 14 The wire ------------------------------------------
 // A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
 // kind of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
 // at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes that
@@ -2036,7 +2049,7 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
   return at === bytes.length ? records : undefined;
 }
 
-// -------------------------------------- 12 Stable storage ---------------------------------------
+// --------------------------------------- 15 Stable storage ---------------------------------------
 // One file, `log`, that is only ever appended to: entries, terms and votes are records in it, so a
 // single sync makes a whole turn durable, in order. What one sync covers is one frame: marker,
 // length and CRC-32 (4 bytes each), records; then a header of zeros, which the next frame
@@ -2570,7 +2583,7 @@ function openFile(fd: number) {
 
 export type OpenFile = ReturnType<typeof openFile>;
 
-// ------------------------------------- 13 Datagrams and RPC -------------------------------------
+// ------------------------------------- 16 Datagrams and RPC --------------------------------------
 // UDP loses, repeats, reorders and delays, and anyone can send it. Here it becomes what Part I
 // expects: messages that a member of this cluster meant for this server in its present life, each
 // delivered at most once. A datagram names the boot of its receiver, so what was recorded before a
@@ -3118,7 +3131,7 @@ export class Endpoint {
   }
 }
 
-// ------------------------------ 14 A running node, and its clients ------------------------------
+// --------------------------------------- 17 A running node ---------------------------------------
 // A node is a server that runs: the algorithm of Part I with a disk, a socket and a state machine.
 // All that arrives in one turn of the event loop is carried out together, by one `flush`.
 
@@ -3834,6 +3847,10 @@ export class Node {
   }
 }
 
+// ------------------------------------------ 18 Clients -------------------------------------------
+// A client finds the leader, follows it when it changes, and repeats a request until it is
+// answered.
+
 const TICK_MS = 10;
 const RETRY_MS = 100;
 
@@ -4196,7 +4213,7 @@ export class Client {
   }
 }
 
-// ------------------------------------- 15 A key-value store -------------------------------------
+// ------------------------------------- 19 A key-value store --------------------------------------
 // The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes,
 // here kept as Latin-1, which has a character for each of them. What is asked is packed: a verb
 // (1 byte), then key, value and expected value, as far as the verb has them, each behind its length

@@ -1,5 +1,5 @@
 /**
- * A cluster is founded once (section 9, continued): first the rules of the algorithm alone, then
+ * A cluster is founded once (section 11): first the rules of the algorithm alone, then
  * servers that lose their disks while others can be reached, or can't.
  */
 import { describe, expect, test } from "bun:test";

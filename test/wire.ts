@@ -1,4 +1,4 @@
-/** Datagrams as section 11 describes them, sealed and opened without a line of raft.ts. */
+/** Datagrams as section 14 describes them, sealed and opened without a line of raft.ts. */
 import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
 import { createHmac } from "node:crypto";
 import type { Kind } from "../raft.ts";
