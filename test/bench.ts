@@ -51,7 +51,7 @@ import {
 } from "./bench/growth.ts";
 import { commits, roundTrips, syncs } from "./bench/limits.ts";
 import { type Figures, median } from "./bench/load.ts";
-import { readFlags } from "./flags.ts";
+import { readFlags } from "./support/flags.ts";
 
 const flags = readFlags(import.meta.path, {
   against: { type: "string" },

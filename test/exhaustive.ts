@@ -12,12 +12,12 @@
  *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
  *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
  */
-import type { Bounds } from "./exhaustive/cluster.ts";
-import { type Action, Search } from "./exhaustive/search.ts";
-import { messages, servers } from "./exhaustive/server.ts";
-import { follow, read, write } from "./exhaustive/story.ts";
-import { readFlags } from "./flags.ts";
-import { Violation } from "./judge.ts";
+import type { Bounds } from "./simulation/exhaustive/cluster.ts";
+import { type Action, Search } from "./simulation/exhaustive/search.ts";
+import { messages, servers } from "./simulation/exhaustive/server.ts";
+import { follow, read, write } from "./simulation/exhaustive/story.ts";
+import { Violation } from "./simulation/judge.ts";
+import { readFlags } from "./support/flags.ts";
 
 export const BOUNDS: Bounds = {
   terms: 3,

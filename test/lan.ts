@@ -8,12 +8,12 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { readFlags } from "./flags.ts";
 import { Capture } from "./lan/capture.ts";
 import { Machine, makeBridge, runInside, whyNoNetwork } from "./lan/network.ts";
 import { replayed, replayedInAnElection, replayedLater } from "./lan/replay.ts";
 import { check, type Lan, PORT, scenario, show, Trio, verdict } from "./lan/scene.ts";
-import { endAll, run } from "./processes.ts";
+import { readFlags } from "./support/flags.ts";
+import { endAll, run } from "./support/processes.ts";
 
 const flags = readFlags(import.meta.path, {
   only: { type: "string", default: "" },

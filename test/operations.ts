@@ -9,7 +9,7 @@
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { Client, KeyValues, RaftError } from "../raft.ts";
-import { readFlags } from "./flags.ts";
+import { readFlags } from "./support/flags.ts";
 import {
   bytes,
   endAll,
@@ -18,7 +18,7 @@ import {
   Program,
   temporaryDirectory,
   text,
-} from "./processes.ts";
+} from "./support/processes.ts";
 
 /** Servers that come and go; each is called by its address. */
 class Fleet {

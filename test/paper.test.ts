@@ -58,9 +58,9 @@ import {
   turn,
   voteReply,
   wait,
-} from "./core.ts";
-import { randomFrom } from "./random.ts";
-import { makeCommand } from "./wire.ts";
+} from "./support/core.ts";
+import { randomFrom } from "./support/random.ts";
+import { makeCommand } from "./support/wire.ts";
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
 const receiversOf = (sent: readonly Message[]) => sent.map((m) => m.to);

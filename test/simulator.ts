@@ -3,8 +3,8 @@
  * decides everything that happens. See `--help`.
  */
 import { parseArgs } from "node:util";
-import { hasFailed, neverHappened, runSeeds, tellSum } from "./simulator/fleet.ts";
-import { type Mode, modeOf, modes, replayOf, simulate } from "./simulator/modes.ts";
+import { hasFailed, neverHappened, runSeeds, tellSum } from "./simulation/fleet.ts";
+import { type Mode, modeOf, modes, replayOf, simulate } from "./simulation/modes.ts";
 
 const HELP = `A cluster in a hostile world that one number decides.
 

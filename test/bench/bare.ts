@@ -7,7 +7,7 @@
  */
 import path from "node:path";
 import type { World } from "../../raft.ts";
-import { eventually } from "../processes.ts";
+import { eventually } from "../support/processes.ts";
 import { endWithParent, load } from "./load.ts";
 
 const [, , inFlight = "1024", ms = "1000", directory = "", file = ""] = Bun.argv;

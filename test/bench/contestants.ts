@@ -6,7 +6,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:f
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
-import { eventually, isFree } from "../processes.ts";
+import { eventually, isFree } from "../support/processes.ts";
 import type { Figures } from "./load.ts";
 
 const BENCH = import.meta.dir;

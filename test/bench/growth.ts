@@ -4,7 +4,7 @@
  */
 import { readdirSync, statSync } from "node:fs";
 import path from "node:path";
-import { eventually } from "../processes.ts";
+import { eventually } from "../support/processes.ts";
 import { Contestant, ours, type Stat } from "./contestants.ts";
 import type { Figures } from "./load.ts";
 

@@ -4,7 +4,7 @@
  */
 import { readlinkSync } from "node:fs";
 import path from "node:path";
-import { Program, type Status } from "../processes.ts";
+import { Program, type Status } from "../support/processes.ts";
 
 /** Where the bridge is: a network without any of the machine's own, and processes to end with us. */
 const PRIVATE = [

@@ -3,7 +3,7 @@
  * addresses that it had. It must change nothing, and earn nothing but greetings.
  */
 import { readFileSync } from "node:fs";
-import { open, type Opened } from "../wire.ts";
+import { open, type Opened } from "../support/wire.ts";
 import type { Frame } from "./capture.ts";
 import { check, type Lan, PORT, Trio } from "./scene.ts";
 

@@ -1,7 +1,7 @@
 /** What the scenarios on a LAN have in common: three servers, a client, and a report to read. */
 import { mkdirSync } from "node:fs";
 import path from "node:path";
-import { endAll, eventually, type Program, type Status } from "../processes.ts";
+import { endAll, eventually, type Program, type Status } from "../support/processes.ts";
 import type { Capture } from "./capture.ts";
 import type { Machine } from "./network.ts";
 

@@ -1,8 +1,8 @@
 /** A key-value store and its users: what they ask, and whether the answers are those of one store. */
 import { expect } from "bun:test";
 import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
-import { checkLinearizable } from "../linearizability.ts";
-import { type Call, perform } from "../simulator/workload.ts";
+import { type Call, perform } from "../simulation/full/workload.ts";
+import { checkLinearizable } from "../simulation/linearizability.ts";
 import { linesOf } from "./journal.ts";
 import { drawFrom, Stage } from "./stage.ts";
 

@@ -5,13 +5,13 @@
  */
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
-import { type Keep, type Operation } from "../disk.ts";
-import { type Random } from "../random.ts";
-import { Figure3 } from "../simulator/figure3.ts";
-import { pick } from "../simulator/hostility.ts";
-import { readDatagram, type Sentence } from "../simulator/story.ts";
-import { SECRET } from "../wire.ts";
-import { type Packet, type Route, Simulation } from "../world.ts";
+import { Figure3 } from "../simulation/full/figure3.ts";
+import { pick } from "../simulation/full/hostility.ts";
+import { readDatagram, type Sentence } from "../simulation/full/story.ts";
+import { type Keep, type Operation } from "../support/disk.ts";
+import { type Random } from "../support/random.ts";
+import { SECRET } from "../support/wire.ts";
+import { type Packet, type Route, Simulation } from "../support/world.ts";
 
 /** What becomes of a datagram that has a way to where it is going. */
 const networks = {

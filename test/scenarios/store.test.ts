@@ -4,7 +4,7 @@
  * the lab with the fault-tolerant key-value service).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { forSeeds } from "../random.ts";
+import { forSeeds } from "../support/random.ts";
 import { linesOf } from "./journal.ts";
 import { type Plan, serve, Service } from "./service.ts";
 import { within } from "./stage.ts";

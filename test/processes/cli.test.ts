@@ -1,0 +1,1817 @@
+/**
+ * The command line, as people and scripts meet it. Whatever they do wrong is answered by one clear
+ * message and the right exit code, and nothing is lost. `RAFT_SHOW=1 bun test cli` prints all of
+ * these as a table: what was done, what was printed, and the exit code.
+ */
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  describe,
+  expect,
+  setDefaultTimeout,
+  test,
+} from "bun:test";
+import dgram from "node:dgram";
+import {
+  chmodSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { type Answer, narrator, type Status, troublesOf } from "../../cli.ts";
+import type { Member, NodeEvent } from "../../raft.ts";
+import { configuration } from "../support/core.ts";
+import {
+  childrenOf,
+  Cluster,
+  endAll,
+  eventually,
+  freePorts,
+  isFree,
+  Program,
+  temporaryDirectory,
+} from "../support/processes.ts";
+
+const CLI = path.join(import.meta.dir, "../../cli.ts");
+const SECRET = "a secret of the tests, of 16 characters or more";
+const TIMING = { electionTimeoutMs: 300, heartbeatMs: 50 };
+const QUICK = ["--election-timeout", "300", "--heartbeat", "50"];
+/** A name that no resolver has, whether or not there is a network. */
+const NOWHERE = `${"no".repeat(32)}where`;
+
+setDefaultTimeout(100_000);
+
+// ------------------------------------------- Helpers --------------------------------------------
+
+type Options = { env?: Record<string, string>; input?: Uint8Array | string; shell?: string };
+
+/** Runs a command to its end. A shell may write what no argument of a program can hold. */
+async function cli(args: readonly string[], { env = {}, input = "", shell }: Options = {}) {
+  const command = shell === undefined
+    ? [process.execPath, CLI, ...args]
+    : ["sh", "-c", shell, process.execPath, CLI, ...args];
+  const child = Bun.spawn(command, {
+    env: { ...process.env, NO_COLOR: "1", ...env },
+    stdin: Buffer.from(input),
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: 60_000,
+  });
+  const [bytes, errors, code] = await Promise.all([
+    new Response(child.stdout).bytes(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, bytes, output: Buffer.from(bytes).toString(), errors: errors.trim() };
+}
+
+/** A file with a secret in it, as `bun cli.ts secret > FILE` makes it. */
+function secretFile(content: string | Uint8Array = SECRET, mode = 0o600): string {
+  const file = path.join(temporaryDirectory(), "raft.secret");
+  writeFileSync(file, content);
+  chmodSync(file, mode);
+  return file;
+}
+
+const log = (directory: string) => readFileSync(path.join(directory, "log")).toString("hex");
+
+// ------------------------------------------ Bad input -------------------------------------------
+
+/** What somebody did wrong, what they must be told, and the exit code. */
+type Wrong = {
+  what: string;
+  args: string[];
+  code: number;
+  says: RegExp;
+  options?: Options;
+  /** A directory of data, of which nothing may be lost. */
+  keeps?: string;
+};
+const shown: string[] = [];
+
+/** A pipe would end a cell of the table. */
+function show(
+  { what, args, options: { env = {}, shell } = {} }: Pick<Wrong, "what" | "args" | "options">,
+  printed: string,
+  code: number | string,
+): void {
+  const words = [...args].map((word) => (word.length > 60 ? `${word.slice(0, 20)}...` : word));
+  const quoted = words.map((word) => (/^[^\s"'$*]+$/.test(word) ? word : `'${word}'`)).join(" ");
+  const variables = Object.entries(env).map(([name, value]) => `${name}='${value}' `).join("");
+  const raw = shell?.replace(/^exec "\$0" "\$@" /, "") ?? "";
+  const command = `${variables}bun cli.ts ${quoted}${raw && ` ${raw}`}`;
+  const hidden = (from: string) =>
+    from.replaceAll(new RegExp(`${os.tmpdir()}/[^/ :]+`, "g"), "/tmp");
+  shown.push([what, `\`${hidden(command)}\``, hidden(printed), code].join(" | "));
+}
+
+const FATAL = /^(\d{4}-\d\d-\d\d [\d:]+,\d{3} - ERROR - raft - \S+ - )?(.*)$/s;
+
+async function expectRefusal(wrong: Wrong): Promise<void> {
+  const { args, code, says, options, keeps } = wrong;
+  const before = keeps && log(keeps);
+  const refused = await cli(args, options);
+  show(wrong, refused.errors, refused.code);
+  // A server that had begun to tell its story ends it with the reason.
+  const [, begun = "", errors = ""] = FATAL.exec(refused.errors) ?? [];
+  expect(begun !== "").toBe(refused.output.includes("Starting server..."));
+  expect(errors).toMatch(says);
+  expect(refused.errors).not.toContain("\n"); // One message, and no stack.
+  expect(refused.code).toBe(code);
+  const story = refused.output.split("\n").filter((line) => !/^\d{4}-.* - raft - /.test(line));
+  expect(story).toEqual([""]);
+  // A script is told the same, in one shape.
+  const inJson = await cli(["--json", ...args], options);
+  const [last = "", ...events] = inJson.output.trim().split("\n").reverse();
+  const message = expect.stringMatching(says);
+  const about = begun === ""
+    ? {}
+    : { time: expect.any(String), level: "ERROR", server: expect.any(String), message };
+  expect(JSON.parse(last)).toEqual({
+    ...about,
+    ok: false,
+    error: { code: expect.any(String), message },
+  });
+  for (const event of events) expect(JSON.parse(event)).toHaveProperty("message");
+  expect(inJson.errors).toBe("");
+  expect(inJson.code).toBe(code);
+  if (keeps) expect(log(keeps)).toBe(before ?? "");
+}
+
+afterAll(() => {
+  if (process.env["RAFT_SHOW"] !== "1") return;
+  const head = ["What is wrong | Command | What it prints | Exit code", "---|---|---|---"];
+  console.log([...head, ...shown].map((row) => `| ${row} |`).join("\n"));
+});
+
+describe("bad input", () => {
+  let cluster: Cluster;
+  let where: string[];
+  let lastIndex: number;
+  let [port, taken] = ["", ""];
+
+  beforeAll(async () => {
+    cluster = await Cluster.start(TIMING, 1);
+    const [server = ""] = cluster.servers;
+    where = ["--peers", server, "--cluster", cluster.name];
+    taken = server.split(":")[1] ?? "";
+    port = String((await freePorts(1))[0]);
+    expect(await cli(["put", "precious", "kept", ...where])).toMatchObject({ code: 0 });
+    lastIndex = (await cluster.statuses())[0]?.lastIndex ?? 0;
+  });
+
+  afterAll(endAll);
+
+  /** Tests of a table, whose rows are made when the servers run. */
+  function refuses(about: string, table: () => Wrong[]): void {
+    test(about, async () => {
+      const rows = table();
+      expect(rows.length).toBeGreaterThan(0);
+      for (const wrong of rows) await expectRefusal(wrong);
+    });
+  }
+
+  const server = (
+    ...more: string[]
+  ) => ["--host", "127.0.0.1", "--port", port, "--data", temporaryDirectory(), ...more];
+
+  refuses("commands and flags", () => [
+    {
+      what: "no arguments",
+      args: [],
+      code: 2,
+      says: /^A server needs --host and --port, or a client a command: .*--test.*--help/,
+    },
+    {
+      what: "an unknown flag",
+      args: ["--prot", "48000"],
+      code: 2,
+      says: /^There is no flag --prot\. 'bun cli\.ts --help' lists them/,
+    },
+    { what: "a flag without its value", args: ["--port"], code: 2, says: /--port.*--help/ },
+    {
+      what: "a value that looks like a flag",
+      args: ["put", "KEY", "-5"],
+      code: 2,
+      says: /no flag -5\..* behind --\.$/,
+    },
+    {
+      what: "an unknown command",
+      args: ["putt", "a", "b"],
+      code: 2,
+      says: /^There is no command "putt"\. There are put, get,/,
+    },
+    {
+      what: "a command named like a property",
+      args: ["constructor"],
+      code: 2,
+      says: /^There is no command "constructor"/,
+    },
+    {
+      what: "too few words",
+      args: ["put", "a"],
+      code: 2,
+      says: /^Wrong number of words for "put": 1 instead of 2\. .*: bun cli\.ts put KEY VALUE$/,
+    },
+    {
+      what: "too many words",
+      args: ["put", "a", "hello", "world"],
+      code: 2,
+      says: /^Wrong number of words for "put": 3 instead of 2\. .*quotes/,
+    },
+    {
+      what: "a server's flag at a client",
+      args: ["status", "--port", "48000"],
+      code: 2,
+      says: /^--port is for servers, .*--peers/,
+    },
+    {
+      what: "a client's flag at a server",
+      args: server("--timeout", "100"),
+      code: 2,
+      says: /^--timeout is for clients/,
+    },
+    {
+      what: "half a command",
+      args: ["members"],
+      code: 2,
+      says: /^There is no command "members"\. .*members list, members add, members remove/,
+    },
+    {
+      what: "a member without an address",
+      args: ["members", "add", "d", ...where],
+      code: 2,
+      says: /^"d" is not the address of a server\. Write HOST:PORT, or NAME=HOST:PORT/,
+    },
+    {
+      what: "--force where it has no effect",
+      args: ["members", "add", "d=h:1", "--force"],
+      code: 2,
+      says: /^--force is for "members remove"/,
+    },
+    {
+      what: "to remove the last member",
+      args: ["members", "remove", `127.0.0.1:${taken}`, ...where],
+      code: 5,
+      says: /^The server refuses: nobody would be left who has a vote\.$/,
+    },
+    {
+      what: "to remove a server that is no member",
+      args: ["members", "remove", "127.0.0.1:9", ...where],
+      code: 1,
+      says: /^127\.0\.0\.1:9 is no member\. The members are 127\.0\.0\.1:\d+\.$/,
+    },
+    {
+      what: "to join nobody",
+      args: server("--join"),
+      code: 2,
+      says: /^A server that is to join a cluster needs the addresses of some .*--peers/,
+    },
+    {
+      what: "--test with a flag of one server",
+      args: ["--test", "--port", "48000"],
+      code: 2,
+      says: /^--test takes no command/,
+    },
+  ]);
+
+  refuses("addresses and peers", () => [
+    {
+      what: "a port out of range",
+      args: server("--port", "123456"),
+      code: 2,
+      says: /^--port cannot be "123456"\. It takes a number from 1 to 65535/,
+    },
+    {
+      what: "a port that is no number",
+      args: server("--port", "http"),
+      code: 2,
+      says: /^--port cannot be "http"/,
+    },
+    { what: "no port", args: ["--host", "127.0.0.1"], code: 2, says: /^A server needs --port/ },
+    {
+      what: "a peer without a port",
+      args: server("--peers", "127.0.0.1"),
+      code: 2,
+      says: /^"127\.0\.0\.1" is not the address of a server\. Write HOST:PORT/,
+    },
+    {
+      what: "a peer that is oneself",
+      args: server("--peers", `127.0.0.1:${port}`),
+      code: 2,
+      says: /own peer/,
+    },
+    {
+      what: "duplicate peers",
+      args: server("--peers", "127.0.0.1:9,127.0.0.1:9"),
+      code: 2,
+      says: /listed twice/,
+    },
+    {
+      what: "two names for one peer",
+      args: server("--peers", "a=127.0.0.1:9,b=127.0.0.1:9"),
+      code: 2,
+      says: /listed twice/,
+    },
+    {
+      what: "an empty list of peers",
+      args: server("--peers", ""),
+      code: 2,
+      says: /^--peers is empty\. Write HOST:PORT of the others, or leave it out/,
+    },
+    {
+      what: "a name that peers cannot write",
+      args: server("--name", "a b"),
+      code: 2,
+      says: /^--name cannot be "a b"/,
+    },
+    {
+      what: "an address that no interface has",
+      args: server("--host", "192.0.2.1"),
+      code: 5,
+      says:
+        /^Cannot listen on 192\.0\.2\.1:\d+: no network interface has that address\. Use one of/,
+    },
+    {
+      what: "a port in use",
+      args: server("--port", taken),
+      code: 5,
+      says: /another process has that port\. Stop it, or use another port/,
+    },
+    {
+      what: "its own name does not resolve",
+      args: server("--host", NOWHERE),
+      code: 5,
+      says: /^Cannot listen on .*: the name does not resolve\. Use one of/,
+    },
+    {
+      what: "every address, and no name",
+      args: server("--host", "0.0.0.0", "--secret-file", secretFile()),
+      code: 2,
+      says: /^0\.0\.0\.0 is every address .* --name/,
+    },
+    {
+      what: "no secret, and not on loopback",
+      args: server("--host", "0.0.0.0"),
+      code: 2,
+      says: /^Without a secret .*bun cli\.ts secret > raft\.secret.*--secret-file raft\.secret/,
+    },
+    {
+      what: "timeouts that contradict each other",
+      args: server("--heartbeat", "600", "--election-timeout", "1000"),
+      code: 2,
+      says: /^A heartbeat every 600 ms is less than two in an election timeout of 1000 ms: one/,
+    },
+    {
+      what: "a time that is none",
+      args: server("--heartbeat", "soon"),
+      code: 2,
+      says: /^--heartbeat cannot be "soon"\. It takes whole milliseconds/,
+    },
+    {
+      what: "a time of nothing",
+      args: ["get", "a", "--timeout", "0"],
+      code: 2,
+      says: /^--timeout cannot be "0"/,
+    },
+  ]);
+
+  refuses("secrets and keys", () => {
+    const secret = (file: string, ...more: string[]) => server("--secret-file", file, ...more);
+    const key = secretFile("ab".repeat(32));
+    return [
+      {
+        what: "a secret that others can read",
+        args: secret(secretFile(SECRET, 0o644)),
+        code: 2,
+        says: /can be read by others\. Forbid it: chmod 600 .* read-only mount, set RAFT_SECRET /,
+      },
+      {
+        what: "a secret that is too short",
+        args: secret(secretFile("swordfish")),
+        code: 2,
+        says: /has 9 characters, and needs at least 16\. Copy the cluster's own/,
+      },
+      {
+        what: "an empty secret",
+        args: secret(secretFile("\n")),
+        code: 2,
+        says: /is empty\. Copy the cluster's own/,
+      },
+      {
+        what: "no such file",
+        args: secret(`${temporaryDirectory()}/none`),
+        code: 2,
+        says: /is not there\. Copy the .*\. Only for a new cluster: bun cli\.ts secret > .*none\.$/,
+      },
+      {
+        what: "no such file, to join",
+        code: 2,
+        args: secret(`${temporaryDirectory()}/none`, "--join", "--peers", where[1] ?? ""),
+        says: /none is not there\. Copy the cluster's own to here\.$/,
+      },
+      {
+        what: "no such file, at a client",
+        code: 2,
+        args: ["get", "a", ...where, "--secret-file", `${temporaryDirectory()}/none`],
+        says: /none is not there\. Copy the cluster's own to here\.$/,
+      },
+      {
+        what: "no such directory",
+        args: secret(`${secretFile()}/none`),
+        code: 2,
+        says: /--secret-file .* (is not there|cannot be read)\. /,
+      },
+      {
+        what: "a directory in place of a file",
+        args: secret(temporaryDirectory()),
+        code: 2,
+        says: /cannot be read\. EISDIR/,
+      },
+      {
+        what: "a secret that is no text",
+        args: secret(secretFile(Buffer.alloc(32, 0xff))),
+        code: 2,
+        says: /holds bytes that are no text\. Copy the cluster's own/,
+      },
+      {
+        what: "RAFT_SECRET too short",
+        args: server(),
+        options: { env: { RAFT_SECRET: "word" } },
+        code: 2,
+        says: /^RAFT_SECRET has 4 characters, and needs at least 16/,
+      },
+      {
+        what: "RAFT_SECRET empty",
+        args: ["get", "a", ...where],
+        options: { env: { RAFT_SECRET: "" } },
+        code: 2,
+        says: /^RAFT_SECRET is empty/,
+      },
+      {
+        what: "secret and key at once",
+        code: 2,
+        args: ["get", "a", ...where, "--secret-file", secretFile(), "--client-key-file", key],
+        says: /^--secret-file and --client-key-file are both given\. A client takes one/,
+      },
+      {
+        what: "both in the environment",
+        args: ["get", "a", ...where],
+        code: 2,
+        options: { env: { RAFT_SECRET: SECRET, RAFT_CLIENT_KEY: "ab".repeat(32) } },
+        says: /^RAFT_SECRET and RAFT_CLIENT_KEY are both set\. /,
+      },
+      {
+        what: "a client's key that is none",
+        code: 2,
+        args: ["get", "a", ...where, "--client-key-file", secretFile()],
+        says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/,
+      },
+      {
+        what: "a client's key that others can read",
+        code: 2,
+        args: ["get", "a", ...where, "--client-key-file", secretFile("ab".repeat(32), 0o640)],
+        says: /^--client-key-file .* can be read by others\. Forbid it: .* set RAFT_CLIENT_KEY /,
+      },
+      {
+        what: "no such key",
+        code: 2,
+        args: ["get", "a", ...where, "--client-key-file", `${temporaryDirectory()}/none`],
+        says: /is not there\. Copy the cluster's own to here/,
+      },
+      {
+        what: "a server with a client's key",
+        args: server("--client-key-file", key),
+        code: 2,
+        says: /^--client-key-file is for clients/,
+      },
+      {
+        what: "a server with only a client's key",
+        args: server(),
+        code: 2,
+        options: { env: { RAFT_CLIENT_KEY: "ab".repeat(32) } },
+        says: /^RAFT_CLIENT_KEY is for clients: .*--secret-file/,
+      },
+      {
+        what: "client-key without a secret",
+        args: ["client-key"],
+        code: 2,
+        says: /^The clients' key is made of the secret: give --secret-file, or RAFT_SECRET/,
+      },
+    ];
+  });
+
+  refuses("keys and values", () => [
+    {
+      what: "an empty key",
+      args: ["put", "", "value", ...where],
+      code: 2,
+      says: /^The key is empty\. /,
+    },
+    {
+      what: "key and value too large",
+      args: ["put", "key", "v".repeat(64_000), ...where],
+      code: 5,
+      says: /^\d+ bytes are too many for a datagram, .* 64000.*[Ss]plit/,
+    },
+    {
+      what: "a key too large",
+      args: ["get", "k".repeat(64_000), ...where],
+      code: 5,
+      says: /bytes are too many for a datagram/,
+    },
+    {
+      what: "a value too large, on standard input",
+      args: ["put", "key", "-", ...where],
+      code: 5,
+      options: { input: new Uint8Array(10_000_000) },
+      says: /^Standard input has more than 64000 bytes.*Nothing was sent/,
+    },
+    {
+      what: "bytes that are not UTF-8",
+      args: ["get", ...where],
+      code: 2,
+      options: { shell: `exec "$0" "$@" "$(printf '\\303\\050')"` },
+      says: /has bytes that are not UTF-8, .*--base64/,
+    },
+    {
+      what: "no base64",
+      args: ["get", "a key", "--base64", ...where],
+      code: 2,
+      says: /^"a key" is not base64\. /,
+    },
+    {
+      what: "no such key",
+      args: ["get", "__proto__", ...where],
+      code: 1,
+      says: /^There is no value for "__proto__"\.$/,
+    },
+    {
+      what: "no such key to delete",
+      args: ["delete", "constructor", ...where],
+      code: 1,
+      says: /^There is no value for "constructor"\.$/,
+    },
+    {
+      what: "another value than expected",
+      args: ["cas", "precious", "other", "new", ...where],
+      code: 1,
+      says: /^The value of "precious" is not "other", and stays as it is\.$/,
+    },
+    {
+      what: "nobody there",
+      args: ["get", "a", "--peers", `127.0.0.1:${port}`, "--timeout", "300"],
+      code: 5,
+      says: /^No answer in 300 ms\. .*never heard/,
+    },
+    {
+      what: "another cluster's name",
+      args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"],
+      code: 5,
+      says: /^No answer in 300 ms\. .* cluster\? .*never heard/,
+    },
+  ]);
+
+  test("after all of these, nothing was logged or lost", async () => {
+    const get = await cli(["get", "precious", ...where]);
+    expect(get).toMatchObject({ code: 0, output: "kept" });
+    // The four that reached the log are a session each, and a command of two of them.
+    const [status] = await cluster.statuses();
+    const commands = ["delete", "delete", "cas", "cas"].length;
+    expect(status?.lastIndex).toBe(lastIndex + 2 * commands);
+  });
+});
+
+describe("bad input about data", () => {
+  afterEach(endAll);
+
+  /** The directory of a server that has stopped, and how it is started. */
+  async function used(): Promise<{ args: string[]; data: string; where: string[] }> {
+    const [port] = await freePorts(1);
+    const [address, data] = [`127.0.0.1:${port}`, temporaryDirectory()];
+    const args = ["--host", "127.0.0.1", "--port", String(port), "--data", data, ...QUICK];
+    const where = ["--peers", address];
+    const program = new Program(args);
+    expect(await cli(["put", "precious", "kept", ...where])).toMatchObject({ code: 0 });
+    program.signal("SIGTERM");
+    expect(await program.exited).toBe(0);
+    return { args, data, where };
+  }
+
+  async function expectKept({ args, where }: { args: string[]; where: string[] }): Promise<void> {
+    const program = new Program(args);
+    const get = await cli(["get", "precious", ...where]);
+    expect(get).toMatchObject({ code: 0, output: "kept" });
+    await program.kill();
+  }
+
+  test("when the majority is gone for good, --yes makes one a cluster of its own", async () => {
+    const mine = await used();
+    const [, , , port = ""] = mine.args;
+    const recover = (...args: string[]) => cli(["recover", ...args]);
+    expect(await recover()).toMatchObject({ code: 2 });
+    expect(await recover("--data", `${mine.data}/none`)).toMatchObject({ code: 2 });
+    const asked = await recover("--data", mine.data);
+    expect(asked).toMatchObject({ code: 2, output: "" });
+    expect(asked.errors).toMatch(/ has server 127\.0\.0\.1:\d+ of cluster .* Nothing was done\.$/);
+    await expectKept(mine);
+    const done = await recover("--data", mine.data, "--yes", "--json");
+    expect(JSON.parse(done.output)).toMatchObject({ ok: true, server: `127.0.0.1:${port}` });
+    await expectKept(mine);
+    const running = new Program(mine.args);
+    expect(await cli(["get", "precious", ...mine.where])).toMatchObject({ output: "kept" });
+    expect((await recover("--data", mine.data, "--yes")).errors).toContain(
+      "a running server has it",
+    );
+    await running.kill();
+  });
+
+  test("the same line with another --host continues the server only by its --name", async () => {
+    const directory = temporaryDirectory();
+    const inside = `cd '${directory}' && exec "$0" "$@"`;
+    const [port] = await freePorts(1);
+    const start = (
+      host: string,
+      ...more: string[]
+    ) => ["--host", host, "--port", `${port}`, "--peers", "127.0.0.1:9", ...more];
+    const startInside = async (args: string[], line: string) => {
+      const program = new Program(args, {}, ["sh", "-c", inside]);
+      await eventually(line, () => program.output.includes(line) || undefined);
+      return program;
+    };
+    const old = `127.0.0.1:${port}`;
+    const first = await startInside(start("127.0.0.1"), `Server listening on ${old}\n`);
+    await first.kill();
+    const data = path.join(directory, "raft-data");
+    await expectRefusal({
+      what: "the line of before with another --host",
+      args: start("localhost"),
+      code: 2,
+      keeps: path.join(data, old),
+      options: { shell: inside },
+      says: new RegExp(
+        `^raft-data/${old} holds the data of the server ${old} of the cluster `
+          + `raft, which does not run\\. Without --name this server is called localhost:${port}, `
+          + `.* add --name ${old}, .* add --data DIR\\.$`,
+      ),
+    });
+    expect(readdirSync(data)).toEqual([old]);
+    const again = await startInside(
+      start("localhost", "--name", old),
+      `Server listening on localhost:${port} (127.0.0.1)\n`,
+    );
+    // Beside a server that runs, another one is nothing special.
+    const other = await startInside(
+      ["--host", "127.0.0.2", ...start("localhost").slice(2)],
+      "- Peers: [",
+    );
+    await eventually(
+      "it starts",
+      () => /Server listening|Cannot listen/.test(other.output + other.errors) || undefined,
+    );
+    for (const program of [again, other]) await program.kill();
+  });
+
+  test("a directory in use, or of another server or cluster, is left as it is", async () => {
+    const mine = await used();
+    const [, , , port = ""] = mine.args;
+    await expectRefusal({
+      what: "data of another server",
+      args: [...mine.args, "--name", "other"],
+      code: 3,
+      keeps: mine.data,
+      says: /log holds the data of server .*, not of other .*\. Take another directory, or/,
+    });
+    await expectRefusal({
+      what: "data of another cluster",
+      args: [...mine.args, "--cluster", "other"],
+      code: 3,
+      keeps: mine.data,
+      says: /log holds the data of server .* of cluster raft, not of .* of other\. /,
+    });
+    const running = new Program(mine.args);
+    await eventually("it listens", () => running.output.includes("listening on ") || undefined);
+    const [free] = await freePorts(1);
+    await expectRefusal({
+      what: "data of a running server",
+      code: 3,
+      args: [...mine.args, "--port", String(free), "--name", `127.0.0.1:${port}`],
+      says: /^Cannot use .*: a running server has it\. Stop that one, or take another/,
+    });
+    await running.kill();
+    await expectKept(mine);
+  });
+
+  test("a directory that cannot be written, or is damaged, is left as it is", async () => {
+    const mine = await used();
+    await expectRefusal({
+      what: "a directory that cannot be made",
+      code: 3,
+      args: [...mine.args, "--data", `${secretFile()}/below-a-file`],
+      says: /^Cannot use .*\. Take a directory that this user may write to\.$/,
+    });
+    const file = path.join(mine.data, "log");
+    const good = readFileSync(file);
+    writeFileSync(file, "These are not the bytes of a log.");
+    await expectRefusal({
+      what: "a file that is no log",
+      args: mine.args,
+      code: 3,
+      keeps: mine.data,
+      says: /log does not begin as a log of raft\.ts does, and is left as it is\. Restore it, or/,
+    });
+    // One bit in the first frame behind the one with which every log begins.
+    const second = good.indexOf(good.subarray(0, 4), 4);
+    expect(second).toBeGreaterThan(0);
+    const damaged = Buffer.from(good);
+    damaged[second + 12] = (damaged[second + 12] ?? 0) ^ 1;
+    writeFileSync(file, damaged);
+    await expectRefusal({
+      what: "a damaged log",
+      args: mine.args,
+      code: 3,
+      keeps: mine.data,
+      says:
+        /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/,
+    });
+    writeFileSync(file, good);
+    await expectKept(mine);
+  });
+
+  const mount = "mount -t tmpfs -o size=2m none";
+  const unshare = ["unshare", ...(process.getuid?.() === 0 ? [] : ["-Ur"]), "-m"];
+  const canMount = Bun.spawnSync([...unshare, "sh", "-c", `${mount} /mnt`]).success;
+  // Where no file system can be mounted, test/unit/storage.test.ts has filled a simulated disk.
+  test.if(canMount)("a disk fills: the server stops, and goes on when there is room", async () => {
+    const [port] = await freePorts(1);
+    const data = temporaryDirectory();
+    const server = `"$0" "$@" --host 127.0.0.1 --port ${port} --data ${data}`;
+    const script = `${mount} ${data} && head -c 1800000 /dev/zero > ${data}/other && `
+      + `{ ${server}; echo "ended with $?"; rm ${data}/other && exec ${server}; }`;
+    const child = Bun.spawn([...unshare, "sh", "-c", script, process.execPath, CLI], {
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const where = ["--peers", `127.0.0.1:${port}`];
+    // The client asks again until it is answered, so the put that found the disk full succeeds too.
+    for (let i = 0; i < 10; i += 1) {
+      const input = `${i}`.repeat(30_000);
+      const put = await cli(["put", `key ${i}`, "-", ...where, "--timeout", "30000"], { input });
+      expect(put).toMatchObject({ code: 0, output: "OK\n" });
+    }
+    for (let i = 0; i < 10; i += 1) {
+      const get = await cli(["get", `key ${i}`, ...where]);
+      expect(get).toMatchObject({ code: 0, output: `${i}`.repeat(30_000) });
+    }
+    child.kill();
+    await child.exited;
+    const [output, errors] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    expect(output).toContain("ended with 3\n");
+    const [, , reason] = FATAL.exec(errors) ?? [];
+    expect(reason).toMatch(
+      /^Cannot write .*: ENOSPC.*\. Make room on that disk, and start again\.\n$/,
+    );
+    const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data];
+    show({ what: "a full disk", args }, errors.trim(), 3);
+  });
+});
+
+// ------------------------------------------ Good input ------------------------------------------
+
+describe("clients and scripts", () => {
+  let where: string[];
+
+  beforeAll(async () => {
+    const cluster = await Cluster.start(TIMING, 1);
+    where = ["--peers", cluster.servers.join(","), "--cluster", cluster.name];
+  });
+  afterAll(endAll);
+
+  test("any bytes go in by standard input, and come out as they are", async () => {
+    const input = crypto.getRandomValues(new Uint8Array(63_000));
+    expect(await cli(["put", "any bytes", "-", ...where], { input })).toMatchObject({ code: 0 });
+    // The reader is slow, and the value larger than what a pipe holds beside what it has read.
+    const slow = { shell: "\"$0\" \"$@\" | { sleep 1; cat; }" };
+    const [got, json] = await Promise.all([
+      cli(["get", "any bytes", ...where], slow),
+      cli(["get", "any bytes", "--json", ...where], slow),
+    ]);
+    expect(Buffer.from(got.bytes).equals(Buffer.from(input))).toBe(true);
+    const base64 = Buffer.from(input).toString("base64");
+    expect(JSON.parse(json.output)).toEqual({ ok: true, value: null, base64 });
+    expect(await cli(["put", "empty", "-", ...where])).toMatchObject({ code: 0 });
+    expect(await cli(["get", "empty", ...where])).toMatchObject({ code: 0, output: "" });
+  });
+
+  test("with --base64, keys are any bytes too", async () => {
+    const words = [Uint8Array.of(0, 0xff), Uint8Array.of(0xfe)].map((bytes) =>
+      Buffer.from(bytes).toString("base64")
+    );
+    expect(await cli(["put", ...words, "--base64", ...where])).toMatchObject({ code: 0 });
+    const got = await cli(["get", words[0] ?? "", "--base64", ...where]);
+    expect([...got.bytes]).toEqual([0xfe]);
+  });
+
+  test("keys that JavaScript knows are keys like all others", async () => {
+    const keys = ["__proto__", "constructor", "-", "é"];
+    for (const key of keys) {
+      const args = ["put", key, `of ${key}`, ...where];
+      const put = await cli(args);
+      expect(put).toMatchObject({ code: 0, output: "OK\n" });
+      show({ what: `the key ${key}`, args }, put.output.trim(), put.code);
+    }
+    for (const key of keys) {
+      expect(await cli(["get", key, ...where])).toMatchObject({ code: 0, output: `of ${key}` });
+    }
+    expect(await cli(["put", ...where, "--", "dash", "-5"])).toMatchObject({ code: 0 });
+    expect(await cli(["get", "dash", ...where])).toMatchObject({ output: "-5" });
+  });
+
+  test("--json has one shape, whatever is asked", async () => {
+    const json = async (...args: string[]) => {
+      const { code, output, errors } = await cli([...args, "--json", ...where]);
+      expect(errors).toBe("");
+      return [code, JSON.parse(output)];
+    };
+    const ok = { ok: true };
+    const failed = (code: string) => ({ ok: false, error: { code, message: expect.any(String) } });
+    expect(await json("put", "word", "one")).toEqual([0, ok]);
+    expect(await json("get", "word")).toEqual([0, { ...ok, value: "one", base64: "b25l" }]);
+    expect(await json("cas", "word", "two", "three")).toEqual([1, failed("different")]);
+    expect(await json("cas", "word", "one", "two")).toEqual([0, ok]);
+    expect(await json("delete", "word")).toEqual([0, ok]);
+    expect(await json("delete", "word")).toEqual([1, failed("absent")]);
+    expect(await json("get", "word")).toEqual([1, failed("absent")]);
+    expect(await json("get", "word", "more")).toEqual([2, failed("usage")]);
+    const [leader = ""] = where[1]?.split(",") ?? [];
+    expect(await json("status")).toEqual([0, {
+      ...ok,
+      leader,
+      troubles: [],
+      servers: [
+        {
+          name: leader,
+          role: "Leader",
+          term: expect.any(Number),
+          lastIndex: expect.any(Number),
+          commitIndex: expect.any(Number),
+          lag: 0,
+          heardMs: null,
+          roundTripMs: null,
+          address: null,
+          logBytes: expect.any(Number),
+        },
+      ],
+    }]);
+  });
+
+  test("a write that may have been done is not said to have failed", async () => {
+    const relay = dgram.createSocket("udp4");
+    const [server = ""] = where[1]?.split(",") ?? [];
+    const port = Number(server.split(":")[1]);
+    let client = 0;
+    relay.on("message", (bytes, from) => {
+      if (from.port === port) relay.send(bytes, client, "127.0.0.1");
+      else if (!bytes.includes("swallowed")) relay.send(bytes, port, "127.0.0.1");
+      if (from.port !== port) client = from.port;
+    });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    relay.bind(0, "127.0.0.1", resolve);
+    await promise;
+    const detour = ["--peers", `${server}=127.0.0.1:${relay.address().port}`, ...where.slice(2)];
+    expect(await cli(["put", "passed", "on", ...detour])).toMatchObject({ code: 0 });
+    await expectRefusal({
+      what: "no answer to a write",
+      code: 4,
+      args: ["put", "swallowed", "up", ...detour, "--timeout", "500"],
+      says: /^No answer in 500 ms: the command may have been applied, .*Read before you repeat it/,
+    });
+    relay.close();
+  });
+
+  test("secrets go to files that nobody else can read", async () => {
+    const file = path.join(temporaryDirectory(), "secret");
+    const output = openSync(file, "w", 0o644);
+    const child = Bun.spawn([process.execPath, CLI, "secret"], { stdout: output });
+    expect(await child.exited).toBe(0);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect(readFileSync(file, "utf8")).toMatch(/^\S{43}\n$/);
+    const [key, again] = [
+      await cli(["client-key", "--secret-file", file]),
+      await cli(["client-key", "--json"], { env: { RAFT_SECRET: readFileSync(file, "utf8") } }),
+    ];
+    expect(key.output).toMatch(/^[0-9a-f]{64}\n$/);
+    expect(JSON.parse(again.output)).toEqual({ ok: true, clientKey: key.output.trim() });
+    const other = await cli(["client-key", "--secret-file", file, "--cluster", "other"]);
+    expect(other.output).not.toBe(key.output);
+  });
+});
+
+describe("output", () => {
+  let where: string[];
+
+  beforeAll(async () => {
+    const cluster = await Cluster.start(TIMING, 1);
+    where = ["--peers", cluster.servers.join(","), "--cluster", cluster.name];
+    await cli(["put", "word", "one", ...where]);
+  });
+  afterAll(endAll);
+
+  const LOST = /^Cannot write to standard output: .*\. Make room there, or write elsewhere; .*\.$/;
+  const hasProc = existsSync("/proc/self/fdinfo");
+
+  test.if(hasProc)("that cannot be written is an error, for every command", async () => {
+    const places = { full: "> /dev/full", closed: ">&-", "open only to read": "1< /dev/null" };
+    const commands = [
+      ["--help"],
+      ["--version"],
+      ["secret"],
+      ["get", "word"],
+      ["status"],
+      ["put", "word", "one"],
+      ["members", "list"],
+      ["get", "word", "--json"],
+    ];
+    for (const [what, redirection] of Object.entries(places)) {
+      for (const words of commands) {
+        const args = words.length === 1 && words[0] !== "status" ? words : [...words, ...where];
+        const options = { shell: `exec "$0" "$@" ${redirection}` };
+        const { code, errors } = await cli(args, options);
+        show({ what: `standard output that is ${what}`, args, options }, errors, code);
+        expect(errors).toMatch(LOST);
+        expect(code).toBe(5);
+      }
+    }
+  });
+
+  test.if(hasProc)("that is lost does not hide a definite no, nor a doubt", async () => {
+    const shell = "exec \"$0\" \"$@\" --json > /dev/full";
+    expect(await cli(["get", "none", ...where], { shell })).toMatchObject({ code: 1 });
+    expect(await cli(["get"], { shell })).toMatchObject({ code: 2 });
+  });
+
+  test("that nobody reads is no error: only a closed pipe is quiet", async () => {
+    const closed = "{ sleep 0.5; \"$0\" \"$@\"; echo \"ended with $?\" >&2; } | true";
+    const { errors } = await cli(["get", "word", ...where], { shell: closed });
+    expect(errors).toBe("ended with 0");
+  });
+
+  test.if(hasProc)("of a server is lost, which is told once, and the server runs on", async () => {
+    const [port] = await freePorts(1);
+    const via = ["sh", "-c", "exec \"$@\" > /dev/full", "sh"];
+    const program = new Program(
+      ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory(), ...QUICK],
+      {},
+      via,
+    );
+    expect(await cli(["put", "a", "b", "--peers", `127.0.0.1:${port}`])).toMatchObject({ code: 0 });
+    program.signal("SIGTERM");
+    expect(await program.exited).toBe(5);
+    await program.closed;
+    expect(program.errors.trim()).toMatch(LOST);
+    expect(program.errors.trim().split("\n")).toHaveLength(1);
+  });
+
+  /** What a command shows on a terminal of so many columns, line by line. */
+  async function onTerminal(cols: number, args: readonly string[], until?: RegExp) {
+    let shown = "";
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const data = (_terminal: Bun.Terminal, bytes: Uint8Array) => {
+      shown += Buffer.from(bytes).toString();
+      if (until?.test(shown)) resolve();
+    };
+    const child = Bun.spawn([process.execPath, CLI, ...args], {
+      env: { ...process.env, NO_COLOR: "1" },
+      terminal: { cols, rows: 24, data },
+    });
+    void child.exited.then(() => resolve());
+    await promise;
+    child.kill();
+    await child.exited;
+    return shown.split(/\r*\n/);
+  }
+
+  test("on a terminal of 80 columns breaks between words, and tables between columns", async () => {
+    const absent = ["--peers", `${where[1]},a-name-of-some-length=127.0.0.1:9`, ...where.slice(2)];
+    const wide = await onTerminal(200, ["status", ...absent]);
+    const narrow = await onTerminal(80, ["status", ...absent]);
+    for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
+    const words = (lines: string[]) => new Set(lines.join(" ").match(/\S+/g));
+    const volatile = /^\d+$|^ms$/;
+    const lasting = (lines: string[]) => [...words(lines)].filter((word) => !volatile.test(word));
+    expect(lasting(narrow).toSorted()).toEqual(lasting(wide).toSorted());
+    expect(narrow.filter((line) => line.startsWith("server "))).toHaveLength(2);
+    expect(wide.filter((line) => line.startsWith("server "))).toHaveLength(1);
+    for (const line of await onTerminal(80, ["--help"])) {
+      expect(line.length).toBeLessThanOrEqual(80);
+    }
+  });
+
+  test("of a server fits a terminal of 80 columns, and is whole where there is room", async () => {
+    const story = async (cols: number) => {
+      const [port] = await freePorts(1);
+      return await onTerminal(cols, [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        `${port}`,
+        "--peers",
+        "127.0.0.1:9,127.0.0.1:10",
+        "--data",
+        temporaryDirectory(),
+        ...QUICK,
+      ], /staying Follower\s+and asking\s+on/);
+    };
+    const [narrow, wide] = await Promise.all([story(80), story(200)]);
+    for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
+    expect(narrow[0]).toMatch(/^[\d:]+,\d{3} 127\.0\.0\.1:\d+ Starting server\.\.\.$/);
+    const warned = narrow.findIndex((line) => line.includes(" WARNING: No leader, and only 1"));
+    expect(narrow[warned + 1]).toMatch(/^ {13}\S/);
+    expect(wide[0]).toMatch(/^\d{4}-\d\d-\d\d [\d:]+,\d{3} - INFO - raft - \S+ - Starting server/);
+  });
+});
+
+// ----------------------------------- What status and story say ----------------------------------
+
+const MEMBERS = ["a", "b", "c"];
+
+/** A follower of `a` in term 3, whose log ends at 10, committed, and to whom all peers speak. */
+function server(
+  name: string,
+  status: Partial<Status> = {},
+  views: Record<string, Partial<Status["peers"][number]>> = {},
+): Answer {
+  const peers = MEMBERS.filter((peer) => peer !== name).map((peer, i) => ({
+    name: peer,
+    address: `10.0.0.${i + 1}:48000`,
+    heardMs: 20,
+    lastWarning: "" as const,
+    reason: "",
+    roundTripMs: 1,
+    isVoter: true,
+    matchIndex: status.role === "Leader" ? 10 : null,
+    stuck: null,
+    founding: 1,
+    isNamed: true,
+    ...views[peer],
+  }));
+  return {
+    name,
+    status: {
+      name,
+      cluster: "raft",
+      members: configuration(MEMBERS),
+      id: "1",
+      disk: 1,
+      boot: 1,
+      electionTimeoutMs: 1000,
+      heartbeatMs: 100,
+      batchBytes: 1000,
+      windowBytes: 10_000,
+      role: "Follower",
+      term: 3,
+      votedFor: undefined,
+      leader: undefined,
+      lastIndex: 10,
+      lastTerm: 3,
+      commitIndex: 10,
+      lastApplied: 10,
+      snapshotIndex: 0,
+      unsaved: 0,
+      votes: null,
+      needed: 2,
+      founding: 1,
+      silentMs: 20,
+      logBytes: 100,
+      peers,
+      dropped: {},
+      ...status,
+    },
+  };
+}
+
+const absent = (name: string): Answer => ({ name, silence: `${name} (never heard)` });
+const leads = { role: "Leader", leader: "a" } as const;
+const follows = { leader: "a" };
+const asks = { role: "PreCandidate", votes: 1 } as const;
+const start = "Start those that do not run, and let UDP through to all.";
+const lost = "a has 1 of the 2 votes that are needed of 3";
+const underWay = "There is no leader yet: an election is under way, and nothing that can be seen "
+  + "from here stands against it. Ask again in a moment.";
+
+const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
+  ["all is well", [server("a", leads), server("b", follows), server("c", follows)], []],
+  ["nobody answers", [absent("a"), { name: "b", silence: "b (its name does not resolve)" }], [
+    "No server answers: a (never heard), b (its name does not resolve). Do they run ('bun cli.ts "
+    + "--test' starts three here), and are --peers, --cluster and the secret right? Who has them "
+    + "wrong gets no answer.",
+  ]],
+  ["two have gone", [
+    server("a", asks, { b: { heardMs: 41_000, address: "b" }, c: { heardMs: 300_000 } }),
+    absent("b"),
+    absent("c"),
+  ], [
+    `There is no leader: ${lost}; b has not been heard for 41 s; c has not been heard for 5 min, `
+    + `its name resolves to 10.0.0.2:48000. ${start}`,
+  ]],
+  ["one was never there, its name is unknown, and the other has the newer log", [
+    server("a", asks, {
+      b: {
+        heardMs: null,
+        address: "",
+        lastWarning: "unresolved",
+        reason: "getaddrinfo ENOTFOUND b",
+      },
+    }),
+    absent("b"),
+    server("c", { lastIndex: 11 }),
+  ], [
+    `There is no leader: ${lost}; b has never been heard, its name does not resolve; c refuses: `
+    + `its log is newer. ${start}`,
+  ]],
+  ["a longer log of an earlier term is not newer", [
+    server("a", asks, { b: { heardMs: null, address: "b" } }),
+    absent("b"),
+    server("c", { lastIndex: 20, lastTerm: 2 }),
+  ], [underWay]],
+  ["both others have voted for somebody else", [
+    server("a", { role: "Candidate", votes: 1, votedFor: "a" }),
+    server("b", { votedFor: "c" }),
+    server("c", { votedFor: "c" }),
+  ], [`There is no leader: ${lost}; b has voted for c; c has voted for c.`]],
+  ["all answer here, but do not hear one another", [
+    server("a", { ...asks, lastIndex: 12 }, {
+      b: { heardMs: 5000, address: "b" },
+      c: { heardMs: 7_200_000, address: "c" },
+    }),
+    server("b", asks),
+    server("c", asks),
+  ], [
+    `There is no leader: ${lost}; b has not been heard for 5 s, though it answers here; c has `
+    + `not been heard for 2 h, though it answers here. ${start}`,
+  ]],
+  ["the others were founded otherwise", [
+    server("a", asks, { b: { lastWarning: "foreign" }, c: { lastWarning: "foreign" } }),
+  ], [
+    `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c `
+    + `was founded with other members, or is of another cluster. ${start}`,
+  ]],
+  ["an election is under way", [server("a", asks), server("b"), server("c")], [underWay]],
+  ["nobody has asked yet, and two do not answer", [
+    server("a", {}, { b: { heardMs: null, address: "b" }, c: { heardMs: null, address: "c" } }),
+    absent("b"),
+    absent("c"),
+  ], [
+    "There is no leader: a has 0 of the 2 votes that are needed of 3; b has never been heard; c "
+    + `has never been heard. ${start}`,
+  ]],
+  ["the leader does not answer here", [absent("a"), server("b", follows), server("c", follows)], [
+    "a leads, say those who follow it, but does not answer here: either it has just stopped, and "
+    + "another is elected soon, or this machine cannot reach it by UDP.",
+  ]],
+  ["a leader of an earlier term does not count", [
+    server("a", { ...leads, term: 2 }),
+    server("b", { role: "Leader", leader: "b" }),
+    server("c", { leader: "b" }),
+  ], []],
+  ["a follower has gone", [
+    server("a", leads, { b: { heardMs: 41_000, matchIndex: 2 } }),
+    absent("b"),
+    server("c", follows),
+  ], [
+    "b has not been heard for 41 s, its name resolves to 10.0.0.1:48000. Start it, or let UDP "
+    + "through between it and a.",
+  ]],
+  ["a follower is heard by the leader only", [
+    server("a", leads),
+    absent("b"),
+    server("c", follows),
+  ], ["b does not answer here, though a hears it: can this machine reach 10.0.0.1:48000 by UDP?"]],
+  ["an entry never reaches a follower", [
+    server("a", { ...leads, lastIndex: 12 }, {
+      b: { stuck: { type: "stuck", server: "b", index: 11, bytes: 5000 } },
+      c: { stuck: { type: "stuck", server: "c", index: 10, bytes: 5000 } },
+    }),
+    server("b", follows),
+    server("c", follows),
+  ], [
+    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: b, c.",
+    "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller "
+    + "datagrams do: the path loses large ones. Let IP fragments through (firewalls, tunnels), or "
+    + "keep commands below 1,200 bytes.",
+  ]],
+  ["a follower is far behind", [
+    server("a", { ...leads, lastIndex: 5000, commitIndex: 5000 }, {
+      b: { matchIndex: 3000 },
+      c: { matchIndex: 5000 },
+    }),
+    server("b", follows),
+    server("c", follows),
+  ], [
+    "b is 2000 entries behind, and is heard: it is catching up. If the number does not fall, its "
+    + "disk is slow, or the network loses datagrams of full size.",
+  ]],
+  ["an entry is not committed: the followers lack it", [
+    server("a", { ...leads, lastIndex: 11 }),
+    server("b", follows),
+    server("c", follows),
+  ], [
+    "The last entries of the log, from 11 to 11, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: b, c.",
+  ]],
+  ["entries are not committed: one has gone, and the leader's own disk is slow", [
+    server("a", { ...leads, lastIndex: 15, unsaved: 5 }, {
+      b: { heardMs: 3000, address: "b" },
+      c: { matchIndex: 15 },
+    }),
+    absent("b"),
+    server("c", follows),
+  ], [
+    "The last entries of the log, from 11 to 15, are not committed yet: 2 of 3 disks must have "
+    + "them. Without them: a, b.",
+    "b has not been heard for 3 s. Start it, or let UDP through between it and a.",
+  ]],
+  ["entries are on their way", [
+    server("a", { ...leads, lastIndex: 12 }, { b: { matchIndex: 12 }, c: { matchIndex: 11 } }),
+    server("b", follows),
+    server("c", follows),
+  ], [
+    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
+    + "them. Ask again in a moment.",
+  ]],
+  ["one is of a cluster of another name, and does not answer", [
+    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
+    absent("b"),
+    server("c", follows),
+  ], [
+    "b was founded with other members, or is of another cluster. Give all the same --cluster and "
+    + "--peers.",
+  ]],
+  ["one that answers is of another cluster", [
+    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
+    server("b", { id: "another" }),
+    server("c", follows),
+  ], [
+    "b is not of the cluster of a, and both refuse each other. If it should be, start it with "
+    + "--join and an empty --data, and write 'bun cli.ts members add'.",
+  ]],
+  ["somebody has another secret", [
+    server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
+    server("b", { ...follows, dropped: { unauthenticated: 17, foreign: 3, version: 9 } }),
+    server("c", { ...follows, dropped: { misaddressed: 3 } }),
+  ], [
+    "a has dropped datagrams of another secret or cluster (1): the WARNINGs there tell where from.",
+    "b has dropped datagrams of another secret or cluster (20): the WARNINGs there tell where "
+    + "from.",
+  ]],
+];
+
+const NEW_DISK = "has an empty or replaced disk, and no vote until a leader has given it the log";
+const [empty, newDisk] = [{ lastIndex: 0, lastTerm: 0, commitIndex: 0, founding: 0 }, {
+  isNamed: false,
+  founding: 0,
+}];
+const apart = (one: string, other: string) =>
+  `Two clusters have this name, and take nothing from each other: one of ${one}; one of ${other}. `
+  + "Keep one: stop the servers of the other, keep their directories aside, and if no majority is "
+  + "left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The others join it "
+  + "with an empty --data.";
+
+TROUBLES.push(["two of three have lost their disks", [
+  server("a", asks, { b: newDisk, c: { ...newDisk, heardMs: null } }),
+  server("b", empty, { a: { founding: 1 } }),
+  absent("c"),
+], [
+  `There is no leader: ${lost}; b ${NEW_DISK}; c ${NEW_DISK}. Too few disks are left for any `
+  + "election. Bring the old disks back, or run 'bun cli.ts recover --data DIR' with that of a.",
+]], ["one has lost its disk, and another is silent: that one is the way out", [
+  server("a", asks, { b: newDisk, c: { heardMs: 5000, address: "c" } }),
+  server("b", empty, { a: { founding: 1 } }),
+  absent("c"),
+], [`There is no leader: ${lost}; b ${NEW_DISK}; c has not been heard for 5 s. ${start}`]], [
+  "disks that are empty wait for the server that has shown a log",
+  [
+    absent("a"),
+    server("b", empty, { a: { founding: 1 }, c: { founding: 0 } }),
+    server("c", empty, { a: { founding: 1 }, b: { founding: 0 } }),
+  ],
+  [
+    "There is no leader: the disks of b, c are empty, and wait for the log of a. Start a, or let "
+    + "UDP through. If it is gone for good, start the servers with empty disks again: they "
+    + "found a new cluster.",
+  ],
+], ["empty disks are nothing wrong where no server has shown a log", [
+  server("a", { ...empty, ...asks }, { b: newDisk, c: newDisk }),
+  server("b", empty, { a: newDisk, c: newDisk }),
+  server("c", empty, { a: newDisk, b: newDisk }),
+], [underWay]], ["two clusters were founded apart, and one of them leads", [
+  server("a", { leader: "a" }, { b: { founding: 8 }, c: { founding: null } }),
+  server("b", { role: "Leader", leader: "b", founding: 8 }, {
+    a: { founding: 1, matchIndex: 0 },
+    c: { founding: 8, matchIndex: 10 },
+  }),
+  server("c", { leader: "b", founding: 8 }, { a: { founding: null }, b: { founding: 8 } }),
+], [apart("a", "b, c")]], ["a server of another founding does not answer here", [
+  server("a", { ...leads, founding: 1 }, { b: { founding: 8, matchIndex: 0 } }),
+  absent("b"),
+  server("c", follows, { b: { heardMs: 5000 } }),
+], [
+  apart("a, c", "b"),
+  "b does not answer here, though a hears it: can this machine reach 10.0.0.1:48000 by UDP?",
+]], ["a founding that is not fixed yet is no other cluster", [
+  server("a", leads),
+  server("b", { ...follows, founding: 8, lastIndex: 1, commitIndex: 0 }),
+  server("c", follows),
+], []], ["a follower has committed more than its leader has", [
+  server("a", leads),
+  server("b", { ...follows, lastIndex: 40, commitIndex: 30 }),
+  server("c", follows),
+], [
+  "b has committed entries up to 30, but the log of its leader a ends with 10: disks of a "
+  + "majority were lost, or put back from an older copy. Stop all servers, keep their directories "
+  + "aside, and run 'bun cli.ts recover --data DIR' with that of b.",
+]]);
+
+describe("status says", () => {
+  for (const [what, answers, sentences] of TROUBLES) {
+    test(what, () => expect(troublesOf(answers)).toEqual(sentences));
+  }
+
+  test("the same in whatever order they answer", () => {
+    for (const [, answers, sentences] of TROUBLES) {
+      if (answers.some(({ status }) => status)) {
+        expect(troublesOf(answers.toReversed())).toEqual(sentences);
+      }
+    }
+  });
+});
+
+describe("the story warns", () => {
+  const told = (event: NodeEvent, given = MEMBERS) => {
+    const lines: string[] = [];
+    const tell = narrator("a", given, (message, level) => lines.push(`${level} ${message}`));
+    tell({ type: "recovered", cutBytes: 0, members: configuration(MEMBERS) });
+    tell(event);
+    return lines;
+  };
+
+  test("of IPv6 addresses as they are written", () => {
+    expect(told({ type: "unauthenticated", address: { host: "fe80::1", port: 7 } })).toEqual([
+      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret or cluster. If it is a member, "
+      + "give it the same --secret-file and --cluster",
+    ]);
+  });
+
+  test("of a cluster with the same members", () => {
+    const address = { host: "::1", port: 7 };
+    const event = {
+      type: "foreign",
+      server: "b",
+      address,
+      cluster: "2",
+      members: "a, b, c",
+    } as const;
+    expect(told(event)).toEqual([
+      "WARNING b is of another cluster with the same members, and we refuse each other. Give all "
+      + "the same --cluster",
+    ]);
+  });
+
+  test("of two servers of one name, and where each is", () => {
+    const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
+    expect(told({ type: "twice", server: "c", address, other })).toEqual([
+      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an "
+      + "earlier start or a disk that was replaced, and is not answered. Stop the one that is "
+      + "wrong. If there is only one, start it with an empty directory",
+    ]);
+  });
+
+  test("of a server that has lost its disk, and what becomes of it", () => {
+    expect(told({ type: "lostDisk", server: "c" })).toEqual([
+      "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and "
+      + "has no vote until then",
+    ]);
+  });
+
+  test("of an entry that never arrives where smaller datagrams do", () => {
+    expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
+      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though "
+      + "smaller datagrams do: the path loses large ones. Let IP fragments through (firewalls, "
+      + "tunnels), or keep commands below 1,200 bytes",
+    ]);
+  });
+
+  test("of a server of another founding, and how to keep the data of either", () => {
+    const [line = "", ...more] = told({ type: "otherFounding", server: "c" });
+    expect(more).toEqual([]);
+    expect(line).toMatch(/^WARNING Two clusters have this name: c is of another founding, /);
+    expect(line).toMatch(/nothing is taken from it.* stop .* aside.* recover.* empty --data$/);
+  });
+
+  test("with the members of the disk, not of the command line", () => {
+    const address = { host: "::1", port: 7 };
+    const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
+    expect(told(event, ["a", "d"])).toEqual([
+      "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add "
+      + "NAME=HOST:PORT'. --peers only says where to look for the members",
+      "WARNING b was founded with other members, and we refuse each other: it with a, b, we with "
+      + "a, b, c. Start the one that is wrong again, with right --peers and an empty --data",
+    ]);
+  });
+
+  test("once under each leader that there are too few votes, and tells its first commit", () => {
+    const lines: string[] = [];
+    const tell = narrator("a", MEMBERS, (message, level) => lines.push(`${level} ${message}`));
+    const lost = { type: "preVoteLost", votes: 1, needed: 2 } as const;
+    const leads = { type: "leader", from: undefined, to: "a" } as const;
+    for (let i = 1; i <= 3; i += 1) {
+      for (const event of [lost, lost, leads]) tell(event);
+      for (const commitIndex of [i, 10 * i]) tell({ type: "committed", commitIndex });
+    }
+    const few = "WARNING No leader, and only 1 of the 2 votes needed to replace it: staying "
+      + "Follower and asking on";
+    expect(lines).toEqual(
+      [1, 2, 3].flatMap((
+        i,
+      ) => [few, "INFO Old Leader: None, new leader: a", `INFO Committed all entries up to ${i}`]),
+    );
+  });
+
+  test("of an unfinished write, which is kept aside", () => {
+    expect(told({ type: "recovered", cutBytes: 17, members: configuration(MEMBERS) })).toEqual([
+      "WARNING Cut 17 bytes of an unfinished write off the log, into log.cut",
+    ]);
+  });
+});
+
+// ------------------------------------------- Servers --------------------------------------------
+
+describe("servers", () => {
+  afterEach(endAll);
+
+  type Trio = { servers: string[]; programs: Program[] };
+
+  /** Three servers, on an address of this machine, that have a leader. */
+  async function startTrio(host: string, more: string[] = []): Promise<Trio> {
+    const servers = (await freePorts(3)).map((port) => `${host}:${port}`);
+    const programs = servers.map((server, i) => {
+      const peers = servers.filter((peer) => peer !== server).join(",");
+      const port = server.slice(server.lastIndexOf(":") + 1);
+      // Both ways of writing an IPv6 address will do.
+      const own = i === 0 ? host.replace(/^\[|\]$/g, "") : host;
+      return new Program([
+        "--host",
+        own,
+        "--port",
+        port,
+        "--peers",
+        peers,
+        "--data",
+        temporaryDirectory(),
+        ...QUICK,
+        ...more,
+      ]);
+    });
+    const status = ["status", "--json", "--peers", servers.join(","), ...more];
+    await eventually("they have a leader, and nothing is wrong", async () => {
+      const { output } = await cli(status);
+      const { ok, troubles } = JSON.parse(output);
+      return (ok && troubles.length === 0) || undefined;
+    });
+    return { servers, programs };
+  }
+
+  const story = (program: Program, words: RegExp) =>
+    eventually(`${words} is told`, () => words.exec(program.output)?.[0]);
+
+  /** Starts a server that warns, in these words, and goes on. */
+  async function startWarned(what: string, args: string[], words: RegExp): Promise<Program> {
+    const program = new Program(args);
+    const line = await story(program, new RegExp(`WARNING - raft - \\S+ - ${words.source}\n`));
+    show({ what, args }, line.trim(), "runs on");
+    return program;
+  }
+
+  const hasIPv6 = Object.values(os.networkInterfaces()).flat()
+    .some((own) => own?.address === "::1");
+  test.if(hasIPv6)("IPv6 works from end to end", async () => {
+    const { servers } = await startTrio("[::1]");
+    const where = ["--peers", servers.join(",")];
+    expect(await cli(["put", "six", "6", ...where])).toMatchObject({ code: 0 });
+    expect(await cli(["get", "six", ...where.slice(0, 1), servers[1] ?? ""]))
+      .toMatchObject({ code: 0, output: "6" });
+  });
+
+  test("a name and a secret let a server listen everywhere", async () => {
+    const [port] = await freePorts(1);
+    const secret = ["--secret-file", secretFile()];
+    const program = new Program([
+      "--host",
+      "0.0.0.0",
+      "--port",
+      `${port}`,
+      "--name",
+      "alone",
+      "--data",
+      temporaryDirectory(),
+      ...secret,
+    ]);
+    const where = ["--peers", `127.0.0.1:${port}`];
+    expect(await cli(["put", "a", "b", ...where, ...secret])).toMatchObject({ code: 0 });
+    const key = (await cli(["client-key", ...secret])).output;
+    const env = { RAFT_CLIENT_KEY: key };
+    expect(await cli(["get", "a", ...where], { env })).toMatchObject({ code: 0, output: "b" });
+    const other = ["--secret-file", secretFile(`not ${SECRET}`), "--timeout", "300"];
+    expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 5, output: "" });
+    await story(
+      program,
+      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret or/,
+    );
+    const status = await cli(["status", ...where, ...secret]);
+    expect(status.output).toMatch(
+      /\nalone has dropped datagrams of another secret or cluster \(\d+\): /,
+    );
+    expect(status.code).toBe(0);
+  });
+
+  test("an address of this machine alone is a warning, if a peer is elsewhere", async () => {
+    const [port] = await freePorts(1);
+    for (const host of ["127.0.0.1", "localhost"]) {
+      const is = host === "localhost" ? "is 127.0.0.1," : "is";
+      const program = await startWarned(
+        "a --host of this machine alone",
+        [
+          "--host",
+          host,
+          "--port",
+          `${port}`,
+          "--data",
+          temporaryDirectory(),
+          "--peers",
+          "127.0.0.1:9,far=203.0.113.7:9",
+        ],
+        new RegExp(
+          `${host} ${is} a loopback address, which reaches this machine only, and not `
+            + "far at 203\\.0\\.113\\.7\\. Give --host an address of this machine in that .*",
+        ),
+      );
+      expect(program.output.match(/loopback/g)).toHaveLength(1);
+      await program.kill();
+    }
+  });
+
+  test("a peer's name that does not resolve is a warning, and tried again", async () => {
+    const [port] = await freePorts(1);
+    const data = temporaryDirectory();
+    const start = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data, ...QUICK];
+    const program = await startWarned("a peer's name does not resolve", [
+      ...start,
+      "--peers",
+      `lost=${NOWHERE}:1,127.0.0.1:1`,
+    ], /Cannot find lost at \S+: .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*'getent hosts .*/);
+    await story(program, /WARNING - raft - \S+ - No leader, and only 1 of the 2 votes/);
+    const status = await cli(["status", "--peers", `127.0.0.1:${port}`]);
+    expect(status).toMatchObject({ code: 5 });
+    expect(status.errors).toMatch(
+      /^There is no leader: \S+ has 1 of the 2 votes that are needed of 3; /,
+    );
+    expect(status.errors).toContain("lost has never been heard, its name does not resolve");
+    expect(program.output.match(/Cannot find lost/g)?.length).toBe(1);
+    program.signal("SIGTERM");
+    expect(await program.exited).toBe(0);
+    // Membership is in the directory by now.
+    const other = [...start, "--peers", "127.0.0.1:2"];
+    const warned = await startWarned(
+      "other peers than at the first start",
+      other,
+      /--peers lists 127\.0\.0\.1:2, by the log no member: to add one, .*/,
+    );
+    await warned.kill();
+    const again = new Program(["--json", ...other]);
+    const line = await story(again, /^.*--peers lists .*$/m);
+    expect(JSON.parse(line)).toEqual({
+      time: expect.any(String),
+      level: "WARNING",
+      server: `127.0.0.1:${port}`,
+      message: expect.stringContaining("where to look for the members"),
+    });
+  });
+
+  test("join a running cluster, and leave it when they are removed, the leader too", async () => {
+    const { servers: [first = "", ...others], programs } = await startTrio("127.0.0.1");
+    const [port] = await freePorts(1);
+    const all = [first, ...others, `127.0.0.1:${port}`];
+    const ask = async (...words: string[]) => {
+      const { output } = await cli([...words, "--json", "--peers", all.join(",")]);
+      return JSON.parse(output);
+    };
+    const fourth = new Program([
+      "--host",
+      "127.0.0.1",
+      "--port",
+      `${port}`,
+      "--peers",
+      first,
+      "--join",
+      "--name",
+      "fourth",
+      "--data",
+      temporaryDirectory(),
+      ...QUICK,
+    ]);
+    await story(fourth, /fourth is no member yet, or no more: it waits for .*members add/);
+    expect(await ask("members", "add", `fourth=127.0.0.1:${port}`)).toEqual({ ok: true });
+    await story(fourth, /Members: .*, fourth$/m);
+    const { leader } = await ask("status");
+    expect(await ask("members", "remove", leader)).toEqual({ ok: true });
+    expect(await programs[all.indexOf(leader)]?.exited).toBe(0);
+    expect(programs[all.indexOf(leader)]?.output).toContain(
+      `${leader} is no member any more, and stops.`,
+    );
+    await eventually(
+      "there is another leader",
+      async () => (await ask("status")).leader ?? undefined,
+    );
+    expect(await ask("members", "remove", leader)).toMatchObject({ error: { code: "absent" } });
+    const { members } = await ask("members", "list");
+    const rest = [first, ...others].filter((server) => server !== leader);
+    const disk = expect.any(Number);
+    expect(members).toEqual([
+      ...rest.toSorted().map((name) => ({ name, address: name, votes: true, disk })),
+      { name: "fourth", address: `127.0.0.1:${port}`, votes: true, disk },
+    ]);
+    expect(new Set(members.map((member: Member) => member.disk)).size).toBe(3);
+    const told = await cli(["members", "list", "--peers", all.join(",")]);
+    expect(told.output).toMatch(new RegExp(`^member +address\n(.*\n){2}fourth +127.*:${port}\n$`));
+    expect(await ask("put", "key", "value")).toEqual({ ok: true });
+  });
+
+  test("two names that resolve to one peer are a warning", async () => {
+    const [port] = await freePorts(1);
+    const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()];
+    await startWarned("two names that resolve to one peer", [
+      ...args,
+      "--peers",
+      "127.0.0.1:9,localhost:9",
+    ], /127\.0\.0\.1:9 and localhost:9 are two names for one server, .* List it once/);
+  });
+
+  test("servers that were given different lists refuse each other, and print both", async () => {
+    const [one, two] = await freePorts(2);
+    const [first, second] = [`127.0.0.1:${one}`, `127.0.0.1:${two}`];
+    const start = (port: number | undefined, ...peers: string[]) =>
+      startWarned("other peers than the others have", [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        `${port}`,
+        "--data",
+        temporaryDirectory(),
+        "--peers",
+        peers.join(","),
+        ...QUICK,
+      ], /\S+ was founded with other members, .*/);
+    const programs = await Promise.all([start(one, second), start(two, first, "127.0.0.1:9")]);
+    const lists = [[first, second], [first, second, "127.0.0.1:9"]].map((list) =>
+      list.toSorted().join(", ")
+    );
+    for (const [i, { output }] of programs.entries()) {
+      expect(output).toContain(`: it with ${lists[1 - i]}, we with ${lists[i]}. Start the one`);
+    }
+  });
+
+  test("status says why there is no leader", async () => {
+    const { servers, programs } = await startTrio("127.0.0.1");
+    for (const program of programs.slice(1)) await program.kill();
+    const twice = await cli(["status", "--json", "--peers", `x=${servers[0]},${servers[0]}`]);
+    expect(JSON.parse(twice.output).servers).toHaveLength(3);
+    const alone = await eventually("it asks for votes", async () => {
+      const status = await cli(["status", "--peers", servers[0] ?? "", "--timeout", "200"]);
+      return /^There is no leader: /.test(status.errors) ? status : undefined;
+    });
+    expect(alone.code).toBe(5);
+    for (const server of servers.slice(1)) {
+      // Two followers have nothing to say to each other while there is a leader.
+      const silence = "has (never been heard|not been heard for \\d+ m?s)[;.]";
+      expect(alone.errors).toMatch(new RegExp(`${server} ${silence}`));
+    }
+    const lines = alone.output.trimEnd().split("\n");
+    expect(lines[0]).toMatch(/^server +role +term +last +committed +lag +heard +round trip +log/);
+    expect(lines.length).toBe(4); // Who is not asked is known from who answers.
+    const columns = lines.map((line) => line.search(/Follower|no answer|role/));
+    expect(columns).toEqual(Array(4).fill(columns[0] ?? -1));
+  });
+
+  test.if(existsSync("/proc/self/status"))(
+    "SIGHUP stops a server, unless it is ignored",
+    async () => {
+      const start = async (...via: string[]) => {
+        const [port] = await freePorts(1);
+        const program = new Program(
+          ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory(), ...QUICK],
+          {},
+          via,
+        );
+        await story(program, /listening on /);
+        program.signal("SIGHUP");
+        return { program, where: ["--peers", `127.0.0.1:${port}`] };
+      };
+      const stopped = await start();
+      expect(await stopped.program.exited).toBe(0);
+      await story(stopped.program, /Server stopped/);
+      const lasting = await start("nohup");
+      expect(await cli(["put", "a", "b", ...lasting.where])).toMatchObject({ code: 0 });
+      lasting.program.signal("SIGTERM");
+      expect(await lasting.program.exited).toBe(0);
+    },
+  );
+
+  const ports = [48000, 48001, 48002];
+  test.if(existsSync("/proc/self/stat"))("--test takes the secret that its shell has", async () => {
+    await eventually(
+      "the ports of a trio are free",
+      async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined,
+    );
+    const env = { RAFT_SECRET: SECRET };
+    const program = new Program(["--test", ...QUICK, "--secret-file", secretFile()], {
+      RAFT_SECRET: "the flag counts more than this one",
+    });
+    expect(await cli(["put", "a", "b", "--timeout", "30000"], { env })).toMatchObject({ code: 0 });
+    program.signal("SIGTERM");
+    expect(await program.exited).toBe(0);
+    expect(program.output).not.toContain("wrong secret");
+  });
+
+  test.if(existsSync("/proc/self/stat"))(
+    "a compiled program works, and says its own name",
+    async () => {
+      const directory = temporaryDirectory();
+      const built = Bun.spawn([
+        process.execPath,
+        "build",
+        "--compile",
+        CLI,
+        "--outfile",
+        path.join(directory, "raft"),
+      ], { stdio: ["ignore", "ignore", "inherit"] });
+      expect(await built.exited).toBe(0);
+      await eventually(
+        "the ports of a trio are free",
+        async () => (await Promise.all(ports.map(isFree))).every(Boolean) || undefined,
+      );
+      const via = ["sh", "-c", `cd ${directory} && shift && exec ./raft "$@"`];
+      const raft = (...args: string[]) => new Program(args, {}, via);
+      const trio = raft("--test", ...QUICK);
+      const ended = async (program: Program) => {
+        const code = await program.exited;
+        await program.closed;
+        return { code, output: program.output.trim(), errors: program.errors.trim() };
+      };
+      expect(await ended(raft("put", "a", "b", "--timeout", "30000"))).toMatchObject({ code: 0 });
+      expect(trio.output).toContain("'./raft put hello world'");
+      expect(trio.output).not.toContain("bun");
+      // Replication shows: all three servers tell of the one put.
+      await story(trio, /(?:Applied put "a"[^]*){3}/);
+      expect(trio.output).toMatch(/ - Committed all entries up to 1\n/);
+      for (const word of "bcdefghijklmnopqrstu") {
+        expect(await ended(raft("put", word, word))).toMatchObject({ code: 0 });
+      }
+      await story(trio, /(?:The next ones are not told[^]*){3}/);
+      expect(trio.output).not.toContain("put \"u\"");
+      const [victim] = childrenOf(trio.pid);
+      if (victim) process.kill(victim.pid, "SIGKILL");
+      await story(trio, /To start it again:\n\.\/raft --host \S+ --port 4800/);
+      const second = await ended(raft("--test"));
+      expect(second).toMatchObject({ code: 5, output: "" });
+      expect(second.errors).toMatch(
+        /^Cannot listen on port 4800\d: .* another '\.\/raft --test'\. Use /,
+      );
+      const help = await ended(raft("--help"));
+      expect(help.output).toContain("./raft put KEY VALUE");
+      expect(help.output).not.toContain("bun");
+      expect((await ended(raft("putt"))).errors).toContain("'./raft --help' explains them");
+      const open = await ended(raft("--host", "0.0.0.0", "--port", `${(await freePorts(1))[0]}`));
+      expect(open.errors).toContain("'./raft secret > raft.secret'");
+      trio.signal("SIGTERM");
+      expect(await trio.exited).toBe(0);
+    },
+  );
+
+  test("another directory's program is named by its path", async () => {
+    const elsewhere = new Program(["get"], {}, ["sh", "-c", "cd / && exec \"$0\" \"$@\""]);
+    expect(await elsewhere.exited).toBe(2);
+    await elsewhere.closed;
+    expect(elsewhere.errors).toContain(`: bun ${CLI.slice(1)} get KEY`);
+  });
+});

@@ -1,0 +1,296 @@
+/**
+ * The algorithm of Part I alone in a hostile world, from one seed. What the RPC layer would never
+ * let through comes straight to it here: messages twice, in any order, of any age, and from before
+ * a restart. So a bug of the algorithm has nothing to hide behind. First everything that the seed
+ * has in store; then only a majority is healed, and must work; then all are, and must agree.
+ */
+import { Client } from "./core/clients.ts";
+import { Network } from "./core/network.ts";
+import { Scene, type Trace } from "./core/scene.ts";
+import { Server } from "./core/server.ts";
+import { Violation } from "./judge.ts";
+import { checkLinearizable } from "./linearizability.ts";
+import { type Report } from "./report.ts";
+
+const HOSTILE_MS = 30_000;
+/** Within how many election timeouts a cluster in which nothing goes wrong has a leader. */
+const PATIENCE = 10;
+
+/** Runs one seed. Throws what is found wrong. */
+export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): Report {
+  const cluster = new Cluster(new Scene(seed, trace));
+  const { scene } = cluster;
+  cluster.suffer();
+  if (scene.conditions.wipes) return cluster.survive();
+  cluster.healMajority();
+  cluster.healAll();
+  if (scene.judge.voters.length > 2) {
+    cluster.rejoin();
+    cluster.failOver();
+  }
+  scene.judge.checkAll();
+  scene.report.changes = scene.judge.committed.filter(({ kind }) => kind === "members").length;
+  const wrong = checkLinearizable(scene.history);
+  if (wrong) throw new Violation("A single store explains what clients saw", wrong);
+  scene.report.simulatedMs = scene.now;
+  scene.report.elections = scene.judge.elections;
+  return scene.report;
+}
+
+class Cluster {
+  private readonly network: Network;
+  private readonly servers: readonly Server[];
+  private clients: Client[] = [];
+  private clientsMade = 0;
+  private partitions = 0;
+  /** The longest election timeout. */
+  private readonly timeoutMs: number;
+
+  constructor(readonly scene: Scene) {
+    this.network = new Network(scene);
+    this.servers = scene.names.map((name) => new Server(name, scene, this.network));
+    this.network.deliver = (m) => this.servers.find(({ name }) => name === m.to)?.receive(m);
+    this.network.hear = (name, restarted) =>
+      this.servers.find((server) => server.name === name)?.onRestarted(restarted);
+    this.network.ask = (name, request) =>
+      this.servers.find((server) => server.name === name)?.request(request);
+    this.timeoutMs = 2 * scene.conditions.electionTimeoutMs;
+    this.network.isRunning = (name) =>
+      this.servers.some((server) => server.name === name && server.raft !== undefined);
+    for (const server of this.servers) server.start();
+    for (let i = 0; i < scene.conditions.clients; i += 1) this.addClient().live();
+  }
+
+  private addClient(): Client {
+    this.clientsMade += 1;
+    const client = new Client(`k${this.clientsMade}`, this.scene, this.servers);
+    this.clients.push(client);
+    return client;
+  }
+
+  // --------------------------------------- What goes wrong ---------------------------------------
+
+  suffer(): void {
+    const { scene, network } = this;
+    const { conditions } = scene;
+    const T = conditions.electionTimeoutMs;
+    this.every(conditions.clogEveryMs, () => network.clog());
+    this.every(conditions.killEveryMs, () => this.victim().crash("at any time"));
+    this.every(conditions.pauseEveryMs, () => this.victim().pause(scene.between(0, 4 * T)));
+    this.every(conditions.transferEveryMs, () => {
+      this.servers.find(({ isLeader }) => isLeader)?.transfer(scene.pick(scene.names));
+    });
+    this.every(conditions.changeEveryMs, () => {
+      this.servers.find(({ isLeader }) => isLeader)?.change();
+    });
+    this.every(conditions.partitionEveryMs, () => this.partition());
+    this.every(conditions.blackoutEveryMs, () => {
+      for (const server of this.servers) server.crash("with all others");
+    });
+    this.every(20 * T, () => this.replaceClient());
+    scene.run(HOSTILE_MS);
+    scene.isHostile = false;
+    for (const client of this.clients) client.finish();
+  }
+
+  /** Happens again and again, as long as things go wrong at all. */
+  private every(ms: number, action: () => void): void {
+    if (ms === Number.POSITIVE_INFINITY) return;
+    this.scene.plan(2 * ms * this.scene.random(), () => {
+      if (!this.scene.isHostile) return;
+      action();
+      this.every(ms, action);
+    });
+  }
+
+  /** Anyone, but more often the leader, with whom more depends on it. */
+  private victim(): Server {
+    const leader = this.servers.find(({ isLeader }) => isLeader);
+    return leader && this.scene.chance(0.5) ? leader : this.scene.pick(this.servers);
+  }
+
+  private partition(): void {
+    const { scene, network } = this;
+    const number = this.partitions += 1;
+    network.partition();
+    scene.plan(scene.between(0.5, 8) * scene.conditions.electionTimeoutMs, () => {
+      if (scene.isHostile && this.partitions === number) network.mend();
+    });
+  }
+
+  private replaceClient(): void {
+    const [old] = this.clients.splice(Math.floor(this.scene.random() * this.clients.length), 1);
+    this.scene.report.unknown += old?.kill() ?? 0;
+    this.addClient().live();
+  }
+
+  /**
+   * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
+   * cluster; but nothing that a server has saved as committed is ever replaced, which the judge sees
+   * to, and each founding keeps its promises.
+   */
+  survive(): Report {
+    const { scene, network } = this;
+    scene.tell(() => "network  is healed, and disks were lost");
+    network.calmDown(scene.names);
+    for (const server of this.servers) server.heal();
+    scene.run(20 * this.timeoutMs);
+    scene.judge.checkAll();
+    scene.report.refoundings = Math.max(0, scene.judge.founded - 1);
+    scene.report.simulatedMs = scene.now;
+    scene.report.elections = scene.judge.elections;
+    return scene.report;
+  }
+
+  // ------------------------------------ What must work again -------------------------------------
+
+  /** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
+  healMajority(): void {
+    const { scene, network, timeoutMs } = this;
+    const core = this.drawMajority();
+    scene.tell(() => `network  is healed for ${core.map(({ name }) => name).join(" ")} alone`);
+    network.calmDown(scene.names);
+    for (const server of this.servers) if (!core.includes(server)) this.isolate(server);
+    for (const server of core) server.heal();
+    const isLed = () => core.some(({ isLeader }) => isLeader);
+    this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
+    // What was sent before may still be under way, and bring a later term.
+    scene.run(6 * timeoutMs);
+    this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
+    this.use(core);
+    const termOf = () => Math.max(...core.map(({ raft }) => raft?.currentTerm ?? 0));
+    const term = termOf();
+    scene.run(PATIENCE * timeoutMs / 2);
+    if (termOf() !== term) {
+      throw new Violation("In a healthy majority terms do not grow", `from ${term} to ${termOf()}`);
+    }
+  }
+
+  /** A majority of the members, whichever of the changes that have been begun is the last. */
+  private drawMajority(): readonly Server[] {
+    const core: Server[] = [];
+    const names = () => core.map(({ name }) => name);
+    for (const server of this.scene.shuffle(this.servers)) {
+      if (this.scene.judge.canDoAlone(names())) break;
+      core.push(server);
+    }
+    return core;
+  }
+
+  /** Who is deaf talks to all others, and must not disturb them. */
+  private isolate(server: Server): void {
+    const how = this.scene.pick(["down", "deaf", "cut off"]);
+    if (how === "down") server.kill("for good");
+    this.network.isolate(server.name, how === "deaf");
+  }
+
+  private expect(ms: number, isSo: () => boolean, sentence: string): void {
+    if (this.scene.run(ms, isSo)) return;
+    throw new Violation(sentence, `not in ${Math.round(ms)} ms, at ${this.describe()}`);
+  }
+
+  private describe(): string {
+    return this.servers.map(({ name, raft }) =>
+      raft
+        ? `${name} ${raft.role.name} term ${raft.currentTerm} ${raft.lastApplied}/`
+          + `${raft.commitIndex}/${raft.log.lastIndex}`
+        : `${name} down`
+    ).join(", ");
+  }
+
+  /** A write and a read succeed, and so does all that clients still wait for. */
+  private use(core: readonly Server[]): void {
+    const probe = this.addClient();
+    const limitMs = PATIENCE * this.timeoutMs + this.catchUpMs(core);
+    const isIdle = () => this.clients.every((client) => client.isIdle);
+    this.expect(limitMs, isIdle, "A healthy majority answers");
+    probe.write();
+    probe.read();
+    this.expect(limitMs, isIdle, "A healthy majority answers");
+  }
+
+  /** How long it takes to send a whole log, one entry after another if they are large. */
+  private catchUpMs(servers: readonly Server[]): number {
+    const { latencyMs, jitterMs, turnMs, batchBytes, snapshotMs } = this.scene.conditions;
+    const entries = Math.max(...servers.map(({ raft }) => raft?.log.lastIndex ?? 0));
+    const chunks = Math.max(...servers.map(({ raft }) => raft?.snapshot.size ?? 0)) / batchBytes;
+    return 2 * (entries + chunks) * (latencyMs + jitterMs + turnMs) + 4 * snapshotMs;
+  }
+
+  /** All come back, and end with the same log, all of it committed, and the same state. */
+  healAll(): void {
+    const { scene, network, servers } = this;
+    scene.tell(() => "network  is healed");
+    network.calmDown(scene.names);
+    for (const server of servers) server.heal();
+    this.agree();
+    scene.judge.checkAgreement(this.members.map(({ name }) => name));
+    const states = new Set(this.members.map(({ contents }) => contents));
+    if (states.size > 1) {
+      throw new Violation("Equal logs make equal states", [...states].join("; "));
+    }
+  }
+
+  private agree(): void {
+    const limitMs = 2 * PATIENCE * this.timeoutMs + this.catchUpMs(this.servers);
+    this.expect(limitMs, () => this.isAgreed, "Healthy servers agree");
+  }
+
+  /** Who has a vote, or will have one: others are not told of everything. */
+  private get members(): readonly Server[] {
+    const { voters } = this.scene.judge;
+    return this.servers.filter(({ name }) => voters.includes(name));
+  }
+
+  /** All that were added have a vote by now, as nobody keeps them from having the log. */
+  private get isAgreed(): boolean {
+    const { length } = this.scene.judge.committed;
+    const leader = this.servers.find(({ isLeader }) => isLeader);
+    return leader?.raft?.members.every(({ votes }) => votes) === true
+      && this.members.every(({ raft }) =>
+        raft?.lastApplied === length && raft.log.lastIndex === length
+      );
+  }
+
+  /** Who was away and comes back does not depose a leader that works (thesis §9.6). */
+  rejoin(): void {
+    const { scene, network, timeoutMs } = this;
+    scene.run(timeoutMs);
+    this.agree();
+    const leader = this.leader;
+    const term = leader.raft?.currentTerm;
+    const away = scene.pick(this.members.filter((server) => server !== leader));
+    scene.tell(() => `network  ${away.name} is cut off`);
+    network.isolate(away.name);
+    scene.run(3 * timeoutMs);
+    scene.tell(() => `network  ${away.name} is back`);
+    network.mend();
+    scene.run(2 * timeoutMs);
+    if (!leader.isLeader || leader.raft?.currentTerm !== term) {
+      throw new Violation(
+        "Who comes back does not depose a leader that works",
+        `${leader.name}, leader of term ${term}, when ${away.name} came back: ${this.describe()}`,
+      );
+    }
+  }
+
+  /** A leader that is cut off stops leading, and the others find another. */
+  failOver(): void {
+    const { scene, network, servers, timeoutMs } = this;
+    const leader = this.leader;
+    scene.tell(() => `network  the leader ${leader.name} is cut off`);
+    network.isolate(leader.name);
+    const isLed = () => servers.some((server) => server !== leader && server.isLeader);
+    this.expect(PATIENCE * timeoutMs, isLed, "The others replace a leader that is cut off");
+    this.expect(timeoutMs, () => !leader.isLeader, "A leader that is cut off stops leading");
+    network.mend();
+    this.agree();
+    scene.judge.checkAgreement(this.members.map(({ name }) => name));
+  }
+
+  private get leader(): Server {
+    const leader = this.servers.find(({ isLeader }) => isLeader);
+    if (!leader) throw new Violation("Healthy servers have a leader", this.describe());
+    return leader;
+  }
+}

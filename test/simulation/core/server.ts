@@ -1,0 +1,605 @@
+/**
+ * A server of the core-only mode: the algorithm of Part I and a disk that is a list of records.
+ * Its turns are those of a node, in the same order, and it may be killed between any two acts.
+ */
+import { crc32 } from "node:zlib";
+import {
+  type Entry,
+  type Message,
+  type Name,
+  type Position,
+  Raft,
+  type Remembered,
+  Sessions,
+} from "../../../raft.ts";
+import { configuration } from "../../support/core.ts";
+import { type Question, type Saved, Violation } from "../judge.ts";
+import { Machine } from "./clients.ts";
+import { type Network } from "./network.ts";
+import { type Scene } from "./scene.ts";
+import { type State } from "./snapshots.ts";
+import { tellEvent } from "./words.ts";
+
+/** A client's request, or a follower's for the index of a read, and how it gets an answer. */
+export type Request = {
+  client: Name;
+  id: number;
+  kind: "session" | "command" | "read" | "index";
+  data: Uint8Array;
+  reply(reply: Reply): void;
+};
+export type Reply =
+  | { type: "Answer"; answer: Uint8Array; index: number }
+  | { type: "NotLeader"; leader: Name | undefined }
+  | { type: "Refused"; reason: string };
+
+/** What takes a while, and is complete at the end of a later turn. */
+type Work = { complete: (raft: Raft) => void; isDone: boolean };
+
+export class Server {
+  raft: Raft | undefined;
+  /** Its disk: a number of its own, the log behind its base, in records, and a snapshot. */
+  private disk = 0;
+  private records: Saved[] = [];
+  private base: Position = { index: 0, term: 0 };
+  private kept: State | undefined;
+  /** What has come of a snapshot; and one that is being written or installed. */
+  private draft = Buffer.alloc(0);
+  private work: Work | undefined;
+  private unfinished: Saved | undefined;
+  /** Counts its starts: what an earlier life has planned does not happen. */
+  private life = 0;
+  private rate = 1;
+  private originMs = 0;
+  private inbox: (() => void)[] = [];
+  /** The disks of all others, as far as it has heard of them in this life. */
+  private heardDisks = new Map<Name, number>();
+  /** Why it does not read what arrives: it is paused, or waits for its disk. */
+  private busy: "" | "paused" | "saving" = "";
+  private isScheduled = false;
+  private isTickDue = false;
+  private wakesAt = Number.POSITIVE_INFINITY;
+  private sessions = new Sessions();
+  private machine = new Machine();
+  private state = 0;
+  private readonly proposals = new Map<number, Request & { term: number }>();
+  private readonly underWay = new Set<string>();
+  private questions: (Request & { asked: Question })[] = [];
+  /** Reads at a follower that wait until it has applied its log up to `index`. */
+  private awaited: (Request & { asked: Question; index: number })[] = [];
+
+  constructor(
+    readonly name: Name,
+    private readonly scene: Scene,
+    private readonly network: Network,
+  ) {}
+
+  get isLeader(): boolean {
+    return this.raft?.role.name === "Leader";
+  }
+
+  /** What its own clock says: it may be fast or slow, and begins anywhere. */
+  private get localNow(): number {
+    return this.originMs + this.scene.now * this.rate;
+  }
+
+  private later(ms: number, action: () => void): void {
+    this.scene.plan(ms, this.ofThisLife(action));
+  }
+
+  private ofThisLife(action: () => void): () => void {
+    const { life } = this;
+    return () => {
+      if (this.life === life) action();
+    };
+  }
+
+  // ------------------------------------- Its life and death --------------------------------------
+
+  start(): void {
+    const { scene, name } = this;
+    if (this.raft) return;
+    const { conditions, judge } = scene;
+    // What was being written when it was killed may have been written.
+    if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
+    this.life += 1;
+    Object.assign(this, {
+      unfinished: undefined,
+      inbox: [],
+      heardDisks: new Map(),
+      busy: "",
+      isScheduled: false,
+      isTickDue: false,
+      wakesAt: Number.POSITIVE_INFINITY,
+      work: undefined,
+    });
+    this.restore(this.kept);
+    this.rate = 1 + conditions.drift * scene.between(-1, 1);
+    this.originMs = scene.random() * 1e6;
+    const { electionTimeoutMs, heartbeatMs, batchBytes, windowBytes } = conditions;
+    const founders = scene.founders.includes(name) ? scene.founders : [];
+    this.disk ||= scene.makeDisk();
+    const settings = {
+      name,
+      disk: this.disk,
+      members: configuration(founders),
+      electionTimeoutMs,
+      heartbeatMs,
+      batchBytes,
+      windowBytes,
+    };
+    const { currentTerm, entries, ...rest } = this.recover();
+    this.raft = new Raft(settings, { currentTerm, entries, ...rest }, this.localNow, scene.random);
+    judge.started(name, this.raft);
+    scene.mix(1, this.index, currentTerm, entries.length);
+    scene.tell(() => `${name}  starts in term ${currentTerm}, ${entries.length} entries`);
+    this.network.announce(name);
+    this.schedule();
+  }
+
+  private restore(from?: State): void {
+    this.sessions = new Sessions();
+    for (const session of from?.sessions ?? []) this.sessions.restore(session);
+    this.machine = new Machine(from?.machine);
+    this.state = from?.state ?? 0;
+  }
+
+  /** What the disk remembers: every record takes the place of what it conflicts with. */
+  private recover(): Remembered {
+    const entries: Entry[] = [];
+    for (const { entries: [first, ...rest] } of this.records) {
+      if (!first) continue;
+      entries.length = first.index - 1 - this.base.index;
+      entries.push(first, ...rest);
+    }
+    const { currentTerm = 0, votedFor, commitIndex = 0 } = this.records.at(-1) ?? {};
+    const snapshot = this.kept?.snapshot;
+    const { index, term } = snapshot ?? this.base;
+    const last = index === this.base.index ? this.base : entries[index - this.base.index - 1];
+    if (last?.term !== term) {
+      // It was installed, and the log not cut any more.
+      [this.base, this.records] = [{ index, term }, [{
+        currentTerm,
+        votedFor,
+        commitIndex,
+        entries: [],
+      }]];
+      entries.length = 0;
+    }
+    return { currentTerm, votedFor, commitIndex, entries, base: this.base, snapshot };
+  }
+
+  kill(why: string): void {
+    if (!this.raft) return;
+    const { scene, name } = this;
+    this.life += 1;
+    this.raft = undefined;
+    for (const waiting of [this.proposals, this.underWay]) waiting.clear();
+    [this.questions, this.awaited] = [[], []];
+    scene.judge.stopped(name);
+    scene.report.crashes += 1;
+    scene.mix(2, this.index);
+    scene.tell(() => `${name}  is killed ${why}`);
+  }
+
+  /** What its disk remembered is gone, and it starts with another one. */
+  private loseDisk(): void {
+    const { scene, name } = this;
+    Object.assign(this, {
+      disk: 0,
+      records: [],
+      base: { index: 0, term: 0 },
+      kept: undefined,
+      unfinished: undefined,
+      draft: Buffer.alloc(0),
+    });
+    scene.judge.lostDisk(name);
+    scene.report.lostDisks += 1;
+    scene.tell(() => `${name}  loses its disk`);
+  }
+
+  /** It is killed, and starts again after a while. */
+  crash(why: string): void {
+    const { scene, name } = this;
+    if (!this.raft) return;
+    this.kill(why);
+    const { diskLoss, wipes } = scene.conditions;
+    const isLost = scene.chance(diskLoss) && (wipes || scene.judge.canLoseDisk(name));
+    if (isLost && scene.isHostile) this.loseDisk();
+    const { life } = this;
+    const restart = () => {
+      if (this.life !== life || !scene.isHostile) return;
+      scene.report.restarts += 1;
+      this.start();
+    };
+    scene.plan(scene.random() * scene.conditions.downMs, restart);
+  }
+
+  pause(ms: number): void {
+    const { scene, name } = this;
+    if (!this.raft || this.busy !== "") return;
+    this.busy = "paused";
+    scene.report.pauses += 1;
+    scene.tell(() => `${name}  is paused for ${Math.round(ms)} ms`);
+    this.later(ms, () => this.resume());
+  }
+
+  /** What has arrived meanwhile is read before a late tick judges anybody's silence. */
+  private resume(): void {
+    this.busy = "";
+    const { life } = this;
+    for (const action of this.inbox.splice(0)) action();
+    if (this.isScheduled) this.flush();
+    const isAlive = this.life === life && this.busy === "";
+    if (isAlive && this.isTickDue) this.tick();
+  }
+
+  private get index(): number {
+    return this.scene.names.indexOf(this.name);
+  }
+
+  // -------------------------------------------- Inputs -------------------------------------------
+
+  private input(action: (raft: Raft) => void): void {
+    const act = () => {
+      if (!this.raft) return;
+      action(this.raft);
+      this.schedule();
+    };
+    if (!this.raft) return;
+    if (this.busy === "") act();
+    else this.inbox.push(act);
+  }
+
+  receive(message: Message): void {
+    const { from, disk = 0 } = message;
+    this.input((raft) => {
+      // Nobody returns to a disk that it has lost: `Endpoint` sees to that.
+      if (disk < (this.heardDisks.get(from) ?? 0)) return;
+      this.heardDisks.set(from, disk);
+      raft.receive(message, this.localNow);
+      this.scene.judge.received(message);
+      this.scene.mix(
+        3,
+        this.index,
+        message.term,
+        raft.currentTerm,
+        raft.commitIndex,
+        raft.log.lastIndex,
+        message.from.charCodeAt(0),
+      );
+    });
+  }
+
+  /** It hears of another life of a peer, in which that has said nothing else yet. */
+  onRestarted(peer: Name): void {
+    this.input((raft) => {
+      raft.onRestarted(peer, this.localNow);
+      this.scene.judge.restarted(this.name, peer);
+    });
+  }
+
+  private onRefused(peer: Name): void {
+    this.input((raft) => {
+      raft.onPortClosed(peer, this.localNow);
+      this.scene.judge.refused(this.name, peer);
+    });
+  }
+
+  request(request: Request): void {
+    this.input((raft) => {
+      const { kind, client, id, data } = request;
+      const call = `${client} ${id}`;
+      if (this.underWay.has(call)) return;
+      if (kind === "read" || kind === "index") {
+        const isLed = kind === "read" && raft.leader !== undefined;
+        if (!raft.read()) return isLed ? this.askIndex(request) : this.redirect(request);
+        this.questions.push({ ...request, asked: this.scene.judge.asked(this.name) });
+      } else {
+        const index = raft.propose(kind === "command" ? "commands" : kind, data);
+        if (index === undefined) return this.redirect(request);
+        this.underWay.add(call);
+        this.proposals.set(index, { ...request, term: raft.currentTerm });
+      }
+      this.scene.judge.stepped(this.name);
+    });
+  }
+
+  /** As `Node.askIndex`, with a question of its own for each read. */
+  private askIndex(request: Request): void {
+    const { name, network, scene: { judge }, raft: { leader = "" } = {} } = this;
+    const asked = judge.asked(name);
+    const onReply = (reply: Reply) =>
+      this.input(() => {
+        if (reply.type !== "Answer") return this.redirect(request);
+        this.awaited.push({ ...request, asked, index: reply.index });
+      });
+    const { life } = this;
+    const reply = (answer: Reply) =>
+      network.travel(leader, name, () => this.life === life && onReply(answer));
+    const question: Request = { ...request, client: name, kind: "index", reply };
+    network.travel(name, leader, () => network.ask(leader, question));
+  }
+
+  /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
+  transfer(heir: Name): void {
+    this.input((raft) => {
+      if (!raft.transfer(heir === this.name ? undefined : heir)) return;
+      this.scene.report.transfers += 1;
+      this.scene.tell(() => `${this.name}  is told to hand over to ${heir}`);
+    });
+  }
+
+  /** It is asked to add a server, or to remove one, itself perhaps. */
+  change(): void {
+    this.input((raft) => {
+      const { scene, name } = this;
+      // Who is left might need the one that is removed.
+      if (!scene.isHostile || !scene.judge.isWhole()) return;
+      const isMember = (one: Name) => raft.members.some((member) => member.name === one);
+      const [strangers, members] = [
+        scene.names.filter((one) => !isMember(one)),
+        scene.names.filter(isMember),
+      ];
+      const adds = strangers.length > 0 && scene.chance(0.5);
+      const who = scene.pick(adds ? strangers : members);
+      const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
+      scene.tell(() => `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${outcome}`);
+      scene.judge.stepped(name);
+    });
+  }
+
+  private redirect(request: Request): void {
+    request.reply({ type: "NotLeader", leader: this.raft?.leader });
+  }
+
+  private tick(): void {
+    const { raft, scene } = this;
+    if (!raft) return;
+    this.isTickDue = false;
+    this.wakesAt = Number.POSITIVE_INFINITY;
+    raft.tick(this.localNow);
+    scene.judge.ticked(this.name);
+    this.flush();
+  }
+
+  private setTimer(raft: Raft): void {
+    if (raft.wakeAt >= this.wakesAt) return;
+    const wakesAt = this.wakesAt = raft.wakeAt;
+    const wake = () => {
+      if (this.wakesAt !== wakesAt) return;
+      if (this.busy === "") this.tick();
+      else this.isTickDue = true;
+    };
+    this.later(Math.max(0, (wakesAt - this.localNow) / this.rate), wake);
+  }
+
+  // -------------------------------------------- A turn -------------------------------------------
+
+  private schedule(): void {
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    // What arrives until then is carried out together.
+    this.later(this.scene.random() * this.scene.conditions.turnMs, () => {
+      if (this.busy === "" && this.isScheduled) this.flush();
+    });
+  }
+
+  private dies(when: string): boolean {
+    const { scene } = this;
+    if (!scene.isHostile || !scene.chance(scene.conditions.killInTurn)) return false;
+    this.crash(when);
+    return true;
+  }
+
+  /** Everything of one turn that comes before its save is done. As `Node.flush`. */
+  private flush(): void {
+    const { raft, scene, name } = this;
+    if (!raft) return;
+    this.isScheduled = false;
+    raft.prepare();
+    scene.judge.stepped(name);
+    const outbox = raft.outbox.splice(0);
+    const durableTerm = raft.saved.currentTerm;
+    const isEarly = (m: Message) =>
+      (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
+    // 1. Send what promises nothing.
+    for (const message of outbox) if (isEarly(message)) this.send(message);
+    if (this.dies("before it saves")) return;
+    // 2. Save.
+    const late = outbox.filter((message) => !isEarly(message));
+    const answersFirst = raft.role.name === "Leader" && raft.hasApplicable;
+    const { unsaved } = raft;
+    if (!unsaved || answersFirst) return this.finish(raft, late, !answersFirst);
+    this.unfinished = unsaved;
+    scene.judge.saving(name, unsaved);
+    const isSlow = scene.isHostile && scene.chance(scene.conditions.slowSave);
+    if (!isSlow) return this.onSaved(raft, unsaved, late);
+    this.busy = "saving";
+    const ms = scene.random() * scene.conditions.slowSaveMs;
+    scene.tell(() => `${name}  saves slowly, for ${Math.round(ms)} ms`);
+    this.later(ms, () => {
+      this.onSaved(raft, unsaved, late);
+      if (this.raft === raft) this.resume();
+    });
+  }
+
+  private onSaved(raft: Raft, saved: Saved, late: readonly Message[]): void {
+    this.records.push(saved);
+    this.unfinished = undefined;
+    this.scene.judge.saved(this.name);
+    if (this.dies("when it has saved")) return;
+    this.finish(raft, late);
+  }
+
+  /** What may happen now that everything that was decided is durable, or what needs no save. */
+  private finish(raft: Raft, late: readonly Message[], isSaved = true): void {
+    const { scene, name } = this;
+    if (isSaved) raft.onSaved();
+    scene.judge.stepped(name);
+    this.receiveSnapshot(raft);
+    if (this.work?.isDone) this.complete(raft, this.work.complete);
+    if (this.raft !== raft) return;
+    // 3. Send what is a promise.
+    for (const message of late) {
+      if (this.dies("while it sends")) return;
+      this.send(message);
+    }
+    // 4. Apply what is committed, and answer clients.
+    const bytes = raft.role.name === "Leader" ? 1 : Infinity; // One entry, that is.
+    for (const entry of raft.takeApplicable(bytes)) this.apply(entry);
+    for (const asker of this.questions.splice(0, raft.takeReads())) this.answerRead(raft, asker);
+    const isReady = ({ index }: { index: number }) =>
+      !raft.isInstalling && index <= raft.lastApplied;
+    const ready = this.awaited.filter(isReady);
+    this.awaited = this.awaited.filter((asker) => !isReady(asker));
+    for (const asker of ready) this.answerRead(raft, asker);
+    if (raft.role.name !== "Leader") this.redirectAll();
+    scene.judge.stepped(name);
+    for (const event of raft.events.splice(0)) {
+      scene.tell(() => `${name}  ${tellEvent(event, raft.currentTerm)}`);
+    }
+    for (const leader of raft.portProbes.splice(0)) {
+      this.network.probePort(name, leader, this.ofThisLife(() => this.onRefused(leader)));
+    }
+    if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
+    if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
+    if (raft.unsaved || raft.hasApplicable) this.schedule();
+    scene.judge.turned(name);
+    this.setTimer(raft);
+  }
+
+  private send(message: Message): void {
+    if (message.type === "InstallSnapshot") {
+      const { offset, data } = message;
+      message.data = this.kept?.bytes.subarray(offset, offset + data.length) ?? data;
+    }
+    message.disk = this.disk;
+    message.founding = this.raft?.founding ?? 0;
+    this.scene.judge.sent(message);
+    this.network.send(message);
+  }
+
+  private apply(entry: Entry): void {
+    const { scene, sessions } = this;
+    const [{ kind, data: answer } = { kind: "answer", data: Buffer.alloc(0) }] = sessions
+      .apply(entry, this.machine);
+    this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
+    scene.judge.applied(this.name, entry, this.state);
+    scene.mix(4, this.index, entry.index, entry.term, this.state);
+    const asker = this.proposals.get(entry.index);
+    if (!asker) return;
+    this.proposals.delete(entry.index);
+    this.underWay.delete(`${asker.client} ${asker.id}`);
+    const { index } = entry;
+    if (asker.term !== entry.term) this.redirect(asker);
+    else if (kind !== "answer") asker.reply({ type: "Refused", reason: answer.toString() });
+    else asker.reply({ type: "Answer", answer, index });
+  }
+
+  // ------------------------------------------ Snapshots ------------------------------------------
+
+  /** Begins what takes a while. It comes to nothing if something newer comes before it is done. */
+  private begin(complete: (raft: Raft) => void): void {
+    const work: Work = this.work = { complete, isDone: false };
+    this.later(this.scene.random() * this.scene.conditions.snapshotMs, () => {
+      work.isDone = true;
+      this.schedule();
+    });
+  }
+
+  private complete(raft: Raft, complete: (raft: Raft) => void): void {
+    this.work = undefined;
+    complete(raft);
+    if (this.raft === raft) this.scene.judge.stepped(this.name);
+  }
+
+  private writeSnapshot(raft: Raft): void {
+    const { scene, state } = this;
+    const { lastApplied: index } = raft;
+    const { term } = raft.log.at(index);
+    const members = raft.membersAt(index);
+    const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
+    const kept = scene.snapshots.keep({
+      snapshot: { index, term, size, founding: raft.founding, members },
+      state,
+      sessions: [...this.sessions.snapshot()],
+      machine: new Machine(this.machine),
+    });
+    this.begin((later) => {
+      scene.report.snapshots += 1;
+      this.switchSnapshot(later, kept);
+    });
+  }
+
+  /** As `Node.receiveSnapshot`. */
+  private receiveSnapshot(raft: Raft): void {
+    const { incoming } = raft;
+    if (!incoming?.chunks.length) return;
+    const bytes = Buffer.concat(incoming.chunks.splice(0));
+    this.work = undefined;
+    if (incoming.offset === bytes.length) this.draft = Buffer.alloc(0);
+    if (this.draft.length + bytes.length !== incoming.offset) {
+      throw new Violation("A snapshot has no gaps", `${this.name} has ${this.draft.length} bytes`);
+    }
+    this.draft = Buffer.concat([this.draft, bytes]);
+    if (!raft.isInstalling) return;
+    this.begin((later) => {
+      const kept = this.scene.snapshots.find(this.draft);
+      this.scene.report.installs += 1;
+      this.restore(kept);
+      this.switchSnapshot(later, kept);
+    });
+  }
+
+  /** The snapshot is durable, and the log is cut. Between the two it may be killed. */
+  private switchSnapshot(raft: Raft, kept: State): void {
+    const { scene, name } = this;
+    const { log } = raft;
+    this.kept = kept;
+    scene.judge.snapshotted(name, kept.snapshot, kept.state, raft.isInstalling);
+    scene.mix(5, this.index, kept.snapshot.index, kept.state);
+    if (this.dies("before it cuts its log")) return;
+    raft.onSnapshot(kept.snapshot, scene.conditions.snapshotBytes / 4);
+    const { saved } = raft;
+    const { index, term } = log.at(log.baseIndex);
+    this.base = { index, term };
+    this.records = [{ ...saved, entries: log.slice(index + 1, log.savedIndex) }];
+  }
+
+  private answerRead({ lastApplied: index }: Raft, { asked, kind, data, reply }:
+    & Request
+    & { asked: Question }): void
+  {
+    this.scene.judge.answered(this.name, asked);
+    const answer = kind === "read" ? this.machine.query(data) : data;
+    reply({ type: "Answer", answer, index });
+  }
+
+  private redirectAll(): void {
+    const waiting = [...this.proposals.values(), ...this.questions];
+    for (const map of [this.proposals, this.underWay]) map.clear();
+    this.questions = [];
+    for (const asker of waiting) this.redirect(asker);
+  }
+
+  // ------------------------------------------ At the end -----------------------------------------
+
+  /** What is left of a pause or of a slow save is over. */
+  heal(): void {
+    if (!this.raft) this.start();
+    else if (this.busy === "paused") this.resume();
+  }
+
+  /** Everything that its clients could ever be told by it. */
+  get contents(): string {
+    const open = [...this.sessions["open"]].map((
+      [id, { acknowledged, answers }],
+    ) => [
+      id,
+      acknowledged,
+      [...answers].map(([sequence, answer]) => [sequence, Buffer.from(answer).toString("hex")]),
+    ]);
+    return JSON.stringify([open, [...this.machine.values]]);
+  }
+}

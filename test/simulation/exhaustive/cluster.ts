@@ -1,0 +1,223 @@
+/**
+ * What the exhaustive check knows of a whole cluster, and what must be true of it. The network is
+ * all that was ever sent: everything can arrive at any time, in any order, any number of times, or
+ * never, and an explorer that tries each message in each state has tried all of that.
+ */
+import type { Message } from "../../../raft.ts";
+import { Violation } from "../judge.ts";
+import { Lexicon } from "./lexicon.ts";
+import {
+  type Code,
+  codeOfEntry,
+  type Disk,
+  messages,
+  NAMES,
+  type ServerState,
+  showCode,
+  termOf,
+} from "./server.ts";
+
+/**
+ * How far a world goes. `inputs` is how many a turn may have. Without `preVotes` a pre-vote is
+ * granted to whoever wants one.
+ */
+export type Bounds = {
+  terms: number;
+  commands: number;
+  reads: number;
+  crashes: number;
+  beats: number;
+  inputs: number;
+  preVotes: boolean;
+};
+
+/**
+ * What was ever committed, and in which term, though all that knew it may have crashed; and what
+ * is used up of the bounds.
+ */
+export type History = {
+  committed: readonly Code[];
+  committedIn: readonly number[];
+  commands: number;
+  reads: number;
+  crashes: number;
+  beats: number;
+};
+export const histories = new Lexicon<History>(3n, (history) => history);
+export const NO_HISTORY: History = {
+  committed: [],
+  committedIn: [],
+  commands: 0,
+  reads: 0,
+  crashes: 0,
+  beats: 0,
+};
+
+const MAJORITY = 2;
+
+function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
+  if (!condition) throw new Violation(rule, facts());
+}
+
+const diskOf = (server: ServerState): Disk => server.turn?.disk ?? server;
+const nameOf = ({ self }: ServerState) => NAMES[self] ?? "nobody";
+
+/** What a server has committed is what all have; what becomes so is durable on a majority. */
+export function commit(
+  history: History,
+  server: ServerState,
+  all: readonly ServerState[],
+): History {
+  const { log, commitIndex, role, term } = server;
+  const { committed } = history;
+  const known = committed.slice(0, commitIndex);
+  const wrong = known.findIndex((code, i) => code !== log[i]);
+  demand(
+    wrong === -1,
+    "A committed entry never changes",
+    () =>
+      `${nameOf(server)} has ${showCode(log[wrong] ?? 0)} at ${wrong + 1}, where `
+      + `${showCode(committed[wrong] ?? 0)} is committed`,
+  );
+  if (commitIndex <= committed.length) return history;
+  const codes = log.slice(committed.length, commitIndex);
+  demand(
+    role.name === "Leader" && termOf(codes.at(-1) ?? 0) === term,
+    "Only a leader commits, and by an entry of its own term",
+    () =>
+      `${nameOf(server)}, a ${role.name} of term ${term}, commits ${showCode(codes.at(-1) ?? 0)}`,
+  );
+  for (let i = 0; i < commitIndex; i += 1) {
+    const holders = all.filter((other) => diskOf(other).log[i] === log[i]).map(nameOf);
+    demand(
+      holders.length >= MAJORITY,
+      "What is committed is on a majority of disks",
+      () =>
+        `${nameOf(server)} commits ${showCode(log[i] ?? 0)} at ${i + 1}, which is durable on `
+        + `${holders.join(" ") || "none"}`,
+    );
+  }
+  const committedIn = [...history.committedIn, ...codes.map(() => term)];
+  return { ...history, committed: [...committed, ...codes], committedIn };
+}
+
+/** Everything that is a matter of more than one server. `underWay` is all that was ever sent. */
+export function checkCluster(
+  all: readonly ServerState[],
+  underWay: Iterable<number>,
+  history: History,
+): void {
+  checkPromises([...underWay].map(messages.at), all);
+  for (const server of all) {
+    for (const other of all) if (other.self > server.self) checkLogMatching(server, other);
+    if (server.role.name !== "Leader") continue;
+    checkCompleteness(server, history);
+    checkFollowers(server, all);
+  }
+}
+
+/** Election safety, and one vote per term: by all words that were ever given, and by the disks. */
+function checkPromises(sent: readonly Message[], all: readonly ServerState[]): void {
+  const leaders = new Map<number, string>();
+  const votes = new Map<string, string>();
+  const lead = (term: number, name: string) => {
+    const other = leaders.get(term) ?? name;
+    demand(other === name, "Election safety", () => `${name} and ${other} lead in term ${term}`);
+    leaders.set(term, name);
+  };
+  const vote = (term: number, voter: string, candidate: string) => {
+    const before = votes.get(`${term} ${voter}`) ?? candidate;
+    demand(
+      before === candidate,
+      "One vote per term",
+      () => `${voter} votes for ${candidate} in term ${term}, and had voted for ${before}`,
+    );
+    votes.set(`${term} ${voter}`, candidate);
+  };
+  const campaigned = (term: number, name: string) =>
+    sent.some((m) => m.type === "RequestVote" && !m.preVote && m.term === term && m.from === name);
+  for (const m of sent) {
+    if (m.type === "AppendEntries") lead(m.term, m.from);
+    else if (m.type === "RequestVote" && !m.preVote) vote(m.term, m.from, m.from);
+    else if (m.type === "RequestVoteReply" && !m.preVote && m.voteGranted) {
+      vote(m.term, m.from, m.to);
+    }
+  }
+  for (const server of all) {
+    const { term, votedFor } = diskOf(server);
+    const candidate = NAMES[votedFor];
+    if (candidate !== undefined) {
+      vote(term, nameOf(server), candidate);
+      demand(
+        candidate === nameOf(server) || campaigned(term, candidate),
+        "Votes are for candidates",
+        () =>
+          `${
+            nameOf(server)
+          } votes for ${candidate} in term ${term}, in which that did not campaign`,
+      );
+    }
+    if (server.role.name !== "Leader") continue;
+    lead(server.term, nameOf(server));
+    const voters = NAMES.filter((name) => votes.get(`${server.term} ${name}`) === nameOf(server));
+    demand(
+      voters.length >= MAJORITY,
+      "A leader has the votes of a majority",
+      () => `in term ${server.term} ${nameOf(server)} has those of ${voters.join(" ") || "nobody"}`,
+    );
+  }
+}
+
+/** Logs that agree on an entry's term agree up to it, and on what it is. */
+function checkLogMatching(one: ServerState, other: ServerState): void {
+  const { length } = one.log.slice(0, other.log.length);
+  const agree = (i: number) => termOf(one.log[i] ?? -1) === termOf(other.log[i] ?? -1);
+  let last = length - 1;
+  while (last >= 0 && !agree(last)) last -= 1;
+  for (let i = 0; i <= last; i += 1) {
+    demand(
+      one.log[i] === other.log[i],
+      "Log matching",
+      () =>
+        `${nameOf(one)} and ${nameOf(other)} have entry ${last + 1} of the same term, and before `
+        + `it, at ${i + 1}, ${showCode(one.log[i] ?? 0)} and ${showCode(other.log[i] ?? 0)}`,
+    );
+  }
+}
+
+/** What is committed in a term is in the logs of the leaders of all later terms. */
+function checkCompleteness(leader: ServerState, { committed, committedIn }: History): void {
+  for (const [i, code] of committed.entries()) {
+    if ((committedIn[i] ?? 0) >= leader.term) continue;
+    demand(
+      leader.log[i] === code,
+      "Leader completeness",
+      () =>
+        `${nameOf(leader)} leads in term ${leader.term} without ${showCode(code)}, committed at `
+        + `${i + 1} in term ${committedIn[i]}`,
+    );
+  }
+}
+
+/** What a leader counts is on the follower's disk, as long as that is in no later term. */
+function checkFollowers(leader: ServerState, all: readonly ServerState[]): void {
+  if (leader.role.name !== "Leader") return;
+  for (const [at, followed] of leader.role.followers.entries()) {
+    const follower = all[at];
+    if (!followed || !follower || follower.term > leader.term) continue;
+    const { log } = diskOf(follower);
+    for (let i = 0; i < followed.matchIndex; i += 1) {
+      demand(
+        log[i] === leader.log[i],
+        "What a leader counts a follower has",
+        () =>
+          `${nameOf(leader)} counts ${followed.matchIndex} entries in ${nameOf(follower)}, and `
+          + `entry ${i + 1} on its disk is another`,
+      );
+    }
+  }
+}
+
+/** All entries that a message carries, in words. */
+export const showEntries = (m: Message): string =>
+  m.type === "AppendEntries" ? m.entries.map((e) => showCode(codeOfEntry(e))).join(", ") : "";

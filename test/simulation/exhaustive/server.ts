@@ -1,0 +1,624 @@
+/**
+ * A server of the exhaustive check: the algorithm of Part I, put together from plain data, given
+ * one input, and taken apart again. What it does depends on nothing else, so that every step is
+ * worked out and judged once, however many states of the cluster it is a part of.
+ *
+ * No promise of Raft rests on a clock, so time is whatever makes a server act. A step begins at
+ * the instant 0, and all that a server remembers happened then; the explorer decides how much
+ * later the input comes: at once, when a heartbeat is due, when the leader counts as silent, or
+ * when the election timer has run out. It need not be consistent about it.
+ */
+import {
+  encodeMembers,
+  type Entry,
+  makeEntry,
+  type Message,
+  type Name,
+  Progress,
+  Raft,
+  type Role,
+  type Settings,
+} from "../../../raft.ts";
+import { configuration } from "../../support/core.ts";
+import { Violation } from "../judge.ts";
+import { Lexicon, NOBODY, type Place, renamePlace } from "./lexicon.ts";
+
+export const NAMES: readonly Name[] = ["a", "b", "c"];
+const T = 1_000;
+const HEARTBEAT = 100;
+
+/** An entry without its index: its term, and the number of its command; a no-op has 0. */
+export type Code = number;
+const COMMANDS = 16;
+export const termOf = (code: Code): number => Math.floor(code / COMMANDS);
+export const codeOf = (term: number, command: number): Code => term * COMMANDS + command;
+export const showCode = (code: Code): string =>
+  code % COMMANDS === 0 ? `noop of term ${termOf(code)}` : `x${code % COMMANDS} of ${termOf(code)}`;
+
+export type Disk = { term: number; votedFor: Place; log: readonly Code[] };
+type Followed = {
+  nextIndex: number;
+  matchIndex: number;
+  sentFrom: number;
+  sentRound: number;
+  confirmedRound: number;
+  refusedRound: number;
+  matchedRound: number;
+};
+/** `committed`, of a read, is how many entries were committed when it came: it has to see them. */
+type Asked = { round: number; index: number; committed: number };
+export type RoleState =
+  | { name: "Follower"; leader: Place }
+  | { name: "PreCandidate" | "Candidate"; votes: readonly Place[]; hasAsked: boolean }
+  | {
+    name: "Leader";
+    followers: readonly (Followed | null)[];
+    round: number;
+    firstIndex: number;
+    reads: readonly Asked[];
+  };
+
+/**
+ * Between two turns what a server knows is what its disk knows. Within a turn `turn` has what the
+ * disk has, how many inputs came, and what waits to be sent.
+ */
+export type ServerState = Disk & {
+  self: Place;
+  commitIndex: number;
+  lastApplied: number;
+  campaigns: number;
+  role: RoleState;
+  turn: Turn | null;
+};
+type Turn = { disk: Disk; savedIndex: number; inputs: number; outbox: readonly number[] };
+
+// ------------------------------------- The two vocabularies --------------------------------------
+
+const knownEntries = new Map<number, Entry>();
+
+function entryOf(index: number, code: Code): Entry {
+  const key = code * 256 + index;
+  const known = knownEntries.get(key);
+  if (known) return known;
+  const command = code % COMMANDS;
+  const [kind, data] = command > 0
+    ? ["commands", Buffer.from(`${command}`)] as const
+    : firstOf(index);
+  const entry = makeEntry(index, termOf(code), kind, data);
+  knownEntries.set(key, entry);
+  return entry;
+}
+
+/** A term begins with an entry that asks for nothing, or the log with one that lists the members. */
+const firstOf = (index: number) =>
+  index === 1
+    ? ["members", encodeMembers(configuration(NAMES), 1)] as const
+    : ["noop", Buffer.alloc(0)] as const;
+
+export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
+  codeOf(term, kind === "commands" ? Number(data.toString()) : 0);
+const place = (name: Name | undefined): Place => name === undefined ? NOBODY : NAMES.indexOf(name);
+const nameAt = (at: Place): Name | undefined => NAMES[at];
+
+/** All that a message says, in a form that can be compared. */
+type Plain = readonly (number | boolean | string | readonly Code[])[];
+
+function plain(message: Message): Plain {
+  const { type, from, to, id: _, ...fields } = message;
+  const values = Object.values(fields).map((value) =>
+    Array.isArray(value) ? value.map(codeOfEntry) : value
+  );
+  return [place(from), place(to), type, ...values];
+}
+
+const renamePlain = ([from, to, ...rest]: Plain, renaming: readonly Place[]): Plain => [
+  renamePlace(renaming, Number(from)),
+  renamePlace(renaming, Number(to)),
+  ...rest,
+];
+
+const plainMessages = new Lexicon<Plain>(1n, renamePlain);
+const messageList: Message[] = [];
+
+/** Every message that was ever sent, by number. */
+export const messages = {
+  hashes: plainMessages,
+  numberOf(message: Message): number {
+    const number = plainMessages.numberOf(plain(message));
+    messageList[number] ??= message;
+    return number;
+  },
+  at(number: number): Message {
+    const message = messageList[number];
+    if (!message) throw new Error(`no message has the number ${number}`);
+    return message;
+  },
+};
+
+function renameRole(role: RoleState, renaming: readonly Place[]): RoleState {
+  const rename = (at: Place) => renamePlace(renaming, at);
+  if (role.name === "Follower") return { ...role, leader: rename(role.leader) };
+  if (role.name !== "Leader") return { ...role, votes: role.votes.map(rename).sort() };
+  const followers = NAMES.map((_, at) => role.followers[renaming.indexOf(at)] ?? null);
+  return { ...role, followers };
+}
+
+function renameServer(state: ServerState, renaming: readonly Place[]): ServerState {
+  const renameDisk = <D extends Disk>(disk: D): D => ({
+    ...disk,
+    votedFor: renamePlace(renaming, disk.votedFor),
+  });
+  const renameOutbox = (numbers: readonly number[]) =>
+    numbers.map((n) => plainMessages.numberOf(renamePlain(plainMessages.at(n), renaming))).sort();
+  const turn = state.turn
+    && {
+      ...state.turn,
+      disk: renameDisk(state.turn.disk),
+      outbox: renameOutbox(state.turn.outbox),
+    };
+  return {
+    ...renameDisk(state),
+    self: renamePlace(renaming, state.self),
+    role: renameRole(state.role, renaming),
+    turn,
+  };
+}
+
+/** Every state of a server that was ever met, by number. */
+export const servers = new Lexicon<ServerState>(2n, renameServer);
+
+// ----------------------------------- Together, and apart again -----------------------------------
+
+const settings: readonly Settings[] = NAMES.map((name) => ({
+  name,
+  disk: 0,
+  members: configuration(NAMES),
+  electionTimeoutMs: T,
+  heartbeatMs: HEARTBEAT,
+  batchBytes: 1,
+  windowBytes: 1_000,
+}));
+
+const entriesOf = (log: readonly Code[]) => log.map((code, i) => entryOf(i + 1, code));
+const codesOf = (list: readonly Entry[]) => list.map(codeOfEntry);
+
+function restoreRole(role: RoleState): Role {
+  if (role.name === "Follower") return { name: "Follower", leader: nameAt(role.leader) };
+  if (role.name !== "Leader") {
+    const votes = new Set(role.votes.map((at) => NAMES[at] ?? ""));
+    return { name: role.name, votes, transfer: false };
+  }
+  const followers = new Map<Name, Progress>();
+  for (const [at, followed] of role.followers.entries()) {
+    if (!followed) continue;
+    const progress = Object.assign(new Progress(followed.nextIndex, 0), followed);
+    followers.set(NAMES[at] ?? "", progress);
+  }
+  const reads = role.reads.map(({ round, index }) => ({ round, index }));
+  return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
+}
+
+function restore(state: ServerState): Raft {
+  const own = settings[state.self];
+  if (!own) throw new Error(`there is no server ${state.self}`);
+  const { turn, role } = state;
+  const { commitIndex, lastApplied, campaigns } = state;
+  // That a commit index is saved changes nothing here, as what it covers is never in doubt.
+  const disk = {
+    currentTerm: state.term,
+    votedFor: nameAt(state.votedFor),
+    commitIndex,
+    entries: entriesOf(state.log),
+  };
+  const raft = new Raft(own, disk, 0, () => 0.5);
+  // Every founder has shown an empty log, or the elections could not begin all at once.
+  for (const name of raft.others) raft.foundings.set(name, 0);
+  raft["askAt"] = role.name !== "Follower" && role.name !== "Leader" && role.hasAsked
+    ? HEARTBEAT
+    : 0;
+  Object.assign(raft, { lastApplied, campaigns, role: restoreRole(role) });
+  if (!turn) return raft;
+  raft.saved = { currentTerm: turn.disk.term, votedFor: nameAt(turn.disk.votedFor), commitIndex };
+  raft.log.savedIndex = turn.savedIndex;
+  raft.outbox = turn.outbox.map(messages.at);
+  return raft;
+}
+
+function captureRole(raft: Raft, asked: readonly number[]): RoleState {
+  const { role, now } = raft;
+  if (role.name === "Follower") return { name: "Follower", leader: place(role.leader) };
+  if (role.name !== "Leader") {
+    return {
+      name: role.name,
+      votes: [...role.votes].map(place).sort(),
+      hasAsked: raft["askAt"] > now,
+    };
+  }
+  const followers = NAMES.map((name) => {
+    const progress = role.followers.get(name);
+    if (!progress) return null;
+    const {
+      nextIndex,
+      matchIndex,
+      sentFrom,
+      sentRound,
+      confirmedRound,
+      refusedRound,
+      matchedRound,
+    } = progress;
+    return {
+      nextIndex,
+      matchIndex,
+      sentFrom,
+      sentRound,
+      confirmedRound,
+      refusedRound,
+      matchedRound,
+    };
+  });
+  const reads = role.reads.map(({ round, index }, i) => ({
+    round,
+    index,
+    committed: asked[i] ?? 0,
+  }));
+  return { name: "Leader", followers, round: role.round, firstIndex: role.firstIndex, reads };
+}
+
+/**
+ * What this check knows of a server. A field that it does not know would be lost in every step.
+ * Nobody is asked to take a snapshot, to hand over or to change the members here, nobody knocks, and
+ * nobody is told of a restart, as all elections begin at once, so what these need makes no difference;
+ * nor do `awaitedRound`, which only says how soon a leader asks again, and `failures`, `retryAt`
+ * and `stuck`, which only say how soon and how much it sends again.
+ */
+const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
+  [
+    "a server",
+    (raft) => raft,
+    "askAt campaigns commitIndex currentTerm disks electionDueAt events foreign foundings heardAt "
+    + "incoming isRemoved lastApplied leaderLostAt log looks now outbox portClosedAt portProbes "
+    + "probeAt role saved settings snapshot votedFor wasMember",
+  ],
+  ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
+  [
+    "what a leader knows of a follower",
+    () => new Progress(1, 0),
+    "awaitedRound confirmedRound failures heardAt matchIndex matchedRound nextIndex "
+    + "refusedRound retryAt sentAt sentFrom sentRound sinceRound snapshot stuck",
+  ],
+];
+
+/** Says what a server has that this check does not know of. */
+export function unknownFields(): string[] {
+  const raft = restore(FRESH(0));
+  return FIELDS.flatMap(([what, of, fields]) => {
+    const found = Object.keys(of(raft)).sort().join(" ");
+    return found === fields ? [] : [`${what} has ${found}, and not ${fields}`];
+  });
+}
+
+/** A server that starts for the first time. */
+export const FRESH = (self: Place): ServerState =>
+  start(self, { term: 0, votedFor: NOBODY, log: [] });
+
+function start(self: Place, { term, votedFor, log }: Disk): ServerState {
+  return {
+    term,
+    votedFor,
+    log,
+    self,
+    commitIndex: 0,
+    lastApplied: 0,
+    campaigns: 0,
+    role: { name: "Follower", leader: NOBODY },
+    turn: null,
+  };
+}
+
+// -------------------------------------------- A step ---------------------------------------------
+
+/** What happens to a server. `number` is a message, a command, or how many entries a read has to see. */
+export type Input = {
+  kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "crash";
+  number: number;
+};
+/** The turn ends as it should, or with a power cut before it saves; or it goes on. */
+export type End = "flush" | "die" | "stay";
+
+/** What comes of a step. `lived` is the state whose decisions count: `next`, but for a power cut. */
+export type Step = {
+  next: number;
+  lived: number;
+  sent: readonly number[];
+  truncated: boolean;
+  deposed: boolean;
+  refused: boolean;
+  reads: number;
+  early: number;
+};
+
+function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
+  if (!condition) throw new Violation(rule, facts());
+}
+
+/** Hands a server its input. */
+function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
+  if (kind === "deliver") raft.receive(messages.at(number), 0);
+  else if (kind === "deliverLate") {
+    raft.receive(messages.at(number), T);
+    raft.now = 0; // That a leader owes a heartbeat by now is another input, of which few are enough.
+  } else if (kind === "propose") raft.propose("commands", Buffer.from(`${number}`));
+  else if (kind === "read") raft.read();
+  else if (kind === "beat") raft.tick(HEARTBEAT);
+  else {
+    raft.tick(2 * T);
+    if (preVotes || raft.role.name !== "PreCandidate") return;
+    // A pre-vote binds nobody, so somebody may grant it at any time: it need not be asked.
+    const [from = ""] = raft.others;
+    raft.receive({
+      type: "RequestVoteReply",
+      from,
+      to: raft.settings.name,
+      id: 0,
+      term: raft.currentTerm + 1,
+      preVote: true,
+      campaign: raft.campaigns,
+      voteGranted: true,
+    }, 2 * T);
+  }
+}
+
+/**
+ * Rounds are counted for all followers together, though nobody compares those of two of them. Here
+ * what goes out in a turn has the same numbers for each, so that it does not matter who comes first.
+ */
+function alignRounds({ role, outbox }: Raft, before: number): void {
+  if (role.name !== "Leader") return;
+  role.round = before;
+  for (const [name, follower] of role.followers) {
+    let round = before;
+    for (const m of outbox) {
+      if (m.type !== "AppendEntries" || m.to !== name || m.round <= before) continue;
+      round += 1;
+      m.round = round;
+      follower.sentRound = round;
+    }
+    role.round = Math.max(role.round, round);
+  }
+}
+
+export function step(before: ServerState, input: Input, end: End, preVotes: boolean): Step {
+  if (input.kind === "crash") return crash(before);
+  const disk = before.turn?.disk
+    ?? { term: before.term, votedFor: before.votedFor, log: before.log };
+  const asked = before.role.name === "Leader" ? before.role.reads.map((r) => r.committed) : [];
+  if (input.kind === "read") asked.push(input.number);
+  const raft = restore(before);
+  give(raft, input, preVotes);
+  const inputs = (before.turn?.inputs ?? 0) + 1;
+  const result = {
+    sent: [],
+    truncated: checkLog(before, codesOf(raft.log.slice(1))),
+    deposed: before.role.name === "Leader" && raft.role.name !== "Leader",
+    refused: input.kind === "deliver" && raft.hearsLeader(),
+    reads: 0,
+    early: 0,
+  };
+  if (end === "stay") {
+    const turn = {
+      disk,
+      savedIndex: raft.log.savedIndex,
+      inputs,
+      outbox: raft.outbox.map(messages.numberOf).sort(),
+    };
+    const next = checked(before, capture(raft, asked, preVotes, turn));
+    return { ...result, next, lived: next };
+  }
+  return { ...result, ...flush(raft, before, disk, asked, end, preVotes) };
+}
+
+/**
+ * Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. Only
+ * that a leader saves here also when it has something to apply.
+ */
+function flush(
+  raft: Raft,
+  before: ServerState,
+  disk: Disk,
+  asked: readonly number[],
+  end: End,
+  preVotes: boolean,
+): Pick<Step, "next" | "lived" | "sent" | "reads" | "early"> {
+  const round = raft.role.name === "Leader" ? raft.role.round : 0;
+  raft.prepare();
+  alignRounds(raft, round);
+  const outbox = raft.outbox.splice(0);
+  const { currentTerm: durableTerm } = raft.saved;
+  const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
+  const early = outbox.filter(isEarly);
+  for (const m of early) checkPromise(m, disk);
+  if (end === "die") {
+    // What left tells of all that was decided until then, though nobody remembers it here.
+    const turn = { disk, savedIndex: raft.log.savedIndex, inputs: 0, outbox: [] };
+    const lived = checked(before, capture(raft, asked, preVotes, turn));
+    const next = servers.numberOf(start(before.self, disk));
+    return { next, lived, sent: early.map(messages.numberOf), reads: 0, early: early.length };
+  }
+  const saved = save(disk, raft);
+  raft.onSaved();
+  checkSaved(raft, saved);
+  for (const m of outbox) checkPromise(m, saved);
+  raft.takeApplicable();
+  const reads = raft.takeReads();
+  for (const committed of asked.slice(0, reads)) {
+    demand(
+      raft.lastApplied >= committed,
+      "Reads are linearizable",
+      () =>
+        `one is answered as of entry ${raft.lastApplied}, and ${committed} were committed `
+        + "when it came",
+    );
+  }
+  demand(
+    raft.unsaved === undefined && raft.outbox.length === 0,
+    "A turn comes to an end",
+    () => `${raft.settings.name} has something left to do`,
+  );
+  const next = checked(before, capture(raft, asked.slice(reads), preVotes, null));
+  return { next, lived: next, sent: outbox.map(messages.numberOf), reads, early: early.length };
+}
+
+function capture(
+  raft: Raft,
+  asked: readonly number[],
+  preVotes: boolean,
+  turn: Turn | null,
+): ServerState {
+  return {
+    term: raft.currentTerm,
+    votedFor: place(raft.votedFor),
+    log: codesOf(raft.log.slice(1)),
+    self: place(raft.settings.name),
+    commitIndex: raft.commitIndex,
+    lastApplied: raft.lastApplied, // The number of a campaign matters only to pre-votes.
+    campaigns: preVotes || turn ? raft.campaigns : 0,
+    role: captureRole(raft, asked),
+    turn,
+  };
+}
+
+/** It loses power between two turns, and comes back with what is on its disk. */
+function crash({ self, term, votedFor, log }: ServerState): Step {
+  const next = servers.numberOf(start(self, { term, votedFor, log }));
+  return {
+    next,
+    lived: next,
+    sent: [],
+    truncated: false,
+    deposed: false,
+    refused: false,
+    reads: 0,
+    early: 0,
+  };
+}
+
+/** What a save makes of a disk, whatever the server believes. */
+function save(disk: Disk, raft: Raft): Disk {
+  const { unsaved } = raft;
+  if (!unsaved) return disk;
+  const { currentTerm: term, votedFor, entries: [first, ...rest] } = unsaved;
+  const log = first
+    ? [...disk.log.slice(0, first.index - 1), ...codesOf([first, ...rest])]
+    : disk.log;
+  return { term, votedFor: place(votedFor), log };
+}
+
+// ------------------------------------ What one server may do -------------------------------------
+
+/** A server's memory after a turn is what is on its disk, or a power cut would take it back. */
+function checkSaved(raft: Raft, disk: Disk): void {
+  const name = raft.settings.name;
+  demand(
+    disk.term === raft.currentTerm && disk.votedFor === place(raft.votedFor),
+    "What a server believes durable is durable",
+    () =>
+      `${name} is in term ${raft.currentTerm} and voted for ${raft.votedFor}, and its disk `
+      + `has term ${disk.term} and ${nameAt(disk.votedFor)}`,
+  );
+  demand(
+    disk.log.join() === codesOf(raft.log.slice(1)).join(),
+    "What a server believes durable is durable",
+    () => `the log of ${name} is not what is on its disk`,
+  );
+}
+
+/** Nothing is promised that is not durable. */
+function checkPromise(m: Message, disk: Disk): void {
+  const isProposed = (m.type === "RequestVote" && m.preVote)
+    || (m.type === "RequestVoteReply" && m.preVote && m.voteGranted);
+  if (isProposed) return;
+  demand(
+    disk.term >= m.term,
+    "No word of a term that is not durable",
+    () => `${m.from} sends ${m.type} of term ${m.term}, and its disk is in term ${disk.term}`,
+  );
+  if (disk.term > m.term) return;
+  const candidate = m.type === "RequestVote" ? m.from : m.to;
+  const isVote = m.type === "RequestVote" || (m.type === "RequestVoteReply" && m.voteGranted);
+  demand(
+    !isVote || m.type === "RequestVoteReply" && m.preVote
+      || disk.votedFor === place(candidate),
+    "A vote is durable before it is given",
+    () =>
+      `${m.from} votes for ${candidate} in term ${m.term}, and its disk has `
+      + `${nameAt(disk.votedFor)}`,
+  );
+  demand(
+    m.type !== "AppendEntriesReply" || !m.success || disk.log.length >= m.matchIndex,
+    "Only what is durable is acknowledged",
+    () => `${m.from} acknowledges more than the ${disk.log.length} entries on its disk`,
+  );
+}
+
+/** Whether anything was deleted from a log, which only a conflict excuses, and never in a leader. */
+function checkLog({ log, self }: ServerState, after: readonly Code[]): boolean {
+  const kept = log.findIndex((code, i) => after[i] !== code);
+  if (kept === -1) return false;
+  demand(
+    after.length > kept,
+    "Only what conflicts is deleted",
+    () => `${nameAt(self)} deletes entry ${kept + 1}, and has nothing instead of it`,
+  );
+  return true;
+}
+
+/** Terms and commitment only grow, a vote stays in its term, and a leader only appends. */
+function checked(before: ServerState, after: ServerState): number {
+  const name = nameAt(before.self);
+  demand(
+    after.term >= before.term,
+    "Terms never go back",
+    () => `${name} goes from term ${before.term} to ${after.term}`,
+  );
+  const isSameTerm = after.term === before.term;
+  demand(
+    !isSameTerm || before.votedFor === NOBODY || after.votedFor === before.votedFor,
+    "One vote per term",
+    () =>
+      `${name} had voted for ${nameAt(before.votedFor)} in term ${after.term}, and now for `
+      + `${nameAt(after.votedFor)}`,
+  );
+  demand(
+    after.commitIndex >= before.commitIndex,
+    "What is committed stays committed",
+    () => `${name} goes from ${before.commitIndex} committed entries to ${after.commitIndex}`,
+  );
+  demand(
+    after.commitIndex <= after.log.length,
+    "Only what is in the log is committed",
+    () => `${name} has ${after.log.length} entries, and ${after.commitIndex} committed ones`,
+  );
+  const leads = before.role.name === "Leader" && after.role.name === "Leader" && isSameTerm;
+  if (leads) checkFollowed(before.role, after.role);
+  demand(
+    !leads || before.log.every((code, i) => after.log[i] === code),
+    "Leader append-only",
+    () => `${name}, the leader of term ${after.term}, changes its log`,
+  );
+  return servers.numberOf(after);
+}
+
+/** Replies overtake each other, and what a follower has it keeps. */
+function checkFollowed(before: RoleState, after: RoleState): void {
+  if (before.name !== "Leader" || after.name !== "Leader") return;
+  for (const [at, followed] of after.followers.entries()) {
+    const known = before.followers[at]?.matchIndex ?? 0;
+    demand(
+      !followed || followed.matchIndex >= known,
+      "What a follower has it keeps",
+      () =>
+        `its leader knew of ${known} entries in ${nameAt(at)}, and now of `
+        + `${followed?.matchIndex}`,
+    );
+  }
+}

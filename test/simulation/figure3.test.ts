@@ -1,0 +1,85 @@
+/** The judge of the full stack can tell: each promise of Figure 3 is broken once, and named. */
+import { describe, expect, test } from "bun:test";
+import { Log, makeEntry, type Raft, type RoleName } from "../../raft.ts";
+import { Figure3 } from "./full/figure3.ts";
+
+/** As much of a server as is looked at. A log has an entry for each of the terms. */
+function server(
+  terms: readonly number[],
+  fields: Partial<Record<"currentTerm" | "commitIndex" | "lastApplied", number>> = {},
+  role: RoleName = "Follower",
+) {
+  const log = new Log();
+  terms.forEach((term, i) => log.append(makeEntry(i + 1, term, "noop", Buffer.alloc(0))));
+  const core = {
+    log,
+    role: { name: role },
+    currentTerm: terms.at(-1) ?? 0,
+    commitIndex: 0,
+    lastApplied: 0,
+    ...fields,
+  };
+  return core as unknown as Raft; // The rest is of no interest here.
+}
+
+/** What a server takes for committed before it is seen first was judged in a life before. */
+function commit(judge: Figure3, name: string, core: Raft, index: number): void {
+  judge.judge(name, core);
+  core.commitIndex = index;
+  judge.judge(name, core);
+}
+
+describe("the judge of the full stack", () => {
+  test("has nothing against servers that agree, and leaders that have all of it", () => {
+    const judge = new Figure3();
+    commit(judge, "a", server([1, 1], {}, "Leader"), 2);
+    commit(judge, "b", server([1, 1]), 1);
+    commit(judge, "b", server([1, 1, 2], {}, "Leader"), 3);
+  });
+
+  test("names two leaders of a term", () => {
+    const judge = new Figure3();
+    judge.judge("a", server([1], {}, "Leader"));
+    expect(() => judge.judge("b", server([1], {}, "Leader"))).toThrow("Election Safety");
+  });
+
+  test("names a leader that deletes what it has", () => {
+    const [judge, core] = [new Figure3(), server([1, 1], {}, "Leader")];
+    judge.judge("a", core);
+    core.log.merge([makeEntry(2, 2, "noop", Buffer.alloc(0))], 0);
+    expect(() => judge.judge("a", core)).toThrow("Leader Append-Only");
+  });
+
+  test("names another entry of the same place and term, and another one before it", () => {
+    const judge = new Figure3();
+    judge.judge("a", server([1, 2]));
+    const other = server([1]);
+    other.log.append(makeEntry(2, 2, "commands", Buffer.from("other")));
+    expect(() => judge.judge("b", other)).toThrow("Log Matching");
+    expect(() => judge.judge("c", server([2, 2]))).toThrow("Log Matching");
+  });
+
+  test("names a leader without an entry that was committed in an earlier term", () => {
+    const judge = new Figure3();
+    commit(judge, "a", server([1, 1]), 2);
+    expect(() => judge.judge("b", server([1], { currentTerm: 2 }, "Leader")))
+      .toThrow("Leader Completeness");
+  });
+
+  test("names who takes another entry for committed than others, or one that it has not", () => {
+    const judge = new Figure3();
+    commit(judge, "a", server([1]), 1);
+    expect(() => commit(judge, "b", server([2]), 1)).toThrow("State Machine Safety");
+    expect(() => commit(judge, "c", server([1]), 2)).toThrow("c takes entry 2 for committed");
+  });
+
+  test.each(["currentTerm", "commitIndex", "lastApplied"] as const)(
+    "names a %s that goes back",
+    (what) => {
+      const [judge, core] = [new Figure3(), server([1, 2], { commitIndex: 2, lastApplied: 2 })];
+      judge.judge("a", core);
+      core[what] -= 1;
+      expect(() => judge.judge("a", core)).toThrow(`a's ${what} goes back`);
+    },
+  );
+});

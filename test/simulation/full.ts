@@ -1,0 +1,192 @@
+/**
+ * The full stack in a hostile world: the real servers and clients, with log file, recovery, codec
+ * and retries. First everything that a seed has in store; then only a majority is healed, and must
+ * work; then all are, and must agree.
+ */
+import { Client, KeyValues } from "../../raft.ts";
+import { type Random, randomFrom } from "../support/random.ts";
+import { SECRET } from "../support/wire.ts";
+import { Cluster, type Trace } from "./full/cluster.ts";
+import { pick, shuffle } from "./full/hostility.ts";
+import { HOSTILE_MS, Nemesis } from "./full/nemesis.ts";
+import { whatIsLeft } from "./full/quiet.ts";
+import { PORT, type Server } from "./full/server.ts";
+import { checkLinearizable } from "./linearizability.ts";
+import { type Report } from "./report.ts";
+
+/** Runs one seed. Throws what is found wrong. */
+export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {}): Report {
+  const cluster = new Cluster(seed, trace);
+  const { workload, simulation, names, servers, clients } = cluster;
+  for (const server of servers) server.start();
+  for (const client of clients) void workload.beClient(client, names);
+  workload.beServers(() => {
+    // Who is no member does not know how far it would have to be for a read.
+    const [chosen] = shuffle(workload.random, cluster.up).filter(({ name, core }) =>
+      core?.members.some((member) => member.name === name)
+    );
+    const { node } = chosen ?? {};
+    const program = chosen?.machine.program;
+    return chosen && node
+      && { name: chosen.name, node, isAlive: () => chosen.machine.program === program };
+  });
+  new Nemesis(cluster, seed);
+  cluster.run(HOSTILE_MS);
+  workload.end();
+  if (cluster.hostility.wipes) return survive(cluster);
+  healMajority(cluster, seed);
+  healAll(cluster);
+  const wrong = checkLinearizable(workload.history);
+  if (wrong) throw new Error(wrong);
+  cluster.report.changes = cluster.lists.count(cluster.committed);
+  cluster.report.simulatedMs = simulation.now;
+  return cluster.report;
+}
+
+/**
+ * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
+ * cluster; but each keeps its promises, and no disk has replaced what it had saved as committed.
+ */
+function survive(cluster: Cluster): Report {
+  const { servers, links, hostility, simulation, names, report } = cluster;
+  cluster.isHostile = false;
+  links.calmDown(names);
+  cluster.tell("network", () => "IS HEALED, and disks were lost");
+  for (const server of servers) heal(cluster, server);
+  cluster.run(20 * hostility.electionTimeoutMs);
+  report.refoundings = Math.max(0, cluster.founded - 1);
+  report.simulatedMs = simulation.now;
+  return report;
+}
+
+/** A server that is whole again, and whose disk and network are. */
+function heal(cluster: Cluster, server: Server): void {
+  server.mend();
+  server.fullUntil = 0;
+  if (server.machine.program) server.machine.program.pausedUntil = cluster.simulation.now;
+  else cluster.revive(server);
+}
+
+/** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
+function healMajority(cluster: Cluster, seed: number): void {
+  const { servers, links, hostility, simulation, names } = cluster;
+  const random = randomFrom(seed + 5e9);
+  const core = drawMajority(cluster, random);
+  const rest = servers.filter((server) => !core.includes(server));
+  cluster.isHostile = false;
+  links.calmDown([...names, "probe"]);
+  cluster.tell("network", () => `IS HEALED for ${core.map(({ name }) => name).join(" ")} alone`);
+  for (const server of rest) isolate(cluster, server, pick(random, ["down", "deaf", "cut off"]));
+  for (const server of core) heal(cluster, server);
+  const limitMs = 10 * 2 * hostility.electionTimeoutMs;
+  const isLed = () => core.some((server) => server.isLeader);
+  if (!cluster.run(limitMs, isLed)) {
+    throw new Error(`a healthy majority has no leader after ${limitMs} ms`);
+  }
+  useIt(cluster, limitMs);
+  const terms = () => Math.max(...core.map((server) => server.core?.currentTerm ?? 0));
+  const before = terms();
+  cluster.run(limitMs / 2);
+  if (terms() !== before) {
+    throw new Error(
+      `a healthy majority goes from term ${before} to ${terms()} at ${simulation.now}`,
+    );
+  }
+}
+
+/** A majority of the members, whichever of the changes that have been begun is the last. */
+function drawMajority(cluster: Cluster, random: Random): Server[] {
+  const { servers, lists, committed, diskOf } = cluster;
+  const core: Server[] = [];
+  const names = () => core.map(({ name }) => name);
+  for (const server of shuffle(random, servers)) {
+    if (lists.canDoAlone(names(), committed, diskOf)) break;
+    core.push(server);
+  }
+  return core;
+}
+
+/** Who is deaf still talks to all, which must not disturb them. */
+function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut off"): void {
+  if (how === "down" && server.isUp) server.machine.kill();
+  for (const { name } of cluster.servers) {
+    cluster.links.cutLink(name, server.name);
+    if (how === "cut off") cluster.links.cutLink(server.name, name);
+  }
+}
+
+/** A write and a read succeed. */
+function useIt(cluster: Cluster, limitMs: number): void {
+  const { simulation, names } = cluster;
+  const done: string[] = [];
+  const use = async () => {
+    const client = await Client.connect({
+      servers: names.map((n) => `${n}=${n}:${PORT}`),
+      timeoutMs: 10 * limitMs,
+      secret: SECRET,
+      world: simulation.machine("probe").boot(),
+    });
+    const store = new KeyValues(client);
+    await store.put(Buffer.from("probe"), Buffer.from("works"));
+    done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
+  };
+  use().catch((error: unknown) => void done.push(String(error)));
+  const lookingMs = 1000 * names.length; // It asks one after the other, and some are not there.
+  cluster.run(limitMs + lookingMs, () => done.length > 0);
+  if (done[0] !== "works") {
+    throw new Error(`a healthy majority cannot be used: ${done[0] ?? "no answer"}`);
+  }
+}
+
+/** All come back, and end with the same log, all of it committed, and the same state. */
+function healAll(cluster: Cluster): void {
+  const { servers, links, hostility, names } = cluster;
+  links.calmDown([...names, "probe"]);
+  cluster.tell("network", () => "IS HEALED");
+  for (const server of servers) heal(cluster, server);
+  const limitMs = 20 * 2 * hostility.electionTimeoutMs + 10_000;
+  const isAgreed = () => new Set(cluster.members.map(howFar)).size === 1 && isDone(cluster.members);
+  if (!cluster.run(limitMs, isAgreed)) {
+    throw new Error(`healthy servers do not come to agree: ${servers.map(howFar).join("; ")}`);
+  }
+  const { members } = cluster;
+  const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
+  const contents = members.map(({ node, core, ledger }) =>
+    JSON.stringify([
+      core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
+      [...node?.["sessions"].snapshot() ?? []].map((bytes) =>
+        Buffer.from(bytes).toString("latin1")
+      ),
+      [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`),
+    ])
+  );
+  if (new Set(contents).size > 1) {
+    throw new Error("healthy servers agree about unequal logs, or states");
+  }
+  calmDown(cluster);
+}
+
+/**
+ * Once every call is answered or given up, neither members nor clients keep anything of it. (A
+ * removed server that missed its removal may wait for entries that it never gets.)
+ */
+function calmDown(cluster: Cluster): void {
+  const { members, hostility, workload } = cluster;
+  const left = () =>
+    [...members.map(({ name, node }) => [name, node] as const), ...workload.clients]
+      .map(([name, of]) => `${name}: ${of ? whatIsLeft(of) : ""}`)
+      .filter((line) => !line.endsWith(": "));
+  if (cluster.run(3 * hostility.timeoutMs + 10_000, () => left().length === 0)) return;
+  throw new Error(`where nothing is left to do, there still are ${left().join("; ")}`);
+}
+
+function howFar({ name, core }: Server): string {
+  if (!core) return `${name} is down`;
+  return `${core.log.lastIndex} entries, ${core.lastApplied} applied, term ${core.currentTerm}`;
+}
+
+/** All that were added have a vote by now, as nobody keeps them from having the log. */
+const isDone = (members: readonly Server[]) =>
+  members.every(({ core }) =>
+    core && core.lastApplied === core.log.lastIndex && core.members.every(({ votes }) => votes)
+  );

@@ -1,0 +1,111 @@
+/**
+ * The five promises of Figure 3, judged after every turn of a server by what is in its memory.
+ * The core alone is judged more closely elsewhere; this is a second opinion, on the full stack.
+ */
+import type { Entry, Raft } from "../../../raft.ts";
+
+/** A server in one of its lives. Of its log, what lies before the base may be missing. */
+type Seen = {
+  core: Raft;
+  log: Entry[];
+  currentTerm: number;
+  commitIndex: number;
+  lastApplied: number;
+  ledTerm: number;
+};
+
+export class Figure3 {
+  private readonly leaders = new Map<number, string>();
+  /** Every entry that was ever in a log, by term and index, and the term of the one before it. */
+  private readonly known = new Map<string, { entry: Entry; prevTerm: number }>();
+  private readonly servers = new Map<string, Seen>();
+  private readonly committed: Entry[] = [];
+
+  /** Whether anything was ever committed. */
+  get isUsed(): boolean {
+    return this.committed.length > 0;
+  }
+
+  /** Throws the sentence of a promise that is broken. */
+  judge(name: string, core: Raft): void {
+    const { currentTerm, commitIndex, lastApplied } = core;
+    let seen = this.servers.get(name);
+    if (seen?.core !== core) {
+      // What it had saved as committed is judged again: it may have died before it was seen.
+      seen = { core, log: [], currentTerm, commitIndex: 0, lastApplied, ledTerm: 0 };
+      this.servers.set(name, seen);
+    }
+    for (const what of ["currentTerm", "commitIndex", "lastApplied"] as const) {
+      if (core[what] < seen[what]) {
+        throw new Error(`${name}'s ${what} goes back from ${seen[what]} to ${core[what]}`);
+      }
+    }
+    this.judgeLog(name, seen);
+    this.judgeLeader(name, seen);
+    this.judgeCommitted(name, seen);
+    Object.assign(seen, { currentTerm, commitIndex, lastApplied });
+  }
+
+  /** Log Matching, and Leader Append-Only: entries that are still the same objects are the same. */
+  private judgeLog(name: string, { core, log, currentTerm, ledTerm }: Seen): void {
+    const now = core.log;
+    let same = Math.min(log.length, now.lastIndex);
+    while (same > now.baseIndex && log[same - 1] !== now.at(same)) same -= 1;
+    const isLeader = core.role.name === "Leader" && ledTerm === currentTerm
+      && core.currentTerm === currentTerm;
+    if (isLeader && same < log.length) {
+      throw new Error(`Leader Append-Only: ${name} leads, and changes its log after ${same}`);
+    }
+    log.length = Math.max(same, now.baseIndex);
+    for (let index = log.length + 1; index <= now.lastIndex; index += 1) {
+      const entry = now.at(index);
+      const prevTerm = now.at(index - 1).term;
+      const key = `${entry.term} ${index}`;
+      const before = this.known.get(key);
+      if (!before) this.known.set(key, { entry, prevTerm });
+      else if (before.prevTerm !== prevTerm || !before.entry.record.equals(entry.record)) {
+        throw new Error(
+          `Log Matching: ${name} has another entry ${index} of term ${entry.term} `
+            + "than others, or another one before it",
+        );
+      }
+      log.push(entry);
+    }
+  }
+
+  /** Election Safety, and Leader Completeness: who is elected has all that is committed. */
+  private judgeLeader(name: string, seen: Seen): void {
+    const { core, log } = seen;
+    const { currentTerm } = core;
+    if (core.role.name !== "Leader" || seen.ledTerm === currentTerm) return;
+    seen.ledTerm = currentTerm;
+    const leader = this.leaders.get(currentTerm) ?? name;
+    this.leaders.set(currentTerm, leader);
+    if (leader !== name) {
+      throw new Error(`Election Safety: ${leader} and ${name} lead in term ${currentTerm}`);
+    }
+    const missing = this.committed.findIndex(({ term }, i) =>
+      i + 1 > core.log.baseIndex && term < currentTerm && log[i]?.term !== term
+    );
+    if (missing === -1) return;
+    throw new Error(
+      `Leader Completeness: ${name} leads in term ${currentTerm}, without entry ${missing + 1}, `
+        + `which was committed in term ${this.committed[missing]?.term}`,
+    );
+  }
+
+  /** State Machine Safety: nobody has another entry for committed where one is. */
+  private judgeCommitted(name: string, { core, log, commitIndex }: Seen): void {
+    const first = Math.max(commitIndex, core.log.baseIndex) + 1;
+    for (let index = first; index <= core.commitIndex; index += 1) {
+      const entry = log[index - 1];
+      if (!entry) throw new Error(`${name} takes entry ${index} for committed, and has none`);
+      const other = this.committed[index - 1] ??= entry;
+      if (other.term === entry.term && other.record.equals(entry.record)) continue;
+      throw new Error(
+        `State Machine Safety: ${name} has entry ${index} of term ${entry.term} `
+          + `for committed, and others that of term ${other.term}`,
+      );
+    }
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * What one seed has in store for a cluster. Every kind of fault is on in some seeds and off in
+ * others: a world that always does everything never gets far, and hides what needs calm.
+ */
+import { type Random } from "../../support/random.ts";
+
+/** Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average. */
+export type Hostility = {
+  servers: number;
+  /** Servers that may join those that have founded the cluster. */
+  spares: number;
+  changeEveryMs: number;
+  clients: number;
+  electionTimeoutMs: number;
+  heartbeatMs: number;
+  latencyMs: number;
+  jitterMs: number;
+  turnMs: number;
+  receiveBufferBytes: number;
+  drift: number;
+  loss: number;
+  duplication: number;
+  spike: number;
+  spikeMs: number;
+  replay: number;
+  flip: number;
+  clogEveryMs: number;
+  partitionEveryMs: number;
+  killEveryMs: number;
+  powerCutEveryMs: number;
+  blackoutEveryMs: number;
+  pauseEveryMs: number;
+  transferEveryMs: number;
+  stopEveryMs: number;
+  killAtOperation: number;
+  killAtDatagram: number;
+  diskFault: number;
+  slowSync: number;
+  slowSyncMs: number;
+  bitFlip: number;
+  diskLoss: number;
+  /** Whether disks are lost however many, so that the cluster may end, or be founded again. */
+  wipes: boolean;
+  downMs: number;
+  operationsUnderWay: number;
+  thinkMs: number;
+  timeoutMs: number;
+  snapshotBytes: number;
+  /** Of the knocks at a port: how many are refused by somebody who has it in for us. */
+  forgery: number;
+};
+
+export const pick = <Element>(random: Random, list: readonly [Element, ...Element[]]): Element =>
+  list[Math.floor(random() * list.length)] ?? list[0];
+
+export const between = (random: Random, low: number, high: number): number =>
+  low + (high - low) * random();
+
+export const shuffle = <Element>(random: Random, list: readonly Element[]): Element[] =>
+  list.map((element) => ({ element, at: random() })).sort((a, b) => a.at - b.at)
+    .map(({ element }) => element);
+
+/** Draws the hostility of a seed. In one of ten everything is on, in very few nothing is. */
+export function drawHostility(random: Random): Hostility {
+  const mood = random();
+  const share = mood < 0.03 ? 0 : mood < 0.13 ? 1 : between(random, 0.3, 0.8);
+  const isOn = () => random() < share;
+  const chance = (highest: number) => isOn() ? highest * random() : 0;
+  const every = (low: number, high: number) =>
+    isOn() ? between(random, low, high) : Number.POSITIVE_INFINITY;
+  /** Servers that crash are what all of this is for. */
+  const often = (low: number, high: number) =>
+    share > 0 && random() < 0.9 ? between(random, low, high) : every(low, high);
+  const T = pick(random, [200, 300, 500, 1000]);
+  const wipes = random() < 0.1;
+  return {
+    servers: random() < 0.04 ? 1 : pick(random, [2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
+    spares: pick(random, [0, 1, 2, 2]),
+    changeEveryMs: every(2 * T, 15 * T),
+    clients: pick(random, [2, 3, 4]),
+    electionTimeoutMs: T,
+    heartbeatMs: T / pick(random, [3, 5, 8]),
+    latencyMs: pick(random, [0.1, 1, T / 50]),
+    jitterMs: pick(random, [0.1, 2, T / 20]),
+    turnMs: pick(random, [0, 0.2, 2]),
+    receiveBufferBytes: pick(random, [20_000, 200_000, 4 << 20]),
+    drift: isOn() ? 0.1 : 0,
+    loss: chance(0.3),
+    duplication: chance(0.3),
+    spike: chance(0.1),
+    spikeMs: between(random, T / 10, 4 * T),
+    replay: chance(0.02),
+    flip: chance(0.01),
+    clogEveryMs: every(2 * T, 10 * T),
+    partitionEveryMs: every(5 * T, 20 * T),
+    killEveryMs: often(4 * T, 20 * T),
+    powerCutEveryMs: every(4 * T, 30 * T),
+    blackoutEveryMs: every(15 * T, 60 * T),
+    pauseEveryMs: every(4 * T, 20 * T),
+    transferEveryMs: every(4 * T, 20 * T),
+    stopEveryMs: every(6 * T, 30 * T),
+    killAtOperation: chance(0.003),
+    killAtDatagram: chance(0.001),
+    diskFault: chance(0.003),
+    slowSync: chance(0.1),
+    slowSyncMs: between(random, 1, 2 * T),
+    bitFlip: chance(0.3),
+    diskLoss: wipes ? 0.4 : chance(0.3),
+    wipes,
+    downMs: pick(random, [T / 2, 3 * T, 10 * T]),
+    operationsUnderWay: pick(random, [1, 2, 4]),
+    thinkMs: pick(random, [100, 300, 1000]),
+    timeoutMs: pick(random, [T, 3 * T, 10 * T]),
+    snapshotBytes: pick(random, [200, 500, 1000, 2000]),
+    forgery: chance(1),
+  };
+}

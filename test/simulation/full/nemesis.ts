@@ -1,0 +1,124 @@
+/** Whoever has it in for the cluster: kills, pauses, cuts and mends, at instants drawn by chance. */
+import { RaftError } from "../../../raft.ts";
+import { type Random, randomFrom } from "../../support/random.ts";
+import { type Cluster } from "./cluster.ts";
+import { pick } from "./hostility.ts";
+import { PORT, type Server } from "./server.ts";
+
+export const HOSTILE_MS = 30_000;
+
+export class Nemesis {
+  private readonly random: Random;
+
+  constructor(private readonly cluster: Cluster, seed: number) {
+    this.random = randomFrom(seed + 4e9);
+    const { hostility } = cluster;
+    this.every(hostility.killEveryMs, () => this.onVictim((s) => cluster.crash(s, "killed")));
+    this.every(
+      hostility.powerCutEveryMs,
+      () => this.onVictim((s) => cluster.crash(s, "power cut")),
+    );
+    this.every(hostility.blackoutEveryMs, () => {
+      for (const server of cluster.up) cluster.crash(server, "power cut");
+    });
+    this.every(hostility.pauseEveryMs, () => this.onVictim((s) => this.pause(s)));
+    this.every(hostility.changeEveryMs, () => this.change());
+    this.every(hostility.transferEveryMs, () => this.transfer());
+    this.every(hostility.stopEveryMs, () => this.onVictim((s) => this.stop(s)));
+    this.every(hostility.clogEveryMs, () => this.clog());
+    this.every(hostility.partitionEveryMs, () => this.partition());
+  }
+
+  private every(ms: number, act: () => void): void {
+    if (ms === Number.POSITIVE_INFINITY) return;
+    const { simulation } = this.cluster;
+    simulation.plan(-Math.log(1 - this.random()) * ms, () => {
+      if (!this.cluster.isHostile) return;
+      act();
+      this.every(ms, act);
+    });
+  }
+
+  /** Leaders suffer more often than others: that is where it hurts. */
+  private onVictim(act: (server: Server) => void): void {
+    const { up } = this.cluster;
+    const leader = up.find((server) => server.isLeader);
+    const [first, ...rest] = up;
+    if (leader && this.random() < 0.4) act(leader);
+    else if (first) act(pick(this.random, [first, ...rest]));
+  }
+
+  private pause(server: Server): void {
+    const { report, hostility } = this.cluster;
+    const ms = this.random() * 4 * hostility.electionTimeoutMs;
+    report.pauses += 1;
+    this.cluster.tell(server.name, () => `IS PAUSED for ${Math.round(ms)} ms`);
+    server.machine.pause(ms);
+  }
+
+  /** Leadership changes hands without anybody's silence, or tries to. */
+  private transfer(): void {
+    const { cluster, random } = this;
+    const leader = cluster.up.find((server) => server.isLeader);
+    const { name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    const heir = random() < 0.5 ? undefined : name;
+    if (!leader?.node?.transfer(heir)) return;
+    cluster.report.transfers += 1;
+    cluster.tell(leader.name, () => `IS TOLD to hand over to ${heir ?? "whoever has most"}`);
+  }
+
+  /** Somebody asks any server to add one, or to remove one. */
+  private change(): void {
+    const { cluster, random } = this;
+    const { node, name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    const { timeoutMs, electionTimeoutMs: T } = cluster.hostility;
+    // What is still asked for when only a majority is healed might remove one that it needs.
+    if (!node || cluster.simulation.now + timeoutMs + 10 * T > HOSTILE_MS) return;
+    if (!cluster.lists.isWhole(cluster.committed, cluster.diskOf)) return;
+    const isMember = (one: string) => node.status().members.some((member) => member.name === one);
+    const strangers = cluster.names.filter((one) => !isMember(one));
+    const adds = strangers.length > 0 && random() < 0.5;
+    const [first = "", ...rest] = adds ? strangers : cluster.names.filter(isMember);
+    if (first === "") return;
+    const who = pick(random, [first, ...rest]);
+    cluster.tell(name, () => `IS ASKED to ${adds ? "add" : "remove"} ${who}`);
+    cluster.changesUntil = cluster.simulation.now + timeoutMs + 10 * T;
+    node.changeMembers(who, adds ? `${who}:${PORT}` : "").then(
+      () => cluster.tell(name, () => `HAS SEEN ${who} ${adds ? "added" : "removed"}`),
+      (error: unknown) => {
+        cluster.tell(name, () => `HAS NOT ${adds ? "added" : "removed"} ${who}: ${String(error)}`);
+        if (!(error instanceof RaftError)) cluster.broken ??= error;
+      },
+    );
+  }
+
+  /** As on SIGTERM, and sometimes a second one. A leader hands over first. */
+  private stop({ name, node, isLeader }: Server): void {
+    const { cluster } = this;
+    if (!node) return;
+    if (isLeader) cluster.report.transfers += 1;
+    cluster.tell(name, () => "IS TOLD TO STOP");
+    void node.stop().catch(() => {}); // Who watches it knows.
+    if (this.random() < 0.2) void node.stop().catch(() => {});
+  }
+
+  private clog(): void {
+    const { names, clients, links } = this.cluster;
+    const [first = "", ...rest] = [...names, ...clients];
+    const [from, to] = [pick(this.random, [first, ...rest]), pick(this.random, [first, ...rest])];
+    links.clog(from, to);
+    this.cluster.tell(from, () => `HAS ITS LINK TO ${to} CLOGGED`);
+  }
+
+  private partition(): void {
+    const { cluster, random } = this;
+    const { names, clients, links } = cluster;
+    if (random() < 0.4) {
+      links.mend();
+      cluster.tell("network", () => "IS MENDED");
+    } else if (names.length > 1) {
+      const kind = links.partition(names, clients);
+      cluster.tell("network", () => `IS PARTITIONED: ${kind}`);
+    }
+  }
+}

@@ -1,0 +1,47 @@
+/**
+ * What a server or a client still has to do, table by table. When nothing is asked any more and all is
+ * answered, every table is empty: what stays there would stay forever, and grow.
+ */
+import { type Client, Node } from "../../../raft.ts";
+
+type Sizes = Record<string, number>;
+
+/** How many entries each table of a client has. */
+const clientTables = (client: Client): Sizes => ({
+  operations: client["pending"].size,
+  commands: client["commands"].length,
+});
+
+/** How many entries each table of a server has. */
+function tablesOf(node: Node): Sizes {
+  const { role, outbox, portProbes, events, incoming } = node["core"];
+  const { known, queued } = node["endpoint"] as unknown as {
+    known: Map<string, { calls: Set<number>; bodies: unknown[] }>;
+    queued: Set<unknown>;
+  };
+  const peers = [...new Set(known.values())];
+  const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0);
+  return {
+    ...clientTables(node["client"]),
+    proposals: node["proposals"].size,
+    batch: node["batch"].length,
+    questions: node["questions"].length,
+    unasked: node["unasked"].length,
+    awaited: node["awaited"].length,
+    askedIndexes: Number(node["isAsking"]),
+    slices: Number(node["slices"] !== undefined),
+    reads: role.name === "Leader" ? role.reads.length : 0,
+    outbox: outbox.length,
+    portProbes: portProbes.length,
+    events: events.length,
+    chunks: incoming?.chunks.length ?? 0,
+    queued: queued.size,
+    calls: sum(peers.map(({ calls }) => calls.size)),
+    bodies: sum(peers.map(({ bodies }) => bodies.length)),
+  };
+}
+
+/** Which tables of a server, or of a client, are not empty, and how many entries they have. */
+export const whatIsLeft = (of: Node | Client): string =>
+  Object.entries(of instanceof Node ? tablesOf(of) : clientTables(of))
+    .filter(([, size]) => size > 0).map(([table, size]) => `${size} ${table}`).join(", ");

@@ -1,0 +1,134 @@
+/** The story of a run in lines that people read: who said what to whom, and who decided what. */
+import { Decoder } from "@msgpack/msgpack";
+import {
+  clientMessages,
+  type Kind,
+  messages,
+  type NodeEvent,
+  operatorMessages,
+} from "../../../raft.ts";
+
+const decoder = new Decoder();
+const MAC_VERSION_AND_KIND = 18;
+const greetings = { Greeting: ["asked", "members", "cluster"] };
+const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
+  peer: Object.entries({ ...messages, ...greetings }),
+  client: Object.entries({ ...clientMessages, ...greetings }),
+  operator: Object.entries({ ...operatorMessages, ...greetings }),
+};
+const kinds = ["peer", "client", "operator"] as const;
+
+/** What a datagram says, and to whom; the fields of its messages by name. */
+export type Said = { kind: Kind; from: string; to: string; said: Sentence[] };
+export type Sentence = { type: string; id: number; fields: Record<string, unknown> };
+
+/** Reads a datagram that a correct sender made, without asking whether its code fits. */
+export function readDatagram(sealed: Buffer): Said {
+  const kind = kinds[sealed[MAC_VERSION_AND_KIND - 1] ?? -1] ?? "peer";
+  const [envelope, ...bodies] = [
+    ...decoder.decodeMulti(sealed.subarray(MAC_VERSION_AND_KIND)),
+  ] as unknown[][];
+  const said = bodies.map(([number, id, ...values]) => {
+    const [type, names] = tables[kind][Number(number)] ?? ["?", []];
+    return {
+      type,
+      id: Number(id),
+      fields: Object.fromEntries(names.map((n, i) => [n, values[i]])),
+    };
+  });
+  return { kind, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
+}
+
+/** The records in the `entries` of an AppendEntries: each has its data's length at byte 13. */
+function countEntries(raw: unknown): number {
+  if (!(raw instanceof Uint8Array)) return 0;
+  const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+  let count = 0;
+  for (let at = 0; at + 17 <= bytes.length; at += 17 + bytes.readUInt32BE(at + 13)) count += 1;
+  return count;
+}
+
+/** One message in words. What has no sentence of its own is told by its fields. */
+export function tellMessage({ type, id, fields: f }: Sentence): string {
+  const ask = f["preVote"] === true ? "PreVote" : "Vote";
+  switch (type) {
+    case "RequestVote":
+      return `Request${ask} for term ${f["term"]}: my log ends at ${f["lastLogIndex"]} `
+        + `(term ${f["lastLogTerm"]})`;
+    case "RequestVoteReply":
+      return `${ask} ${f["voteGranted"] === true ? "granted" : "refused"}, term ${f["term"]}`;
+    case "AppendEntries": {
+      const count = countEntries(f["entries"]);
+      const what = count === 0 ? "heartbeat" : count === 1 ? "1 entry" : `${count} entries`;
+      return `AppendEntries of term ${f["term"]}: ${what} after ${f["prevLogIndex"]} `
+        + `(term ${f["prevLogTerm"]}), committed ${f["leaderCommit"]}, round ${f["round"]}`;
+    }
+    case "AppendEntriesReply":
+      return f["success"] === true
+        ? `AppendEntries round ${f["round"]} done: we agree up to ${f["matchIndex"]}, `
+          + `term ${f["term"]}`
+        : `AppendEntries round ${f["round"]} refused, term ${f["term"]}: try ${f["hintIndex"]} `
+          + `(term ${f["hintTerm"]})`;
+    case "InstallSnapshot":
+      return `InstallSnapshot of term ${f["term"]}: bytes ${f["offset"]} and on of ${f["size"]}, `
+        + `the state after ${f["lastIncludedIndex"]}, round ${f["round"]}`;
+    case "InstallSnapshotReply":
+      return `InstallSnapshot round ${f["round"]} ${f["success"] === true ? "done" : "refused"}, `
+        + `term ${f["term"]}: I have ${f["offset"]} bytes of ${f["lastIncludedIndex"]}`;
+    case "NotLeader":
+      return `NotLeader ${id}: ${f["leader"] === "" ? "nobody is" : `${f["leader"]} is`}`;
+    default:
+      return `${type} ${id}`;
+  }
+}
+
+/** One decision in words; undefined for what its consequences tell. */
+export function tellEvent(event: NodeEvent, term: number): string | undefined {
+  switch (event.type) {
+    case "preVoteLost":
+      return `would not be elected: ${event.votes} of ${event.needed} pre-votes`;
+    case "campaign":
+      return `heard no leader for ${Math.round(event.silentMs)} ms, and campaigns in term ${term}`;
+    case "voted":
+      return `votes for ${event.candidate} in term ${term}`;
+    case "votes":
+      return event.elected ? `is elected with ${event.votes} votes` : `has ${event.votes} votes`;
+    case "role":
+      return `was ${event.from}, is ${event.to} in term ${term}`;
+    case "leader":
+      return event.to === undefined
+        ? `has lost its leader ${event.from}`
+        : `takes ${event.to} for its leader in term ${term}`;
+    case "committed":
+      return `has committed up to ${event.commitIndex}`;
+    case "snapshot":
+      return event.from === undefined
+        ? `has a snapshot of all up to ${event.index}`
+        : `has the snapshot of ${event.from}, of all up to ${event.index}`;
+    case "recovered":
+      return `recovered${event.cutBytes > 0 ? `, and cut off ${event.cutBytes} bytes` : ""}`;
+    case "slow":
+      return `finds ${event.peer} slow: ${event.ms} ms`;
+    case "unresolved":
+    case "foreign":
+      return `${event.type}: ${JSON.stringify(event.server)}`;
+    case "unauthenticated":
+      return `hears somebody without the secret at ${event.address.host}:${event.address.port}`;
+    case "members":
+      return `has for members ${
+        event.members.map((m) => m.name + (m.votes ? "" : " without a vote")).join(", ")
+      }`;
+    case "twice":
+      return `hears ${event.server} twice, also at ${event.address.host}:${event.address.port}`;
+    case "lostDisk":
+      return `finds that ${event.server} has lost its disk`;
+    case "stuck":
+      return `finds that entry ${event.index} never reaches ${event.server}`;
+    case "otherFounding":
+      return `finds that ${event.server} is of another founding`;
+    case "removed":
+      return "is a member no more";
+    default:
+      return event satisfies never;
+  }
+}

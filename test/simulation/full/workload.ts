@@ -1,0 +1,185 @@
+/** Impatient clients, what they ask for, and the history of what they were answered. */
+import { Client, KeyValues, type Node, RaftError } from "../../../raft.ts";
+import { carelessCaller } from "../../support/careless.ts";
+import { type Random } from "../../support/random.ts";
+import { SECRET } from "../../support/wire.ts";
+import { type Simulation } from "../../support/world.ts";
+import { type Report } from "../report.ts";
+import { type Hostility, pick } from "./hostility.ts";
+import { markReads } from "./marks.ts";
+
+/** One call, in the order of `invoked` and `returned`; who was never answered returns never. */
+export type Call = {
+  who: string;
+  what: "put" | "get" | "delete" | "cas";
+  key: string;
+  value: string | undefined;
+  expected: string | undefined;
+  invoked: number;
+  returned: number;
+  result: string | boolean | undefined;
+};
+
+/** Through whom a call goes, and whether its program still is there to hear the answer. */
+type Through = { who: string; store: KeyValues; isAlive: () => boolean };
+
+/** Old keys are left alone after a while, so that no history of a key becomes endless. */
+const KEYS_LAST_MS = 4_000;
+const bytes = (text: string | undefined) => text === undefined ? undefined : Buffer.from(text);
+
+export class Workload {
+  readonly history: Call[] = [];
+  /** The first error that no client may ever see. */
+  broken: unknown;
+  /** The index of the newest entry with commands that any server has applied. */
+  newestApplied = 0;
+  private instants = 0;
+  private written = 0;
+  private isOver = false;
+  /** The clients that live, by name. */
+  readonly clients = new Map<string, Client>();
+  private readonly lastSeen = new Map<string, string | undefined>();
+
+  constructor(
+    private readonly simulation: Simulation,
+    readonly random: Random,
+    private readonly hostility: Hostility,
+    private readonly report: Report,
+    private readonly tell: (who: string, line: () => string) => void,
+  ) {}
+
+  /** From now on nobody begins anything new. */
+  end(): void {
+    this.isOver = true;
+  }
+
+  /** A client on a machine of its own, which now and then is closed or killed, and comes again. */
+  async beClient(name: string, servers: readonly string[]): Promise<void> {
+    const { simulation, random, hostility } = this;
+    const machine = simulation.machine(name);
+    while (!this.isOver) {
+      const world = machine.boot();
+      const { program } = machine;
+      const client = await Client.connect({
+        servers: servers.map((s) => `${s}=${s}:1`),
+        timeoutMs: hostility.timeoutMs,
+        secret: SECRET,
+        world,
+      });
+      this.clients.set(name, client);
+      const isAlive = () => machine.program === program;
+      const through = { who: name, store: this.storeOf(client), isAlive };
+      for (let i = 0; i < hostility.operationsUnderWay; i += 1) {
+        void this.work(() => through, isAlive);
+      }
+      await this.sleep(hostility.electionTimeoutMs * 60 * random());
+      if (random() < 0.5) client.close();
+      machine.kill();
+      this.clients.delete(name);
+    }
+  }
+
+  private storeOf(via: Pick<Client, "propose" | "read">): KeyValues {
+    return new KeyValues(markReads(carelessCaller(via), () => this.newestApplied));
+  }
+
+  /** Calls made on servers themselves, whichever runs. */
+  beServers(choose: () => { name: string; node: Node; isAlive: () => boolean } | undefined): void {
+    void this.work(() => {
+      const chosen = choose();
+      return chosen
+        && { who: chosen.name, store: this.storeOf(chosen.node), isAlive: chosen.isAlive };
+    }, () => true);
+  }
+
+  private async work(choose: () => Through | undefined, goesOn: () => boolean): Promise<void> {
+    const { hostility, random } = this;
+    for (;;) {
+      await this.sleep(-Math.log(1 - random()) * hostility.thinkMs);
+      if (this.isOver || !goesOn()) return;
+      const through = choose();
+      if (!through) continue;
+      // Commands of one turn are asked and answered together.
+      const calls = random() < 0.8 ? 1 : 2 + Math.floor(4 * random());
+      const all = Promise.all(Array.from({ length: calls }, () => this.call(through)));
+      // Who waits for a program that was killed waits in vain.
+      await Promise.race([all, this.sleep(2 * hostility.timeoutMs)]);
+    }
+  }
+
+  private sleep(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.simulation.plan(ms, resolve);
+    return promise;
+  }
+
+  private draw(who: string): Call {
+    const { random, simulation } = this;
+    const chance = random();
+    const what = chance < 0.35 ? "get" : chance < 0.7 ? "put" : chance < 0.92 ? "cas" : "delete";
+    const key = `${pick(random, ["x", "y"])}${Math.floor(simulation.now / KEYS_LAST_MS)}`;
+    const writes = what === "put" || what === "cas";
+    const value = writes ? `${this.written += 1}` : undefined;
+    const expected = what === "cas" ? this.lastSeen.get(key) : undefined;
+    return {
+      who,
+      what,
+      key,
+      value,
+      expected,
+      invoked: this.instants += 1,
+      returned: Number.POSITIVE_INFINITY,
+      result: undefined,
+    };
+  }
+
+  private async call({ who, store, isAlive }: Through): Promise<void> {
+    const call = this.draw(who);
+    this.history.push(call);
+    this.tell(who, () => `asks: ${tellCall(call)}`);
+    try {
+      const result = await perform(store, call);
+      if (!isAlive()) return;
+      Object.assign(call, { result, returned: this.instants += 1 });
+      if (call.what === "get") this.lastSeen.set(call.key, call.result as string | undefined);
+      else if (result !== false) this.lastSeen.set(call.key, call.value);
+      this.report.operations += 1;
+      this.tell(who, () => `is answered: ${tellCall(call)} gives ${String(result)}`);
+    } catch (error) {
+      if (isAlive()) this.onFailure(call, error);
+    }
+  }
+
+  private onFailure(call: Call, error: unknown): void {
+    // Nothing here is too large, and too few sessions are opened for any to end.
+    if (!(error instanceof RaftError) || error.code === "refused") {
+      this.broken ??= error;
+      return;
+    }
+    this.tell(call.who, () => `gives up: ${tellCall(call)}: ${error.code}`);
+    this.report.unknown += 1;
+    // A command may still be applied. A read, or a command that found no session, leaves no trace.
+    if (error.code !== "outcomeUnknown") this.history.splice(this.history.indexOf(call), 1);
+  }
+}
+
+/** Does what a call says, and resolves to what it has for its result. */
+export async function perform(
+  store: KeyValues,
+  { what, key, value = "", expected }: Call,
+): Promise<Call["result"]> {
+  const at = Buffer.from(key);
+  if (what === "get") {
+    const found = await store.get(at);
+    return found && Buffer.from(found).toString();
+  }
+  if (what === "delete") return store.delete(at);
+  if (what === "cas") return store.cas(at, bytes(expected), Buffer.from(value));
+  await store.put(at, Buffer.from(value));
+  return true;
+}
+
+export function tellCall({ what, key, value, expected }: Call): string {
+  if (what === "cas") return `cas ${key} ${expected ?? "none"} -> ${value}`;
+  return value === undefined ? `${what} ${key}` : `${what} ${key} ${value}`;
+}

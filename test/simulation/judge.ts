@@ -1,0 +1,1187 @@
+/**
+ * The judge of a simulated cluster. It is told about every server after every step, by those who
+ * see more than any server does: what each disk durably holds, and what left for the network. At
+ * the first step that breaks a promise of Figure 3, or one of those that they rest on, it throws
+ * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
+ */
+import { decodeMulti } from "@msgpack/msgpack";
+import type {
+  Configuration,
+  Entry,
+  HardState,
+  Listed,
+  Message,
+  Name,
+  Position,
+  Progress,
+  Raft,
+  Role,
+} from "../../raft.ts";
+
+/** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
+export type Saved = HardState & { entries: readonly Entry[] };
+
+/** A broken promise, as a sentence that names the rule, the server and the facts. */
+export class Violation extends Error {
+  constructor(rule: string, facts: string) {
+    super(`${rule}: ${facts}.`);
+  }
+}
+
+function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
+  if (!condition) throw new Violation(rule, facts());
+}
+
+const show = (entry: Entry | undefined) =>
+  entry ? `entry ${entry.index} of term ${entry.term}` : "no entry";
+
+/** Whether two entries are the same, or both of them are none. */
+function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
+  if (a === b || !a || !b) return a === b;
+  return a.index === b.index && a.term === b.term && a.record.equals(b.record);
+}
+
+/**
+ * What a disk durably holds, whatever its server believes. What a snapshot has replaced is held by
+ * that, so it stays here; and who installs one holds all the entries that are in it.
+ */
+class Disk {
+  /** As the lists of members name it. */
+  id = 0;
+  currentTerm = 0;
+  votedFor: Name | undefined;
+  commitIndex = 0;
+  /** From index 1 on, at place 0. */
+  readonly entries: Entry[] = [];
+  /** What was being written when the server was killed may be durable, or not. */
+  pending: Saved | undefined;
+
+  apply({ currentTerm, votedFor, commitIndex, entries }: Saved): void {
+    Object.assign(this, { currentTerm, votedFor, commitIndex });
+    const [first] = entries;
+    if (first) this.entries.length = first.index - 1;
+    for (const entry of entries) this.entries.push(entry);
+  }
+
+  install({ index, term }: Position, committed: readonly Entry[]): void {
+    if (this.entries[index - 1]?.term === term) return;
+    this.entries.splice(0, Infinity, ...committed.slice(0, index));
+  }
+
+  isWhatIsKnownTo({ currentTerm, votedFor, commitIndex, snapshot, log }: Raft): boolean {
+    const { baseIndex } = log;
+    return commitIndex === Math.max(this.commitIndex, snapshot.index)
+      && currentTerm === this.currentTerm && votedFor === this.votedFor
+      && log.lastIndex === this.entries.length
+      && log.at(baseIndex).term === (this.entries[baseIndex - 1]?.term ?? 0)
+      && this.entries.slice(baseIndex).every((entry) => isSame(entry, log.at(entry.index)));
+  }
+}
+
+/**
+ * The members after an entry that lists them, behind its founding: [name, address, whether it
+ * votes, its disk] each.
+ */
+const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)].slice(1) as Row[];
+type Row = [Name, string, boolean, number];
+const isList = ({ kind }: Entry) => kind === "members";
+/** The founding that a log belongs to. */
+const foundingOf = ([first]: readonly Entry[]) =>
+  first && isList(first) ? Number([...decodeMulti(first.data)][0]) : 0;
+/** The rows of a configuration as text, or those of the entry that lists them. */
+const textOf = (list: Entry | Configuration): string =>
+  JSON.stringify(
+    "data" in list
+      ? rowsOf(list)
+      : list.map(({ name, address, votes, disk }) => [name, address, votes, disk]),
+  );
+const votersIn = (entry: Entry): Name[] =>
+  rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
+
+/** Whether `some` are a majority of those who have a vote. */
+const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
+  2 * voters.filter((name) => some.includes(name)).length > voters.length;
+
+/**
+ * Sending began anew at `begunAt` when it last did; `refusals` counts how often in a row that was
+ * further back. `round` is the latest that was answered, at `heardAt`.
+ */
+type Followed = {
+  progress: Progress;
+  matchIndex: number;
+  nextIndex: number;
+  begunAt: number;
+  refusals: number;
+  heardAt: number;
+  round: number;
+};
+/** What was so when a read came to a server. The round is a leader's. */
+export type Question = { role: Role; round: number; committed: number };
+
+/** Two findings that a leader is not there count only if they lie further apart than that. */
+const LEAST_APART_MS = 4;
+
+/** A server as it was after its last step. */
+class Server {
+  disk = new Disk();
+  /** For whom it voted with this disk, by what is on it or by a reply that left. */
+  votes = new Map<number, Name>();
+  /** What is lost, and what others may have been promised on it: "term candidate" for each vote. */
+  readonly lostDisks: Disk[] = [];
+  readonly lostVotes = new Set<string>();
+  raft: Raft | undefined;
+  log: Entry[] = [];
+  /** Who has a vote by its log, and had before its last step. */
+  voters: readonly Name[] = [];
+  votersBefore: readonly Name[] = [];
+  role: Role | undefined;
+  currentTerm = 0;
+  votedFor: Name | undefined;
+  commitIndex = 0;
+  lastApplied = 0;
+  /** The list of members that was last found to be in force, and the entry that has it. */
+  members: Configuration = [];
+  list: Entry | undefined;
+  /** The last term in which it led. */
+  ledTerm = 0;
+  /** The members that a leader has yet to send the first entry of its term. */
+  unopened = new Set<Name>();
+  /** Of a leader: what it knows of its followers, and when they last answered it. */
+  followers = new Map<Name, Followed>();
+  electionDueAt = 0;
+  timerFrom = 0;
+  /** When the leader was found not to be there, since it was last heard. */
+  refusedAt: number[] = [];
+  /** When two such findings made it forget its leader. */
+  forgotAt = Number.NEGATIVE_INFINITY;
+  campaigns = 0;
+  /** The last election timeout that was drawn for a campaign. */
+  drawnMs = 0;
+
+  constructor(readonly name: Name) {}
+
+  hasVoted(term: number, candidate: Name): boolean {
+    return this.votes.get(term) === candidate || this.lostVotes.has(`${term} ${candidate}`);
+  }
+}
+
+/** Entries by index and term, as one number. */
+const keyOf = ({ index, term }: { index: number; term: number }) => term * 2 ** 26 + index;
+
+/**
+ * A cluster as it was founded once. If a majority of the founders lose their disks, those may found
+ * it again: that is another cluster, with promises of its own.
+ */
+class Founding {
+  readonly leaders = new Map<number, { name: Name; role: Role }>();
+  /** Every entry that any log ever held, and the term of the one before it. */
+  readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
+  /** What is committed, and in which term, from index 1 on, at place 0. */
+  readonly committed: Entry[] = [];
+  readonly committedIn: number[] = [];
+  /** The state after each index, as the first server that applied it had it. */
+  readonly states: (number | undefined)[] = [];
+}
+
+export class Judge {
+  private readonly servers = new Map<Name, Server>();
+  private readonly foundings = new Map<number, Founding>();
+  /** With which log who campaigns, by term and name. */
+  private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
+  /**
+   * `founders` are the members at first, `others` may join them. `maxReads`: how many reads may wait
+   * in a server, as many as its clients can have asked.
+   */
+  constructor(
+    private readonly founders: readonly Name[],
+    private readonly maxReads = 1000,
+    others: readonly Name[] = [],
+  ) {
+    for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
+  }
+
+  /** How many terms had a leader. */
+  get elections(): number {
+    return [...this.foundings.values()].reduce((sum, { leaders }) => sum + leaders.size, 0);
+  }
+
+  /** How often the cluster was founded, and something committed. */
+  get founded(): number {
+    return [...this.foundings.values()].filter(({ committed }) => committed.length > 0).length;
+  }
+
+  private foundingOf(identity: number): Founding {
+    const founding = this.foundings.get(identity) ?? new Founding();
+    this.foundings.set(identity, founding);
+    return founding;
+  }
+
+  private of({ raft, disk }: Server): Founding {
+    return this.foundingOf(raft?.founding ?? foundingOf(disk.entries));
+  }
+
+  /** The founding in which most is committed: the only one, unless a majority of disks is lost. */
+  private get main(): Founding {
+    return [...this.foundings.values()].reduce(
+      (most, other) => other.committed.length > most.committed.length ? other : most,
+      this.foundingOf(0),
+    );
+  }
+
+  get committed(): readonly Entry[] {
+    return this.main.committed;
+  }
+
+  /** Who has a vote by a log, which begins with the founders'. */
+  private votersOf(log: readonly Entry[]): readonly Name[] {
+    const last = log.findLast(({ kind }) => kind === "members");
+    return last ? votersIn(last) : this.founders;
+  }
+
+  /** Who has a vote by what is committed. */
+  get voters(): readonly Name[] {
+    return this.votersOf(this.committed);
+  }
+
+  /**
+   * Whether these servers can do without the others: they are a majority by what is committed, and
+   * by all that may be committed yet, with the disks that are named there; and who is about to get a
+   * vote is one of them.
+   */
+  canDoAlone(some: readonly Name[]): boolean {
+    return isMajority(some, this.voters)
+      && this.lists().every((entry) => {
+        const named = rowsOf(entry).filter(([name, , , disk]) =>
+          some.includes(name) && this.isNamed(name, disk)
+        );
+        return isMajority(named.map(([name]) => name), votersIn(entry))
+          && rowsOf(entry).every(([name, , votes]) => votes || some.includes(name));
+      });
+  }
+
+  /**
+   * Whether the disk of this server may be lost: all others are there, by what is committed and by
+   * all that may be committed yet, and are a majority with the disks that they have; and those
+   * founders whose disks are empty are none, for they would found the cluster again.
+   */
+  canLoseDisk(lost: Name): boolean {
+    const lists = this.lists();
+    const empty = this.founders.filter((name) =>
+      name === lost || this.at(name).disk.entries.length === 0
+    );
+    return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole()
+      && lists.every((entry) => {
+        // Who is about to get a vote may get it before anybody knows what it has lost.
+        const others = votersIn(entry).filter((name) => name !== lost);
+        const isMember = rowsOf(entry).some(([name]) => name === lost);
+        return !isMember || isMajority(others, [...others, lost]);
+      });
+  }
+
+  /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
+  isWhole(): boolean {
+    return this.lists().every((entry) =>
+      rowsOf(entry).every(([name, , votes, disk]) => !votes || this.isNamed(name, disk))
+    );
+  }
+
+  /** A founder that was not there when the cluster was founded has no disk in the list yet. */
+  private isNamed(name: Name, disk: number): boolean {
+    return disk !== 0 && this.at(name).disk.id === disk;
+  }
+
+  /** The members by what is committed, and by all that may be committed yet. */
+  private lists(): Entry[] {
+    const { main, main: { committed } } = this;
+    // Before anything is committed, the founding of any leader may come to be the one.
+    const foundings = committed.length > 0 ? [main] : [...this.foundings.values()];
+    const last = committed.findLast(({ kind }) => kind === "members");
+    const lists = foundings.flatMap(({ known }) => [...known.values()]).map(({ entry }) => entry)
+      .filter(({ kind, index }) => kind === "members" && index > committed.length);
+    return [...last ? [last] : [], ...lists];
+  }
+
+  private at(name: Name): Server {
+    const server = this.servers.get(name);
+    if (!server) throw new Error(`there is no server ${name}`);
+    return server;
+  }
+
+  // ------------------------------------- What is reported ---------------------------------------
+
+  /** A server starts, for the first time or again, with what its disk remembers. */
+  started(name: Name, raft: Raft): void {
+    const server = this.at(name);
+    const { disk } = server;
+    const { pending } = disk;
+    if (pending && !disk.isWhatIsKnownTo(raft)) disk.apply(pending);
+    disk.pending = undefined;
+    disk.id = raft.settings.disk;
+    demand(
+      disk.isWhatIsKnownTo(raft),
+      "What is durable survives",
+      () =>
+        `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with `
+        + `${raft.log.lastIndex} entries, ${raft.commitIndex} committed, and its disk was left in `
+        + `term ${disk.currentTerm}, with its vote for ${disk.votedFor} and `
+        + `${disk.entries.length} entries, ${disk.commitIndex} committed`,
+    );
+    const { index } = raft.snapshot;
+    const { committed } = this.of(server);
+    const last = disk.entries[raft.commitIndex - 1];
+    demand(
+      isSame(last, committed[raft.commitIndex - 1]),
+      "Only what is committed is saved as that",
+      () => `${name} starts with ${show(last)} for committed`,
+    );
+    Object.assign(server, {
+      raft,
+      role: raft.role,
+      commitIndex: raft.commitIndex,
+      lastApplied: index,
+      log: [
+        ...disk.entries.slice(0, raft.log.baseIndex),
+        ...raft.log.slice(raft.log.baseIndex + 1),
+      ],
+      currentTerm: raft.currentTerm,
+      votedFor: raft.votedFor,
+      campaigns: raft.campaigns,
+      electionDueAt: raft.electionDueAt,
+      timerFrom: raft.heardAt,
+      refusedAt: [],
+      forgotAt: Number.NEGATIVE_INFINITY,
+    });
+    server.voters = server.votersBefore = this.votersOf(server.log);
+    this.checkMembers(server, raft);
+    this.checkDisk(server);
+  }
+
+  /** A server was killed, or has stopped. Its disk stays. */
+  stopped(name: Name): void {
+    this.at(name).raft = undefined;
+  }
+
+  /** A server that is down loses its disk, with all that it had promised. */
+  lostDisk(name: Name): void {
+    const server = this.at(name);
+    server.lostDisks.push(server.disk);
+    for (const [term, candidate] of server.votes) server.lostVotes.add(`${term} ${candidate}`);
+    Object.assign(server, { disk: new Disk(), votes: new Map(), ledTerm: 0 });
+  }
+
+  /** A save begins: from now on it may be durable. */
+  saving(name: Name, record: Saved): void {
+    this.at(name).disk.pending = record;
+  }
+
+  /** What was being saved is durable from now on. */
+  saved(name: Name): void {
+    const server = this.at(name);
+    const { disk } = server;
+    if (!disk.pending) return;
+    const { currentTerm, commitIndex, entries: [first] } = disk.pending;
+    demand(
+      currentTerm >= disk.currentTerm,
+      "Terms never go back",
+      () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`,
+    );
+    demand(
+      commitIndex >= disk.commitIndex,
+      "A saved commit index only rises",
+      () => `that of ${name} goes from ${disk.commitIndex} to ${commitIndex}`,
+    );
+    demand(
+      !first || first.index > disk.commitIndex || disk.commitIndex === 0,
+      "What is saved as committed is never replaced",
+      () => `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} as committed`,
+    );
+    demand(
+      !first || first.index <= disk.entries.length + 1,
+      "A log has no gaps",
+      () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`,
+    );
+    disk.apply(disk.pending);
+    disk.pending = undefined;
+    this.checkDisk(server);
+  }
+
+  /**
+   * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
+   * before its log is cut. `state` is the digest that its state machine has with it.
+   */
+  snapshotted(
+    name: Name,
+    position: Position & Partial<Listed>,
+    state: number,
+    installed = false,
+  ): void {
+    const server = this.at(name);
+    const { index, term, founding } = position;
+    const { committed, states } = founding === undefined
+      ? this.of(server)
+      : this.foundingOf(founding);
+    demand(
+      committed[index - 1]?.term === term,
+      "Only what is committed is in a snapshot",
+      () => `${name} has one up to entry ${index} of term ${term}`,
+    );
+    demand(
+      states[index] === state,
+      "Equal logs make equal states",
+      () => `the snapshot that ${name} has of ${index} is not the state of the others`,
+    );
+    const list = committed.slice(0, index).findLast(isList);
+    const { members } = position;
+    demand(
+      !list || !members || textOf(members) === textOf(list),
+      "A snapshot has the members as of its index",
+      () => `that of ${name} lists ${textOf(members ?? [])} at ${index}`,
+    );
+    if (!installed) return;
+    demand(
+      index > server.lastApplied,
+      "No state goes back",
+      () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`,
+    );
+    server.disk.install(position, committed);
+    server.lastApplied = index;
+  }
+
+  private checkDisk(server: Server): void {
+    const { currentTerm, votedFor } = server.disk;
+    if (votedFor !== undefined) this.checkVote(server, currentTerm, votedFor);
+  }
+
+  private checkVote({ name, votes }: Server, term: number, candidate: Name): void {
+    const before = votes.get(term) ?? candidate;
+    demand(
+      before === candidate,
+      "One vote per term",
+      () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`,
+    );
+    demand(
+      candidate === name || this.at(candidate).hasVoted(term, candidate),
+      "Votes are for candidates",
+      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`,
+    );
+    votes.set(term, candidate);
+  }
+
+  private checkUpToDate({ name, disk }: Server, term: number, to: Name): void {
+    const candidate = this.candidates.get(`${term} ${to}`);
+    const last = disk.entries.at(-1);
+    // What is of the candidate's own term came after the vote.
+    if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
+    const { lastLogTerm, lastLogIndex } = candidate;
+    demand(
+      lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
+      "A vote is for a log that is at least as up to date",
+      () =>
+        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is `
+        + `${lastLogIndex} of term ${lastLogTerm}`,
+    );
+  }
+
+  /** A message leaves a server for the network. */
+  sent(m: Message): void {
+    const server = this.at(m.from);
+    const { disk: { currentTerm, votedFor, entries }, name } = server;
+    const isPromise = m.type === "RequestVoteReply"
+      ? m.voteGranted && !m.preVote
+      : m.type !== "RequestVote" || !m.preVote;
+    if (!isPromise) return;
+    demand(
+      currentTerm >= m.term,
+      "No word of a term that is not durable",
+      () => `${name} sends ${m.type} of term ${m.term}, and its disk is in term ${currentTerm}`,
+    );
+    const isLatest = currentTerm === m.term;
+    if (m.type === "RequestVoteReply") {
+      demand(
+        !isLatest || votedFor === m.to,
+        "A vote is durable before it is given",
+        () => `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`,
+      );
+      this.checkVote(server, m.term, m.to);
+      this.checkUpToDate(server, m.term, m.to);
+    } else if (m.type === "RequestVote") {
+      this.checkVote(server, m.term, name);
+      this.candidates.set(`${m.term} ${name}`, m);
+    } else if (m.type === "AppendEntries") {
+      for (const entry of m.entries) this.checkEntry(name, entry);
+      const first = server.raft?.role.name === "Leader" ? server.raft.role.firstIndex : 0;
+      if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
+    } else if (m.type === "AppendEntriesReply" && m.success) {
+      // In a turn that ends in a later term, what was accepted before may be overwritten already.
+      demand(
+        !isLatest || entries.length >= m.matchIndex,
+        "Only what is durable is acknowledged",
+        () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`,
+      );
+      if (isLatest) this.checkAcknowledgement(server, m.term, m.matchIndex);
+    }
+  }
+
+  /** As long as the leader leads, its log is the truth of its term. */
+  private checkAcknowledgement(server: Server, term: number, matchIndex: number): void {
+    const { name, disk } = server;
+    const { name: leader = "", role } = this.of(server).leaders.get(term) ?? {};
+    const { raft, log } = this.servers.get(leader) ?? {};
+    if (matchIndex === 0 || !raft || raft.role !== role) return;
+    const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
+    demand(
+      isSame(own, theirs),
+      "What is acknowledged is what the leader has",
+      () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`,
+    );
+  }
+
+  /** A server has received a message. To be told before anything else happens to it. */
+  received(m: Message): void {
+    const server = this.at(m.to);
+    const { raft, name } = server;
+    if (!raft) return;
+    const { role, currentTerm, commitIndex, now } = raft;
+    this.checkTimer(server, raft, m);
+    const isLeaders = m.type === "AppendEntries" || m.type === "InstallSnapshot";
+    if (isLeaders && m.term === currentTerm) server.refusedAt = [];
+    if (m.type === "AppendEntries") {
+      const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
+      demand(
+        commitIndex <= Math.max(server.commitIndex, vouched),
+        "No request commits what it does not vouch for",
+        () => `one for ${vouched} entries makes ${name} commit ${commitIndex}`,
+      );
+    }
+    const follower = server.followers.get(m.from);
+    if (m.type === "AppendEntriesReply" && !m.success && role.name === "Leader" && follower) {
+      // A refusal that says more than was known lets sending begin further on: nothing is sent yet.
+      const { nextIndex } = role.followers.get(m.from) ?? follower;
+      if (nextIndex > follower.nextIndex) follower.begunAt = follower.nextIndex = nextIndex;
+    }
+    this.stepped(name);
+    const isAnswer = m.type === "AppendEntriesReply" || m.type === "InstallSnapshotReply";
+    if (role.name !== "Leader" || !isAnswer || m.term !== currentTerm || !follower) return;
+    follower.heardAt = now;
+    follower.round = Math.max(follower.round, m.round);
+  }
+
+  /** A server was told that nobody is there where `peer` should be. */
+  refused(name: Name, peer: Name): void {
+    const server = this.at(name);
+    const { raft, role, refusedAt, timerFrom } = server;
+    if (!raft) return;
+    const leader = role?.name === "Follower" ? role.leader : undefined;
+    const isLate = raft.now - timerFrom >= raft.settings.heartbeatMs;
+    if (leader === peer && isLate) refusedAt.push(raft.now);
+    if (raft.role === role) {
+      demand(
+        raft.electionDueAt === server.electionDueAt,
+        "Nothing else hastens an election",
+        () => `${name} does when it is told that ${peer} is not there`,
+      );
+      return this.stepped(name);
+    }
+    const lastingMs = (refusedAt.at(-1) ?? 0) - (refusedAt[0] ?? 0);
+    demand(
+      leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
+      "A leader is forgotten when it is late, and twice not there",
+      () =>
+        `${name}, whose leader is ${leader}, last heard ${raft.now - timerFrom} ms ago, is told `
+        + `that ${peer} is not there, ${refusedAt.length} times in ${lastingMs} ms`,
+    );
+    server.forgotAt = raft.now;
+    this.stepped(name);
+  }
+
+  /** A server has heard that another has started again. */
+  restarted(name: Name, peer: Name): void {
+    const server = this.at(name);
+    const { raft, role } = server;
+    if (!raft) return;
+    const leader = role?.name === "Follower" ? role.leader : undefined;
+    const isForgotten = raft.role !== role;
+    demand(
+      isForgotten === (leader === peer),
+      "A leader is forgotten when it has started again, and nobody else",
+      () => `${name}, whose leader is ${leader}, hears that ${peer} has started again`,
+    );
+    demand(
+      isForgotten || raft.electionDueAt === server.electionDueAt,
+      "Nothing else hastens an election",
+      () => `${name} does when it hears that ${peer} has started again`,
+    );
+    if (isForgotten) server.forgotAt = raft.now;
+    this.stepped(name);
+  }
+
+  /** A read comes to a server, which leads or follows. */
+  asked(name: Name): Question {
+    const server = this.at(name);
+    const { role } = server.raft ?? {};
+    if (!role) throw new Error(`${name} does not run`);
+    const round = role.name === "Leader" ? role.round : 0;
+    return { role, round, committed: this.of(server).committed.length };
+  }
+
+  /**
+   * A read is answered from the state machine as it is now. The log is the order of all that ever
+   * happened, so reads are linearizable if they see all that was committed when they came.
+   */
+  answered(name: Name, { role, round, committed }: Question): void {
+    const { raft, followers, lastApplied, voters } = this.at(name);
+    demand(
+      role.name !== "Leader" || raft?.role === role,
+      "Only who leads, and still does, answers reads",
+      () => `${name} does not lead as it did when the read came`,
+    );
+    demand(
+      !raft?.isInstalling,
+      "No read sees a state that is half installed",
+      () => `${name} answers one while it installs a snapshot of ${raft?.incoming?.index}`,
+    );
+    demand(
+      lastApplied >= committed,
+      "Reads are linearizable",
+      () =>
+        `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it `
+        + "came",
+    );
+    if (role.name !== "Leader") return; // A follower leaves the round to its leader.
+    const confirmed = [...followers].filter(([, follower]) => follower.round > round)
+      .map(([follower]) => follower);
+    demand(
+      isMajority([name, ...confirmed], voters),
+      "A read waits for a round of its own",
+      () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`,
+    );
+  }
+
+  /** Time has passed for a server: what it had received before was read. */
+  ticked(name: Name): void {
+    this.stepped(name);
+    const { raft, followers, voters } = this.at(name);
+    if (raft?.role.name !== "Leader") return;
+    const heard = voters.map((voter) =>
+      voter === name ? raft.now : followers.get(voter)?.heardAt ?? 0
+    );
+    const heardAt = heard.sort((a, b) => b - a)[Math.floor(voters.length / 2)] ?? raft.now;
+    demand(
+      raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
+      "A leader that no majority answers steps down",
+      () =>
+        `${name} leads in term ${raft.currentTerm}, and heard no majority for `
+        + `${Math.round(raft.now - heardAt)} ms`,
+    );
+  }
+
+  /** A server has applied an entry. `state` is a digest of its state machine after that. */
+  applied(name: Name, entry: Entry, state: number): void {
+    const server = this.at(name);
+    const { committed, states } = this.of(server);
+    this.checkLog(server);
+    this.checkCommitted(server);
+    demand(
+      entry.index === server.lastApplied + 1,
+      "All is applied, once and in order",
+      () => `${name} applies ${show(entry)} after ${server.lastApplied}`,
+    );
+    const before = committed[entry.index - 1];
+    demand(
+      isSame(before, entry),
+      "State machine safety",
+      () => `${name} applies ${show(entry)} where ${show(before)} is committed`,
+    );
+    const expected = states[entry.index] ??= state;
+    demand(
+      state === expected,
+      "Equal logs make equal states",
+      () => `after ${show(entry)} the state of ${name} is not that of the others`,
+    );
+    server.lastApplied = entry.index;
+  }
+
+  /** A server has done a step: handled a message, a tick or a request, or ended its turn. */
+  stepped(name: Name): void {
+    const server = this.at(name);
+    const { raft } = server;
+    if (!raft) return;
+    this.checkTerm(server, raft);
+    server.votersBefore = server.voters;
+    this.checkLog(server);
+    this.checkMembers(server, raft);
+    this.checkCampaign(server, raft);
+    this.checkLeader(server, raft);
+    this.checkCommitted(server);
+    this.checkQueues(server, raft);
+    this.checkFollowers(server, raft);
+    const { lastApplied, commitIndex } = raft;
+    demand(
+      lastApplied >= server.lastApplied && lastApplied <= commitIndex,
+      "Only what is committed is applied, and never again",
+      () =>
+        `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of `
+        + `${commitIndex}`,
+    );
+    const { role, electionDueAt, heardAt, campaigns } = raft;
+    Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
+  }
+
+  /** A turn of a server has ended: all that it decided has left. */
+  turned(name: Name): void {
+    const { raft, unopened } = this.at(name);
+    // A server that was elected by its own save appends its first entry after that.
+    if (raft?.role.name !== "Leader" || raft.unsaved) return;
+    demand(
+      unopened.size === 0,
+      "The first entry of a term leaves with the election",
+      () =>
+        `${name}, leader of term ${raft.currentTerm}, ends a turn, and has not sent it to `
+        + [...unopened].join(", "),
+    );
+  }
+
+  // -------------------------------- The promises, one after another ------------------------------
+
+  /** Terms never go back, a vote never changes, and nobody takes for durable what is not. */
+  private checkTerm(server: Server, raft: Raft): void {
+    const { name, disk } = server;
+    const { currentTerm, votedFor, saved, log } = raft;
+    const { savedIndex } = log;
+    demand(
+      currentTerm >= server.currentTerm,
+      "Terms never go back",
+      () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`,
+    );
+    const before = currentTerm === server.currentTerm ? server.votedFor : undefined;
+    demand(
+      before === undefined || votedFor === before,
+      "One vote per term",
+      () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`,
+    );
+    [server.currentTerm, server.votedFor] = [currentTerm, votedFor];
+    demand(
+      saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
+        && (savedIndex === log.baseIndex
+          || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
+      "What a server believes durable is durable",
+      () =>
+        `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and `
+        + `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and `
+        + `${disk.entries.length}`,
+    );
+  }
+
+  /** Only the leader of the term, or a candidate that gets the vote, postpones an election. */
+  private checkTimer(server: Server, raft: Raft, m: Message): void {
+    const { name } = server;
+    const isSame = raft.electionDueAt === server.electionDueAt
+      && raft.heardAt === server.timerFrom;
+    if (isSame || raft.campaigns !== server.campaigns) return;
+    const reply = raft.outbox.at(-1);
+    const isVote = m.type === "RequestVote" && !m.preVote && raft.votedFor === m.from
+      && reply?.type === "RequestVoteReply" && reply.voteGranted;
+    const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
+      && m.term === raft.currentTerm;
+    const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
+    // It may lead only as long as its log is empty, and has got a snapshot since it asked.
+    const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
+      && raft.role.name === "Follower";
+    demand(
+      isVote || isLeader || steppedDown || gaveUp,
+      "Nothing else postpones an election",
+      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`,
+    );
+  }
+
+  /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
+  private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
+    if (campaigns === server.campaigns) return;
+    // Who is to be removed may be needed until that is committed, and so the list before counts too.
+    const { log, commitIndex } = server;
+    const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
+    const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
+    demand(
+      [...server.voters, ...before].includes(server.name),
+      "Who has no vote does not campaign",
+      () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`,
+    );
+    const drawnMs = electionDueAt - now;
+    const T = settings.electionTimeoutMs;
+    const { name, forgotAt } = server;
+    const least = now < forgotAt + T ? settings.heartbeatMs : T;
+    demand(
+      drawnMs > 0.999 * least && drawnMs < 1.501 * T,
+      "An election timeout is from T to 1.5T",
+      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`,
+    );
+    demand(
+      Math.abs(drawnMs - server.drawnMs) > 1e-6,
+      "A timeout is drawn for every campaign",
+      () => `two campaigns of ${name} have the same, ${drawnMs} ms`,
+    );
+    server.drawnMs = drawnMs;
+  }
+
+  /** Log matching, leader append-only, and no entry deleted without a conflict. */
+  private checkLog(server: Server): void {
+    const { raft, log, name } = server;
+    if (!raft) return;
+    const { committed } = this.of(server);
+    const { baseIndex } = raft.log;
+    const { term } = raft.log.at(baseIndex);
+    if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
+      // Only a snapshot can have taken its place. What it has is committed, so others know it.
+      demand(
+        committed[baseIndex - 1]?.term === term,
+        "A log begins with what is committed",
+        () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`,
+      );
+      log.splice(0, Infinity, ...committed.slice(0, baseIndex));
+      server.voters = this.votersOf(log);
+    }
+    if (foundingOf(log) > 0 && raft.founding !== foundingOf(log)) {
+      demand(
+        server.commitIndex === 0 && server.disk.commitIndex === 0,
+        "A founding that is fixed is never replaced",
+        () => `${name} drops that of ${log.length} entries for another one`,
+      );
+      log.length = 0;
+    }
+    let common = Math.min(log.length, raft.log.lastIndex);
+    while (common > baseIndex && log[common - 1] !== raft.log.at(common)) common -= 1;
+    if (common < log.length) this.checkTruncation(server, raft, common);
+    const isLonger = common < raft.log.lastIndex;
+    if (log.length === common && !isLonger) return;
+    log.length = common;
+    for (let index = common + 1; index <= raft.log.lastIndex; index += 1) {
+      const entry = raft.log.at(index);
+      demand(entry.index === index, "A log has no gaps", () => `${name} has ${show(entry)} there`);
+      this.checkEntry(name, entry, raft.log.at(index - 1).term);
+      if (entry.kind === "members") this.checkChange(server, raft, entry);
+      log.push(entry);
+    }
+    server.voters = this.votersOf(log);
+  }
+
+  /** One at a time, and none that an earlier leader may have begun may be under way either. */
+  private checkChange(
+    { log, name, role: before }: Server,
+    { role, commitIndex }: Raft,
+    entry: Entry,
+  ): void {
+    const [old, next] = [this.votersOf(log), votersIn(entry)];
+    const changed = [...old, ...next].filter((one) => !old.includes(one) || !next.includes(one));
+    demand(
+      next.length > 0 && changed.length <= 1,
+      "One vote comes or goes at a time",
+      () => `${show(entry)} of ${name} makes of ${old.join(", ")} ${next.join(", ") || "nobody"}`,
+    );
+    if (role.name !== "Leader" || role !== before) return;
+    const last = log.findLastIndex(({ kind }) => kind === "members") + 1;
+    demand(
+      commitIndex >= last,
+      "One change at a time",
+      () => `${name} lists the members in ${show(entry)}, and entry ${last} is not committed`,
+    );
+    demand(
+      commitIndex >= role.firstIndex,
+      "No change before an entry of the own term is committed",
+      () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`,
+    );
+  }
+
+  /**
+   * The last list in a log is in force, committed or not; without any it is that of the founders
+   * (thesis §4.1). It is read here from the entries themselves.
+   */
+  private checkMembers(server: Server, { members, settings }: Raft): void {
+    const list = server.log.findLast(isList);
+    if (list === server.list && members === server.members) return;
+    const expected = textOf(list ?? settings.members);
+    demand(
+      textOf(members) === expected,
+      "The last list of members in the log is in force",
+      () => `in ${server.name} it is ${textOf(members)}, and the last one is ${expected}`,
+    );
+    Object.assign(server, { list, members });
+  }
+
+  private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
+    const { name } = server;
+    demand(
+      server.role !== role || role.name !== "Leader",
+      "Leader append-only",
+      () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`,
+    );
+    // One that is replaced by its equal is not lost.
+    const now = (at: number) => at < log.lastIndex ? log.at(at + 1) : undefined;
+    let at = common;
+    while (at < server.log.length && isSame(server.log[at], now(at))) at += 1;
+    const lost = server.log[at];
+    if (!lost) return;
+    demand(
+      now(at) !== undefined,
+      "Only what conflicts is deleted",
+      () => `${name} deletes ${show(lost)}, and has nothing instead of it`,
+    );
+    demand(
+      !isSame(lost, this.of(server).committed[at]),
+      "A committed entry never changes",
+      () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`,
+    );
+  }
+
+  /** An index and a term are one entry everywhere, and so is all that comes before it. */
+  private checkEntry(name: Name, entry: Entry, prevTerm?: number): void {
+    const key = keyOf(entry);
+    const founding = this.of(this.at(name));
+    const known = founding.known.get(key);
+    if (!known) {
+      if (prevTerm !== undefined) founding.known.set(key, { entry, prevTerm });
+      return;
+    }
+    demand(
+      isSame(entry, known.entry),
+      "Log matching",
+      () => `${show(entry)} of ${name} is not the one that others have`,
+    );
+    demand(
+      prevTerm === undefined || prevTerm === known.prevTerm,
+      "Log matching",
+      () =>
+        `before ${show(entry)} ${name} has one of term ${prevTerm}, and others one of term `
+        + `${known.prevTerm}`,
+    );
+  }
+
+  /** Election safety and leader completeness. */
+  private checkLeader(server: Server, { role, currentTerm, log }: Raft): void {
+    if (role.name !== "Leader") return;
+    if (role === server.role && currentTerm === server.ledTerm) return;
+    const { name } = server;
+    const { leaders, committed, committedIn } = this.of(server);
+    server.ledTerm = currentTerm;
+    server.followers = new Map();
+    const list = server.log.findLast(isList);
+    const members = list ? rowsOf(list).map(([member]) => member) : this.founders;
+    server.unopened = new Set(members.filter((member) => member !== name));
+    const other = leaders.get(currentTerm) ?? { name, role };
+    demand(
+      other.role === role,
+      "Election safety",
+      () => `${name} leads in term ${currentTerm}, which ${other.name} has led`,
+    );
+    leaders.set(currentTerm, other);
+    const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
+    demand(
+      isMajority(voters, server.votersBefore),
+      "A leader has the votes of a majority",
+      () =>
+        `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of `
+        + `${server.votersBefore.join(", ")}`,
+    );
+    // A leader whose votes came late may have a term that was over when the last were committed.
+    const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
+    const missing = committed[count - 1];
+    demand(
+      !missing || log.matches(missing.index, missing.term),
+      "Leader completeness",
+      () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`,
+    );
+  }
+
+  private names(isOne: (server: Server) => boolean): Name[] {
+    return [...this.servers.values()].filter(isOne).map(({ name }) => name);
+  }
+
+  /** What is committed stays, and is the same for all; what becomes so is durable on a majority. */
+  private checkCommitted(server: Server): void {
+    const { raft, name } = server;
+    if (!raft || raft.commitIndex === server.commitIndex) return;
+    const { commitIndex, log } = raft;
+    const { committed: known } = this.of(server);
+    demand(
+      commitIndex > server.commitIndex,
+      "What is committed stays committed",
+      () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`,
+    );
+    demand(
+      commitIndex <= log.lastIndex,
+      "Only what is in the log is committed",
+      () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`,
+    );
+    const isFirst = commitIndex > known.length;
+    demand(
+      !isFirst || log.matches(commitIndex, server.ledTerm),
+      "Only a leader commits, and by an entry of its own term",
+      () =>
+        `${name}, last a leader in term ${server.ledTerm}, commits ${show(log.at(commitIndex))}`,
+    );
+    const first = Math.max(server.commitIndex, log.baseIndex) + 1;
+    for (let index = first; index <= commitIndex; index += 1) {
+      const entry = log.at(index);
+      if (index > known.length) this.commit(server, entry);
+      const committed = known[index - 1];
+      demand(
+        isSame(committed, entry),
+        "A committed entry never changes",
+        () => `${name} has ${show(entry)} for committed, and others ${show(committed)}`,
+      );
+    }
+    server.commitIndex = commitIndex;
+  }
+
+  /** Who has an entry on a disk that a log names for it, or had, if that is lost since. */
+  private holders(entry: Entry, log: readonly Entry[]): Name[] {
+    const list = log.findLast(({ kind }) => kind === "members");
+    const named = new Map(list ? rowsOf(list).map(([name, , , disk]) => [name, disk]) : []);
+    return this.names(({ name, disk, lostDisks }) =>
+      [disk, ...lostDisks].some(({ id, entries }) =>
+        id === (named.get(name) ?? id) && foundingOf(entries) === foundingOf(log)
+        && isSame(entries[entry.index - 1], entry)
+      )
+    );
+  }
+
+  private commit(server: Server, entry: Entry): void {
+    const { name, ledTerm, log, voters, votersBefore } = server;
+    const { committed, committedIn } = this.of(server);
+    const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
+    const holders = this.holders(entry, log);
+    // Who has committed may change the members in the same step: then it counted the ones before.
+    demand(
+      isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
+      "What is committed is on a majority of disks",
+      () =>
+        `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of `
+        + `${voters.join(", ")}`,
+    );
+    for (const { raft, name: leader } of this.servers.values()) {
+      const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm
+        && raft.founding === server.raft?.founding;
+      demand(
+        !isLater || raft.log.matches(entry.index, entry.term),
+        "Leader completeness",
+        () => `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`,
+      );
+    }
+    committed.push(entry);
+    committedIn.push(ledTerm);
+  }
+
+  /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
+  private checkQueues({ name }: Server, { role, outbox }: Raft): void {
+    const limit = 1000 + 100 * this.servers.size;
+    demand(
+      outbox.length <= limit,
+      "Queues are bounded",
+      () => `${outbox.length} messages wait in ${name}`,
+    );
+    if (role.name !== "Leader") return;
+    demand(
+      role.reads.length <= this.maxReads,
+      "Queues are bounded",
+      () => `${role.reads.length} reads wait in ${name}`,
+    );
+  }
+
+  /** What a leader knows of its followers only grows, and what is under way to them is bounded. */
+  private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
+    if (role.name !== "Leader") return;
+    const { name, followers } = server;
+    for (const [to, progress] of role.followers) {
+      const { matchIndex, nextIndex } = progress;
+      const before = followers.get(to);
+      // Who is added anew may be another server of that name.
+      const known = before?.progress === progress
+        ? before
+        : {
+          progress,
+          matchIndex,
+          nextIndex,
+          begunAt: nextIndex,
+          refusals: 0,
+          heardAt: now,
+          round: 0,
+        };
+      followers.set(to, known);
+      demand(
+        matchIndex >= known.matchIndex,
+        "What a follower has it keeps",
+        () => `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`,
+      );
+      demand(
+        nextIndex > matchIndex,
+        "No follower is sent what it has",
+        () => `${name} sends ${to} entry ${nextIndex}, and it has ${matchIndex}`,
+      );
+      if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
+      if (matchIndex > known.matchIndex) known.refusals = 0;
+      [known.matchIndex, known.nextIndex] = [matchIndex, nextIndex];
+      const first = Math.max(matchIndex + 1, known.begunAt);
+      // The last batch began while the window was open, and a batch has one entry at least.
+      const last = log.bytes(nextIndex - 1, nextIndex - 1);
+      const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
+      demand(
+        bytes < settings.windowBytes,
+        "The window is bounded",
+        () => `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`,
+      );
+    }
+  }
+
+  /** A conflict costs a round trip per term, and not per entry. */
+  private checkRefusal(
+    { name, raft, log }: Server,
+    to: Name,
+    nextIndex: number,
+    known: Followed,
+  ): void {
+    if (nextIndex < known.begunAt && raft?.role.name === "Leader") {
+      known.refusals += 1;
+      const skipped = log.slice(nextIndex - 1, raft.role.firstIndex);
+      const terms = skipped.filter(({ term }, i) => term !== skipped[i - 1]?.term).length;
+      demand(
+        known.refusals <= terms + 2,
+        "A conflict costs a round trip per term",
+        () => `${to} has refused ${name} ${known.refusals} times for ${terms} terms`,
+      );
+    }
+    known.begunAt = nextIndex;
+  }
+
+  /** At the end, or now and then: everything, not only what seems to have changed. */
+  checkAll(): void {
+    for (const server of this.servers.values()) {
+      this.checkLog(server);
+      const { raft, name } = server;
+      const first = (raft?.log.baseIndex ?? 0) + 1;
+      for (let index = first; raft && index <= raft.log.lastIndex; index += 1) {
+        const entry = raft.log.at(index);
+        this.checkEntry(name, entry, raft.log.at(index - 1).term);
+        const committed = index <= raft.commitIndex ? this.of(server).committed[index - 1] : entry;
+        demand(
+          isSame(entry, committed),
+          "A committed entry never changes",
+          () => `${name} has ${show(entry)} where ${show(committed)} is committed`,
+        );
+      }
+    }
+  }
+
+  /** Once all is healed and quiet: the members have equal logs, all committed and applied. */
+  checkAgreement(members: readonly Name[] = this.founders): void {
+    for (const { name, raft } of members.map((member) => this.at(member))) {
+      const { lastIndex = 0 } = raft?.log ?? {};
+      demand(
+        raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
+          && lastIndex === raft.commitIndex,
+        "In a healed cluster all catch up",
+        () =>
+          `of ${this.committed.length} committed entries ${name} has ${lastIndex}, `
+          + `${raft?.commitIndex} committed and ${raft?.lastApplied} applied`,
+      );
+    }
+  }
+}

@@ -1,0 +1,85 @@
+/** A thousand hostile worlds, each drawn from its seed, and none in which a promise is broken. */
+import { describe, expect, test } from "bun:test";
+import path from "node:path";
+import { hasFailed, livelyOnes, neverHappened, runSeeds, tellSum } from "./fleet.ts";
+import { type Mode, modeOf, modes, replayOf, simulate } from "./modes.ts";
+
+/** `RAFT_SEEDS` runs more or fewer, `RAFT_SEED` one alone. */
+const ONE = process.env["RAFT_SEED"];
+const SEEDS = ONE === undefined ? Number(process.env["RAFT_SEEDS"] ?? 1000) : 1;
+const FROM = Number(ONE ?? 1);
+const LEAST_MS = 30_000;
+const PATIENCE_MS = 840_000;
+
+describe("the simulator", () => {
+  test("finds no broken promise in any world", async () => {
+    const result = await runSeeds({ from: FROM, seeds: SEEDS });
+    console.log(tellSum(result));
+    const failures = result.outcomes.filter(hasFailed).map(({ seed, mode, sentence }) =>
+      `seed ${seed}: ${sentence}\nIts story: ${replayOf(seed, mode)}`
+    );
+    expect(failures).toEqual([]);
+    expect(result.outcomes.length).toBe(SEEDS);
+    const shortest = Math.min(
+      ...result.outcomes.map((outcome) => "report" in outcome ? outcome.report.simulatedMs : 0),
+    );
+    expect(shortest).toBeGreaterThanOrEqual(LEAST_MS);
+    expect(neverHappened(result.outcomes)).toEqual([]);
+    // Some worlds are calm, or have one server: there nobody crashes, or there is nothing to lose.
+    if (SEEDS >= 50) expect(livelyOnes(result.outcomes)).toBeGreaterThan(0.8 * SEEDS);
+  }, PATIENCE_MS);
+
+  /** Each of these found a bug of raft.ts, or (40732) of its judge, the first time that it ran. */
+  const REGRESSIONS = [
+    ["core", 110],
+    ["core", 20288],
+    ["core", 40732],
+    ["core", 40812],
+    ["full", 28],
+    ["full", 48],
+    ["full", 53],
+    [
+      "full",
+      32379,
+    ],
+  ] as const;
+
+  test.each(REGRESSIONS)("finds none where it once did (%s, seed %d)", (mode, seed) => {
+    expect(simulate(seed, mode).simulatedMs).toBeGreaterThanOrEqual(LEAST_MS);
+  });
+
+  test.each([...modes])("does the same again from the same seed (%s)", async (mode) => {
+    for (const seed of [41, 42, 43]) {
+      const report = simulate(seed, mode);
+      expect(simulate(seed, mode)).toEqual(report);
+      expect(await sumElsewhere(seed, mode)).toBe(
+        tellSum({ outcomes: [{ seed, mode, report }], seconds: 1 }).replace(WALL_CLOCK, ""),
+      );
+      expect(simulate(seed + 1, mode).hash).not.toBe(report.hash);
+    }
+  }, PATIENCE_MS);
+
+  test("tells every word of a run, and is not changed by telling it", () => {
+    for (const seed of [5, 6]) {
+      const story: string[] = [];
+      const told = simulate(seed, modeOf(seed), (line) => story.push(line));
+      expect(told).toEqual(simulate(seed, modeOf(seed)));
+      for (const word of [/ was Candidate, is Leader in term \d/, /AppendEntries .*after \d+/]) {
+        expect(story.some((line) => word.test(line))).toBe(true);
+      }
+      expect(story.length).toBeGreaterThan(told.elections + told.operations);
+    }
+  });
+});
+
+/** What differs from process to process. */
+const WALL_CLOCK = / in \d+ s, .* times faster than real time/;
+
+/** What another process says of a run. */
+async function sumElsewhere(seed: number, mode: Mode): Promise<string> {
+  const script = path.join(import.meta.dir, "../simulator.ts");
+  const child = Bun.spawn([process.execPath, script, "--seed", `${seed}`, "--mode", mode]);
+  const printed = await new Response(child.stdout).text();
+  expect(await child.exited).toBe(0);
+  return printed.trimEnd().replace(WALL_CLOCK, "");
+}

@@ -1,0 +1,580 @@
+/**
+ * What a test of Part I needs: a server in any state, its turns, every message with sane defaults,
+ * and a small cluster. Time is a number that only a test moves, and chance comes from a seed, so a
+ * test that fails once fails always.
+ */
+import {
+  type Configuration,
+  encodeMembers,
+  type Entry,
+  type HardState,
+  type Incoming,
+  makeEntry,
+  type Message,
+  type Name,
+  type Position,
+  type Progress,
+  Raft,
+  type Settings,
+  type Snapshot,
+} from "../../raft.ts";
+import { randomFrom } from "./random.ts";
+
+export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
+
+/** The election timeout T: who hears nobody for T to 1.5T, as chance has it, campaigns. */
+export const T = 1_000;
+export const HEARTBEAT = 100;
+export const THREE = ["a", "b", "c"];
+export const FIVE = ["a", "b", "c", "d", "e"];
+
+/** A configuration: who has a vote, and who is there without one. */
+export const configuration = (
+  voters: readonly Name[],
+  learners: readonly Name[] = [],
+): Configuration =>
+  [...voters, ...learners].map((name) => ({
+    name,
+    address: `${name}:1`,
+    votes: voters.includes(name),
+    disk: 0,
+  }));
+
+const defaults: Settings = {
+  name: "a",
+  disk: 0,
+  members: configuration(THREE),
+  electionTimeoutMs: T,
+  heartbeatMs: HEARTBEAT,
+  batchBytes: 1_000,
+  windowBytes: 10_000,
+};
+
+/** The only element: a test that expects one message must not be content with two. */
+export function one<Element>(elements: readonly Element[]): Element {
+  const [first, ...rest] = elements;
+  if (first === undefined || rest.length > 0) throw new Error(`${elements.length} are not one`);
+  return first;
+}
+
+// ----------------------------------------- The log ---------------------------------------------
+
+/** A command that tells where it comes from, so that two entries are equal only if they ought. */
+export function entry(index: number, term: number, data = `${index} of term ${term}`): Entry {
+  return makeEntry(index, term, "commands", Buffer.from(data));
+}
+
+/** A log as the paper draws it, as a row of terms; `after` is the index before its first entry. */
+export function entries(terms: readonly number[], after = 0): Entry[] {
+  return terms.map((term, i) => entry(after + 1 + i, term));
+}
+
+/** An entry that lists the members. */
+export const membersEntry = (
+  index: number,
+  term: number,
+  members: Configuration,
+  founding = 1,
+): Entry => makeEntry(index, term, "members", encodeMembers(members, founding));
+
+export function termsOf(log: Raft | readonly Entry[]): number[] {
+  const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
+  return list.map(({ term }) => term);
+}
+
+// ------------------------------------ A server and its turns -----------------------------------
+
+export type Options = Partial<Omit<Settings, "members">> & {
+  /** Who has founded the cluster. */
+  members?: readonly Name[];
+  /** The terms of its entries, from index 1 on, or from that behind the base. */
+  log?: readonly number[];
+  /** What a snapshot has replaced. */
+  base?: Position;
+  term?: number;
+  commitIndex?: number;
+  votedFor?: Name | undefined;
+  /** It has heard of no other founder yet. By itself all have shown it empty logs. */
+  isAlone?: boolean;
+  now?: number;
+  random?: () => number;
+};
+
+/** A server that has just started from a disk with this log, term and vote. */
+export function server(options: Options = {}): Raft {
+  const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
+  const {
+    random = () => 0.5,
+    term = log.at(-1) ?? base.term,
+    members = THREE,
+    isAlone = false,
+    commitIndex = 0,
+    ...changed
+  } = rest;
+  const settings = { ...defaults, ...changed, members: configuration(members) };
+  const snapshot = {
+    ...base,
+    size: base.index === 0 ? 0 : 2_500,
+    founding: base.index === 0 ? 0 : 1,
+    members: settings.members,
+  };
+  const disk = {
+    currentTerm: term,
+    votedFor,
+    commitIndex,
+    entries: entries(log, base.index),
+    base,
+    snapshot,
+  };
+  const raft = new Raft(settings, disk, now, random);
+  for (const name of isAlone ? [] : raft.others) raft.foundings.set(name, 0);
+  return raft;
+}
+
+/** The snapshot of a server as it is after an entry that it has applied. */
+export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
+  return {
+    index,
+    term: raft.log.at(index).term,
+    size,
+    founding: raft.founding,
+    members: raft.membersAt(index),
+  };
+}
+
+/** What one turn did, in the order in which it was done. */
+export type Turn = {
+  /** What promises nothing, and leaves before the disk has written (thesis §10.2.1). */
+  early: Message[];
+  saved: (HardState & { entries: Entry[] }) | undefined;
+  late: Message[];
+  applied: Entry[];
+  reads: number;
+};
+
+/** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */
+export function flush(raft: Raft): Turn {
+  raft.prepare();
+  const { currentTerm: durableTerm } = raft.saved;
+  const outbox = raft.outbox.splice(0);
+  const isEarly = (m: Message) =>
+    (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
+  const saved = raft.unsaved;
+  if (saved) raft.onSaved();
+  return {
+    early: outbox.filter(isEarly),
+    saved,
+    late: [...outbox.filter((m) => !isEarly(m)), ...raft.outbox.splice(0)],
+    applied: raft.takeApplicable(),
+    reads: raft.takeReads(),
+  };
+}
+
+/** Ends a turn, and returns what was sent. */
+export function turn(raft: Raft): Message[] {
+  const { early, late } = flush(raft);
+  return [...early, ...late];
+}
+
+/** A message arrives, alone in its turn. Returns what was sent. */
+export function step(raft: Raft, message: Message, now = raft.now): Message[] {
+  raft.receive(message, now);
+  return turn(raft);
+}
+
+/** Time passes, and nothing else happens. Returns what was sent. */
+export function wait(raft: Raft, ms: number): Message[] {
+  raft.tick(raft.now + ms);
+  return turn(raft);
+}
+
+/** The election timeout elapses. */
+export function timeOut(raft: Raft): Message[] {
+  raft.tick(Math.max(raft.now, raft.electionDueAt));
+  return turn(raft);
+}
+
+export function only<Type extends Message["type"]>(
+  type: Type,
+  sent: readonly Message[],
+): Of<Type>[] {
+  return sent.filter((m): m is Of<Type> => m.type === type);
+}
+
+export function to(name: Name, sent: readonly Message[]): Message[] {
+  return sent.filter((m) => m.to === name);
+}
+
+// ------------------------------------------ Messages -------------------------------------------
+// To "a" from "b", unless the test says otherwise.
+
+type Rest<Type extends Message["type"]> = Partial<Omit<Of<Type>, "type" | "term">>;
+const envelope = { from: "b", to: "a", id: 0 };
+
+export function requestVote(term: number, rest: Rest<"RequestVote"> = {}): Of<"RequestVote"> {
+  const fields = {
+    preVote: false,
+    transfer: false,
+    campaign: 1,
+    voterDisk: 0,
+    lastLogIndex: 0,
+    lastLogTerm: 0,
+  };
+  return { type: "RequestVote", ...envelope, term, ...fields, ...rest };
+}
+
+export function voteReply(
+  term: number,
+  rest: Rest<"RequestVoteReply"> = {},
+): Of<"RequestVoteReply"> {
+  const fields = { preVote: false, campaign: 1, voteGranted: true };
+  return { type: "RequestVoteReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function appendEntries(term: number, rest: Rest<"AppendEntries"> = {}): Of<"AppendEntries"> {
+  const fields = { round: 1, prevLogIndex: 0, prevLogTerm: 0, leaderCommit: 0, entries: [] };
+  return { type: "AppendEntries", ...envelope, term, ...fields, ...rest };
+}
+
+export function appendReply(
+  term: number,
+  rest: Rest<"AppendEntriesReply"> = {},
+): Of<"AppendEntriesReply"> {
+  const fields = { round: 1, success: true, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
+  return { type: "AppendEntriesReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function installSnapshot(
+  term: number,
+  rest: Rest<"InstallSnapshot"> = {},
+): Of<"InstallSnapshot"> {
+  const fields = {
+    round: 1,
+    lastIncludedIndex: 5,
+    lastIncludedTerm: 1,
+    size: 30,
+    offset: 0,
+    data: Buffer.alloc(10),
+  };
+  return { type: "InstallSnapshot", ...envelope, term, ...fields, ...rest };
+}
+
+export function installReply(
+  term: number,
+  rest: Rest<"InstallSnapshotReply"> = {},
+): Of<"InstallSnapshotReply"> {
+  const fields = { round: 1, success: true, lastIncludedIndex: 5, offset: 0 };
+  return { type: "InstallSnapshotReply", ...envelope, term, ...fields, ...rest };
+}
+
+export function removed(term: number, rest: Rest<"Removed"> = {}): Of<"Removed"> {
+  return { type: "Removed", ...envelope, term, ...rest };
+}
+
+export function timeoutNow(term: number, rest: Rest<"TimeoutNow"> = {}): Of<"TimeoutNow"> {
+  return { type: "TimeoutNow", ...envelope, term, ...rest };
+}
+
+/** The leader's heartbeat to a follower whose log equals its own. */
+export function heartbeat(raft: Raft, rest: Rest<"AppendEntries"> = {}): Of<"AppendEntries"> {
+  const { lastIndex: prevLogIndex, lastTerm: prevLogTerm } = raft.log;
+  return appendEntries(raft.currentTerm, { prevLogIndex, prevLogTerm, ...rest });
+}
+
+/** A candidate's request whose log equals the receiver's. */
+export function request(
+  raft: Raft,
+  term: number,
+  rest: Rest<"RequestVote"> = {},
+): Of<"RequestVote"> {
+  const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = raft.log;
+  return requestVote(term, { lastLogIndex, lastLogTerm, ...rest });
+}
+
+// ------------------------------------ A server in each role ------------------------------------
+// Unless told otherwise, the term is the one after the log's last, as after an election.
+
+function withTerm(options: Options): Options & { term: number } {
+  return { term: (options.log?.at(-1) ?? options.base?.term ?? 0) + 1, ...options };
+}
+
+/** A follower that has just heard its leader, "b" unless told otherwise. */
+export function follower(options: Options = {}, leader: Name = "b"): Raft {
+  const raft = server(withTerm(options));
+  step(raft, heartbeat(raft, { from: leader }));
+  return raft;
+}
+
+export function preCandidate(options: Options = {}): Raft {
+  const raft = server(withTerm(options));
+  timeOut(raft);
+  return raft;
+}
+
+/** Of the others, as many as make a majority together with the server itself. */
+function supporters(raft: Raft): Name[] {
+  return raft.others.slice(0, raft.majority - 1);
+}
+
+/** The others grant the pre-vote that is under way, and the campaign begins. */
+export function grantPreVotes(raft: Raft): Message[] {
+  const { campaigns: campaign } = raft;
+  for (const from of supporters(raft)) {
+    raft.receive(voteReply(raft.currentTerm + 1, { from, preVote: true, campaign }), raft.now);
+  }
+  return turn(raft);
+}
+
+export function grantVotes(raft: Raft): Message[] {
+  for (const from of supporters(raft)) {
+    raft.receive(voteReply(raft.currentTerm, { from }), raft.now);
+  }
+  return turn(raft);
+}
+
+export function candidate(options: Options = {}): Raft {
+  const withDefault = withTerm(options);
+  const raft = preCandidate({ ...withDefault, term: withDefault.term - 1 });
+  grantPreVotes(raft);
+  return raft;
+}
+
+/** A leader that was just elected: its no-op is saved and sent, and nobody has answered. */
+export function leader(options: Options = {}): Raft {
+  const raft = candidate(options);
+  grantVotes(raft);
+  return raft;
+}
+
+/** A leader whose no-op is on every server and committed. */
+export function settledLeader(options: Options = {}): Raft {
+  const raft = leader(options);
+  for (const name of raft.others) acknowledge(raft, name);
+  return raft;
+}
+
+/** A follower confirms the latest round, and that it has all up to `matchIndex`. */
+export function acknowledge(raft: Raft, from: Name, matchIndex = raft.log.lastIndex): Message[] {
+  return step(raft, appendReply(raft.currentTerm, { from, matchIndex, round: roundOf(raft) }));
+}
+
+export function roundOf({ role }: Raft): number {
+  if (role.name !== "Leader") throw new Error(`a ${role.name} has no rounds`);
+  return role.round;
+}
+
+export function progress({ role }: Raft, name: Name): Progress {
+  const found = role.name === "Leader" ? role.followers.get(name) : undefined;
+  if (!found) throw new Error(`${name} is not followed here`);
+  return found;
+}
+
+/** A client's command, for a leader. Returns its index. */
+export function propose(raft: Raft, data = "command"): number {
+  const index = raft.propose("commands", Buffer.from(data));
+  if (index === undefined) throw new Error(`a ${raft.role.name} takes no commands`);
+  return index;
+}
+
+// ----------------------------------------- A cluster -------------------------------------------
+
+/**
+ * What a server's snapshot is made of: all that it has applied, which is the state, and its name,
+ * so that no two servers have the same bytes for the same state.
+ */
+const writeState = (of: Name, applied: readonly Entry[]) =>
+  Buffer.from(
+    JSON.stringify([of, applied.map((e) => [e.term, e.kind, e.data.toString("latin1")])]),
+  );
+function readState(bytes: Uint8Array): Entry[] {
+  const [, rows] = JSON.parse(Buffer.from(bytes).toString()) as [
+    Name,
+    [number, Entry["kind"], string][],
+  ];
+  return rows.map(([term, kind, data], i) =>
+    makeEntry(i + 1, term, kind, Buffer.from(data, "latin1"))
+  );
+}
+
+/** Servers in one process. A message takes no time, unless a test loses it. */
+export class Cluster {
+  now = 0;
+  readonly applied = new Map<Name, Entry[]>();
+  /** All that was ever sent, whether it arrived or not. */
+  readonly sent: Message[] = [];
+  /** Which messages do not arrive. */
+  lost: (message: Message) => boolean = () => false;
+  /** Which of the messages under way arrives next: the oldest, unless a test reorders. */
+  next: (underWay: number) => number = () => 0;
+  /** Sees every server after every turn of it. */
+  watch: (raft: Raft) => void = () => {};
+  readonly down = new Set<Name>();
+  /** A log of more bytes is replaced by a snapshot. */
+  snapshotBytes = Number.POSITIVE_INFINITY;
+  /** What each server's disk has as its snapshot. */
+  readonly snapshots = new Map<Name, { snapshot: Snapshot; bytes: Buffer }>();
+  private readonly drafts = new WeakMap<Incoming, Uint8Array[]>();
+  private readonly servers = new Map<Name, Raft>();
+  private readonly wire: Message[] = [];
+  private readonly options: Options;
+
+  constructor(names: readonly Name[], options: Options = {}) {
+    this.options = { random: randomFrom(1), ...options, members: names };
+    for (const name of names) this.begin(name);
+  }
+
+  private begin(name: Name, options: Options = {}): void {
+    this.servers.set(name, server({ now: this.now, ...this.options, ...options, name }));
+    this.applied.set(name, []);
+  }
+
+  /** A new server, which knows of no members. */
+  join(name: Name): void {
+    this.begin(name, { members: [], log: [], term: 0 });
+  }
+
+  /** Asks the leader for a change. Returns what it says. */
+  change(leader: Name, name: Name, address = ""): number | string | undefined {
+    const raft = this.at(leader);
+    const outcome = raft.changeMembers(name, address);
+    this.flush(raft);
+    this.settle();
+    return outcome;
+  }
+
+  at(name: Name): Raft {
+    const raft = this.servers.get(name);
+    if (!raft) throw new Error(`there is no ${name}`);
+    return raft;
+  }
+
+  get up(): Raft[] {
+    return [...this.servers.values()].filter((raft) => !this.down.has(raft.settings.name));
+  }
+
+  get leaders(): Raft[] {
+    return this.up.filter((raft) => raft.role.name === "Leader");
+  }
+
+  /** Ends a server's turn: its messages are under way, its committed entries are applied. */
+  flush(raft: Raft): void {
+    const { early, late, applied } = flush(raft);
+    const { name } = raft.settings;
+    for (const m of only("InstallSnapshot", [...early, ...late])) {
+      const { bytes } = this.snapshots.get(name) ?? {};
+      m.data = Buffer.from(bytes?.subarray(m.offset, m.offset + m.data.length) ?? []);
+    }
+    this.wire.push(...early, ...late);
+    this.sent.push(...early, ...late);
+    this.applied.get(name)?.push(...applied);
+    this.receiveSnapshot(raft);
+    if (raft.isSnapshotDue(this.snapshotBytes)) this.takeSnapshot(raft);
+    this.watch(raft);
+    if (raft.unsaved) this.flush(raft); // A server alone begins to lead when its vote is saved.
+  }
+
+  /** As of the snapshot that has these bytes, whoever has written it. */
+  private membersOf(bytes: Buffer): Configuration {
+    const origin = [...this.snapshots.values()].find((other) => other.bytes.equals(bytes));
+    return origin?.snapshot.members ?? [];
+  }
+
+  takeSnapshot(raft: Raft, keepBytes = this.snapshotBytes / 4): void {
+    const { name } = raft.settings;
+    const bytes = writeState(name, this.applied.get(name) ?? []);
+    const snapshot = snapshotOf(raft, raft.lastApplied, bytes.length);
+    this.snapshots.set(name, { snapshot, bytes });
+    raft.onSnapshot(snapshot, keepBytes);
+  }
+
+  private receiveSnapshot(raft: Raft): void {
+    const { name } = raft.settings;
+    const { incoming } = raft;
+    if (!incoming) return;
+    const chunks = this.drafts.get(incoming) ?? [];
+    chunks.push(...incoming.chunks.splice(0));
+    this.drafts.set(incoming, chunks);
+    if (incoming.offset < incoming.size) return;
+    const bytes = Buffer.concat(chunks);
+    const { index, term, size } = incoming;
+    const snapshot = { index, term, size, founding: raft.founding, members: this.membersOf(bytes) };
+    this.applied.set(name, readState(bytes));
+    this.snapshots.set(name, { snapshot, bytes });
+    raft.onSnapshot(snapshot, 0);
+  }
+
+  /** Delivers until nobody has anything to say. */
+  settle(): void {
+    for (let delivered = 0; this.wire.length > 0; delivered += 1) {
+      if (delivered > 5_000) throw new Error("the servers never stop talking");
+      const message = one(this.wire.splice(this.next(this.wire.length), 1));
+      if (this.down.has(message.to) || this.down.has(message.from) || this.lost(message)) continue;
+      const raft = this.at(message.to);
+      raft.receive(message, this.now);
+      this.flush(raft);
+    }
+  }
+
+  /** Time passes, and every server wakes when it wants to. */
+  advance(ms: number): void {
+    const end = this.now + ms;
+    for (let woken = 0; this.now < end; woken += 1) {
+      if (woken > ms) throw new Error("the servers never sleep");
+      this.now = Math.min(end, ...this.up.map((raft) => Math.max(raft.wakeAt, this.now)));
+      for (const raft of this.up.filter((r) => r.wakeAt <= this.now)) {
+        raft.tick(this.now);
+        this.flush(raft);
+      }
+      this.settle();
+    }
+  }
+
+  /**
+   * Nobody hears anybody for long, so a leader steps down; then `name` campaigns, alone, until it
+   * wins or gives up.
+   */
+  elect(name: Name, attempts = 5): boolean {
+    const raft = this.at(name);
+    for (let i = 0; i < attempts && raft.role.name !== "Leader"; i += 1) {
+      this.now += 2 * T;
+      for (const waking of [...this.leaders, raft]) {
+        waking.tick(this.now);
+        this.flush(waking);
+      }
+      this.settle();
+    }
+    return raft.role.name === "Leader";
+  }
+
+  /** A command, for the server that leads. Returns its index. */
+  propose(name: Name, data = "command"): number {
+    const raft = this.at(name);
+    const index = propose(raft, data);
+    this.flush(raft);
+    this.settle();
+    return index;
+  }
+
+  crash(...names: Name[]): void {
+    for (const name of names) this.down.add(name);
+  }
+
+  /** Starts a server again with what its disk remembers, and nothing else. */
+  restart(...names: Name[]): void {
+    for (const name of names) {
+      const { settings, saved, log } = this.at(name);
+      const { snapshot, bytes } = this.snapshots.get(name) ?? {};
+      const { index, term } = log.at(log.baseIndex);
+      const disk = {
+        ...saved,
+        entries: log.slice(index + 1, log.savedIndex),
+        snapshot,
+        base: { index, term },
+      };
+      const random = this.options.random ?? randomFrom(1);
+      this.servers.set(name, new Raft(settings, disk, this.now, random));
+      this.applied.set(name, bytes ? readState(bytes) : []);
+      this.down.delete(name);
+    }
+  }
+}

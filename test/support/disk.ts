@@ -1,0 +1,327 @@
+/**
+ * A directory on a disk in memory. It keeps what was synced, and forgets at a power cut, wholly or
+ * in parts, what was not; it fails when a test wants it to.
+ */
+import type { Files, OpenFile } from "../../raft.ts";
+import type { Random } from "./random.ts";
+
+export type Operation = {
+  what: "create" | "write" | "extend" | "sync" | "link" | "rename" | "remove";
+  file: string;
+};
+/** How an operation fails, and which share of it, from 0 to 1, is done all the same. */
+export type Fault = { code: "ENOSPC" | "EIO"; share: number };
+/** What a power cut leaves of what was not synced. In parts: any sectors of any of the writes. */
+export type Keep = "nothing" | "everything" | "parts";
+
+/** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
+const ZEROS_SHOWN = 64;
+/** A log and the next one, a snapshot, its draft, and the draft that takes the place of that. */
+const MAX_OPEN = 5;
+
+/** Bytes that can be written anywhere. They grow in big steps, as copying them each time is slow. */
+class Bytes {
+  private space: Buffer = Buffer.alloc(0);
+  length = 0;
+
+  get all(): Buffer {
+    return this.space.subarray(0, this.length);
+  }
+
+  patch(at: number, bytes: Uint8Array): void {
+    const length = Math.max(this.length, at + bytes.length);
+    if (length > this.space.length) {
+      const larger = Buffer.alloc(2 * length);
+      larger.set(this.all);
+      this.space = larger;
+    }
+    this.space.set(bytes, at);
+    this.length = length;
+  }
+
+  copy(): Bytes {
+    const copy = new Bytes();
+    copy.patch(0, this.all);
+    return copy;
+  }
+}
+
+class Content {
+  /** What a reader sees, what the platters hold, and what lies between the two. */
+  seen = new Bytes();
+  durable = new Bytes();
+  unsynced: { at: number; bytes: Uint8Array }[] = [];
+  /** How long the file is, with the zeros that it was extended by; and what of that was synced. */
+  size = 0;
+  durableSize = 0;
+
+  write(at: number, bytes: Uint8Array): void {
+    this.seen.patch(at, bytes);
+    this.unsynced.push({ at, bytes: new Uint8Array(bytes) });
+    this.size = Math.max(this.size, this.seen.length);
+  }
+
+  sync(): void {
+    for (const { at, bytes } of this.unsynced) this.durable.patch(at, bytes);
+    this.unsynced = [];
+    this.durableSize = this.size;
+  }
+
+  /** Forgets what was not synced, but for what chance has brought to the platters in time. */
+  forget(keep: Keep, random: Random): void {
+    const sector = [1, 16, 512][Math.floor(random() * 3)] ?? 512;
+    for (const { at, bytes } of keep === "nothing" ? [] : this.unsynced) {
+      for (let i = 0; i < bytes.length; i += sector - ((at + i) % sector)) {
+        const piece = bytes.subarray(i, i + sector - ((at + i) % sector));
+        const isKept = keep === "everything" || random() < 0.5;
+        if (isKept) this.durable.patch(at + i, piece);
+      }
+    }
+    this.unsynced = [];
+    this.seen = this.durable.copy();
+    const isExtended = keep === "everything" || (keep === "parts" && random() < 0.5);
+    this.size = Math.max(this.seen.length, isExtended ? this.size : this.durableSize);
+    this.durableSize = this.size;
+  }
+}
+
+/** One directory on one disk. It outlives the programs that use it, and the power supply. */
+export class Disk {
+  fault: (operation: Operation) => Fault | undefined = () => undefined;
+  /** Whether what a program reads of a file fails now. */
+  isUnreadable: (file: string) => boolean = () => false;
+  private names = new Map<string, Content>();
+  private durableNames = new Map<string, Content>();
+  private renamed: Map<string, Content>[] = [];
+  private life = 0;
+  private lockedIn = -1;
+  /** The files that the program of this life has open. */
+  private readonly handles = new Set<OpenFile>();
+
+  constructor(
+    private readonly random: Random,
+    private readonly watch: (operation: Operation) => void = () => {},
+  ) {}
+
+  /** The file system as the program sees it that is started now. It dies with that program. */
+  files(): Files {
+    const life = this.life;
+    return {
+      lock: (directory) => {
+        this.alive(life);
+        if (this.lockedIn === life) throw new Error("a running server has it");
+        this.lockedIn = life;
+        const isUsed = this.names.keys().some((file) => file.startsWith(`${directory}/`));
+        for (const name of isUsed ? [] : ["log.new", "lock"]) {
+          this.put(`${directory}/${name}`, new Uint8Array());
+        }
+        return () => this.unlock(life);
+      },
+      read: (file) => {
+        this.checkRead(life, file);
+        return this.read(file);
+      },
+      open: (file) => {
+        this.checkRead(life, file);
+        const content = this.names.get(file);
+        return content && this.handle(life, file, content);
+      },
+      create: (file) => this.create(life, file),
+      link: (file, name) => this.link(life, file, name),
+      rename: (from, to) => {
+        this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
+          if (share > 0.5) this.rename(from, to);
+        });
+        this.syncNames();
+      },
+      remove: (file) => {
+        const remove = () =>
+          void (this.names.delete(file) && this.renamed.push(new Map(this.names)));
+        this.act(life, { what: "remove", file }, remove, (share) => share > 0.5 && remove());
+        this.syncNames();
+      },
+    };
+  }
+
+  read(file: string): Buffer | undefined {
+    const content = this.names.get(file);
+    if (!content) return undefined;
+    const zeros = Math.min(content.size - content.seen.length, ZEROS_SHOWN);
+    return Buffer.concat([content.seen.all, Buffer.alloc(zeros)]);
+  }
+
+  /** What would be left of a file if the power failed now. */
+  durable(file: string): Buffer | undefined {
+    return this.durableNames.get(file)?.durable.all;
+  }
+
+  /** How long the file would be if the power failed now. */
+  durableSize(file: string): number {
+    return this.durableNames.get(file)?.durableSize ?? 0;
+  }
+
+  /** The file itself, whatever else had that name before. */
+  inode(file: string): unknown {
+    return this.durableNames.get(file);
+  }
+
+  /** Puts a file there, durably, for a test that has its own idea of what happened to it. */
+  put(file: string, bytes: Uint8Array): void {
+    const content = new Content();
+    content.write(0, bytes);
+    content.sync();
+    this.names.set(file, content);
+    this.durableNames.set(file, content);
+  }
+
+  /** Turns one bit over, in what is seen as on the platters. To do it twice undoes it. */
+  flip(file: string, at: number, bit: number): void {
+    const content = this.names.get(file);
+    for (const bytes of [content?.seen, content?.durable]) {
+      bytes?.patch(at, Uint8Array.of((bytes.all[at] ?? 0) ^ (1 << bit)));
+    }
+  }
+
+  /** A file is gone, durably, and not by the program. */
+  lose(file: string): void {
+    this.names.delete(file);
+    this.durableNames.delete(file);
+  }
+
+  /** Another disk takes its place, on which there is nothing. */
+  wipe(): void {
+    this.kill();
+    [this.names, this.durableNames, this.renamed] = [new Map(), new Map(), []];
+  }
+
+  /** The program ends where it is. What it has written is in the page cache, and stays there. */
+  kill(): void {
+    this.life += 1;
+    this.lockedIn = -1;
+    this.handles.clear();
+  }
+
+  powerCut(keep: Keep = "parts"): void {
+    this.kill();
+    const survives = () => keep === "everything" || (keep === "parts" && this.random() < 0.5);
+    for (const names of this.renamed) if (survives()) this.durableNames = names;
+    this.renamed = [];
+    this.names = new Map(this.durableNames);
+    for (const content of this.names.values()) content.forget(keep, this.random);
+  }
+
+  private alive(life: number): void {
+    if (life !== this.life) throw new Error("this program was killed");
+  }
+
+  private checkRead(life: number, file: string): void {
+    this.alive(life);
+    if (this.isUnreadable(file)) throw Object.assign(new Error("EIO: read"), { code: "EIO" });
+  }
+
+  /** Only the program that has closed all its files lets go of the directory. */
+  private unlock(life: number): void {
+    if (this.lockedIn !== life) return;
+    if (this.handles.size > 0) {
+      throw new Error(`The lock is released with ${this.handles.size} files open.`);
+    }
+    this.lockedIn = -1;
+  }
+
+  private create(life: number, file: string): OpenFile {
+    const content = new Content();
+    const made = () => void this.renamed.push(new Map(this.names.set(file, content)));
+    this.act(life, { what: "create", file }, made, (share) => share > 0.5 && made());
+    return this.handle(life, file, content);
+  }
+
+  /** A link that fails is no error. It may be there, or not. */
+  private link(life: number, file: string, name: string): boolean {
+    const content = this.names.get(file);
+    if (!content || this.names.has(name)) return false;
+    const make = () => void this.renamed.push(new Map(this.names.set(name, content)));
+    try {
+      this.act(life, { what: "link", file: name }, make, (share) => share > 0.5 && make());
+      return true;
+    } catch {
+      this.alive(life);
+      return false;
+    }
+  }
+
+  private handle(life: number, file: string, content: Content): OpenFile {
+    /** A handle that is closed is of no use, and may by then be the number of another file. */
+    const check = () => {
+      this.alive(life);
+      if (!this.handles.has(handle)) throw new Error(`EBADF: ${file} is closed`);
+    };
+    const act = (what: Operation["what"], whole: () => void, part: (share: number) => void) => {
+      check();
+      this.act(life, { what, file }, whole, part);
+    };
+    const handle: OpenFile = {
+      write: (bytes, at) => {
+        const write = (share: number) =>
+          content.write(at, bytes.subarray(0, Math.floor(bytes.length * share)));
+        act("write", () => write(1), write);
+      },
+      read: (at, length) => {
+        check();
+        this.checkRead(life, file);
+        return Buffer.from(content.seen.all.subarray(at, at + length));
+      },
+      size: () => {
+        check();
+        this.checkRead(life, file);
+        return content.size;
+      },
+      extend: (size) => act("extend", () => void (content.size = size), () => {}),
+      sync: () => {
+        // After a failed sync Linux takes the pages for clean: to try again would prove nothing.
+        const fail = () => {
+          const { seen, size } = content;
+          content.forget("parts", this.random);
+          Object.assign(content, { seen, size });
+        };
+        act("sync", () => content.sync(), fail);
+      },
+      close: () => {
+        if (life !== this.life) return; // The kernel has closed it.
+        check();
+        this.handles.delete(handle);
+      },
+    };
+    if (this.handles.size >= MAX_OPEN) throw new Error(`EMFILE: ${file} is one too many`);
+    this.handles.add(handle);
+    return handle;
+  }
+
+  private syncNames(): void {
+    this.durableNames = new Map(this.names);
+    this.renamed = [];
+  }
+
+  private rename(from: string, to: string): void {
+    const content = this.names.get(from);
+    if (!content) throw new Error("ENOENT: no such file");
+    this.names.set(to, content).delete(from);
+    this.renamed.push(new Map(this.names));
+  }
+
+  private act(
+    life: number,
+    operation: Operation,
+    whole: () => void,
+    part: (share: number) => unknown,
+  ): void {
+    this.alive(life);
+    const fault = this.fault(operation);
+    this.alive(life); // The test may have killed the program just now, before this operation.
+    if (fault) {
+      part(fault.share);
+      throw Object.assign(new Error(`${fault.code}: ${operation.what}`), { code: fault.code });
+    }
+    whole();
+    this.watch(operation);
+  }
+}

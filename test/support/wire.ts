@@ -1,0 +1,168 @@
+/** Datagrams as section 14 describes them, sealed and opened without a line of raft.ts. */
+import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
+import { createHmac } from "node:crypto";
+import type { Kind } from "../../raft.ts";
+
+/** What the servers of these tests share. */
+export const SECRET = "open sesame";
+export const KINDS = ["peer", "client", "operator"] as const;
+/** The places of the messages in the tables of their kinds. */
+export const TYPES = {
+  peer: [
+    "RequestVote",
+    "RequestVoteReply",
+    "AppendEntries",
+    "AppendEntriesReply",
+    "TimeoutNow",
+    "InstallSnapshot",
+    "InstallSnapshotReply",
+    "Removed",
+    "Greeting",
+  ],
+  client: [
+    "OpenSession",
+    "Commands",
+    "Read",
+    "ReadIndex",
+    "Inspect",
+    "Answer",
+    "NotLeader",
+    "Refused",
+    "Outcomes",
+    "Greeting",
+  ],
+  operator: ["ChangeMembers", "Transfer", "Answer", "NotLeader", "Refused", "Greeting"],
+};
+
+export type Envelope = {
+  cluster: unknown;
+  from: unknown;
+  to: unknown;
+  disk: unknown;
+  boot: unknown;
+  toBoot: unknown;
+  sequence: unknown;
+  founding?: unknown;
+};
+
+export const inOrder = (
+  e: Envelope,
+) => [
+  e.cluster,
+  e.from,
+  e.to,
+  e.disk,
+  e.boot,
+  e.toBoot,
+  e.sequence,
+  "founding" in e ? e.founding : 0,
+];
+
+/** Whole numbers as floats, too: no other encoding has a -0. */
+export const floats = new Encoder({ forceIntegerToFloat: true });
+
+function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
+  const purpose = kind === "peer" ? "raft.ts peer" : `raft.ts ${kind} raft`;
+  const key = createHmac("sha256", secret).update(purpose).digest();
+  return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
+}
+
+/** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
+export function seal(
+  kind: Kind,
+  parts: readonly Uint8Array[],
+  { secret = SECRET, as = kind } = {},
+): Buffer {
+  const rest = Buffer.concat([Buffer.from([4, KINDS.indexOf(as)]), ...parts]);
+  return Buffer.concat([codeOf(kind, secret, rest), rest]);
+}
+
+export type Opened = { kind: Kind; envelope: unknown[]; bodies: unknown[][]; types: string[] };
+
+/** What a server has sent. Throws if it is not sealed with this secret. A knock says nothing. */
+export function open(sealed: Buffer, secret = SECRET): Opened {
+  if (sealed.length === 0) return { kind: "peer", envelope: [], bodies: [], types: [] };
+  const kind = KINDS[sealed[17] ?? -1] ?? "peer";
+  if (!codeOf(kind, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
+    throw new Error("This datagram is not sealed with our secret.");
+  }
+  const [envelope = [], ...bodies] = [...decodeMulti(sealed.subarray(18))] as unknown[][];
+  return {
+    kind,
+    envelope,
+    bodies,
+    types: bodies.map(([type]) => TYPES[kind][Number(type)] ?? "?"),
+  };
+}
+
+const NUMBER_BYTES = 6;
+
+/**
+ * A command as it is in the log: of a session, with the answers up to a number acknowledged. Several
+ * in a row are an entry.
+ */
+export function makeCommand(
+  numbers: readonly [number, number, number],
+  command: Uint8Array,
+): Buffer {
+  const header = Buffer.alloc(3 * NUMBER_BYTES + 4);
+  header.writeUInt32BE(command.length, 3 * NUMBER_BYTES);
+  for (const [i, n] of numbers.entries()) header.writeUIntBE(n, i * NUMBER_BYTES, NUMBER_BYTES);
+  return Buffer.concat([header, command]);
+}
+
+const RECORD_HEADER = 17, REFUSAL = 9;
+
+/** What came of commands that were asked together: of each its place and its outcome. */
+export function readOutcomes(records: Uint8Array): { place: number; outcome: string }[] {
+  const [bytes, outcomes]: [Buffer, { place: number; outcome: string }[]] = [
+    Buffer.from(records),
+    [],
+  ];
+  for (let at = 0; at < bytes.length;) {
+    const [begin, place] = [at + RECORD_HEADER, bytes.readUIntBE(at + 7, 6)];
+    const end = begin + bytes.readUInt32BE(at + 13);
+    const isRefused = bytes[at] === REFUSAL;
+    outcomes.push({
+      place,
+      outcome: `${isRefused ? "Refused " : ""}${bytes.toString("utf8", begin, end)}`,
+    });
+    at = end;
+  }
+  return outcomes;
+}
+
+const VERBS = ["get", "put", "delete", "cas"] as const;
+
+/** What a store is asked: a verb (1 byte), and the parts, each behind its length (4 bytes). */
+export function askStore(verb: (typeof VERBS)[number], ...parts: readonly Uint8Array[]): Buffer {
+  const framed = parts.map((part) => {
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(part.length);
+    return Buffer.concat([length, part]);
+  });
+  return Buffer.concat([Buffer.of(VERBS.indexOf(verb)), ...framed]);
+}
+
+/** What a store has answered: whether it was done, or else the value that was found. */
+export const answerOf = (answer: Uint8Array): boolean | string =>
+  answer.length > 1 ? Buffer.from(answer.subarray(5)).toString("latin1") : answer[0] === 1;
+
+/** A datagram from a client that nobody knows yet, with any number of messages. */
+export function fromClient(
+  to: { id: string; name: string; boot: number },
+  bodies: readonly unknown[],
+  sequence: number,
+  name = "client 9",
+): Buffer {
+  const header = inOrder({
+    cluster: to.id,
+    from: name,
+    to: to.name,
+    disk: 9,
+    boot: 1,
+    toBoot: to.boot,
+    sequence,
+  });
+  return seal("client", [header, ...bodies].map((part) => encode(part)));
+}

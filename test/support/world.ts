@@ -1,0 +1,325 @@
+/**
+ * A world in memory, from one seed: a clock that only moves when it is told to, a network that
+ * does with each datagram what a test says, and machines whose disks forget what was not synced.
+ * Servers and clients in it are the real ones. The same seed gives the same run, event by event.
+ */
+import { drainMicrotasks } from "bun:jsc";
+import { isIP } from "node:net";
+import { type Address, RaftError, type Receive, type Socket, type World } from "../../raft.ts";
+import { Disk, type Keep, type Operation } from "./disk.ts";
+import { type Random, randomFrom } from "./random.ts";
+
+/** Of a knock, which is empty, `onPortClosed` is what comes of it where nobody has that port. */
+export type Packet = { from: Address; to: Address; bytes: Buffer; onRefused?: () => void };
+/** Each route brings the datagram once; without any it is lost. `bytes` replaces what was sent. */
+export type Route = { afterMs: number; bytes?: Buffer };
+/** What a test may watch: all that leaves a machine, and all that its disk has done, in order. */
+export type Happening = { machine: Machine; packet?: Packet; operation?: Operation };
+
+/** Something that will be done at an instant, unless it is cancelled before. */
+type Plan = { at: number; order: number; action: (() => void) | undefined };
+
+const isBefore = (a: Plan, b: Plan) => a.at < b.at || (a.at === b.at && a.order < b.order);
+
+/** Plans in the order of their instants, and of their making where these are equal: a heap. */
+export class Agenda {
+  private readonly plans: Plan[] = [];
+  private made = 0;
+
+  get nextAt(): number {
+    return this.plans[0]?.at ?? Number.POSITIVE_INFINITY;
+  }
+
+  add(at: number, action: () => void): () => void {
+    const plan: Plan = { at, order: this.made += 1, action };
+    this.rise(plan);
+    return () => void (plan.action = undefined);
+  }
+
+  /** Does what is due. What that adds waits for the next turn; what it cancels is not done. */
+  act(now: number): void {
+    const due: Plan[] = [];
+    while (this.nextAt <= now) due.push(this.takeFirst());
+    for (const { action } of due.values().filter((plan) => plan.action !== undefined)) {
+      action?.();
+      drainMicrotasks();
+    }
+  }
+
+  private rise(plan: Plan): void {
+    let at = this.plans.length;
+    for (; at > 0; at = (at - 1) >> 1) {
+      const parent = this.plans[(at - 1) >> 1];
+      if (!parent || isBefore(parent, plan)) break;
+      this.plans[at] = parent;
+    }
+    this.plans[at] = plan;
+  }
+
+  private takeFirst(): Plan {
+    const [first] = this.plans;
+    const last = this.plans.pop();
+    if (!first || !last) throw new Error("there is no first of no plans");
+    if (first !== last) this.sink(last);
+    while (this.plans[0] && this.plans[0].action === undefined) this.takeFirst();
+    return first;
+  }
+
+  private sink(plan: Plan): void {
+    const { plans } = this;
+    let at = 0;
+    for (;;) {
+      const [left, right] = [plans[2 * at + 1], plans[2 * at + 2]];
+      const isRight = left && right && isBefore(right, left);
+      const child = isRight ? right : left;
+      if (!child || isBefore(plan, child)) break;
+      plans[at] = child;
+      at = 2 * at + (isRight ? 2 : 1);
+    }
+    plans[at] = plan;
+  }
+}
+
+/** How a machine's clock differs from the simulation's: where it began, and how fast it is. */
+export type Drift = { startedAt: number; rate: number };
+/** No timer is finer than this, or rounding could let one fall due again and again at once. */
+const FINEST_MS = 0.01;
+
+/** A running program: the queues of its event loop, and the ports that it holds. */
+class Program {
+  readonly timers = new Agenda();
+  inbox: (() => void)[] = [];
+  inboxBytes = 0;
+  deferred: (() => void)[] = [];
+  readonly ports = new Map<number, Receive>();
+  pausedUntil = Number.NEGATIVE_INFINITY;
+  /** How long the turn that is being taken has been blocked: what it does now, it does later. */
+  lag = 0;
+
+  constructor(readonly drift: Drift) {}
+
+  get dueAt(): number {
+    const isIdle = this.inbox.length + this.deferred.length === 0;
+    return Math.max(this.pausedUntil, isIdle ? this.timers.nextAt : Number.NEGATIVE_INFINITY);
+  }
+
+  /** One turn, in the order of Bun's event loop: timers, then what has arrived, then the end. */
+  turn(now: number, turnMs: number): void {
+    this.lag = turnMs;
+    this.timers.act(now);
+    for (const phase of ["inbox", "deferred"] as const) {
+      const actions = this[phase];
+      if (actions.length === 0) continue;
+      this[phase] = [];
+      if (phase === "inbox") this.inboxBytes = 0;
+      for (const action of actions) {
+        action();
+        drainMicrotasks();
+      }
+    }
+    if (this.lag > 0) this.pausedUntil = Math.max(this.pausedUntil, now + this.lag);
+    this.lag = 0;
+  }
+}
+
+export class Machine {
+  readonly disk: Disk;
+  drift: Drift = { startedAt: 0, rate: 1 };
+  receiveBufferBytes = 4 << 20;
+  /** How long every turn of the event loop takes, and so gathers what arrives meanwhile. */
+  turnMs = 0;
+  program: Program | undefined;
+  /** Without power nobody is there to refuse what is sent to a port that is closed. */
+  private hasPower = true;
+
+  constructor(private readonly simulation: Simulation, readonly name: string, public ip: string) {
+    this.disk = new Disk(simulation.random, (operation) => {
+      if (operation.what === "sync") this.block(simulation.syncMs(this));
+      simulation.watch({ machine: this, operation });
+    });
+  }
+
+  /** Starts a program: what it gets is the world as it sees it, until it is killed. */
+  boot(): World {
+    const { simulation } = this;
+    const program = this.program = new Program(this.drift);
+    this.hasPower = true;
+    const { startedAt, rate } = program.drift;
+    return {
+      clock: {
+        now: () => (simulation.now + program.lag - startedAt) * rate,
+        setTimer: (delayMs, action) => {
+          const inMs = Math.max(FINEST_MS, delayMs / rate);
+          return program.timers.add(simulation.now + program.lag + inMs, action);
+        },
+        defer: (action) => void program.deferred.push(action),
+      },
+      random: simulation.random,
+      files: this.disk.files(),
+      datagrams: {
+        resolve: (host) => simulation.resolve(host),
+        bind: ({ port }, receive) => this.bind(program, port, receive),
+      },
+    };
+  }
+
+  /** `kill -9`. The disk keeps what was written. */
+  kill(): void {
+    this.program = undefined;
+    this.disk.kill();
+  }
+
+  powerCut(keep: Keep = "parts"): void {
+    this.program = undefined;
+    this.hasPower = false;
+    this.disk.powerCut(keep);
+  }
+
+  /** SIGSTOP, and SIGCONT after that time: meanwhile timers fall due, and datagrams queue. */
+  pause(ms: number): void {
+    if (this.program) this.program.pausedUntil = this.simulation.now + ms;
+  }
+
+  /** The program waits, and what it does then is done that much later. */
+  block(ms: number): void {
+    if (this.program) this.program.lag += ms;
+  }
+
+  private async bind(program: Program, wanted: number, receive: Receive): Promise<Socket> {
+    let port = wanted === 0 ? 32_768 : wanted;
+    while (wanted === 0 && program.ports.has(port)) port += 1;
+    if (program.ports.has(port)) throw new RaftError("network", `Port ${port} is taken.`);
+    program.ports.set(port, receive);
+    return {
+      address: this.ip,
+      receiveBufferBytes: this.receiveBufferBytes,
+      datagramBytes: () => 1400,
+      send: (bytes, to) => {
+        const isOpen = this.program === program && program.ports.get(port) === receive;
+        const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };
+        if (isOpen && bytes.length <= 65_507) this.depart(program, packet);
+      },
+      probePort: (to, refused) => {
+        const isOpen = () => this.program === program && program.ports.get(port) === receive;
+        const onRefused = () => void (isOpen() && program.inbox.push(() => isOpen() && refused()));
+        const packet = { from: { host: this.ip, port }, to, bytes: Buffer.alloc(0), onRefused };
+        if (isOpen()) this.depart(program, packet);
+      },
+      close: () => void program.ports.delete(port),
+    };
+  }
+
+  /** Whoever is blocked sends later, if it is still there. */
+  private depart(program: Program, packet: Packet): void {
+    const { simulation } = this;
+    if (program.lag === 0) return simulation.send(this, packet);
+    simulation.plan(program.lag, () => {
+      if (this.program === program) simulation.send(this, packet);
+    });
+  }
+
+  /** A datagram is there. It waits for the program's next turn, unless its buffer is full. */
+  arrive(packet: Packet): void {
+    const { program } = this;
+    if (packet.onRefused && this.hasPower && !program?.ports.has(packet.to.port)) {
+      return this.simulation.refuse(packet, packet.onRefused);
+    }
+    if (!program || program.inboxBytes + packet.bytes.length > this.receiveBufferBytes) return;
+    program.inboxBytes += packet.bytes.length;
+    const { bytes, from, to } = packet;
+    program.inbox.push(() => program.ports.get(to.port)?.(Buffer.from(bytes), from));
+  }
+}
+
+export class Simulation {
+  now = 0;
+  readonly random: Random;
+  /** What becomes of a datagram. By default it takes up to a millisecond. */
+  route: (packet: Packet) => Route[] = () => [{ afterMs: 0.1 + 0.9 * this.random() }];
+  watch: (happening: Happening) => void = () => {};
+  /** How long a sync takes: until then the machine's program is blocked. */
+  syncMs: (machine: Machine) => number = () => 0;
+  /** Called after each turn of a machine's program. */
+  afterTurn: (machine: Machine) => void = () => {};
+  private readonly machines = new Map<string, Machine>();
+  private readonly network = new Agenda();
+
+  constructor(seed: number) {
+    this.random = randomFrom(seed);
+  }
+
+  /** The machine of that name. It is known by it on the network, too. */
+  machine(name: string): Machine {
+    const known = this.machines.get(name);
+    if (known) return known;
+    const made = new Machine(this, name, `10.0.0.${this.machines.size + 1}`);
+    this.machines.set(name, made);
+    return made;
+  }
+
+  /** What the world does by itself, at an instant that is no program's. Returns what cancels it. */
+  plan(afterMs: number, action: () => void): () => void {
+    return this.network.add(this.now + afterMs, action);
+  }
+
+  async resolve(host: string): Promise<string> {
+    if (isIP(host)) return host;
+    const machine = this.machines.get(host);
+    if (!machine) throw new Error(`ENOTFOUND: ${host}`);
+    return machine.ip;
+  }
+
+  send(machine: Machine, packet: Packet): void {
+    this.watch({ machine, packet });
+    for (const { afterMs, bytes } of this.route(packet)) {
+      this.deliver(bytes ? { ...packet, bytes } : packet, afterMs);
+    }
+  }
+
+  /** Brings a datagram to whoever has that port when it arrives: also one that nobody sent. */
+  deliver(packet: Packet, afterMs = 0): void {
+    this.plan(afterMs, () => this.machineAt(packet.to.host)?.arrive(packet));
+  }
+
+  /** What a kernel answers for a port that nobody has. It goes the way that datagrams go. */
+  refuse({ from: to, to: from }: Packet, onRefused: () => void): void {
+    const routes = this.route({ from, to, bytes: Buffer.alloc(0) });
+    for (const { afterMs } of routes) this.plan(afterMs, onRefused);
+  }
+
+  machineAt(ip: string): Machine | undefined {
+    return this.machines.values().find((machine) => machine.ip === ip);
+  }
+
+  /** Lets time pass until `isEnough`, but no longer than `ms`. Returns whether it was enough. */
+  run(ms: number, isEnough: () => boolean = () => false): boolean {
+    const end = this.now + ms;
+    for (drainMicrotasks(); !isEnough();) {
+      let dueAt = this.network.nextAt;
+      for (const { program } of this.machines.values()) {
+        if (program) dueAt = Math.min(dueAt, program.dueAt);
+      }
+      this.now = Math.max(this.now, Math.min(dueAt, end));
+      if (dueAt > end) return false;
+      this.network.act(this.now);
+      for (const machine of this.machines.values()) {
+        const { program } = machine;
+        if (!program || program.dueAt > this.now) continue;
+        program.turn(this.now, machine.turnMs);
+        this.afterTurn(machine);
+      }
+    }
+    return true;
+  }
+
+  /** Lets time pass until the promise is settled. Returns what it resolves to, or throws. */
+  settle<T>(promise: Promise<T>, limitMs = 60_000): T {
+    const outcomes: ({ value: T } | { error: unknown })[] = [];
+    promise.then((value) => outcomes.push({ value }), (error) => outcomes.push({ error }));
+    this.run(limitMs, () => outcomes.length > 0);
+    const [outcome] = outcomes;
+    if (!outcome) throw new Error(`Nothing came of it in ${limitMs} ms of simulated time.`);
+    if ("error" in outcome) throw outcome.error;
+    return outcome.value;
+  }
+}

@@ -1,0 +1,400 @@
+/** Real sockets, on the loopback interface of this machine. */
+import { afterEach, describe, expect, test } from "bun:test";
+import dgram from "node:dgram";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { networkInterfaces, tmpdir } from "node:os";
+import {
+  type Address,
+  Client,
+  KeyValues,
+  KeyValueStore,
+  Node,
+  parseServer,
+  RaftError,
+  type Socket,
+  systemWorld,
+} from "../../raft.ts";
+
+const { datagrams } = systemWorld;
+const HOST = "127.0.0.1";
+const closing: (() => void)[] = [];
+afterEach(() => {
+  for (const close of closing.splice(0)) close();
+});
+
+/** A port that nobody has. Whoever asks for it next gets it: the system gives them out in turn. */
+async function freePort(): Promise<number> {
+  const socket = dgram.createSocket("udp4");
+  await new Promise<void>((resolve) => socket.bind(0, HOST, resolve));
+  const { port } = socket.address();
+  await new Promise<void>((resolve) => socket.close(resolve));
+  return port;
+}
+
+async function bind(port: number, receive: (bytes: Buffer) => void = () => {}): Promise<Socket> {
+  const socket = await datagrams.bind({ host: HOST, port }, receive);
+  closing.push(() => socket.close());
+  return socket;
+}
+
+/** A bound port, and a promise of the first `count` texts that arrive there. */
+async function expectTexts(count: number): Promise<{ port: number; texts: Promise<string[]> }> {
+  const { promise: texts, resolve } = Promise.withResolvers<string[]>();
+  const heard: string[] = [];
+  const port = await freePort();
+  await bind(port, (bytes) => {
+    heard.push(bytes.toString());
+    if (heard.length === count) resolve(heard);
+  });
+  const timer = setTimeout(() => resolve(heard), 300); // What is lost must not hang the test.
+  closing.push(() => clearTimeout(timer));
+  return { port, texts };
+}
+
+async function refusal(promise: Promise<unknown>): Promise<RaftError> {
+  const error = await promise.then(() => undefined, (reason: unknown) => reason);
+  if (error instanceof RaftError) return error;
+  throw new Error(`It should have been refused by a RaftError, not: ${error}`);
+}
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+/**
+ * Sends as a pattern says, again and again: D to a dead port, L to the living one; a point lets
+ * the event loop turn. Resolves to how many of the datagrams to the living one were lost.
+ */
+async function lost(pattern: string): Promise<number> {
+  const rounds = 20;
+  const sent = rounds * pattern.split("").filter((letter) => letter === "L").length;
+  const { port, texts } = await expectTexts(sent);
+  const dead = [await freePort(), await freePort(), await freePort()];
+  const socket = await bind(0);
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [i, letter] of pattern.split("").entries()) {
+      if (letter === ".") await turn();
+      else {
+        const to = letter === "L" ? port : dead[i % dead.length] ?? port;
+        socket.send(Buffer.from(`${round}.${i}`), { host: HOST, port: to });
+      }
+    }
+    for (let i = 0; i < 5; i += 1) await turn();
+  }
+  return sent - new Set(await texts).size;
+}
+
+describe("a dead port costs a living one nothing (catalogue 45)", () => {
+  test.each(["DL", "LDL", "DDL", "DDLL", "LDDL", "DLDL", "D.L", "D.DL", "DD.L", "D.LDL"])(
+    "when datagrams leave in the order %p",
+    async (pattern) => {
+      expect(await lost(pattern)).toBe(0);
+    },
+  );
+
+  test("when datagrams leave in the order DDDLL", async () => {
+    expect(await lost("DDDLL")).toBe(0);
+  });
+
+  test("when datagrams leave in the order DLD.L", async () => {
+    expect(await lost("DLD.L")).toBe(0);
+  });
+
+  test("when fifty to either port leave in one turn", async () => {
+    expect(await lost("DL".repeat(50))).toBe(0);
+  });
+});
+
+describe("a socket", () => {
+  test("has a receive buffer as large as the system allows, up to 4 MiB", async () => {
+    const { receiveBufferBytes } = await bind(0);
+    const limit = "/proc/sys/net/core/rmem_max";
+    const allowed = existsSync(limit) ? Number(readFileSync(limit, "utf8")) : 0;
+    expect(receiveBufferBytes).toBeGreaterThanOrEqual(Math.min(4 << 20, allowed));
+  });
+
+  test("carries 65,507 bytes; what is larger, or goes nowhere, is lost in silence", async () => {
+    const { port, texts } = await expectTexts(2);
+    const socket = await bind(0);
+    socket.send(Buffer.alloc(65_508, "x"), { host: HOST, port });
+    socket.send(Buffer.from("y"), { host: "255.255.255.255", port });
+    socket.send(Buffer.alloc(65_507, "x"), { host: HOST, port });
+    socket.send(Buffer.from("the end"), { host: HOST, port });
+    expect((await texts).map(({ length }) => length)).toEqual([65_507, 7]);
+  });
+
+  test("tells from where a datagram came, so that it can be answered there", async () => {
+    const { port, texts } = await expectTexts(1);
+    const echo = await freePort();
+    const answering = await datagrams.bind({ host: HOST, port: echo }, (bytes, from) => {
+      answering.send(Buffer.from(`${bytes} back`), from);
+    });
+    closing.push(() => answering.close());
+    // The first socket is the one that is answered: it has to be the one that sends.
+    const asking = dgram.createSocket("udp4");
+    closing.push(() => asking.close());
+    asking.on("message", (bytes) => asking.send(bytes, port, HOST));
+    asking.send("there and", echo, HOST);
+    expect(await texts).toEqual(["there and back"]);
+  });
+
+  test("gives each datagram a buffer of its own, to be kept", async () => {
+    const heard: Buffer[] = [];
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const port = await freePort();
+    await bind(port, (bytes) => void (heard.push(bytes) === 3 && resolve()));
+    const socket = await bind(0);
+    for (const text of ["one", "two", "three"]) {
+      socket.send(Buffer.from(text), { host: HOST, port });
+    }
+    await promise;
+    expect(heard.map(String).toSorted()).toEqual(["one", "three", "two"]);
+  });
+});
+
+/** Asks so often whether anybody is there. Resolves to how often that was refused. */
+async function refusals(socket: Socket, port: number, { host = HOST, times = 2 } = {}) {
+  let count = 0;
+  for (let i = 0; i < times; i += 1) {
+    socket.probePort({ host, port }, () => count += 1);
+    await Bun.sleep(20);
+  }
+  return count;
+}
+
+const openFiles = () => existsSync("/proc/self/fd") ? readdirSync("/proc/self/fd").length : 0;
+
+describe("a knock", () => {
+  test("at a closed port is refused, each by itself", async () => {
+    const socket = await bind(0);
+    expect(await refusals(socket, await freePort(), { times: 5 })).toBe(5);
+  });
+
+  test("at an open port brings an empty datagram, and is not refused", async () => {
+    const heard: number[] = [];
+    const port = await freePort();
+    await bind(port, ({ length }) => heard.push(length));
+    expect(await refusals(await bind(0), port)).toBe(0);
+    expect(heard).toEqual([0, 0]);
+  });
+
+  test("at a process that is stopped is not refused, and at the same one killed it is", async () => {
+    const port = await freePort();
+    const script = `const socket = require("node:dgram").createSocket("udp4");
+      socket.bind(${port}, "${HOST}", () => console.log("here"));`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" });
+    closing.push(() => child.kill("SIGKILL"));
+    await child.stdout.getReader().read();
+    const socket = await bind(0);
+    child.kill("SIGSTOP");
+    expect(await refusals(socket, port)).toBe(0);
+    child.kill("SIGKILL");
+    await child.exited;
+    expect(await refusals(socket, port)).toBe(2);
+  });
+
+  test("at what cannot be reached, or is no port, is no refusal, and throws nothing", async () => {
+    const socket = await bind(0);
+    expect(await refusals(socket, 9, { host: "255.255.255.255" })).toBe(0);
+    expect(await refusals(socket, 9, { host: "fe80::1%nowhere" })).toBe(0);
+    expect(await refusals(socket, 0)).toBe(0);
+    socket.send(Buffer.from("x"), { host: HOST, port: 0 }); // As from a forged source, to answer.
+  });
+
+  test("goes to an IPv6 address too", async () => {
+    if (!hasIPv6) return;
+    const socket = await bind(0);
+    expect(await refusals(socket, await freePort(), { host: "::1" })).toBe(2);
+  });
+
+  test("leaves no socket open, and says nothing once its own is closed", async () => {
+    const socket = await datagrams.bind({ host: HOST, port: 0 }, () => {});
+    const [port, closed] = [await freePort(), await freePort()];
+    await bind(port);
+    const before = openFiles();
+    expect(await refusals(socket, closed, { times: 20 })).toBe(20);
+    expect(openFiles()).toBe(before);
+    await refusals(socket, port, { times: 20 });
+    expect(openFiles()).toBeLessThanOrEqual(before + 1); // The last one still waits.
+    let late = 0;
+    socket.probePort({ host: HOST, port: closed }, () => late += 1);
+    socket.close();
+    await Bun.sleep(20);
+    expect(late).toBe(0);
+    expect(openFiles()).toBeLessThan(before + 1);
+  });
+});
+
+describe("a socket that cannot be had says why", () => {
+  test("another has the port", async () => {
+    const port = await freePort();
+    await bind(port);
+    const { code, message } = await refusal(bind(port));
+    expect(code).toBe("network");
+    expect(message).toBe(
+      `Cannot listen on ${HOST}:${port}: another process has that port. `
+        + "Stop it, or use another port.",
+    );
+  });
+
+  test("no interface has the address, and these are those that some have", async () => {
+    const { code, message } = await refusal(
+      datagrams.bind({ host: "203.0.113.7", port: 9 }, () => {}),
+    );
+    expect(code).toBe("network");
+    expect(message).toStartWith(
+      "Cannot listen on 203.0.113.7:9: no network interface has that "
+        + "address. Use one of ",
+    );
+    expect(message).toContain(`${HOST}, `);
+    expect(message).toEndWith("or 0.0.0.0.");
+  });
+
+  test("the name does not resolve", async () => {
+    const { code, message } = await refusal(
+      datagrams.bind({ host: "nowhere.invalid", port: 9 }, () => {}),
+    );
+    expect(code).toBe("network");
+    expect(message).toStartWith("Cannot listen on nowhere.invalid:9: ");
+  });
+});
+
+describe("an address", () => {
+  test.each([
+    ["10.0.0.1:48000", { name: "10.0.0.1:48000", host: "10.0.0.1", port: 48_000 }],
+    ["localhost:1", { name: "localhost:1", host: "localhost", port: 1 }],
+    ["a=10.0.0.1:65535", { name: "a", host: "10.0.0.1", port: 65_535 }],
+    ["[::1]:48000", { name: "[::1]:48000", host: "::1", port: 48_000 }],
+    ["a=[fe80::1%eth0]:1", { name: "a", host: "fe80::1%eth0", port: 1 }],
+  ])("%s is read", (text, server) => {
+    expect(parseServer(text)).toEqual(server);
+  });
+
+  test.each([
+    "",
+    "a",
+    "a:",
+    ":1",
+    "a:0",
+    "a:65536",
+    "a:-1",
+    "a:1.5",
+    "a:1e3",
+    "a:99999",
+    "::1:1",
+    "[::1]",
+    "[]:1",
+    "[::1:1",
+    "::1]:1",
+    "[[::1]]:1",
+    "=a:1",
+    "a=b=c:1",
+    "a b:1",
+    "a:1,b:1",
+    "a:1 ",
+  ])("%p is refused, and says how to write one", (text) => {
+    expect(() => parseServer(text)).toThrow(
+      `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, with a port `
+        + "from 1 to 65535; an IPv6 address as in [::1]:48000.",
+    );
+  });
+
+  test("with a name of more than 255 bytes is refused, and says so", () => {
+    const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
+    expect(parseServer(`${longest}=a:1`).name).toBe(longest);
+    for (const text of [`${long}=a:1`, `${long}:1`]) {
+      expect(() => parseServer(text)).toThrow("A name has at most 255 bytes.");
+    }
+  });
+
+  test("of the machine itself is IPv4 where it can be, and of the asker's family", async () => {
+    expect(await datagrams.resolve("localhost")).toBe("127.0.0.1");
+    expect(await datagrams.resolve("localhost", "10.0.0.1")).toBe("127.0.0.1");
+    expect(await datagrams.resolve("::1")).toBe("::1");
+    expect(await datagrams.resolve("::1", "fe80::1")).toBe("::1");
+    const message = (host: string, local: string) =>
+      datagrams.resolve(host, local).then(() => "resolved", (error: Error) => error.message);
+    expect(await message("::1", "127.0.0.1")).toBe("::1 is ::1, and 127.0.0.1 reaches IPv4 only");
+    expect(await message("10.0.0.1", "::1")).toBe(
+      "10.0.0.1 is 10.0.0.1, and ::1 reaches IPv6 only",
+    );
+    // On Linux a socket at :: reaches both, and prefers its own family.
+    const isLinux = process.platform === "linux";
+    expect(await message("::1", "::")).toBe("resolved");
+    expect(await message("10.0.0.1", "::"))
+      .toBe(isLinux ? "resolved" : "10.0.0.1 is 10.0.0.1, and :: reaches IPv6 only");
+    expect(await message("nowhere.invalid", "127.0.0.1")).toMatch(/ENOTFOUND|EAI_AGAIN/);
+  });
+});
+
+/** Some machines have no IPv6. There, what would need it is refused with a sentence. */
+const hasIPv6 = Object.values(networkInterfaces()).flat().some((own) => own?.address === "::1");
+
+test("a server and a client talk over IPv6", async () => {
+  const directory = mkdtempSync(`${tmpdir()}/raft-ipv6-`);
+  closing.push(() => rmSync(directory, { recursive: true }));
+  const port = await freePort();
+  const started = Node.start({
+    host: "::1",
+    port,
+    peers: [],
+    directory,
+    machine: new KeyValueStore(),
+  });
+  if (!hasIPv6) {
+    expect((await refusal(started)).message).toStartWith(`Cannot listen on [::1]:${port}: `);
+    return;
+  }
+  const node = await started;
+  closing.push(() => void node.stop());
+  expect(node.status().name).toBe(`[::1]:${port}`);
+  const client = await Client.connect({ servers: [`[::1]:${port}`] });
+  closing.push(() => client.close());
+  const values = new KeyValues(client);
+  await values.put(Buffer.from("key"), Buffer.from("value"));
+  expect(await values.get(Buffer.from("key"))).toEqual(new Uint8Array(Buffer.from("value")));
+});
+
+test.skipIf(!hasIPv6 || process.platform !== "linux")(
+  "a server at :: talks to those at IPv4 addresses, and shows these as they are",
+  async () => {
+    const heard = Promise.withResolvers<Address>();
+    const [any, four] = [{ host: "::", port: await freePort() }, { host: "127.0.0.1", port: 0 }];
+    const socket = await datagrams.bind(any, (_, from) => heard.resolve(from));
+    const echo = Promise.withResolvers<string>();
+    const other = await datagrams.bind(four, (bytes) => echo.resolve(`${bytes}`));
+    closing.push(() => socket.close(), () => other.close());
+    other.send(Buffer.from("hello"), { host: "127.0.0.1", port: any.port });
+    const from = await heard.promise;
+    expect(from.host).toBe("127.0.0.1");
+    socket.send(Buffer.from("hello back"), from);
+    expect(await echo.promise).toBe("hello back");
+  },
+);
+
+test("an IPv6 address that no interface has is refused with those that some have", async () => {
+  const { code, message } = await refusal(
+    datagrams.bind({ host: "2001:db8::1", port: 9 }, () => {}),
+  );
+  expect(code).toBe("network");
+  if (!hasIPv6) return;
+  expect(message).toStartWith(
+    "Cannot listen on [2001:db8::1]:9: no network interface has that "
+      + "address. Use one of ::1, ",
+  );
+  expect(message).toEndWith("or ::.");
+  expect(message).not.toContain(HOST);
+});
+
+test("a client that is closed when it has just asked throws nothing later", async () => {
+  const script = `import { Client } from ${JSON.stringify(`${import.meta.dir}/../../raft.ts`)};
+    const client = await Client.connect({ servers: ["127.0.0.1:${await freePort()}"] });
+    const asked = client.read(new Uint8Array()).catch((error) => error.code);
+    client.close();
+    console.log(await asked);`;
+  const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  expect({ out, err, code }).toEqual({ out: "closed\n", err: "", code: 0 });
+});

@@ -1,0 +1,360 @@
+/** What a program may rely on that runs a server: sizes, bytes, errors, and how everything ends. */
+import { describe, expect, test } from "bun:test";
+import {
+  Client,
+  MAX_ANSWER_BYTES,
+  Node,
+  type NodeEvent,
+  type NodeOptions,
+  RaftError,
+  type StateMachine,
+} from "../../raft.ts";
+import { carelessCaller, carelessMachine, spoil } from "../support/careless.ts";
+import { seal, SECRET } from "../support/wire.ts";
+import { Simulation } from "../support/world.ts";
+
+const bytes = (text: string) => Buffer.from(text);
+const text = (raw: Uint8Array) => Buffer.from(raw).toString();
+
+/** Remembers the commands, in order, and answers with the count of them and what it was told. */
+class Lines implements StateMachine {
+  lines: string[] = [];
+  apply(command: Uint8Array): Uint8Array {
+    this.lines.push(text(command));
+    return this.query(command);
+  }
+  query(question: Uint8Array): Uint8Array {
+    return bytes(`${this.lines.length} ${text(question)}`);
+  }
+  snapshot(): Iterable<Uint8Array> {
+    return this.lines.map(bytes);
+  }
+  restore(): (chunk: Uint8Array) => void {
+    this.lines = [];
+    return (chunk) => void this.lines.push(text(chunk));
+  }
+}
+
+/** Answers with as many bytes as the command or the question says. */
+const sized = (): StateMachine => {
+  const answer = (size: Uint8Array) => new Uint8Array(Number(text(size)));
+  return { apply: answer, query: answer, snapshot: () => [], restore: () => () => {} };
+};
+
+/** Servers a, b and c, or fewer of them. */
+class Cluster {
+  readonly simulation = new Simulation(1);
+  readonly nodes = new Map<string, Node>();
+  readonly reasons: unknown[] = [];
+
+  constructor(readonly names: readonly string[]) {
+    for (const name of names) this.simulation.machine(name);
+  }
+
+  begin(name: string, options: Partial<NodeOptions> & { machine: StateMachine }): Promise<Node> {
+    const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
+    return Node.start({
+      host: name,
+      port: 1,
+      name,
+      peers,
+      directory: "data",
+      secret: SECRET,
+      world: this.simulation.machine(name).boot(),
+      ...options,
+    });
+  }
+
+  start(name: string, options: Partial<NodeOptions> & { machine: StateMachine }): Node {
+    const node = this.simulation.settle(this.begin(name, options));
+    node.stopped.catch((reason: unknown) => this.reasons.push(reason));
+    this.nodes.set(name, node);
+    return node;
+  }
+
+  kill(name: string): void {
+    this.simulation.machine(name).kill();
+    this.nodes.delete(name);
+  }
+
+  /** The name of the leader, once there is one that all follow. */
+  leader(): string {
+    const nodes = [...this.nodes.values()];
+    const leaders = () => new Set(nodes.map((node) => node.status().leader));
+    const isSettled = () => leaders().size === 1 && !leaders().has(undefined);
+    expect(this.simulation.run(60_000, isSettled)).toBe(true);
+    return [...leaders()][0] ?? "";
+  }
+
+  connect(): Client {
+    const world = this.simulation.machine("client").boot();
+    const servers = this.names.map((name) => `${name}:1`);
+    return this.simulation.settle(Client.connect({ servers, secret: SECRET, world }));
+  }
+
+  /** The RaftError of a call that fails. */
+  errorOf(promise: Promise<unknown>): RaftError {
+    const error = this.simulation.settle(promise.then(() => {}, (reason: unknown) => reason));
+    expect(error).toBeInstanceOf(RaftError);
+    return error as RaftError;
+  }
+
+  /** Why a server stopped. */
+  reason(): RaftError {
+    expect(this.simulation.run(60_000, () => this.reasons.length > 0)).toBe(true);
+    expect(this.reasons[0]).toBeInstanceOf(RaftError);
+    return this.reasons[0] as RaftError;
+  }
+}
+
+function alone(machine: StateMachine, options: Partial<NodeOptions> = {}) {
+  const cluster = new Cluster(["a"]);
+  return { cluster, node: cluster.start("a", { machine, ...options }) };
+}
+
+describe("an answer that is too large", () => {
+  const large = `${MAX_ANSWER_BYTES + 1}`;
+  const sentence = `its answer has ${large} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for `
+    + "it in parts.";
+
+  test("is refused with its size by every server, and the caller is told what was applied", () => {
+    const cluster = new Cluster(["a", "b", "c"]);
+    for (const name of cluster.names) cluster.start(name, { machine: sized() });
+    cluster.leader();
+    for (const via of [...cluster.nodes.values(), cluster.connect()]) {
+      const write = cluster.errorOf(via.propose(bytes(large)));
+      expect(write.code).toBe("applied");
+      expect(write.message).toBe(`The command was applied, but ${sentence}`);
+      const read = cluster.errorOf(via.read(bytes(large)));
+      expect(read.code).toBe("refused");
+      expect(read.message).toBe(`The server refuses: ${sentence}`);
+      for (const answered of [via.propose, via.read]) {
+        const answer = cluster.simulation.settle(answered.call(via, bytes(`${MAX_ANSWER_BYTES}`)));
+        expect(answer.length).toBe(MAX_ANSWER_BYTES);
+      }
+    }
+    expect(cluster.reasons).toEqual([]);
+  });
+
+  test("is refused again when its command is repeated, and the command is applied once", () => {
+    let applied = 0;
+    const apply = () => {
+      applied += 1;
+      return new Uint8Array(MAX_ANSWER_BYTES + 1);
+    };
+    const { cluster } = alone({ ...sized(), apply });
+    const client = cluster.connect();
+    cluster.simulation.run(2000);
+    let losses = 0;
+    cluster.simulation.route = ({ from }) => {
+      const isLost = applied > 0 && from.port === 1 && losses < 3;
+      losses += Number(isLost);
+      return isLost ? [] : [{ afterMs: 1 }];
+    };
+    expect(cluster.errorOf(client.propose(bytes("x"))).code).toBe("applied");
+    expect([applied, losses]).toEqual([1, 3]);
+  });
+});
+
+describe("bytes", () => {
+  test("that either side overwrites at once change nothing, on any server", () => {
+    const cluster = new Cluster(["a", "b", "c"]);
+    const machines = new Map<string, Lines>();
+    const start = (name: string) => {
+      const machine = new Lines();
+      machines.set(name, machine);
+      return cluster.start(name, {
+        machine: carelessMachine(machine),
+        snapshotBytes: 3000,
+        onEvent: spoil,
+      });
+    };
+    for (const name of cluster.names) start(name);
+    const leader = cluster.leader();
+    const [behind = "", other = ""] = cluster.names.filter((name) => name !== leader);
+    cluster.kill(behind); // It gets a snapshot, and then the log.
+    const vias = [cluster.nodes.get(leader), cluster.nodes.get(other), cluster.connect()];
+    const callers = vias.map((via) => carelessCaller(via as Client));
+    const expected: string[] = [];
+    const settle = (answers: Promise<Uint8Array>[]) =>
+      cluster.simulation.settle(Promise.all(answers)).map(text);
+    for (let round = 0; round < 30; round += 1) {
+      for (const { propose, read } of callers) {
+        const lines = ["one", "two"].map((word) => `${word} of ${round} ${".".repeat(40)}`);
+        const { length } = expected;
+        expected.push(...lines);
+        expect(settle(lines.map((line) => propose(bytes(line)))))
+          .toEqual(lines.map((line, i) => `${length + i + 1} ${line}`));
+        expect(settle(lines.map((line) => read(bytes(line)))))
+          .toEqual(lines.map((line) => `${expected.length} ${line}`));
+      }
+      if (round === 20) start(behind);
+      for (const node of cluster.nodes.values()) spoil(node.status());
+    }
+    cluster.simulation.run(2000);
+    for (const name of cluster.names) expect(machines.get(name)?.lines).toEqual(expected);
+    // The answers that are kept, to be repeated, are those that were given.
+    const kept = [...cluster.nodes.values()].map((node) =>
+      [...node["sessions"].snapshot()].map((chunk) => Buffer.from(chunk).toString("hex"))
+    );
+    for (const sessions of kept) expect(sessions).toEqual(kept[0] ?? []);
+    cluster.kill(other);
+    start(other); // From its own snapshot and log.
+    cluster.simulation.run(2000);
+    expect(machines.get(other)?.lines).toEqual(expected);
+    expect(cluster.reasons).toEqual([]);
+  });
+});
+
+describe("a state machine", () => {
+  const promise = (() => Promise.resolve()) as () => never;
+  const start = (wrong: object, options: Partial<NodeOptions> = {}) =>
+    alone(Object.assign(new Lines(), wrong), options);
+
+  test("whose apply returns a promise, or no bytes, is refused with the first command", () => {
+    for (const [answer, type] of [[Promise.resolve(), "Promise"], ["text", "String"]] as const) {
+      const { cluster, node } = start({ apply: () => answer });
+      cluster.simulation.settle(node.propose(bytes("x")).catch(() => {}));
+      expect(cluster.reason().message).toEndWith(
+        "It says: RaftError: Cannot use this state "
+          + `machine: the answer of apply is [object ${type}]. Return what the interface `
+          + "StateMachine asks for, and no promise.",
+      );
+    }
+  });
+
+  test("whose query throws, or returns a promise, refuses the question, and goes on", () => {
+    const query = (question: Uint8Array) => {
+      if (text(question) === "throw") throw new Error("What is that?");
+      return text(question) === "promise" ? promise() : bytes("fine");
+    };
+    const { cluster, node } = start({ query });
+    const client = cluster.connect();
+    for (const via of [node, client]) {
+      const thrown = cluster.errorOf(via.read(bytes("throw")));
+      expect(thrown.code).toBe("refused");
+      expect(thrown.message).toBe("The server refuses: Error: What is that?.");
+      const promised = cluster.errorOf(via.read(bytes("promise")));
+      expect(promised.message).toContain("the answer of query is [object Promise]");
+      expect(text(cluster.simulation.settle(via.read(bytes("x"))))).toBe("fine");
+    }
+    expect(cluster.reasons).toEqual([]);
+  });
+
+  test("whose snapshot is a promise, or has chunks that are no bytes, is refused", () => {
+    const wrongs = [
+      [promise, "the result of snapshot is [object Promise]"],
+      [() => undefined, "the result of snapshot is [object Undefined]"],
+      [async function*() {}, "the result of snapshot is [object AsyncGenerator]"],
+      [() => ["text"], "a chunk of snapshot is [object String]"],
+      [() => bytes("x"), "a chunk of snapshot is [object Number]"],
+    ] as const;
+    for (const [snapshot, sentence] of wrongs) {
+      const { cluster, node } = start({ snapshot }, { snapshotBytes: 100 });
+      const many = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
+      cluster.simulation.settle(Promise.allSettled(many));
+      expect(cluster.reason().message).toContain(sentence);
+    }
+  });
+
+  test("whose restore is not done when it returns is refused at the start", () => {
+    const { cluster, node } = start({}, { snapshotBytes: 100 });
+    const many = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
+    cluster.simulation.settle(Promise.all(many));
+    expect(cluster.simulation.run(5000, () => node.status().snapshotIndex > 0)).toBe(true);
+    cluster.kill("a");
+    const wrongs = [
+      [promise, "the result of restore is [object Promise]"],
+      [() => promise, "the function that restore returns is async"],
+    ] as const;
+    for (const [restore, sentence] of wrongs) {
+      const machine = Object.assign(new Lines(), { restore });
+      const error = cluster.errorOf(cluster.begin("a", { machine }));
+      expect(error.code).toBe("usage");
+      expect(error.message).toContain(sentence);
+    }
+  });
+});
+
+describe("an error in onEvent", () => {
+  const wrong = new Error("It does not like that.");
+  const throwAt = (type: NodeEvent["type"]) => (event: NodeEvent) => {
+    if (event.type === type) throw wrong;
+  };
+
+  test("rejects the start, and lets go of port and directory", () => {
+    const cluster = new Cluster(["a"]);
+    const { simulation } = cluster;
+    const started = cluster.begin("a", { machine: new Lines(), onEvent: throwAt("recovered") });
+    expect(simulation.settle(started.catch((error: unknown) => error))).toBe(wrong);
+    cluster.start("a", { machine: new Lines() });
+  });
+
+  test("stops a server that runs, wherever the event comes from", () => {
+    for (const type of ["leader", "committed", "unauthenticated", "unresolved", "slow"] as const) {
+      const cluster = new Cluster(["a", "b"]);
+      const { simulation } = cluster;
+      cluster.start("b", { machine: new Lines() });
+      cluster.start("a", {
+        machine: new Lines(),
+        onEvent: throwAt(type),
+        peers: type === "unresolved" ? ["b=ghost:1"] : ["b=b:1"],
+      });
+      simulation.run(3000);
+      simulation.route = () => [{ afterMs: type === "slow" ? 150 : 1 }];
+      const to = { host: simulation.machine("a").ip, port: 1 };
+      const forged = seal("peer", [], { secret: "another" });
+      simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: forged });
+      expect(simulation.run(60_000, () => cluster.reasons.length > 0)).toBe(true);
+      expect(cluster.reasons).toEqual([wrong]);
+    }
+  });
+});
+
+describe("what has ended", () => {
+  test("says so by the code of its errors, and a command that was sent stays unknown", () => {
+    const cluster = new Cluster(["a"]);
+    const { simulation } = cluster;
+    const node = cluster.start("a", { machine: new Lines() });
+    const client = cluster.connect();
+    const ends = [[client, () => client.close(), "closed"], [
+      node,
+      () => node.stop(),
+      "stopped",
+    ]] as const;
+    for (const [via, end, code] of ends) {
+      simulation.settle(via.propose(bytes("x")));
+      simulation.route = () => [];
+      const [sent, asked] = [via.propose(bytes("y")), via.read(bytes(""))];
+      if (code === "closed") simulation.run(50);
+      const answered = [sent, asked].map((promise) => promise.then(() => "", ({ code }) => code));
+      void end();
+      const codes = simulation.settle(Promise.all(answered));
+      expect(codes).toEqual(code === "closed" ? ["outcomeUnknown", code] : [code, code]);
+      expect(cluster.errorOf(via.propose(bytes("z"))).code).toBe(code);
+      expect(cluster.errorOf(via.read(bytes(""))).code).toBe(code);
+      simulation.route = () => [{ afterMs: 1 }];
+    }
+  });
+
+  test("ended at the end of its block, with `await using`", () => {
+    const cluster = new Cluster(["a"]);
+    const { simulation } = cluster;
+    const use = async () => {
+      await using node = await cluster.begin("a", { machine: new Lines() });
+      await using client = cluster.connect();
+      await client.propose(bytes("x"));
+      return { node, client };
+    };
+    const { node, client } = simulation.settle(use());
+    simulation.settle(node.stopped);
+    expect(cluster.errorOf(node.read(bytes(""))).code).toBe("stopped");
+    expect(cluster.errorOf(client.read(bytes(""))).code).toBe("closed");
+  });
+
+  test("has errors with a name of their own", () => {
+    const { name, message } = new RaftError("usage", "A sentence.");
+    expect(`${new RaftError("usage", message)}`).toBe("RaftError: A sentence.");
+    expect(name).toBe("RaftError");
+  });
+});

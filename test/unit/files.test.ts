@@ -1,0 +1,350 @@
+/**
+ * Tests the real files: the calls that a server makes of the operating system, their order, and
+ * their outcomes. Each call of `node:fs` is recorded, and fails when a test wants it to.
+ */
+import { afterEach, describe, expect, mock, spyOn, test } from "bun:test";
+import fs from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type Entry, makeEntry, Storage, systemWorld } from "../../raft.ts";
+
+const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
+const { files } = systemWorld;
+const open = (directory: string) => new Storage(files, directory, founder, systemWorld.random);
+const command = (index: number, data: string | Buffer) =>
+  makeEntry(index, 1, "commands", Buffer.from(data));
+const promise = { currentTerm: 1, votedFor: "b", commitIndex: 0 };
+const save = (storage: Storage, ...entries: Entry[]) => storage.save({ ...promise, entries });
+
+/** A call, and its file: the path, also of a descriptor that was opened with it. */
+type Call = { what: string; file: string; to?: string };
+const byDescriptor = [
+  "writeSync",
+  "ftruncateSync",
+  "fdatasyncSync",
+  "fsyncSync",
+  "closeSync",
+  "readSync",
+] as const;
+const byPath = ["openSync", "renameSync", "linkSync", "rmSync", "mkdirSync"] as const;
+
+const directories: string[] = [];
+function fresh(): string {
+  const directory = fs.mkdtempSync(path.join(tmpdir(), "raft-files-"));
+  directories.push(directory);
+  return directory;
+}
+afterEach(() => {
+  mock.restore();
+  for (const directory of directories.splice(0)) {
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+/** Records every call; `before` may throw instead. `opened` has the files that are open. */
+function watch(before: (call: Call) => void = () => {}) {
+  const calls: Call[] = [];
+  const opened = new Map<number, string>();
+  const note = (call: Call) => {
+    before(call);
+    calls.push(call);
+  };
+  for (const what of byDescriptor) {
+    const original = fs[what] as (fd: number, ...rest: unknown[]) => unknown;
+    const watched = (fd: number, ...rest: unknown[]) => {
+      note({ what, file: opened.get(fd) ?? "" });
+      const result = original(fd, ...rest);
+      if (what === "closeSync") opened.delete(fd);
+      return result;
+    };
+    spyOn(fs, what).mockImplementation(watched as never);
+  }
+  for (const what of byPath) {
+    const original = fs[what] as (file: string, ...rest: unknown[]) => unknown;
+    const watched = (file: string, ...rest: unknown[]) => {
+      note({ what, file, to: `${rest[0]}` });
+      const result = original(file, ...rest);
+      if (what === "openSync") opened.set(Number(result), file);
+      return result;
+    };
+    spyOn(fs, what).mockImplementation(watched as never);
+  }
+  return { calls, opened };
+}
+
+/** Returns the calls for one file since the last time. */
+const take = (calls: Call[], file: string) =>
+  calls.splice(0).filter((call) => call.file === file).map(({ what }) => what);
+
+describe("stable storage", () => {
+  test("has written and synced the frame, in the log itself, when a save returns", () => {
+    const directory = fresh();
+    const { calls } = watch();
+    const storage = open(directory);
+    for (let index = 1; index <= 3; index += 1) {
+      calls.splice(0);
+      save(storage, command(index, `number ${index}`));
+      // The log was created under this name and renamed later.
+      expect(take(calls, `${directory}/log.new`)).toEqual(["writeSync", "fdatasyncSync"]);
+    }
+    storage.close();
+  });
+
+  test("fails if a sync fails", () => {
+    const directory = fresh();
+    let isFailing = false;
+    watch(({ what }) => {
+      if (isFailing && what === "fdatasyncSync") throw new Error("EIO: i/o error, fdatasync");
+    });
+    const storage = open(directory);
+    isFailing = true;
+    expect(() => save(storage)).toThrow(`Cannot write ${directory}/log, so this server stops: EIO`);
+    isFailing = false;
+    storage.close();
+  });
+
+  test("extends a log by zeros, durably, before it writes there", () => {
+    const directory = fresh();
+    const { calls } = watch();
+    const storage = open(directory);
+    calls.splice(0);
+    save(storage, command(1, Buffer.alloc(5 << 20, 7)));
+    expect(take(calls, `${directory}/log.new`)).toEqual([
+      "ftruncateSync",
+      "fdatasyncSync",
+      "writeSync",
+      "fdatasyncSync",
+    ]);
+    storage.close();
+  });
+
+  test("syncs each slice of a snapshot, the last one before the rename", () => {
+    const directory = fresh();
+    const { calls } = watch();
+    const storage = open(directory);
+    calls.splice(0);
+    const frame = storage.frame([makeEntry(1, 1, "snapshot", Buffer.alloc(0))]);
+    storage.writeSnapshot(0, frame);
+    storage.writeSnapshot(frame.length, frame);
+    storage.keepSnapshot();
+    const done = calls.filter(({ file }) => file === `${directory}/snapshot.new`);
+    expect(done.map(({ what }) => what).filter((what) => what !== "readSync")).toEqual([
+      "openSync",
+      "writeSync",
+      "fdatasyncSync",
+      "writeSync",
+      "fdatasyncSync",
+      "renameSync",
+    ]);
+    storage.close();
+  });
+
+  test("a rename and a removal are durable when they return: the directory is synced", () => {
+    const directory = fresh();
+    const [a, b] = [`${directory}/a`, `${directory}/b`];
+    const { calls, opened } = watch();
+    files.create(a).close();
+    for (
+      const [what, action] of [
+        ["renameSync", () => files.rename(a, b)],
+        ["rmSync", () => files.remove(b)],
+        ["rmSync", () => files.remove(b)], // It is missing, but perhaps not durably.
+      ] as const
+    ) {
+      calls.splice(0);
+      action();
+      const done = calls.map(({ what, file }) => `${what} ${path.basename(file)}`);
+      const name = path.basename(directory);
+      expect(done).toEqual([
+        `${what} ${what === "rmSync" ? "b" : "a"}`,
+        `openSync ${name}`,
+        `fsyncSync ${name}`,
+        `closeSync ${name}`,
+      ]);
+    }
+    expect(opened.size).toBe(0);
+  });
+
+  test("a new directory is durable, with all parents that were made for it", () => {
+    const top = fresh();
+    const names: string[][] = [];
+    const { calls, opened } = watch(({ what, file }) => {
+      if (what === "fsyncSync" && file.endsWith("z")) names.push(fs.readdirSync(file));
+    });
+    files.lock(`${top}/x/y/z`)();
+    const synced = calls.filter(({ what }) => what === "fsyncSync").map(({ file }) => file);
+    expect(new Set(synced)).toEqual(new Set([top, `${top}/x`, `${top}/x/y`, `${top}/x/y/z`]));
+    expect(opened.size).toBe(0);
+    // `log.new` marks the first start, so it is durable before the lock file exists.
+    expect(names).toEqual([["log.new"]]);
+    expect(fs.readdirSync(`${top}/x/y/z`).toSorted()).toEqual(["lock", "log.new"]);
+  });
+});
+
+describe("a file", () => {
+  test("is written whole, though the system may write less than it was given", () => {
+    const file = `${fresh()}/file`;
+    const write = fs.writeSync as (...all: unknown[]) => number;
+    let writes = 0;
+    spyOn(fs, "writeSync").mockImplementation(
+      ((fd: number, bytes: Buffer, at: number, length: number, position: number) => {
+        writes += 1;
+        return write(fd, bytes, at, Math.min(7, length), position);
+      }) as never,
+    );
+    const handle = files.create(file);
+    const text = "a text that is written in pieces of seven bytes";
+    handle.write(Buffer.from("0123456789"), 0);
+    handle.write(Buffer.from(text), 10);
+    expect(fs.readFileSync(file, "utf8")).toBe(`0123456789${text}`);
+    expect(writes).toBe(2 + 7);
+    handle.close();
+  });
+
+  test("is read at a place, up to its end", () => {
+    const file = `${fresh()}/file`;
+    fs.writeFileSync(file, "0123456789");
+    const handle = files.open(file);
+    const read = (at: number, length: number) => handle?.read(at, length).toString();
+    expect([read(0, 3), read(8, 5), read(10, 5), read(50, 5)]).toEqual(["012", "89", "", ""]);
+    expect(read(8, 2 ** 45)).toBe("89"); // No memory is taken for what a damaged header claims.
+    expect(handle?.size()).toBe(10);
+    handle?.close();
+    expect(files.open(`${file}.other`)).toBeUndefined();
+    expect(files.read(`${file}.other`)).toBeUndefined();
+  });
+
+  test("gets a second name if it can, and otherwise that is no error", () => {
+    const directory = fresh();
+    const [a, b] = [`${directory}/a`, `${directory}/b`];
+    fs.writeFileSync(a, "content");
+    expect(files.link(a, b)).toBe(true);
+    expect(fs.statSync(b).ino).toBe(fs.statSync(a).ino);
+    expect(files.link(a, b)).toBe(false);
+  });
+});
+
+describe("a log that is rewritten many times in one life", () => {
+  test("alternates between two files, which stay open, and each time has every entry", () => {
+    const directory = fresh();
+    const { opened } = watch();
+    const storage = open(directory);
+    const entries: Entry[] = [];
+    const add = () => {
+      const entry = command(entries.length + 1, `number ${entries.length + 1}`);
+      entries.push(entry);
+      save(storage, entry);
+    };
+    const inodes: number[] = [];
+    for (let time = 0; time < 6; time += 1) {
+      add();
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, [...entries], 20)) add();
+      add();
+      inodes.push(fs.statSync(`${directory}/log`).ino);
+      // The log, and the one before it.
+      expect(opened.size).toBe(2);
+      const copy = `${fresh()}/copy`;
+      fs.cpSync(directory, copy, { recursive: true });
+      const found = open(copy);
+      expect(found.entries.map(({ data }) => `${data}`)).toEqual(
+        entries.map(({ data }) => `${data}`),
+      );
+      expect([found.hardState, found.cutBytes]).toEqual([promise, 0]);
+      found.close();
+    }
+    expect(new Set(inodes).size).toBe(2);
+    for (let i = 2; i < 6; i += 1) expect(inodes[i]).toBe(inodes[i - 2] ?? 0);
+    storage.close();
+    expect(opened.size).toBe(0);
+  });
+});
+
+describe("a directory that is not whole", () => {
+  const used = (): string => {
+    const directory = fresh();
+    const storage = open(directory);
+    save(storage, command(1, "one"));
+    storage.close();
+    return directory;
+  };
+
+  test("is started if its first start was cut short, at any call", () => {
+    let n = 0;
+    for (let isDone = false; !isDone; n += 1) {
+      const directory = `${fresh()}/data`;
+      let left = n;
+      watch(({ what }) => {
+        left -= 1;
+        // Closing always succeeds: the kernel does it when a process ends.
+        if (left < 0 && what !== "closeSync") throw new Error("EIO: the power failed");
+      });
+      try {
+        open(directory).close();
+        isDone = true;
+      } catch {}
+      mock.restore();
+      const storage = open(directory);
+      expect(storage.entries).toEqual([]);
+      storage.close();
+    }
+    expect(n).toBeGreaterThan(20);
+  });
+
+  test("is refused if its log is missing, with any other file of a server", () => {
+    for (const also of [[], ["log.old"], ["log.cut"], ["snapshot.new"]]) {
+      const directory = used();
+      fs.renameSync(`${directory}/log`, `${directory}/elsewhere`);
+      for (const name of also) fs.copyFileSync(`${directory}/elsewhere`, `${directory}/${name}`);
+      const before = fs.readdirSync(directory);
+      expect(() => open(directory)).toThrow(
+        `${directory}/log is missing, and this is not the first`,
+      );
+      expect(fs.readdirSync(directory)).toEqual(before);
+    }
+  });
+
+  /** Saves again and again: a deleted file is noticed within a second. */
+  function keepSaving(storage: Storage): void {
+    const end = performance.now() + 20_000;
+    while (performance.now() < end) save(storage, command(2, "two"));
+  }
+
+  test("that is deleted under a running server soon fails a save", () => {
+    const directory = used();
+    const storage = open(directory);
+    fs.rmSync(directory, { recursive: true });
+    expect(() => keepSaving(storage)).toThrow(
+      `Cannot write ${directory}/log, so this server stops: the file was `
+        + "deleted while the server ran. Start again with an empty directory, if a majority",
+    );
+    storage.close();
+  }, 60_000);
+
+  test(
+    "without its lock file admits no second server until the operator makes the file again",
+    () => {
+      const directory = used();
+      const storage = open(directory);
+      fs.rmSync(`${directory}/lock`);
+      expect(() => open(directory)).toThrow(
+        `Cannot use ${directory}: ${directory}/lock was deleted, `
+          + "so a server may still be running there. Make sure that none is, and then: touch "
+          + `${directory}/lock.`,
+      );
+      save(storage, command(2, "two"));
+      storage.close();
+      expect(() => open(directory)).toThrow("was deleted");
+      fs.writeFileSync(`${directory}/lock`, "");
+      const again = open(directory);
+      expect(again.entries).toHaveLength(2);
+      // If the operator is wrong, the first server stops within a second.
+      fs.rmSync(`${directory}/lock`);
+      fs.writeFileSync(`${directory}/lock`, "");
+      const second = open(directory);
+      expect(() => keepSaving(again)).toThrow("the file was deleted while the server ran");
+      again.close();
+      second.close();
+    },
+    60_000,
+  );
+});

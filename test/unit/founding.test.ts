@@ -1,0 +1,320 @@
+/**
+ * A cluster is founded once (section 11): first the rules of the algorithm alone, then
+ * servers that lose their disks while others can be reached, or can't.
+ */
+import { describe, expect, test } from "bun:test";
+import { KeyValues, type Message, type Name, type Raft } from "../../raft.ts";
+import {
+  appendEntries,
+  appendReply,
+  candidate,
+  configuration,
+  entries,
+  flush,
+  HEARTBEAT,
+  installSnapshot,
+  membersEntry,
+  one,
+  only,
+  removed,
+  requestVote,
+  server,
+  step,
+  T,
+  THREE,
+  timeOut,
+  timeoutNow,
+  turn,
+  voteReply,
+  wait,
+} from "../support/core.ts";
+import { World } from "../support/nodes.ts";
+import { open } from "../support/wire.ts";
+
+/** A message as the wire delivers it: with the disk and the founding of its sender. */
+const shown = <M extends Message>(message: M, founding = 0, disk = 9): M => ({
+  ...message,
+  founding,
+  disk,
+});
+const empty = (from: Name) => shown(voteReply(0, { from, voteGranted: false, campaign: 0 }));
+const alone = () => server({ isAlone: true, disk: 1 });
+/** The founding entry, as a leader of this founding sends it in its first term. */
+const first = (founding: number, term = 1) => membersEntry(1, term, configuration(THREE), founding);
+
+/** A follower of `b` in term 1 that has the founding entry, and knows whether it is committed. */
+function founded(isCommitted: boolean): Raft {
+  const raft = server();
+  const leaderCommit = isCommitted ? 1 : 0;
+  step(raft, shown(appendEntries(1, { entries: [first(5)], leaderCommit }), 5));
+  expect([raft.founding, raft.commitIndex]).toEqual([5, leaderCommit]);
+  return raft;
+}
+
+describe("an empty founder", () => {
+  test("asks the others from its start on, and campaigns when all have shown empty logs", () => {
+    const raft = alone();
+    const asked = only("RequestVote", turn(raft));
+    expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+    step(raft, empty("b"));
+    timeOut(raft);
+    expect(raft.role.name).toBe("Follower");
+    step(raft, empty("c"));
+    timeOut(raft);
+    expect(raft.role.name).toBe("PreCandidate");
+  });
+
+  test("takes a founder for silent after an election timeout of questions, not of time", () => {
+    const raft = alone();
+    turn(raft);
+    wait(raft, 10 * T); // A pause: one question was asked before it.
+    expect(raft.role.name).toBe("Follower");
+    for (let ms = 0; ms <= T; ms += HEARTBEAT) {
+      expect(only("RequestVote", wait(raft, HEARTBEAT))).toHaveLength(2);
+    }
+    timeOut(raft);
+    expect(raft.role.name).toBe("PreCandidate");
+  });
+
+  test("votes for an empty candidate when it has looked itself, and not before", () => {
+    const raft = alone();
+    const ask = () => only("RequestVoteReply", step(raft, shown(requestVote(1))));
+    expect(one(ask())).toMatchObject({ voteGranted: false });
+    step(raft, empty("c"));
+    expect(one(ask())).toMatchObject({ voteGranted: true });
+  });
+
+  test("waits for a log that was shown to it, whatever was heard before or comes late", () => {
+    const raft = alone();
+    for (const from of ["b", "c"]) step(raft, empty(from));
+    step(raft, shown(voteReply(7, { from: "c", voteGranted: false }), 5));
+    step(raft, empty("c")); // It was sent earlier, by the same disk.
+    for (let i = 0; i < 30; i += 1) timeOut(raft);
+    expect(raft.role.name).toBe("Follower");
+    const [reply] = only("RequestVoteReply", step(raft, shown(requestVote(8))));
+    expect(reply).toMatchObject({ voteGranted: false });
+    step(raft, shown(voteReply(7, { from: "c", voteGranted: false }), 0, 10)); // That disk is lost.
+    timeOut(raft);
+    expect(raft.role.name).toBe("PreCandidate");
+  });
+
+  test("that campaigns gives up when a log is shown to it", () => {
+    const raft = candidate();
+    step(raft, shown(voteReply(1, { from: "c" }), 5));
+    expect([raft.role.name, raft.log.lastIndex]).toEqual(["Candidate", 0]);
+  });
+
+  test("draws the founding when it is elected", () => {
+    const [raft, other] = [candidate({ random: () => 0.25 }), candidate({ random: () => 0.75 })];
+    for (const each of [raft, other]) step(each, shown(voteReply(1, { from: "b" })));
+    expect(raft.founding).toBeGreaterThan(0);
+    expect(other.founding).not.toBe(raft.founding);
+  });
+});
+
+describe("a founding", () => {
+  test("is named by each later list of members, too", () => {
+    let chance = 0.1;
+    const raft = candidate({ random: () => chance += 0.01 });
+    step(raft, shown(voteReply(1, { from: "b" })));
+    const { founding } = raft;
+    step(raft, shown(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
+    expect(raft.changeMembers("d", "d:1")).toBe(2);
+    expect(raft.founding).toBe(founding);
+  });
+
+  test("is fixed by the first commit index, which is saved at once", () => {
+    const raft = founded(false);
+    raft.receive(
+      shown(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }), 5),
+      1,
+    );
+    expect(flush(raft).saved).toMatchObject({ commitIndex: 1, entries: [] });
+    raft.receive(
+      shown(
+        appendEntries(1, {
+          prevLogIndex: 1,
+          prevLogTerm: 1,
+          leaderCommit: 2,
+          entries: entries([1], 1),
+        }),
+        5,
+      ),
+      2,
+    );
+    expect(flush(raft).saved).toMatchObject({ commitIndex: 2 }); // As it is known by then.
+  });
+
+  test("that is fixed takes nothing of another one, in any term, at any index", () => {
+    const others: Message[] = [
+      requestVote(9, { lastLogIndex: 9, lastLogTerm: 9 }),
+      appendEntries(9, { entries: [first(6, 9)] }),
+      appendEntries(9, { prevLogIndex: 1, prevLogTerm: 1, entries: entries([9], 1) }),
+      installSnapshot(9),
+      timeoutNow(1),
+      removed(9),
+    ];
+    for (const message of others) {
+      const raft = founded(true);
+      for (let i = 0; i < 2; i += 1) {
+        expect(step(raft, shown({ ...message, from: "c" }, 6))).toEqual([]);
+      }
+      const { currentTerm, founding, leader, log: { lastIndex } } = raft;
+      expect([currentTerm, founding, leader, lastIndex]).toEqual([1, 5, "b", 1]);
+      expect(raft.events.filter(({ type }) => type === "otherFounding"))
+        .toEqual([{ type: "otherFounding", server: "c" }]);
+    }
+  });
+
+  test("that is not fixed gives way to one of a later term, from its first entry on", () => {
+    const raft = founded(false);
+    const later = (prevLogIndex: number, list = entries([2], prevLogIndex)) =>
+      one(
+        step(
+          raft,
+          shown(
+            appendEntries(2, {
+              from: "c",
+              prevLogIndex,
+              prevLogTerm: Math.min(prevLogIndex, 1),
+              entries: list,
+            }),
+            6,
+          ),
+        ),
+      );
+    // An entry of the same index and term is another one there.
+    expect(later(1)).toMatchObject({ success: false, hintIndex: 0 });
+    expect(later(0, [first(6)])).toMatchObject({ success: true, matchIndex: 1 });
+    expect([raft.founding, raft.log.lastIndex]).toEqual([6, 1]);
+  });
+
+  test("that is not fixed keeps the leader that it follows against one of the same term", () => {
+    const raft = founded(false);
+    const other = shown(appendEntries(1, { from: "c", entries: [first(6)] }), 6);
+    expect(step(raft, other)).toEqual([]);
+    expect([raft.founding, raft.leader]).toEqual([5, "b"]);
+  });
+
+  test("of a leader that died with its entry on one other server is taken over by that one", () => {
+    const world = new World();
+    const { simulation } = world;
+    const blocked = new Set<string>();
+    // The founding entry reaches one follower, and no acknowledgement comes back.
+    simulation.route = ({ bytes: sealed, to }) => {
+      const { types } = open(sealed);
+      if (types.includes("AppendEntriesReply")) return [];
+      if (types.includes("AppendEntries")) {
+        if (blocked.size === 0) {
+          blocked.add(THREE.find((n) => simulation.machine(n).ip === to.host)!);
+        }
+        if (simulation.machine([...blocked][0] ?? "").ip !== to.host) return [];
+      }
+      return [{ afterMs: 1 }];
+    };
+    world.found();
+    const gone = world.leader() ?? "";
+    const [heir = ""] = blocked;
+    world.until(() => world.at(heir).status().lastIndex > 0);
+    const { founding, commitIndex } = world.at(heir).status();
+    expect(commitIndex).toBe(0);
+    world.kill(gone);
+    simulation.route = () => [{ afterMs: 1 }];
+    world.until(() => world.leader() === heir);
+    world.until(() => [...world.nodes.values()].every((n) => n.status().commitIndex > 1));
+    for (const node of world.nodes.values()) expect(node.status().founding).toBe(founding);
+  });
+
+  test("of a leader that died with its entry on no other server gives way to the others'", () => {
+    const world = new World();
+    const { simulation } = world;
+    simulation.route = ({ bytes: sealed }) =>
+      open(sealed).types.includes("AppendEntries") ? [] : [{ afterMs: 1 }];
+    world.found();
+    const gone = world.leader() ?? "";
+    const old = world.at(gone).status().founding;
+    world.kill(gone);
+    simulation.route = () => [{ afterMs: 1 }];
+    world.until(() => world.leader() !== undefined);
+    simulation.settle(
+      new KeyValues(world.at(world.leader() ?? "")).put(Buffer.of(1), Buffer.of(2)),
+    );
+    const { founding, lastIndex } = world.at(world.leader() ?? "").status();
+    expect(founding).not.toBe(old);
+    const back = world.start(gone, THREE.filter((name) => name !== gone));
+    expect(back.status().founding).toBe(old);
+    world.until(() => back.status().founding === founding && back.status().lastIndex >= lastIndex);
+  });
+});
+
+describe("servers that lose their disks", () => {
+  /** Three servers, of which `b` and `c` start again with empty disks. */
+  function twoLost(isReachable: boolean): World {
+    const world = new World().found();
+    const { simulation } = world;
+    for (let i = 0; i < 5; i += 1) {
+      simulation.settle(new KeyValues(world.at("a")).put(Buffer.of(i), Buffer.of(i)));
+    }
+    world.until(() => world.at("a").status().commitIndex > 5);
+    const { ip } = simulation.machine("a");
+    if (!isReachable) {
+      simulation.route = ({ from, to }) =>
+        [from.host, to.host].includes(ip) ? [] : [{ afterMs: 1 }];
+    }
+    for (const name of ["b", "c"]) {
+      world.kill(name);
+      simulation.machine(name).disk.wipe();
+      world.start(name, THREE.filter((other) => other !== name));
+    }
+    return world;
+  }
+  const last = (world: World, name: Name) => world.at(name).status().lastIndex;
+
+  test("do not found the cluster again while another one shows its log", () => {
+    const world = twoLost(true);
+    const before = last(world, "a");
+    world.simulation.run(60_000);
+    expect(world.leader()).toBeUndefined();
+    expect(THREE.map((name) => last(world, name))).toEqual([before, 0, 0]);
+    const [a, b] = [world.at("a").status(), world.at("b").status()];
+    expect(b.peers).toMatchObject([{ name: "a", founding: a.founding }, {
+      name: "c",
+      founding: 0,
+    }]);
+    expect(a.peers).toMatchObject([{ isNamed: false }, { isNamed: false }]);
+  });
+
+  test("found another cluster if it can't be reached, which then takes nothing of its log", () => {
+    const world = twoLost(false);
+    const { simulation } = world;
+    world.until(() => ["b", "c"].includes(world.leader() ?? ""));
+    const other = world.leader() ?? "";
+    for (let i = 0; i < 20; i += 1) {
+      simulation.settle(new KeyValues(world.at(other)).put(Buffer.of(i), Buffer.of(7)));
+    }
+    const { founding, term } = world.at("a").status();
+    for (let life = 0; life < 2; life += 1) {
+      const before = last(world, "a");
+      simulation.route = () => [{ afterMs: 1 }];
+      simulation.run(30_000);
+      expect(world.at("a").status()).toMatchObject({ founding, lastIndex: before, term });
+      expect(world.told("a", "otherFounding").length).toBeGreaterThan(0);
+      expect(world.at(other).status()).toMatchObject({ role: "Leader" });
+      expect(world.at(other).status().founding).not.toBe(founding);
+      world.kill("a");
+      world.start("a", ["b", "c"]);
+    }
+    // With an empty disk it joins them.
+    world.kill("a");
+    simulation.machine("a").disk.wipe();
+    world.start("a", ["b", "c"]);
+    world.until(() => world.at("a").status().founding === world.at(other).status().founding);
+  });
+});
+
+test("an acknowledgement of entries is not of another founding, whatever its sender has by now", () => {
+  const raft = candidate();
+  step(raft, shown(voteReply(1, { from: "b" })));
+  step(raft, shown(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), 77));
+  expect(raft.commitIndex).toBe(1);
+});

@@ -1,0 +1,1292 @@
+/**
+ * Servers that come and go (thesis §4): one test for each rule, first of the algorithm alone, then
+ * of servers as they are, on a network and on disks that a test holds in its hands.
+ */
+import { describe, expect, test } from "bun:test";
+import {
+  Client,
+  clientKey,
+  type Configuration,
+  KeyValues,
+  type Member,
+  type Name,
+  Node,
+  type Raft,
+  RaftError,
+} from "../../raft.ts";
+import {
+  acknowledge,
+  appendEntries,
+  appendReply,
+  candidate,
+  Cluster,
+  configuration,
+  entries,
+  flush,
+  follower,
+  grantPreVotes,
+  grantVotes,
+  heartbeat,
+  leader,
+  membersEntry,
+  one,
+  only,
+  preCandidate,
+  progress,
+  propose,
+  removed,
+  request,
+  requestVote,
+  roundOf,
+  server,
+  settledLeader,
+  snapshotOf,
+  step,
+  T,
+  THREE,
+  timeOut,
+  timeoutNow,
+  to,
+  turn,
+  voteReply,
+  wait,
+} from "../support/core.ts";
+import { namesOf, World } from "../support/nodes.ts";
+import { fromClient, open, SECRET } from "../support/wire.ts";
+
+const FOUR = [...THREE, "d"];
+const namesIn = (raft: Raft) => namesOf(raft.members);
+
+/** The entry at `index`, as a request brings it to a follower of term 1 that has all before it. */
+const append = (raft: Raft, members: Configuration, leaderCommit = 0) =>
+  step(
+    raft,
+    appendEntries(raft.currentTerm, {
+      prevLogIndex: raft.log.lastIndex,
+      prevLogTerm: raft.log.lastTerm,
+      leaderCommit,
+      entries: [membersEntry(raft.log.lastIndex + 1, raft.currentTerm, members)],
+    }),
+  );
+
+/** A leader of `names` to which `d` was just added, without a vote. Nobody has answered. */
+function adding(names = THREE): Raft {
+  const raft = settledLeader({ members: names });
+  expect(raft.changeMembers("d", "d:1")).toBe(raft.log.lastIndex);
+  turn(raft);
+  return raft;
+}
+
+const commitOn = (raft: Raft, ...names: Name[]) => names.flatMap((name) => acknowledge(raft, name));
+
+describe("a configuration", () => {
+  test("is in force as soon as it is in the log, committed or not", () => {
+    const raft = follower();
+    append(raft, configuration(["a", "b"]));
+    expect([namesIn(raft), raft.majority, raft.commitIndex]).toEqual(["a b", 2, 0]);
+  });
+
+  test("is gone when its entry is truncated away, and the one before it is in force again", () => {
+    const raft = follower();
+    append(raft, configuration(FOUR));
+    append(raft, configuration(["a", "b"]));
+    expect(namesIn(raft)).toBe("a b");
+    step(
+      raft,
+      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }),
+    );
+    expect(namesIn(raft)).toBe("a b c d");
+    step(raft, appendEntries(3, { prevLogIndex: 0, entries: entries([3]) }));
+    expect(namesIn(raft)).toBe("a b c");
+  });
+
+  test("is a part of the snapshot, as of its index, not of the end of the log", () => {
+    const raft = follower();
+    append(raft, configuration(["a", "b"]));
+    append(raft, configuration(["a"]), 1);
+    expect(namesOf(raft.membersAt(0))).toBe("a b c");
+    expect(namesOf(raft.membersAt(1))).toBe("a b");
+    raft.onSnapshot(snapshotOf(raft, 1), 0);
+    expect([namesOf(raft.snapshot.members), namesOf(raft.membersAt(1)), namesIn(raft)])
+      .toEqual(["a b", "a b", "a"]);
+    step(
+      raft,
+      appendEntries(2, { from: "c", prevLogIndex: 1, prevLogTerm: 1, entries: entries([2], 1) }),
+    );
+    expect(namesIn(raft)).toBe("a b");
+  });
+
+  test("that comes with a snapshot takes the place of all before", () => {
+    const raft = follower();
+    append(raft, configuration(["a"]));
+    raft.onSnapshot({ index: 9, term: 1, size: 10, founding: 1, members: configuration(FOUR) }, 0);
+    expect(namesIn(raft)).toBe("a b c d");
+  });
+
+  test("decides what is counted, never what is heard (thesis §4.1)", () => {
+    const raft = server({ members: ["a", "b"] });
+    expect(one(step(raft, appendEntries(1, { from: "x", entries: entries([1]) })))).toMatchObject({
+      to: "x",
+      success: true,
+      matchIndex: 1,
+    });
+    raft.tick(2 * T + raft.now);
+    expect(only("RequestVoteReply", step(raft, request(raft, 5, { from: "y" })))).toMatchObject([
+      { to: "y", voteGranted: true },
+    ]);
+  });
+});
+
+describe("a majority", () => {
+  test("of a configuration that is not committed yet is one of the new, not of the old", () => {
+    const raft = settledLeader({ members: FOUR });
+    raft.changeMembers("d", "");
+    const index = raft.log.lastIndex;
+    turn(raft);
+    acknowledge(raft, "d");
+    expect(raft.commitIndex).toBe(index - 1);
+    acknowledge(raft, "c");
+    expect(raft.commitIndex).toBe(index);
+  });
+
+  test("of entries counts no learner (catalogue 38)", () => {
+    const raft = adding();
+    acknowledge(raft, "d");
+    expect(raft.commitIndex).toBe(1);
+    acknowledge(raft, "b");
+    expect(raft.commitIndex).toBe(2);
+  });
+
+  test("of votes counts no learner, and learners are not asked (catalogue 38)", () => {
+    const raft = follower();
+    append(raft, configuration(THREE, ["d"]));
+    expect(timeOut(raft).map((m) => m.to)).toEqual(["b", "c"]);
+    const { campaigns: campaign, currentTerm } = raft;
+    step(raft, voteReply(currentTerm + 1, { from: "d", preVote: true, campaign }));
+    expect(raft.role.name).toBe("PreCandidate");
+    step(raft, voteReply(currentTerm + 1, { from: "c", preVote: true, campaign }));
+    expect(raft.role.name).toBe("Candidate");
+    step(raft, voteReply(currentTerm + 1, { from: "d" }));
+    expect(raft.role.name).toBe("Candidate");
+    step(raft, voteReply(currentTerm + 1, { from: "b" }));
+    expect(raft.role.name).toBe("Leader");
+  });
+
+  test("of confirmations, for a read or for CheckQuorum, counts no learner (catalogue 38)", () => {
+    const raft = adding();
+    commitOn(raft, "b");
+    flush(raft);
+    raft.read();
+    turn(raft);
+    raft.receive(
+      appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
+      raft.now,
+    );
+    expect(flush(raft).reads).toBe(0);
+    raft.receive(appendReply(1, { from: "c", matchIndex: 1, round: roundOf(raft) }), raft.now);
+    expect(flush(raft).reads).toBe(1);
+    raft.now += 2 * T;
+    raft.receive(
+      appendReply(1, { from: "d", matchIndex: 0, success: false, round: roundOf(raft) }),
+      raft.now,
+    );
+    wait(raft, 1);
+    expect(raft.role.name).toBe("Follower");
+  });
+});
+
+describe("a learner", () => {
+  test("neither campaigns nor takes leadership over, and yet votes for who asks", () => {
+    const raft = server({ name: "d", members: [] });
+    append(raft, configuration(THREE, ["d"]));
+    raft.tick(raft.now + 10 * T);
+    expect(turn(raft)).toEqual([]);
+    expect([raft.role.name, raft.currentTerm]).toEqual(["Follower", 0]);
+    expect(raft.leader).toBeUndefined(); // Nor does it send clients to one that is silent.
+    step(raft, heartbeat(raft));
+    expect(step(raft, timeoutNow(raft.currentTerm))).toEqual([]);
+    raft.tick(raft.now + 2 * T);
+    expect(only("RequestVoteReply", step(raft, request(raft, 9)))).toMatchObject([
+      { voteGranted: true },
+    ]);
+  });
+
+  test("gets a vote by itself when it has almost all of the log, and not before", () => {
+    const raft = settledLeader({ windowBytes: 200, batchBytes: 100 });
+    for (let i = 0; i < 20; i += 1) propose(raft, `command ${i}`);
+    commitOn(raft, "b", "c");
+    raft.changeMembers("d", "d:1");
+    turn(raft);
+    commitOn(raft, "b", "c");
+    const last = raft.log.lastIndex;
+    for (let matchIndex = 1; raft.log.bytes(matchIndex + 1, last) > 200; matchIndex += 1) {
+      acknowledge(raft, "d", matchIndex);
+      expect(namesIn(raft)).toBe("a b c (d)");
+    }
+    acknowledge(raft, "d", last);
+    expect([namesIn(raft), raft.log.lastIndex]).toEqual(["a b c d", last + 1]);
+    acknowledge(raft, "d");
+    acknowledge(raft, "b");
+    expect(raft.commitIndex).toBe(last + 1);
+  });
+
+  test("waits for its vote as long as another change is under way", () => {
+    const raft = adding();
+    acknowledge(raft, "d");
+    expect(namesIn(raft)).toBe("a b c (d)");
+    commitOn(raft, "b");
+    expect(namesIn(raft)).toBe("a b c (d)");
+    acknowledge(raft, "d");
+    expect(namesIn(raft)).toBe("a b c d");
+  });
+
+  test("whose entries only a snapshot has gets no vote for what it has of the log", () => {
+    const raft = adding();
+    commitOn(raft, "b", "c");
+    flush(raft);
+    raft.onSnapshot(snapshotOf(raft, raft.lastApplied), 0);
+    acknowledge(raft, "d", 0);
+    expect(namesIn(raft)).toBe("a b c (d)");
+  });
+
+  test("is no heir", () => {
+    const raft = adding();
+    expect(raft.transfer("d")).toBe("d has no vote here");
+    expect(raft.transfer()).toBeUndefined();
+    expect(only("TimeoutNow", acknowledge(raft, "d"))).toEqual([]);
+    expect(only("TimeoutNow", acknowledge(raft, "b"))).toHaveLength(1);
+  });
+});
+
+describe("a change", () => {
+  test("waits for the one before it to be committed (catalogue 36)", () => {
+    const raft = adding();
+    expect(raft.changeMembers("c", "")).toBeUndefined();
+    expect(raft.changeMembers("e", "e:1")).toBeUndefined();
+    commitOn(raft, "b");
+    expect(raft.changeMembers("c", "")).toBe(3);
+  });
+
+  test("waits for an entry of the leader's own term to be committed (catalogue 37)", () => {
+    const raft = leader({ log: [1, 1] });
+    expect(raft.changeMembers("d", "d:1")).toBeUndefined();
+    commitOn(raft, "b");
+    expect(raft.changeMembers("d", "d:1")).toBe(4);
+  });
+
+  test("is the leader's alone, and not while it hands over", () => {
+    expect(follower().changeMembers("d", "d:1")).toBeUndefined();
+    expect(candidate().changeMembers("d", "d:1")).toBeUndefined();
+    const raft = settledLeader();
+    raft.transfer("b");
+    expect(raft.changeMembers("d", "d:1")).toBeUndefined();
+  });
+
+  test("that is asked for twice is made once", () => {
+    const raft = adding();
+    expect(raft.changeMembers("d", "d:1")).toBe(2);
+    commitOn(raft, "b");
+    expect(raft.changeMembers("d", "d:1")).toBe(2);
+    expect(raft.changeMembers("x", "")).toBe(2);
+    expect(raft.log.lastIndex).toBe(2);
+    raft.changeMembers("d", "");
+    expect(raft.changeMembers("d", "")).toBe(3);
+    expect(raft.log.lastIndex).toBe(3);
+  });
+
+  test("that gives another address corrects it, and leaves vote and disk as they are", () => {
+    const raft = settledLeader();
+    const [before] = raft.members.filter(({ name }) => name === "c");
+    expect(raft.changeMembers("c", "elsewhere:1")).toBe(2);
+    const corrected = { ...before, address: "elsewhere:1" };
+    expect(raft.members).toContainEqual(corrected as Member);
+    expect(namesOf(raft.members)).toBe("a b c");
+    expect(raft.changeMembers("c", "elsewhere:1")).toBe(2);
+    expect(raft.log.lastIndex).toBe(2);
+  });
+
+  test("that would leave nobody who votes is refused, forced or not", () => {
+    const raft = settledLeader({ members: ["a"] });
+    for (const force of [false, true]) {
+      expect(raft.changeMembers("a", "", force)).toBe("nobody would be left who has a vote");
+    }
+  });
+
+  test("that would leave no majority that is heard is refused with the reason, or forced", () => {
+    const raft = settledLeader();
+    raft.now += T - 1;
+    acknowledge(raft, "b");
+    raft.now += 1;
+    expect(raft.changeMembers("b", "")).toBe(
+      "of the 2 left who have a vote, c cannot be heard, "
+        + "and the rest is no majority",
+    );
+    expect(raft.changeMembers("c", "")).toBe(2);
+    expect(namesIn(raft)).toBe("a b");
+    const elected = leader();
+    acknowledge(elected, "b");
+    expect(elected.changeMembers("b", "")).toMatch(/^of the 2 left who have a vote, c cannot be/);
+    const forced = settledLeader();
+    forced.now += T;
+    acknowledge(forced, "b");
+    expect(forced.changeMembers("b", "", true)).toBe(2);
+  });
+});
+
+/** The three, with disks that have these numbers, as an entry of the log names them. */
+const named = (...disks: readonly number[]): Configuration =>
+  configuration(THREE).map((member, i) => ({ ...member, disk: disks[i] ?? 0 }));
+
+/** A follower of term 1 whose log names disk 1 for itself, 2 for "b" and 3 for "c". */
+function namedFollower(): Raft {
+  const raft = follower({ disk: 1, term: 1 });
+  append(raft, named(1, 2, 3));
+  return raft;
+}
+
+/** As it leads in term 2, and has heard both of the others. */
+function namedLeader(): Raft {
+  const raft = namedFollower();
+  timeOut(raft);
+  grantPreVotes(raft);
+  grantVotes(raft);
+  answer(raft, "b", 2);
+  answer(raft, "c", 3);
+  expect(raft.commitIndex).toBe(raft.log.lastIndex);
+  return raft;
+}
+
+/** A follower acknowledges all up to `matchIndex`, from a disk. */
+const answer = (raft: Raft, from: Name, disk: number, matchIndex = raft.log.lastIndex) =>
+  step(raft, appendReply(raft.currentTerm, { from, disk, matchIndex, round: roundOf(raft) }));
+
+/** What a server says that has lost its disk: it first refuses, as it has nothing. */
+function replaceDisk(raft: Raft, from: Name, disk: number): void {
+  wait(raft, T / 10);
+  step(raft, appendReply(raft.currentTerm, { from, disk, success: false, round: roundOf(raft) }));
+  wait(raft, T / 10);
+}
+
+describe("a disk", () => {
+  test("has a vote only if the candidate's log names it", () => {
+    for (const preVote of [false, true]) {
+      const ask = (voterDisk: number) =>
+        one(
+          step(
+            server({ disk: 7, log: [1] }),
+            requestVote(2, { preVote, voterDisk, lastLogIndex: 1, lastLogTerm: 1 }),
+          ),
+        );
+      expect(ask(7)).toMatchObject({ voteGranted: true });
+      expect(ask(6)).toMatchObject({ voteGranted: false });
+      expect(ask(0)).toMatchObject({ voteGranted: false });
+    }
+  });
+
+  test("has one where nothing was ever promised, as there is no log", () => {
+    const ask = (log: number[]) => one(step(server({ disk: 7, log, term: 1 }), requestVote(2)));
+    expect(ask([])).toMatchObject({ voteGranted: true });
+    expect(ask([1])).toMatchObject({ voteGranted: false });
+  });
+
+  test("is what a vote is asked of", () => {
+    const asked = only("RequestVote", timeOut(namedFollower()));
+    expect(asked.map(({ to, voterDisk }) => [to, voterDisk])).toEqual([["b", 2], ["c", 3]]);
+  });
+
+  test("is named by the first entry of all, if its server has said a word by then", () => {
+    const raft = candidate({ disk: 1 });
+    step(raft, voteReply(1, { from: "b", disk: 2 }));
+    expect([raft.log.lastIndex, raft.log.at(1).kind]).toEqual([1, "members"]);
+    expect(raft.members).toEqual(named(1, 2, 0));
+    answer(raft, "b", 2);
+    expect(raft.commitIndex).toBe(1);
+  });
+
+  test("that is not named does not count: not for an entry, a read, or who leads", () => {
+    const raft = namedLeader();
+    raft.changeMembers("d", "d:1"); // While that is under way, nobody else can be named.
+    const index = propose(raft);
+    raft.read();
+    turn(raft);
+    raft.receive(
+      appendReply(2, { from: "b", disk: 99, matchIndex: index, round: roundOf(raft) }),
+      raft.now,
+    );
+    expect(flush(raft).reads).toBe(0);
+    expect(raft.commitIndex).toBeLessThan(index);
+    wait(raft, T / 2);
+    answer(raft, "b", 99);
+    wait(raft, T / 2);
+    expect(raft.role.name).toBe("Follower");
+  });
+
+  test("that takes the place of another has nothing of what that had", () => {
+    const raft = namedLeader();
+    expect(progress(raft, "b").matchIndex).toBe(2);
+    const sinceRound = roundOf(raft);
+    answer(raft, "b", 99, 1); // It has what came before, in a request that was late.
+    expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, sinceRound });
+  });
+
+  test("does not lead, nor is asked to, unless it is named", () => {
+    const raft = follower({ disk: 9, term: 1 });
+    append(raft, named(1, 2, 3));
+    timeOut(raft);
+    expect([raft.role.name, raft.outbox]).toEqual(["Follower", []]);
+    step(raft, heartbeat(raft));
+    expect(step(raft, timeoutNow(1))).toEqual([]);
+    expect([raft.currentTerm, raft.leader]).toEqual([1, "b"]);
+    const other = namedLeader();
+    other.disks.set("b", 99);
+    expect(other.transfer("b")).toBe("b has no vote here");
+    expect([other.transfer(), other.transferTarget]).toEqual([undefined, "c"]);
+  });
+
+  test("that is empty does not lead because the one before it was asked to", () => {
+    const raft = follower({ disk: 9, term: 1 });
+    expect(step(raft, timeoutNow(1))).toEqual([]);
+    expect(raft).toMatchObject({ currentTerm: 1, role: { name: "Follower" } });
+  });
+
+  test("that is not named is no part of a majority that works", () => {
+    const raft = namedLeader();
+    raft.disks.set("b", 99);
+    expect(raft.changeMembers("c", "")).toContain("b cannot be heard");
+  });
+
+  test("that was lost is named anew without a vote, by the others, and has one when it has the log", () => {
+    const raft = namedLeader();
+    replaceDisk(raft, "b", 99);
+    step(raft, appendReply(2, { from: "b", disk: 99, round: roundOf(raft) }));
+    expect(namesIn(raft)).toBe("a (b) c");
+    expect(raft.members).toMatchObject(named(1, 99, 3).map(({ disk }) => ({ disk })));
+    expect(raft.events).toContainEqual({ type: "lostDisk", server: "b" });
+    // Its own word does not make that true.
+    answer(raft, "b", 99);
+    answer(raft, "b", 99);
+    expect(raft.commitIndex).toBeLessThan(raft.log.lastIndex);
+    expect(namesIn(raft)).toBe("a (b) c");
+    answer(raft, "c", 3);
+    answer(raft, "b", 99);
+    expect(namesIn(raft)).toBe("a b c");
+    answer(raft, "b", 99); // Two of three are a majority again, with the disk that is named.
+    expect(raft.commitIndex).toBe(raft.log.lastIndex);
+  });
+
+  test("is not named while the others are no majority, or another change is under way", () => {
+    const alone = namedLeader();
+    for (let i = 0; i < 10; i += 1) {
+      wait(alone, T / 20);
+      answer(alone, "b", 2);
+    }
+    wait(alone, T / 2 + 1);
+    answer(alone, "b", 99); // "c" is silent by now.
+    propose(alone);
+    turn(alone);
+    answer(alone, "b", 99);
+    expect([alone.role.name, namesIn(alone)]).toEqual(["Leader", "a b c"]);
+    const busy = namedLeader();
+    busy.changeMembers("d", "d:1");
+    turn(busy);
+    replaceDisk(busy, "b", 99);
+    answer(busy, "b", 99, 0);
+    expect(namesIn(busy)).toBe("a b c (d)");
+  });
+
+  test("that has lost a tail of what it had is worth no more than another", () => {
+    const raft = namedLeader();
+    propose(raft);
+    turn(raft);
+    const round = roundOf(raft);
+    answer(raft, "b", 2);
+    answer(raft, "c", 3);
+    const refuse = (fields: { round: number; hintIndex: number }) =>
+      step(raft, appendReply(2, { from: "b", disk: 2, success: false, hintTerm: 1, ...fields }));
+    refuse({ round, hintIndex: 1 }); // It was asked before it had it, and is answered late.
+    expect(namesIn(raft)).toBe("a b c");
+    wait(raft, T / 10);
+    refuse({ round: roundOf(raft), hintIndex: raft.log.lastIndex });
+    expect(namesIn(raft)).toBe("a b c");
+    refuse({ round: roundOf(raft), hintIndex: 1 });
+    expect(namesIn(raft)).toBe("a (b) c");
+    expect(progress(raft, "b").matchIndex).toBe(0);
+  });
+});
+
+describe("a removed server", () => {
+  const removing = (name: Name) => {
+    const raft = settledLeader({ members: FOUR });
+    expect(raft.changeMembers(name, "")).toBe(2);
+    return { raft, sent: turn(raft) };
+  };
+
+  test("is sent the entry that removes it, and told when it has it and that is committed", () => {
+    const { raft, sent } = removing("d");
+    expect(one(only("AppendEntries", to("d", sent))).entries).toHaveLength(1);
+    commitOn(raft, "b", "c");
+    expect(only("Removed", acknowledge(raft, "d", 1))).toEqual([]);
+    expect(only("Removed", acknowledge(raft, "d"))).toMatchObject([{ to: "d", term: 1 }]);
+    expect(only("Removed", acknowledge(removing("d").raft, "d"))).toEqual([]); // Not committed.
+  });
+
+  test("is not sent anything any more when it was silent for ten election timeouts", () => {
+    const { raft } = removing("d");
+    for (let i = 0; i < 9; i += 1) {
+      raft.now += T;
+      commitOn(raft, "b", "c");
+    }
+    progress(raft, "d");
+    raft.now += T;
+    commitOn(raft, "b", "c");
+    wait(raft, 0);
+    expect(() => progress(raft, "d")).toThrow();
+  });
+
+  test("is done when its leader says so, in its term, and its log does", () => {
+    const raft = follower({ name: "d", members: FOUR });
+    step(raft, removed(1, { to: "d" }));
+    expect(raft.isRemoved).toBe(false); // An old one, from before it was added again.
+    append(raft, configuration(THREE));
+    step(raft, removed(1, { from: "c", to: "d" }));
+    expect(raft.isRemoved).toBe(false);
+    step(raft, removed(1, { to: "d" }));
+    expect(raft.isRemoved).toBe(true);
+  });
+
+  test("that starts again, to be added again, is not told what it knew", () => {
+    const raft = server({ name: "d", members: THREE });
+    step(raft, heartbeat(raft));
+    step(raft, removed(0, { to: "d" }));
+    expect(raft.isRemoved).toBe(false);
+  });
+
+  test("does not campaign any more when that is committed (catalogue 39)", () => {
+    const raft = follower({ name: "d", members: FOUR });
+    append(raft, configuration(THREE), 1);
+    raft.tick(raft.now + 10 * T);
+    expect([turn(raft), raft.role.name]).toEqual([[], "Follower"]);
+  });
+
+  test("may be needed to lead until then, but does not count itself (thesis §4.2.2)", () => {
+    const raft = follower({ name: "a", members: ["a", "b"] });
+    append(raft, configuration(["b"]));
+    expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
+    step(raft, voteReply(raft.currentTerm + 1, { preVote: true, campaign: raft.campaigns }));
+    step(raft, voteReply(raft.currentTerm));
+    expect(raft.role.name).toBe("Leader");
+    acknowledge(raft, "b");
+    expect([raft.commitIndex, raft.isRemoved]).toEqual([2, true]);
+  });
+
+  test("may be needed also when it does not know any more that it ever had a vote", () => {
+    const raft = follower({ name: "a", members: ["b"] });
+    append(raft, configuration(["a", "b"]));
+    append(raft, configuration(["b"]));
+    expect([raft.commitIndex, namesOf(raft.membersAt(0))]).toEqual([0, "b"]); // As after a start.
+    expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
+  });
+
+  test("that has missed it gets no vote, and the log of the leader that it asks", () => {
+    const { raft } = removing("d");
+    commitOn(raft, "b", "c");
+    for (let i = 0; i < 10; i += 1) {
+      raft.now += T;
+      commitOn(raft, "b", "c");
+    }
+    const sent = step(
+      raft,
+      requestVote(2, { from: "d", preVote: true, lastLogIndex: 1, lastLogTerm: 1 }),
+    );
+    expect(only("RequestVoteReply", sent)).toMatchObject([{ to: "d", voteGranted: false }]);
+    expect([raft.role.name, raft.currentTerm]).toEqual(["Leader", 1]);
+    expect(only("AppendEntries", to("d", [...sent, ...wait(raft, T / 10)]))).not.toEqual([]);
+    expect(only("Removed", acknowledge(raft, "d"))).toHaveLength(1);
+  });
+
+  test("that is added again may be another: what was known of it does not count", () => {
+    const { raft } = removing("d");
+    commitOn(raft, "b", "c");
+    acknowledge(raft, "d");
+    const late = appendReply(1, { from: "d", matchIndex: 2, round: roundOf(raft) });
+    raft.changeMembers("d", "d:2");
+    turn(raft);
+    step(raft, late);
+    expect(progress(raft, "d").matchIndex).toBe(0);
+    acknowledge(raft, "d", 2);
+    expect(progress(raft, "d").matchIndex).toBe(2);
+  });
+
+  test("that leads goes on until that is committed, without counting itself", () => {
+    const { raft } = removing("a");
+    expect(propose(raft)).toBe(3);
+    turn(raft);
+    acknowledge(raft, "b");
+    expect([raft.majority, raft.commitIndex]).toEqual([2, 1]);
+    expect([raft.isRemoved, raft.role.name]).toEqual([false, "Leader"]);
+    acknowledge(raft, "c");
+    expect([raft.commitIndex, raft.isRemoved]).toEqual([3, true]);
+  });
+
+  test("that leads then hands over, and if nobody takes over, steps down", () => {
+    const { raft } = removing("a");
+    commitOn(raft, "b", "c");
+    expect([raft.transferTarget, raft.role.name]).toEqual(["b", "Leader"]);
+    expect(only("TimeoutNow", acknowledge(raft, "b"))).toMatchObject([{ to: "b" }]);
+    commitOn(raft, "c", "d");
+    raft.tick(raft.now + T - 1);
+    expect(raft.role.name).toBe("Leader");
+    commitOn(raft, "c", "d");
+    raft.tick(raft.now + 1);
+    expect(raft.role.name).toBe("Follower");
+    raft.tick(raft.now + 10 * T);
+    expect(raft.role.name).toBe("Follower");
+  });
+
+  test("that has a vote by its own log only does not win with it", () => {
+    const raft = preCandidate({ name: "d", members: FOUR, log: [1] });
+    const others = settledLeader();
+    const asked = only("RequestVote", turn(raft))[0] ?? request(raft, 2, { from: "d" });
+    expect(only("RequestVoteReply", step(others, { ...asked, to: "a" }))).toMatchObject([
+      { voteGranted: false },
+    ]);
+  });
+});
+
+describe("a cluster", () => {
+  test("grows from one server to five and shrinks to one, and every one of the first is gone", () => {
+    const cluster = new Cluster(["a"]);
+    cluster.advance(T);
+    for (const name of ["b", "c", "d", "e"]) {
+      cluster.join(name);
+      cluster.change("a", name, `${name}:1`);
+      cluster.advance(T);
+      cluster.propose("a", `with ${name}`);
+    }
+    expect(namesIn(cluster.at("a"))).toBe("a b c d e");
+    for (const name of ["a", "b", "c"]) {
+      const [leading] = cluster.leaders;
+      cluster.change(leading?.settings.name ?? "", name);
+      cluster.advance(2 * T);
+      expect(cluster.at(name).isRemoved).toBe(true);
+      cluster.crash(name);
+      cluster.advance(4 * T);
+    }
+    const raft = one(cluster.leaders);
+    expect(namesIn(raft)).toBe("d e");
+    cluster.propose(raft.settings.name, "still here");
+    cluster.advance(T);
+    for (const name of ["d", "e"]) {
+      expect(
+        cluster.applied.get(name)?.filter(({ kind }) => kind === "commands")
+          .map(({ data }) => `${data}`),
+      ).toEqual(["with b", "with c", "with d", "with e", "still here"]);
+    }
+  });
+
+  test("brings up a new server with a snapshot, which has the members", () => {
+    const cluster = new Cluster(THREE);
+    cluster.snapshotBytes = 200;
+    cluster.elect("a");
+    cluster.change("a", "c");
+    cluster.join("d");
+    cluster.crash("d");
+    cluster.change("a", "d", "d:1");
+    for (let i = 0; i < 30; i += 1) cluster.propose("a", `command ${i}`);
+    cluster.restart("d");
+    const seen = new Set<string>();
+    cluster.watch = (raft) => raft === cluster.at("d") && seen.add(namesOf(raft.snapshot.members));
+    cluster.advance(T);
+    expect([...seen].slice(0, 2)).toEqual(["", "a b (d)"]);
+    expect(namesIn(cluster.at("d"))).toBe("a b d");
+    expect(cluster.applied.get("d")).toEqual(cluster.applied.get("a") ?? []);
+  });
+
+  test("loses nothing in the case of which Ongaro warned in 2015", () => {
+    // Two leaders, each cut off, append one change each, to different majorities of four.
+    const cluster = new Cluster(FOUR);
+    cluster.elect("a");
+    cluster.lost = (m) => m.from === "a" || m.to === "a";
+    cluster.change("a", "e", "e:1");
+    expect(cluster.elect("b")).toBe(true);
+    cluster.lost = (m) => m.from === "b" || m.to === "b" || m.from === "a" || m.to === "a";
+    cluster.change("b", "a");
+    const index = cluster.at("b").commitIndex;
+    expect(namesIn(cluster.at("b"))).toBe("b c d");
+    cluster.lost = () => false;
+    cluster.advance(20 * T);
+    expect(cluster.leaders).toHaveLength(1);
+    for (const raft of cluster.up) expect(raft.commitIndex).toBeGreaterThanOrEqual(index);
+    const logs = FOUR.map((name) => cluster.applied.get(name)?.map(({ record }) => `${record}`));
+    for (const log of logs) {
+      expect(logs[0]?.slice(0, log?.length)).toEqual(log?.slice(0, logs[0]?.length));
+    }
+  });
+});
+
+// ------------------------------------- Servers as they are --------------------------------------
+
+const put = (node: Pick<Node, "propose" | "read">, key: string, value = "value") =>
+  new KeyValues(node).put(Buffer.from(key), Buffer.from(value));
+const get = async (node: Pick<Node, "propose" | "read">, key: string) => {
+  const value = await new KeyValues(node).get(Buffer.from(key));
+  return value && Buffer.from(value).toString();
+};
+
+describe("a new server", () => {
+  test("joins through any server, gets the log, then a vote, and serves", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), "before"));
+    const node = world.start("d", THREE, { join: true });
+    simulation.run(5000);
+    expect(node.status()).toMatchObject({ role: "Follower", term: 0, members: [], id: "" });
+    for (const via of THREE) world.change("d", "d:1", via);
+    world.agree("a b c d");
+    expect(simulation.settle(get(node, "before"))).toBe("value");
+    expect(node.status()).toMatchObject({ needed: 3, id: world.at("a").status().id });
+    const named = configuration(FOUR).map(({ disk: _, ...member }) => member);
+    expect(world.told("d", "members").at(-1)).toMatchObject({ members: named });
+    for (const name of THREE) expect(world.told(name, "lostDisk")).toEqual([]);
+  });
+
+  test("remembers which cluster it joined before it acknowledges anything, and goes on with it", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const { id } = world.at("a").status();
+    let acknowledged = 0;
+    simulation.watch = ({ machine, packet }) => {
+      if (machine.name !== "d" || !packet) return;
+      if (!open(packet.bytes).types.includes("AppendEntriesReply")) return;
+      acknowledged += 1;
+      expect(`${machine.disk.durable("data/log")}`).toContain(`"id":"${id}"`);
+    };
+    world.start("d", ["b"], { join: true });
+    world.change("d", "d:1");
+    world.agree("a b c d");
+    expect(acknowledged).toBeGreaterThan(1);
+    simulation.machine("d").powerCut("nothing");
+    // It knows all by now, so it needs to be told nobody; nor does it found anything.
+    world.start("d", [], {});
+    world.agree("a b c d");
+    world.kill("a");
+    world.kill("b");
+    const restarted = world.start("a", [], {});
+    world.until(() => world.leader() !== undefined);
+    simulation.settle(put(restarted, "after"));
+    expect(simulation.settle(get(world.at("d"), "after"))).toBe("value");
+  });
+
+  test("does not join a cluster of another name, nor one that it was not added to", () => {
+    const world = new World().found();
+    const node = world.start("d", THREE, { join: true, cluster: "another" });
+    const promise = world.at("a").changeMembers("d", "d:1");
+    world.simulation.settle(promise);
+    world.simulation.run(5000);
+    expect(node.status()).toMatchObject({ id: "", members: [], lastIndex: 0 });
+    world.kill("d");
+    expect(() => world.start("e", [], { join: true })).toThrow(/needs the addresses of some/);
+  });
+
+  test("is redirected to by its address, when it leads", () => {
+    const world = new World().found(["a"]);
+    const client = world.client();
+    world.simulation.settle(put(client, "x"));
+    world.start("d", ["a"], { join: true });
+    world.change("d", "d:1");
+    world.agree("a d");
+    world.at("a").transfer("d");
+    world.until(() => world.leader() === "d");
+    expect(world.simulation.settle(get(client, "x"))).toBe("value");
+  });
+
+  test("that takes the name of a removed one, with another disk, is heard", () => {
+    const world = new World().found();
+    world.until(() => world.leader() !== undefined);
+    const gone = THREE.find((name) => name !== world.leader()) ?? "";
+    world.change(gone);
+    world.until(() => world.told(gone, "removed").length > 0);
+    world.kill(gone);
+    world.start(gone, THREE.filter((name) => name !== gone), { join: true, directory: "new" });
+    world.change(gone, `${gone}:1`);
+    world.until(() => world.at(gone).status().members.length === 3);
+    world.until(() => world.at(gone).status().members.every(({ votes }) => votes));
+    expect(world.at(gone).status().lastApplied).toBeGreaterThan(2);
+  });
+});
+
+describe("the addresses of servers", () => {
+  const at = (world: World, name: Name) => `${world.simulation.machine(name).ip}:1`;
+  const others = (name: Name) => THREE.filter((other) => other !== name);
+  /** Starts a server again, at another address, with peers where they are said to be. */
+  function move(world: World, name: Name, ip: string, peers: readonly string[]): void {
+    world.kill(name);
+    world.simulation.machine(name).ip = ip;
+    world.start(name, [], { peers });
+  }
+  function lead(world: World, name: Name): void {
+    const heirs = () => world.at(world.leader() ?? name).status().peers;
+    world.until(() => world.leader() !== undefined);
+    world.until(() => heirs().every(({ heardMs, matchIndex }) => heardMs !== null && matchIndex));
+    world.at(world.leader() ?? "").transfer(name);
+    world.until(() => world.leader() === name);
+  }
+
+  test("that listen everywhere are not in the log, and yet clients of others find the leader", () => {
+    const world = new World().found(THREE, { host: "0.0.0.0" });
+    const leader = world.leader() ?? "";
+    const { members } = world.at(leader).status();
+    expect(members.find(({ name }) => name === leader)?.address).toBe("");
+    for (const other of others(leader)) {
+      const client = world.client({ servers: [`${other}=${at(world, other)}`] });
+      world.simulation.settle(put(client, other));
+      client.close();
+    }
+  });
+
+  test("are received when one comes back elsewhere and leads, and told before those of the log", () => {
+    const world = new World();
+    for (const name of THREE) world.simulation.machine(name);
+    const peersOf = (name: Name) => others(name).map((peer) => `${peer}=${at(world, peer)}`);
+    for (const name of THREE) world.start(name, [], { peers: peersOf(name) });
+    const old = `c=${at(world, "c")}`;
+    move(world, "c", "10.0.9.3", peersOf("c"));
+    lead(world, "c");
+    const { members } = world.at("a").status();
+    expect(members.find(({ name }) => name === "c")?.address).toBe(old.slice(2));
+    // Neither the servers' own clients, nor those that know another server, or only an old address.
+    for (const name of ["a", "b"]) world.simulation.settle(put(world.at(name), name));
+    for (const servers of [[`a=${at(world, "a")}`], [old, `b=${at(world, "b")}`]]) {
+      const client = world.client({ servers });
+      world.simulation.settle(put(client, "x"));
+      expect(world.simulation.settle(client.inspect("c"))).toMatchObject({ role: "Leader" });
+      client.close();
+    }
+    world.change("c", "10.0.9.3:1");
+    const corrected = world.at("c").status().members;
+    expect(corrected.find(({ name }) => name === "c")).toMatchObject({
+      address: "10.0.9.3:1",
+      votes: true,
+    });
+    expect(world.at("c").status().needed).toBe(2);
+  });
+
+  test("may all change at once, even be exchanged: one of them is enough for a client", () => {
+    // Each is called by the address that it had at first.
+    const world = new World();
+    const names = THREE.map((name) => at(world, name));
+    const machineOf = new Map(THREE.map((name, i) => [names[i] ?? "", name]));
+    const startAll = (addressOf: (name: Name) => string) => {
+      for (const name of names) {
+        const peers = names.filter((other) => other !== name)
+          .map((other) => `${other}=${addressOf(other)}`);
+        const machine = machineOf.get(name) ?? "";
+        world.start(machine, [], { name, peers, host: addressOf(name).split(":")[0] ?? "" });
+      }
+    };
+    startAll((name) => name);
+    world.until(() => world.leader() !== undefined);
+    const moves: ((i: number) => string)[] = [
+      (i) => `10.0.9.${i}`,
+      (i) => `10.0.0.${1 + (i + 1) % 3}`,
+    ];
+    for (const ipOf of moves) {
+      for (const name of THREE) world.kill(name);
+      THREE.forEach((name, i) => world.simulation.machine(name).ip = ipOf(i));
+      startAll((name) => at(world, machineOf.get(name) ?? ""));
+      world.until(() => world.leader() !== undefined);
+      for (const name of THREE) {
+        const client = world.client({ servers: [at(world, name)] });
+        world.simulation.settle(put(client, "x", name));
+        expect(world.simulation.settle(get(client, "x"))).toBe(name);
+        client.close();
+      }
+    }
+  });
+});
+
+describe("the members", () => {
+  test("are told when they change, and a snapshot that lists them is no change", () => {
+    const world = new World().found(THREE, { snapshotBytes: 500 });
+    for (let n = 0; n < 100; n += 1) world.simulation.settle(put(world.at("a"), `key ${n % 5}`));
+    for (const name of THREE) {
+      expect(world.told(name, "snapshot").length).toBeGreaterThan(2);
+      expect(world.told(name, "members")).toEqual([]);
+    }
+    world.change("d", "d:1");
+    world.until(() => world.told("a", "members").length > 0);
+    expect(world.told("a", "members")).toHaveLength(1);
+  });
+});
+
+describe("a server that is removed", () => {
+  test("stops by itself, and says so; one that leads hands over first", () => {
+    for (const isLeader of [false, true]) {
+      const world = new World().found([...THREE, "d", "e"]);
+      const { simulation } = world;
+      const leader = world.leader() ?? "";
+      const gone = isLeader ? leader : leader === "e" ? "d" : "e";
+      const node = world.at(gone);
+      const { term } = node.status();
+      world.change(gone);
+      simulation.settle(node.stopped);
+      world.nodes.delete(gone);
+      expect(world.told(gone, "removed")).toHaveLength(1);
+      world.until(() => world.leader() !== undefined);
+      simulation.settle(put([...world.nodes.values()][0] ?? node, "x"));
+      const next = world.at(world.leader() ?? "").status();
+      expect([next.term, next.members.length, next.needed]).toEqual([
+        term + Number(isLeader),
+        4,
+        3,
+      ]);
+      // Started again, it waits for somebody to add it, and disturbs nobody.
+      world.start(gone, [], {});
+      simulation.run(20_000);
+      expect(world.at(world.leader() ?? "").status().term).toBe(next.term);
+      expect(world.at(gone).status()).toMatchObject({ role: "Follower", votes: null });
+      expect(world.told(gone, "removed")).toEqual([]);
+    }
+  });
+
+  test("tells clients that knew nobody else who is left, before it stops", () => {
+    const world = new World().found();
+    const [gone = "", client] = [
+      world.leader(),
+      world.client({ servers: [`${world.leader()}:1`] }),
+    ];
+    const { stopped } = world.at(gone);
+    world.simulation.settle(put(client, "x"));
+    world.change(gone);
+    world.until(() => world.told(gone, "removed").length > 0);
+    expect(world.simulation.settle(get(client, "x"))).toBe("value");
+    world.simulation.settle(stopped);
+    expect(world.told(gone, "removed")).toHaveLength(1);
+    world.simulation.settle(put(client, "x", "next"));
+    expect(world.simulation.settle(get(client, "x"))).toBe("next");
+  });
+
+  test("while it was down learns of it when it comes back, and disturbs nobody", () => {
+    const world = new World().found();
+    const leader = world.leader() ?? "";
+    const gone = THREE.find((name) => name !== leader) ?? "";
+    world.kill(gone);
+    world.simulation.run(500);
+    world.change(gone);
+    world.simulation.run(30_000); // The leader has stopped speaking to it.
+    const { term } = world.at(leader).status();
+    const { stopped } = world.start(gone, THREE.filter((name) => name !== gone));
+    world.simulation.settle(stopped);
+    expect(world.told(gone, "removed")).toHaveLength(1);
+    expect(world.at(leader).status()).toMatchObject({ role: "Leader", term });
+  });
+});
+
+describe("a request to hand over", () => {
+  const others = (leader: Name) => THREE.filter((name) => name !== leader);
+  const servers = THREE.map((name) => `${name}:1`);
+
+  test("is answered by who leads then: whom it names, or whoever has most of the log", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const [heir = ""] = others(leader);
+    expect(world.simulation.settle(client.transfer(leader, heir))).toBe(heir);
+    expect(world.leader()).toBe(heir);
+    const next = world.simulation.settle(client.transfer(heir));
+    expect([others(heir).includes(next), world.leader()]).toEqual([true, next]);
+  });
+
+  test("that is repeated, because its answer was lost, does not hand over once more", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const answer = client.transfer(leader);
+    world.until(() => world.leader() !== leader && world.leader() !== undefined);
+    const next = world.leader();
+    const { term } = world.at(next ?? "").status();
+    const { ip } = world.simulation.machine("client");
+    world.simulation.route = ({ to }) => to.host === ip ? [] : [{ afterMs: 1 }];
+    world.simulation.run(1000);
+    world.simulation.route = () => [{ afterMs: 1 }];
+    expect(world.simulation.settle(answer)).toBe(next as Name);
+    expect(world.at(next ?? "").status()).toMatchObject({ role: "Leader", term });
+  });
+
+  test("makes one attempt, however often it is repeated, and is told that it has failed", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [client, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = ""] = others(leader);
+    simulation.run(500);
+    world.kill(heir);
+    // What the client sends in the last 200 ms of the attempt arrives after its end.
+    const { ip } = simulation.machine("client");
+    const begun = simulation.now;
+    simulation.route = ({ from }) =>
+      from.host === ip && simulation.now > begun + 800
+        ? [{ afterMs: 1 }, { afterMs: 400 }].slice(simulation.now > begun + 900 ? 0 : 1)
+        : [{ afterMs: 1 }];
+    const { message, code } = world.failure(client.transfer(leader, heir));
+    expect([code, message]).toEqual([
+      "refused",
+      `The server refuses: ${heir} did not take over in time.`,
+    ]);
+    const failedAt = simulation.now;
+    expect(failedAt - begun).toBeLessThan(1400);
+    for (let i = 0; i < 20; i += 1) {
+      simulation.settle(put(world.at(leader), `${i}`));
+      simulation.run(20);
+    }
+    expect(simulation.now - failedAt).toBeLessThan(600);
+    expect(world.at(leader).status().role).toBe("Leader");
+  });
+
+  test("is refused while another is tried", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [first, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = "", other = ""] = others(leader);
+    simulation.run(500);
+    world.kill(heir);
+    const failed = first.transfer(leader, heir).catch((error: RaftError) => error.message);
+    simulation.run(100);
+    const second = simulation.settle(
+      Client.connect({
+        servers: ["a:1", "b:1", "c:1"],
+        secret: SECRET,
+        world: simulation.machine("another").boot(),
+      }),
+    );
+    expect(world.failure(second.transfer(leader, other)).message).toContain("it is handing over");
+    expect(simulation.settle(failed)).toContain(`${heir} did not take over in time`);
+    expect(simulation.settle(second.transfer(leader, other))).toBe(other);
+  });
+
+  test("to a server that was not heard for an election timeout is refused, and stops nothing", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const [client, leader = ""] = [world.client({ servers }), world.leader()];
+    const [heir = "", other = ""] = others(leader);
+    world.kill(heir);
+    simulation.run(1500);
+    const begun = simulation.now;
+    const { code, message } = world.failure(client.transfer(leader, heir));
+    expect([code, message]).toEqual([
+      "refused",
+      `The server refuses: ${heir} was not heard for 1000 ms.`,
+    ]);
+    simulation.settle(put(world.at(leader), "x"));
+    expect(simulation.now - begun).toBeLessThan(100);
+    expect(simulation.settle(client.transfer(leader))).toBe(other);
+  });
+
+  test("is refused if nobody of that name has a vote, or if another leads", () => {
+    const world = new World().found();
+    const [client, leader = ""] = [world.client(), world.leader()];
+    const [one = "", other = ""] = others(leader);
+    const refusal = (promise: Promise<unknown>) => world.failure(promise).message;
+    expect(refusal(client.transfer(leader, "ghost"))).toContain("ghost has no vote here");
+    expect(refusal(client.transfer(one, other))).toContain(`${leader} leads already`);
+    expect(world.leader()).toBe(leader);
+    const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
+    expect(world.failure(withKey.transfer(leader))).toMatchObject({ code: "usage" });
+  });
+});
+
+describe("a request to change the members", () => {
+  test("comes from who has the secret: the clients' key is not enough", () => {
+    const world = new World().found(["a"]);
+    const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
+    expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({
+      code: "usage",
+      message: expect.stringMatching(
+        /^Who only has the clients' key can neither change the members/,
+      ),
+    });
+    world.simulation.settle(put(withKey, "x"));
+    world.simulation.settle(world.client().changeMembers("d", "d:1"));
+    expect(namesOf(world.at("a").status().members)).toBe("a (d)");
+  });
+
+  test("is no request when it comes with the clients' key", () => {
+    const world = new World().found(["a"]);
+    const { id, name, boot } = world.at("a").status();
+    const from = { host: world.simulation.machine("client").ip, port: 1 };
+    const to = { host: world.simulation.machine("a").ip, port: 1 };
+    // As a client, it would be the message after the last of the table, or the first, a session.
+    for (const number of [0, 8, 9]) {
+      const body = [number, 1, "d", "d:1", false];
+      world.simulation.deliver({
+        from,
+        to,
+        bytes: fromClient({ id, name, boot }, [body], number + 1),
+      });
+    }
+    world.simulation.run(100);
+    expect(world.at("a").status()).toMatchObject({ dropped: { malformed: 3 }, lastIndex: 1 });
+  });
+
+  test("is refused with the reason, and then nothing has changed", () => {
+    const world = new World().found();
+    const leader = world.leader() ?? "";
+    const [first = "", second = ""] = THREE.filter((name) => name !== leader);
+    world.kill(first);
+    world.simulation.run(500);
+    world.simulation.run(1000);
+    const refused = world.failure(world.at(leader).changeMembers(second));
+    expect(refused).toMatchObject({
+      code: "refused",
+      message: "The server refuses: of the 2 left "
+        + `who have a vote, ${first} cannot be heard, and the rest is no majority.`,
+    });
+    for (const [name, address] of [["", "d:1"], ["d", "d"], ["d=", "d:1"], ["d", "d:70000"]]) {
+      const { code, message } = world.failure(world.at(leader).changeMembers(name ?? "", address));
+      expect([code, message]).toEqual(["refused", "The server refuses: it has no such address."]);
+    }
+    expect(world.at(leader).status().lastIndex).toBe(1);
+    world.change(first);
+    expect(namesOf(world.at(leader).status().members)).toBe(
+      THREE.filter((name) => name !== first).join(" "),
+    );
+  });
+
+  test("is done once, however often and of whomever it is asked", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.route = () =>
+      simulation.random() < 0.3 ? [] : [{ afterMs: 1 }, { afterMs: 20 * simulation.random() }];
+    world.start("d", THREE, { join: true });
+    for (let i = 0; i < 3; i += 1) {
+      for (const via of THREE) world.change("d", "d:1", via);
+    }
+    world.agree("a b c d");
+    world.change("d");
+    for (const via of THREE) world.change("d", "", via);
+    world.until(() => world.told("d", "removed").length > 0);
+    simulation.run(2000);
+    const lists = world.told("a", "members").map((event) =>
+      event.type === "members" ? namesOf(event.members) : ""
+    );
+    expect(lists).toEqual(["a b c (d)", "a b c d", "a b c"]);
+  });
+
+  test("is answered when it has to wait for another change", () => {
+    const world = new World().found();
+    for (const name of ["d", "e"]) world.start(name, THREE, { join: true });
+    const leader = world.at(world.leader() ?? "");
+    const changes = ["d", "e"].map((name) => leader.changeMembers(name, `${name}:1`));
+    world.simulation.settle(Promise.all(changes));
+    world.until(() => leader.status().members.every(({ votes }) => votes));
+    expect(leader.status()).toMatchObject({ needed: 3, peers: { length: 4 } });
+  });
+});
+
+describe("a server that has lost its disk", () => {
+  /** It is killed, and starts again with the same words and an empty directory. */
+  function loseDisk(world: World, name: Name): void {
+    world.kill(name);
+    world.simulation.machine(name).disk.wipe();
+    world.start(name, THREE.filter((other) => other !== name));
+  }
+
+  const another = (world: World) => THREE.find((name) => name !== world.leader()) ?? "";
+
+  test("comes back by itself, without a vote at first, and has all that it had", () => {
+    for (const isLeader of [false, true]) {
+      const world = new World().found();
+      const { simulation } = world;
+      simulation.settle(put(world.at("a"), "before"));
+      const lost = isLeader ? world.leader() ?? "" : another(world);
+      const { disk } = world.at(lost).status();
+      loseDisk(world, lost);
+      expect(world.at(lost).status().disk).not.toBe(disk);
+      world.until(() => world.leader() !== undefined && world.leader() !== lost);
+      world.until(() => world.told(lost, "members").length > 1);
+      expect(
+        world.told(lost, "members").map((event) =>
+          event.type === "members" ? namesOf(event.members) : ""
+        ),
+      ).toEqual([THREE.map((name) => name === lost ? `(${name})` : name).join(" "), "a b c"]);
+      const leader = world.leader() ?? "";
+      expect(world.told(leader, "lostDisk")).toMatchObject([{ server: lost }]);
+      expect(simulation.settle(get(world.at(lost), "before"))).toBe("value");
+      // It is a voter again: one of the others may go.
+      world.kill(THREE.find((name) => name !== lost && name !== leader) ?? "");
+      simulation.settle(put(world.at(lost), "after"));
+    }
+  });
+
+  test("is no voter to those who have started again meanwhile, either (catalogue 42)", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), "x"));
+    // The leader and one more have it; whoever is left would be elected by a server without memory.
+    const leader = world.leader() ?? "";
+    const [lost = "", late = ""] = THREE.filter((name) => name !== leader);
+    for (let n = 0; n < 20; n += 1) simulation.settle(put(world.at(leader), `key ${n}`));
+    world.kill(leader);
+    world.kill(late);
+    loseDisk(world, lost);
+    world.start(late, THREE.filter((name) => name !== late));
+    simulation.run(20_000);
+    for (const name of [late, lost]) expect(world.told(name, "campaign")).toEqual([]);
+    world.start(leader, THREE.filter((name) => name !== leader));
+    world.until(() => world.told(lost, "members").length > 1);
+    expect(simulation.settle(get(world.at(lost), "key 19"))).toBe("value");
+  });
+
+  test("may join under its name after it was removed, also where that was missed", () => {
+    const five = [...FOUR, "e"];
+    const world = new World().found(five);
+    const leader = world.leader() ?? "";
+    const [lost = "", away = ""] = five.filter((name) => name !== leader);
+    world.kill(away);
+    world.change(lost);
+    world.until(() => world.told(lost, "removed").length > 0);
+    world.kill(lost);
+    world.simulation.machine(lost).disk.wipe();
+    world.start(away, []);
+    world.start(lost, [leader], { join: true });
+    world.change(lost, `${lost}:1`);
+    const isOne = ({ name, votes }: Member) => name === lost && votes;
+    world.until(() => [...world.nodes.values()].every((node) => node.status().members.some(isOne)));
+  });
+});
+
+describe("all servers", () => {
+  test("of a cluster are replaced under load, and no write is lost", () => {
+    const world = new World().found(THREE, { snapshotBytes: 2000 });
+    const { simulation } = world;
+    const client = world.client({
+      servers: THREE.map((name) => `${name}=${name}:1`),
+      timeoutMs: 30_000,
+    });
+    const written: string[] = [];
+    const work = async () => {
+      for (let i = 0; written.length < 1000; i += 1) {
+        await put(client, `${i}`, "x".repeat(30));
+        written.push(`${i}`);
+      }
+    };
+    void work();
+    for (const [i, gone] of THREE.entries()) {
+      const name = `n${i}`;
+      world.start(name, ["a", "b", "c", "n0", "n1"].filter((peer) => world.nodes.has(peer)), {
+        join: true,
+        snapshotBytes: 2000,
+      });
+      world.change(name, `${name}:1`);
+      world.until(() => world.at(name).status().members.some((m) => m.name === name && m.votes));
+      world.until(() => world.leader() !== undefined);
+      const { stopped } = world.at(gone);
+      world.change(gone);
+      simulation.settle(stopped);
+      world.nodes.delete(gone);
+      world.until(() => world.leader() !== undefined);
+    }
+    world.until(() => written.length === 1000);
+    world.agree("n0 n1 n2");
+    const stored = written.map((key) => simulation.settle(get(world.at("n1"), key)));
+    expect(new Set(stored)).toEqual(new Set(["x".repeat(30)]));
+    expect(world.told("n2", "snapshot").length).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,2344 @@
+/** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
+import { describe, expect, test } from "bun:test";
+import {
+  Client,
+  clientKey,
+  type ClientOptions,
+  type Entry,
+  type HardState,
+  KeyValues,
+  KeyValueStore,
+  makeEntry,
+  MAX_COMMAND_BYTES,
+  messages,
+  Node,
+  type NodeEvent,
+  type NodeOptions,
+  RaftError,
+  Sessions,
+  type StateMachine,
+  Storage,
+  type World,
+} from "../../raft.ts";
+import { whatIsLeft } from "../simulation/full/quiet.ts";
+import { configuration } from "../support/core.ts";
+import { Disk, type Keep } from "../support/disk.ts";
+import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
+import {
+  answerOf,
+  askStore,
+  fromClient,
+  makeCommand,
+  open,
+  readOutcomes,
+  SECRET,
+  TYPES,
+} from "../support/wire.ts";
+import { type Happening, type Machine, type Packet, Simulation } from "../support/world.ts";
+
+const bytes = (text: string) => Buffer.from(text);
+const text = (raw: Uint8Array) => Buffer.from(raw).toString();
+/** The outcome of a command: its answer, or why there is none. */
+const told = (outcome: { kind: string; data: Uint8Array } | undefined) =>
+  outcome && `${outcome.kind === "answer" ? "" : `${outcome.kind}: `}${text(outcome.data)}`;
+const ENDED = "refusal: the session has ended, or never was";
+const SEEN = "refusal: the client has already seen the answer";
+
+/** Remembers, in order, what it was told, and answers with the count and the command. */
+class Diary implements StateMachine {
+  readonly lines: string[] = [];
+  apply(command: Uint8Array): Uint8Array {
+    this.lines.push(text(command));
+    if (text(command) === "throw") throw new Error("This command is too much for me.");
+    return bytes(`${this.lines.length} ${text(command)}`);
+  }
+  query(): Uint8Array {
+    return bytes(this.lines.join());
+  }
+  snapshot(): Iterable<Uint8Array> {
+    return this.lines.map(bytes);
+  }
+  restore(): (chunk: Uint8Array) => void {
+    this.lines.length = 0;
+    return (chunk) => void this.lines.push(text(chunk));
+  }
+}
+
+type Life = { node: Node; machine: StateMachine; events: NodeEvent[]; reasons: unknown[] };
+
+/** Servers named like their machines, and what they tell. */
+class Cluster {
+  readonly simulation: Simulation;
+  readonly lives = new Map<string, Life>();
+
+  constructor(
+    seed: number,
+    readonly names: readonly string[] = ["a", "b", "c"],
+    readonly create: () => StateMachine = () => new Diary(),
+    private readonly options: Partial<NodeOptions> = {},
+  ) {
+    this.simulation = new Simulation(seed);
+    for (const name of names) this.simulation.machine(name);
+    for (const name of names) this.start(name);
+  }
+
+  start(name: string, options: Partial<NodeOptions> = {}): Node {
+    const [machine, events, reasons]: [StateMachine, NodeEvent[], unknown[]] = [
+      this.create(),
+      [],
+      [],
+    ];
+    const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
+    const node = this.simulation.settle(
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        peers,
+        machine,
+        directory: "data",
+        secret: SECRET,
+        onEvent: (event) => void events.push(event),
+        ...this.options,
+        ...options,
+        world: this.simulation.machine(name).boot(),
+      }),
+    );
+    node.stopped.catch((reason: unknown) => reasons.push(reason));
+    this.lives.set(name, { node, machine, events, reasons });
+    return node;
+  }
+
+  kill(name: string, keep?: Keep): void {
+    if (keep) this.machine(name).powerCut(keep);
+    else this.machine(name).kill();
+    this.lives.delete(name);
+  }
+
+  machine(name: string): Machine {
+    return this.simulation.machine(name);
+  }
+
+  life(name: string): Life {
+    const life = this.lives.get(name);
+    if (!life) throw new Error(`${name} does not run.`);
+    return life;
+  }
+
+  /** The name of the leader, after as much time as it takes to have a single one. */
+  leader(): string {
+    const leaders = () =>
+      [...this.lives].filter(([, { node }]) => node.status().role === "Leader").map(([name]) =>
+        name
+      );
+    const isSettled = () => {
+      const [one, ...more] = leaders();
+      const lives = [...this.lives.values()];
+      return more.length === 0 && lives.every(({ node }) => node.status().leader === one);
+    };
+    expect(this.simulation.run(60_000, () => leaders().length > 0 && isSettled())).toBe(true);
+    return leaders()[0] ?? "";
+  }
+
+  follower(): string {
+    const leader = this.leader();
+    return [...this.lives.keys()].find((name) => name !== leader) ?? "";
+  }
+
+  connect(
+    name: string,
+    servers = this.names.map((server) => `${server}:1`),
+    timeoutMs = 5000,
+  ): Client {
+    const world = this.simulation.machine(name).boot();
+    return this.simulation.settle(Client.connect({ servers, secret: SECRET, timeoutMs, world }));
+  }
+
+  lines(name: string): string[] {
+    const { machine } = this.life(name);
+    return machine instanceof Diary ? machine.lines : [];
+  }
+}
+
+/** A server without peers. */
+function alone() {
+  const cluster = new Cluster(1, ["a"]);
+  cluster.leader();
+  return { simulation: cluster.simulation, life: cluster.life("a") };
+}
+
+/** The RaftError that it rejects with, or undefined if it resolves. */
+function failureOf(simulation: Simulation, promise: Promise<unknown>): RaftError | undefined {
+  try {
+    simulation.settle(promise);
+  } catch (error) {
+    if (error instanceof RaftError) return error;
+    throw error;
+  }
+  return undefined;
+}
+
+const codeOf = (simulation: Simulation, promise: Promise<unknown>): string =>
+  failureOf(simulation, promise)?.code ?? "none";
+
+describe("servers", () => {
+  test("elect a leader, replicate what is proposed to any of them, and serve it", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    for (const name of cluster.names) {
+      const answer = simulation.settle(cluster.life(name).node.propose(bytes(`from ${name}`)));
+      expect(text(answer)).toMatch(new RegExp(`^\\d from ${name}$`));
+    }
+    simulation.run(500);
+    for (const name of cluster.names) {
+      const said = simulation.settle(cluster.life(name).node.read(bytes("")));
+      expect(text(said)).toBe("from a,from b,from c");
+      expect(cluster.lines(name)).toEqual(["from a", "from b", "from c"]);
+    }
+  });
+
+  test("of which one is dead elect a leader all the same, and another when that one dies", () => {
+    forSeeds(20, (_, seed) => {
+      const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
+      for (let dead = 0; dead < 2; dead += 1) cluster.kill(cluster.leader());
+      const { simulation } = cluster;
+      const { node } = cluster.life(cluster.leader());
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
+    });
+  });
+
+  test("have names of at most 255 bytes, and so has their cluster", () => {
+    const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
+    const start = (options: Partial<NodeOptions>) => () =>
+      new Cluster(1, ["a"], undefined, options);
+    for (const options of [{ name: long }, { cluster: long }]) {
+      expect(start(options)).toThrow("is too long. Take one of at most 255 bytes.");
+    }
+    expect(start({ name: longest, cluster: longest })).not.toThrow();
+    const cluster = new Cluster(1);
+    const { node } = cluster.life(cluster.leader());
+    const { code } = failureOf(cluster.simulation, node.changeMembers(long, "d:1")) ?? {};
+    expect(code).toBe("refused");
+  });
+
+  test("tell who leads, in what role they are, and what is committed", () => {
+    const cluster = new Cluster(1);
+    const leader = cluster.leader();
+    const told = (name: string, types: string[]) =>
+      cluster.life(name).events.filter(({ type }) => types.includes(type));
+    expect(told(leader, ["recovered"])).toEqual([{
+      type: "recovered",
+      cutBytes: 0,
+      members: configuration(cluster.names),
+    }]);
+    expect(told(leader, ["role"])).toEqual([
+      { type: "role", from: "Follower", to: "PreCandidate" },
+      { type: "role", from: "PreCandidate", to: "Candidate" },
+      { type: "role", from: "Candidate", to: "Leader" },
+    ]);
+    for (const name of cluster.names) {
+      expect(told(name, ["leader"]).at(-1)).toMatchObject({ from: undefined, to: leader });
+    }
+    cluster.simulation.settle(cluster.life(leader).node.propose(bytes("x")));
+    cluster.simulation.run(500);
+    for (const name of cluster.names) {
+      const commits = told(name, ["committed"]).map((event) =>
+        event.type === "committed" ? event.commitIndex : 0
+      );
+      expect(commits).toEqual(commits.toSorted((x, y) => x - y));
+      expect(commits.at(-1)).toBe(3); // The term's no-op, a session, the command.
+    }
+    cluster.kill(leader);
+    const next = cluster.leader();
+    expect(next).not.toBe(leader);
+    expect(told(next, ["leader"]).at(-1)).toMatchObject({ to: next });
+  });
+
+  test("come back with what they had, after kills and power cuts of all at once", () => {
+    forSeeds(20, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const done: string[] = [];
+      for (let life = 0; life < 3; life += 1) {
+        for (let i = 0; i < 3; i += 1) {
+          const { node } = cluster.life(cluster.names[i] ?? "");
+          const line = `${life}.${i}`;
+          simulation.settle(node.propose(bytes(line)));
+          done.push(line);
+        }
+        const keep = random() < 0.3 ? undefined : random() < 0.5 ? "nothing" : "parts";
+        for (const name of cluster.names) cluster.kill(name, keep);
+        for (const name of cluster.names) cluster.start(name);
+      }
+      const { node } = cluster.life("a");
+      expect(text(simulation.settle(node.read(bytes(""))))).toBe(done.join());
+    });
+  });
+
+  test("alone, open a new and durable term at each start, and serve at once", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    for (let [term, last] = [1, 0]; term <= 5; term += 1) {
+      const { node } = cluster.life("a");
+      const before = simulation.now;
+      expect(text(simulation.settle(node.propose(bytes("x"))))).toBe(`${term} x`);
+      expect(simulation.now - before).toBeLessThan(100);
+      const { boot, ...status } = node.status();
+      expect(status).toMatchObject({ term, role: "Leader", leader: "a" });
+      expect(boot).toBeWithin(last + 1, last + 2 ** 20 + 1);
+      last = boot;
+      cluster.kill("a", "nothing");
+      expect(durable(cluster.machine("a")).currentTerm).toBe(term);
+      cluster.start("a");
+    }
+  });
+
+  test("tell of a peer's slow answers once a minute, as long as they are slow again and again", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const { events } = cluster.life(cluster.leader());
+    simulation.route = () => [{ afterMs: Math.floor(simulation.now / 500) % 2 === 0 ? 1 : 80 }];
+    for (let minutes = 1; minutes <= 3; minutes += 1) {
+      simulation.run(60_000);
+      const slow = events.filter((event) => event.type === "slow");
+      const byPeer = Map.groupBy(slow, ({ peer }) => peer);
+      expect(byPeer.size).toBe(2);
+      for (const told of byPeer.values()) expect(told.length).toBeWithin(minutes, minutes + 2);
+    }
+  });
+
+  test("do not judge a leader's silence before they have read what arrived in a pause", () => {
+    forSeeds(20, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      const follower = cluster.follower();
+      const { term } = cluster.life(leader).node.status();
+      const { events } = cluster.life(follower);
+      simulation.run(500);
+      events.length = 0;
+      cluster.machine(follower).pause(2500 + 5000 * random());
+      simulation.run(10_000);
+      expect(events.filter(({ type }) => type !== "committed" && type !== "slow")).toEqual([]);
+      expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+    });
+  });
+
+  test("that lead and pause are replaced, and then follow without a further term", () => {
+    forSeeds(20, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      cluster.machine(leader).pause(5000);
+      simulation.run(4500);
+      const others = cluster.names.filter((name) => name !== leader);
+      const { term, leader: next } = cluster.life(others[0] ?? "").node.status();
+      expect(others).toContain(next ?? "");
+      simulation.run(5000);
+      for (const name of cluster.names) {
+        expect(cluster.life(name).node.status()).toMatchObject({ term, leader: next });
+      }
+    });
+  });
+
+  /** How long the next command takes when a leader is struck: the median of fifty worlds, and all. */
+  function strikeLeaders(
+    strike: (cluster: Cluster, leader: string, random: Random) => void,
+    connect: (cluster: Cluster, other: string) => Pick<Node, "propose">,
+  ) {
+    const tookMs: number[] = [];
+    forSeeds(50, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      const other = cluster.follower();
+      const asker = connect(cluster, other);
+      simulation.settle(asker.propose(bytes("x")));
+      simulation.run(1000 + 7 * (seed % 100));
+      const { now } = simulation;
+      strike(cluster, leader, random);
+      expect(text(simulation.settle(asker.propose(bytes("y"))))).toBe("2 y");
+      tookMs.push(simulation.now - now);
+      expect(cluster.life(other).node.status().term).toBeLessThan(4);
+    });
+    tookMs.sort((a, b) => a - b);
+    return { medianMs: tookMs[Math.floor(tookMs.length / 2)], tookMs };
+  }
+
+  const another = (cluster: Cluster, name: string) => cluster.life(name).node;
+
+  test("that lead and are killed are replaced long before an election timeout", () => {
+    const { medianMs, tookMs } = strikeLeaders((cluster, leader) => cluster.kill(leader), another);
+    expect(medianMs).toBeLessThan(150);
+    expect(tookMs.at(-1)).toBeLessThan(1000);
+  });
+
+  test("that lead and start again at once are replaced as soon", () => {
+    const { medianMs, tookMs } = strikeLeaders((cluster, leader, random) => {
+      cluster.kill(leader);
+      cluster.simulation.run(100 * random());
+      cluster.start(leader);
+    }, another);
+    expect(medianMs).toBeLessThan(200); // Of which it was dead for 50.
+    expect(tookMs.at(-1)).toBeLessThan(1000);
+  });
+
+  test("that lead and are killed keep a client waiting hardly longer", () => {
+    const connect = (cluster: Cluster) => cluster.connect("client");
+    const { medianMs } = strikeLeaders((cluster, leader) => cluster.kill(leader), connect);
+    expect(medianMs).toBeLessThan(190);
+  });
+
+  test("that lead and vanish with their machine, or stop, are waited for as long as ever", () => {
+    const { medianMs, tookMs } = strikeLeaders((cluster, leader, random) => {
+      const { simulation } = cluster;
+      const { ip } = cluster.machine(leader);
+      const how = random();
+      if (how < 0.3) cluster.kill(leader, "parts");
+      else if (how < 0.6) cluster.machine(leader).pause(60_000);
+      else simulation.route = (p) => [p.from.host, p.to.host].includes(ip) ? [] : [{ afterMs: 1 }];
+    }, another);
+    expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Since the last heartbeat.
+    expect(medianMs).toBeLessThan(1150);
+  });
+
+  test("that are elected send the first entry of their term in that instant, to all others", () => {
+    forSeeds(10, (_, seed) => {
+      const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
+      const { simulation } = cluster;
+      const old = cluster.leader();
+      simulation.settle(cluster.life(old).node.propose(bytes("x")));
+      simulation.run(500);
+      cluster.kill(old);
+      const place = messages.AppendEntries.indexOf("entries") + 2;
+      const sent = new Map<string, number>();
+      let electedAt = 0;
+      simulation.afterTurn = ({ name }) => {
+        const isNew = electedAt === 0 && cluster.life(name).node.status().role === "Leader";
+        if (isNew) electedAt = simulation.now;
+      };
+      simulation.watch = ({ packet }) => {
+        const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
+        const isFull = types.some((type, i) =>
+          type === "AppendEntries" && (bodies[i]?.[place] as Buffer).length > 0
+        );
+        const to = packet?.to.host ?? "";
+        if (isFull && !sent.has(to)) sent.set(to, simulation.now);
+      };
+      expect(simulation.run(5000, () => electedAt > 0)).toBe(true);
+      expect([...sent.values()]).toEqual(Array(4).fill(electedAt));
+    });
+  });
+
+  test("that are elected in the turn after a pause do all that was asked in that turn", () => {
+    let elected = 0;
+    forSeeds(10, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const old = cluster.leader();
+      simulation.settle(cluster.life(old).node.propose(bytes("x")));
+      const said: string[] = [];
+      simulation.watch = ({ packet }) => {
+        if (packet?.to.host !== "10.9.9.9") return;
+        const { types, bodies } = open(packet.bytes);
+        types.forEach((type, i) => {
+          const [, id, what] = bodies[i] ?? [];
+          const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+          const all = outcomes.map(({ outcome }) => outcome).join();
+          said.push(`${id} ${type} ${type === "Answer" ? text(what as Buffer) : all}`.trim());
+        });
+      };
+      let sequence = 0;
+      const ask = (name: string, requests: readonly unknown[][]) => {
+        const to = { host: cluster.machine(name).ip, port: 1 };
+        const asked = fromClient(cluster.life(name).node.status(), requests, sequence += 1);
+        simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: asked });
+      };
+      ask(old, [[0, 1]]);
+      simulation.run(300);
+      const session = Number(said.pop()?.split(" ")[2]);
+      // It is stopped in the turn in which it campaigns, and finds votes and requests after that.
+      cluster.kill(old);
+      let heir = "";
+      simulation.afterTurn = ({ name }) => {
+        if (heir !== "" || cluster.life(name).node.status().role !== "Candidate") return;
+        heir = name;
+        cluster.machine(name).pause(400);
+      };
+      expect(simulation.run(5000, () => heir !== "")).toBe(true);
+      said.length = 0;
+      ask(heir, [[2, 2, bytes("")]]); // Before the votes: it does not know yet that it leads.
+      simulation.run(50);
+      const isSplit = [...cluster.lives].some(([name, { node }]) =>
+        name !== heir && node.status().role !== "Follower"
+      );
+      if (isSplit) return; // The votes are split, and the next election is another story.
+      elected += 1;
+      const command = (
+        id: number,
+        line: string,
+      ) => [1, id, makeCommand([session, id, 0], bytes(line))];
+      ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
+      ask(heir, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
+      simulation.run(1000);
+      const { lastApplied } = cluster.life(heir).node.status();
+      expect(said.toSorted()).toEqual([
+        "10 Answer x,y,z",
+        "11 Outcomes 2 y",
+        `12 Answer ${lastApplied - 1}`,
+        "13 Answer x,y,z",
+        "14 Outcomes 3 z",
+        `15 Answer ${lastApplied}`,
+        "2 NotLeader",
+      ]);
+      expect(cluster.lines(heir)).toEqual(["x", "y", "z"]);
+      expect(whatIsLeft(cluster.life(heir).node)).toBe("");
+    });
+    if (!isReplay) expect(elected).toBeGreaterThan(5);
+  });
+
+  test("that no longer lead keep no client waiting", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const { ip } = cluster.machine(leader);
+    // A client that asks once, and a leader that hears nobody else.
+    const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: ip, port: 1 }];
+    simulation.route = (packet) =>
+      packet.from.host === ip || packet.to.host === ip ? [] : [{ afterMs: 1 }];
+    const told: unknown[] = [];
+    simulation.watch = ({ packet }) => {
+      if (packet?.to.host !== from.host) return;
+      const { types, bodies } = open(packet.bytes);
+      told.push(...types.map((type, n) => `${type} ${bodies[n]?.[1]}`));
+    };
+    const asked = fromClient(cluster.life(leader).node.status(), [[0, 41], [2, 42, bytes("")]], 1);
+    simulation.deliver({ from, to, bytes: asked });
+    simulation.run(50);
+    expect(told).toEqual([]);
+    simulation.run(2500);
+    expect(told.toSorted()).toEqual(["NotLeader 41", "NotLeader 42"]);
+  });
+
+  test("are not stuck by a dead peer, whose port loses what is sent next to a living one", () => {
+    forSeeds(20, (random, seed) => {
+      const cluster = new Cluster(seed);
+      cluster.kill("c");
+      const { simulation } = cluster;
+      const dead = cluster.machine("c").ip;
+      const refused = new Set<string>();
+      let lost = 0;
+      simulation.route = ({ from, to }) => {
+        const isLost = refused.delete(from.host) && random() < 0.5;
+        if (to.host === dead) refused.add(from.host);
+        lost += isLost ? 1 : 0;
+        return isLost || to.host === dead ? [] : [{ afterMs: random() }];
+      };
+      for (let i = 1; i <= 5; i += 1) {
+        const { node } = cluster.life(i % 2 ? "a" : "b");
+        expect(text(simulation.settle(node.propose(bytes("x")), 20_000))).toBe(`${i} x`);
+      }
+      expect(lost).toBeGreaterThan(0);
+    });
+  });
+
+  test("stop when they are told to: port and directory are free, and nothing more is sent", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"]);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const { node, reasons } = cluster.life(leader);
+    simulation.settle(node.propose(bytes("in time")));
+    const command = node.propose(bytes("too late"));
+    const stopped = node.stop();
+    expect(codeOf(simulation, command)).toBe("outcomeUnknown");
+    simulation.settle(stopped);
+    const heard: Happening[] = [];
+    simulation.watch = (happening) => void heard.push(happening);
+    simulation.run(3000);
+    expect(heard.filter(({ machine }) => machine.name === leader)).toEqual([]);
+    expect(reasons).toEqual([]);
+    cluster.start(leader);
+    expect(cluster.names).toContain(cluster.leader());
+  });
+
+  test("hand over before they stop, so that nobody waits for an election timeout", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"]);
+    const { simulation } = cluster;
+    for (let i = 1; i <= 5; i += 1) {
+      const leader = cluster.leader();
+      const { node } = cluster.life(cluster.follower());
+      simulation.settle(node.propose(bytes("before")));
+      const begun = simulation.now;
+      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(node.propose(bytes("after")));
+      expect(simulation.now - begun).toBeLessThan(400); // Of the clock that a test moves.
+      cluster.start(leader);
+    }
+    cluster.leader();
+    simulation.run(500);
+    expect(cluster.lines("a").length).toBe(10);
+  });
+
+  test("never hand over to a server that has just died, whichever that is", () => {
+    const names = ["a", "b", "c", "d", "e"];
+    for (const place of [0, 1, 2, 3]) {
+      const cluster = new Cluster(1, names);
+      const { simulation } = cluster;
+      const leader = cluster.leader();
+      simulation.run(500);
+      const [dead = ""] = names.filter((name) => name !== leader).slice(place);
+      const { ip } = cluster.machine(dead);
+      let isAnswering = false;
+      simulation.route = ({ from, bytes: sealed }) => {
+        isAnswering ||= from.host === ip && open(sealed).types.includes("AppendEntriesReply");
+        return [{ afterMs: 1 }];
+      };
+      expect(simulation.run(1000, () => isAnswering)).toBe(true);
+      cluster.kill(dead); // Its last answer is still in flight.
+      const { node } = cluster.life(names.find((name) => ![leader, dead].includes(name)) ?? "");
+      const begun = simulation.now;
+      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(node.propose(bytes("after")));
+      expect(simulation.now - begun).toBeLessThan(200);
+    }
+  });
+
+  test("stop without an heir when nobody takes over, or at once when told twice", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"]);
+    const { simulation } = cluster;
+    const [leader, follower] = [cluster.leader(), cluster.follower()];
+    simulation.run(500); // The leader has heard them.
+    cluster.names.filter((name) => name !== leader).forEach((name) => cluster.kill(name));
+    const { node } = cluster.life(leader);
+    const begun = simulation.now;
+    simulation.settle(node.stop());
+    expect(simulation.now - begun).toBeGreaterThan(0);
+    expect(simulation.now - begun).toBeLessThanOrEqual(1100);
+    for (const name of cluster.names) cluster.start(name);
+    expect(cluster.names).toContain(follower);
+    const impatient = cluster.life(cluster.leader()).node;
+    void impatient.stop();
+    const second = simulation.now;
+    simulation.settle(impatient.stop());
+    expect(simulation.now).toBe(second);
+  });
+
+  test("find each other again, when all of them have moved to new addresses at once", () => {
+    const cluster = new Cluster(3);
+    cluster.leader();
+    cluster.names.forEach((name, i) => cluster.machine(name).ip = `10.0.9.${i}`);
+    cluster.simulation.run(30_000);
+    cluster.leader();
+  });
+
+  test("that cannot start let go of what they had taken", () => {
+    const { simulation, names } = new Cluster(1, []);
+    const world = simulation.machine("a").boot();
+    const options = {
+      host: "a",
+      port: 1,
+      name: "a",
+      peers: names,
+      directory: "data",
+      secret: SECRET,
+      world,
+      machine: new Diary(),
+    };
+    const onEvent = () => {
+      throw new Error("I do not like events.");
+    };
+    expect(() => simulation.settle(Node.start({ ...options, onEvent }))).toThrow("like events");
+    simulation.settle(simulation.settle(Node.start(options)).stop());
+  });
+
+  test("do not start on contradictory options, a taken port, a held directory", () => {
+    const simulation = new Simulation(1);
+    const machine = new Diary();
+    const world = simulation.machine("a").boot();
+    const start = (options: Partial<NodeOptions>) =>
+      codeOf(
+        simulation,
+        Node.start({
+          host: "a",
+          port: 1,
+          peers: ["b:1"],
+          directory: "data",
+          secret: SECRET,
+          machine,
+          world,
+          ...options,
+        }),
+      );
+    expect(start({ peers: ["b:1", "b:1"] })).toBe("usage");
+    expect(start({ peers: ["a:1"] })).toBe("usage");
+    expect(start({ name: "b:1" })).toBe("usage");
+    expect(start({ peers: ["b=c:1", "d=c:1"] })).toBe("usage"); // Two names for one peer.
+    expect(start({ peers: ["b=a:1"] })).toBe("usage"); // Another name for itself.
+    expect(start({ host: "" })).toBe("usage");
+    for (const port of [0, -1, 1.5, 65_536, Number.NaN]) expect(start({ port })).toBe("usage");
+    expect(start({ peers: ["b"] })).toBe("usage");
+    const socket = simulation.settle(world.datagrams.bind({ host: "a", port: 1 }, () => {}));
+    expect(start({})).toBe("network");
+    socket.close();
+    expect(start({})).toBe("none"); // The start that failed has let the directory go.
+    expect(start({ port: 2 })).toBe("storage");
+  });
+});
+
+describe("two servers of one name", () => {
+  type Directory = "an empty directory" | "a copy of the directory";
+
+  /** The same name, and what else it was started with, on another machine. */
+  function startTwin(cluster: Cluster, of: string, kind: Directory): Node {
+    const twin = cluster.machine("twin");
+    const log = cluster.machine(of).disk.read("data/log");
+    if (kind === "a copy of the directory") twin.disk.put("data/log", log ?? Buffer.alloc(0));
+    const peers = cluster.names.filter((name) => name !== of).map((name) => `${name}=${name}:1`);
+    return cluster.simulation.settle(
+      Node.start({
+        host: "twin",
+        port: 1,
+        name: of,
+        peers,
+        directory: "data",
+        secret: SECRET,
+        machine: cluster.create(),
+        world: twin.boot(),
+      }),
+    );
+  }
+
+  test.each(["an empty directory", "a copy of the directory"] as const)(
+    "with %s: who began later is a member, and the others tell of the older one",
+    (kind) => {
+      forSeeds(6, (_, seed) => {
+        const cluster = new Cluster(seed);
+        const { simulation } = cluster;
+        const leader = cluster.leader();
+        const name = seed % 2 === 0 ? leader : cluster.follower();
+        simulation.settle(cluster.life(leader).node.propose(bytes("before")));
+        simulation.run(500); // So that all of it is on each disk.
+        const others = cluster.names.filter((other) => other !== name);
+        const told = () =>
+          others.map((other) => cluster.life(other).events.filter(({ type }) => type === "twice"));
+        const older = cluster.life(name).node;
+        const newer = startTwin(cluster, name, kind);
+        const from = (machine: string) => ({ host: cluster.machine(machine).ip, port: 1 });
+        simulation.run(990);
+        expect(told()).toEqual([[], []]);
+        simulation.run(9000);
+        const twice = {
+          type: "twice",
+          server: name,
+          address: from(name),
+          other: from("twin"),
+        } as const;
+        expect(told()).toEqual([[twice], [twice]]);
+        const isSame = newer.status().disk === older.status().disk;
+        expect(isSame).toBe(kind === "a copy of the directory");
+        const lost = others.flatMap((other) =>
+          cluster.life(other).events.filter(({ type }) => type === "lostDisk")
+        );
+        expect(lost).toEqual(isSame ? [] : [{ type: "lostDisk", server: name }]);
+        // Nobody follows the older one, nor it anybody, and the rest goes on as one cluster.
+        expect(older.status()).toMatchObject({ leader: undefined });
+        const rest = others.map((other) => cluster.life(other).node);
+        const [leading = newer] = rest.filter((node) => node.status().role === "Leader");
+        simulation.settle(leading.propose(bytes("after")));
+        expect(text(simulation.settle(newer.read(bytes(""))))).toBe("before,after");
+        const { disk, leader: now } = newer.status();
+        expect(leading.status().name).toBe(now ?? "");
+        for (const node of rest) {
+          expect(node.status()).toMatchObject({ leader: now });
+          expect(node.status().members.find((member) => member.name === name)).toMatchObject({
+            disk,
+            votes: true,
+          });
+        }
+        simulation.run(60_000);
+        expect(told()).toEqual([[twice, twice], [twice, twice]]);
+      });
+    },
+  );
+});
+
+describe("a server that strangers could reach", () => {
+  /** Tries to start one at an address that its machine has. Returns the error, if there is one. */
+  function tryStart(ip: string, options: Partial<NodeOptions> = {}) {
+    const simulation = new Simulation(1);
+    const machine = simulation.machine("a");
+    machine.ip = ip;
+    const started = Node.start({
+      host: "a",
+      port: 1,
+      peers: [],
+      directory: "data",
+      machine: new Diary(),
+      world: machine.boot(),
+      ...options,
+    });
+    return failureOf(simulation, started);
+  }
+
+  test("does not start with timeouts that contradict each other", () => {
+    const wrong = [[501, 1000], [0, 1000], [-1, 1000], [Number.NaN, 1000], [100, Number.NaN]];
+    for (const [heartbeatMs = 0, electionTimeoutMs = 0] of wrong) {
+      const { code, message } = tryStart("127.0.0.1", { heartbeatMs, electionTimeoutMs }) ?? {};
+      expect(code).toBe("usage");
+      expect(message).toStartWith(
+        `A heartbeat every ${heartbeatMs} ms is less than two in an `
+          + `election timeout of ${electionTimeoutMs} ms`,
+      );
+    }
+    expect(tryStart("127.0.0.1", { heartbeatMs: 500, electionTimeoutMs: 1000 })).toBeUndefined();
+  });
+
+  test("does not start without a secret, and says how to make one", () => {
+    for (const ip of ["10.0.0.1", "192.168.1.7", "0.0.0.0", "::", "fe80::1", "2001:db8::127"]) {
+      const { code, message } = tryStart(ip, { name: "a" }) ?? {};
+      expect([ip, code]).toEqual([ip, "usage"]);
+      expect(message).toContain(`loopback addresses only, not on ${ip}`);
+      expect(message).toContain(
+        "'bun cli.ts secret > raft.secret', then '--secret-file raft.secret'",
+      );
+      expect(tryStart(ip, { name: "a", secret: SECRET })).toBeUndefined();
+    }
+    for (const ip of ["127.0.0.1", "127.9.9.9", "::1"]) expect(tryStart(ip)).toBeUndefined();
+  });
+
+  test("lets go of the port that it had, and has not touched its directory", () => {
+    const simulation = new Simulation(1);
+    const machine = simulation.machine("a");
+    const options = {
+      host: "a",
+      port: 1,
+      peers: [],
+      directory: "data",
+      machine: new Diary(),
+      world: machine.boot(),
+    };
+    expect(codeOf(simulation, Node.start(options))).toBe("usage");
+    expect(machine.disk.read("data/log")).toBeUndefined();
+    expect(codeOf(simulation, Node.start({ ...options, secret: SECRET }))).toBe("none");
+  });
+
+  test("on every address of its machine needs a name that its peers know", () => {
+    for (const [ip, host] of [["0.0.0.0", "0.0.0.0"], ["::", "::"], ["::", "[::]"]] as const) {
+      const { code, message } = tryStart(ip, { host, secret: SECRET }) ?? {};
+      expect(code).toBe("usage");
+      expect(message).toContain("no name. Give this server the name by which its peers know it");
+      expect(tryStart(ip, { host, secret: SECRET, name: "10.0.0.1:1" })).toBeUndefined();
+    }
+  });
+
+  test("is named as an address is written, also in IPv6", () => {
+    for (const host of ["::1", "[::1]"]) {
+      const simulation = new Simulation(1);
+      const machine = simulation.machine("a");
+      machine.ip = "::1";
+      const options = {
+        port: 48000,
+        peers: ["[::1]:48001"],
+        directory: "data",
+        machine: new Diary(),
+        world: machine.boot(),
+      };
+      const { name, members } = simulation.settle(Node.start({ host, ...options })).status();
+      expect(name).toBe("[::1]:48000");
+      expect(members.map(({ address }) => address)).toEqual(["[::1]:48000", "[::1]:48001"]);
+    }
+  });
+
+  test("serves whoever has the secret or the clients' key, and nobody else", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const connect = (options: Partial<ClientOptions>) =>
+      simulation.settle(
+        Client.connect({
+          servers: [`${leader}:1`],
+          timeoutMs: 500,
+          world: simulation.machine("client").boot(),
+          ...options,
+        }),
+      );
+    const key = clientKey(SECRET, "raft");
+    for (const right of [{ secret: SECRET }, { clientKey: key }]) {
+      simulation.settle(connect(right).propose(bytes("x")));
+    }
+    const wrongs = [{}, { secret: "another" }, { secret: SECRET, cluster: "other" }, {
+      clientKey: clientKey(SECRET, "other"),
+    }, { secret: key }];
+    for (const wrong of wrongs) {
+      const error = failureOf(simulation, connect(wrong).propose(bytes("y")));
+      expect(error?.code).toBe("timeout");
+      expect(error?.message).toBe(
+        "No answer in 500 ms. Does a majority of the servers run, and "
+          + `with this secret and cluster? Asked: ${leader}:1 (never heard).`,
+      );
+    }
+    expect(cluster.lines(leader)).toEqual(["x", "x"]);
+    const { events, node } = cluster.life(leader);
+    const address = { host: simulation.machine("client").ip, port: expect.any(Number) };
+    expect(events.filter(({ type }) => type === "unauthenticated")).toEqual([
+      { type: "unauthenticated", address },
+    ]);
+    expect(node.status().dropped["unauthenticated"]).toBeGreaterThan(4);
+  });
+
+  test("gives no client a key that is none", () => {
+    const simulation = new Simulation(1);
+    const world = simulation.machine("client").boot();
+    for (const clientKey of ["", "secret", "ab".repeat(31), `${"ab".repeat(32)}\n`]) {
+      const { code, message } =
+        failureOf(simulation, Client.connect({ servers: ["a:1"], clientKey, world })) ?? {};
+      expect([code, message]).toEqual([
+        "usage",
+        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
+      ]);
+    }
+  });
+});
+
+describe("a server's status", () => {
+  test("says what a leader knows of its followers, and a follower of its leader", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    simulation.settle(cluster.life(leader).node.propose(bytes("x".repeat(1000))));
+    simulation.run(500);
+    const of = (name: string) => cluster.life(name).node.status();
+    const { peers, lastTerm, lastIndex, logBytes, term, ...rest } = of(leader);
+    expect([lastTerm, lastIndex]).toEqual([term, 3]);
+    expect(logBytes).toBeWithin(1000, 1200);
+    expect(rest).toMatchObject({
+      votedFor: leader,
+      unsaved: 0,
+      votes: null,
+      needed: 2,
+      silentMs: null,
+    });
+    const others = cluster.names.filter((name) => name !== leader);
+    expect(peers.map(({ name }) => name)).toEqual(others);
+    for (const { name, heardMs, roundTripMs, ...peer } of peers) {
+      expect(peer).toEqual({
+        address: `${cluster.machine(name).ip}:1`,
+        matchIndex: 3,
+        lastWarning: "",
+        reason: "",
+        isVoter: true,
+        founding: of(leader).founding,
+        isNamed: true,
+        stuck: null,
+      });
+      // Since the last heartbeat, which takes up to a millisecond, and so does its answer.
+      expect(heardMs).toBeWithin(0, 103);
+      expect(roundTripMs).toBeWithin(0, 5);
+      expect(of(name).silentMs).toBeWithin(0, 102);
+      expect(of(name).peers.map(({ matchIndex }) => matchIndex)).toEqual([null, null]);
+    }
+  });
+
+  test("says why there is no leader: who is silent, whose name is unknown, how many votes", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    for (const name of ["a", "c"]) cluster.kill(name);
+    const node = cluster.start("a", { peers: ["b=b:1", "c=ghost:1"] });
+    cluster.leader();
+    cluster.kill("b");
+    simulation.run(10_000);
+    const { role, votes, needed, silentMs, peers } = node.status();
+    expect([role, votes, needed]).toEqual(["PreCandidate", 1, 2]);
+    expect(silentMs).toBeWithin(9000, 12_000);
+    expect(peers).toMatchObject([
+      { name: "b", address: `${cluster.machine("b").ip}:1`, lastWarning: "", matchIndex: null },
+      // The log knows better where it is than who has started this server.
+      {
+        name: "c",
+        address: `${cluster.machine("c").ip}:1`,
+        lastWarning: "unresolved",
+        reason: "ENOTFOUND: ghost",
+        heardMs: null,
+        roundTripMs: null,
+      },
+    ]);
+    expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
+  });
+
+  test("says which entry never arrives where only small datagrams do, and so does an event", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const [lossy = ""] = cluster.names.filter((name) => name !== leader);
+    const { ip } = cluster.machine(lossy);
+    simulation.route = ({ to, bytes: { length } }) =>
+      to.host === ip && length > 1400 ? [] : [{ afterMs: 1 }];
+    const { node, events } = cluster.life(leader);
+    simulation.settle(node.propose(Buffer.alloc(5000)));
+    simulation.run(5000);
+    const { lastIndex: index, peers, logBytes } = node.status();
+    const [stuck] = peers.flatMap((peer) => peer.name === lossy ? peer.stuck ?? [] : []);
+    expect(stuck).toMatchObject({ server: lossy, index });
+    expect(stuck?.bytes).toBeWithin(5000, logBytes);
+    expect(events.filter(({ type }) => type === "stuck")).toEqual(stuck ? [stuck] : []);
+  });
+
+  test("survives the way to a client, with what is not known as null", () => {
+    const cluster = new Cluster(1, ["a", "b"]);
+    const client = cluster.connect("client");
+    cluster.kill("b");
+    cluster.kill("a");
+    cluster.start("a");
+    const status = cluster.simulation.settle(client.inspect("a"));
+    const { silentMs, ...known } = JSON.parse(JSON.stringify(cluster.life("a").node.status()));
+    expect(status).toMatchObject(known);
+    expect(status.silentMs).toBeWithin(0, silentMs + 1);
+    expect(status.peers).toEqual([{
+      name: "b",
+      address: `${cluster.machine("b").ip}:1`,
+      lastWarning: "",
+      reason: "",
+      heardMs: null,
+      roundTripMs: null,
+      matchIndex: null,
+      isVoter: true,
+      founding: null,
+      isNamed: true,
+      stuck: null,
+    }]);
+  });
+
+  test("tells once that a name does not resolve, although it is known in two ways", () => {
+    const simulation = new Simulation(1);
+    const peers = ["ghost=ghost:1"];
+    const events: NodeEvent[] = [];
+    simulation.settle(
+      Node.start({
+        host: "a",
+        port: 1,
+        name: "a",
+        peers,
+        directory: "data",
+        secret: SECRET,
+        machine: new Diary(),
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine("a").boot(),
+      }),
+    );
+    simulation.run(10_000);
+    expect(events.filter(({ type }) => type === "unresolved")).toEqual([
+      {
+        type: "unresolved",
+        server: { name: "ghost", host: "ghost", port: 1 },
+        reason: "ENOTFOUND: ghost",
+      },
+    ]);
+  });
+});
+
+/** What a server would remember if its power failed now. */
+function durable(machine: Machine): HardState & { entries: Entry[]; has(line: string): boolean } {
+  const disk = new Disk(randomFrom(1));
+  const log = machine.disk.durable("data/log");
+  if (log) disk.put("data/log", log);
+  const founder = { cluster: "raft", name: machine.name, members: ["a", "b", "c"] };
+  const { hardState, entries } = new Storage(disk.files(), "data", founder, randomFrom(1));
+  return { ...hardState, entries, has: (line) => entries.some(({ data }) => data.includes(line)) };
+}
+
+describe("nothing that promises leaves before the sync", () => {
+  /** Compares a message that leaves with what its sender's disk holds at that very moment. */
+  function judge(
+    cluster: Cluster,
+    machine: Machine,
+    type: string,
+    fields: unknown[],
+    to: unknown,
+    counts: Record<string, number>,
+  ): void {
+    const disk = durable(machine);
+    const [, , term = 0] = fields as number[];
+    const count = (what: string) => counts[what] = (counts[what] ?? 0) + 1;
+    if (type === "RequestVote" && fields[3] === false) {
+      count("RequestVote");
+      expect([disk.currentTerm, disk.votedFor]).toEqual([term, machine.name]);
+    } else if (type === "RequestVoteReply" && fields[3] === false && fields[5] === true) {
+      count("vote");
+      expect([disk.currentTerm, disk.votedFor]).toEqual([term, String(to)]);
+    } else if (type === "AppendEntriesReply" && fields[4] === true) {
+      count("acknowledgement");
+      expect(disk.currentTerm).toBe(term);
+      expect(disk.entries.length).toBeGreaterThanOrEqual(Number(fields[5]));
+    } else if (type === "AppendEntries") {
+      expect(disk.currentTerm).toBe(term);
+      const records = Buffer.from(fields[7] as Uint8Array);
+      const last = records.length > 0 ? Number(fields[4]) + 1 : 0;
+      count(disk.entries.length < last ? "early" : "heartbeat");
+    } else if (type === "Outcomes") {
+      for (const { outcome } of readOutcomes(fields[2] as unknown as Uint8Array)) {
+        const [, line = ""] = outcome.split(" ");
+        count("answer");
+        const holders = cluster.names.filter((name) => durable(cluster.machine(name)).has(line));
+        expect(holders.length).toBeGreaterThan(1);
+      }
+    }
+  }
+
+  test("neither vote, nor RequestVote, nor acknowledgement, nor answer; AppendEntries may", () => {
+    const counts: Record<string, number> = {};
+    forSeeds(12, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      simulation.watch = ({ machine, packet }) => {
+        if (!packet) return;
+        const { kind, bodies, types, envelope } = open(packet.bytes);
+        types.forEach((type, n) => {
+          if (kind === "peer" || type === "Outcomes") {
+            judge(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
+          }
+        });
+      };
+      simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
+      const client = cluster.connect("client");
+      for (let n = 0; n < 6; n += 1) {
+        const several = ["x", "y", "z"].map((word) => client.propose(bytes(`${word}${n}`)));
+        const outcomes = simulation.settle(Promise.allSettled(several));
+        counts["done"] = (counts["done"] ?? 0)
+          + outcomes.filter(({ status }) => status === "fulfilled").length;
+        if (random() < 0.7) continue;
+        const leader = cluster.leader();
+        cluster.kill(leader, "parts");
+        cluster.start(leader);
+      }
+    });
+    for (const what of ["RequestVote", "vote", "acknowledgement", "early", "answer", "done"]) {
+      if (!isReplay) expect(counts[what] ?? 0, what).toBeGreaterThan(10);
+    }
+  });
+
+  test.each(["write", "sync"] as const)(
+    "when the disk fails at a %s, the server stops, says why, and sends nothing more",
+    (what) => {
+      forSeeds(30, (random, seed) => {
+        const cluster = new Cluster(seed);
+        const { simulation } = cluster;
+        if (seed % 3 > 0) cluster.leader(); // Otherwise it fails while they elect the first one.
+        const victim = seed % 3 === 1 ? cluster.leader() : cluster.names[seed % 2] ?? "a";
+        const after: unknown[] = [];
+        let failures = 0;
+        cluster.machine(victim).disk.fault = (operation) => {
+          if (operation.what !== what) return undefined;
+          failures += 1;
+          simulation.watch = ({ machine, packet }) =>
+            void (machine.name === victim && packet && after.push(open(packet.bytes).types));
+          return { code: "EIO", share: random() };
+        };
+        const other = cluster.names.find((name) => name !== victim) ?? "";
+        const command = cluster.life(other).node.propose(bytes("x"));
+        expect(text(simulation.settle(command))).toBe("1 x");
+        simulation.run(3000);
+        expect(failures).toBe(1); // A disk that failed once is not asked a second time.
+        expect(after).toEqual([]);
+        const { reasons } = cluster.life(victim);
+        expect(reasons).toHaveLength(1);
+        expect(reasons[0]).toMatchObject({ code: "storage" });
+        expect(reasons[0]).toBeInstanceOf(RaftError);
+        // Once the disk is mended, it starts again from what it had promised.
+        cluster.machine(victim).disk.fault = () => undefined;
+        cluster.kill(victim, "parts");
+        cluster.start(victim);
+        simulation.run(3000);
+        expect(cluster.lines(victim)).toEqual(["x"]);
+      });
+    },
+  );
+
+  test("a leader gives its answers turn by turn, and has one sync for what is asked meanwhile", () => {
+    const order: string[] = [];
+    class Slow extends Diary {
+      override apply(command: Uint8Array): Uint8Array {
+        order.push(text(command).charAt(0));
+        return super.apply(command);
+      }
+    }
+    const cluster = new Cluster(1, ["a"], () => new Slow());
+    const { simulation } = cluster;
+    const { node } = cluster.life("a");
+    simulation.settle(node.propose(bytes("to open the session")));
+    order.length = 0;
+    cluster.machine("a").disk.fault = ({ what }) => {
+      if (what === "sync") order.push(what);
+      return undefined;
+    };
+    const asks = async (letter: string) => {
+      await node.propose(bytes(letter.repeat(40_000))); // Of these an entry has no two.
+      await node.propose(bytes(letter.toUpperCase()));
+    };
+    simulation.settle(Promise.all(["x", "y", "z"].map(asks)));
+    expect(order.join(" ")).toBe("sync x y z sync X Y Z");
+  });
+
+  test("a state machine that throws stops its server, with what it threw, at every start", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const { node, reasons } = cluster.life("a");
+    simulation.settle(node.propose(bytes("x")));
+    expect(codeOf(simulation, node.propose(bytes("throw")))).toBe("outcomeUnknown");
+    const sentence = "Cannot apply entry 4, command 2 of session 2: every start stops here again. "
+      + "Correct the state machine, in the same way on all servers. It says: Error: This command is "
+      + "too much for me.";
+    const cause = new Error("This command is too much for me.");
+    expect(reasons).toEqual([new RaftError("usage", sentence, { cause })]);
+    cluster.kill("a");
+    cluster.start("a");
+    simulation.run(2000);
+    expect(cluster.life("a").reasons).toEqual(reasons);
+    const heard: unknown[] = [];
+    simulation.watch = (happening) => void heard.push(happening);
+    simulation.run(1000);
+    expect(heard).toEqual([]);
+  });
+});
+
+describe("a command is applied once", () => {
+  test("although datagrams are lost, repeated, overtaken, servers die, clients retry", () => {
+    const counts = { done: 0, unknown: 0, kills: 0, duplicates: 0 };
+    forSeeds(40, (random, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      simulation.route = () => {
+        const copies = random() < 0.15 ? 0 : random() < 0.2 ? 2 : 1;
+        counts.duplicates += copies === 2 ? 1 : 0;
+        return Array.from(
+          { length: copies },
+          () => ({ afterMs: random() < 0.1 ? 300 * random() : random() }),
+        );
+      };
+      const clients = ["x", "y"].map((name) => cluster.connect(name));
+      const answers = new Map<string, string>();
+      for (let round = 0; round < 6; round += 1) {
+        const lines = clients.flatMap((client, n) =>
+          [0, 1, 2, 3, 4].map(async (k) => {
+            const line = `${n}.${round}.${k}`;
+            answers.set(line, text(await client.propose(bytes(line))));
+          })
+        );
+        simulation.run(50 * random());
+        if (random() < 0.4) {
+          const victim = cluster.names[Math.floor(random() * 3)] ?? "a";
+          cluster.kill(victim, random() < 0.5 ? "parts" : undefined);
+          simulation.run(1000 * random());
+          cluster.start(victim);
+          counts.kills += 1;
+        }
+        for (const outcome of simulation.settle(Promise.allSettled(lines))) {
+          if (outcome.status === "fulfilled") counts.done += 1;
+          else if (["outcomeUnknown", "timeout"].includes(outcome.reason.code)) counts.unknown += 1;
+          else throw outcome.reason; // Above all no command may be taken for another's repetition.
+        }
+      }
+      simulation.route = () => [{ afterMs: random() }];
+      simulation.settle(cluster.life(cluster.leader()).node.propose(bytes("the end")));
+      simulation.run(1000);
+      const story = cluster.lines("a");
+      for (const name of cluster.names) expect(cluster.lines(name)).toEqual(story);
+      expect(new Set(story).size).toBe(story.length);
+      for (const [line, answer] of answers) {
+        expect(answer).toBe(`${story.indexOf(line) + 1} ${line}`);
+      }
+      const all = [...cluster.names.map((name) => cluster.life(name).node), ...clients];
+      expect(all.map(whatIsLeft)).toEqual(all.map(() => ""));
+    });
+    if (isReplay) return;
+    expect(counts.done).toBeGreaterThan(0.9 * 40 * 6 * 10);
+    expect(Math.min(counts.kills, counts.duplicates)).toBeGreaterThan(10);
+  });
+
+  const session = makeEntry(1, 1, "session", bytes(""));
+  type Fields = readonly [session: number, sequence: number, acknowledged: number, data: Buffer];
+  const command = (index: number, [session, sequence, acknowledged, data]: Fields) =>
+    makeEntry(index, 1, "commands", makeCommand([session, sequence, acknowledged], data));
+  const open1 = (machine: StateMachine = new Diary()) => {
+    const sessions = new Sessions();
+    sessions.apply(session, machine);
+    return (index: number, fields: Fields) => sessions.apply(command(index, fields), machine)[0];
+  };
+
+  test("its first answer is repeated, also when later commands were applied between", () => {
+    const apply = open1();
+    expect(told(apply(2, [1, 1, 0, bytes("x")]))).toBe("1 x");
+    expect(told(apply(3, [1, 2, 0, bytes("y")]))).toBe("2 y");
+    expect(told(apply(4, [1, 1, 0, bytes("x")]))).toBe("1 x");
+  });
+
+  test("a command that was overtaken by a later one is no duplicate (catalogue 47)", () => {
+    const apply = open1();
+    expect(told(apply(2, [1, 3, 0, bytes("third")]))).toBe("1 third");
+    expect(told(apply(3, [1, 1, 0, bytes("first")]))).toBe("2 first");
+    expect(told(apply(4, [1, 2, 1, bytes("second")]))).toBe("3 second");
+  });
+
+  test("what its client has seen is forgotten, and refused if it comes again", () => {
+    const machine = new Diary();
+    const apply = open1(machine);
+    apply(2, [1, 1, 0, bytes("x")]);
+    apply(3, [1, 2, 1, bytes("y")]);
+    expect(told(apply(4, [1, 1, 0, bytes("x")]))).toBe(SEEN);
+    expect(machine.lines).toEqual(["x", "y"]);
+  });
+
+  test("what is of no session, or was seen, is refused, and all else of its entry is done", () => {
+    const machine = new Diary();
+    const sessions = new Sessions();
+    sessions.apply(session, machine);
+    const of = (numbers: [number, number, number], data: string) =>
+      makeCommand(numbers, bytes(data));
+    const data = Buffer.concat([
+      of([1, 1, 0], "a"),
+      of([7, 1, 0], "b"),
+      of([1, 3, 0], ""),
+      of([1, 1, 0], "a"),
+      of([1, 0, 0], "c"),
+      of([1, 2, 1], "d"),
+      of([1, 1, 0], "a"),
+    ]);
+    const outcomes = sessions.apply(makeEntry(2, 1, "commands", data), machine);
+    expect(outcomes.map(told)).toEqual(["1 a", ENDED, "2 ", "1 a", SEEN, "3 d", SEEN]);
+    expect(machine.lines).toEqual(["a", "", "d"]);
+  });
+
+  test("an entry whose commands cannot be read stops the server", () => {
+    const machine = new Diary();
+    const whole = makeCommand([1, 1, 0], bytes("x"));
+    const apply = (data: Buffer) =>
+      new Sessions().apply(makeEntry(2, 1, "commands", data), machine);
+    for (let length = 1; length < whole.length; length += 1) {
+      const part = whole.subarray(0, length);
+      for (const data of [part, Buffer.concat([whole, part])]) {
+        expect(() => apply(data)).toThrow("the commands of an entry can be read");
+      }
+    }
+  });
+
+  test("the session that was used least recently ends, when there are more than 10,000", () => {
+    const sessions = new Sessions();
+    const machine = new Diary();
+    const openUpTo = (first: number, last: number) => {
+      for (let index = first; index <= last; index += 1) {
+        sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
+      }
+    };
+    openUpTo(1, 10_000);
+    sessions.apply(command(10_001, [1, 1, 0, bytes("x")]), machine);
+    openUpTo(10_002, 10_002);
+    const use = (id: number) => sessions.apply(command(20_000, [id, 5, 0, bytes("y")]), machine)[0];
+    expect(told(use(2))).toBe(ENDED);
+    for (const id of [1, 3, 10_000, 10_002]) expect(use(id)?.kind).toBe("answer");
+  });
+
+  test("a session that is used, then another opened, and used again is the latest again", () => {
+    const sessions = new Sessions();
+    const machine = new Diary();
+    const open = (index: number) =>
+      sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    const use = (id: number, sequence: number) =>
+      sessions.apply(command(30_000, [id, sequence, 0, bytes("y")]), machine)[0];
+    open(1);
+    use(1, 1);
+    open(2);
+    use(1, 2);
+    for (let index = 3; index <= 10_001; index += 1) open(index);
+    expect(use(1, 3)?.kind).toBe("answer");
+    expect(told(use(2, 1))).toBe(ENDED);
+  });
+});
+
+test("who starts again is not given the answers to what it asked before (full seed 32379)", () => {
+  const cluster = new Cluster(1);
+  const { simulation } = cluster;
+  const leader = cluster.leader();
+  const asker = cluster.names.find((name) => name !== leader) ?? "";
+  // Nobody answers the leader, so what it is asked has to wait.
+  const { ip } = cluster.machine(leader);
+  simulation.route = ({ to, bytes: sealed }) =>
+    to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
+  const data = makeCommand([999, 1, 0], bytes("of a session that never was"));
+  cluster.life(asker).node["client"].perform({ type: "Commands", data }).catch(() => {});
+  simulation.run(250);
+  cluster.kill(asker);
+  cluster.start(asker);
+  // The first thing that it asks in its new life has the number of the first in its old one.
+  const done = cluster.life(asker).node.propose(bytes("x"));
+  simulation.run(250);
+  expect(cluster.life(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
+  simulation.route = () => [{ afterMs: 1 }];
+  expect(text(simulation.settle(done))).toBe("1 x");
+});
+
+test("commands of one turn are asked together, and answered in as many parts as it takes", () => {
+  /** What it answers is longer than what it is told. */
+  const loud = (): StateMachine => {
+    const diary = new Diary();
+    const apply = (command: Uint8Array) => bytes(`${text(diary.apply(command))} `.repeat(9));
+    return {
+      apply,
+      query: () => diary.query(),
+      snapshot: () => diary.snapshot(),
+      restore: () => diary.restore(),
+    };
+  };
+  let parts = 0;
+  forSeeds(10, (random, seed) => {
+    const cluster = new Cluster(seed, ["a", "b", "c"], loud);
+    const { simulation } = cluster;
+    cluster.leader();
+    const client = cluster.connect("client");
+    simulation.settle(client.propose(bytes("first")));
+    const asked = new Set<unknown>();
+    simulation.watch = ({ packet }) => {
+      const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
+      types.forEach((type, i) => {
+        const [, id, what] = bodies[i] ?? [];
+        if (type === "Commands") asked.add(id);
+        const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+        if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
+        const isSmall = type !== "Outcomes" && type !== "Commands";
+        if (!isSmall) expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
+      });
+    };
+    simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
+    const lines = Array.from({ length: 100 }, (_, i) => `${i}:${"x".repeat(40 * random())}`);
+    const answers = simulation.settle(
+      Promise.all(lines.map((line) => client.propose(bytes(line)))),
+    );
+    expect(answers.map((answer) => text(answer).split(" ")[1])).toEqual(lines);
+    expect(asked.size).toBeLessThan(10);
+    const known = text(simulation.settle(client.read(bytes("")))).split(",");
+    expect(known.toSorted()).toEqual(["first", ...lines].toSorted());
+  });
+  if (!isReplay) expect(parts).toBeGreaterThan(10);
+});
+
+test("reads are answered in the order in which they came, each after a round of its own", () => {
+  const cluster = new Cluster(1);
+  const { simulation } = cluster;
+  const leader = cluster.leader();
+  const { node } = cluster.life(leader);
+  simulation.settle(node.propose(bytes("x")));
+  simulation.run(500);
+  // Replies to the leader wait, until a test lets them through one by one.
+  const { ip } = cluster.machine(leader);
+  const held: Packet[] = [];
+  simulation.route = (packet) => {
+    const isReply = packet.to.host === ip
+      && open(packet.bytes).types.includes("AppendEntriesReply");
+    if (isReply) held.push(packet);
+    return isReply ? [] : [{ afterMs: 1 }];
+  };
+  const answered: number[] = [];
+  for (const place of [0, 1, 2]) {
+    void node.read(bytes("")).then(() => answered.push(place));
+    simulation.run(2.5);
+  }
+  const seen = new Set<number>();
+  for (const packet of held.splice(0)) {
+    simulation.deliver(packet);
+    simulation.run(0.1);
+    expect(answered).toEqual([0, 1, 2].slice(0, answered.length));
+    seen.add(answered.length);
+  }
+  expect(seen).toContain(1);
+  expect(seen).toContain(2);
+});
+
+describe("a follower's read", () => {
+  const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
+
+  /** A leader, a follower whose traffic is watched, and the other one; all have the first value. */
+  function trio() {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const [watched = "", other = ""] = cluster.names.filter((name) => name !== leader);
+    const ipOf = (name: string) => cluster.machine(name).ip;
+    simulation.settle(cluster.life(other).node.propose(bytes("x")));
+    simulation.run(200);
+    expect(cluster.lines(watched)).toEqual(["x"]);
+    const write = (value: string) =>
+      simulation.settle(cluster.life(leader).node.propose(bytes(value)));
+    const answers: string[] = [];
+    const read = () => {
+      cluster.life(watched).node.read(bytes("")).then(
+        (answer) => answers.push(text(answer)),
+        (error: RaftError) => answers.push(error.code),
+      );
+    };
+    return { cluster, simulation, leader, watched, ipOf, write, read, answers };
+  }
+
+  test("is answered from its own state, and asks the leader only how far that must be", () => {
+    const { simulation, leader, watched, ipOf, read, answers } = trio();
+    const asked: string[] = [];
+    simulation.route = ({ from, to, bytes: sealed }) => {
+      const { kind, types } = open(sealed);
+      const isHop = from.host === ipOf(watched) && to.host === ipOf(leader);
+      if (isHop && kind === "client") asked.push(...types);
+      return [{ afterMs: 1 }];
+    };
+    for (let n = 0; n < 20; n += 1) read();
+    simulation.run(100);
+    expect(answers).toEqual(Array.from({ length: 20 }, () => "x"));
+    expect(asked).toEqual(["ReadIndex"]); // One question for all reads of a turn.
+  });
+
+  test("waits until that follower has what was committed when it came", () => {
+    const { simulation, watched, ipOf, write, read, answers } = trio();
+    simulation.route = (packet) =>
+      isFromPeer(packet) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
+    write("y");
+    read();
+    simulation.run(300);
+    expect(answers).toEqual([]);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.run(300);
+    expect(answers).toEqual(["x,y"]);
+  });
+
+  test("that comes while the leader is being asked waits for another question", () => {
+    const { simulation, leader, watched, ipOf, write, read, answers } = trio();
+    let heldMs = 200;
+    simulation.route = (packet) => {
+      const isAnswer = packet.from.host === ipOf(leader) && packet.to.host === ipOf(watched);
+      if (isFromPeer(packet) && packet.to.host === ipOf(watched)) return [];
+      return [{ afterMs: isAnswer ? heldMs : 1 }];
+    };
+    // It keeps a leader, and learns nothing from it.
+    read();
+    simulation.run(50);
+    write("y");
+    read();
+    simulation.run(200);
+    expect(answers).toEqual(["x"]);
+    heldMs = 1;
+    simulation.run(200);
+    expect(answers).toEqual(["x"]);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.run(300);
+    expect(answers).toEqual(["x", "x,y"]);
+  });
+
+  test("that is repeated is one read, at a follower as at a leader", () => {
+    const { cluster, simulation, leader, watched } = trio();
+    const client = cluster.connect("client");
+    simulation.settle(client.read(bytes("")));
+    simulation.run(50); // A repetition of that read may still be in flight.
+    // Nobody confirms that the leader leads, nor tells the follower how far to wait.
+    simulation.route = ({ bytes: sealed }) => {
+      const { types } = open(sealed);
+      const isLost = types.includes("AppendEntriesReply") || types.includes("ReadIndex");
+      return isLost ? [] : [{ afterMs: 1 }];
+    };
+    const reads = [client.read(bytes(""), leader), client.read(bytes(""), watched)];
+    simulation.run(50);
+    reads.push(client.read(bytes(""), watched)); // One that comes while the leader is asked.
+    simulation.run(500);
+    const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
+    expect(at["questions"].length).toBe(1);
+    expect(away["unasked"].length).toBe(1);
+    simulation.route = () => [{ afterMs: 1 }];
+    expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
+    for (const node of [at, away]) {
+      const { name } = node["endpoint"].self;
+      expect(node["endpoint"].peer("client", name).calls.size).toBe(0);
+    }
+  });
+
+  test("has no answer if it cannot reach the leader, or has none", () => {
+    const { simulation, watched, ipOf, read, answers } = trio();
+    simulation.route = ({ from, to }) =>
+      [from.host, to.host].includes(ipOf(watched)) ? [] : [{ afterMs: 1 }];
+    read();
+    simulation.run(3000);
+    read();
+    simulation.run(6000);
+    expect(answers).toEqual(["timeout", "timeout"]);
+  });
+});
+
+describe("snapshots", () => {
+  const options = { snapshotBytes: 20_000 };
+  const line = (i: number) => `${i} ${"x".repeat(1000)}`;
+  const grown = (seed: number) => new Cluster(seed, ["a", "b", "c"], () => new Diary(), options);
+
+  function propose(cluster: Cluster, lines: number, name: string): void {
+    const { node } = cluster.life(name);
+    const proposed = Array.from({ length: lines }, (_, i) => node.propose(bytes(line(i))));
+    cluster.simulation.settle(Promise.all(proposed));
+  }
+
+  /** That many lines more, by the leader's own client, and time for snapshots of them. */
+  function grow(cluster: Cluster, lines: number): void {
+    for (let left = lines; left > 0; left -= 25) {
+      propose(cluster, Math.min(left, 25), cluster.leader());
+      cluster.simulation.run(500);
+    }
+  }
+
+  /** A cluster that has taken snapshots while one of its servers was away. */
+  function withoutOne(seed: number) {
+    const cluster = grown(seed);
+    cluster.leader();
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 60);
+    return { cluster, simulation: cluster.simulation, away, leader: cluster.leader() };
+  }
+
+  /** Of all that leaves a machine: what kind of message, and when. */
+  function listen(simulation: Simulation, name: string) {
+    const said: { type: string; at: number; to: string }[] = [];
+    simulation.watch = ({ machine, packet }) => {
+      if (!packet || machine.name !== name) return;
+      const to = simulation.machineAt(packet.to.host)?.name ?? "";
+      for (const type of open(packet.bytes).types) said.push({ type, at: simulation.now, to });
+    };
+    return said;
+  }
+
+  const longestPause = (instants: readonly number[]) =>
+    Math.max(...instants.slice(1).map((at, i) => at - (instants[i] ?? at)));
+  const snapshotsOf = (cluster: Cluster, name: string) =>
+    cluster.life(name).events.filter((event) => event.type === "snapshot");
+  const expectAgreement = (cluster: Cluster) => {
+    cluster.leader();
+    cluster.simulation.run(2000);
+    for (const name of cluster.names) expect(cluster.lines(name)).toEqual(cluster.lines("a"));
+  };
+
+  test("take the place of the log on every server, and a restart begins with them", () => {
+    const cluster = grown(1);
+    grow(cluster, 100);
+    for (let life = 0; life < 3; life += 1) {
+      cluster.simulation.run(1000);
+      const before = cluster.names.map((name) => cluster.life(name).node.status());
+      for (const name of cluster.names) cluster.kill(name, "nothing");
+      for (const [i, name] of cluster.names.entries()) {
+        const { snapshotIndex = 0, logBytes = 0 } = before[i] ?? {};
+        cluster.start(name);
+        const { node } = cluster.life(name);
+        expect(snapshotIndex).toBeGreaterThan(50);
+        expect(logBytes).toBeLessThan(80_000);
+        expect(node.status()).toMatchObject({
+          snapshotIndex,
+          lastApplied: snapshotIndex,
+          logBytes,
+        });
+        expect(cluster.lines(name).length).toBeGreaterThan(50);
+      }
+      grow(cluster, 1);
+      expectAgreement(cluster);
+      expect(cluster.lines("a")).toHaveLength(101 + life);
+    }
+  });
+
+  test("bring up who was away, in chunks of which several are under way, whatever is lost", () => {
+    forSeeds(5, (random, seed) => {
+      const { cluster, simulation, away, leader } = withoutOne(seed);
+      simulation.route = () =>
+        random() < 0.1 ? [] : [{ afterMs: 1 + 5 * random() }, { afterMs: 20 * random() }];
+      const said = listen(simulation, leader);
+      cluster.start(away);
+      expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
+      expect(snapshotsOf(cluster, away)[0]).toMatchObject({ from: leader });
+      const chunks = said.filter(({ type }) => type === "InstallSnapshot");
+      const together = chunks.filter(({ at }) => at === chunks[0]?.at);
+      expect(together.length).toBeGreaterThan(10);
+      simulation.route = () => [{ afterMs: random() }];
+      grow(cluster, 1);
+      expectAgreement(cluster);
+    });
+  });
+
+  test("are installed while the others go on, and nobody campaigns", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 300);
+    const leader = cluster.leader();
+    const { term } = cluster.life(leader).node.status();
+    for (const name of cluster.names) cluster.machine(name).turnMs = 3;
+    cluster.start(away);
+    const said = listen(simulation, away);
+    let [done, sent] = [0, 0];
+    simulation.run(20_000, () => {
+      // One after the other: each is committed before the next is asked for.
+      if (sent === done) {
+        sent += 1;
+        void cluster.life(leader).node.propose(bytes("x")).then(() => done += 1);
+      }
+      return snapshotsOf(cluster, away).length > 0;
+    });
+    expect(snapshotsOf(cluster, away)).toHaveLength(1);
+    expect(done).toBeGreaterThan(20);
+    // The last bytes came long before: it was busy with them, and answered heartbeats meanwhile.
+    const answers = said.filter(({ type }) => type === "InstallSnapshotReply").map(({ at }) => at);
+    expect(simulation.now - (answers[0] ?? 0)).toBeGreaterThan(300);
+    expect(longestPause([...answers, simulation.now])).toBeLessThan(200);
+    expectAgreement(cluster);
+    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+  });
+
+  test("that are installed take the place of every session that was there", () => {
+    const { cluster, simulation, away, leader } = withoutOne(1);
+    const node = cluster.start(away);
+    // A session that ended at the others while this server was away.
+    node["sessions"]["open"].set(1e9, { acknowledged: 0, answers: new Map() });
+    expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
+    expectAgreement(cluster);
+    const table = (name: string) => [...cluster.life(name).node["sessions"].snapshot()].map(text);
+    expect(table(away)).toEqual(table(leader));
+  });
+
+  test("that are half installed answer no read, however early it was asked", () => {
+    /** Its answer is how many lines it has. */
+    class Count extends Diary {
+      override query(): Uint8Array {
+        return bytes(`${this.lines.length}`);
+      }
+    }
+    const patient = { ...options, timeoutMs: 60_000 };
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new Count(), patient);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const away = cluster.follower();
+    grow(cluster, 25);
+    simulation.run(500);
+    // The leader tells how far the follower must be, but that takes its time, as all else does.
+    const [from, to] = [cluster.machine(leader).ip, cluster.machine(away).ip];
+    const held: Packet[] = [];
+    simulation.route = (packet) => {
+      if (packet.from.host !== from || packet.to.host !== to) return [{ afterMs: 1 }];
+      if (open(packet.bytes).types.includes("Answer")) held.push(packet);
+      return [];
+    };
+    const { node } = cluster.life(away);
+    const answers: string[] = [];
+    void node.read(bytes("")).then((answer) => answers.push(text(answer)));
+    simulation.run(20);
+    expect(held).toHaveLength(1);
+    const { node: other } = cluster.life(leader);
+    for (let i = 0; i < 300; i += 25) {
+      simulation.settle(
+        Promise.all(Array.from({ length: 25 }, () => other.propose(bytes(line(i))))),
+      );
+    }
+    simulation.run(500);
+    simulation.route = (packet) =>
+      packet.from.host === from && open(packet.bytes).types.includes("Answer")
+        ? []
+        : [{ afterMs: 1 }];
+    expect(simulation.run(20_000, () => node["core"].isInstalling)).toBe(true);
+    for (const packet of held) simulation.deliver(packet);
+    simulation.run(3);
+    expect(node["core"].isInstalling).toBe(true);
+    expect(answers).toEqual([]);
+    simulation.run(20_000, () => answers.length > 0);
+    expect(answers).toHaveLength(1);
+    expect(Number(answers[0])).toBeGreaterThan(25);
+  });
+
+  test("are written in slices, between which heartbeats leave", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    grow(cluster, 300);
+    simulation.run(5000);
+    const { length } = snapshotsOf(cluster, leader);
+    const { term, lastIndex } = cluster.life(leader).node.status();
+    cluster.machine(leader).turnMs = 3;
+    const said = listen(simulation, leader);
+    const isWriting = () => cluster.life(leader).node["slices"] !== undefined;
+    for (let i = 0; i < 1000 && !isWriting(); i += 1) propose(cluster, 10, leader);
+    const from = simulation.now;
+    simulation.run(10_000, () => !isWriting());
+    const beats = said.filter(({ type, at }) => type === "AppendEntries" && at >= from);
+    expect(snapshotsOf(cluster, leader).length).toBeGreaterThan(length);
+    expect(simulation.now - from).toBeGreaterThan(500);
+    for (const name of cluster.names.filter((other) => other !== leader)) {
+      const instants = beats.filter(({ to }) => to === name).map(({ at }) => at);
+      expect(longestPause([from, ...instants, simulation.now])).toBeLessThan(200);
+    }
+    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(lastIndex);
+  });
+
+  test("that the leader leaves half sent are sent again by the next one, and do no harm", () => {
+    forSeeds(5, (random, seed) => {
+      const { cluster, simulation, away, leader } = withoutOne(seed);
+      const said = listen(simulation, leader);
+      cluster.start(away);
+      const chunks = 1 + 80 * random();
+      const isUnderWay = () =>
+        said.filter(({ type }) => type === "InstallSnapshot").length >= chunks;
+      expect(simulation.run(20_000, isUnderWay)).toBe(true);
+      cluster.kill(leader);
+      grow(cluster, 1);
+      cluster.start(leader);
+      grow(cluster, 1);
+      expectAgreement(cluster);
+      expect(cluster.lines(away)).toHaveLength(62);
+    });
+  });
+
+  test("are not for who is only a little behind", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const behind = cluster.follower();
+    grow(cluster, 18);
+    cluster.kill(behind);
+    grow(cluster, 4);
+    expect(snapshotsOf(cluster, leader)).toHaveLength(1);
+    const { entries } = durable(cluster.machine(behind));
+    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(entries.length);
+    const said = listen(simulation, leader);
+    cluster.start(behind);
+    expectAgreement(cluster);
+    expect(said.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
+  });
+
+  test("that come damaged stop the server, which says where they came from", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 100);
+    const { disk } = cluster.machine(cluster.leader());
+    disk.flip("data/snapshot", 10_000, 3);
+    const node = cluster.start(away);
+    expect(failureOf(simulation, node.stopped)?.message).toMatch(
+      /^data\/snapshot\.new \(as received\) is damaged at byte \d+/,
+    );
+  });
+
+  test("that cannot be read stop the server, which names the file, when it sends or starts", () => {
+    const cluster = grown(1);
+    const { simulation } = cluster;
+    const away = cluster.follower();
+    cluster.kill(away);
+    grow(cluster, 100);
+    const leader = cluster.leader();
+    const { node } = cluster.life(leader);
+    const { disk } = cluster.machine(leader);
+    disk.isUnreadable = (file) => file.startsWith("data/snapshot"); // Or its earlier name.
+    cluster.start(away);
+    const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
+    expect(failureOf(simulation, node.stopped)).toMatchObject(error);
+    cluster.kill(leader);
+    expect(() => cluster.start(leader)).toThrow(error.message);
+    disk.isUnreadable = () => false;
+    cluster.kill(leader);
+    cluster.start(leader);
+    expectAgreement(cluster);
+  });
+
+  test("have the sessions, in the order of their use: what was answered is answered again", () => {
+    const machine = new Diary();
+    const before = new Sessions();
+    const apply = (
+      sessions: Sessions,
+      index: number,
+      numbers: [number, number, number],
+      data: string,
+    ) =>
+      sessions.apply(
+        makeEntry(index, 1, "commands", makeCommand(numbers, bytes(data))),
+        machine,
+      )[0];
+    for (const index of [1, 2, 3]) before.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    apply(before, 4, [1, 1, 0], "x");
+    apply(before, 5, [1, 3, 1], "z");
+    const chunks = before.snapshot();
+    apply(before, 6, [2, 1, 0], "later"); // It must not show.
+    const after = new Sessions();
+    for (const chunk of chunks) after.restore(chunk);
+    expect(machine.lines).toEqual(["x", "z", "later"]);
+    expect(told(apply(after, 7, [1, 3, 1], "z"))).toBe("2 z");
+    expect(told(apply(after, 8, [1, 1, 0], "x"))).toBe(SEEN);
+    expect(told(apply(after, 9, [2, 1, 0], "y"))).toBe("4 y");
+    expect([...after["open"].keys()]).toEqual([3, 1, 2]);
+  });
+});
+
+describe("a client", () => {
+  test("that knows a single server finds the leader by its redirection", () => {
+    forSeeds(10, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const client = cluster.connect("client", [`${cluster.follower()}:1`]);
+      const before = cluster.simulation.now;
+      expect(text(cluster.simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+      expect(text(cluster.simulation.settle(client.read(bytes(""))))).toBe("x");
+      expect(cluster.simulation.now - before).toBeLessThan(100);
+    });
+  });
+
+  test("goes to the next server when one does not answer, and follows a new leader", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    for (let n = 1; n <= 3; n += 1) {
+      expect(text(simulation.settle(client.propose(bytes("x"))))).toBe(`${n} x`);
+      const leader = cluster.leader();
+      cluster.kill(leader);
+      expect(text(simulation.settle(client.read(bytes(""))))).toBe("x,".repeat(n).slice(0, -1));
+      cluster.start(leader);
+    }
+  });
+
+  test("is told in time that an outcome is unknown, or that there is no answer", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "b:1", "c:1"], 800);
+    cluster.leader();
+    simulation.settle(client.propose(bytes("x")));
+    cluster.kill(cluster.follower());
+    cluster.kill(cluster.follower());
+    const before = simulation.now;
+    expect(codeOf(simulation, client.propose(bytes("y")))).toBe("outcomeUnknown");
+    expect(simulation.now - before).toBeWithin(790, 850);
+    expect(codeOf(simulation, client.read(bytes("")))).toBe("timeout");
+    expect(codeOf(simulation, client.propose(bytes("z")))).toBe("timeout"); // It got no session.
+    const [dead] = cluster.names.filter((name) => !cluster.lives.has(name));
+    expect(codeOf(simulation, client.inspect(`${dead}:1`))).toBe("timeout");
+    const [alive] = cluster.lives.keys();
+    expect(simulation.settle(client.inspect(`${alive}:1`))).toMatchObject({ name: alive });
+  });
+
+  test("that gets no answer says what it knows of each server", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "b:1", "c:1", "ghost:1"], 2000);
+    simulation.settle(client.propose(bytes("x")));
+    for (const name of ["a", "b"]) cluster.kill(name);
+    simulation.run(5000); // The third one notices that it has lost the others.
+    simulation.settle(client.inspect("c"));
+    const said = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
+    expect(said(client.propose(bytes("y")))).toMatch(
+      /^No answer in 2000 ms: the command may have been applied, or may be yet\. Read before you repeat it\. Asked: a \(last/,
+    );
+    expect(said(client.read(bytes("")))).toMatch(
+      /^No answer in 2000 ms\. Does a majority of the servers run, and with this secret and cluster\? Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(ENOTFOUND: ghost\)\.$/,
+    );
+    expect(said(client.inspect("b:1"))).toMatch(/\? Asked: b \(last heard \d+ ms ago\)\.$/);
+  });
+
+  test("that meets a server of another cluster says so", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "stranger:1"], 3000);
+    simulation.settle(client.propose(bytes("x")));
+    simulation.settle(
+      Node.start({
+        host: "stranger",
+        port: 1,
+        peers: [],
+        directory: "data",
+        secret: SECRET,
+        machine: new Diary(),
+        world: simulation.machine("stranger").boot(),
+      }),
+    );
+    const error = failureOf(simulation, client.inspect("stranger:1"));
+    expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
+  });
+
+  test("serves itself of a cluster that has a leader, whichever server greets it first", () => {
+    for (let seed = 1; seed <= 20; seed += 1) {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      cluster.leader();
+      // It was given a wrong list: it belongs to another cluster, and that one is never complete.
+      simulation.settle(
+        Node.start({
+          host: "d",
+          port: 1,
+          peers: ["a:1", "x:1"],
+          directory: "data",
+          secret: SECRET,
+          machine: new Diary(),
+          world: simulation.machine("d").boot(),
+        }),
+      );
+      const client = cluster.connect("client", ["a:1", "d:1"]);
+      expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+      expect(failureOf(simulation, client.inspect("d:1"))?.message).toContain("another cluster");
+    }
+  });
+
+  test("is refused what no datagram can hold, before anybody logs it", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    const large = Buffer.alloc(MAX_COMMAND_BYTES + 1);
+    expect(codeOf(simulation, client.propose(large))).toBe("refused");
+    expect(codeOf(simulation, client.read(large))).toBe("refused");
+    const close = Buffer.alloc(MAX_COMMAND_BYTES - 100, 0x41);
+    expect(simulation.settle(client.propose(close)).length).toBe(close.length + 2);
+    simulation.run(500);
+    for (const name of cluster.names) expect(cluster.lines(name)).toHaveLength(1);
+  });
+
+  test("may propose a command of MAX_COMMAND_BYTES, as its name says", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const largest = Buffer.alloc(MAX_COMMAND_BYTES, 0x41);
+    const client = cluster.connect("client");
+    cluster.simulation.settle(client.propose(largest).catch(() => {})); // The answer is too large.
+    expect(cluster.lines("a")).toEqual([text(largest)]);
+  });
+
+  /** Ten thousand others open sessions of their own. */
+  function openSessions(cluster: Cluster): void {
+    const { simulation } = cluster;
+    const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
+    for (let n = 1; n <= 100; n += 1) {
+      const bodies = Array.from({ length: 100 }, (_, id) => [0, 100 * n + id]);
+      const status = cluster.life("a").node.status();
+      simulation.deliver({ from, to, bytes: fromClient(status, bodies, n) });
+    }
+  }
+
+  test("whose session has ended repeats in another one what it has asked once", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    openSessions(cluster);
+    simulation.run(500);
+    const done = ["y", "z"].map((line) => client.propose(bytes(line)));
+    expect(simulation.settle(Promise.all(done)).map(text)).toEqual(["2 y", "3 z"]);
+    expect(cluster.lines("a")).toEqual(["x", "y", "z"]);
+  });
+
+  test("whose sessions end again and again is refused in the end", () => {
+    const { simulation, life } = alone();
+    const { node } = life;
+    const applied: number[] = [];
+    // As if thousands of others opened sessions before each of its commands.
+    const applyCommand = ({ session }: { session: number }) => {
+      applied.push(session);
+      return { kind: "refusal", data: bytes("the session has ended, or never was") };
+    };
+    Object.assign(node["sessions"], { applyCommand });
+    expect(failureOf(simulation, node.propose(bytes("x")))).toEqual(
+      new RaftError("refused", "The server refuses: the session has ended, or never was."),
+    );
+    expect(new Set(applied).size).toBe(2);
+  });
+
+  test("whose session has ended is not told that nothing was done, if it had asked before", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    const { route } = simulation;
+    simulation.route = ({ from }) => from.host === cluster.machine("a").ip ? [] : [{ afterMs: 1 }];
+    const done = client.propose(bytes("y"));
+    simulation.run(50);
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
+    openSessions(cluster);
+    simulation.run(50);
+    simulation.route = route;
+    const error = failureOf(simulation, done);
+    expect(error?.code).toBe("outcomeUnknown");
+    expect(error?.message).toStartWith(
+      "The server refuses: the session has ended, or never was: "
+        + "the command may have been applied",
+    );
+    expect(cluster.lines("a")).toEqual(["x", "y"]);
+  });
+
+  test("that is closed gives up what is not answered", () => {
+    const cluster = new Cluster(1);
+    const client = cluster.connect("client");
+    const read = client.read(bytes(""));
+    client.close();
+    const error = failureOf(cluster.simulation, read);
+    expect(error?.code).toBe("closed");
+    expect(error?.message).toStartWith("The client was closed: nothing was done. Connect another");
+  });
+
+  test("whose node stops in the turn in which a session was opened leaves nobody waiting", () => {
+    const { simulation, life } = alone();
+    const onEvent = ({ type }: NodeEvent) => void (type === "committed" && life.node.stop());
+    Object.assign(life.node["options"], { onEvent });
+    expect(codeOf(simulation, life.node.propose(bytes("x")))).toBe("stopped");
+  });
+
+  test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
+    const { simulation, life } = alone();
+    const { node } = life;
+    simulation.settle(node.propose(bytes("before")));
+    const busy = node.propose(bytes("while it stops"));
+    void node.stop();
+    expect(codeOf(simulation, busy)).toBe("stopped"); // It was not even asked.
+    expect(codeOf(simulation, node.propose(bytes("after")))).toBe("stopped");
+    const error = failureOf(simulation, node.read(bytes("")));
+    expect(error?.code).toBe("stopped");
+    expect(error?.message).toStartWith("The server has stopped: nothing was done. Start it again");
+    const client = new Cluster(1).connect("client");
+    client.close();
+    expect(codeOf(simulation, client.propose(bytes("x")))).toBe("closed");
+    expect(codeOf(simulation, client.read(bytes("")))).toBe("closed");
+  });
+
+  test("that is not heard for long is still heard, when thousands of others have come by", () => {
+    const { simulation } = alone();
+    const [old, others] = [simulation.machine("old").boot(), simulation.machine("others").boot()];
+    const connect = (world: World) =>
+      simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
+    const faithful = connect(old);
+    for (let i = 0; i < 300; i += 1) simulation.settle(faithful.read(bytes("")));
+    for (let i = 0; i < 4200; i += 1) {
+      const passing = connect(others);
+      simulation.settle(passing.read(bytes("")));
+      passing.close();
+    }
+    simulation.settle(faithful.read(bytes("")));
+  });
+
+  test("finds its servers again, when one after the other has moved to a new address", () => {
+    // Whether a redirection has told it their names meanwhile, or it knows its own words only.
+    forSeeds(20, (_, seed) => {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const client = cluster.connect("client");
+      simulation.settle(client.propose(bytes("before")));
+      for (const name of cluster.names) {
+        cluster.leader();
+        cluster.kill(name);
+        cluster.machine(name).ip = `10.0.1.${cluster.names.indexOf(name)}`;
+        cluster.start(name);
+      }
+      cluster.leader();
+      simulation.settle(client.propose(bytes("after")));
+      for (const name of cluster.names) {
+        simulation.settle(cluster.life(name).node.propose(bytes(name)));
+      }
+    });
+  });
+
+  test("that asks again while its command is under way does not make the log longer", () => {
+    const cluster = new Cluster(5);
+    const { simulation } = cluster;
+    const leader = cluster.leader();
+    const { node } = cluster.life(leader);
+    simulation.settle(node.propose(bytes("first")));
+    const before = node.status().lastIndex;
+    const others = cluster.names.filter((name) => name !== leader);
+    for (const name of others) cluster.machine(name).pause(900);
+    simulation.settle(node.propose(bytes("asked four times")));
+    expect(node.status().lastIndex).toBe(before + 1);
+  });
+
+  test("keeps its name, whatever another one greets the server with", () => {
+    const { simulation, life } = alone();
+    let known: unknown;
+    simulation.watch = ({ machine, packet }) => {
+      if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
+    };
+    const world = simulation.machine("client").boot();
+    const client = simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
+    simulation.settle(client.read(bytes("")));
+    expect(known).toBeString();
+    const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
+    const datagram = fromClient(life.node.status(), [greeting], 1, "thief");
+    const to = { host: simulation.machine("a").ip, port: 1 };
+    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
+    simulation.run(100);
+    simulation.settle(client.read(bytes("")));
+  });
+
+  test("of another make cannot have logged what no server could pass on", () => {
+    const cluster = new Cluster(6);
+    const { simulation } = cluster;
+    const { node } = cluster.life(cluster.leader());
+    const { id, name, boot } = node.status();
+    // As much as its own datagram holds is more than an AppendEntries can hold beside the record.
+    const odd = (size: number) =>
+      fromClient({ id, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
+    const datagram = odd(65_507 - odd(65_000).length + 65_000);
+    expect(datagram.length).toBe(65_507);
+    const to = { host: cluster.machine(name).ip, port: 1 };
+    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
+    simulation.settle(node.propose(bytes("what comes behind it")));
+    expect(node.status().commitIndex).toBe(node.status().lastIndex);
+  });
+
+  test("cannot be had for no servers", () => {
+    const simulation = new Simulation(1);
+    const world = simulation.machine("client").boot();
+    expect(codeOf(simulation, Client.connect({ servers: [], world }))).toBe("usage");
+  });
+});
+
+describe("the key-value store", () => {
+  const key = bytes("key");
+  const [one, two, three] = [bytes("1"), bytes("2"), bytes("3")];
+  type Asked = Parameters<typeof askStore>;
+
+  test.each<[string, Asked[], boolean[]]>([
+    ["put puts", [["put", key, one], ["cas", key, two, one]], [true, true]],
+    ["delete tells whether there was a value", [
+      ["delete", key],
+      ["put", key, one],
+      ["delete", key],
+      ["delete", key],
+    ], [false, true, true, false]],
+    ["cas puts only if the expected value is there", [
+      ["put", key, one],
+      ["cas", key, two, bytes("0")],
+      ["cas", key, three, one],
+      ["cas", key, two, three],
+    ], [true, false, true, true]],
+    ["cas that expects nothing creates, once", [["cas", key, one], ["cas", key, two]], [
+      true,
+      false,
+    ]],
+    ["cas that expects a value does not create", [["cas", key, one, bytes("")]], [false]],
+    ["an empty value is a value, an empty key a key", [
+      ["put", bytes(""), bytes("")],
+      ["cas", bytes(""), one],
+      ["cas", bytes(""), one, bytes("")],
+      ["delete", bytes("")],
+    ], [true, false, true, true]],
+  ])("%s", (_, commands, answers) => {
+    const store = new KeyValueStore();
+    expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
+  });
+
+  test("tells keys apart by their bytes, whatever text they are, or are not", () => {
+    const store = new KeyValueStore();
+    const words = ["__proto__", "constructor", "toString", "no key"].map((word) => bytes(word));
+    const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], [], ...words].map((
+      raw,
+    ) => Buffer.from(raw));
+    for (const one of keys) expect(answerOf(store.query(askStore("get", one)))).toBe(false);
+    for (const [n, one] of keys.entries()) store.apply(askStore("put", one, bytes(`${n}`)));
+    for (const [n, one] of keys.entries()) {
+      expect(answerOf(store.query(askStore("get", one)))).toBe(`${n}`);
+    }
+  });
+
+  test("keeps its own copy of a value, not a view of the command's buffer", () => {
+    const store = new KeyValueStore();
+    const command = askStore("put", key, bytes("kept"));
+    store.apply(command);
+    command.fill(0);
+    expect(answerOf(store.query(askStore("get", key)))).toBe("kept");
+  });
+
+  test("answers what is malformed without doing it, and never throws", () => {
+    const store = new KeyValueStore();
+    store.apply(askStore("put", key, one));
+    const whole = askStore("put", key, two);
+    const beginnings = Array.from(whole, (_, length) => whole.subarray(0, length));
+    const unknown = Buffer.concat([Buffer.of(9), whole.subarray(1)]);
+    const malformed = [
+      ...beginnings,
+      unknown,
+      askStore("get", key),
+      askStore("cas", key, two),
+      askStore("cas", key, two),
+      askStore("delete"),
+    ];
+    for (const command of malformed) {
+      expect([command, answerOf(store.apply(command))]).toEqual([command, false]);
+      store.query(command);
+    }
+    forSeeds(2000, (random) => {
+      const raw = Uint8Array.from({ length: random() * 30 }, () => random() * 256);
+      store.apply(raw);
+      store.query(raw);
+    });
+    expect(answerOf(store.query(askStore("get", key)))).toBe("1");
+  });
+
+  test("has a snapshot of what it was when that was begun, whatever is done meanwhile", () => {
+    forSeeds(200, (random) => {
+      const draw = (n: number) => Math.floor(random() * n);
+      const change = (store: KeyValueStore) => {
+        const verb = (["put", "put", "delete", "cas"] as const)[draw(4)] ?? "put";
+        store.apply(askStore(verb, bytes(`${draw(20)}`), bytes(`${draw(1000)}`)));
+      };
+      const store = new KeyValueStore();
+      for (let i = 0; i < 30; i += 1) change(store);
+      void [...store.snapshot()].length;
+      store.snapshot(); // One that nobody takes.
+      const before = new Map(store["values"]);
+      const chunks: Uint8Array[] = [];
+      for (const chunk of store.snapshot()) {
+        chunks.push(chunk);
+        for (let i = draw(3); i > 0; i -= 1) change(store);
+      }
+      const restored = new KeyValueStore();
+      change(restored);
+      const restore = restored.restore();
+      for (const chunk of chunks) restore(chunk);
+      const sorted = ({ values }: { values: Map<string, string> }) =>
+        [...values].map(([key, value]) => `${key}: ${value}`).sort();
+      expect(sorted({ values: restored["values"] })).toEqual(sorted({ values: before }));
+      expect(store["old"]).toBeUndefined(); // It is over: nothing is remembered for it any more.
+    });
+  });
+
+  test("is served by a cluster: put, get, delete, cas", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new KeyValueStore());
+    const { simulation } = cluster;
+    const values = new KeyValues(cluster.connect("client"));
+    const get = () => {
+      const value = simulation.settle(values.get(key));
+      return value && text(value);
+    };
+    expect(get()).toBeUndefined();
+    simulation.settle(values.put(key, bytes("1")));
+    expect(get()).toBe("1");
+    expect(simulation.settle(values.cas(key, bytes("0"), bytes("2")))).toBe(false);
+    expect(simulation.settle(values.cas(key, bytes("1"), bytes("2")))).toBe(true);
+    expect(get()).toBe("2");
+    expect(simulation.settle(values.delete(key))).toBe(true);
+    expect(simulation.settle(values.delete(key))).toBe(false);
+    expect(simulation.settle(values.cas(key, undefined, bytes("3")))).toBe(true);
+    expect(get()).toBe("3");
+  });
+
+  test("takes any bytes for keys and values: none at all, words of JavaScript, no text", () => {
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new KeyValueStore());
+    const { simulation } = cluster;
+    const values = new KeyValues(cluster.connect("client"));
+    const odd = [
+      Buffer.alloc(0),
+      bytes("__proto__"),
+      bytes("constructor"),
+      Buffer.from([0xFF, 0xC3, 0]),
+    ];
+    for (const one of odd) {
+      expect(simulation.settle(values.get(one))).toBeUndefined();
+      simulation.settle(values.put(one, one));
+      expect(simulation.settle(values.get(one))).toEqual(Uint8Array.from(one));
+      expect(simulation.settle(values.cas(one, one, Buffer.alloc(0)))).toBe(true);
+      expect(simulation.settle(values.get(one))).toEqual(new Uint8Array());
+    }
+    for (const one of odd) expect(simulation.settle(values.delete(one))).toBe(true);
+    const large = Buffer.alloc(MAX_COMMAND_BYTES);
+    const before = cluster.life("a").node.status().lastIndex;
+    for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
+      const { code, message } = failureOf(simulation, put()) ?? {};
+      expect(code).toBe("refused");
+      expect(message).toMatch(
+        /^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./,
+      );
+    }
+    expect(cluster.life("a").node.status().lastIndex).toBe(before);
+  });
+});

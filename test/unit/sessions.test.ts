@@ -1,0 +1,152 @@
+/**
+ * The table of sessions is state like any other: restored from a snapshot it must answer every
+ * later command as the original does. Both get the same histories here, drawn by chance, and are
+ * compared answer by answer.
+ */
+import { describe, expect, test } from "bun:test";
+import { type Entry, makeEntry, Sessions } from "../../raft.ts";
+import { forSeeds, isReplay, type Random } from "../support/random.ts";
+import { makeCommand } from "../support/wire.ts";
+
+/** How many sessions are kept. */
+const MAX_SESSIONS = 10_000;
+const ENDED = "the session has ended, or never was";
+const SEEN = "the client has already seen the answer";
+
+/** Counts what it applies, and tells the count in each answer: a second time would show. */
+class Counter {
+  constructor(private count = 0) {}
+
+  apply(command: Uint8Array): Uint8Array {
+    this.count += 1;
+    return Buffer.from(`${this.count} ${Buffer.from(command)}`);
+  }
+
+  copy(): Counter {
+    return new Counter(this.count);
+  }
+}
+
+/** A table with its state machine. */
+type Replica = { sessions: Sessions; machine: Counter };
+
+const restored = ({ sessions, machine }: Replica): Replica => {
+  const copy = { sessions: new Sessions(), machine: machine.copy() };
+  // A chunk may lie anywhere in the buffer that brought it.
+  for (const chunk of sessions.snapshot()) {
+    copy.sessions.restore(Buffer.concat([Buffer.of(1), chunk]).subarray(1));
+  }
+  return copy;
+};
+
+const apply = ({ sessions, machine }: Replica, entry: Entry): string[] =>
+  sessions.apply(entry, machine).map(({ data }) => `${data}`);
+
+/** A client as the table knows it. Numbers overtake each other, and acknowledged ones come again. */
+type Client = { id: number; sequence: number; acknowledged: number };
+
+function drawCommand(client: Client, random: Random): Buffer {
+  const back = Math.floor(8 * random() ** 2);
+  client.sequence += random() < 0.6 ? 1 : 0;
+  const sequence = Math.max(0, client.sequence + (random() < 0.1 ? 2 : 0) - back);
+  if (random() < 0.3) {
+    client.acknowledged = Math.max(client.acknowledged, client.sequence - Math.floor(5 * random()));
+  }
+  const acknowledged = random() < 0.2 ? 0 : client.acknowledged;
+  return makeCommand([client.id, sequence, acknowledged], Buffer.from(`${client.id}:${sequence}`));
+}
+
+/** The next entry of a history: mostly of a few clients, old and new ones, or a new session. */
+function drawEntry(index: number, clients: Client[], random: Random): Entry {
+  if (random() < 0.3) {
+    clients.push({ id: index, sequence: 0, acknowledged: 0 });
+    return makeEntry(index, 1, "session", Buffer.alloc(0));
+  }
+  const draw = () => {
+    const place = random() < 0.5 ? random() * 40 : clients.length * random();
+    return clients[Math.floor(place)] ?? { id: 1e9, sequence: 1, acknowledged: 0 };
+  };
+  const commands = Array.from({ length: 1 + 3 * random() }, () => drawCommand(draw(), random));
+  return makeEntry(index, 1, "commands", Buffer.concat(commands));
+}
+
+/** A table with so many sessions, and a command in some of them. */
+function filled(sessions: number, clients: Client[]): Replica {
+  const replica = { sessions: new Sessions(), machine: new Counter() };
+  for (let index = 1; index <= sessions; index += 1) {
+    clients.push({ id: index, sequence: 0, acknowledged: 0 });
+    apply(replica, makeEntry(index, 1, "session", Buffer.alloc(0)));
+  }
+  return replica;
+}
+
+describe("sessions that are restored from a snapshot", () => {
+  test("answer every later command as the original does, evictions included", () => {
+    const seen = { ended: 0, seen: 0, repeated: 0, evicted: 0 };
+    forSeeds(8, (random) => {
+      const clients: Client[] = [];
+      const begin = MAX_SESSIONS - Math.floor(60 * random());
+      const original = filled(begin, clients);
+      const copies: Replica[] = [];
+      const answers = new Set<string>();
+      for (let index = begin + 1; index <= begin + 600; index += 1) {
+        // Now and then a snapshot is taken, of the original or of what was restored before.
+        if (random() < 0.005) {
+          const from = copies[Math.floor((copies.length + 1) * random())] ?? original;
+          copies.push(restored(from));
+        }
+        const entry = drawEntry(index, clients, random);
+        const outcomes = apply(original, entry);
+        for (const copy of copies) expect(apply(copy, entry).join("\n")).toBe(outcomes.join("\n"));
+        for (const outcome of outcomes) {
+          if (outcome === ENDED) seen.ended += 1;
+          else if (outcome === SEEN) seen.seen += 1;
+          else if (answers.has(outcome)) seen.repeated += 1;
+          answers.add(outcome);
+        }
+      }
+      seen.evicted += clients.length - original.sessions["open"].size;
+      expect(original.sessions["open"].size).toBe(MAX_SESSIONS);
+      const whole = Buffer.concat([...original.sessions.snapshot()]);
+      for (const { sessions } of copies) {
+        expect(Buffer.concat([...sessions.snapshot()]).equals(whole)).toBe(true);
+      }
+    });
+    if (!isReplay) expect(Math.min(...Object.values(seen))).toBeGreaterThan(50);
+  });
+
+  test("end in the order of their last use, also when that was the last thing before", () => {
+    const clients: Client[] = [];
+    const original = filled(MAX_SESSIONS, clients);
+    const use = (id: number, index: number) =>
+      makeEntry(index, 1, "commands", makeCommand([id, index, 0], Buffer.from("x")));
+    // The first session is used before the snapshot, the second one after it.
+    apply(original, use(1, 20_000));
+    const copy = restored(original);
+    for (const replica of [original, copy]) {
+      apply(replica, use(2, 20_001));
+      apply(replica, use(1, 20_002));
+      for (let index = 20_003; index < 20_003 + MAX_SESSIONS - 1; index += 1) {
+        apply(replica, makeEntry(index, 1, "session", Buffer.alloc(0)));
+      }
+      expect(apply(replica, use(1, 40_000))[0]).not.toBe(ENDED);
+      expect(apply(replica, use(2, 40_001))).toEqual([ENDED]);
+    }
+  });
+
+  test("keep their answers when the chunks that they were read from are overwritten", () => {
+    const original = filled(3, []);
+    const command = (sequence: number) =>
+      makeEntry(10 + sequence, 1, "commands", makeCommand([2, sequence, 0], Buffer.from("abc")));
+    for (const sequence of [3, 1, 2]) apply(original, command(sequence));
+    const copy = { sessions: new Sessions(), machine: original.machine.copy() };
+    for (const chunk of original.sessions.snapshot()) {
+      const buffer = Buffer.from(chunk);
+      copy.sessions.restore(buffer);
+      buffer.fill(0xFF);
+    }
+    for (const sequence of [1, 2, 3, 4]) {
+      expect(apply(copy, command(sequence))).toEqual(apply(original, command(sequence)));
+    }
+  });
+});

@@ -1,0 +1,1344 @@
+/** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
+import { decodeMulti, encode } from "@msgpack/msgpack";
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import {
+  encodeMembers,
+  type Entry,
+  type Files,
+  type HardState,
+  makeEntry,
+  type Position,
+  Raft,
+  RaftError,
+  Storage,
+  systemWorld,
+} from "../../raft.ts";
+import { configuration } from "../support/core.ts";
+import { Disk, type Fault, type Keep, type Operation } from "../support/disk.ts";
+import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
+
+const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
+const LOG = "data/log";
+
+/** What the disk must remember, in a form that a failed comparison shows well. */
+type State = HardState & { entries: readonly Entry[] };
+const show = ({ currentTerm, votedFor, commitIndex, entries }: State) => ({
+  currentTerm,
+  votedFor,
+  commitIndex,
+  entries: entries.map(({ index, term, kind, data }) =>
+    `${index} of term ${term}: ${kind} ${data.toString("hex")}`
+  ),
+});
+const remembered = ({ hardState, entries }: Storage) => show({ ...hardState, entries });
+const NOTHING: State = { currentTerm: 0, votedFor: undefined, commitIndex: 0, entries: [] };
+
+/** What is known once `change` is saved: its entries take the place of what conflicts with them. */
+function after(before: State, change: State): State {
+  const first = change.entries[0]?.index ?? before.entries.length + 1;
+  return { ...change, entries: [...before.entries.slice(0, first - 1), ...change.entries] };
+}
+
+const command = (index: number, term: number, data: string | Uint8Array) =>
+  makeEntry(index, term, "commands", Buffer.from(data));
+
+const start = (disk: Disk, random = randomFrom(7), who = founder) =>
+  new Storage(disk.files(), "data", who, random);
+
+/** The error that an action throws. That it throws none is a failure. */
+function failure(action: () => unknown): RaftError {
+  try {
+    action();
+  } catch (error) {
+    expect(error).toBeInstanceOf(RaftError);
+    if (error instanceof RaftError) return error;
+  }
+  throw new Error("It should have failed.");
+}
+
+function expectRefusal(action: () => unknown, sentence: string): void {
+  const { code, message } = failure(action);
+  expect(code).toBe("storage");
+  expect(message).toContain(sentence);
+}
+
+/** A turn of a server's life: a new term, a vote, entries behind the others or in their place. */
+function drawChange(random: Random, before: State): State {
+  const draw = (n: number) => Math.floor(random() * n);
+  const isNewTerm = random() < 0.3;
+  const currentTerm = before.currentTerm + (isNewTerm || before.currentTerm === 0 ? 1 : 0);
+  const kept = currentTerm === before.currentTerm ? before.votedFor : undefined;
+  const votedFor = kept ?? [undefined, "a", "b", "a rather long name: ünïcödé"][draw(4)];
+  const isConflict = isNewTerm && random() < 0.5;
+  const first = isConflict ? 1 + draw(before.entries.length + 1) : before.entries.length + 1;
+  const entries = Array.from(
+    { length: draw(4) },
+    (_, i) =>
+      makeEntry(
+        first + i,
+        currentTerm,
+        (["noop", "session", "commands"] as const)[draw(3)] ?? "noop",
+        Uint8Array.from({ length: draw(2) * draw(900) }, () => draw(256)),
+      ),
+  );
+  const commitIndex = before.commitIndex + draw(2);
+  return { currentTerm, votedFor, commitIndex, entries };
+}
+
+const faults: Fault[] = [0, 0.5, 1].flatMap((share) => [
+  { code: "ENOSPC", share } as const,
+  { code: "EIO", share } as const,
+]);
+const keeps: Keep[] = ["nothing", "everything", "parts"];
+
+/** Where the frames of a log end: each begins with marker, length and checksum, 4 bytes each. */
+function frameEnds(log: Buffer = Buffer.alloc(0)): number[] {
+  const ends: number[] = [];
+  for (let at = 0; at + 12 <= log.length && log.readUInt32BE(at) !== 0; ends.push(at)) {
+    at += 12 + log.readUInt32BE(at + 4);
+  }
+  return ends;
+}
+
+/** A log of one frame per save, where these end, and what must be known after each of them. */
+function smallLog(changes: State[]): { bytes: Buffer; ends: number[]; states: State[] } {
+  const disk = new Disk(randomFrom(1));
+  const storage = start(disk);
+  const states = [NOTHING];
+  for (const change of changes) {
+    storage.save(change);
+    states.push(after(states.at(-1) ?? NOTHING, change));
+  }
+  const log = disk.read(LOG) ?? Buffer.alloc(0);
+  const ends = frameEnds(log);
+  return { bytes: log.subarray(0, ends.at(-1)), ends, states };
+}
+
+const fourFrames = () =>
+  smallLog([
+    { currentTerm: 1, votedFor: "b", commitIndex: 0, entries: [] },
+    {
+      currentTerm: 1,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 1, "one"), command(2, 1, "two")],
+    },
+    { currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [command(2, 3, "other")] },
+    { currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [command(3, 3, "last")] },
+  ]);
+
+/** A log as it is on a disk: with zeros after what was written. */
+const padded = (bytes: Uint8Array) => Buffer.concat([bytes, Buffer.alloc(500)]);
+
+function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
+  const disk = new Disk(randomFrom(1));
+  disk.put(LOG, bytes);
+  return { disk, storage: start(disk) };
+}
+
+/** A life of which nobody can foresee the number, but that it is later than the last one. */
+function expectNextBoot(last: number, next: number): void {
+  expect(next).toBeWithin(last + 1, last + 2 ** 20 + 1);
+}
+
+describe("what is saved is found again", () => {
+  test("an empty directory is founded: no term, no vote, no entry, a first boot", () => {
+    const { hardState, entries, identity, cutBytes } = start(new Disk(randomFrom(1)));
+    expect(show({ ...hardState, entries })).toEqual(show(NOTHING));
+    expect(identity).toMatchObject(founder);
+    expectNextBoot(0, identity.boot);
+    expect(cutBytes).toBe(0);
+  });
+
+  test("whatever is saved, killed, cut off and started again, no completed save is lost", () => {
+    let [starts, cuts, conflicts] = [0, 0, 0];
+    forSeeds(600, (random) => {
+      const disk = new Disk(random);
+      let storage = start(disk, random);
+      let known = NOTHING;
+      for (let step = 0; step < 20; step += 1) {
+        if (random() < 0.7) {
+          const change = drawChange(random, known);
+          if ((change.entries[0]?.index ?? Infinity) <= known.entries.length) conflicts += 1;
+          storage.save(change);
+          known = after(known, change);
+          continue;
+        }
+        if (random() < 0.3) storage.close();
+        else if (random() < 0.5) disk.kill();
+        else disk.powerCut((["nothing", "everything", "parts"] as const)[Math.floor(random() * 3)]);
+        const { boot, disk: id } = storage.identity;
+        storage = start(disk, random);
+        expect(remembered(storage)).toEqual(show(known));
+        expect(storage.identity).toMatchObject({ ...founder, disk: id });
+        expectNextBoot(boot, storage.identity.boot);
+        starts += 1;
+        cuts += storage.cutBytes;
+      }
+    });
+    // A run that restarts nothing proves nothing. Between two saves there is nothing to cut.
+    expect(cuts).toBe(0);
+    if (!isReplay) expect(Math.min(starts, conflicts)).toBeGreaterThan(100);
+  });
+
+  test("a save that the power cut interrupts is there as a whole, or not at all", () => {
+    const outcomes = { lost: 0, kept: 0, cut: 0 };
+    forSeeds(600, (random) => {
+      const disk = new Disk(random);
+      let storage = start(disk, random);
+      let known = NOTHING;
+      for (let life = 0; life < 6; life += 1) {
+        for (let saves = Math.floor(random() * 4); saves > 0; saves -= 1) {
+          const change = drawChange(random, known);
+          storage.save(change);
+          known = after(known, change);
+        }
+        // The kill comes at the very moment of the sync: the write was done, nothing is certain.
+        const last = drawChange(random, known);
+        disk.fault = ({ what }) => {
+          if (what === "sync") disk.powerCut("parts");
+          return undefined;
+        };
+        expectRefusal(() => storage.save(last), "killed");
+        disk.fault = () => undefined;
+        storage = start(disk, random);
+        const whole = JSON.stringify(show(after(known, last)));
+        const isKept = JSON.stringify(remembered(storage)) === whole;
+        if (isKept) known = after(known, last);
+        expect(remembered(storage)).toEqual(show(known));
+        outcomes[isKept ? "kept" : storage.cutBytes > 0 ? "cut" : "lost"] += 1;
+      }
+    });
+    if (!isReplay) expect(Math.min(...Object.values(outcomes))).toBeGreaterThan(10);
+  });
+
+  test("an entry that takes the place of another takes away all that followed it", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    const old = [1, 2, 3].map((index) => command(index, 1, `old ${index}`));
+    storage.save({ currentTerm: 1, votedFor: undefined, commitIndex: 0, entries: old });
+    storage.save({
+      currentTerm: 2,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(2, 2, "new")],
+    });
+    disk.powerCut("nothing");
+    const { entries } = start(disk);
+    expect(entries.map(({ data }) => data.toString())).toEqual(["old 1", "new"]);
+  });
+
+  test("thousands of entries come back in order, and again from the file that replaces it", () => {
+    const disk = new Disk(randomFrom(1));
+    const entries = Array.from({ length: 2500 }, (_, i) => command(i + 1, 1, `command ${i}`));
+    start(disk).save({ currentTerm: 1, votedFor: "a", commitIndex: 0, entries });
+    for (let life = 0; life < 3; life += 1) {
+      disk.powerCut("nothing");
+      expect(remembered(start(disk))).toEqual(
+        show({ currentTerm: 1, votedFor: "a", commitIndex: 0, entries }),
+      );
+    }
+  });
+});
+
+/**
+ * What is kept of an unfinished write: as much as its header claims, unless that is all zeros. What
+ * else is there may be of an earlier use of the file.
+ */
+function torn(rest: Buffer): Buffer {
+  const header = Buffer.concat([rest], 12);
+  return header.equals(Buffer.alloc(12))
+    ? Buffer.alloc(0)
+    : rest.subarray(0, 12 + header.readUInt32BE(4));
+}
+
+describe("the end of the log", () => {
+  const { bytes, ends, states } = fourFrames();
+  const [first = 0] = ends;
+  const [lastBegin = 0, end = 0] = ends.slice(-2);
+
+  test("a log is recovered up to its last whole frame, and the rest is kept", () => {
+    for (let length = first; length <= bytes.length; length += 1) {
+      const whole = ends.findLastIndex((frameEnd) => frameEnd <= length);
+      const log = padded(bytes.subarray(0, length));
+      const rest = torn(log.subarray(ends[whole]));
+      const { disk, storage } = recover(log);
+      expect(remembered(storage)).toEqual(show(states[whole] ?? NOTHING));
+      expect(storage.cutBytes).toBe(rest.length);
+      storage.close();
+      disk.powerCut("nothing");
+      expect(disk.read("data/log.cut")).toEqual(rest.length > 0 ? rest : undefined);
+    }
+  });
+
+  test("a log that was cut off anywhere, also between two frames, is refused and left there", () => {
+    for (let length = first; length < bytes.length + 12; length += 1) {
+      const cut = padded(bytes).subarray(0, length);
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, cut);
+      expectRefusal(
+        () => start(disk),
+        `${LOG} is cut off at byte ${length}: a whole one ends with`,
+      );
+      expect(disk.read(LOG)).toEqual(cut);
+    }
+    const { storage } = recover(padded(bytes).subarray(0, bytes.length + 12));
+    expect(remembered(storage)).toEqual(show(states.at(-1) ?? NOTHING));
+  });
+
+  test("a log ends with zeros at all times, also when the power fails while it grows", () => {
+    let grown = 0;
+    forSeeds(100, (random) => {
+      const disk = new Disk(random);
+      const storage = start(disk, random);
+      const promise = { currentTerm: 1, votedFor: "a", commitIndex: 0 };
+      /** Saves an entry, after which there is room for so many bytes. */
+      const fill = (index: number, left: number) => {
+        const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
+        const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
+        const empty = storage.frame(records).length;
+        const length = disk.durableSize(LOG) - end - empty - left;
+        storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
+      };
+      fill(1, 500);
+      const size = disk.durableSize(LOG);
+      let syncs = 1 + Math.floor(random() * 2);
+      disk.fault = ({ what }) => {
+        syncs -= what === "sync" ? 1 : 0;
+        if (syncs === 0) disk.powerCut("parts");
+        return undefined;
+      };
+      // It ends a few bytes before the end of the room, or there, or after it.
+      failureOf(() => fill(2, Math.floor(random() * 40) - 20));
+      disk.fault = () => undefined;
+      disk.powerCut("parts");
+      if (disk.durableSize(LOG) > size) grown += 1;
+      expect([1, 2]).toContain(start(disk, random).entries.length);
+    });
+    if (!isReplay) expect(grown).toBeGreaterThan(10);
+  }, 60_000);
+
+  test("a log without its first frame is of nobody: refused by name, and left as it is", () => {
+    for (let length = 0; length < first; length += 1) {
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, bytes.subarray(0, length));
+      disk.put(`${LOG}.old`, bytes); // As other programs call what is theirs, too.
+      expectRefusal(
+        () => start(disk),
+        `${LOG} does not begin as a log of raft.ts does, and is `
+          + "left as it is. Restore it, or take another directory.",
+      );
+      expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
+      expect(disk.read(`${LOG}.old`)).toEqual(bytes);
+    }
+  });
+
+  test("a log of version 3, which had no foundings, is read and written again", () => {
+    const disk = new Disk(randomFrom(1));
+    const head = makeEntry(
+      0,
+      0,
+      "start",
+      Buffer.from(
+        JSON.stringify({ version: 3, ...founder, id: "0123456789abcdef", disk: 7, boot: 1 }),
+      ),
+    );
+    const list = Buffer.concat(
+      ["a", "b", "c"].map((name) => Buffer.from(encode([name, "", true, 7]))),
+    );
+    const records = [
+      head,
+      makeEntry(0, 4, "vote", Buffer.from("b")),
+      makeEntry(1, 4, "members", list),
+      command(2, 4, "kept"),
+    ];
+    disk.put(LOG, padded(start(new Disk(randomFrom(2))).frame(records)));
+    for (let life = 0; life < 2; life += 1) {
+      const storage = start(disk);
+      expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
+      expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "commands"]);
+      const raft = new Raft(
+        {
+          name: "a",
+          disk: 7,
+          members: [],
+          electionTimeoutMs: 1000,
+          heartbeatMs: 100,
+          batchBytes: 1000,
+          windowBytes: 1000,
+        },
+        { ...storage.hardState, entries: storage.entries },
+        0,
+        () => 0.5,
+      );
+      expect(raft.founding).toBe(1);
+      expect(raft.members.map(({ name }) => name)).toEqual(["a", "b", "c"]);
+      storage.close();
+    }
+    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":4");
+  });
+
+  test("a log of another version is refused by name, and left as it is", () => {
+    const [storage, founded] = [start(new Disk(randomFrom(1))), {
+      ...founder,
+      id: "",
+      disk: 1,
+      boot: 1,
+    }];
+    for (const version of [undefined, 2, 5, "3"]) {
+      const disk = new Disk(randomFrom(1));
+      const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
+      const log = storage.frame([head]);
+      disk.put(LOG, log);
+      expectRefusal(
+        () => start(disk),
+        `${LOG} is of another version of raft.ts, and is left as it `
+          + "is. Start that version with it, or take another directory.",
+      );
+      expect(disk.read(LOG)).toEqual(log);
+    }
+  });
+
+  test("a last frame of which any part is missing was promised to nobody, and is cut", () => {
+    const previous = show(states.at(-2) ?? NOTHING);
+    const zeros = Buffer.alloc(100);
+    for (let at = lastBegin; at < end; at += 1) {
+      const head = Buffer.concat([bytes.subarray(0, at), Buffer.alloc(end - at), zeros]);
+      const tail = Buffer.from(head).fill(0, lastBegin);
+      bytes.copy(tail, at + 1, at + 1);
+      const garbage = Buffer.concat([bytes.subarray(0, at), Buffer.alloc(end - at, 0xAA), zeros]);
+      for (const log of [head, tail, garbage]) {
+        const { disk, storage } = recover(log);
+        expect(remembered(storage)).toEqual(previous);
+        const rest = torn(log.subarray(lastBegin));
+        expect(storage.cutBytes).toBe(rest.length);
+        if (rest.length > 0) expect(disk.read("data/log.cut")).toEqual(rest);
+      }
+    }
+  });
+
+  test("after a cut the log goes on, and holds", () => {
+    const { disk, storage } = recover(padded(bytes.subarray(0, end - 3)));
+    const change = {
+      currentTerm: 4,
+      votedFor: "a",
+      commitIndex: 0,
+      entries: [command(3, 4, "new last")],
+    };
+    storage.save(change);
+    disk.powerCut("nothing");
+    const again = start(disk);
+    expect(remembered(again)).toEqual(show(after(states.at(-2) ?? NOTHING, change)));
+    expect(again.cutBytes).toBe(0);
+  });
+
+  test("what is cut is refused where the disk fails to keep it, and no file stays open", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.put(LOG, padded(bytes.subarray(0, end - 3)));
+    for (const what of ["create", "write", "sync"] as const) {
+      disk.fault = (operation) =>
+        operation.what === what && operation.file === "data/log.cut"
+          ? { code: "EIO", share: 0.5 }
+          : undefined;
+      expectRefusal(() => start(disk), "data/log.cut"); // The disk refuses to unlock an open one.
+    }
+    disk.fault = () => undefined;
+    expect(start(disk).cutBytes).toBeGreaterThan(0);
+  });
+
+  test("one flipped bit is refused if a good frame is behind it; else that frame is cut", () => {
+    let [refused, cut] = [0, 0];
+    const log = padded(bytes);
+    const next = end + 12; // The zeros where the next frame would begin.
+    for (let bit = 0; bit < next * 8; bit += 1) {
+      const flipped = Buffer.from(log);
+      flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, flipped);
+      if (bit >> 3 < lastBegin) {
+        expectRefusal(() => start(disk), LOG);
+        expect(disk.read(LOG)).toEqual(flipped);
+        refused += 1;
+      } else {
+        const known = bit >> 3 < end ? states.at(-2) : states.at(-1);
+        const storage = start(disk);
+        expect(remembered(storage)).toEqual(show(known ?? NOTHING));
+        expect(storage.cutBytes).toBeGreaterThan(0);
+        cut += 1;
+      }
+    }
+    expect([refused, cut]).toEqual([lastBegin * 8, (next - lastBegin) * 8]);
+  });
+
+  test("a frame that is missing in the middle is refused, not closed up", () => {
+    for (const [i, begin] of ends.slice(0, -2).entries()) {
+      const hole = Buffer.from(bytes).fill(0, begin, ends[i + 1]);
+      const disk = new Disk(randomFrom(1));
+      disk.put(LOG, hole);
+      expectRefusal(() => start(disk), `${LOG} is damaged at byte ${begin}`);
+      expect(disk.read(LOG)).toEqual(hole);
+    }
+  });
+
+  test("a refused directory is let go, so that it can be mended and started", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.put(LOG, Buffer.from(bytes).fill(0, first, first + 1));
+    expectRefusal(() => start(disk), "damaged");
+    disk.put(LOG, padded(bytes));
+    expect(remembered(start(disk))).toEqual(show(states.at(-1) ?? NOTHING));
+  });
+
+  test("commands that look like frames and records neither hide damage nor invent it", () => {
+    // A client may have read an old log, whose marker is another one, and send it as a command.
+    const looksLikeLog = Buffer.concat([bytes, command(9, 9, "forged").record, bytes]);
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk, randomFrom(99));
+    const kept = {
+      currentTerm: 5,
+      votedFor: "a",
+      commitIndex: 0,
+      entries: [command(1, 5, looksLikeLog)],
+    };
+    storage.save(kept);
+    const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
+    storage.save({ ...kept, entries: [command(2, 5, looksLikeLog)] });
+    const log = disk.read(LOG) ?? Buffer.alloc(0);
+    for (let length = end; length < end + looksLikeLog.length; length += 7) {
+      const cut = recover(padded(log.subarray(0, length)));
+      expect(remembered(cut.storage)).toEqual(show(kept));
+      expect(cut.storage.cutBytes).toBe(torn(padded(log.subarray(end, length))).length);
+    }
+    expect(remembered(recover(log).storage).entries).toHaveLength(2);
+  });
+});
+
+describe("a start", () => {
+  test("writes and syncs what it read, before anything is promised by it (catalogue 46)", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    const change = {
+      currentTerm: 1,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 1, "in the cache")],
+    };
+    disk.fault = ({ what }) => {
+      if (what === "sync") disk.kill(); // After the write, before the sync.
+      return undefined;
+    };
+    expectRefusal(() => storage.save(change), "killed");
+    disk.fault = () => undefined;
+    // The page cache has it, so this start believes it and may promise by it. Then power fails.
+    expect(remembered(start(disk))).toEqual(show(change));
+    disk.powerCut("nothing");
+    expect(remembered(start(disk))).toEqual(show(change));
+  });
+
+  test("has synced its new file before the file takes the place of the old one", () => {
+    const done: string[] = [];
+    const disk = new Disk(randomFrom(1), ({ what, file }) => done.push(`${what} ${file}`));
+    start(disk);
+    expect(done.slice(-3)).toEqual(["write data/log.new", "sync data/log.new", `rename ${LOG}`]);
+    expect(done.indexOf("write data/log.new")).toBe(done.length - 3);
+  });
+
+  test("is counted durably: the boot rises each time, whatever became of the last one", () => {
+    forSeeds(50, (random) => {
+      const disk = new Disk(random);
+      for (let [life, before] = [1, 0]; life < 10; life += 1) {
+        const { boot } = start(disk, random).identity;
+        expectNextBoot(before, boot);
+        before = boot;
+        if (random() < 0.5) disk.kill();
+        else disk.powerCut(random() < 0.5 ? "nothing" : "parts");
+      }
+    });
+    const unlucky = new Disk(randomFrom(1));
+    const { boot } = start(unlucky).identity;
+    unlucky.kill();
+    expect(start(unlucky, () => 0).identity.boot).toBe(boot + 1);
+  });
+
+  test("of two copies of one directory begins two lives, of one disk (a cloned machine)", () => {
+    forSeeds(50, (random) => {
+      const disk = new Disk(random);
+      const { disk: id, boot } = start(disk, random).identity;
+      const boots = [1, 2, 3].map(() => {
+        const copy = new Disk(random);
+        copy.put(LOG, disk.read(LOG) ?? Buffer.alloc(0));
+        const { identity } = start(copy, random);
+        expect(identity.disk).toBe(id);
+        expectNextBoot(boot, identity.boot);
+        return identity.boot;
+      });
+      expect(new Set(boots).size).toBe(3);
+    });
+  });
+
+  test("is refused where the log is lost, but not where the first one was cut short", () => {
+    for (const keep of keeps) {
+      for (let n = 0; n < 12; n += 1) {
+        const disk = new Disk(randomFrom(n));
+        let left = n;
+        disk.fault = () => {
+          if (left === 0) disk.powerCut(keep);
+          left -= 1;
+          return undefined;
+        };
+        const wasCut = failureOf(() => start(disk));
+        disk.fault = () => undefined;
+        expect(wasCut).toBe(n < 8);
+        disk.powerCut(keep);
+        expect(remembered(start(disk))).toEqual(show(NOTHING));
+        disk.lose(LOG);
+        disk.kill();
+        expectRefusal(
+          () => start(disk),
+          `${LOG} is missing, and this is not the first start in data`,
+        );
+      }
+    }
+  });
+
+  test("is refused while another server has the directory", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    expectRefusal(() => start(disk), "Cannot use data: a running server has it");
+    storage.close();
+    expectNextBoot(storage.identity.boot, start(disk).identity.boot);
+  });
+
+  test("is refused for another server or another cluster, and says whose the directory is", () => {
+    const disk = new Disk(randomFrom(1));
+    start(disk).close();
+    const before = disk.read(LOG);
+    for (const other of [{ ...founder, name: "b" }, { ...founder, cluster: "other" }]) {
+      expectRefusal(
+        () => start(disk, randomFrom(1), other),
+        `${LOG} holds the data of server a of cluster test, not of ${other.name} of ${other.cluster}`,
+      );
+    }
+    expect(disk.read(LOG)).toEqual(before);
+  });
+
+  test("remembers the founding members, whatever list it is given later", () => {
+    const disk = new Disk(randomFrom(1));
+    const { id } = start(disk).identity;
+    disk.kill();
+    const later = start(disk, randomFrom(2), { ...founder, members: ["a", "x"] });
+    expect(later.identity).toMatchObject({ id, members: founder.members });
+  });
+
+  test("gives one id to servers of one list in any order, another to each other list", () => {
+    const id = (members: string[], name = "a", cluster = "test", seed = 1) =>
+      start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity.id;
+    expect(id(["c", "a", "b"], "b", "test", 2)).toBe(id(["a", "b", "c"]));
+    const others = [
+      id(["a", "b"]),
+      id(["a", "b", "c", "d"]),
+      id(["a", "b", "c"], "a", "other"),
+      id(["a"], "a", "test", 1),
+      id(["a"], "a", "test", 2),
+    ];
+    expect(new Set([id(["a", "b", "c"]), ...others]).size).toBe(6);
+  });
+});
+
+describe("a disk that fails", () => {
+  /** Starts twice and saves between, with the n-th operation failing. Returns what was promised. */
+  function live(disk: Disk, random: Random): { completed: State; attempted: State } {
+    let completed = NOTHING;
+    let attempted = NOTHING;
+    const live = () => {
+      for (let life = 0; life < 2; life += 1) {
+        const storage = start(disk, random);
+        for (let save = 0; save < 3; save += 1) {
+          const change = drawChange(random, completed);
+          attempted = after(completed, change);
+          storage.save(change);
+          completed = attempted;
+        }
+        storage.close();
+      }
+    };
+    expect(failure(live).code).toBe("storage");
+    return { completed, attempted };
+  }
+
+  test("stops whoever writes, at any operation, and what was promised is there again", () => {
+    const failed = new Set<string>();
+    let cases = 0;
+    forSeeds(4, (random, seed) => {
+      for (const fault of faults) {
+        for (const keep of keeps) {
+          for (let n = 0; n < 12; n += 1) {
+            const disk = new Disk(random);
+            let operations = 0;
+            disk.fault = (operation: Operation) => {
+              operations += 1;
+              if (operations !== n + 1) return undefined;
+              failed.add(operation.what);
+              return fault;
+            };
+            const { completed, attempted } = live(disk, randomFrom(seed));
+            disk.fault = () => undefined;
+            disk.powerCut(keep);
+            const found = remembered(start(disk, random));
+            const isWhole = JSON.stringify(found) === JSON.stringify(show(attempted));
+            expect(found).toEqual(show(isWhole ? attempted : completed));
+            cases += 1;
+          }
+        }
+      }
+    });
+    if (isReplay) return;
+    expect([...failed].sort()).toEqual(["create", "extend", "remove", "rename", "sync", "write"]);
+    expect(cases % (18 * 12)).toBe(0);
+  });
+
+  test("says which file, and what the system said", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = start(disk);
+    disk.fault = () => ({ code: "EIO", share: 0 });
+    const change = { currentTerm: 1, votedFor: "a", commitIndex: 0, entries: [] };
+    expectRefusal(() => storage.save(change), `Cannot write ${LOG}`);
+    expectRefusal(() => storage.save(change), "EIO");
+  });
+
+  test("says what to do when it is full", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.fault = () => ({ code: "ENOSPC", share: 0 });
+    expectRefusal(() => start(disk), "Make room on that disk, and start again.");
+  });
+
+  test("at a start lets go of the directory, so that the next start can have it", () => {
+    const disk = new Disk(randomFrom(1));
+    disk.fault = () => ({ code: "ENOSPC", share: 0 });
+    expectRefusal(() => start(disk), "ENOSPC");
+    disk.fault = () => undefined;
+    expectNextBoot(0, start(disk).identity.boot); // That start has left nothing.
+  });
+});
+
+describe("a snapshot", () => {
+  const SNAPSHOT = "data/snapshot";
+  const record = (kind: Entry["kind"], data: string | Buffer, index: number, term: number) =>
+    makeEntry(index, term, kind, Buffer.from(data));
+  const members = configuration(founder.members, ["d"]);
+
+  /** Writes, slice by slice, the state after an entry, and returns how long it is. */
+  function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
+    let at = 0;
+    const head = record("snapshot", encodeMembers(members, 7), index, term);
+    for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
+      const frame = storage.frame([slice]);
+      storage.writeSnapshot(at, frame);
+      at += frame.length;
+    }
+    return at;
+  }
+
+  /** Takes one of all up to `index`, and keeps the entries behind the base. */
+  function take(storage: Storage, { index, term }: Position, entries: Entry[], base = index): void {
+    write(storage, { index, term }, ["this", "and that"]);
+    storage.keepSnapshot();
+    const rest = entries.filter((entry) => entry.index > base);
+    for (const _ of storage.rewriteLog({ index: base, term }, rest, 1)) {
+      storage.save({ ...storage.hardState, entries: [] }); // Saves go on meanwhile.
+    }
+  }
+
+  const states = (storage: Storage) =>
+    [...storage.readSnapshot()].flat().filter(({ kind }) => kind === "state").map(({ data }) =>
+      `${data}`
+    );
+  const five = [1, 2, 3, 4, 5].map((index) => command(index, 1, `number ${index}`));
+  const saved = (disk: Disk, random?: Random) => {
+    const storage = start(disk, random);
+    storage.save({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: five });
+    return storage;
+  };
+  const indexes = ({ entries }: Storage) => entries.map(({ index }) => index);
+
+  test("is found again, in order, with the log behind its base, the term and the vote", () => {
+    const disk = new Disk(randomFrom(1));
+    take(saved(disk), { index: 4, term: 1 }, five, 3);
+    disk.powerCut("nothing");
+    for (let life = 0; life < 2; life += 1) {
+      const storage = start(disk);
+      const size = disk.read(SNAPSHOT)?.length ?? 0;
+      expect(storage.snapshot).toEqual({ index: 4, term: 1, size, founding: 7, members });
+      expect(states(storage)).toEqual(["this", "and that"]);
+      expect(storage.base).toMatchObject({ index: 3, term: 1 });
+      expect(indexes(storage)).toEqual([4, 5]);
+      expect(storage.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
+      const change = {
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(5, 3, "other")],
+      };
+      if (life === 0) storage.save({ ...storage.hardState, entries: [] });
+      else storage.save(change);
+      disk.powerCut("nothing");
+    }
+    const storage = start(disk);
+    expect(storage.entries.map(({ term }) => term)).toEqual([1, 3]);
+    expect(storage.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
+  });
+
+  test("that is interrupted anywhere loses nothing (catalogue 31)", () => {
+    const found = new Set<string>();
+    forSeeds(20, (random, seed) => {
+      for (const keep of keeps) {
+        for (let n = 0; n < 30; n += 1) {
+          const disk = new Disk(random);
+          const storage = saved(disk, randomFrom(seed));
+          let left = n;
+          disk.fault = () => {
+            if (left === 0) disk.powerCut(keep);
+            left -= 1;
+            return undefined;
+          };
+          try {
+            take(storage, { index: 4, term: 1 }, five, 3);
+            storage.save({
+              currentTerm: 2,
+              votedFor: "b",
+              commitIndex: 0,
+              entries: [command(6, 2, "more")],
+            });
+          } catch {} // It was killed there.
+          disk.fault = () => undefined;
+          if (left >= 0) disk.powerCut(keep);
+          const again = start(disk, randomFrom(seed));
+          const { snapshot: { index } = { index: 0 } } = again;
+          expect([0, 4]).toContain(index);
+          expect([0, index === 0 ? 0 : 3]).toContain(again.base.index);
+          const first = again.base.index + 1;
+          expect(indexes(again).slice(0, 6 - first)).toEqual([1, 2, 3, 4, 5].slice(first - 1));
+          expect(again.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
+          expect(index === 0 ? [] : states(again)).toEqual(index === 0 ? [] : ["this", "and that"]);
+          expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
+          found.add(`${index} ${again.base.index} ${again.entries.at(-1)?.index}`);
+        }
+      }
+    });
+    if (isReplay) return;
+    // Before the switch, between the switch and the cut, behind both, and when all was over.
+    expect([...found].sort()).toEqual(["0 0 5", "4 0 5", "4 3 5", "4 3 6"]);
+  });
+
+  test("whose disk fails stops the server, and what was promised is there again", () => {
+    const failed = new Set<string>();
+    for (const fault of faults) {
+      for (let n = 0; n < 24; n += 1) {
+        const disk = new Disk(randomFrom(n));
+        const storage = saved(disk);
+        let left = n;
+        disk.fault = ({ what, file }) => {
+          if (what === "link") return undefined; // To fail in that is no failure.
+          left -= 1;
+          if (left === -1) failed.add(`${what} ${file}`);
+          return left === -1 ? fault : undefined;
+        };
+        const { code } = failure(() => take(storage, { index: 4, term: 1 }, five, 3));
+        expect(code).toBe("storage");
+        disk.fault = () => undefined;
+        disk.powerCut("parts");
+        const again = start(disk);
+        expect(indexes(again)).toEqual([1, 2, 3, 4, 5].slice(again.base.index));
+      }
+    }
+    expect([...failed].sort()).toEqual([
+      "create data/log.new",
+      "create data/snapshot.new",
+      "extend data/log.new",
+      "rename data/log",
+      "rename data/snapshot",
+      "sync data/log.new",
+      "sync data/snapshot.new",
+      "write data/log.new",
+      "write data/snapshot.new",
+    ]);
+  });
+
+  /**
+   * The log anew, of all entries, as nobody asks for but a test. Changes are saved meanwhile; it is
+   * left half done where there is none.
+   */
+  function rewrite(
+    storage: Storage,
+    known: State,
+    draw: (before: State) => State | undefined,
+  ): State {
+    let now = known;
+    for (const _ of storage.rewriteLog({ index: 0, term: 0 }, known.entries, 500)) {
+      const change = draw(now);
+      if (!change) break;
+      storage.save(change);
+      now = after(now, change);
+    }
+    return now;
+  }
+
+  /** The power fails in the middle of a write, or of a new log, and nobody knows how far it came. */
+  function interrupt(disk: Disk, storage: Storage, known: State, keep: Keep, left: number): void {
+    disk.fault = () => {
+      if (left === 0) disk.powerCut(keep);
+      left -= 1;
+      return undefined;
+    };
+    const again = () => rewrite(storage, known, () => ({ ...known, entries: [] }));
+    expectRefusal(() => {
+      for (;;) again();
+    }, "killed");
+    disk.fault = () => undefined;
+  }
+
+  test("is followed by a log that is written over an old one, of which nothing comes back", () => {
+    let [reused, made, starts] = [0, 0, 0];
+    forSeeds(300, (random) => {
+      const disk = new Disk(random);
+      let storage = start(disk, random);
+      let known = NOTHING;
+      let [current, inodes] = [disk.inode(LOG), new Set<unknown>()];
+      for (let step = 0; step < 30; step += 1) {
+        const draw = random();
+        if (draw < 0.5) {
+          const change = drawChange(random, known);
+          storage.save(change);
+          known = after(known, change);
+        } else if (draw < 0.8) {
+          known = rewrite(
+            storage,
+            known,
+            (before) => random() < 0.9 ? drawChange(random, before) : undefined,
+          );
+          const next = disk.inode(LOG);
+          if (inodes.has(next)) reused += next === current ? 0 : 1;
+          else made += 1;
+          inodes.add(current = next);
+        } else {
+          const keep = keeps[Math.floor(random() * 3)] ?? "parts";
+          interrupt(disk, storage, known, keep, Math.floor(random() * 16));
+          storage = start(disk, random);
+          expect(remembered(storage)).toEqual(show(known));
+          starts += 1;
+          // What an earlier life has written is never written over: others may have that file.
+          [current, inodes] = [disk.inode(LOG), new Set()];
+        }
+      }
+    });
+    if (!isReplay) expect(Math.min(reused, made, starts)).toBeGreaterThan(300);
+  });
+
+  test("is followed by a log that ends where it ends, whatever lies behind it", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    const long = command(6, 1, "x".repeat(5000));
+    storage.save({ ...storage.hardState, entries: [long] });
+    const lengths = [1, 2, 3, 4].map(() => {
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, Infinity));
+      return disk.read(LOG)?.length ?? 0;
+    });
+    expect(lengths[1]).toBeGreaterThan(5000); // The long entry is there, but nobody's.
+    disk.powerCut("nothing");
+    const again = start(disk);
+    expect(indexes(again)).toEqual([1, 2, 3, 4, 5]);
+    expect(again.cutBytes).toBe(0);
+    expect(disk.read("data/log.cut")).toBeUndefined();
+    expect(disk.read(`${LOG}.old`)).toBeUndefined();
+  });
+
+  test("is followed by a log in new space, where the one before the last was large", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    storage.save({ ...storage.hardState, entries: [command(6, 1, Buffer.alloc(64 << 20))] });
+    const inodes = new Set<unknown>([disk.inode(LOG)]);
+    for (let i = 0; i < 2; i += 1) {
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
+      inodes.add(disk.inode(LOG));
+    }
+    expect(inodes.size).toBe(3);
+    expect(disk.read(`${LOG}.old`)?.length).toBeLessThan(1 << 20);
+    storage.close();
+  });
+
+  test("is followed by a log in new space, where a file cannot have two names", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    const inodes = new Set<unknown>();
+    disk.fault = ({ what }) => what === "link" ? { code: "EIO", share: 1 } : undefined;
+    for (let i = 0; i < 4; i += 1) {
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
+      inodes.add(disk.inode(LOG));
+    }
+    expect(inodes.size).toBe(4);
+    disk.powerCut("nothing");
+    expect(indexes(start(disk))).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  test("is followed by what was saved while the log was written anew, or that comes to nothing", () => {
+    for (const isLeft of [false, true]) {
+      const disk = new Disk(randomFrom(1));
+      const storage = saved(disk);
+      write(storage, { index: 2, term: 1 }, ["two"]);
+      storage.keepSnapshot();
+      const slices = storage.rewriteLog({ index: 2, term: 1 }, five.slice(2), 1);
+      slices.next();
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(4, 3, "another")],
+      });
+      slices.next();
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(5, 3, "and more")],
+      });
+      if (isLeft) slices.return(undefined);
+      else expect([...slices]).toEqual([]);
+      storage.save({
+        currentTerm: 3,
+        votedFor: "c",
+        commitIndex: 0,
+        entries: [command(6, 3, "the last")],
+      });
+      disk.powerCut("nothing");
+      const again = start(disk);
+      expect(again.base.index).toBe(isLeft ? 0 : 2);
+      expect(again.entries.slice(-4).map(({ data }) => `${data}`)).toEqual([
+        "number 3",
+        "another",
+        "and more",
+        "the last",
+      ]);
+      expect(again.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
+    }
+  });
+
+  test("that was received takes the place of a log that has not its last entry", () => {
+    for (const position of [{ index: 9, term: 2 }, { index: 4, term: 2 }]) {
+      const disk = new Disk(randomFrom(1));
+      const storage = saved(disk);
+      write(storage, position, ["theirs"]);
+      expect(storage.keepSnapshot()).toMatchObject(position);
+      disk.powerCut("nothing"); // Its log is not cut yet.
+      const again = start(disk);
+      expect([again.base, again.entries]).toMatchObject([position, []]);
+      expect(again.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
+      expect(states(again)).toEqual(["theirs"]);
+    }
+  });
+
+  test("that is not finished is removed by the next start", () => {
+    const disk = new Disk(randomFrom(1));
+    write(saved(disk), { index: 4, term: 1 }, ["much"]);
+    expect(disk.read(`${SNAPSHOT}.new`)).toBeDefined();
+    disk.kill();
+    expect(start(disk).snapshot).toBeUndefined();
+    expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
+  });
+
+  test("has no gaps, and a new one begins at its beginning (catalogue 35)", () => {
+    const storage = saved(new Disk(randomFrom(1)));
+    const size = write(storage, { index: 3, term: 1 }, ["a long one, that will not be kept"]);
+    for (const at of [size - 1, size + 1]) {
+      expect(() => storage.writeSnapshot(at, Buffer.alloc(1))).toThrow("a snapshot has no gaps");
+    }
+    write(storage, { index: 4, term: 1 }, ["another"]);
+    expect(storage.keepSnapshot().index).toBe(4);
+    expect(states(storage)).toEqual(["another"]);
+    storage.close(); // Here and elsewhere: the disk demands that every file is closed by then.
+  });
+
+  test("can be read in pieces, to be sent", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 4, term: 1 }, five);
+    const whole = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
+    write(storage, { index: 5, term: 1 }, ["the next one, in the making"]);
+    const pieces = [storage.readChunk(0, 7), storage.readChunk(7, 50), storage.readChunk(57, 5000)];
+    expect(Buffer.concat(pieces).equals(whole)).toBe(true);
+  });
+
+  test("with a flipped bit, or an end that is missing, is refused by name, and left there", () => {
+    const disk = new Disk(randomFrom(1));
+    take(saved(disk), { index: 4, term: 1 }, five);
+    const [log, whole] = [LOG, SNAPSHOT].map((file) => disk.read(file) ?? Buffer.alloc(0));
+    const damaged = [...Array(whole?.length ?? 0).keys()].flatMap((at) => {
+      const flipped = Buffer.from(whole ?? []);
+      flipped[at] = (flipped[at] ?? 0) ^ (1 << (at % 8));
+      return [flipped, Buffer.from(whole?.subarray(0, at) ?? [])];
+    });
+    damaged.push(Buffer.concat([whole ?? Buffer.alloc(0), Buffer.alloc(1)]));
+    for (const bytes of damaged) {
+      const broken = new Disk(randomFrom(1));
+      broken.put(LOG, log ?? bytes);
+      broken.put(SNAPSHOT, bytes);
+      expectRefusal(() => states(start(broken)), `${SNAPSHOT} is damaged at byte`);
+      expect(broken.read(SNAPSHOT)?.equals(bytes)).toBe(true);
+    }
+    expect(damaged.length).toBeGreaterThan(100);
+  });
+
+  test("that cannot be read is an error that names it, at each of the reads", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 4, term: 1 }, five);
+    const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
+    /** Repeats the action, with another of its reads failing, until it succeeds. */
+    const failures = (action: () => unknown): number => {
+      for (let n = 0;; n += 1) {
+        let left = n;
+        disk.isUnreadable = (file) => {
+          if (file.startsWith(SNAPSHOT)) left -= 1; // It may be open by its earlier name.
+          return left === -1;
+        };
+        try {
+          action();
+          return n;
+        } catch (thrown) {
+          expect(thrown).toMatchObject(error);
+        }
+      }
+    };
+    expect(failures(() => storage.readChunk(0, 10))).toBe(1);
+    expect(failures(() => states(storage))).toBeGreaterThan(8); // Two for each of four frames.
+    storage.close();
+    // The last one succeeds, so each of them has let go of the directory.
+    expect(failures(() => start(disk).close())).toBeGreaterThan(3);
+  });
+
+  test("that does not fit its log, or has none, is refused", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = saved(disk);
+    take(storage, { index: 2, term: 1 }, five);
+    const old = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
+    take(storage, { index: 4, term: 1 }, five);
+    const log = disk.read(LOG) ?? Buffer.alloc(0);
+    for (
+      const [has, sentence] of [
+        [{ [LOG]: log, [SNAPSHOT]: old }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
+        [{ [LOG]: log }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
+        [{ [SNAPSHOT]: old }, `${LOG} is missing`],
+        [{ [SNAPSHOT]: old, [`${LOG}.new`]: log }, `${LOG} is missing`],
+      ] as const
+    ) {
+      const mixed = new Disk(randomFrom(1));
+      for (const [file, bytes] of Object.entries(has)) mixed.put(file, bytes);
+      expectRefusal(() => start(mixed), sentence);
+    }
+  });
+});
+
+describe("when the majority is gone for good", () => {
+  const used = (): Disk => {
+    const disk = new Disk(randomFrom(5));
+    const storage = start(disk);
+    storage.save({
+      currentTerm: 4,
+      votedFor: "b",
+      commitIndex: 0,
+      entries: [command(1, 3, "one"), command(2, 4, "two")],
+    });
+    storage.close();
+    return disk;
+  };
+  const look = (disk: Disk) => new Storage(disk.files(), "data", undefined, randomFrom(9));
+
+  test("who looks at a directory sees what it holds, and changes nothing", () => {
+    const disk = used();
+    const before = disk.read(LOG);
+    const storage = look(disk);
+    const { disk: id, boot } = start(new Disk(randomFrom(5))).identity;
+    // It is no start, so the life is the one that there was.
+    expect(storage.identity).toMatchObject({ name: "a", cluster: "test", disk: id, boot });
+    expect(remembered(storage)).toMatchObject({ currentTerm: 4, entries: { length: 2 } });
+    storage.close();
+    expect(disk.read(LOG)).toEqual(before as Buffer);
+    expectRefusal(() => look(new Disk(randomFrom(1))), "data/log is not there");
+  });
+
+  test("a server becomes a cluster of its own: all entries, another id, and one member", () => {
+    const disk = used();
+    const id = look(used()).identity.id;
+    const storage = look(disk);
+    storage.formNewCluster();
+    storage.close();
+    disk.powerCut("nothing");
+    const { identity, hardState, entries } = start(disk);
+    expect(identity).toMatchObject({ name: "a", cluster: "test", members: ["a"] });
+    expect(identity.id).toMatch(/^[0-9a-f]{16}$/);
+    expect(identity.id).not.toBe(id);
+    expect(hardState).toMatchObject({ currentTerm: 4, votedFor: "b" });
+    expect(entries.map(({ index, term, kind }) => [index, term, kind])).toEqual([
+      [1, 3, "commands"],
+      [2, 4, "commands"],
+      [3, 4, "members"],
+    ]);
+    const [, alone] = decodeMulti(entries.at(-1)?.data ?? []);
+    expect(alone).toEqual(["a", "", true, identity.disk]);
+  });
+
+  test("it is either what it was or a cluster of its own, wherever the power fails", () => {
+    const ids = new Set<string>();
+    const old = look(used()).identity.id;
+    for (const keep of keeps) {
+      for (let n = 0; n < 12; n += 1) {
+        const disk = used();
+        const storage = look(disk);
+        let left = n;
+        disk.fault = () => {
+          left -= 1;
+          return left < 0 ? { code: "EIO", share: 0.5 } : undefined;
+        };
+        if (failureOf(() => storage.formNewCluster())) storage.close();
+        disk.fault = () => undefined;
+        disk.powerCut(keep);
+        const { identity, entries } = start(disk);
+        ids.add(identity.id === old ? "old" : "new");
+        expect(entries.length).toBe(identity.id === old ? 2 : 3);
+      }
+    }
+    expect([...ids].sort()).toEqual(["new", "old"]);
+  });
+});
+
+/** Whether it fails at all. */
+function failureOf(action: () => void): boolean {
+  try {
+    action();
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+describe("real files", () => {
+  const directories: string[] = [];
+  const fresh = () => {
+    const directory = mkdtempSync(path.join(tmpdir(), "raft-storage-"));
+    directories.push(directory);
+    return path.join(directory, "cluster", "a");
+  };
+  afterAll(() => {
+    for (const directory of directories) rmSync(directory, { recursive: true, force: true });
+  });
+  const open = (directory: string, files: Files = systemWorld.files) =>
+    new Storage(files, directory, founder, systemWorld.random);
+  const change = {
+    currentTerm: 2,
+    votedFor: "c",
+    commitIndex: 0,
+    entries: [command(1, 2, "x".repeat(5000))],
+  };
+
+  test("remember, with a boot that rises, and a tail that is cut and kept", () => {
+    const directory = fresh();
+    const storage = open(directory);
+    storage.save(change);
+    storage.save({ ...change, entries: [command(2, 2, "torn")] });
+    storage.close();
+    const log = readFileSync(`${directory}/log`);
+    const end = log.findLastIndex((byte) => byte !== 0) + 1;
+    writeFileSync(`${directory}/log`, log.fill(0, end - 1));
+    const again = open(directory);
+    expect(remembered(again)).toEqual(show(change));
+    expectNextBoot(storage.identity.boot, again.identity.boot);
+    expect(readFileSync(`${directory}/log.cut`).length).toBe(again.cutBytes);
+    expect(again.cutBytes).toBeGreaterThan(0);
+    again.close();
+  });
+
+  test("are the server's alone: modes 0600, in a directory of mode 0700", () => {
+    const directory = fresh();
+    const before = process.umask(0);
+    try {
+      open(directory).close();
+      const log = readFileSync(`${directory}/log`);
+      const [end = 0] = frameEnds(log).slice(-1);
+      writeFileSync(`${directory}/log`, log.fill("torn", end, end + 4));
+      expect(statSync(`${directory}/log`).mode & 0o777).toBe(0o600);
+      const storage = open(directory);
+      expect(storage.cutBytes).toBeGreaterThan(0);
+      for (const made of [directory, path.dirname(directory)]) {
+        expect(statSync(made).mode & 0o777).toBe(0o700);
+      }
+      for (const file of ["log", "log.cut", "lock"]) {
+        expect([file, statSync(`${directory}/${file}`).mode & 0o777]).toEqual([file, 0o600]);
+      }
+      expect(existsSync(`${directory}/log.new`)).toBe(false);
+      storage.close();
+    } finally {
+      process.umask(before);
+    }
+  });
+
+  test("grow in big steps, and a zero tail ends them", () => {
+    const directory = fresh();
+    const storage = open(directory);
+    const sizes = new Set<number>();
+    for (let index = 1; index <= 40; index += 1) {
+      const entries = [command(index, 1, "x".repeat(60_000))];
+      storage.save({ currentTerm: 1, votedFor: undefined, commitIndex: 0, entries });
+      sizes.add(statSync(`${directory}/log`).size);
+    }
+    storage.close();
+    // A sync of a file that has grown must store its new length, too: that is to be rare.
+    expect(sizes.size).toBeLessThanOrEqual(2);
+    expect(Math.min(...sizes)).toBeGreaterThan(1 << 20);
+    const log = readFileSync(`${directory}/log`);
+    expect(log.subarray(40 * 61_000).every((byte) => byte === 0)).toBe(true);
+    const again = open(directory);
+    expect([again.entries.length, again.cutBytes]).toEqual([40, 0]);
+    again.close();
+  });
+
+  test("are locked against a second server, in any process, until kill -9", async () => {
+    const directory = fresh();
+    const storage = open(directory);
+    expectRefusal(() => open(directory), "a running server has it");
+    storage.close();
+    const raft = JSON.stringify(path.join(import.meta.dir, "../../raft.ts"));
+    // It keeps what it made, or the garbage collector would let the lock go; and it ends in time,
+    // however this test does.
+    const script = `import { Storage, systemWorld } from ${raft};
+      const founder = ${JSON.stringify(founder)};
+      const storage = new Storage(systemWorld.files, ${JSON.stringify(directory)}, founder,
+        systemWorld.random);
+      console.log("held");
+      setTimeout(() => storage.close(), 10_000);`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe" });
+    try {
+      const { value } = await child.stdout.getReader().read();
+      expect(Buffer.from(value ?? []).toString()).toContain("held");
+      expectRefusal(() => open(directory), "a running server has it");
+    } finally {
+      child.kill("SIGKILL");
+      await child.exited;
+    }
+    const again = open(directory);
+    // The other process has started from it, too, and so it is the third life.
+    expect(again.identity.boot).toBeGreaterThanOrEqual(storage.identity.boot + 2);
+    expect(again.identity.boot).toBeLessThanOrEqual(storage.identity.boot + 2 * 2 ** 20);
+    again.close();
+  });
+
+  test("that are in no directory we may use are refused with a sentence", () => {
+    const directory = fresh();
+    open(directory).close();
+    for (const file of [`${directory}/log`, `${directory}/log/below`]) {
+      const { message } = failure(() => open(file));
+      expect(message).toStartWith(`Cannot use ${file}: E`);
+      expect(message).toEndWith("Take a directory that this user may write to.");
+    }
+  });
+});

@@ -1,0 +1,1731 @@
+/** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
+import { encode } from "@msgpack/msgpack";
+import { describe, expect, test } from "bun:test";
+import {
+  clientKey,
+  type ClientMessage,
+  clientMessages,
+  Endpoint,
+  type EndpointEvent,
+  KeyValueStore,
+  type Kind,
+  makeEntry,
+  type Member,
+  type Message,
+  messages,
+  Node,
+  type NodeEvent,
+  operatorMessages,
+  serverKeys,
+  Storage,
+} from "../../raft.ts";
+import { configuration } from "../support/core.ts";
+import { forSeeds, isReplay, randomFrom } from "../support/random.ts";
+import {
+  answerOf,
+  askStore,
+  type Envelope,
+  floats,
+  inOrder,
+  KINDS,
+  makeCommand,
+  open,
+  readOutcomes,
+  seal as sealWith,
+  SECRET,
+  TYPES,
+} from "../support/wire.ts";
+import { type Packet, Simulation } from "../support/world.ts";
+
+const MEMBERS = ["a", "b", "c"];
+const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>
+  sealWith(kind, parts, { secret, as });
+const address = (name: string) => ({ name, host: name, port: 1 });
+
+// id, term, preVote, transfer, campaign, voterDisk, lastLogIndex, lastLogTerm
+const vote: unknown[] = [0, 77, 5, false, false, 1, 4711, 0, 0];
+const voteReply: unknown[] = [1, 77, 5, false, 1, true];
+// id, term, round, prevLogIndex, prevLogTerm, leaderCommit, entries
+const append = (entries: unknown): unknown[] => [2, 77, 5, 1, 0, 0, 0, entries];
+const appendReply: unknown[] = [3, 77, 5, 1, true, 0, 0, 0];
+const timeoutNow: unknown[] = [4, 77, 5];
+// id, term, round, lastIncludedIndex, lastIncludedTerm, size, offset, data
+const install = (
+  size: number,
+  offset: number,
+  data: unknown,
+): unknown[] => [5, 77, 5, 1, 9, 4, size, offset, data];
+const installReply: unknown[] = [6, 77, 5, 1, true, 9, 20];
+const record = (
+  index: number,
+  term: number,
+  kind: "start" | "vote" | "noop" | "commands" = "noop",
+) => makeEntry(index, term, kind, Buffer.from("data")).record;
+
+// ------------------------------------- An ear, to hear them -------------------------------------
+
+type Ear = {
+  endpoint: Endpoint;
+  heard: Message[];
+  calls: (Set<number> | undefined)[];
+  events: EndpointEvent[];
+  restarted: string[];
+  storage: Storage;
+  receive: (bytes: Buffer, host?: string) => void;
+};
+
+/** An endpoint on a machine of the simulation that keeps what it hears. */
+function listen(
+  simulation: Simulation,
+  name: string,
+  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = KINDS as readonly Kind[] } = {},
+): Ear {
+  const world = simulation.machine(name).boot();
+  const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
+  const heard: Message[] = [];
+  const calls: Ear["calls"] = [];
+  const events: EndpointEvent[] = [];
+  const restarted: string[] = [];
+  const receive = (bytes: Buffer, from: { host: string; port: number }) =>
+    endpoint.receive(bytes, from);
+  const socket = simulation.settle(world.datagrams.bind(address(name), receive));
+  const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
+  const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
+    onMessage: (message, sender) => {
+      heard.push(message as Message);
+      calls.push(sender?.calls);
+    },
+    onGreeting: () => {},
+    founding: () => 0,
+    onRestarted: (peer) => {
+      restarted.push(peer);
+      world.clock.defer(() => endpoint.flush());
+    },
+    onJoined: (id) => storage.join(id),
+    emit: (event) => void events.push(event),
+  });
+  return {
+    endpoint,
+    heard,
+    calls,
+    events,
+    restarted,
+    storage,
+    receive: (bytes, host = "a") => receive(bytes, { host, port: 1 }),
+  };
+}
+
+/** Two servers that know each other, and what else a test needs of them. */
+function pair(seed = 1) {
+  const simulation = new Simulation(seed);
+  const [a, b] = [listen(simulation, "a"), listen(simulation, "b")];
+  void a.endpoint.resolvePeer(address("b"));
+  void b.endpoint.resolvePeer(address("a"));
+  simulation.run(50);
+  const sent: Packet[] = [];
+  simulation.watch = ({ packet }) => void (packet && sent.push(packet));
+  const { id: cluster, disk, boot } = a.storage.identity;
+  let sequence = 1000;
+  const envelope = (): Envelope => ({
+    cluster,
+    from: "a",
+    to: "b",
+    disk,
+    boot,
+    toBoot: b.storage.identity.boot,
+    sequence: sequence += 1,
+  });
+  /** What `a` would send to `b`, but with a body, or an envelope, that it would not send. */
+  const from = (
+    bodies: unknown[],
+    change: Partial<Envelope> = {},
+    kind: Kind = "peer",
+    encoder = encode as (value: unknown) => Uint8Array,
+  ) => seal(kind, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
+  return { simulation, a, b, sent, from };
+}
+
+const total = ({ endpoint }: Ear) => Object.values(endpoint.dropped).reduce((sum, n) => sum + n, 0);
+
+/** It is counted, not heard, not answered, and throws nothing. */
+function expectDropped(
+  { simulation, b, sent }: ReturnType<typeof pair>,
+  bytes: Buffer,
+  reason?: string,
+  host?: string,
+): void {
+  const before = { total: total(b), reason: b.endpoint.dropped[reason ?? ""] ?? 0 };
+  b.heard.length = 0;
+  sent.length = 0;
+  b.receive(bytes, host);
+  b.endpoint.flush();
+  simulation.run(5);
+  expect({ heard: b.heard, sent }).toEqual({ heard: [], sent: [] });
+  expect(total(b)).toBe(before.total + 1);
+  if (reason) expect(b.endpoint.dropped[reason]).toBe(before.reason + 1);
+}
+
+/** So that a test of what is dropped cannot pass because everything is. */
+function expectHeard({ b, simulation }: ReturnType<typeof pair>, bytes: Buffer, count = 1): void {
+  b.heard.length = 0;
+  const before = total(b);
+  b.receive(bytes);
+  simulation.run(5); // A new life of the sender is told of its receiver's.
+  expect(b.heard).toHaveLength(count);
+  expect(total(b)).toBe(before);
+}
+
+const isGreeting = ({ bytes }: Packet) => {
+  const { types, bodies } = open(bytes, SECRET);
+  return types.join() === "Greeting" && bodies[0]?.[3] === MEMBERS.join(", ");
+};
+
+describe("what is no message is dropped and counted, never thrown, never answered", () => {
+  test("a datagram that is as it should be is heard: every type, alone or with others", () => {
+    const two = pair();
+    const entries = Buffer.concat([record(1, 4), record(2, 5)]);
+    for (
+      const body of [
+        vote,
+        voteReply,
+        append(entries),
+        append(Buffer.alloc(0)),
+        timeoutNow,
+        install(30, 20, Buffer.alloc(10)),
+        install(30, 30, Buffer.alloc(0)),
+        installReply,
+        appendReply,
+      ]
+    ) {
+      expectHeard(two, two.from([body]));
+      expectHeard(two, two.from([body], {}, "peer", (value) => floats.encode(value)));
+      expectHeard(two, two.from([body, vote, body]), 3);
+    }
+    const [heard] = two.b.heard;
+    const { disk } = two.a.storage.identity;
+    expect(heard).toEqual({
+      type: "AppendEntriesReply",
+      from: "a",
+      to: "b",
+      disk,
+      founding: 0,
+      id: 77,
+      term: 5,
+      round: 1,
+      success: true,
+      matchIndex: 0,
+      hintIndex: 0,
+      hintTerm: 0,
+    });
+    expectHeard(two, two.from([]), 0);
+  });
+
+  test("random bytes of any length, with the version and a kind in their places or not", () => {
+    const two = pair();
+    forSeeds(300, (random) => {
+      const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
+      expectDropped(two, bytes);
+      if (bytes.length > 18) {
+        bytes[16] = 4;
+        bytes[17] = Math.floor(random() * 2);
+        expectDropped(two, bytes, "unauthenticated");
+      }
+    });
+    expectDropped(two, Buffer.alloc(65_507, 0x91));
+  });
+
+  test("but an empty one only asks whether somebody is here, and is not even counted", () => {
+    const { simulation, b, sent } = pair();
+    const before = { dropped: { ...b.endpoint.dropped }, events: [...b.events] };
+    b.receive(Buffer.alloc(0));
+    b.endpoint.flush();
+    simulation.run(5);
+    expect({ heard: b.heard, sent }).toEqual({ heard: [], sent: [] });
+    expect({ dropped: b.endpoint.dropped, events: b.events }).toEqual(before);
+  });
+
+  test("every corruption of one byte, every truncation, every byte too many", () => {
+    const two = pair();
+    const random = randomFrom(1);
+    for (const kind of KINDS) {
+      const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const whole = two.from([first[kind]], {}, kind);
+      for (let at = 0; at < whole.length; at += 1) {
+        for (const change of [1, 0x80, 0xFF, 1 + Math.floor(random() * 255)]) {
+          const damaged = Buffer.from(whole);
+          damaged[at] = (damaged[at] ?? 0) ^ change;
+          expectDropped(two, damaged);
+        }
+        if (at > 0) expectDropped(two, whole.subarray(0, at));
+      }
+      expectDropped(two, Buffer.concat([whole, Buffer.from([0])]), "unauthenticated");
+      expectHeard(two, whole);
+    }
+  });
+
+  test("claims of huge sizes, by strangers and by those who have the secret", () => {
+    const two = pair();
+    const header = encode(
+      inOrder({ cluster: "x", from: "a", to: "b", disk: 1, boot: 1, toBoot: 1, sequence: 9999 }),
+    );
+    const huge = [
+      "ddffffffff",
+      "dcffff",
+      "dfffffffff",
+      "deffff",
+      "dbffffffff",
+      "c6ffffffff",
+      "c9ffffffff01",
+      "dd7fffffff",
+      "9f".repeat(2000),
+      "91".repeat(50_000),
+      "81".repeat(2000),
+    ];
+    for (const claim of huge) {
+      const bytes = Buffer.from(claim, "hex");
+      for (const parts of [[bytes], [header, bytes], [bytes, header]]) {
+        expectDropped(two, seal("peer", parts, "a stranger's"), "unauthenticated");
+        expectDropped(two, seal("peer", parts), "malformed");
+      }
+    }
+  });
+
+  test("memory is not taken on the mere word of a datagram", () => {
+    const two = pair();
+    const before = process.memoryUsage().rss;
+    // Two hundred arrays within each other, each of which says that it has half a million elements.
+    expectDropped(two, seal("peer", [Buffer.from("dd0007ffff".repeat(200), "hex")]), "malformed");
+    expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(100);
+  });
+
+  const notNumbers = [
+    Number.NaN,
+    -0,
+    1.5,
+    2 ** 53,
+    2 ** 48,
+    -1,
+    Number.POSITIVE_INFINITY,
+    "1",
+    "",
+    null,
+    true,
+    [],
+    [1],
+    Buffer.from([1]),
+  ];
+  const bodies = {
+    vote,
+    voteReply,
+    append: append(Buffer.concat([record(1, 4)])),
+    appendReply,
+    timeoutNow,
+    install: install(24, 20, Buffer.alloc(4)),
+    installReply,
+  };
+
+  test.each(Object.entries(bodies))(
+    "no natural number where %p has one (catalogue 44)",
+    (_, body) => {
+      const two = pair();
+      for (let at = 1; at < body.length; at += 1) {
+        if (typeof body[at] !== "number") continue;
+        for (const wrong of notNumbers) {
+          const bytes = two.from(
+            [body.with(at, wrong)],
+            {},
+            "peer",
+            (value) => floats.encode(value),
+          );
+          expectDropped(two, bytes, "malformed");
+        }
+      }
+      expectHeard(two, two.from([body]));
+    },
+  );
+
+  test.each(Object.entries(bodies))("another kind of value anywhere in %p", (_, body) => {
+    const two = pair();
+    const values = [null, true, 1, "text", Buffer.from("bytes"), [1], undefined, new Date(0)];
+    for (let at = 1; at < body.length; at += 1) {
+      for (const wrong of values) {
+        if (typeof wrong === typeof body[at] && typeof wrong !== "object") continue;
+        expectDropped(two, two.from([body.with(at, wrong)]), "malformed");
+      }
+    }
+  });
+
+  test("fields that are missing or too many, and messages that are no arrays", () => {
+    const two = pair();
+    for (const body of Object.values(bodies)) {
+      expectDropped(two, two.from([body.slice(0, -1)]), "malformed");
+      expectDropped(two, two.from([[...body, 0]]), "malformed");
+      expectDropped(two, two.from([body, body.slice(0, 1)]), "malformed");
+    }
+    for (const body of [null, 0, "RequestVote", [], {}, Buffer.from([0]), true]) {
+      expectDropped(two, two.from([body]), "malformed");
+    }
+  });
+
+  test("a chunk that reaches beyond its snapshot", () => {
+    const two = pair();
+    for (const [size, offset] of [[30, 21], [9, 0], [0, 2 ** 47]] as const) {
+      expectDropped(two, two.from([install(size, offset, Buffer.alloc(10))]), "malformed");
+    }
+  });
+
+  test("a snapshot without a byte, which no file is", () => {
+    const two = pair();
+    expectDropped(two, two.from([install(0, 0, Buffer.alloc(0))]), "malformed");
+    expectHeard(two, two.from([install(1, 0, Buffer.alloc(0))]));
+  });
+
+  test("a sender with a name of more than 255 bytes", () => {
+    const two = pair();
+    for (const kind of KINDS) {
+      const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
+      expectDropped(two, two.from([body], { from: "ü".repeat(128) }, kind), "malformed");
+    }
+    expectHeard(two, two.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
+  });
+
+  test("types that no table has", () => {
+    const two = pair();
+    for (
+      const type of [
+        8,
+        9,
+        99,
+        -1,
+        0.5,
+        2 ** 32,
+        Number.NaN,
+        null,
+        true,
+        "RequestVote",
+        "length",
+        "map",
+        "__proto__",
+        "constructor",
+      ]
+    ) {
+      expectDropped(two, two.from([vote.with(0, type)]), "malformed");
+      expectDropped(two, two.from([[type]]), "malformed");
+    }
+  });
+
+  test("a type that is not a number, but would find its place in a table like one", () => {
+    const two = pair();
+    for (const type of ["0", [0], [[0]]]) {
+      expectDropped(two, two.from([vote.with(0, type)]), "malformed");
+    }
+    const negative = two.from([vote.with(0, -0)], {}, "peer", (value) => floats.encode(value));
+    expectDropped(two, negative, "malformed");
+  });
+
+  test("envelopes with anything wrong in them, ill-formed texts among it", () => {
+    const two = pair();
+    const texts = ["a\uD800", "\uDFFF", 1, null, Buffer.from("a")];
+    for (const field of ["cluster", "from", "to"]) {
+      for (const wrong of texts) {
+        expectDropped(two, two.from([vote], { [field]: wrong }), "malformed");
+      }
+    }
+    for (const field of ["disk", "boot", "toBoot", "sequence", "founding"]) {
+      for (const wrong of notNumbers) {
+        const bytes = two.from([vote], { [field]: wrong }, "peer", (value) => floats.encode(value));
+        expectDropped(two, bytes, "malformed");
+      }
+    }
+    expectDropped(two, seal("peer", [encode([]), encode(vote)]), "malformed");
+    expectDropped(two, seal("peer", []), "malformed");
+    expectHeard(two, two.from([vote]));
+  });
+
+  test("entries with a gap, of a later term than the leader, or of a kind that is no entry", () => {
+    const two = pair();
+    const good = record(1, 4);
+    const wrong = [
+      [record(2, 4)],
+      [record(0, 4)],
+      [good, record(3, 4)],
+      [good, good],
+      [record(2, 4), good],
+      [record(1, 6)],
+      [good, record(2, 6)],
+      [record(1, 4, "start")],
+      [good, record(2, 4, "vote")],
+    ].map((records) => Buffer.concat(records));
+    for (const entries of wrong) {
+      expectDropped(two, two.from([append(entries)]), "malformed");
+    }
+    expectHeard(two, two.from([append(Buffer.concat([good, record(2, 5)]))]));
+  });
+
+  test("entries whose bytes are not records from the first to the last", () => {
+    const two = pair();
+    const whole = Buffer.concat([record(1, 4), record(2, 4)]);
+    for (let length = 1; length < whole.length; length += 1) {
+      if (length !== whole.length / 2) {
+        expectDropped(two, two.from([append(whole.subarray(0, length))]), "malformed");
+      }
+    }
+    const unknown = Buffer.from(whole).fill(5, 0, 1);
+    const long = Buffer.from(whole).fill(0xFF, 13, 17);
+    for (const entries of [unknown, long, Buffer.concat([whole, Buffer.from([2])])]) {
+      expectDropped(two, two.from([append(entries)]), "malformed");
+    }
+  });
+});
+
+describe("who speaks is known by a code", () => {
+  /** `a`, which has something wrong, asks `b` `times` times in each way that there is. */
+  function ask(wrong: { secret?: string; cluster?: string }, times = 1) {
+    const simulation = new Simulation(1);
+    const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
+    const senders: string[] = [];
+    simulation.watch = ({ machine, packet }) => void (packet && senders.push(machine.name));
+    void a.endpoint.resolvePeer(address("b"));
+    simulation.run(1000);
+    const to = { from: "a", to: "b", id: 1 };
+    for (let n = 1; n < times; n += 1) {
+      a.endpoint.send("peer", { ...to, type: "TimeoutNow", term: 1 });
+      a.endpoint.send("client", { ...to, type: "Inspect" });
+      a.endpoint.send("operator", { ...to, type: "Transfer", leader: "", name: "" });
+      a.endpoint.flush();
+      simulation.run(1000);
+    }
+    return { simulation, a, b, senders };
+  }
+
+  test("with another secret there is no answer at all, and one warning a minute", () => {
+    for (const secret of ["another", ""]) {
+      const { simulation, a, b, senders } = ask({ secret }, 150);
+      expect(new Set(senders)).toEqual(new Set(["a"]));
+      expect(senders).toHaveLength(150 * KINDS.length);
+      expect(a.events).toEqual([]);
+      expect(b.endpoint.dropped).toEqual({ unauthenticated: senders.length });
+      const from = { host: simulation.machine("a").ip, port: 1 };
+      // At the beginning, after one minute, and after two.
+      expect(b.events).toEqual(Array(3).fill({ type: "unauthenticated", address: from }));
+    }
+  });
+
+  test("warnings name each address, but not any number of them", () => {
+    const { simulation, b } = pair();
+    const forged = seal("peer", [encode([])], "another");
+    for (let n = 0; n < 5000; n += 1) b.receive(forged, `10.1.${n >> 8}.${n & 255}`);
+    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 5000 });
+    const hosts = b.events.map((event) => event.type === "unauthenticated" && event.address.host);
+    expect(new Set(hosts).size).toBe(100);
+    expect(hosts).toHaveLength(100);
+    simulation.run(60_000);
+    b.receive(forged, "10.2.2.2");
+    expect(b.events.at(-1)).toMatchObject({ address: { host: "10.2.2.2" } });
+  });
+
+  test("what has another version, or is damaged beyond that, is nobody's wrong secret", () => {
+    const two = pair();
+    const old = two.from([vote]);
+    old[16] = 1;
+    expectDropped(two, old, "version");
+    expectDropped(two, Buffer.alloc(10), "version");
+    expect(two.b.events).toEqual([]);
+  });
+
+  test("in a cluster of another name servers tell each other, and clients get no answer", () => {
+    const { simulation, a, b, senders } = ask({ cluster: "other" }, 3);
+    void b.endpoint.resolvePeer(address("a"));
+    simulation.run(100);
+    const from = (name: string) => ({ host: simulation.machine(name).ip, port: 1 });
+    const foreign = { type: "foreign", members: "a, b, c" } as const;
+    expect(a.events).toEqual([
+      { ...foreign, server: "b", address: from("b"), cluster: "raft" },
+      { type: "unauthenticated", address: from("b") },
+    ]);
+    expect(b.events).toEqual([
+      { type: "unauthenticated", address: from("a") },
+      { ...foreign, server: "a", address: from("a"), cluster: "other" },
+    ]);
+    expect(a.endpoint.about("peer", "b").lastWarning).toBe("foreign");
+    expect([a.heard, b.heard]).toEqual([[], []]);
+    expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
+    expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
+  });
+
+  test("a client's key is of one cluster, and no peer's: others cannot be made of it", () => {
+    const key = clientKey(SECRET, "raft");
+    expect(key).toMatch(/^[0-9a-f]{64}$/);
+    expect(key).toBe(clientKey(SECRET, "raft"));
+    const others = [
+      clientKey(SECRET, "other"),
+      clientKey("another", "raft"),
+      clientKey("", "raft"),
+      clientKey(key, "raft"),
+    ];
+    expect(new Set([key, ...others]).size).toBe(5);
+    const two = pair();
+    const body = two.from([vote]).subarray(18);
+    for (const secret of [key, Buffer.from(key, "hex").toString("latin1")]) {
+      expectDropped(two, seal("peer", [body], secret), "unauthenticated");
+    }
+  });
+
+  test("the code is checked for every type of message of every kind (catalogue 43)", () => {
+    const two = pair();
+    for (const kind of KINDS) {
+      for (const [number] of TYPES[kind].entries()) {
+        const bytes = two.from([[number, 77]], {}, kind);
+        for (const bit of [0, 15 * 8 + 7]) {
+          const forged = Buffer.from(bytes);
+          forged[bit >> 3] = (forged[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+          expectDropped(two, forged, "unauthenticated");
+        }
+        const anyone = seal(kind, [bytes.subarray(18)], "a stranger's secret");
+        expectDropped(two, anyone, "unauthenticated");
+      }
+    }
+  });
+
+  /** A value for each field that is no number; and those numbers that must fit other fields. */
+  const values: Record<string, unknown> = {
+    preVote: true,
+    transfer: false,
+    voteGranted: true,
+    success: true,
+    force: false,
+    entries: record(1, 1),
+    data: Buffer.from("da"),
+    question: Buffer.from("q"),
+    answer: Buffer.from("a"),
+    leader: "a",
+    servers: "a=a:1",
+    reason: "no",
+    name: "d",
+    address: "d:1",
+    asked: "b",
+    members: MEMBERS.join(", "),
+    cluster: "raft",
+    prevLogIndex: 0,
+    size: 9,
+  };
+  const fieldsOf: Record<string, readonly string[]> = {
+    ...messages,
+    ...clientMessages,
+    ...operatorMessages,
+    Greeting: ["asked", "members", "cluster"],
+  };
+  const everyType = KINDS.flatMap((kind) =>
+    TYPES[kind].map((type, number) => [kind, type, number] as const)
+  );
+
+  test.each(everyType)(
+    "a whole %s %s is worth nothing without the code of its kind's key",
+    (kind, type, number) => {
+      const two = pair();
+      const { b, sent } = two;
+      const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
+      const known = b.endpoint.about(kind, "a");
+      const others = KINDS.filter((other) => other !== kind);
+      for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
+        const whole = two.from([body], claim, kind);
+        const parts = [whole.subarray(18)];
+        const forged = Array.from({ length: 16 }, (_, at): Buffer => {
+          const damaged = Buffer.from(whole);
+          damaged[at] = (damaged[at] ?? 0) ^ (1 << at % 8);
+          return damaged;
+        });
+        forged.push(
+          Buffer.from(whole).fill(0, 0, 16),
+          seal(kind, parts, "another secret"),
+          Buffer.concat([
+            two.from([body.with(1, 78)], claim, kind).subarray(0, 16),
+            whole.subarray(16),
+          ]),
+          ...others.map((other) => seal(other, parts, SECRET, kind)),
+        );
+        for (const bytes of forged) expectDropped(two, bytes, "unauthenticated", "10.9.9.9");
+      }
+      const { heardMs: _, ...now } = b.endpoint.about(kind, "a");
+      expect(known).toMatchObject(now);
+      // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
+      expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
+      sent.length = 0;
+      b.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "b",
+        to: "a",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
+      b.endpoint.flush();
+      expect(sent.map(({ bytes }) => open(bytes).envelope[5])).toEqual([
+        two.a.storage.identity.boot,
+      ]);
+      expect(sent[0]?.to.host).not.toBe("10.9.9.9");
+    },
+  );
+
+  test("a client's key makes no peer: neither under the peers' kind, nor under its own", () => {
+    const two = pair();
+    for (const body of [vote, voteReply, append(record(1, 4)), appendReply]) {
+      const bytes = two.from([body], {}, "client");
+      expectDropped(two, seal("client", [bytes.subarray(18)], SECRET, "peer"), "unauthenticated");
+      expectDropped(two, bytes, "malformed");
+    }
+    const asClient = two.from([[0, 77]]);
+    expectDropped(two, seal("peer", [asClient.subarray(18)], SECRET, "client"), "unauthenticated");
+  });
+
+  test("a program that has only the clients' key hears no peer", () => {
+    const simulation = new Simulation(1);
+    const client = listen(simulation, "b", { kinds: ["client"] });
+    const { id, boot } = client.storage.identity;
+    const parts = [
+      inOrder({ cluster: id, from: "a", to: "b", disk: 1, boot: 1, toBoot: boot, sequence: 1 }),
+      vote,
+    ].map((part) => encode(part));
+    client.receive(seal("peer", parts));
+    expect(client.heard).toEqual([]);
+    expect(client.endpoint.dropped).toEqual({ unauthenticated: 1 });
+  });
+});
+
+describe("a datagram is accepted once", () => {
+  test("however often it arrives, and in whatever order within the window", () => {
+    let [duplicates, overtaken] = [0, 0];
+    forSeeds(20, (random, seed) => {
+      const { simulation, a, b } = pair(seed);
+      simulation.route = () =>
+        Array.from({ length: 1 + Math.floor(random() * 3) }, (_, i) => {
+          duplicates += i;
+          return { afterMs: random() * 20 };
+        });
+      for (let id = 1; id <= 500; id += 1) {
+        const fields = { term: 1, preVote: false, campaign: 1, voteGranted: true };
+        a.endpoint.send("peer", { type: "RequestVoteReply", from: "a", to: "b", id, ...fields });
+        if (random() < 0.7) a.endpoint.flush();
+        if (random() < 0.3) simulation.run(random());
+      }
+      a.endpoint.flush();
+      simulation.run(100);
+      const ids = b.heard.map(({ id }) => id);
+      overtaken += ids.filter((id, i) => id < (ids[i - 1] ?? 0)).length;
+      expect(ids.toSorted((x, y) => x - y)).toEqual(Array.from({ length: 500 }, (_, i) => i + 1));
+    });
+    if (isReplay) return;
+    expect(duplicates).toBeGreaterThan(0);
+    expect(overtaken).toBeGreaterThan(0);
+  });
+
+  test("and not at all when it is so late that nobody could remember it", () => {
+    const two = pair();
+    const late = two.from([vote], { sequence: 2000 });
+    const early = two.from([vote], { sequence: 2001 });
+    for (let sequence = 2002; sequence <= 2000 + 5000; sequence += 1) {
+      two.b.receive(two.from([vote], { sequence }));
+    }
+    expectDropped(two, late, "repeated");
+    expectDropped(two, early, "repeated");
+  });
+
+  test("and one that was overtaken does not take its sender back to an earlier address", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    const answers: Record<Kind, Message | ClientMessage> = {
+      peer: { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 },
+      client: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
+      operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
+    };
+    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    for (const kind of KINDS) {
+      // It moves from 10.1.1.1 to 10.2.2.2; its earlier datagrams arrive later, one of them twice.
+      const [early, earlier, moved] = [2001, 2000, 2002].map((sequence) =>
+        two.from([asks[kind]], { sequence }, kind)
+      );
+      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [moved, "10.2.2.2", "10.2.2.2"], [
+        earlier,
+        "10.1.1.1",
+        "10.2.2.2",
+      ], [early, "10.1.1.1", "10.2.2.2"]] as const;
+      b.heard.length = 0;
+      for (const [bytes, host, expected] of arrivals) {
+        b.receive(bytes ?? Buffer.alloc(0), host);
+        simulation.run(5);
+        sent.length = 0;
+        b.endpoint.send(kind, answers[kind]);
+        b.endpoint.flush();
+        expect(sent.map(({ to }) => to.host)).toEqual([expected]);
+      }
+      expect(b.heard).toHaveLength(3);
+    }
+  });
+
+  test.each(["before", "after"])(
+    "also of a server that was met %s thousands of strangers",
+    (when) => {
+      const simulation = new Simulation(1);
+      const b = listen(simulation, "b");
+      const { id: cluster, boot: toBoot } = b.storage.identity;
+      const from = (kind: Kind, name: string, body: unknown, sequence = 1, disk = 9) =>
+        seal(
+          kind,
+          [inOrder({ cluster, from: name, to: "b", disk, boot: 1, toBoot, sequence }), body].map((
+            part,
+          ) => encode(part)),
+        );
+      const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
+      const meet = () => {
+        for (const name of ["a", "c"]) void b.endpoint.resolvePeer(address(name));
+        simulation.run(10);
+      };
+      const strangers = (prefix: string) => {
+        for (let n = 0; n < 5000; n += 1) {
+          b.receive(
+            from(
+              n % 2 === 0 ? "client" : "operator",
+              `${prefix} ${n}`,
+              n % 2 === 0 ? asks.client : asks.operator,
+            ),
+            "10.9.9.9",
+          );
+        }
+      };
+      if (when === "after") strangers("early");
+      meet();
+      const recorded = KINDS.map((kind) => from(kind, "a", asks[kind], 7));
+      for (const bytes of recorded) b.receive(bytes, ips[0]);
+      strangers("late");
+      expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * KINDS.length);
+      // It is known as well as before: by its numbers, its life and its address.
+      const { repeated = 0 } = b.endpoint.dropped;
+      b.heard.length = 0;
+      for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
+      expect(b.endpoint.dropped["repeated"]).toBe(repeated + KINDS.length);
+      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 9, 8), ips[0]);
+      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 10), ips[0]);
+      expect(b.heard).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
+      expect(b.endpoint.dropped["outdated"]).toBe(KINDS.length);
+      for (const kind of KINDS) {
+        const known = ["a", "c"].map((name) => b.endpoint.about(kind, name).address);
+        expect(known).toEqual(ips.map((ip) => `${ip}:1`));
+      }
+    },
+  );
+
+  test("a sequence number of zero was never sent", () => {
+    const two = pair();
+    expectDropped(two, two.from([vote], { sequence: 0 }), "repeated");
+  });
+
+  test("what comes back to its sender is dropped", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
+    b.endpoint.flush();
+    simulation.run(5);
+    const [own] = sent;
+    expectDropped(two, own?.bytes ?? Buffer.alloc(0), "reflected", "b");
+  });
+
+  test("what was sent to somebody else is not heard, but corrected", () => {
+    const two = pair();
+    two.simulation.run(20);
+    two.b.receive(two.from([vote], { to: "c" }));
+    two.simulation.run(5);
+    expect(two.b.heard).toEqual([]);
+    expect(two.b.endpoint.dropped["misaddressed"]).toBe(1 + KINDS.length);
+    expect(two.sent.every(isGreeting)).toBe(true);
+    expect(two.sent).toHaveLength(1);
+  });
+});
+
+/** A status as it must be after `ms` in which nothing was heard: no timer was reset. */
+function later({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) {
+  const add = (before: number | null) => before === null ? null : before + ms;
+  const silent = peers.map((peer) => ({ ...peer, heardMs: add(peer.heardMs) }));
+  return { ...rest, silentMs: add(silentMs), peers: silent };
+}
+
+const sum = (counts: Record<string, number>) => Object.values(counts).reduce((x, y) => x + y, 0);
+
+/** Three servers that have served for a while, and all the datagrams that it took. */
+function captured() {
+  const simulation = new Simulation(1);
+  const history: Packet[] = [];
+  const events: NodeEvent[] = [];
+  simulation.watch = ({ packet }) => void (packet && history.push(packet));
+  const start = (name: string) =>
+    simulation.settle(
+      Node.start({
+        host: name,
+        port: 1,
+        name,
+        directory: "data",
+        secret: SECRET,
+        peers: MEMBERS.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
+        machine: new KeyValueStore(),
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine(name).boot(),
+      }),
+    );
+  const nodes = MEMBERS.map(start);
+  for (let i = 0; i < 20; i += 1) {
+    simulation.settle(nodes[i % 3]?.propose(Buffer.alloc(9)) ?? never());
+  }
+  simulation.run(50);
+  expect(history.length).toBeGreaterThan(100);
+  simulation.watch = () => {};
+  return { simulation, history, start, nodes, events };
+}
+
+describe("a life, a disk, a cluster", () => {
+  test("what was recorded changes nothing in a running cluster, and earns greetings only", () => {
+    const { simulation, history, nodes } = captured();
+    simulation.route = () => []; // Now only the records arrive, and answers go nowhere.
+    simulation.run(20);
+    const thief = { host: "10.9.9.9", port: 9 };
+    const answers: Packet[] = [];
+    simulation.watch = ({ packet }) =>
+      void (packet?.to.host === thief.host && answers.push(packet));
+    const before = nodes.map((node) => structuredClone(node.status()));
+    const ips = MEMBERS.map((name) => simulation.machine(name).ip);
+    for (const packet of history) {
+      for (const host of ips) simulation.deliver({ ...packet, from: thief, to: { host, port: 1 } });
+    }
+    simulation.run(300);
+    for (const [i, node] of nodes.entries()) {
+      const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+      const { dropped, ...now } = later(node.status(), 0);
+      expect(now).toEqual(state);
+      expect(sum(dropped) - sum(then)).toBe(history.length);
+    }
+    expect(answers.length).toBeGreaterThan(0);
+    expect(answers.every(isGreeting)).toBe(true);
+    simulation.route = () => [{ afterMs: 1 }];
+    simulation.settle(nodes[0]?.propose(Buffer.alloc(9)) ?? never());
+  });
+
+  test("a datagram from before the receiver's restart is worthless after it (catalogue 49)", () => {
+    const { simulation, history, start } = captured();
+    for (const name of MEMBERS) {
+      const machine = simulation.machine(name);
+      machine.kill();
+      const node = start(name);
+      simulation.route = () => []; // Now only the records arrive, and answers go nowhere.
+      simulation.run(20);
+      const answers: Packet[] = [];
+      simulation.watch = ({ machine: from, packet }) =>
+        void (from === machine && packet && answers.push(packet));
+      const { dropped: before, ...state } = later(structuredClone(node.status()), 300);
+      for (const packet of history) {
+        simulation.deliver({ ...packet, to: { host: machine.ip, port: 1 } });
+      }
+      simulation.run(300);
+      const { dropped, ...now } = later(node.status(), 0);
+      expect(now).toEqual(state);
+      expect(sum(dropped) - sum(before)).toBe(history.length);
+      expect(answers.length).toBeGreaterThan(0);
+      expect(answers.every(isGreeting)).toBe(true);
+    }
+  });
+
+  test("what a server said before it lost its disk is worthless then, and no second server", () => {
+    for (const lost of MEMBERS) {
+      const { simulation, history, start, nodes, events } = captured();
+      const machine = simulation.machine(lost);
+      machine.kill();
+      machine.disk.wipe();
+      const again = start(lost);
+      const isMember = ({ name, votes, disk }: Member) =>
+        name !== lost || (votes && disk === again.status().disk);
+      const all = nodes.map((node, i) => MEMBERS[i] === lost ? again : node);
+      const isBack = () => all.every((node) => node.status().members.every(isMember));
+      expect(simulation.run(20_000, isBack)).toBe(true);
+      expect(events.filter(({ type }) => type === "lostDisk")).toEqual([
+        { type: "lostDisk", server: lost },
+      ]);
+      simulation.run(5000);
+      simulation.route = () => []; // Now only the records arrive.
+      simulation.run(20);
+      events.length = 0;
+      const before = all.map((node) => structuredClone(node.status()));
+      const ips = MEMBERS.map((name) => simulation.machine(name).ip);
+      for (const packet of history) {
+        for (const host of ips) simulation.deliver({ ...packet, to: { host, port: 1 } });
+      }
+      simulation.run(300);
+      for (const [i, node] of all.entries()) {
+        const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+        const { dropped, ...now } = later(node.status(), 0);
+        expect(now).toEqual(state);
+        expect(sum(dropped) - sum(then)).toBe(history.length);
+      }
+      expect(events).toEqual([]);
+    }
+  });
+
+  test("a datagram of the sender's earlier life is dropped, without an answer", () => {
+    const two = pair();
+    const first = two.a.storage.identity.boot;
+    expectHeard(two, two.from([vote], { boot: first + 2, sequence: 1 }));
+    for (const boot of [0, 1, first, first + 1]) {
+      expectDropped(two, two.from([vote], { boot, sequence: 9999 }), "outdated");
+    }
+    // In its next life a sender counts from one again.
+    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
+    expectHeard(two, two.from([vote], { boot: first + 3, sequence: 1 }));
+    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
+  });
+
+  test("what a sender waits for is of its life: the next one gives the same ids to others", () => {
+    const two = pair();
+    const { boot } = two.a.storage.identity;
+    const callsOf = (life: number, sequence: number) => {
+      expectHeard(two, two.from([vote], { boot: life, sequence }));
+      return two.b.calls.at(-1);
+    };
+    const first = callsOf(boot + 1, 1);
+    first?.add(7);
+    expect(callsOf(boot + 1, 2)).toBe(first);
+    expect(callsOf(boot + 2, 1)).toEqual(new Set());
+  });
+
+  test("what is not meant for our present life teaches neither boot nor disk of its sender", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    const { disk, boot } = two.a.storage.identity;
+    expectHeard(two, two.from([vote]));
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
+    const other = (disk + 1) % 2 ** 48;
+    const claims = [{ boot: boot + 1 }, { boot: 2 ** 47 }, { disk: other }, {
+      disk: other,
+      boot: 1,
+    }, { disk: other, boot: 2 ** 47 }];
+    for (const wrong of [{ toBoot: 0 }, { toBoot: 7 }, { to: "c" }, { cluster: "" }]) {
+      for (const claim of claims) {
+        const { misaddressed = 0 } = b.endpoint.dropped;
+        simulation.run(20);
+        [b.heard.length, sent.length] = [0, 0];
+        b.receive(two.from([vote], { ...wrong, ...claim }), "10.9.9.9");
+        simulation.run(5);
+        expect(b.heard).toEqual([]);
+        expect(b.endpoint.dropped["misaddressed"]).toBe(misaddressed + 1);
+        // It is told how to speak to us, in the life that it says it has.
+        expect(sent.every(isGreeting)).toBe(true);
+        const answered = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
+        expect(answered).toEqual([["10.9.9.9", claim.boot ?? boot]]);
+        // A greeting that names no cluster comes from who is to join one, and may be meant for us.
+        if ("cluster" in wrong) continue;
+        expectDropped(two, two.from([greeting], { ...wrong, ...claim }), "misaddressed");
+      }
+    }
+    expectPresentLife(two, { disk, boot });
+    expect(b.events).toEqual([]);
+  });
+
+  /** Who has this disk and this boot is heard, and it is them that is spoken to. */
+  function expectPresentLife(two: ReturnType<typeof pair>, life: { disk: number; boot: number }) {
+    const { b, sent } = two;
+    expectHeard(two, two.from([vote], life));
+    expect(b.heard).toMatchObject([{ from: "a", disk: life.disk }]);
+    sent.length = 0;
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
+    b.endpoint.flush();
+    const said = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
+    expect(said).toEqual([["a", life.boot]]);
+  }
+
+  test("another disk, in what is meant for our present life, is a new life, and for good", () => {
+    const two = pair();
+    const { disk, boot } = two.a.storage.identity;
+    const [second, third] = [(disk + 1) % 2 ** 48, (disk + 2) % 2 ** 48];
+    expectPresentLife(two, { disk, boot });
+    // Its boots begin anew, and so do the numbers of its datagrams.
+    const reborn = two.from([vote], { disk: second, boot: 5, sequence: 1 });
+    expectHeard(two, reborn);
+    expectDropped(two, reborn, "repeated");
+    // Nobody returns to a disk that is lost, whatever its boot, ...
+    for (const wherever of [0, 1, 5, 6, boot, boot + 1, 2 ** 47]) {
+      expectDropped(two, two.from([vote], { disk, boot: wherever }), "outdated");
+    }
+    // ... nor to an earlier life of the present disk.
+    expectDropped(two, two.from([vote], { disk: second, boot: 4 }), "outdated");
+    expectPresentLife(two, { disk: second, boot: 5 });
+    expectPresentLife(two, { disk: second, boot: 6 });
+    // And so it is each time.
+    expectPresentLife(two, { disk: third, boot: 1 });
+    for (const lost of [disk, second]) {
+      for (const wherever of [1, 5, 6, 7, boot, 2 ** 47]) {
+        expectDropped(two, two.from([vote], { disk: lost, boot: wherever }), "outdated");
+      }
+    }
+    expectPresentLife(two, { disk: third, boot: 1 });
+    expectPresentLife(two, { disk: third, boot: 2 });
+  });
+
+  test("a disk that is lost takes nothing of the others of its server's kinds with it", () => {
+    const two = pair();
+    const { disk } = two.a.storage.identity;
+    const other = (disk + 1) % 2 ** 48;
+    const asks = [0, 77, "d", "d:1", false];
+    expectHeard(two, two.from([asks], {}, "operator"));
+    expectHeard(two, two.from([vote], { disk: other }));
+    expectDropped(two, two.from([vote]), "outdated");
+    // As an operator it has not spoken from the other one yet, and until then it is who it was.
+    expectHeard(two, two.from([asks], {}, "operator"));
+    expectHeard(two, two.from([asks], { disk: other }, "operator"));
+    expectDropped(two, two.from([asks], {}, "operator"), "outdated");
+  });
+
+  test("who comes back without its disk, again and again, is heard by who has run on", () => {
+    const { simulation, b } = pair();
+    const disks = new Set<number>();
+    for (let id = 1; id <= 3; id += 1) {
+      const machine = simulation.machine("a");
+      machine.kill();
+      machine.disk.wipe();
+      const again = listen(simulation, "a");
+      disks.add(again.storage.identity.disk);
+      void again.endpoint.resolvePeer(address("b"));
+      simulation.run(20);
+      const say = (ear: Ear, from: string, to: string) => {
+        ear.endpoint.send("peer", {
+          type: "RequestVoteReply",
+          from,
+          to,
+          id,
+          term: 1,
+          preVote: false,
+          campaign: 1,
+          voteGranted: true,
+        });
+        ear.endpoint.flush();
+        simulation.run(2000);
+      };
+      b.heard.length = 0;
+      say(again, "a", "b");
+      say(b, "b", "a");
+      expect(b.heard).toMatchObject([{ from: "a", id, disk: again.storage.identity.disk }]);
+      expect(again.heard).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
+    }
+    expect(disks.size).toBe(3);
+    expect(b.events).toEqual([]); // One after the other is no second server.
+  });
+
+  /** How there can be two servers of one name. Whose life began later has it. */
+  const twins: [how: string, newer: { disk?: number; boot: number }][] = [
+    ["with a disk each", { disk: 4711, boot: 1 }],
+    ["with copies of one directory", { boot: 2 ** 40 }],
+  ];
+
+  test("what was heard in any life is a recording, however many began since", () => {
+    const two = pair();
+    const recorded = two.from([vote]);
+    expectHeard(two, recorded);
+    for (const boot of [2 ** 40, 2 ** 41]) expectHeard(two, two.from([vote], { boot }));
+    two.simulation.run(2000);
+    expectDropped(two, recorded, "outdated");
+    expect(two.b.events).toEqual([]);
+  });
+
+  test.each(twins)(
+    "of two servers of one name, %s, the older life is dropped, and told",
+    (_, newer) => {
+      const two = pair();
+      const { simulation, b } = two;
+      const recorded = [two.from([vote]), two.from([vote])];
+      for (const bytes of recorded) expectHeard(two, bytes);
+      b.receive(two.from([vote], newer), "10.9.9.9");
+      simulation.run(1);
+      const expectDroppedFrom = (host: string, bytes = two.from([vote])) =>
+        expectDropped(two, bytes, "outdated", host);
+      // What was on its way when the new life began arrives within a second.
+      expectDroppedFrom("10.8.8.8");
+      simulation.run(993);
+      expectDroppedFrom("10.8.8.8");
+      // And what was heard before is a recording, whenever it comes, and from wherever.
+      for (const host of ["10.7.7.7", "10.8.8.8"]) {
+        for (const bytes of recorded) expectDroppedFrom(host, bytes);
+      }
+      expect(b.events).toEqual([]);
+      // Who then says something new is there.
+      const from = (host: string) => ({ host, port: 1 });
+      const twice = (
+        host: string,
+      ) => ({ type: "twice", server: "a", address: from(host), other: from("10.9.9.9") } as const);
+      expectDroppedFrom("10.8.8.8");
+      expect(b.events).toEqual([twice("10.8.8.8")]);
+      // It is told once a minute, of each address.
+      for (let second = 1; second < 60; second += 1) {
+        simulation.run(995);
+        expectDroppedFrom("10.8.8.8");
+      }
+      expect(b.events).toEqual([twice("10.8.8.8")]);
+      expectDroppedFrom("10.7.7.7");
+      simulation.run(1000);
+      expectDroppedFrom("10.8.8.8");
+      expectDroppedFrom("10.7.7.7");
+      expect(b.events).toEqual(["10.8.8.8", "10.7.7.7", "10.8.8.8"].map(twice));
+      b.heard.length = 0;
+      b.receive(two.from([vote], newer), "10.9.9.9");
+      expect(b.heard).toHaveLength(1);
+    },
+  );
+
+  test("a copy of a directory that starts with an earlier boot than the other is told, too", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    const { boot } = two.a.storage.identity;
+    expectHeard(two, two.from([vote]));
+    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+    simulation.run(2000);
+    // This life was never heard, so it cannot be a recording, whatever was heard of the last one.
+    expectDropped(two, two.from([vote], { boot: boot + 1, sequence: 1 }), "outdated", "10.8.8.8");
+    expect(b.events).toEqual([{
+      type: "twice",
+      server: "a",
+      address: { host: "10.8.8.8", port: 1 },
+      other: { host: "a", port: 1 },
+    }]);
+    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+  });
+
+  test("of two servers of one name the one that is heard is told by where it was heard", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    expectHeard(two, two.from([vote]));
+    b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
+    // Meanwhile it is silent, and its name still leads to the older one.
+    for (let second = 0; second < 3; second += 1) {
+      b.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "b",
+        to: "a",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
+      b.endpoint.flush();
+      simulation.run(1001);
+    }
+    const { ip } = simulation.machine("a");
+    expect(b.endpoint.about("peer", "a").address).toBe("10.9.9.9:1");
+    expectDropped(two, two.from([vote]), "outdated", ip);
+    expect(b.events).toEqual([{
+      type: "twice",
+      server: "a",
+      address: { host: ip, port: 1 },
+      other: { host: "10.9.9.9", port: 1 },
+    }]);
+  });
+
+  test("a second server of a name is told only once, although it is known in three ways", () => {
+    const two = pair();
+    const { simulation, b } = two;
+    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    for (const kind of KINDS) {
+      b.receive(two.from([asks[kind]], {}, kind));
+      b.receive(two.from([asks[kind]], { disk: 4711 }, kind), "10.9.9.9");
+    }
+    expect(b.heard).toHaveLength(2 * KINDS.length);
+    simulation.run(2000);
+    for (const kind of ["client", "operator"] as const) {
+      expectDropped(two, two.from([asks[kind]], {}, kind), "outdated");
+    }
+    expect(b.events).toEqual([]);
+    expectDropped(two, two.from([vote]), "outdated");
+    expect(b.events).toMatchObject([{ type: "twice" }]);
+  });
+
+  test("after a restart both servers find each other again, and hear nothing twice", () => {
+    const { simulation, a, b } = pair();
+    simulation.machine("b").kill();
+    const again = listen(simulation, "b");
+    const send = (id: number) => {
+      a.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "a",
+        to: "b",
+        id,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
+      a.endpoint.flush();
+      simulation.run(20);
+    };
+    send(1); // Meant for the life before: `b` corrects it.
+    send(2);
+    expect(b.heard).toEqual([]);
+    expect(again.heard.map(({ id }) => id)).toEqual([2]);
+  });
+
+  test("a peer that starts again is told of once, and told of the life of who hears it", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    b.restarted.length = sent.length = 0;
+    for (const kind of KINDS) expectHeard(two, two.from([], { boot: 2 ** 40 }, kind), 0);
+    expectHeard(two, two.from([vote], { boot: 2 ** 40 }));
+    expect(b.restarted).toEqual(["a"]);
+    expect(sent.map(({ bytes }) => open(bytes).types)).toEqual([[]]);
+    // What may be a recording tells nothing.
+    b.receive(two.from([vote], { boot: 2 ** 41, toBoot: 7 }));
+    simulation.run(100);
+    expect(b.restarted).toEqual(["a"]);
+  });
+
+  test("two servers know of each other's restarts before they have anything to say", () => {
+    const { simulation, a, b } = pair();
+    a.restarted.length = 0;
+    simulation.machine("b").kill();
+    const again = listen(simulation, "b");
+    void again.endpoint.resolvePeer(address("a"));
+    simulation.run(10);
+    expect(a.restarted).toEqual(["b"]);
+    expect(again.restarted).toEqual(["a"]);
+    simulation.run(10_000);
+    expect([...a.restarted, ...again.restarted]).toEqual(["b", "a"]);
+    expect([...a.heard, ...b.heard, ...again.heard]).toEqual([]);
+  });
+
+  test("who is wrong is greeted, but not at any rate", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    simulation.run(100);
+    sent.length = 0;
+    for (let i = 0; i < 100; i += 1) b.receive(two.from([vote], { toBoot: 7 }));
+    expect(sent).toHaveLength(1);
+    for (let ms = 0; ms < 100; ms += 1) {
+      simulation.run(1);
+      b.receive(two.from([vote], { toBoot: 7 }));
+    }
+    expect(sent.length).toBeGreaterThan(1);
+    expect(sent.length).toBeLessThanOrEqual(11);
+    expect(sent.every(isGreeting)).toBe(true);
+    expect(b.heard).toEqual([]);
+  });
+
+  test("a greeting is never answered by a greeting, or two would greet each other for ever", () => {
+    const two = pair();
+    two.simulation.run(10_000);
+    expect(two.sent).toEqual([]);
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
+    for (const wrong of [{ toBoot: 7 }, { to: "c" }]) {
+      expectDropped(two, two.from([greeting], wrong), "misaddressed");
+      two.simulation.run(100);
+    }
+  });
+
+  test("a stranger of another cluster changes nothing that is known of one of ours", () => {
+    const two = pair();
+    const { simulation, b, sent } = two;
+    expectHeard(two, two.from([vote]));
+    const stranger = { cluster: "another", disk: 4711, boot: 99 };
+    for (let n = 0; n < 3; n += 1) {
+      simulation.run(20);
+      b.receive(two.from([vote], stranger), "10.9.9.9");
+    }
+    simulation.run(5);
+    // It is greeted in its present life, so that it can tell which cluster it has met.
+    expect(sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]])).toEqual(
+      Array(3).fill(["10.9.9.9", 99]),
+    );
+    expect(sent.every(isGreeting)).toBe(true);
+    expect(b.endpoint.dropped).toMatchObject({ foreign: 3 });
+    expectHeard(two, two.from([vote]));
+    const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", "a, x", "another"];
+    b.receive(two.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
+    expect(b.events).toEqual([]); // It was not meant for this life.
+    for (let n = 0; n < 3; n += 1) b.receive(two.from([greeting], stranger), "10.9.9.9");
+    expect(b.events).toEqual([{
+      type: "foreign",
+      server: "a",
+      members: "a, x",
+      cluster: "another",
+      address: { host: "10.9.9.9", port: 1 },
+    }]);
+    expectHeard(two, two.from([vote]));
+    expect(b.endpoint.about("peer", "a").lastWarning).toBe("");
+    b.endpoint.send("peer", {
+      type: "RequestVoteReply",
+      from: "b",
+      to: "a",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    });
+    b.endpoint.flush();
+    simulation.run(5);
+    expect(sent.at(-1)?.to.host).not.toBe("10.9.9.9");
+  });
+
+  test("servers with different lists refuse each other, and each is told the other's list", () => {
+    const simulation = new Simulation(1);
+    const [a, b] = [listen(simulation, "a"), listen(simulation, "b", { members: ["a", "b"] })];
+    void a.endpoint.resolvePeer(address("b"));
+    void b.endpoint.resolvePeer(address("a"));
+    simulation.run(50);
+    const reply = {
+      type: "RequestVoteReply",
+      id: 1,
+      term: 1,
+      preVote: false,
+      campaign: 1,
+      voteGranted: true,
+    } as const;
+    for (let i = 0; i < 3; i += 1) {
+      a.endpoint.send("peer", { ...reply, from: "a", to: "b" });
+      b.endpoint.send("peer", { ...reply, from: "b", to: "a" });
+      for (const { endpoint } of [a, b]) endpoint.flush();
+      simulation.run(50);
+    }
+    expect([a.heard, b.heard]).toEqual([[], []]);
+    const foreign = { type: "foreign", cluster: "raft" } as const;
+    expect(a.events).toEqual([{
+      ...foreign,
+      server: "b",
+      members: "a, b",
+      address: { host: simulation.machine("b").ip, port: 1 },
+    }]);
+    expect(b.events).toEqual([{
+      ...foreign,
+      server: "a",
+      members: "a, b, c",
+      address: { host: simulation.machine("a").ip, port: 1 },
+    }]);
+  });
+
+  test("a name that does not resolve is told once, and asked for again until it does", () => {
+    const simulation = new Simulation(1);
+    const a = listen(simulation, "a");
+    void a.endpoint.resolvePeer(address("b"));
+    const say = () => {
+      a.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: "a",
+        to: "b",
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
+      a.endpoint.flush();
+      simulation.run(1100);
+    };
+    for (let i = 0; i < 3; i += 1) say();
+    expect(a.events).toEqual([{
+      type: "unresolved",
+      server: address("b"),
+      reason: "ENOTFOUND: b",
+    }]);
+    expect(a.endpoint.about("peer", "b")).toEqual({
+      name: "b",
+      address: "",
+      heardMs: null,
+      lastWarning: "unresolved",
+      reason: "ENOTFOUND: b",
+    });
+    const b = listen(simulation, "b");
+    for (let i = 0; i < 3; i += 1) say();
+    expect(b.heard.length).toBeGreaterThan(0);
+    const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: "" };
+    expect(a.endpoint.about("peer", "b")).toMatchObject(known);
+  });
+
+  test("a silent server is spoken to wherever it may be, and one that is heard only there", () => {
+    const { simulation, a, b, sent } = pair();
+    const { ip } = simulation.machine("b");
+    const hosts = () => {
+      sent.length = 0;
+      a.endpoint.send("peer", { type: "TimeoutNow", from: "a", to: "b", id: 1, term: 1 });
+      a.endpoint.flush();
+      simulation.run(5);
+      const fromA = sent.filter(({ from }) => from.host === simulation.machine("a").ip);
+      return [...new Set(fromA.map(({ to }) => to.host))].toSorted();
+    };
+    const places = ["10.7.7.7", "10.8.8.8"].map((host) => ({ name: "b", host, port: 1 }));
+    a.endpoint.learnAddresses(places);
+    simulation.run(5);
+    expect(hosts()).toEqual([ip, "10.7.7.7", "10.8.8.8"].toSorted());
+    // It moves to the last of them.
+    simulation.machine("b").ip = "10.8.8.8";
+    expect(hosts()).toHaveLength(3);
+    b.endpoint.send("peer", { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 });
+    b.endpoint.flush();
+    simulation.run(5);
+    expect(hosts()).toEqual(["10.8.8.8"]);
+  });
+
+  test("an address on the loopback is told to clients that are on it, too", () => {
+    const two = pair();
+    const { b, simulation } = two;
+    const members = configuration(["a", "b"]).map((member) => ({
+      ...member,
+      address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1",
+    }));
+    const told = (client: string) => {
+      b.receive(
+        two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
+        client,
+      );
+      return b.endpoint.addressesOf(members, "client", client);
+    };
+    const from = (host: string) => b.receive(two.from([vote]), host);
+    from("127.0.0.9");
+    expect(told("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    expect(told("::1")).toBe(told("127.0.0.1"));
+    expect(told("10.9.9.9")).toBe("b=10.5.5.5:1");
+    from("10.6.6.6");
+    expect(told("10.9.9.9")).toBe("a=10.6.6.6:1,b=10.5.5.5:1");
+    expect(told("::1")).toBe("a=10.6.6.6:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    simulation.run(1);
+  });
+
+  test("a greeting takes no name from a server that already answers to it", () => {
+    const simulation = new Simulation(1);
+    const [a, b, c] = [listen(simulation, "a"), listen(simulation, "b"), listen(simulation, "c")];
+    const ears = [a, b, c];
+    for (const { endpoint } of ears) {
+      for (const name of MEMBERS) {
+        if (name !== endpoint.self.name) void endpoint.resolvePeer(address(name));
+      }
+    }
+    simulation.run(50);
+    const say = (from: Ear, to: string) => {
+      from.endpoint.send("peer", {
+        type: "RequestVoteReply",
+        from: from.endpoint.self.name,
+        to,
+        id: 1,
+        term: 1,
+        preVote: false,
+        campaign: 1,
+        voteGranted: true,
+      });
+      from.endpoint.flush();
+      simulation.run(20);
+    };
+    // A datagram from a to b reaches c, once: somebody has sent it there, or addresses changed.
+    const { ip } = simulation.machine("c");
+    simulation.watch = ({ packet }) =>
+      packet && simulation.deliver({ ...packet, to: { host: ip, port: 1 } });
+    say(a, "b");
+    simulation.watch = () => {};
+    for (const ear of ears) ear.heard.length = 0;
+    say(a, "b");
+    say(b, "a");
+    expect(b.heard.map(({ from, to }) => [from, to])).toEqual([["a", "b"]]);
+    expect(a.heard.map(({ from, to }) => [from, to])).toEqual([["b", "a"]]);
+  });
+});
+
+function never(): never {
+  throw new Error("There are three servers.");
+}
+
+describe("a running server", () => {
+  /** A cluster of one, which leads, and a way to send it whatever a client could. */
+  function alone(seed: number) {
+    const simulation = new Simulation(seed);
+    const events: NodeEvent[] = [];
+    const node = simulation.settle(
+      Node.start({
+        host: "a",
+        port: 1,
+        name: "a",
+        peers: [],
+        directory: "data",
+        secret: SECRET,
+        machine: new KeyValueStore(),
+        timeoutMs: 500,
+        onEvent: (event) => void events.push(event),
+        world: simulation.machine("a").boot(),
+      }),
+    );
+    const reasons: unknown[] = [];
+    node.stopped.catch((reason: unknown) => reasons.push(reason));
+    const { ip } = simulation.machine("a");
+    let sequence = 0;
+    const { id: cluster, boot: toBoot } = node.status();
+    const send = (
+      kind: Kind,
+      body: readonly unknown[],
+      encoder = encode as (v: unknown) => Uint8Array,
+    ) => {
+      const header = inOrder({
+        cluster,
+        from: "client 9",
+        to: "a",
+        disk: 9,
+        boot: 1,
+        toBoot,
+        sequence: sequence += 1,
+      });
+      const packet = { from: { host: "10.9.9.9", port: 9 }, to: { host: ip, port: 1 } };
+      simulation.deliver({ ...packet, bytes: seal(kind, [header, body].map(encoder)) });
+    };
+    simulation.run(50);
+    return { simulation, node, send, reasons };
+  }
+
+  const isServing = ({ simulation, node, reasons }: ReturnType<typeof alone>) => {
+    expect(reasons).toEqual([]);
+    const answer = simulation.settle(node.propose(askStore("delete", Buffer.from("k"))));
+    expect(answerOf(answer)).toBe(false);
+  };
+
+  test("is not stopped, nor moved to another term, by anything that a client sends", () => {
+    let dropped = 0;
+    forSeeds(100, (random, seed) => {
+      const server = alone(seed);
+      const pick = <T>(list: readonly T[]): T | undefined =>
+        list[Math.floor(random() * list.length)];
+      const { term } = server.node.status();
+      const values = () =>
+        pick([
+          0,
+          1,
+          -1,
+          2 ** 47,
+          2 ** 53,
+          1.5,
+          Number.NaN,
+          null,
+          true,
+          "",
+          "a",
+          "\uD800",
+          [],
+          [1, 2],
+          makeCommand([1, 1, 0], Buffer.alloc(1)),
+          makeCommand([2, 1, 0], Buffer.alloc(0)),
+          encode("x"),
+          Buffer.alloc(0),
+          Buffer.alloc(900, random() * 256),
+        ]);
+      for (let i = 0; i < 60; i += 1) {
+        const fields = Array.from({ length: random() * 4 }, values);
+        server.send("client", [Math.floor(random() * 9), random() < 0.8 ? i : values(), ...fields]);
+      }
+      server.simulation.run(50);
+      dropped += server.node.status().dropped["malformed"] ?? 0;
+      expect(server.node.status().term).toBe(term);
+      isServing(server);
+    });
+    if (!isReplay) expect(dropped).toBeGreaterThan(100);
+  });
+
+  /** What a server answers to requests of one turn: of each, the type and what it says. */
+  function ask(server: ReturnType<typeof alone>, requests: readonly unknown[][]): string[] {
+    const said: unknown[][] = [];
+    server.simulation.watch = ({ packet }) => {
+      if (packet?.to.host === "10.9.9.9") said.push(...open(packet.bytes).bodies);
+    };
+    for (const request of requests) server.send("client", request);
+    server.simulation.run(50);
+    return requests.map(([, id]) => {
+      const answers = said.filter((body) => body[1] === id);
+      const [number, , what = "nothing"] = answers[0] ?? [];
+      const type = TYPES.client[Number(number)];
+      if (type !== "Outcomes") return `${type} ${Buffer.from(what as string | Uint8Array)}`;
+      const parts = answers.flatMap(([, , records]) => readOutcomes(records as Uint8Array));
+      expect(parts.map(({ place }) => place)).toEqual(parts.map((_, place) => place));
+      return `${type} ${parts.map(({ outcome }) => outcome).join()}`;
+    });
+  }
+
+  test("answers each command of a turn, which share entries as large as a datagram", () => {
+    const server = alone(1);
+    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
+    const before = server.node.status().lastIndex;
+    // Of each key, the last of these is to find what the first has put there.
+    const put = (i: number) => askStore("put", Buffer.of(i), Buffer.alloc(100));
+    const cas = (i: number) =>
+      askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
+    const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
+    const packed = commands.map((command, i) => makeCommand([2, i + 1, 0], command));
+    // Some are asked alone, some with others; those of the last request are too many for an entry.
+    const ends = [1, 2, 3, 10, 100, 101, 120, 200];
+    const spans = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const);
+    const requests = spans.map((
+      [begin, end],
+    ) => [1, 10 + begin, Buffer.concat(packed.slice(begin, end))]);
+    const outcomes = commands.map((_, i) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0");
+    expect(ask(server, requests)).toEqual(
+      spans.map(([begin, end]) => `Outcomes ${outcomes.slice(begin, end).join()}`),
+    );
+    const { lastIndex, batchBytes } = server.node.status();
+    const bytes = requests.reduce((sum, [, , data]) => sum + (data as Buffer).length, 0);
+    expect(lastIndex - before).toBeLessThan(1.5 * bytes / batchBytes);
+    for (const { record } of server.node["core"].log.slice(before + 1)) {
+      expect(record.length).toBeLessThanOrEqual(batchBytes);
+    }
+  });
+
+  test("refuses what is no command, and does what came with it", () => {
+    const server = alone(1);
+    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
+    const whole = makeCommand([2, 9, 0], Buffer.from("x"));
+    const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
+    wrong.push(...wrong.slice(1).map((part) => Buffer.concat([whole, part])));
+    const good = (sequence: number) =>
+      makeCommand([2, sequence, 0], askStore("put", Buffer.from("k"), Buffer.from("v")));
+    const answers = ask(server, [good(1), ...wrong, good(2)].map((data, i) => [1, 10 + i, data]));
+    expect(answers).toEqual([
+      "Outcomes \x01",
+      ...wrong.map(() => "Refused it is not a command"),
+      "Outcomes \x01",
+    ]);
+    expect(server.reasons).toEqual([]);
+  });
+
+  test("is not held up by a client that claims to have seen answers without end", () => {
+    const server = alone(1);
+    server.send("client", [0, 1]); // Opens a session, at index 2 behind the term's first entry.
+    server.simulation.run(50);
+    const seen = 1e8; // It would be 2**47, but then a failure of this test would never end.
+    server.send("client", [1, 2, makeCommand([2, seen + 1, seen], Buffer.from("x"))]);
+    const begin = performance.now();
+    server.simulation.run(50);
+    expect(performance.now() - begin).toBeLessThan(200);
+    isServing(server);
+  });
+
+  test("is not stopped by a redirection to what is no address", () => {
+    const server = alone(1);
+    const operation = server.node.read(askStore("get", Buffer.from("k")));
+    for (let id = 0; id < 5; id += 1) server.send("client", [5, id, "elsewhere", "no address"]);
+    server.simulation.run(50);
+    server.simulation.settle(operation);
+    isServing(server);
+  });
+});
