@@ -420,6 +420,9 @@ export type RoleName = Role["name"];
  */
 export type HardState = { currentTerm: number; votedFor: Name | undefined; commitIndex: number };
 
+/** Why a leader will not do what an operator asks. Final: a retry gets the same. */
+export type Refused = { readonly refused: string };
+
 export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
 export type Snapshot = Position & Listed & { readonly size: number };
@@ -1066,21 +1069,23 @@ export class Raft {
   }
 
   /**
-   * Hands leadership over to `transferTarget`, or to the first server that answers and has all of the log. It
-   * is asked to campaign. If it does not lead within an election timeout, all goes on as before.
-   * Returns why that is not even tried, or undefined.
+   * Hands leadership over to `target`, or to the first active voter that has the whole log, by
+   * asking it to campaign. If it does not lead within an election timeout, this leader goes on.
+   * Returns a refusal if the transfer cannot begin.
    */
-  transfer(heir?: Name): string | undefined {
+  transfer(target?: Name): Refused | undefined {
     const { role, now, settings: { electionTimeoutMs } } = this;
-    if (role.name !== "Leader") return "it does not lead";
+    if (role.name !== "Leader") return { refused: "it does not lead" };
     const voters = [...role.followers].filter(([name]) =>
-      name === (heir ?? name) && this.hasVote(this.member(name))
+      name === (target ?? name) && this.hasVote(this.member(name))
     );
     const active = voters.filter(([, follower]) => this.isActive(follower));
-    const why = voters.length > 0
-      ? `was not heard for ${electionTimeoutMs} ms`
-      : "has no vote here";
-    if (active.length === 0) return `${heir ?? "every other server"} ${why}`;
+    if (active.length === 0) {
+      const why = voters.length > 0
+        ? `was not heard for ${electionTimeoutMs} ms`
+        : "has no vote here";
+      return { refused: `${target ?? "every other server"} ${why}` };
+    }
     for (const [, follower] of active) {
       follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
       follower.sinceRound = role.round; // Its answer shows that the follower is still alive.
@@ -1302,15 +1307,19 @@ export class Raft {
   }
 
   /**
-   * Adds a server, or corrects the address of a member, or without an address removes it. Returns
-   * the index of the entry that says so, which may be one that was there already, as this may be
-   * asked twice; the reason for a refusal; or undefined if this server does not lead, or must wait.
+   * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
+   * Returns the index of the entry with that change, also if an earlier request appended it.
+   * Returns undefined if this server does not lead, or must first commit another entry.
    */
-  changeMembers(name: Name, address: string, force = false): number | string | undefined {
+  changeMembers(
+    name: Name,
+    address: string,
+    force = false,
+  ): { index: number } | Refused | undefined {
     const { role, members, changedAt } = this;
     if (role.name !== "Leader") return undefined;
     const known = this.member(name);
-    if (address === "" ? !known : known?.address === address) return changedAt;
+    if (address === "" ? !known : known?.address === address) return { index: changedAt };
     // A refusal is final: what an earlier leader may have begun for the same request, who asked on,
     // can only be committed yet before an entry of our own term is.
     if (!this.canChangeMembers) return undefined;
@@ -1318,7 +1327,8 @@ export class Raft {
     const added = { name, votes: false, disk: 0, ...known, address };
     const others = members.filter((member) => member !== known);
     const next = address === "" ? others : [...others, added];
-    return this.quorumProblem(role, next, force) ?? this.appendMembers(role, next);
+    const refused = this.quorumProblem(role, next, force);
+    return refused === undefined ? { index: this.appendMembers(role, next) } : { refused };
   }
 
   /** Returns whether a follower was heard in this term, and within an election timeout. */
@@ -3206,8 +3216,6 @@ type Commands = ClientRequest & { type: "Commands" };
 /** A request that waits for `count` outcomes, or one. The `first` has that place in it, or 0. */
 type Waiter = { request: ClientRequest; first?: number; count?: number };
 type Proposal = { shares: readonly Waiter[]; term: number };
-/** An answer; or why it is refused; or nothing, if another server leads, which can tell more. */
-type Result = Uint8Array | string | undefined;
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -3444,12 +3452,12 @@ export class Node {
   }
 
   /**
-   * Asks this server, if it leads, to hand over to `transferTarget`, or to the first server that answers and
-   * has all of the log. Returns whether it tries: the event `leader` tells how it ends.
+   * Hands leadership over, if this server leads, to `target` or to the first active voter that has
+   * the whole log. Returns whether the transfer begins; the event `leader` tells its outcome.
    */
-  transfer(heir?: Name): boolean {
+  transfer(target?: Name): boolean {
     this.schedule();
-    return this.core.transfer(heir) === undefined;
+    return this.core.transfer(target) === undefined;
   }
 
   /**
@@ -3603,8 +3611,8 @@ export class Node {
 
   private onClientMessage(m: ClientRequest): void {
     if (m.type === "Inspect") return this.answer(m, Buffer.from(JSON.stringify(this.status())));
-    if (m.type === "ChangeMembers") return this.change(m);
-    if (m.type === "Transfer") return this.answer(m, this.handOver(m));
+    if (m.type === "ChangeMembers") return this.changeMembersFor(m);
+    if (m.type === "Transfer") return this.transferLeadership(m);
     const isQuestion = m.type === "Read" || m.type === "ReadIndex";
     if (!isQuestion && m.type !== "Commands" && m.type !== "OpenSession") {
       return this.client.onAnswer(m);
@@ -3615,7 +3623,7 @@ export class Node {
     else if (m.type === "OpenSession") this.append("session", NOTHING, [{ request: m }]);
     else if (this.core.read()) this.questions.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
-    else this.answer(m);
+    else this.redirect(m);
   }
 
   /**
@@ -3628,7 +3636,7 @@ export class Node {
     this.isAsking = true;
     this.client.perform({ type: "ReadIndex" }).then(
       (answer) => void this.awaited.push({ index: Number(`${answer}`), questions }),
-      () => questions.forEach((question) => this.answer(question)),
+      () => questions.forEach((question) => this.redirect(question)),
     ).finally(() => {
       this.isAsking = false;
       this.schedule();
@@ -3642,10 +3650,10 @@ export class Node {
   private accept(request: Commands): void {
     // What no AppendEntries can carry would hold up all that comes behind it.
     if (request.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
-      return this.answer(request, "it is too large");
+      return this.refuse(request, "it is too large");
     }
     const parts = cutCommands(asBuffer(request.data), this.entryBytes);
-    if (parts.length === 0) return this.answer(request, "it is not a command");
+    if (parts.length === 0) return this.refuse(request, "it is not a command");
     let first = 0;
     for (const { data, count } of parts) {
       this.batch.push({ request, data, first, count });
@@ -3664,40 +3672,46 @@ export class Node {
   private append(kind: Entry["kind"], data: Buffer, shares: readonly Waiter[]): void {
     const index = this.core.propose(kind, data);
     if (index !== undefined) this.proposals.set(index, { shares, term: this.core.currentTerm });
-    else for (const { request } of shares) this.answer(request);
+    else for (const { request } of shares) this.redirect(request);
   }
 
-  private change(request: ClientRequest & { type: "ChangeMembers" }): void {
+  private changeMembersFor(request: ClientRequest & { type: "ChangeMembers" }): void {
     const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
     const { name, address, force } = request;
-    const index = readServer(`${name}=${address || "any:1"}`)
-      ? core.changeMembers(name, address, force)
-      : "it has no such address";
-    if (typeof index !== "number") return this.answer(request, index);
-    // What is under way already will be done when it is asked again.
+    const isAddress = readServer(`${name}=${address || "any:1"}`) !== undefined;
+    if (!isAddress) return this.refuse(request, "it has no such address");
+    const change = core.changeMembers(name, address, force);
+    if (!change) return this.redirect(request);
+    if ("refused" in change) return this.refuse(request, change.refused);
+    // If the entry was appended earlier, a later retry is answered once the entry is applied.
+    const { index } = change;
     if (index > lastIndex) this.proposals.set(index, { shares: [{ request }], term });
     if (index <= core.lastApplied) this.answer(request, NOTHING);
   }
 
   /**
-   * Makes one attempt for each request, however often that is repeated, because an attempt stops
-   * all writes. The next leader confirms that it leads, or this one says that the attempt failed.
+   * Makes one attempt per request, because an attempt stops all writes: a retry makes no second
+   * one. Once the attempt has ended, the retry is answered by the new leader, which confirms, or by
+   * this one, which refuses.
    */
-  private handOver(request: ClientRequest & { type: "Transfer" }): Result {
+  private transferLeadership(request: ClientRequest & { type: "Transfer" }): void {
     const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
-    if (core.role.name !== "Leader") return undefined;
+    const { name: target } = request;
+    if (core.role.name !== "Leader") return this.redirect(request);
     if (request.leader !== name) {
-      return ["", name].includes(request.name) ? Buffer.from(name) : `${name} leads already`;
+      const isTarget = target === "" || target === name;
+      if (isTarget) return this.answer(request, Buffer.from(name));
+      return this.refuse(request, `${name} leads already`);
     }
     if (last?.calls === request.calls && last.id === request.id) {
-      if (!core.transferTarget) return `${request.name || "the heir"} did not take over in time`;
-      return undefined; // When it is asked again, perhaps another leads.
+      if (core.transferTarget) return this.redirect(request);
+      return this.refuse(request, `${target || "no other server"} did not take over in time`);
     }
-    const why = core.transferTarget
-      ? "it is handing over"
-      : core.transfer(request.name || undefined);
-    if (why === undefined) this.lastTransfer = request;
-    return why;
+    if (core.transferTarget) return this.refuse(request, "it is handing over");
+    const refusal = core.transfer(target || undefined);
+    if (refusal) return this.refuse(request, refusal.refused);
+    this.lastTransfer = request;
+    this.redirect(request);
   }
 
   private apply(entry: Entry): void {
@@ -3707,7 +3721,7 @@ export class Node {
     for (const { request, first = 0, count = 1 } of proposal?.shares ?? []) {
       const own = outcomes.splice(0, count);
       // Another leader's entry may have taken its place.
-      if (proposal?.term !== entry.term) this.answer(request);
+      if (proposal?.term !== entry.term) this.redirect(request);
       else if (request.type === "Commands") this.answerCommands(request, first, own);
       else this.answer(request, own[0]?.data ?? NOTHING);
     }
@@ -3722,7 +3736,7 @@ export class Node {
     );
     const room = this.core.settings.batchBytes;
     for (const entries of batches(all, recordBytes, room)) {
-      this.send(request, { type: "Outcomes", entries });
+      this.reply(request, { type: "Outcomes", entries });
     }
   }
 
@@ -3818,30 +3832,38 @@ export class Node {
       const answer = m.type === "Read"
         ? checked("the answer of query", machine.query(m.question))
         : Buffer.from(`${lastApplied}`);
-      this.answer(m, answer.length > MAX_ANSWER_BYTES ? tooLarge(answer) : answer);
+      if (answer.length > MAX_ANSWER_BYTES) this.refuse(m, tooLarge(answer));
+      else this.answer(m, answer);
     } catch (error) {
-      this.answer(m, `${error}`);
+      this.refuse(m, `${error}`);
     }
   }
 
   /** Who does not lead keeps no client waiting: what it wants may never be committed. */
   private redirectAll(): void {
     for (const { shares } of this.proposals.values()) {
-      for (const { request } of shares) this.answer(request);
+      for (const { request } of shares) this.redirect(request);
     }
-    for (const request of this.questions.splice(0)) this.answer(request);
+    for (const request of this.questions.splice(0)) this.redirect(request);
     this.proposals.clear();
   }
 
-  private answer(request: ClientRequest, result?: Result): void {
-    if (typeof result === "string") return this.send(request, { type: "Refused", reason: result });
-    if (result) return this.send(request, { type: "Answer", answer: result });
-    const leader = this.core.transferTarget ?? this.core.leader ?? "";
-    const servers = this.endpoint.addressesOf(this.members, kindOf(request.type), request.from);
-    this.send(request, { type: "NotLeader", leader, servers });
+  private answer(request: ClientRequest, answer: Uint8Array): void {
+    this.reply(request, { type: "Answer", answer });
   }
 
-  private send({ type, from: to, id, calls }: ClientRequest, content: Content): void {
+  private refuse(request: ClientRequest, reason: string): void {
+    this.reply(request, { type: "Refused", reason });
+  }
+
+  /** Names the leader, if this server knows it, and all members. */
+  private redirect(request: ClientRequest): void {
+    const leader = this.core.transferTarget ?? this.core.leader ?? "";
+    const servers = this.endpoint.addressesOf(this.members, kindOf(request.type), request.from);
+    this.reply(request, { type: "NotLeader", leader, servers });
+  }
+
+  private reply({ type, from: to, id, calls }: ClientRequest, content: Content): void {
     calls.delete(id);
     this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, calls);
   }

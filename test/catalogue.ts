@@ -598,8 +598,8 @@ export const planted: readonly Planted[] = [
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
       [
-        "if (proposal?.term !== entry.term) this.answer(request);",
-        "if (proposal?.term === -1) this.answer(request);",
+        "if (proposal?.term !== entry.term) this.redirect(request);",
+        "if (proposal?.term === -1) this.redirect(request);",
       ],
       [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
     ],
@@ -980,7 +980,7 @@ export const planted: readonly Planted[] = [
     id: "106",
     name: "What a client sends is put beside the commands of others, whatever it is.",
     changes: [[
-      "if (parts.length === 0) return this.answer(request, \"it is not a command\");",
+      "if (parts.length === 0) return this.refuse(request, \"it is not a command\");",
       "if (parts.length === 0) parts.push({ data: asBuffer(request.data), count: 1 });",
     ]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
@@ -1287,7 +1287,7 @@ export const planted: readonly Planted[] = [
   {
     id: "146",
     name: "A second request to hand over ends the attempt that is under way.",
-    changes: [[`core.transferTarget ? "it is handing over" : core.transfer`, "core.transfer"]],
+    changes: [[`if (core.transferTarget) return this.refuse(request, "it is handing over");`, ""]],
     caughtBy: [{ file: "members", title: "is refused while another is tried" }],
   },
   {

@@ -3135,12 +3135,12 @@ describe("Leadership transfer (thesis §3.10)", () => {
       wait(raft, HEARTBEAT);
       acknowledge(raft, "c");
     }
-    expect(raft.transfer("b")).toBe(`b was not heard for ${T} ms`);
+    expect(raft.transfer("b")).toEqual({ refused: `b was not heard for ${T} ms` });
     expect(raft.propose("commands", Buffer.from("command"))).toBe(2);
     expect([raft.transfer("c"), raft.transferTarget]).toEqual([undefined, "c"]);
     const young = leader();
-    expect(young.transfer("b")).toBe(`b was not heard for ${T} ms`);
-    expect(young.transfer()).toBe(`every other server was not heard for ${T} ms`);
+    expect(young.transfer("b")).toEqual({ refused: `b was not heard for ${T} ms` });
+    expect(young.transfer()).toEqual({ refused: `every other server was not heard for ${T} ms` });
   });
 
   test("it is asked by the next heartbeat's answer, which is sent at once", () => {
@@ -3195,12 +3195,14 @@ describe("Leadership transfer (thesis §3.10)", () => {
   });
 
   test("there must be something to hand over, and somebody to take it", () => {
-    expect(follower().transfer()).toBe("it does not lead");
-    expect(settledLeader().transfer("a stranger")).toBe("a stranger has no vote here");
-    expect(settledLeader().transfer("a")).toBe("a has no vote here");
+    expect(follower().transfer()).toEqual({ refused: "it does not lead" });
+    expect(settledLeader().transfer("a stranger")).toEqual({
+      refused: "a stranger has no vote here",
+    });
+    expect(settledLeader().transfer("a")).toEqual({ refused: "a has no vote here" });
     const alone = new Cluster(["a"]);
     alone.advance(1);
-    expect(alone.at("a").transfer()).toBe("every other server has no vote here");
+    expect(alone.at("a").transfer()).toEqual({ refused: "every other server has no vote here" });
   });
 
   test("a cluster changes its leader without waiting for anybody's silence", () => {

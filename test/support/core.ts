@@ -434,7 +434,7 @@ export class Cluster {
   }
 
   /** Asks the leader for a change. Returns what it says. */
-  change(leader: Name, name: Name, address = ""): number | string | undefined {
+  change(leader: Name, name: Name, address = ""): ReturnType<Raft["changeMembers"]> {
     const raft = this.at(leader);
     const outcome = raft.changeMembers(name, address);
     this.flush(raft);

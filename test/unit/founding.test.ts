@@ -119,7 +119,7 @@ describe("a founding", () => {
     step(raft, shown(voteReply(1, { from: "b" })));
     const { founding } = raft;
     step(raft, shown(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
-    expect(raft.changeMembers("d", "d:1")).toBe(2);
+    expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
     expect(raft.founding).toBe(founding);
   });
 

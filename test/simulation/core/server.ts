@@ -324,7 +324,7 @@ export class Server {
   /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
   transfer(heir: Name): void {
     this.input((raft) => {
-      if (!raft.transfer(heir === this.name ? undefined : heir)) return;
+      if (raft.transfer(heir === this.name ? undefined : heir)) return;
       this.scene.report.transfers += 1;
       this.scene.tell(() => `${this.name}  is told to hand over to ${heir}`);
     });
@@ -344,7 +344,9 @@ export class Server {
       const adds = strangers.length > 0 && scene.chance(0.5);
       const who = scene.pick(adds ? strangers : members);
       const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
-      scene.tell(() => `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${outcome}`);
+      scene.tell(() =>
+        `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${JSON.stringify(outcome)}`
+      );
       scene.judge.stepped(name);
     });
   }
