@@ -393,9 +393,6 @@ const WARNINGS = {
     `No leader, and only ${votes} of the ${needed} votes needed to replace it: staying Follower `
     + "and asking on",
   ],
-  slow: ({ ms, peer }) => [
-    `It took ${ms}ms to send a message to and receive a response from: ${peer}`,
-  ],
   unresolved: ({ reason, server: { host, name } }) => [
     `Cannot find ${name} at ${host}: ${reason}. Retrying every second. `
     + (isUnknown(reason)
@@ -1268,17 +1265,18 @@ function whyNoVote(candidate: Status, peer: Peer, answers: readonly Answer[]): s
 /** Why a server does not hear a peer; undefined if it does. */
 function whySilent(
   server: Status,
-  { name, address, heardMs, lastWarning, reason }: Peer,
+  { name, address, heardMs, lastWarning }: Peer,
   answers: readonly Answer[],
 ): string | undefined {
-  if (lastWarning === "foreign") {
+  if (lastWarning?.type === "foreign") {
     return `${name} was founded with other members, or is of another cluster`;
   }
   if (heardMs !== null && heardMs < 2 * server.electionTimeoutMs) return undefined;
   const heard = heardMs === null ? "never been heard" : `not been heard for ${duration(heardMs)}`;
   const elsewhere = address === "" || address === name ? "" : `, its name resolves to ${address}`;
-  const why = isUnknown(reason) ? "its name does not resolve" : reason;
-  const where = lastWarning === "unresolved" ? `, ${why}` : elsewhere;
+  const reason = lastWarning?.type === "unresolved" ? lastWarning.reason : undefined;
+  const why = reason && isUnknown(reason) ? "its name does not resolve" : reason;
+  const where = why === undefined ? elsewhere : `, ${why}`;
   const isHere = answers.some((answer) => answer.name === name && answer.status);
   return `${name} has ${heard}${isHere ? `, though it answers here` : ""}${where}`;
 }
@@ -1309,7 +1307,7 @@ function whyLags(leader: Status, peer: Peer, answers: readonly Answer[]): string
   const silent = whySilent(leader, peer, answers);
   const lag = leader.lastIndex - (matchIndex ?? 0);
   const sentence = firstOf(
-    lastWarning === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
+    lastWarning?.type === "foreign" && `${silent}. Give all the same --cluster and --peers.`,
     silent && `${silent}. Start it, or let UDP through between it and ${leader.name}.`,
     stuck !== null && stuck.index > (matchIndex ?? 0) && `${whyStuck(stuck)}.`,
     lag > LAG

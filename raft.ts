@@ -2785,71 +2785,84 @@ const ENVELOPE_BYTES = 150;
 /** What a message has beside its entries, or its commands. */
 const MESSAGE_BYTES = 50;
 
-/** Somebody that we exchange datagrams with. `boot` is 0 until it has told its own. */
+/** A server or a client that this endpoint exchanges datagrams with. */
 class Peer {
-  /** Where a server is by the command line; and then also by the log or a redirect. */
+  /** Where the command line says that it is. */
   given: readonly Server[] = [];
+  /** The same, and where the log or a redirect says that it is. */
   places: readonly Server[] = [];
-  /** Whether it is certain that this is its own name. */
+  /** Set once `name` is known to be its own name, and not an alias. */
   isNamed = false;
-  /** The address that its newest datagram came from. */
+  /** Where its newest datagram came from. */
   address: Address | undefined;
-  /** That one alone; or of a silent server, all where it may be. */
+  /** Where to send to: that address, or all possible ones if the peer is silent. */
   addresses = new Map<string, Address>();
+  /** Identifies its disk; 0 until a datagram of it was accepted. */
   disk = 0;
+  /** Identifies its latest start; 0 until a datagram of it was accepted. */
   boot = 0;
-  /** When this life was first heard; and by disk and boot, how far it came in earlier ones. */
-  bornAt = 0;
+  /** When a datagram of this boot was first accepted. */
+  bootedAt = 0;
+  /** The newest sequence number of each earlier boot, by disk. */
   readonly ended = new Map<number, Map<number, number>>();
+  /** The sequence number of the last datagram to it. */
   sent = 0;
+  /** The highest sequence number that it sent in this boot. */
   newest = 0;
+  /** The latest sequence numbers that it sent in this boot, by their remainder. */
   seen = new Float64Array(SEEN);
-  /** The ids of what it has asked in this life, and waits for: clients repeat it. */
+  /** The ids of its requests of this boot that wait for a reply, to ignore retries. */
   calls = new Set<number>();
+  /** Encoded messages for the next datagram to it. */
   bodies: Uint8Array[] = [];
+  /** The size of `bodies`. */
   bytes = 0;
   greetedAt = Number.NEGATIVE_INFINITY;
   resolvedAt = Number.NEGATIVE_INFINITY;
   heardAt = Number.NEGATIVE_INFINITY;
-  /** What was told about it since all was well, so that it is not told again. */
-  lastWarning: EndpointEvent["type"] | "" = "";
-  /** Why a place of it was last not resolved. */
-  reason = "";
+  /** The latest trouble with it, until it is heard or resolved. */
+  lastWarning: EndpointEvent | undefined;
 
   constructor(readonly kind: Kind, readonly name: Name) {}
 }
 
 export type EndpointEvent =
+  /** The host name of a server does not resolve. */
   | { type: "unresolved"; server: Server; reason: string }
+  /** A server of another cluster, founded by `members`, uses our secret. */
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
+  /** A datagram was made with another secret, or for another cluster name. */
   | { type: "unauthenticated"; address: Address }
-  | { type: "twice"; server: Name; address: Address; other: Address }
-  | { type: "slow"; peer: Name; ms: number };
-/** What a node and a client make of what comes in; the last three concern nodes only. */
+  /** Two servers use one name. */
+  | { type: "twice"; server: Name; address: Address; other: Address };
+
+/** Handles what an endpoint receives. The optional handlers are a node's. */
 type Receiver = {
   onMessage(message: Message | ClientMessage, sender: Peer): void;
   onGreeting(kind: Kind, greeting: Greeting): void;
-  /** The founding of this server's log. */
+  /** Returns the founding of this server's log. */
   founding(): number;
   onRestarted?(peer: Name): void;
   onJoined?(cluster: string): void;
   emit?(event: EndpointEvent): void;
 };
 
-/** A socket, and all that are known on it. Messages share datagrams, and leave at `flush`. */
+/** Exchanges datagrams with peers through one socket. Messages share datagrams until `flush`. */
 export class Endpoint {
   /** How many datagrams were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
+  /** Peers by kind and name. A client may know a server by an alias, too. */
   private readonly known = new Map<string, Peer>();
+  /** Peers with messages to send at the next `flush`. */
   private readonly queued = new Set<Peer>();
-  /** The highest number that a datagram to anybody had who is no longer known. */
+  /** The highest sequence number sent to any peer that is no longer known. */
   private forgottenSent = 0;
-  /** What was told of which address, and when. */
+  /** When each warning of the last minute was emitted, by type and subject. */
   private readonly warned = new Map<string, number>();
   private cluster: string;
   /**
-   * Until it takes an answer, a client tries any cluster that greets it: one may be a mistake. So
-   * does a server that is to join one, until somebody there speaks to it as to a member.
+   * False for a client until its first answer, and for a joining server until its first request as
+   * a member. Until then they turn to any cluster that greets them, because one may be a mistake.
    */
   private hasJoined: boolean;
 
@@ -2944,75 +2957,80 @@ export class Endpoint {
   }
 
   receive(sealed: Buffer, address: Address): void {
-    if (sealed.length === 0) return; // Somebody knocks.
+    if (sealed.length === 0) return; // A probe of our port.
     const opened = open(this.keys, sealed);
     if (opened === "unauthenticated") this.warn({ type: opened, address }, address.host);
     if (typeof opened === "string") return this.drop(opened);
     const { kind, envelope, messages: received } = opened;
-    const { cluster, to, boot, disk, sequence } = envelope;
     if (envelope.from === this.self.name) return this.drop("reflected");
     const from = this.peer(kind, envelope.from);
     const greeting = received.find((message) => message.type === "Greeting");
-    const isMeant = to === this.self.name && envelope.toBoot === this.self.boot;
-    // A client says no cluster before it has found one. What another cluster's server says of
-    // itself is true of another server, even if it has the name of one of ours.
-    const isForeign = cluster !== this.cluster && cluster !== "" && this.hasJoined;
-    // What is not meant for our present life may be a recording, and is not believed.
-    if (isForeign || !isMeant || (!greeting && cluster !== this.cluster)) {
-      if (!greeting) this.greet(from, envelope, address);
-      else if (isForeign && isMeant) {
-        this.tell(from, {
-          type: "foreign",
-          server: from.name,
-          address,
-          cluster: greeting.cluster,
-          members: greeting.members,
-        });
-      }
-      return this.drop(isForeign ? "foreign" : "misaddressed");
-    }
-    // Nobody returns to an earlier life, or to a disk that it has lost.
-    if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) {
-      this.warnOfDuplicate(from, envelope, address);
-      return this.drop("outdated");
-    }
-    if (disk !== from.disk || boot > from.boot) this.beginLife(from, envelope);
-    // A slot only ever grows, so each sequence number is accepted once.
-    if (sequence <= (from.seen[sequence % SEEN] ?? 0)) return this.drop("repeated");
+    const verdict = this.judge(from, envelope, greeting !== undefined);
+    const isLost = verdict === "foreign" || verdict === "misaddressed";
+    if (isLost && !greeting) this.greet(from, envelope, address);
+    if (verdict === "foreign" && greeting) this.warnOfForeigner(from, address, greeting);
+    if (verdict === "outdated") this.warnOfDuplicate(from, envelope, address);
+    if (verdict !== "accept") return this.drop(verdict);
+    this.recordDatagram(from, envelope, address);
+    if (greeting) return this.onGreeting(from, envelope.cluster, greeting);
+    if (kind === "peer" && received.length > 0) this.joinCluster();
+    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
+  }
+
+  /** Decides whether to accept an authentic datagram, and otherwise why to drop it. */
+  private judge(from: Peer, envelope: Envelope, isGreeting: boolean) {
+    const { cluster, to, toBoot, disk, boot, sequence } = envelope;
+    // A datagram for an earlier boot of this server may be a recording.
+    if (to !== this.self.name || toBoot !== this.self.boot) return "misaddressed";
+    // A client names no cluster before it has found one. A server of another cluster may have the
+    // name of one of ours, so nothing that it says of itself is recorded.
+    if (cluster !== this.cluster && cluster !== "" && this.hasJoined) return "foreign";
+    if (cluster !== this.cluster && !isGreeting) return "misaddressed";
+    // A peer never returns to an earlier boot, or to a disk that it has lost.
+    if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) return "outdated";
+    if (disk !== from.disk || boot > from.boot) return "accept";
+    // The number in a slot only grows, so each sequence number is accepted once.
+    return sequence > (from.seen[sequence % SEEN] ?? 0) ? "accept" : "repeated";
+  }
+
+  private recordDatagram(from: Peer, { disk, boot, sequence }: Envelope, address: Address): void {
+    if (disk !== from.disk || boot > from.boot) this.beginBoot(from, disk, boot);
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) {
       [from.newest, from.address] = [sequence, address];
       from.addresses = new Map([[writeAddress(address), address]]);
     }
-    [from.heardAt, from.lastWarning] = [this.now, ""];
-    if (greeting) return this.onGreeting(from, cluster, greeting);
-    if (kind === "peer" && received.length > 0) this.joinCluster();
-    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
+    [from.heardAt, from.lastWarning] = [this.now, undefined];
   }
 
-  private beginLife(of: Peer, { disk, boot }: Envelope): void {
+  private beginBoot(of: Peer, disk: number, boot: number): void {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
-    of.bornAt = this.now;
+    of.bootedAt = this.now;
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
     if (of.kind !== "peer") return;
-    this.queued.add(of); // By an empty datagram, if nothing else, it learns of our life too.
+    this.queued.add(of); // An empty datagram, if nothing else, tells it our boot in turn.
     this.receiver.onRestarted?.(of.name);
   }
 
-  /** Who still says something new after its name has begun another life is a second server. */
+  /** Warns of a second server of one name: the older one still sends, long after the newer began. */
   private warnOfDuplicate(
     from: Peer,
     { disk, boot, sequence }: Envelope,
     address: Address,
   ): void {
     const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
-    const mayBeLate = this.now < from.bornAt + DUPLICATE_AFTER_MS;
+    const mayBeLate = this.now < from.bootedAt + DUPLICATE_AFTER_MS;
     if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
     this.warn({ type: "twice", server: from.name, address, other: from.address }, address.host);
   }
 
-  /** Tells who is here to somebody who has it wrong, but not at any rate. */
+  private warnOfForeigner(from: Peer, address: Address, { cluster, members }: Greeting): void {
+    from.lastWarning = { type: "foreign", server: from.name, address, cluster, members };
+    this.warn(from.lastWarning, from.name);
+  }
+
+  /** Tells a peer with a wrong name, boot or cluster the right ones, at a limited rate. */
   private greet(to: Peer, { to: asked, boot }: Envelope, address: Address): void {
     if (this.now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = this.now;
@@ -3027,16 +3045,17 @@ export class Endpoint {
       members: members.join(", "),
     } as const;
     this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
-    // Who does not know its cluster yet wants to be greeted in its turn.
+    // A server that has not joined a cluster yet needs a greeting in return.
     if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
   }
 
   private onGreeting(from: Peer, cluster: string, greeting: Greeting): void {
-    const isPeer = from.kind === "peer"; // Whose key does not show the name of the cluster.
+    const isPeer = from.kind === "peer";
+    // The peers' key, unlike the others, is not derived from the name of the cluster.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.hasJoined && isOurs) this.cluster = cluster;
-    // A client may know a server by an address only. From now on both names are the same to it,
-    // unless it is the name of another server, which was at this address before.
+    // A client that knew the server by its address now knows it by that alias and by its name,
+    // unless the alias is the name of another server, which had this address before.
     const alias = `${from.kind} ${greeting.asked}`;
     const known = this.known.get(alias);
     if (!isPeer && greeting.asked !== from.name) {
@@ -3047,8 +3066,8 @@ export class Endpoint {
     this.receiver.onGreeting(from.kind, greeting);
   }
 
-  /** Warns once in a while about each `subject`, a peer or a host, and about a limited number. */
-  warn(event: EndpointEvent, subject: string): void {
+  /** Emits a warning, once a minute about each `subject`, and about so many subjects at most. */
+  private warn(event: EndpointEvent, subject: string): void {
     const about = `${event.type} ${subject}`;
     for (const [other, at] of this.warned) {
       if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
@@ -3058,26 +3077,26 @@ export class Endpoint {
     this.receiver.emit?.(event);
   }
 
-  /** What is known of a server, for people. */
+  /** Returns what is known of a server, for people. */
   about(kind: Kind, asked: Name) {
-    const { name, addresses, heardAt, lastWarning, reason } = this.peer(kind, asked);
+    const { name, addresses, heardAt, lastWarning = null } = this.peer(kind, asked);
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [address = ""] = addresses.keys();
-    return { name, address, heardMs, lastWarning, reason };
+    return { name, address, heardMs, lastWarning };
   }
 
   peer(kind: Kind, name: Name): Peer {
     const known = this.known.get(`${kind} ${name}`);
     if (known) return known;
-    const met = new Peer(kind, name);
-    this.known.set(`${kind} ${name}`, met);
-    // Whoever is forgotten may come back, and still knows the numbers that it has seen.
-    met.sent = this.forgottenSent;
+    const added = new Peer(kind, name);
+    this.known.set(`${kind} ${name}`, added);
+    // A forgotten peer may come back, and remembers the numbers that it has seen.
+    added.sent = this.forgottenSent;
     const [stranger] = this.known.entries().filter(([, { places }]) => places.length === 0);
-    if (this.known.size <= MAX_PEERS || !stranger) return met;
+    if (this.known.size <= MAX_PEERS || !stranger) return added;
     this.known.delete(stranger[0]);
     this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
-    return met;
+    return added;
   }
 
   private transmit(to: Peer): void {
@@ -3105,11 +3124,12 @@ export class Endpoint {
         const text = writeAddress(address);
         if (to.addresses.has(text)) return;
         to.addresses.set(text, address);
-        if (to.lastWarning === "unresolved") to.lastWarning = "";
+        if (to.lastWarning?.type === "unresolved") to.lastWarning = undefined;
         this.transmit(to);
       } catch (error) {
-        to.reason = (error as Error).message;
-        this.tell(to, { type: "unresolved", server: { name, host, port }, reason: to.reason });
+        const { message: reason } = error as Error;
+        to.lastWarning = { type: "unresolved", server: { name, host, port }, reason };
+        this.warn(to.lastWarning, name);
       }
     }));
   }
@@ -3128,12 +3148,6 @@ export class Endpoint {
       founding: this.receiver.founding(),
     };
     return seal(this.keys, to.kind, envelope, bodies);
-  }
-
-  private tell(about: Peer, event: EndpointEvent): void {
-    // Servers know each other as clients too, but to tell it once is enough.
-    if (about.lastWarning !== event.type && about.kind === "peer") this.receiver.emit?.(event);
-    about.lastWarning = event.type;
   }
 
   private drop(reason: string): void {
@@ -3601,11 +3615,7 @@ export class Node {
     if (!("term" in message)) return this.onClientMessage({ ...message, calls });
     const now = this.world.clock.now();
     const { type, from: peer } = message;
-    if (type.endsWith("Reply")) {
-      const ms = Math.round(now - message.id / 1000);
-      if (ms > this.core.settings.heartbeatMs) this.endpoint.warn({ type: "slow", peer, ms }, peer);
-      this.roundTrips.set(peer, ms);
-    }
+    if (type.endsWith("Reply")) this.roundTrips.set(peer, Math.round(now - message.id / 1000));
     this.core.receive(message, now);
   }
 
@@ -4225,10 +4235,10 @@ export class Client {
 
   /** A server's name, and why it may not have helped. */
   describe(server: Name): string {
-    const { name, heardMs, lastWarning, reason } = this.endpoint.about("client", server);
+    const { name, heardMs, lastWarning } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
-    if (lastWarning === "unresolved") return `${name} (${reason})`;
-    if (lastWarning === "foreign") return `${name} (it is of another cluster)`;
+    if (lastWarning?.type === "unresolved") return `${name} (${lastWarning.reason})`;
+    if (lastWarning?.type === "foreign") return `${name} (it is of another cluster)`;
     if (heardMs === null) return `${name} (never heard)`;
     const excuse = heardMs < this.timeoutMs ? this.lastReplies.get(name) : undefined;
     return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;

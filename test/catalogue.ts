@@ -447,7 +447,10 @@ export const planted: readonly Planted[] = [
   {
     id: "49",
     name: "A datagram recorded before a restart is accepted after it.",
-    changes: [[" && envelope.toBoot === this.self.boot;", ";"]],
+    changes: [[
+      " || toBoot !== this.self.boot) return \"misaddressed\";",
+      ") return \"misaddressed\";",
+    ]],
     caughtBy: [{
       file: "wire",
       title: "a datagram from before the receiver's restart is worthless",
@@ -500,7 +503,7 @@ export const planted: readonly Planted[] = [
   {
     id: "55",
     name: "A datagram is heard as often as the network repeats it.",
-    changes: [["if (sequence <= (from.seen[", "if (sequence < (from.seen["]],
+    changes: [["return sequence > (from.seen[", "return sequence >= (from.seen["]],
     caughtBy: [{ file: "wire", title: "however often it arrives" }],
   },
   {

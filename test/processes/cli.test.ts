@@ -1055,8 +1055,7 @@ function server(
     name: peer,
     address: `10.0.0.${i + 1}:48000`,
     heardMs: 20,
-    lastWarning: "" as const,
-    reason: "",
+    lastWarning: null,
     roundTripMs: 1,
     isVoter: true,
     matchIndex: status.role === "Leader" ? 10 : null,
@@ -1100,6 +1099,13 @@ function server(
   };
 }
 
+const foreign = {
+  type: "foreign",
+  server: "x",
+  address: { host: "10.0.0.9", port: 48000 },
+  cluster: "raft",
+  members: "x, y, z",
+} as const;
 const absent = (name: string): Answer => ({ name, silence: `${name} (never heard)` });
 const leads = { role: "Leader", leader: "a" } as const;
 const follows = { leader: "a" };
@@ -1129,8 +1135,11 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
       b: {
         heardMs: null,
         address: "",
-        lastWarning: "unresolved",
-        reason: "getaddrinfo ENOTFOUND b",
+        lastWarning: {
+          type: "unresolved",
+          server: { name: "b", host: "b", port: 48000 },
+          reason: "getaddrinfo ENOTFOUND b",
+        },
       },
     }),
     absent("b"),
@@ -1161,7 +1170,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + `not been heard for 2 h, though it answers here. ${start}`,
   ]],
   ["the others were founded otherwise", [
-    server("a", asks, { b: { lastWarning: "foreign" }, c: { lastWarning: "foreign" } }),
+    server("a", asks, { b: { lastWarning: foreign }, c: { lastWarning: foreign } }),
   ], [
     `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c `
     + `was founded with other members, or is of another cluster. ${start}`,
@@ -1251,7 +1260,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + "them. Ask again in a moment.",
   ]],
   ["one is of a cluster of another name, and does not answer", [
-    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
+    server("a", leads, { b: { lastWarning: foreign, heardMs: null } }),
     absent("b"),
     server("c", follows),
   ], [
@@ -1259,7 +1268,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     + "--peers.",
   ]],
   ["one that answers is of another cluster", [
-    server("a", leads, { b: { lastWarning: "foreign", heardMs: null } }),
+    server("a", leads, { b: { lastWarning: foreign, heardMs: null } }),
     server("b", { id: "another" }),
     server("c", follows),
   ], [

@@ -547,7 +547,7 @@ describe("who speaks is known by a code", () => {
       { type: "unauthenticated", address: from("a") },
       { ...foreign, server: "a", address: from("a"), cluster: "other" },
     ]);
-    expect(a.endpoint.about("peer", "b").lastWarning).toBe("foreign");
+    expect(a.endpoint.about("peer", "b").lastWarning?.type).toBe("foreign");
     expect([a.heard, b.heard]).toEqual([[], []]);
     expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
@@ -1371,7 +1371,7 @@ describe("a life, a disk, a cluster", () => {
       address: { host: "10.9.9.9", port: 1 },
     }]);
     expectHeard(two, two.from([vote]));
-    expect(b.endpoint.about("peer", "a").lastWarning).toBe("");
+    expect(b.endpoint.about("peer", "a").lastWarning).toBeNull();
     b.endpoint.send("peer", {
       type: "RequestVoteReply",
       from: "b",
@@ -1451,13 +1451,12 @@ describe("a life, a disk, a cluster", () => {
       name: "b",
       address: "",
       heardMs: null,
-      lastWarning: "unresolved",
-      reason: "ENOTFOUND: b",
+      lastWarning: { type: "unresolved", server: address("b"), reason: "ENOTFOUND: b" },
     });
     const b = listen(simulation, "b");
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
-    const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: "" };
+    const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: null };
     expect(a.endpoint.about("peer", "b")).toMatchObject(known);
   });
 

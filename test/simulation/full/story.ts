@@ -107,8 +107,6 @@ export function tellEvent(event: NodeEvent, term: number): string | undefined {
         : `has the snapshot of ${event.from}, of all up to ${event.index}`;
     case "recovered":
       return `recovered${event.cutBytes > 0 ? `, and cut off ${event.cutBytes} bytes` : ""}`;
-    case "slow":
-      return `finds ${event.peer} slow: ${event.ms} ms`;
     case "unresolved":
     case "foreign":
       return `${event.type}: ${JSON.stringify(event.server)}`;
