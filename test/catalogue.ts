@@ -8,10 +8,26 @@
  *
  *   bun test/catalogue.ts --check            which pieces raft.ts no longer has exactly once
  *   bun test/catalogue.ts --hunt [NUMBER]    the seeds that each bug needs, from seed 1, as a table
+ *   bun test/catalogue.ts --thorough         the bugs that only the thorough run catches
+ *
+ * The bugs are planted by the thorough run (`CI=1 bun test`). The short run plants none, but would
+ * it catch them? It runs the same seeds and small tests as the catalogue, and so every bug except
+ * these:
  */
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+export const onlyThorough: readonly string[] = [];
+
+import {
+  cpSync,
+  globSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { SHORT_SEEDS } from "./support/thorough.ts";
 
 const root = path.join(import.meta.dir, "..");
 const COPIED = ["raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
@@ -1656,7 +1672,8 @@ const DEADLINE_MS = 300_000;
 let running = 0;
 const queue: (() => void)[] = [];
 
-async function run(directory: string, args: readonly string[]) {
+/** Runs a command, thorough by default, so that it has every test. */
+async function run(directory: string, args: readonly string[], CI = "1") {
   if (running >= AT_ONCE) await new Promise<void>((resolve) => queue.push(resolve));
   running += 1;
   try {
@@ -1665,7 +1682,7 @@ async function run(directory: string, args: readonly string[]) {
       stdout: "pipe",
       stderr: "pipe",
       timeout: DEADLINE_MS,
-      env: { ...process.env, NO_COLOR: "1" },
+      env: { ...process.env, NO_COLOR: "1", CI },
     });
     const texts = [new Response(child.stdout).text(), new Response(child.stderr).text()];
     const output = (await Promise.all(texts)).join("\n");
@@ -1682,13 +1699,21 @@ const BROKEN = /SyntaxError|ReferenceError|TypeError|Cannot find (module|package
 /** What a command has said: that all is well, or a sentence about what is not, and its seed. */
 export type Verdict = { passed: boolean; sentence: string; seed?: number };
 
+const patternFor = (title: string) => title.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+/** Returns the one test file of that name, as an argument of `bun test` that means no other file. */
+function pathOf(file: string): string {
+  const found = globSync(`test/**/${file}.test.ts`, { cwd: root });
+  if (found.length !== 1) throw new Error(`There must be one ${file}.test.ts, not: ${found}`);
+  return `./${found[0]}`;
+}
+
 export async function runTest(directory: string, { file, title }: SmallTest): Promise<Verdict> {
-  const pattern = title.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const { output, code } = await run(directory, [
     "test",
-    file,
+    pathOf(file),
     "-t",
-    pattern,
+    patternFor(title),
     "--timeout",
     "60000",
   ]);
@@ -1715,6 +1740,27 @@ export async function simulate(
   if (code === 0 && !first) return { passed: true, sentence: "no violation" };
   if (code === 1 && first && !BROKEN.test(first.sentence)) return { passed: false, ...first };
   throw new Error(`"bun ${args.join(" ")}" has not really run (exit code ${code}):\n${output}`);
+}
+
+/** Returns the bugs that the short run would not catch: it has none of their seeds and small tests. */
+export async function findOnlyThorough(): Promise<string[]> {
+  const small = planted.flatMap(({ caughtBy }) => caughtBy).filter((by) => "file" in by);
+  const files = new Set(small.map(({ file }) => pathOf(file)));
+  const pattern = small.map(({ title }) => patternFor(title)).join("|");
+  const { output } = await run(root, ["test", ...files, "-t", pattern], "");
+  let file = "";
+  const passed = output.split("\n").flatMap((line) => {
+    file = /^(test\/.*\.ts):$/.exec(line)?.[1] ?? file;
+    const title = /^\(pass\) (.*?)(?: \[[\d.]+ms\])?$/.exec(line)?.[1];
+    return title === undefined ? [] : [{ file: `./${file}`, title: title.replaceAll(" > ", " ") }];
+  });
+  const isInShortRun = (catcher: Catcher) =>
+    "mode" in catcher
+      ? catcher.seed <= SHORT_SEEDS
+      : passed.some(({ file, title }) =>
+        file === pathOf(catcher.file) && title.includes(catcher.title)
+      );
+  return planted.filter(({ caughtBy }) => !caughtBy.some(isInShortRun)).map(({ id }) => id);
 }
 
 // ------------------------------------------ By hand --------------------------------------------
@@ -1772,5 +1818,11 @@ if (import.meta.main) {
     const stale = planted.flatMap((bug) => stalePieces(bug).map((text) => `${bug.id}: ${text}`));
     console.log(stale.join("\n") || "Every piece occurs exactly once.");
     process.exitCode = stale.length === 0 ? 0 : 1;
-  } else console.log("bun test/catalogue.ts --check | --hunt [NUMBER]...");
+  } else if (order === "--thorough") {
+    const found = await findOnlyThorough();
+    const names = planted.filter(({ id }) => found.includes(id)).map(({ id, name }) =>
+      `${id}. ${name}`
+    );
+    console.log(names.join("\n") || "None: the short run has a seed or a test for every bug.");
+  } else console.log("bun test/catalogue.ts --check | --hunt [NUMBER]... | --thorough");
 }

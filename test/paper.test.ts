@@ -6,7 +6,7 @@
  * Where we know better than the paper's text, the test says so: a campaign begins with a pre-vote
  * (thesis §9.6), and who hears a leader does not vote (thesis §4.2.3).
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   type Entry,
   Log,
@@ -60,7 +60,10 @@ import {
   wait,
 } from "./support/core.ts";
 import { randomFrom } from "./support/random.ts";
+import { PATIENCE_MS } from "./support/thorough.ts";
 import { makeCommand } from "./support/wire.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
 const receiversOf = (sent: readonly Message[]) => sent.map((m) => m.to);

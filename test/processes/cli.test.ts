@@ -37,6 +37,7 @@ import {
   Program,
   temporaryDirectory,
 } from "../support/processes.ts";
+import { isThorough, slow } from "../support/thorough.ts";
 
 const CLI = path.join(import.meta.dir, "../../cli.ts");
 const SECRET = "a secret of the tests, of 16 characters or more";
@@ -611,7 +612,7 @@ describe("bad input about data", () => {
     await program.kill();
   }
 
-  test("when the majority is gone for good, --yes makes one a cluster of its own", async () => {
+  slow("when the majority is gone for good, --yes makes one a cluster of its own", async () => {
     const mine = await used();
     const [, , , port = ""] = mine.args;
     const recover = (...args: string[]) => cli(["recover", ...args]);
@@ -632,7 +633,7 @@ describe("bad input about data", () => {
     await running.kill();
   });
 
-  test("the same line with another --host continues the server only by its --name", async () => {
+  slow("the same line with another --host continues the server only by its --name", async () => {
     const directory = temporaryDirectory();
     const inside = `cd '${directory}' && exec "$0" "$@"`;
     const [port] = await freePorts(1);
@@ -708,7 +709,7 @@ describe("bad input about data", () => {
     await expectKept(mine);
   });
 
-  test("a directory that cannot be written, or is damaged, is left as it is", async () => {
+  slow("a directory that cannot be written, or is damaged, is left as it is", async () => {
     const mine = await used();
     await expectRefusal({
       what: "a directory that cannot be made",
@@ -875,7 +876,7 @@ describe("clients and scripts", () => {
     }]);
   });
 
-  test("a write that may have been done is not said to have failed", async () => {
+  slow("a write that may have been done is not said to have failed", async () => {
     const relay = dgram.createSocket("udp4");
     const [server = ""] = where[1]?.split(",") ?? [];
     const port = Number(server.split(":")[1]);
@@ -960,7 +961,7 @@ describe("output", () => {
     expect(await cli(["get"], { shell })).toMatchObject({ code: 2 });
   });
 
-  test("that nobody reads is no error: only a closed pipe is quiet", async () => {
+  slow("that nobody reads is no error: only a closed pipe is quiet", async () => {
     const closed = "{ sleep 0.5; \"$0\" \"$@\"; echo \"ended with $?\" >&2; } | true";
     const { errors } = await cli(["get", "word", ...where], { shell: closed });
     expect(errors).toBe("ended with 0");
@@ -1001,7 +1002,7 @@ describe("output", () => {
     return shown.split(/\r*\n/);
   }
 
-  test("on a terminal of 80 columns breaks between words, and tables between columns", async () => {
+  slow("on a terminal of 80 columns breaks between words, and tables between columns", async () => {
     const absent = ["--peers", `${where[1]},a-name-of-some-length=127.0.0.1:9`, ...where.slice(2)];
     const wide = await onTerminal(200, ["status", ...absent]);
     const narrow = await onTerminal(80, ["status", ...absent]);
@@ -1017,7 +1018,7 @@ describe("output", () => {
     }
   });
 
-  test("of a server fits a terminal of 80 columns, and is whole where there is room", async () => {
+  slow("of a server fits a terminal of 80 columns, and is whole where there is room", async () => {
     const story = async (cols: number) => {
       const [port] = await freePorts(1);
       return await onTerminal(cols, [
@@ -1580,7 +1581,7 @@ describe("servers", () => {
     }
   });
 
-  test("a peer's name that does not resolve is a warning, and tried again", async () => {
+  slow("a peer's name that does not resolve is a warning, and tried again", async () => {
     const [port] = await freePorts(1);
     const data = temporaryDirectory();
     const start = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data, ...QUICK];
@@ -1617,7 +1618,7 @@ describe("servers", () => {
     });
   });
 
-  test("join a running cluster, and leave it when they are removed, the leader too", async () => {
+  slow("join a running cluster, and leave it when they are removed, the leader too", async () => {
     const { servers: [first = "", ...others], programs } = await startTrio("127.0.0.1");
     const [port] = await freePorts(1);
     const all = [first, ...others, `127.0.0.1:${port}`];
@@ -1700,7 +1701,7 @@ describe("servers", () => {
     }
   });
 
-  test("status says why there is no leader", async () => {
+  slow("status says why there is no leader", async () => {
     const { servers, programs } = await startTrio("127.0.0.1");
     for (const program of programs.slice(1)) await program.kill();
     const twice = await cli(["status", "--json", "--peers", `x=${servers[0]},${servers[0]}`]);
@@ -1762,7 +1763,7 @@ describe("servers", () => {
     expect(program.output).not.toContain("wrong secret");
   });
 
-  test.if(existsSync("/proc/self/stat"))(
+  test.if(isThorough && existsSync("/proc/self/stat"))(
     "a compiled program works, and says its own name",
     async () => {
       const directory = temporaryDirectory();

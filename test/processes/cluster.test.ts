@@ -32,6 +32,7 @@ import {
   temporaryDirectory,
   text,
 } from "../support/processes.ts";
+import { slow } from "../support/thorough.ts";
 
 const byHand = (variable: string, otherwise: number) => Number(process.env[variable] ?? otherwise);
 const KILLS = byHand("RAFT_KILLS", 3);
@@ -90,7 +91,7 @@ describe("a cluster", () => {
     expect(recoveries.filter((ms) => ms > limitMs)).toEqual([]);
   });
 
-  test("all are killed at once during writes: what was acknowledged is there", async () => {
+  slow("all are killed at once during writes: what was acknowledged is there", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledgers = await Promise.all([cluster.ledger(), cluster.ledger(), cluster.ledger()]);
     const acknowledged = () => ledgers.reduce((sum, { acknowledged: a }) => sum + a.size, 0);
@@ -115,7 +116,7 @@ describe("a cluster", () => {
     expect(acknowledged()).toBeGreaterThan(owed);
   });
 
-  test("its leader is killed among commands: what is asked again is applied once", async () => {
+  slow("its leader is killed among commands: what is asked again is applied once", async () => {
     const cluster = await Cluster.start(TIMING);
     const { store } = await cluster.ledger();
     const counts = Array.from({ length: 200 }, () => 0);
@@ -146,7 +147,7 @@ describe("a cluster", () => {
     expect(twice).toEqual([]);
   });
 
-  test("one of three was never started: the other two elect and serve", async () => {
+  slow("one of three was never started: the other two elect and serve", async () => {
     // Every datagram to a port where nobody listens makes the kernel fail the next one, to whom it
     // may concern: the dead server must not silence the living ones, wherever in the list it is.
     const durations: number[] = [];
@@ -166,7 +167,7 @@ describe("a cluster", () => {
     report("two of three servers start, to the first put acknowledged", durations);
   });
 
-  test("its leader is stopped for a while: another one leads, the old one follows", async () => {
+  slow("its leader is stopped for a while: another one leads, the old one follows", async () => {
     const cluster = await Cluster.start(PATIENT);
     const ledger = await cluster.ledger();
     await Promise.all(ledger.putMany("before", 50));
@@ -210,7 +211,7 @@ describe("a cluster", () => {
     expect(await ledger.missing()).toEqual([]);
   });
 
-  test("without a majority nothing is acknowledged, and nothing is read", async () => {
+  slow("without a majority nothing is acknowledged, and nothing is read", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledger = await cluster.ledger();
     await Promise.all(ledger.putMany("before", 50));
@@ -235,7 +236,7 @@ describe("a cluster", () => {
     expect(await ledger.missing()).toEqual([]);
   });
 
-  test("a follower missed many writes: restarted, it has them all", async () => {
+  slow("a follower missed many writes: restarted, it has them all", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledger = await cluster.ledger();
     const leader = await cluster.agreement();
@@ -252,7 +253,7 @@ describe("a cluster", () => {
     expect(await ledger.missing()).toEqual([]);
   });
 
-  test("a server that missed writes is not elected, though it asks first", async () => {
+  slow("a server that missed writes is not elected, though it asks first", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledger = await cluster.ledger();
     const leader = await cluster.agreement();
@@ -270,7 +271,7 @@ describe("a cluster", () => {
     await cluster.convergence();
   });
 
-  test("all are restarted: the data stay, and terms never go back", async () => {
+  slow("all are restarted: the data stay, and terms never go back", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledger = await cluster.ledger();
     let before = 0;
@@ -613,7 +614,7 @@ describe.if(existsSync("/proc/self/stat"))("bun cli.ts --test", () => {
     expect(program.output).not.toContain("\x1b"); // Colours are for terminals.
   });
 
-  test("kill the leader, read the value back; kill the parent, nothing is left", async () => {
+  slow("kill the leader, read the value back; kill the parent, nothing is left", async () => {
     const cluster = `test-${crypto.randomUUID().slice(0, 8)}`;
     const quick = ["--election-timeout", String(QUICK.electionTimeoutMs), "--heartbeat", "50"];
     const trio = await startTrio("--cluster", cluster, ...quick);

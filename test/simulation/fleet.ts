@@ -11,6 +11,8 @@ export type Options = {
   minutes?: number | undefined;
   mode?: Mode | undefined;
   workers?: number | undefined;
+  /** Called after each run, with the number of runs so far. */
+  onProgress?: (done: number) => void;
 };
 export type Result = { outcomes: readonly Outcome[]; seconds: number };
 
@@ -18,7 +20,8 @@ export type Result = { outcomes: readonly Outcome[]; seconds: number };
  * Runs seed after seed until there are enough, time is up, or one finds something wrong. With
  * several workers a later seed may be done before the first that fails: all that were begun count.
  */
-export async function runSeeds({ from, seeds, minutes, mode, workers }: Options): Promise<Result> {
+export async function runSeeds(options: Options): Promise<Result> {
+  const { from, seeds, minutes, mode, workers, onProgress } = options;
   const startedAt = performance.now();
   const endsAt = startedAt + (minutes ?? Number.POSITIVE_INFINITY) * 60_000;
   const outcomes: Outcome[] = [];
@@ -32,6 +35,7 @@ export async function runSeeds({ from, seeds, minutes, mode, workers }: Options)
         const seed = next;
         next += 1;
         outcomes.push(await ask(worker, { seed, mode: mode ?? modeOf(seed) }));
+        onProgress?.(outcomes.length);
       }
     } finally {
       worker.terminate();

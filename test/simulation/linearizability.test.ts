@@ -1,10 +1,13 @@
 /** Tests the checker itself, in both directions: a judge who says yes to all convicts nobody. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { KeyValueStore } from "../../raft.ts";
 import { forSeeds, isReplay, type Random } from "../support/random.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { answerOf, askStore } from "../support/wire.ts";
 import { type Call } from "./full/workload.ts";
 import { checkLinearizable } from "./linearizability.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const NEVER = Number.POSITIVE_INFINITY;
 

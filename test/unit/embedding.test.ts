@@ -1,5 +1,5 @@
 /** What a program may rely on that runs a server: sizes, bytes, errors, and how everything ends. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,
   MAX_ANSWER_BYTES,
@@ -10,8 +10,11 @@ import {
   type StateMachine,
 } from "../../raft.ts";
 import { carelessCaller, carelessMachine, spoil } from "../support/careless.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { seal, SECRET } from "../support/wire.ts";
 import { Simulation } from "../support/world.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();

@@ -2,11 +2,14 @@
  * Tests the real files: the calls that a server makes of the operating system, their order, and
  * their outcomes. Each call of `node:fs` is recorded, and fails when a test wants it to.
  */
-import { afterEach, describe, expect, mock, spyOn, test } from "bun:test";
+import { afterEach, describe, expect, mock, setDefaultTimeout, spyOn, test } from "bun:test";
 import fs from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type Entry, makeEntry, Storage, systemWorld } from "../../raft.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
 const { files } = systemWorld;

@@ -2,7 +2,7 @@
  * A cluster is founded once (section 11): first the rules of the algorithm alone, then
  * servers that lose their disks while others can be reached, or can't.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { KeyValues, type Message, type Name, type Raft } from "../../raft.ts";
 import {
   appendEntries,
@@ -29,7 +29,10 @@ import {
   wait,
 } from "../support/core.ts";
 import { World } from "../support/nodes.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { open } from "../support/wire.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 /** A message as the wire delivers it: with the disk and the founding of its sender. */
 const shown = <M extends Message>(message: M, founding = 0, disk = 9): M => ({

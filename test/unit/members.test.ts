@@ -2,7 +2,7 @@
  * Servers that come and go (thesis §4): one test for each rule, first of the algorithm alone, then
  * of servers as they are, on a network and on disks that a test holds in its hands.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,
   clientKey,
@@ -52,7 +52,10 @@ import {
   wait,
 } from "../support/core.ts";
 import { namesOf, World } from "../support/nodes.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { fromClient, open, SECRET } from "../support/wire.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const FOUR = [...THREE, "d"];
 const namesIn = (raft: Raft) => namesOf(raft.members);

@@ -1,5 +1,5 @@
 /** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,
   clientKey,
@@ -24,6 +24,7 @@ import { whatIsLeft } from "../simulation/full/quiet.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Keep } from "../support/disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import {
   answerOf,
   askStore,
@@ -35,6 +36,8 @@ import {
   TYPES,
 } from "../support/wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "../support/world.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();

@@ -3,10 +3,13 @@
  * later command as the original does. Both get the same histories here, drawn by chance, and are
  * compared answer by answer.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Entry, makeEntry, Sessions } from "../../raft.ts";
 import { forSeeds, isReplay, type Random } from "../support/random.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { makeCommand } from "../support/wire.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 /** How many sessions are kept. */
 const MAX_SESSIONS = 10_000;

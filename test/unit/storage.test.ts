@@ -1,6 +1,6 @@
 /** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
 import { decodeMulti, encode } from "@msgpack/msgpack";
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -19,6 +19,9 @@ import {
 import { configuration } from "../support/core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "../support/disk.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
 const LOG = "data/log";

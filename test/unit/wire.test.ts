@@ -1,6 +1,6 @@
 /** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
 import { encode } from "@msgpack/msgpack";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   clientKey,
   type ClientMessage,
@@ -21,6 +21,7 @@ import {
 } from "../../raft.ts";
 import { configuration } from "../support/core.ts";
 import { forSeeds, isReplay, randomFrom } from "../support/random.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import {
   answerOf,
   askStore,
@@ -36,6 +37,8 @@ import {
   TYPES,
 } from "../support/wire.ts";
 import { type Packet, Simulation } from "../support/world.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const MEMBERS = ["a", "b", "c"];
 const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>

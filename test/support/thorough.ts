@@ -1,0 +1,18 @@
+/**
+ * Decides how much `bun test` runs. Without `CI` it takes two minutes: the paper, all units, the
+ * scenarios, 100 simulated clusters, and one test of each kind with real processes. With `CI=1` it
+ * is thorough: 1,000 clusters, longer searches, every bug of the catalogue, every process test.
+ */
+import { test } from "bun:test";
+
+export const isThorough = !["", "0", "false"].includes(process.env["CI"] ?? "");
+
+/** Declares a slow test, which only the thorough run has. */
+export const slow = test.if(isThorough);
+
+/** Seeds for each of the simulator's modes in the short run. */
+export const SHORT_SEEDS = 50;
+export const SEEDS = isThorough ? 10 * SHORT_SEEDS : SHORT_SEEDS;
+
+/** Timeout of a test in simulated time: generous, as a busy machine may be many times slower. */
+export const PATIENCE_MS = 60_000;
