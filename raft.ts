@@ -2836,8 +2836,10 @@ export type EndpointEvent =
   /** Two servers use one name. */
   | { type: "twice"; server: Name; address: Address; other: Address };
 
-/** Handles what an endpoint receives. The optional handlers are a node's. */
+/** Handles what happens to an endpoint. The optional handlers are a node's. */
 type Receiver = {
+  /** Ends a turn of the event loop in which `schedule` was called: calls the endpoint's `flush`. */
+  onTurnEnd(): void;
   onMessage(message: Message | ClientMessage, sender: Peer): void;
   onGreeting(kind: Kind, greeting: Greeting): void;
   /** Returns the founding of this server's log. */
@@ -2855,6 +2857,7 @@ export class Endpoint {
   private readonly known = new Map<string, Peer>();
   /** Peers with messages to send at the next `flush`. */
   private readonly queued = new Set<Peer>();
+  private isScheduled = false;
   /** The highest sequence number sent to any peer that is no longer known. */
   private forgottenSent = 0;
   /** When each warning of the last minute was emitted, by type and subject. */
@@ -2931,7 +2934,6 @@ export class Endpoint {
   /** An answer has the `calls` that it is for: after a restart the same ids are of other ones. */
   send(kind: Kind, message: Message | ClientMessage, calls?: Set<number>): void {
     const to = this.peer(kind, message.to);
-    if (message.to === this.self.name) return this.receiver.onMessage(message, to);
     if (calls && calls !== to.calls) return;
     const body = encodeMessage(kind, message);
     if (to.bytes > 0 && to.bytes + body.length > this.roomFor(to)) this.transmit(to);
@@ -2945,8 +2947,18 @@ export class Endpoint {
     return this.socket.datagramBytes(address?.host ?? this.socket.address) - ENVELOPE_BYTES;
   }
 
+  /** Ends this turn of the event loop with `onTurnEnd`, after everything that arrives in it. */
+  schedule(): void {
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    this.world.clock.defer(() => {
+      this.isScheduled = false;
+      this.receiver.onTurnEnd();
+    });
+  }
+
   flush(): void {
-    for (const correspondent of this.queued) this.transmit(correspondent);
+    for (const to of this.queued) this.transmit(to);
     this.queued.clear();
   }
 
@@ -2970,8 +2982,9 @@ export class Endpoint {
     if (isLost && !greeting) this.greet(from, envelope, address);
     if (verdict === "foreign" && greeting) this.warnOfForeigner(from, address, greeting);
     if (verdict === "outdated") this.warnOfDuplicate(from, envelope, address);
-    if (verdict !== "accept") return this.drop(verdict);
-    this.recordDatagram(from, envelope, address);
+    if (verdict === "newBoot") this.beginBoot(from, envelope);
+    else if (verdict !== "accept") return this.drop(verdict);
+    this.recordDatagram(from, envelope.sequence, address);
     if (greeting) return this.onGreeting(from, envelope.cluster, greeting);
     if (kind === "peer" && received.length > 0) this.joinCluster();
     for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
@@ -2988,13 +3001,12 @@ export class Endpoint {
     if (cluster !== this.cluster && !isGreeting) return "misaddressed";
     // A peer never returns to an earlier boot, or to a disk that it has lost.
     if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) return "outdated";
-    if (disk !== from.disk || boot > from.boot) return "accept";
+    if (disk !== from.disk || boot > from.boot) return "newBoot";
     // The number in a slot only grows, so each sequence number is accepted once.
     return sequence > (from.seen[sequence % SEEN] ?? 0) ? "accept" : "repeated";
   }
 
-  private recordDatagram(from: Peer, { disk, boot, sequence }: Envelope, address: Address): void {
-    if (disk !== from.disk || boot > from.boot) this.beginBoot(from, disk, boot);
+  private recordDatagram(from: Peer, sequence: number, address: Address): void {
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) {
       [from.newest, from.address] = [sequence, address];
@@ -3003,13 +3015,14 @@ export class Endpoint {
     [from.heardAt, from.lastWarning] = [this.now, undefined];
   }
 
-  private beginBoot(of: Peer, disk: number, boot: number): void {
+  private beginBoot(of: Peer, { disk, boot }: Envelope): void {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bootedAt = this.now;
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN), calls: new Set() });
     if (of.kind !== "peer") return;
     this.queued.add(of); // An empty datagram, if nothing else, tells it our boot in turn.
+    this.schedule();
     this.receiver.onRestarted?.(of.name);
   }
 
@@ -3258,12 +3271,15 @@ export class Node {
   private readonly awaited: { index: number; questions: ReadRequest[] }[] = [];
   private readonly roundTrips = new Map<Name, number>();
   private members: Configuration;
+  /** The ids of this server's own requests to itself that wait for a reply. */
+  private readonly ownCalls = new Set<number>();
   /** The last request that began an attempt to hand over. */
   private lastTransfer: ClientRequest | undefined;
-  private isHandingOver = false;
-  private isStopping = false;
-  private isLeaving = false;
-  private isScheduled = false;
+  /**
+   * leaving: removed from the cluster, it still redirects clients for an election timeout.
+   * transferring: told to stop, it first hands its leadership over.
+   */
+  private phase: "running" | "leaving" | "transferring" | "stopped" = "running";
   private wakesAt = Number.POSITIVE_INFINITY;
   private cancelTimer = () => {};
 
@@ -3297,7 +3313,7 @@ export class Node {
     let storage: Storage | undefined;
     const socket = await world.datagrams.bind(
       at,
-      (bytes, from) => node?.endpoint.receive(bytes, from),
+      (bytes, from) => node?.guard(() => node?.endpoint.receive(bytes, from)),
     );
     try {
       const { address } = socket;
@@ -3366,17 +3382,15 @@ export class Node {
     // Nobody waits for this server yet, so all slices are done at once.
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
-      onMessage: (m, sender) => this.guard(() => this.onMessage(m, sender)),
+      onTurnEnd: () => this.guard(() => this.flush()),
+      onMessage: (message, { calls }) => this.onMessage(message, calls),
       onGreeting: (kind, { from, disk = 0, founding = 0 }) => {
         if (kind === "peer") this.core.onHeard(from, disk, founding);
         else this.client.askAgain();
       },
       founding: () => this.core.founding,
-      onRestarted: (peer) => {
-        this.schedule();
-        this.core.onRestarted(peer, world.clock.now());
-      },
-      onJoined: (id) => this.guard(() => storage.join(id)),
+      onRestarted: (peer) => this.core.onRestarted(peer, world.clock.now()),
+      onJoined: (id) => storage.join(id),
       emit: (event) => this.guard(() => this.tell(event)),
     });
     this.members = this.core.members;
@@ -3386,12 +3400,12 @@ export class Node {
       this.endpoint,
       [...names],
       timeoutMs,
-      () => this.schedule(),
+      (kind, request) => this.sendRequest(kind, request),
     );
     this.tell({ type: "recovered", cutBytes, members: this.members });
     for (const peer of servers.slice(1)) void this.endpoint.resolvePeer(peer);
     this.endpoint.learnAddresses(this.members.flatMap(serverOf));
-    this.schedule();
+    this.endpoint.schedule();
   }
 
   /**
@@ -3470,7 +3484,7 @@ export class Node {
    * the whole log. Returns whether the transfer begins; the event `leader` tells its outcome.
    */
   transfer(target?: Name): boolean {
-    this.schedule();
+    this.endpoint.schedule();
     return this.core.transfer(target) === undefined;
   }
 
@@ -3479,11 +3493,11 @@ export class Node {
    * election timeout at most; called again, it stops at once. With a reason, `stopped` rejects.
    */
   stop(reason?: unknown): Promise<void> {
-    if (this.isStopping) return this.stopped;
-    const waits = reason === undefined && !this.isHandingOver && this.transfer();
-    this.isHandingOver = true;
-    if (waits) return this.stopped;
-    this.isStopping = true;
+    const { phase } = this;
+    if (phase === "stopped") return this.stopped;
+    const transfers = reason === undefined && phase !== "transferring" && this.transfer();
+    this.phase = transfers ? "transferring" : "stopped";
+    if (transfers) return this.stopped;
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
     this.cancelTimer();
@@ -3498,7 +3512,7 @@ export class Node {
   /** Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise. */
   private guard(action: () => void): void {
     try {
-      if (!this.isStopping) action();
+      if (this.phase !== "stopped") action();
     } catch (error) {
       void this.stop(error);
     }
@@ -3509,19 +3523,13 @@ export class Node {
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
-  private schedule(): void {
-    if (!this.isScheduled) this.world.clock.defer(() => this.guard(() => this.flush()));
-    this.isScheduled = true;
-  }
-
   /**
    * Turns decisions into facts, and is the only place that does. The order makes them safe: what
    * promises something leaves only after the disk has what it promises.
    */
   private flush(): void {
     const { core, endpoint, storage } = this;
-    this.client.sendCommands(); // Which would schedule another flush, and needs none.
-    this.isScheduled = false;
+    this.client.sendCommands();
     this.proposeBatch();
     core.prepare();
     const outbox = core.outbox.splice(0);
@@ -3557,14 +3565,14 @@ export class Node {
     for (const event of core.events.splice(0)) this.tell(event);
     for (const peer of core.portProbes.splice(0)) {
       endpoint.probePort(peer, () => {
-        this.schedule();
+        endpoint.schedule();
         core.onPortClosed(peer, this.world.clock.now());
       });
     }
     this.meetMembers();
-    if (this.isHandingOver && !core.transferTarget) return void this.stop();
+    if (this.phase === "transferring" && !core.transferTarget) return void this.stop();
     // By saving it became a leader, whose term begins now; or there is more to be applied.
-    if (core.unsaved || core.hasApplicable) this.schedule();
+    if (core.unsaved || core.hasApplicable) endpoint.schedule();
     this.setTimer();
   }
 
@@ -3578,8 +3586,8 @@ export class Node {
       this.endpoint.learnAddresses(members.flatMap(serverOf));
       if (shown(members) !== shown(before)) this.tell({ type: "members", members });
     }
-    if (!isRemoved || this.isLeaving || role.name === "Leader") return;
-    this.isLeaving = true;
+    if (!isRemoved || this.phase !== "running" || role.name === "Leader") return;
+    this.phase = "leaving";
     this.tell({ type: "removed" });
     // It may be all that a client knows. By then that has asked again, and been told the others.
     this.world.clock.setTimer(settings.electionTimeoutMs, () => void this.stop());
@@ -3610,8 +3618,8 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onMessage(message: Message | ClientMessage, { calls }: Peer): void {
-    this.schedule();
+  private onMessage(message: Message | ClientMessage, calls: Set<number>): void {
+    this.endpoint.schedule();
     if (!("term" in message)) return this.onClientMessage({ ...message, calls });
     const now = this.world.clock.now();
     const { type, from: peer } = message;
@@ -3649,7 +3657,7 @@ export class Node {
       () => questions.forEach((question) => this.redirect(question)),
     ).finally(() => {
       this.isAsking = false;
-      this.schedule();
+      this.endpoint.schedule();
     });
   }
 
@@ -3822,7 +3830,7 @@ export class Node {
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;
     core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4);
-    this.schedule();
+    this.endpoint.schedule();
     const entries = log.slice(log.baseIndex + 1, log.savedIndex);
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
@@ -3874,8 +3882,18 @@ export class Node {
   }
 
   private reply({ type, from: to, id, calls }: ClientRequest, content: Content): void {
+    const { endpoint, endpoint: { self: { name: from } } } = this;
     calls.delete(id);
-    this.endpoint.send(kindOf(type), { ...content, from: this.endpoint.self.name, to, id }, calls);
+    const message = { ...content, from, to, id };
+    if (to === from) this.client.onAnswer(message);
+    else endpoint.send(kindOf(type), message, calls);
+  }
+
+  /** Sends a request of this server's own client. One to this server itself needs no datagram. */
+  private sendRequest(kind: Kind, request: ClientMessage): void {
+    const { endpoint, ownCalls: calls } = this;
+    if (request.to !== endpoint.self.name) endpoint.send(kind, request);
+    else this.guard(() => this.onClientMessage({ ...request, calls }));
   }
 }
 
@@ -3956,19 +3974,14 @@ export class Client {
   private closed: keyof typeof CLOSED | undefined;
   /** What servers said instead of an answer, for people. */
   private readonly lastReplies = new Map<Name, string>();
-  /** Who has not answered in time, and so is given less of it until it does. */
-  private readonly silent = new Set<Name>();
 
-  /**
-   * A node makes its own; programs `connect`. `schedule` has the commands sent and the endpoint
-   * flushed, soon.
-   */
+  /** Programs use `connect`. At the end of each turn, the owner calls `sendCommands`. */
   constructor(
     private readonly clock: Clock,
     private readonly endpoint: Endpoint,
     private readonly servers: Name[],
     private readonly timeoutMs: number,
-    private schedule: () => void,
+    private readonly send: (kind: Kind, request: ClientMessage) => void,
   ) {
     this.target = servers[0] ?? "";
   }
@@ -3993,22 +4006,17 @@ export class Client {
       (bytes, from) => endpoint.receive(bytes, from),
     );
     const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
+      onTurnEnd() {
+        client.sendCommands();
+        endpoint.flush();
+      },
       onMessage: (m) => client.onAnswer(m as ClientMessage),
       onGreeting: () => client.askAgain(),
       founding: () => 0,
     });
-    let isScheduled = false;
-    const flush = () => {
-      client.sendCommands();
-      isScheduled = false;
-      endpoint.flush();
-    };
-    const schedule = () => {
-      if (!isScheduled) world.clock.defer(flush);
-      isScheduled = true;
-    };
     const names = servers.map((server) => server.name);
-    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, schedule);
+    const send = endpoint.send.bind(endpoint);
+    const client: Client = new Client(world.clock, endpoint, names, timeoutMs, send);
     await Promise.race(servers.map((server) => endpoint.resolvePeer(server)));
     return client;
   }
@@ -4017,8 +4025,9 @@ export class Client {
   propose(command: Uint8Array): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       checkSize(command);
+      if (this.closed) throw this.failure("Commands", 0, CLOSED[this.closed]);
       this.commands.push({ packed: packCommand(command), resolve, reject });
-      this.schedule();
+      this.endpoint.schedule();
     });
   }
 
@@ -4050,7 +4059,7 @@ export class Client {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }
     this.isOpening = false;
-    this.schedule();
+    this.endpoint.schedule();
   }
 
   /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
@@ -4085,27 +4094,27 @@ export class Client {
   /** Gives up what is not answered, which is rejected with the code "closed". */
   close(code: keyof typeof CLOSED = "closed"): void {
     this.closed = code;
-    this.schedule = () => this.sendCommands(); // Nothing happens later any more.
     this.cancelTimer?.();
-    this.sendCommands();
-    for (const each of this.pending.values()) this.giveUp(each, CLOSED[code]);
+    for (const request of this.pending.values()) this.giveUp(request, CLOSED[code]);
+    const error = this.failure("Commands", 0, CLOSED[code]);
+    for (const { reject } of this.commands.splice(0)) reject(error);
     this.endpoint.socket.close();
   }
 
   /** Lets `await using` close the client at the end of a block. */
   readonly [Symbol.asyncDispose] = async () => this.close();
 
-  /** Everything that is not answered is asked again, at once, or of another server. */
+  /** Sends each pending request again, to the new leader if there is one. */
   askAgain(leader = this.target): void {
     this.target = leader;
-    for (const operation of this.pending.values()) this.ask(operation);
+    for (const request of this.pending.values()) this.ask(request);
+    this.endpoint.schedule();
   }
 
   onAnswer(answer: ClientMessage): void {
     const operation = this.pending.get(answer.id);
     if (!operation) return;
     this.lastReplies.delete(answer.from);
-    this.silent.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.joinCluster();
     if (answer.type === "Answer") {
@@ -4133,7 +4142,7 @@ export class Client {
     // A command that was sent once and is refused was not applied, so a new session may apply it.
     if (operation.times > 1 || !packed || isRepeated) return reject(this.refusal(operation, why));
     this.commands.push({ packed, resolve, reject, isRepeated: true });
-    this.schedule();
+    this.endpoint.schedule();
   }
 
   private fail(operation: PendingRequest, error: RaftError): void {
@@ -4146,7 +4155,9 @@ export class Client {
     const { content: { type }, times } = operation;
     const why = `The server refuses: ${reason}`;
     const isRepeated = type === "Commands" && times > 1;
-    return isRepeated ? this.failure(operation, why) : new RaftError("refused", `${why}.`);
+    return isRepeated
+      ? this.failure(type, times, why)
+      : new RaftError("refused", `${why}.`);
   }
 
   /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
@@ -4166,7 +4177,10 @@ export class Client {
 
   /** Asks until there is an answer, or no time left. */
   perform(content: Content, only?: Name): Promise<Buffer> {
-    return new Promise((resolve, reject) => this.start(content, [{ resolve, reject }], only));
+    return new Promise((resolve, reject) => {
+      this.start(content, [{ resolve, reject }], only);
+      this.endpoint.schedule();
+    });
   }
 
   private start(content: Content, waiting: Waiting[], only?: Name): void {
@@ -4198,9 +4212,8 @@ export class Client {
     const { id, content, only: to = this.target } = operation;
     operation.asked = to;
     operation.times += 1;
-    operation.askAt = this.clock.now() + RETRY_MS / (this.silent.has(to) ? 2 : 1);
-    this.endpoint.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
-    this.schedule();
+    operation.askAt = this.clock.now() + (operation.times === 1 ? RETRY_MS : RETRY_MS / 2);
+    this.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
   }
 
   /** One timer for all operations. Who was asked in vain is not asked next. */
@@ -4212,20 +4225,22 @@ export class Client {
         const next = this.servers.indexOf(this.target) + 1;
         const { asked } = operation;
         if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
-        if (asked !== undefined) this.silent.add(asked);
         this.ask(operation);
       }
     }
+    this.endpoint.schedule();
     const isIdle = this.pending.size === 0;
     this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
   private giveUp(operation: PendingRequest, why: string): void {
     this.session = undefined; // So the next command is not even sent while there is no leader.
-    this.fail(operation, this.failure(operation, why));
+    const { content: { type }, times, only } = operation;
+    this.fail(operation, this.failure(type, times, why, only));
   }
 
-  private failure({ content: { type }, only, times }: PendingRequest, why: string): RaftError {
+  /** Returns the error of a request that was sent so many `times`. */
+  private failure(type: Content["type"], times: number, why: string, only?: Name): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
     const asked = [...names].join(", ");
     const isWrite = type === "Commands" || type === "ChangeMembers";

@@ -577,7 +577,7 @@ export const planted: readonly Planted[] = [
     id: "63",
     name: "A client never turns to another server than the one that does not answer.",
     changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
-    caughtBy: [{ mode: "full", seed: 6 }],
+    caughtBy: [{ mode: "full", seed: 7 }],
   },
   {
     id: "64",
@@ -1052,7 +1052,7 @@ export const planted: readonly Planted[] = [
   {
     id: "113",
     name: "A client that has heard one outcome waits for no other.",
-    changes: [["if (operation.missing === 0) this.pending", "this.operations"]],
+    changes: [["if (operation.missing === 0) this.pending", "this.pending"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -1065,8 +1065,8 @@ export const planted: readonly Planted[] = [
     id: "115",
     name: "Commands wait for a session that was opened as their client was closed.",
     changes: [[
-      "    this.schedule = () => this.sendCommands(); // Nothing happens later any more.\n",
-      "",
+      "for (const { reject } of this.commands.splice(0)) reject(error); this.endpoint.socket",
+      "this.endpoint.socket",
     ]],
     caughtBy: [{ file: "node", title: "leaves nobody waiting" }],
   },

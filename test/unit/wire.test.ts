@@ -94,16 +94,14 @@ function listen(
   const socket = simulation.settle(world.datagrams.bind(address(name), receive));
   const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
+    onTurnEnd: () => endpoint.flush(),
     onMessage: (message, sender) => {
       heard.push(message as Message);
       calls.push(sender?.calls);
     },
     onGreeting: () => {},
     founding: () => 0,
-    onRestarted: (peer) => {
-      restarted.push(peer);
-      world.clock.defer(() => endpoint.flush());
-    },
+    onRestarted: (peer) => void restarted.push(peer),
     onJoined: (id) => storage.join(id),
     emit: (event) => void events.push(event),
   });
