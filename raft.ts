@@ -339,55 +339,46 @@ export type Settings = {
   windowBytes: number;
 };
 
-/** Who was not heard for so many heartbeats is late. A single one may only have taken longer. */
+/** A leader counts as late after this many heartbeat intervals; one heartbeat may be delayed. */
 const LATE_AFTER_HEARTBEATS = 1.25;
-/**
- * Who was heard lately and does not answer is asked again so many times in a heartbeat: what it was
- * sent, or its answer, may be lost.
- */
+/** Retransmissions per heartbeat interval to a recently active follower. */
 const RETRANSMISSIONS = 8;
-/** A port that was found closed is tried again so much later: one refusal may be an old one. */
+/** When a closed port is probed again: a single refusal may be an old one. */
 const PROBE_RETRY_MS = 5;
 
 /** What a leader knows of one follower. */
 export class Progress {
-  /** The highest entry that the follower is known to have, durably. */
+  /** The highest entry known to be replicated on the follower, durably (Figure 2). */
   matchIndex = 0;
-  /** The last round before that was known. */
+  /** The latest round when `matchIndex` last rose. */
   matchedRound = 0;
-  /** Where sending began when it last began anew: from here to `nextIndex` all is under way. */
-  sentFrom: number;
-  sentRound = 0;
-  /** The latest round that it answered, so agreeing that we lead. */
-  confirmedRound = 0;
   /**
-   * The round that an answer is waited for. What is sent meanwhile does not change it, or who
-   * answers late would be asked again for ever.
+   * probing: the logs may still differ before `nextIndex`, so one batch at a time is sent.
+   * replicating: they agree, so batches are pipelined up to `windowBytes`.
+   * snapshot: the follower needs entries that the log no longer has.
    */
-  awaitedRound = 0;
-  /** Refusals of rounds up to this one have been dealt with. */
-  refusedRound = 0;
-  /** How often sending has begun again since the follower last received, or told, something new. */
-  failures = 0;
-  /** Until then a refusal that tells nothing new is not answered. */
-  retryAt = 0;
-  /** The last such case. It is over once `matchIndex` has reached its index. */
+  mode: "probing" | "replicating" | "snapshot" = "probing";
+  /** When the last heartbeat or entry was sent. The first one is due at once. */
+  sentAt = Number.NEGATIVE_INFINITY;
+  /** The last round that was sent. */
+  sentRound = 0;
+  /** The last round that was answered. The follower still followed us when it received that. */
+  confirmedRound = 0;
+  /** Batches or chunks sent one at a time since the follower last made progress. */
+  attempts = 0;
+  /** The entry or snapshot that does not arrive. It is over once `matchIndex` reaches its index. */
   stuck: Stuck | undefined;
-  /** Of the snapshot at `index`, how much was sent, and how much of that has arrived. */
+  /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
 
-  /**
-   * `nextIndex`, the next entry to send, is optimism: it runs ahead of what is acknowledged. Up to
-   * `sinceRound` there may have been another server of that name.
-   */
   constructor(
+    /** The next entry to send (Figure 2). While replicating it runs ahead of acknowledgements. */
     public nextIndex: number,
+    /** When the follower was last heard, or the time of the election. */
     public heardAt: number,
+    /** Replies to rounds up to this one are ignored: the last probe was sent after them. */
     public sinceRound = 0,
-    public sentAt = heardAt,
-  ) {
-    this.sentFrom = nextIndex;
-  }
+  ) {}
 }
 
 type Follower = { name: "Follower"; leader: Name | undefined };
@@ -542,7 +533,7 @@ export class Raft {
     const { role, electionDueAt, probeAt, askAt, leader } = this;
     if (this.isAsking) return Math.min(electionDueAt, askAt);
     if (role.name !== "Leader") return leader ? Math.min(electionDueAt, probeAt) : electionDueAt;
-    return Math.min(...role.followers.values().map((follower) => this.dueAt(follower)));
+    return Math.min(...role.followers.values().map((follower) => this.dueAt(role, follower)));
   }
 
   receive(message: Message, now: number): void {
@@ -834,48 +825,40 @@ export class Raft {
   // counted them (§5.4.2). Heartbeat, new entries, catch-up and retry are one act, `replicate`.
 
   /**
-   * Sends what one follower lacks, as far as the window allows, or a heartbeat if one is due or a
-   * read waits for it. A heartbeat is a question too: it names the last entry sent, so a follower
-   * that lost something refuses it, and sending begins anew. There is no other retry.
+   * Sends one follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
+   * for it. A heartbeat names the last entry that was sent, so a follower that lacks it refuses.
    */
-  private replicate(role: Leader, from: Name, follower: Progress): void {
-    const { currentTerm: term, commitIndex: leaderCommit, log, settings } = this;
+  private replicate(role: Leader, to: Name, follower: Progress): void {
+    const { log, settings } = this;
     const read = role.reads.at(-1);
     const isAwaited = read !== undefined && follower.sentRound <= read.round;
-    let owed = isAwaited || this.now >= this.dueAt(follower);
-    if (follower.nextIndex <= log.baseIndex) return this.sendSnapshot(role, from, follower, owed);
-    // While nothing says that the logs agree where sending began, one batch is question enough.
-    // After a second failure one entry is: if that is always lost, all others are futile.
-    const { failures, matchIndex, sentFrom } = follower;
-    const window = failures > 1 || matchIndex < sentFrom - 1 ? 1 : settings.windowBytes;
-    const first = Math.max(matchIndex + 1, sentFrom);
+    const isDue = this.now >= this.dueAt(role, follower);
+    if (isDue) follower.sentAt = this.now;
+    if (follower.nextIndex <= log.baseIndex) follower.mode = "snapshot";
+    if (isDue && follower.mode !== "replicating") return this.retransmit(role, to, follower);
+    if (follower.mode === "snapshot") return this.sendSnapshot(role, to, follower, isAwaited);
     const isOpen = () =>
-      follower.nextIndex <= log.lastIndex && log.bytes(first, follower.nextIndex - 1) < window;
-    for (; owed || isOpen(); owed = false) {
-      const entries = isOpen()
-        ? log.batch(follower.nextIndex, failures > 1 ? 1 : settings.batchBytes)
-        : [];
-      const prevLogIndex = follower.nextIndex - 1;
-      const prevLogTerm = log.at(prevLogIndex).term;
-      const round = this.nextRound(role, follower);
-      this.send("AppendEntries", { from, id: 0 }, {
-        term,
-        round,
-        prevLogIndex,
-        prevLogTerm,
-        leaderCommit,
-        entries,
-      });
+      follower.mode === "replicating" && follower.nextIndex <= log.lastIndex
+      && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < settings.windowBytes;
+    for (let owed = isDue || isAwaited; owed || isOpen(); owed = false) {
+      const entries = isOpen() ? log.batch(follower.nextIndex, settings.batchBytes) : [];
+      this.appendEntries(role, to, follower, entries);
       follower.nextIndex += entries.length;
     }
   }
 
+  private appendEntries(role: Leader, from: Name, follower: Progress, entries: Entry[]): void {
+    const { currentTerm: term, commitIndex: leaderCommit } = this;
+    const prevLogIndex = follower.nextIndex - 1;
+    const prevLogTerm = this.log.at(prevLogIndex).term;
+    const round = this.nextRound(role, follower);
+    const fields = { term, round, prevLogIndex, prevLogTerm, leaderCommit, entries };
+    this.send("AppendEntries", { from, id: 0 }, fields);
+  }
+
   private nextRound(role: Leader, follower: Progress): number {
-    role.round += 1;
-    follower.sentRound = role.round;
-    if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound = role.round;
-    follower.sentAt = this.now;
-    return role.round;
+    if (follower.attempts === 0) follower.sentAt = this.now;
+    return follower.sentRound = role.round += 1;
   }
 
   /** AppendEntries, receiver implementation (Figure 2). */
@@ -942,30 +925,37 @@ export class Raft {
     if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return;
     const follower = this.recordReply(role, m);
     if (!follower) return;
-    if (m.success) {
-      // Replies overtake each other, and what a follower has it keeps: never go back.
-      if (m.matchIndex > follower.matchIndex) {
-        [follower.matchIndex, follower.matchedRound] = [m.matchIndex, role.round];
-        follower.failures = follower.retryAt = 0;
-      }
-      follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-      this.advanceCommitIndex(role);
-      this.maybePromote(role, m, follower);
-      const isHeir = this.transferTarget && role.transferTargets?.includes(m.from);
-      if (isHeir && follower.matchIndex === log.lastIndex) {
-        role.transferTargets = [m.from];
-        this.send("TimeoutNow", m, { term: this.currentTerm });
-      }
-    } else if (m.round > follower.matchedRound && m.hintIndex < follower.matchIndex) {
-      // It had more: the disk is another one, or worth no more than another one.
-      const member = this.member(m.from);
-      if (member) this.readmit(role, member);
-    } else {
-      const next = Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
-      if (next < follower.sentFrom) follower.failures = follower.retryAt = 0;
-      if (!this.sendsAgain(role, m, follower, next, log.bytes(next, next))) return;
-      follower.nextIndex = follower.sentFrom = next;
+    if (!m.success) return this.onRefusal(role, m, follower);
+    // Replies overtake each other, and a follower keeps what it has, so `matchIndex` only rises.
+    if (m.matchIndex > follower.matchIndex) {
+      follower.matchIndex = m.matchIndex;
+      follower.matchedRound = role.round;
+      follower.attempts = 0;
     }
+    follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
+    if (follower.attempts === 0) follower.mode = "replicating";
+    this.advanceCommitIndex(role);
+    this.maybePromote(role, m, follower);
+    this.maybeTransfer(role, m, follower);
+  }
+
+  /** If AppendEntries fails because of log inconsistency: decrement nextIndex and retry (§5.3). */
+  private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress): void {
+    const { mode, nextIndex, matchIndex, matchedRound } = follower;
+    const member = this.member(m.from);
+    // The follower lost entries that it had acknowledged: its disk counts as replaced (section 11).
+    if (m.round > matchedRound && m.hintIndex < matchIndex) {
+      if (member) this.readmit(role, member);
+      return;
+    }
+    const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
+    if (mode === "probing" && next >= nextIndex) return;
+    follower.mode = "probing";
+    follower.nextIndex = next;
+    follower.attempts = 0;
+    follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.
+    // All requests in flight after a lost one are refused, too. Only the first refusal is news.
+    follower.sinceRound = role.round;
   }
 
   private recordReply(role: Leader, m: Reply) {
@@ -1088,11 +1078,18 @@ export class Raft {
     }
     for (const [, follower] of active) {
       follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
-      follower.sinceRound = role.round; // Its answer shows that the follower is still alive.
+      follower.sinceRound = role.round; // Only an answer to it shows that the follower is alive.
     }
     role.transferTargets = active.map(([name]) => name);
     role.transferDeadline = now + electionTimeoutMs;
     return undefined;
+  }
+
+  private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress): void {
+    const isTarget = this.transferTarget && role.transferTargets?.includes(m.from);
+    if (!isTarget || matchIndex < this.log.lastIndex) return;
+    role.transferTargets = [m.from];
+    this.send("TimeoutNow", m, { term: this.currentTerm });
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
@@ -1120,7 +1117,7 @@ export class Raft {
     if (incoming?.leaderTerm === currentTerm && incoming.index > commitIndex) return false;
     const since = now - 10 * settings.electionTimeoutMs;
     const isSending = role.name === "Leader"
-      && role.followers.values().some((f) => f.nextIndex <= log.baseIndex && f.heardAt > since);
+      && role.followers.values().some((f) => f.mode === "snapshot" && f.heardAt > since);
     const limit = Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
@@ -1150,23 +1147,22 @@ export class Raft {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
   }
 
+  /** Sends chunks up to the window, or one at a time after a failure; at least one if `isOwed`. */
   private sendSnapshot(role: Leader, from: Name, follower: Progress, isOwed: boolean): void {
-    const { currentTerm: term, settings, snapshot } = this;
+    const { settings, snapshot } = this;
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
     }
     const progress = follower.snapshot;
-    const window = follower.failures > 1 ? settings.batchBytes : settings.windowBytes;
+    const window = follower.attempts > 0 ? settings.batchBytes : settings.windowBytes;
     const end = Math.min(size, progress.acknowledged + window);
     for (let owed = isOwed; owed || progress.sent < end; owed = false) {
-      // Only a place for the bytes: `flush` fills it when it sends.
-      // Nothing, if the window has shrunk meanwhile: a refused entry counts as a failure here, too.
+      // Only a place for the bytes: the node fills it when it sends. It is empty if all are sent.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
-      const round = this.nextRound(role, follower);
       this.send("InstallSnapshot", { from, id: 0 }, {
-        term,
-        round,
+        term: this.currentTerm,
+        round: this.nextRound(role, follower),
         lastIncludedIndex,
         lastIncludedTerm,
         size,
@@ -1221,14 +1217,14 @@ export class Raft {
     const follower = this.recordReply(role, m);
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
-    if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;
-    if (m.success) {
-      progress.acknowledged = Math.max(progress.acknowledged, m.offset);
-      progress.sent = Math.max(progress.sent, m.offset);
-    } else if (this.sendsAgain(role, m, follower, progress.index, this.settings.batchBytes)) {
-      // It may even have less than it had: it does not remember what it had no time to finish.
-      progress.acknowledged = progress.sent = m.offset;
-    }
+    const { acknowledged } = progress;
+    const isNews = m.success ? m.offset > acknowledged : m.offset < acknowledged;
+    if (!isNews && (m.success || follower.attempts > 0)) return;
+    if (!m.success) follower.sinceRound = role.round;
+    follower.attempts = m.success ? 0 : 1;
+    // After a restart a follower has none of an unfinished snapshot.
+    progress.acknowledged = m.offset;
+    progress.sent = m.success ? Math.max(progress.sent, m.offset) : m.offset;
   }
 
   // ----------------------------------------- 10 Members ------------------------------------------
@@ -1475,36 +1471,44 @@ export class Raft {
   // When a leader sends again to a follower that does not answer, and how a follower finds out
   // sooner than by the election timeout that its leader is gone.
 
-  /** When a follower is to hear of its leader again. */
-  private dueAt(follower: Progress): number {
-    const { sentAt, heardAt, awaitedRound, confirmedRound, matchIndex, nextIndex } = follower;
+  /** Returns when the next heartbeat or retransmission to a follower is due. */
+  private dueAt(role: Leader, follower: Progress): number {
+    const { mode, snapshot, matchIndex, nextIndex, sentAt, heardAt, confirmedRound } = follower;
     const { heartbeatMs } = this.settings;
-    const isUnderWay = confirmedRound < awaitedRound || matchIndex < nextIndex - 1;
-    const isHopeful = follower.failures < RETRANSMISSIONS && sentAt < heardAt + 2 * heartbeatMs;
-    return sentAt + heartbeatMs / (isUnderWay && isHopeful ? RETRANSMISSIONS : 1);
+    const read = role.reads[0];
+    const isInFlight = mode === "snapshot"
+      ? snapshot.acknowledged < snapshot.sent
+      : mode === "probing" || matchIndex < nextIndex - 1;
+    const isAwaited = isInFlight || (read !== undefined && confirmedRound <= read.round);
+    const isActive = sentAt < heardAt + 2 * heartbeatMs && follower.attempts < RETRANSMISSIONS;
+    return sentAt + heartbeatMs / (isAwaited && isActive ? RETRANSMISSIONS : 1);
   }
 
   /**
-   * Returns whether a refusal lets sending begin again. All that is in flight after a lost request
-   * is refused too, so only the first refusal counts. Without news, one counts per retransmission
-   * interval, because otherwise an entry that the path always loses, such as one that needs IP
-   * fragments, would be sent in every round trip.
+   * Sends a batch or chunk again to a follower that answers, or else a heartbeat. One that never
+   * arrives is reported: it may travel in IP fragments, and the path loses them.
    */
-  private sendsAgain(
-    role: Leader,
-    m: Reply,
-    follower: Progress,
-    index: number,
-    bytes: number,
-  ): boolean {
-    if (m.round <= follower.refusedRound || this.now < follower.retryAt) return false;
-    follower.refusedRound = role.round;
-    follower.retryAt = this.now + this.settings.heartbeatMs / RETRANSMISSIONS;
-    follower.failures += 1;
-    if (follower.failures === 2 * RETRANSMISSIONS) { // By then chance is no explanation.
-      this.events.push(follower.stuck = { type: "stuck", server: m.from, index, bytes });
+  private retransmit(role: Leader, to: Name, follower: Progress): void {
+    const { log, settings: { heartbeatMs, batchBytes } } = this;
+    const { mode, snapshot, nextIndex, heardAt } = follower;
+    const isActive = this.now < heardAt + 2 * heartbeatMs;
+    let bytes = 0;
+    if (mode === "snapshot") {
+      if (isActive && follower.attempts > 0) {
+        snapshot.sent = snapshot.acknowledged;
+        bytes = batchBytes;
+      }
+      this.sendSnapshot(role, to, follower, true);
+    } else {
+      const entries = isActive ? log.batch(nextIndex, batchBytes) : [];
+      bytes = log.bytes(nextIndex, nextIndex + entries.length - 1);
+      this.appendEntries(role, to, follower, entries);
     }
-    return true;
+    if (bytes === 0) return;
+    follower.attempts += 1;
+    if (follower.attempts !== 2 * RETRANSMISSIONS) return;
+    follower.stuck = { type: "stuck", server: to, index: nextIndex, bytes };
+    this.events.push(follower.stuck);
   }
 
   /**

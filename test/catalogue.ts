@@ -265,8 +265,8 @@ export const planted: readonly Planted[] = [
     id: "22",
     name: "`nextIndex` backs up past the start of the log.",
     changes: [[
-      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
-      "Math.min(follower.nextIndex - 1, log.lastUpTo(m.hintIndex, m.hintTerm));",
+      "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.min(nextIndex - 1, this.log.lastUpTo(m.hintIndex, m.hintTerm));",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -274,8 +274,8 @@ export const planted: readonly Planted[] = [
     id: "23",
     name: "After one lost datagram the window never opens again.",
     changes: [[
-      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
-      "Math.max(follower.nextIndex, log.lastUpTo(m.hintIndex, m.hintTerm) + 1);",
+      "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
+      "Math.max(nextIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm) + 1);",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -583,16 +583,19 @@ export const planted: readonly Planted[] = [
     id: "64",
     name: "A refusal takes `nextIndex` back below what the follower is known to have.",
     changes: [[
-      "Math.max(follower.matchIndex, log.lastUpTo(m.hintIndex, m.hintTerm))",
-      "log.lastUpTo(m.hintIndex, m.hintTerm)",
+      "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm))",
+      "this.log.lastUpTo(m.hintIndex, m.hintTerm)",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "65",
-    name: "A refusal does not tell the window where sending begins anew, and it bounds nothing.",
-    changes: [["follower.nextIndex = follower.sentFrom = next;", "follower.nextIndex = next;"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    name: "After a refusal the leader pipelines, although the logs may still differ.",
+    changes: [[
+      "follower.mode = \"probing\";\n    follower.nextIndex = next;",
+      "follower.mode = \"replicating\";\n    follower.nextIndex = next;",
+    ]],
+    caughtBy: [{ file: "paper", title: "several refusals cause one restart of sending" }],
   },
   {
     id: "66",
@@ -866,7 +869,10 @@ export const planted: readonly Planted[] = [
   {
     id: "88",
     name: "A disk that has lost a tail of its log is sent nothing any more.",
-    changes: [["if (member) this.readmit(role, member);\n    } else {", "} else {"]],
+    changes: [[
+      "if (member) this.readmit(role, member);\n      return;",
+      "return;",
+    ]],
     caughtBy: [
       { file: "members", title: "that has lost a tail of what it had" },
     ],
@@ -1109,18 +1115,21 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "120",
-    name: "Who lost what its leader sent waits for it until the next heartbeat.",
-    changes: [["(isUnderWay && isHopeful ? RETRANSMISSIONS : 1)", "1"]],
+    name: "A request that was lost is sent again only at the next heartbeat.",
+    changes: [[
+      "(isAwaited && isActive ? RETRANSMISSIONS : 1)",
+      "1",
+    ]],
     caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
   },
   {
     id: "123",
-    name: "Who answers, but late, is asked again and again, and so answers for ever.",
+    name: "A heartbeat is retransmitted although nothing waits for its answer.",
     changes: [[
-      "if (follower.confirmedRound >= follower.awaitedRound) follower.awaitedRound",
-      "follower.awaitedRound",
+      "isInFlight || (read !== undefined && confirmedRound <= read.round)",
+      "isInFlight || confirmedRound < follower.sentRound",
     ]],
-    caughtBy: [{ file: "paper", title: "nor is who answers late asked again and again" }],
+    caughtBy: [{ file: "paper", title: "nor is a heartbeat retransmitted that nothing waits for" }],
   },
   {
     id: "121",
@@ -1249,23 +1258,30 @@ export const planted: readonly Planted[] = [
   // Sending again, and handing over.
   {
     id: "139",
-    name: "Every refusal is answered, so what a path always loses is sent in every round trip.",
-    changes: [[" || this.now < follower.retryAt) return false;", ") return false;"]],
-    caughtBy: [
-      { file: "paper", title: "an entry that a path always loses is sent a few times" },
-      { file: "paper", title: "a refusal that leads back further is answered at once" },
-    ],
+    name: "A refusal without news is answered at once, in every round trip.",
+    changes: [[
+      "if (mode === \"probing\" && next >= nextIndex) return;",
+      "",
+    ]],
+    caughtBy: [{ file: "paper", title: "a refusal that leads back further is answered at once" }],
   },
   {
     id: "140",
     name: "A refusal that leads back further waits for the retransmission interval.",
-    changes: [["if (next < follower.sentFrom) follower.failures = follower.retryAt = 0;\n", "\n"]],
+    changes: [[
+      "follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.",
+      "",
+    ]],
     caughtBy: [{ file: "paper", title: "a refusal that leads back further is answered at once" }],
   },
   {
     id: "141",
-    name: "What follows an entry that is always lost is sent again with it.",
-    changes: [["failures > 1 || matchIndex < sentFrom - 1 ? 1", "matchIndex < sentFrom - 1 ? 1"]],
+    name:
+      "A heartbeat that succeeds opens the window, so a batch that is always lost is sent in every round trip.",
+    changes: [[
+      "if (follower.attempts === 0) follower.mode",
+      "follower.mode",
+    ]],
     caughtBy: [
       { file: "paper", title: "an entry that a path always loses is sent a few times" },
     ],
@@ -1274,7 +1290,7 @@ export const planted: readonly Planted[] = [
     id: "142",
     name: "A part of a snapshot that is always lost takes a whole window with it.",
     changes: [[
-      "follower.failures > 1 ? settings.batchBytes : settings.windowBytes",
+      "follower.attempts > 0 ? settings.batchBytes : settings.windowBytes",
       "settings.windowBytes",
     ]],
     caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
@@ -1282,15 +1298,18 @@ export const planted: readonly Planted[] = [
   {
     id: "143",
     name: "The window stays closed after an entry that was lost twice has arrived.",
-    changes: [["role.round];\n        follower.failures = follower.retryAt = 0;", "role.round];"]],
+    changes: [[
+      "follower.matchedRound = role.round;\n      follower.attempts = 0;",
+      "follower.matchedRound = role.round;",
+    ]],
     caughtBy: [{ file: "paper", title: "several refusals cause one restart of sending" }],
   },
   {
     id: "144",
-    name: "A lost part of a snapshot counts as a failure for good.",
+    name: "A chunk that was lost counts as lost for good.",
     changes: [[
-      "if (m.offset > progress.acknowledged) follower.failures = follower.retryAt = 0;\n",
-      "\n",
+      "follower.attempts = m.success ? 0 : 1;",
+      "if (!m.success) follower.attempts = 1;",
     ]],
     caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
   },
@@ -1348,7 +1367,10 @@ export const planted: readonly Planted[] = [
   {
     id: "152",
     name: "What a path always loses is never told.",
-    changes: [["if (follower.failures === 2 * RETRANSMISSIONS)", "if (follower.failures < 0)"]],
+    changes: [[
+      "if (follower.attempts !== 2 * RETRANSMISSIONS) return;",
+      "if (follower.attempts > 0) return;",
+    ]],
     caughtBy: [
       { file: "node", title: "says which entry never arrives where only small datagrams do" },
       { file: "paper", title: "so is a part of a snapshot" },

@@ -37,11 +37,13 @@ export const SCENES = {
   /** "a" leads in term 1, and "b", elected by "c", in term 2. Nobody else has their entries. */
   rivals: "a.timer,0,2,b.timer,6,7",
   /** The same, but "a" has two entries, and "b" one of a later term. */
-  longer: "a.timer,0,2,a.propose,b.timer,8,9",
+  longer: "a.timer,0,2,a.propose,b.timer,6,7",
   /** As the rivals, and then "a" hears of term 2, and no more: (b) in Figure 8. */
   figure8: "a.timer,0,2,b.timer,6,7,5.late",
   /** The first entry of "a" is committed, and "b", which has it, leads in term 2. */
   succession: "a.timer,0,2,3,5,b.timer,7,8",
+  /** The same, and then "c", which lacks that entry, refuses the next one. */
+  gap: "a.timer,0,2,3,5,b.timer,7,8,10",
 } as const;
 
 /** What a search has found, and how it can be had again. */

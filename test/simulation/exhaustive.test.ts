@@ -129,11 +129,11 @@ describe.if(isThorough)("finds", () => {
       sentence: "Only a leader commits, and by an entry of its own term",
     },
     { id: "16", flags: "", sentence: "Only what conflicts is deleted" },
-    { id: "17", flags: "", sentence: "Log matching" },
+    { id: "17", flags: `${alone} --commands 1 --after longer`, sentence: "Log matching" },
     { id: "19", flags: "", sentence: "What a follower has it keeps" },
     {
       id: "25",
-      flags: `${alone} --reads 1 --after succession`,
+      flags: `${alone} --reads 1 --after gap`,
       sentence: "Reads are linearizable",
     },
     {

@@ -39,11 +39,15 @@ export type Disk = { term: number; votedFor: Place; log: readonly Code[] };
 type Followed = {
   nextIndex: number;
   matchIndex: number;
-  sentFrom: number;
+  matchedRound: number;
+  mode: Progress["mode"];
+  /** Whether a probe is due at once, because of a refusal in this turn. */
+  isDue: boolean;
   sentRound: number;
   confirmedRound: number;
-  refusedRound: number;
-  matchedRound: number;
+  sinceRound: number;
+  /** Whether anything was sent since the follower last made progress. */
+  hasTried: boolean;
 };
 /** `committed`, of a read, is how many entries were committed when it came: it has to see them. */
 type Asked = { round: number; index: number; committed: number };
@@ -191,7 +195,12 @@ function restoreRole(role: RoleState): Role {
   const followers = new Map<Name, Progress>();
   for (const [at, followed] of role.followers.entries()) {
     if (!followed) continue;
-    const progress = Object.assign(new Progress(followed.nextIndex, 0), followed);
+    const { isDue, hasTried, ...fields } = followed;
+    const sentAt = isDue ? Number.NEGATIVE_INFINITY : 0;
+    const progress = Object.assign(new Progress(followed.nextIndex, 0), fields, {
+      sentAt,
+      attempts: Number(hasTried),
+    });
     followers.set(NAMES[at] ?? "", progress);
   }
   const reads = role.reads.map(({ round, index }) => ({ round, index }));
@@ -237,23 +246,18 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
   const followers = NAMES.map((name) => {
     const progress = role.followers.get(name);
     if (!progress) return null;
-    const {
-      nextIndex,
-      matchIndex,
-      sentFrom,
-      sentRound,
-      confirmedRound,
-      refusedRound,
-      matchedRound,
-    } = progress;
+    const { nextIndex, matchIndex, matchedRound, mode, sentRound, confirmedRound, sinceRound } =
+      progress;
     return {
       nextIndex,
       matchIndex,
-      sentFrom,
+      matchedRound,
+      mode,
+      isDue: progress.sentAt === Number.NEGATIVE_INFINITY,
       sentRound,
       confirmedRound,
-      refusedRound,
-      matchedRound,
+      sinceRound,
+      hasTried: progress.attempts > 0,
     };
   });
   const reads = role.reads.map(({ round, index }, i) => ({
@@ -266,10 +270,9 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
 
 /**
  * What this check knows of a server. A field that it does not know would be lost in every step.
- * Nobody is asked to take a snapshot, to hand over or to change the members here, nobody knocks, and
- * nobody is told of a restart, as all elections begin at once, so what these need makes no difference;
- * nor do `awaitedRound`, which only says how soon a leader asks again, and `failures`, `retryAt`
- * and `stuck`, which only say how soon and how much it sends again.
+ * No server is asked here to take a snapshot, to hand over or to change the members, no port is
+ * probed, and no restart is reported, as all elections begin at once. `snapshot` and `stuck` make no
+ * difference either.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   [
@@ -283,8 +286,8 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   [
     "what a leader knows of a follower",
     () => new Progress(1, 0),
-    "awaitedRound confirmedRound failures heardAt matchIndex matchedRound nextIndex "
-    + "refusedRound retryAt sentAt sentFrom sentRound sinceRound snapshot stuck",
+    "attempts confirmedRound heardAt matchIndex matchedRound mode nextIndex sentAt sentRound "
+    + "sinceRound snapshot stuck",
   ],
 ];
 
