@@ -318,24 +318,23 @@ export class Log {
 }
 
 // -------------------------------------- 3 A server's state --------------------------------------
-// Figure 2's three blocks. What only a leader has is a part of its role, so that nothing else can
-// touch it: a server that stops leading has no `nextIndex` left to misuse.
+// The three blocks of Figure 2. The state that only a leader has is a part of its role, so a server
+// that stops leading has no `nextIndex` left to misuse.
 
-/**
- * What a server is told once. `disk` is the number that its disk has, and no other. `members` have
- * founded the cluster; a server that joins one later knows of none. Who hears no leader for a time
- * drawn from `electionTimeoutMs` to 1.5 times that calls an election (§5.2); a leader that has
- * nothing to say speaks every `heartbeatMs`. One AppendEntries carries `batchBytes` of entries,
- * unless a single one is larger; another is sent while less than `windowBytes` is on the way to a
- * follower.
- */
+/** What a server is configured with. It never changes while the server runs. */
 export type Settings = {
   name: Name;
+  /** Identifies this server's disk: drawn at random when its data directory was created. */
   disk: number;
+  /** The founding members. Empty for a server that joins an existing cluster. */
   members: Configuration;
+  /** T: a follower that hears no leader for a random time in [T, 1.5 T) campaigns (§5.2). */
   electionTimeoutMs: number;
+  /** An idle leader sends a heartbeat this often. */
   heartbeatMs: number;
+  /** Entries of one AppendEntries, in bytes. A single larger entry is sent alone. */
   batchBytes: number;
+  /** Bytes in flight to one follower: beyond that, the leader waits for acknowledgements. */
   windowBytes: number;
 };
 
@@ -382,97 +381,109 @@ export class Progress {
 }
 
 type Follower = { name: "Follower"; leader: Name | undefined };
-/**
- * A pre-candidate only asks whether it could win; to the world it still is a follower. `votes` is
- * a set of names, never a counter, because the network delivers a vote twice (§5.2).
- */
-type Campaigner = { name: "PreCandidate" | "Candidate"; votes: Set<Name>; transfer: boolean };
-/**
- * `round` counts the AppendEntries that were sent: it is the clock that orders reads.
- * `firstIndex` is the no-op with which the term begins. A read waits for a round later than its
- * own to be confirmed, and for `index` to be applied. One of the `transferTargets` is to lead instead, if it
- * does so before `transferDeadline`.
- */
+/** A pre-candidate only asks whether it could win; it still is a follower (thesis §9.6). */
+type Campaigner = {
+  name: "PreCandidate" | "Candidate";
+  /** A set of names, never a counter, because the network may deliver a vote twice (§5.2). */
+  votes: Set<Name>;
+  /** Whether a leader asked this server to campaign (thesis §3.10). */
+  transfer: boolean;
+};
 type Leader = {
   name: "Leader";
   followers: Map<Name, Progress>;
+  /** Counts the requests that were sent: the clock that orders reads (thesis §6.4). */
   round: number;
+  /** The index of the no-op that began the term. */
   firstIndex: number;
+  /** Reads in order. Each waits until a later round is confirmed and `index` is applied. */
   reads: { round: number; index: number }[];
+  /** One of these servers is to lead instead, until `transferDeadline`. */
   transferTargets?: Name[];
   transferDeadline?: number;
 };
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
-/**
- * What the disk must remember beside the log, or a server could vote twice in a term (§5.2). The
- * commit index is saved as it is known then: it may lag, and only rises.
- */
-export type HardState = { currentTerm: number; votedFor: Name | undefined; commitIndex: number };
+/** What the disk remembers beside the log. Otherwise a server could vote twice in a term (§5.2). */
+export type HardState = {
+  currentTerm: number;
+  votedFor: Name | undefined;
+  /** The commit index as known at the last save. It may lag, and only rises. */
+  commitIndex: number;
+};
 
-/** Why a leader will not do what an operator asks. Final: a retry gets the same. */
+/** Why a leader will not do what an operator asks. It is final: a retry gets the same answer. */
 export type Refused = { readonly refused: string };
 
 export type Position = { readonly index: number; readonly term: number };
-/** The state after the entry at `index`, of `term`. Its bytes are on the disk. */
-export type Snapshot = Position & Listed & { readonly size: number };
-/** A snapshot that a leader sends, in its term: `offset` bytes have come, the last as `chunks`. */
+/** The state after the entry at `index`, and the members then. The bytes are on the disk. */
+export type Snapshot = Position & Listed & {
+  /** In bytes. */
+  readonly size: number;
+};
+/** A snapshot that a leader is sending. */
 export type Incoming = Position & {
   from: Name;
   leaderTerm: number;
   size: number;
+  /** How many bytes have arrived. */
   offset: number;
+  /** The last of them, not yet written to the disk. */
   chunks: Uint8Array[];
 };
-/** All that a server remembers. The entries are those behind `base`. */
+/** What a server remembers when it starts. */
 export type Remembered = HardState & {
+  /** The entries after `base`. */
   entries: readonly Entry[];
   base?: Position;
   snapshot?: Snapshot | undefined;
 };
 
 export class Raft {
-  // Persistent state on all servers. `saved` is what the disk has of it, beside `log.savedIndex`.
+  // Persistent state on all servers.
   currentTerm: number;
   votedFor: Name | undefined;
   readonly log = new Log();
   snapshot: Snapshot;
+  /** The term, vote and commit index that the disk has. */
   saved: HardState;
 
   // Volatile state on all servers.
   commitIndex: number;
   lastApplied: number;
-
-  // Volatile state of the role.
   role: Role = { name: "Follower", leader: undefined };
 
-  // Instants are milliseconds from an arbitrary origin. `now` is what the last input said it is.
-  // `heardAt` is when the last valid RPC came: from the leader, or from who then got our vote.
+  // Times are milliseconds from an arbitrary origin. `now` is the time of the last input.
+  /** When the last valid RPC of the leader arrived, or of the candidate that got our vote. */
   heardAt: number;
   electionDueAt: number;
-  // `probeAt` is when a leader that is still silent is to be asked whether it is there at all,
-  // `portClosedAt` when its port was first found closed, `leaderLostAt` when it was given up for that.
-  probeAt = 0;
-  portClosedAt = Number.NEGATIVE_INFINITY;
-  leaderLostAt = Number.NEGATIVE_INFINITY;
+  /** Counts campaigns: a pre-vote is valid for one campaign only. */
   campaigns = 0;
-  /** When missing votes are asked for next; or, by an empty founder, whether others are empty. */
+  /** When to ask for missing votes again. */
   private askAt: number;
   incoming: Incoming | undefined;
-  /** With which disk each server spoke last. */
-  readonly disks: Map<Name, number>;
-  /** The founding that each server's log showed last; 0 was an empty one. */
-  readonly foundings = new Map<Name, number>();
-  /** How often this server, while it is empty, has asked the other founders for theirs. */
-  private looks = 0;
-  /** Servers of another founding that were told of. */
-  private readonly foreign = new Set<Name>();
-  /** Whether it was a member in this life, and is none any more: who does not lead is then done. */
+  /** Set once this server was removed from the members. A non-leader then stops (section 10). */
   isRemoved = false;
   private wasMember = false;
 
-  // What this server has decided, for `flush` to carry out.
+  // State of the refinements in sections 11 and 12.
+  /** The disk that each server used when it was last heard. */
+  readonly disks: Map<Name, number>;
+  /** The founding that each server showed last; 0 if its log was empty. */
+  readonly foundings = new Map<Name, number>();
+  /** How often this server, while empty, has asked the other founders for their founding. */
+  private looks = 0;
+  /** The servers of another founding that were reported. */
+  private readonly foreign = new Set<Name>();
+  /** When to probe the port of a leader that is late. */
+  probeAt = 0;
+  /** When the leader's port was first found closed. */
+  portClosedAt = Number.NEGATIVE_INFINITY;
+  /** When a leader was last given up because its process had died. */
+  leaderLostAt = Number.NEGATIVE_INFINITY;
+
+  // What this server has decided, for the step to carry out.
   outbox: Message[] = [];
   portProbes: Name[] = [];
   events: Event[] = [];
@@ -506,9 +517,9 @@ export class Raft {
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
-  // Inputs: time passes (`tick`), a message arrives (`receive`), a client wants something (`propose`,
-  // `read`), a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`), a turn
-  // of the event loop ends (`prepare`), the disk has written (`onSaved`). Outputs, for `flush` alone:
+  // Inputs: time passes (`tick`), a message arrives (`receive`), a client asks (`propose`, `read`),
+  // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`), a turn of the
+  // event loop ends (`prepare`), the disk has written (`onSaved`). Outputs, for `flush` alone:
   // `outbox`, `portProbes`, `unsaved`, `takeApplicable`, `takeReads` and `events`.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
@@ -825,7 +836,7 @@ export class Raft {
   // counted them (§5.4.2). Heartbeat, new entries, catch-up and retry are one act, `replicate`.
 
   /**
-   * Sends one follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
+   * Sends a follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
    * for it. A heartbeat names the last entry that was sent, so a follower that lacks it refuses.
    */
   private replicate(role: Leader, to: Name, follower: Progress): void {
@@ -3030,7 +3041,7 @@ export class Endpoint {
     this.receiver.onRestarted?.(of.name);
   }
 
-  /** Warns of a second server of one name: the older one still sends, long after the newer began. */
+  /** Warns of two servers with one name: the older one still sends, long after the newer began. */
   private warnOfDuplicate(
     from: Peer,
     { disk, boot, sequence }: Envelope,
@@ -4078,9 +4089,9 @@ export class Client {
   }
 
   /**
-   * Has a leader hand over to `transferTarget`, or to the first server that has all of its log, and resolves
-   * to the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
-   * reason, such as that the heir has not been heard or has not taken over; "timeout".
+   * Asks `leader` to hand over to `heir`, or to the first server that has all of its log. Resolves to
+   * the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
+   * reason, such as that the heir has not been heard or did not take over in time; "timeout".
    */
   async transfer(leader: Name, heir = ""): Promise<Name> {
     this.target = leader;

@@ -1349,7 +1349,7 @@ export const planted: readonly Planted[] = [
   {
     id: "149",
     name: "An answer from before a server died shows that it can lead.",
-    changes: [["      follower.sinceRound = role.round;", "     "]],
+    changes: [["follower.sinceRound = role.round; // Only an answer", "// Only an answer"]],
     caughtBy: [{ file: "node", title: "never hand over to a server that has just died" }],
   },
   {
