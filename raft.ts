@@ -2609,14 +2609,15 @@ function openFile(fd: number) {
 export type OpenFile = ReturnType<typeof openFile>;
 
 // ------------------------------------- 16 Datagrams and RPC --------------------------------------
-// UDP loses, repeats, reorders and delays, and anyone can send it. Here it becomes what Part I
-// expects: messages that a member of this cluster meant for this server in its present life, each
-// delivered at most once. A datagram names the boot of its receiver, so what was recorded before a
-// restart is worthless after it. Who has name, boot or cluster wrong is greeted, and learns them.
+// UDP loses, repeats, reorders and delays datagrams, and anyone can send one. Part I expects more:
+// each message comes from a member of this cluster, is for this server since its last start, and
+// arrives at most once. Therefore each datagram names the boot of its receiver, and a recording
+// from before a restart is worthless after it. A sender that has the name, boot or cluster of its
+// receiver wrong gets a greeting, which contains the right ones.
 
 /** An IP address, or a name that resolves to one, and a port. */
 export type Address = { host: string; port: number };
-/** A server as its peers and its clients know it. */
+/** A server, by the name that peers and clients use. */
 export type Server = Address & { name: Name };
 
 const SERVER = /^(?:([^=,\s]+)=)?((?:\[([^=,\s[\]]+)\]|([^=:,\s[\]]+)):(\d{1,5}))$/;
@@ -2627,7 +2628,7 @@ function readServer(text: string): Server | undefined {
   return isServer ? { name: name ?? address, host: inBrackets ?? word, port } : undefined;
 }
 
-/** Reads `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
+/** Parses `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
 export function parseServer(text: string): Server {
   const server = readServer(text);
   ensure(
@@ -2640,26 +2641,25 @@ export function parseServer(text: string): Server {
 }
 
 const isIPv6 = (host: string) => host.includes(":");
-/** Takes an IP address, with a port or without. */
+/** Accepts an IP address with or without a port. */
 const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
   `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
-/** The four ways for anything impure to get in: tests put others in their place. */
+/** The four interfaces through which everything impure enters. Tests replace them. */
 export const systemWorld = {
-  /**
-   * Milliseconds from an arbitrary origin, which never go back. `setTimer` returns a function that
-   * cancels. `defer` acts at the end of this turn of the event loop, after what arrived in it.
-   */
   clock: {
+    /** Returns milliseconds since an arbitrary origin. They never decrease. */
     now: () => performance.now(),
+    /** Returns a function that cancels the timer. */
     setTimer(delayMs: number, action: () => void) {
       const timer = setTimeout(action, delayMs);
       return () => clearTimeout(timer);
     },
+    /** Acts at the end of this turn of the event loop, after everything that arrived in it. */
     defer: (action: () => void) => void setImmediate(action),
   },
-  /** Gives numbers from 0 to below 1. */
+  /** Returns a number in [0, 1). */
   random: () => (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) / 2 ** 32,
   datagrams: { resolve: resolveHost, bind: bindSocket },
   files: systemFiles,
@@ -2671,8 +2671,8 @@ export type Datagrams = World["datagrams"];
 export type Receive = (bytes: Buffer, from: Address) => void;
 
 /**
- * Finds an IP address of a host: of the family of `local`, which could not reach another, or else
- * IPv4 if there is one.
+ * Returns an IP address of a host: one that a socket at `local` can reach, and preferably IPv4 if
+ * there is no such socket yet.
  */
 async function resolveHost(host: string, local = ""): Promise<string> {
   const addresses = (await dns.lookup(host, { all: true })).map(({ address }) => address);
@@ -2688,22 +2688,22 @@ async function resolveHost(host: string, local = ""): Promise<string> {
 async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
   const address = await resolveHost(host);
   const family = isIPv6(address) ? 6 : 4;
-  // The kernel drops what its buffer cannot hold while we sync. Names we resolve ourselves.
+  // The kernel drops datagrams when the receive buffer is full, as it can be during a sync.
   const socket = dgram.createSocket({
     type: `udp${family}`,
     recvBufferSize: 4 << 20,
-    lookup: (to, _options, done) => done(null, to, family),
+    lookup: (ip, _options, done) => done(null, ip, family), // Addresses are resolved already.
   });
   await once(socket.bind({ address, port }), "listening");
-  // From now on an error is a refusal somewhere, and no failure here.
+  // From now on an error means only that some receiver refused a datagram.
   return socket.on("error", () => {});
 }
 
 /**
- * A dead process is not silent: its kernel refuses what is sent to its port. On a socket for all
- * peers that would not say whose port it was, or would not be said at all, so each knock has a
- * socket of its own, which is connected. That no machine or network can be reached is no refusal:
- * nobody knows what is there. Returns what closes the socket, unless a refusal already has.
+ * Sends an empty datagram and reports if the port is closed. The kernel of a dead process refuses
+ * datagrams to its port, but only a connected socket is told which port that was, so each probe has
+ * its own socket. An unreachable machine or network is no refusal, because the process may be
+ * alive. Returns a function that closes the socket.
  */
 function probePort({ host, port }: Address, onRefused: () => void): () => void {
   const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
@@ -2723,12 +2723,7 @@ function probePort({ host, port }: Address, onRefused: () => void): () => void {
 
 const SEND_TRIES = 5;
 
-/**
- * Each datagram has a buffer of its own, to be kept. `send` never throws: what cannot be sent is
- * lost, as datagrams are. `datagramBytes` is how large they may be and still travel to `host` in
- * one piece: what is sent in fragments is lost with any of them. `probePort` asks whether a process
- * listens at a port, by an empty datagram. No answer means nothing.
- */
+/** Binds a UDP socket. `receive` may keep the buffers that it gets. */
 async function bindSocket(at: Address, receive: Receive) {
   const socket = await openSocket(at).catch((error: Error) => {
     throw new RaftError(
@@ -2736,7 +2731,7 @@ async function bindSocket(at: Address, receive: Receive) {
       `Cannot listen on ${writeAddress(at)}: ${bindProblem(at, error)}`,
     );
   });
-  // A socket at :: shows an IPv4 address as ::ffff:10.0.0.1.
+  // A socket at :: reports an IPv4 address as ::ffff:10.0.0.1.
   socket.on(
     "message",
     (bytes, { address, port }) =>
@@ -2745,8 +2740,8 @@ async function bindSocket(at: Address, receive: Receive) {
   let isOpen = true;
   let closeProbe = () => {};
   const { address } = socket.address();
-  // If nobody listens at one peer, the kernel fails a *later* send, to whomever. Trying again
-  // helps, and as the next refusal may come in between, once is not enough.
+  // After a send to a closed port, the kernel fails a *later* send on this socket, to any peer. A
+  // retry succeeds, unless another refusal has arrived meanwhile.
   const send = (bytes: Buffer, to: Address, tries = SEND_TRIES): void => {
     const again = (error: unknown) => error && tries > 1 && send(bytes, to, tries - 1);
     if (isOpen && to.port > 0) socket.send(bytes, to.port, to.host, again);
@@ -2754,8 +2749,11 @@ async function bindSocket(at: Address, receive: Receive) {
   return {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
+    /** Returns the size of datagrams that travel to `host` unfragmented. */
     datagramBytes: (host: string) => isLoopback(host) ? LOOPBACK_BYTES : ETHERNET_BYTES,
+    /** Never throws: a datagram that cannot be sent is lost. */
     send,
+    /** Calls `onRefused` if the port is closed. Any other result, or none, proves nothing. */
     probePort(to: Address, onRefused: () => void) {
       closeProbe();
       closeProbe = probePort(to, onRefused);
@@ -2780,24 +2778,25 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
   return isUnknown ? `the name does not resolve. ${advice}` : `${message}.`;
 }
 
-/** How many of a sender's last datagrams are told apart: more than any network reorders. */
+/** Size of the replay window of a peer, in datagrams: networks reorder by less. */
 const SEEN = 1024;
 const MAX_PEERS = 4096;
 const GREET_EVERY_MS = 10;
 const RESOLVE_EVERY_MS = 1000;
 const WARN_EVERY_MS = 60_000;
-/** Longer than any datagram is on its way: what a server said before it was replaced is no twin. */
-const DUPLICATE_AFTER_MS = 1000;
 const MAX_WARNED = 100;
-/**
- * What an Ethernet frame holds, less its headers; and what the loopback carries in one piece. The
- * more of a turn one datagram has, the less of it comes while its receiver syncs, and needs another
- * sync. Only Linux sends more than 9 KB unless it is told to.
- */
+/** Longer than a datagram travels, so a later one was sent by a second server of that name. */
+const DUPLICATE_AFTER_MS = 1000;
+/** What an Ethernet frame carries besides the headers of IP and UDP, and more. */
 const ETHERNET_BYTES = 1400;
+/**
+ * What the loopback carries unfragmented. If everything of one turn fits one datagram, its receiver
+ * needs one sync for it. Systems other than Linux send at most 9 KB by default.
+ */
 const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
+/** More than an envelope and its code take. */
 const ENVELOPE_BYTES = 150;
-/** What a message has beside its entries, or its commands. */
+/** More than a message takes besides its entries or commands. */
 const MESSAGE_BYTES = 50;
 
 /** A server or a client that this endpoint exchanges datagrams with. */
@@ -2835,6 +2834,8 @@ class Peer {
   greetedAt = Number.NEGATIVE_INFINITY;
   resolvedAt = Number.NEGATIVE_INFINITY;
   heardAt = Number.NEGATIVE_INFINITY;
+  /** How long its last reply to an RPC took. */
+  roundTripMs: number | undefined;
   /** The latest trouble with it, until it is heard or resolved. */
   lastWarning: EndpointEvent | undefined;
 
@@ -2898,7 +2899,7 @@ export class Endpoint {
     return this.world.clock.now();
   }
 
-  /** Says where a server is, by a name that may be no more than its address. */
+  /** Records where the command line says that a server is. Its name may be just its address. */
   async resolvePeer(server: Server): Promise<void> {
     await Promise.all(
       this.keys.keys().map((kind) => {
@@ -2909,11 +2910,11 @@ export class Endpoint {
     );
   }
 
-  /** Says where servers are by the log or by a redirect: each at one address, or at several. */
+  /** Records where servers are by the log, or by a redirect from server `by`. */
   learnAddresses(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
       for (const kind of name === this.self.name ? [] : this.keys.keys()) {
-        // A server that answers to the name of another is where that one was before.
+        // If `name` was an alias of `by`, another server now has that name.
         const key = `${kind} ${name}`;
         const isAlias = this.known.get(key)?.name === by && by !== name;
         if (isAlias) this.known.delete(key);
@@ -2928,8 +2929,8 @@ export class Endpoint {
   }
 
   /**
-   * Tells a client where the members are, as in `--peers`: first as last received, then by the log.
-   * A loopback address helps only a client that is on one, too.
+   * Lists all addresses of the members for a client, in the syntax of `--peers`: those that their
+   * datagrams came from, then those in the log. Only a client on the loopback gets loopback ones.
    */
   addressesOf(members: Configuration, kind: Kind, client: Name): string {
     const isNear = isLoopback(this.peer(kind, client).address?.host ?? "");
@@ -2939,14 +2940,17 @@ export class Endpoint {
     }).join();
   }
 
-  /** From now on it is this cluster, or none. */
+  /** Settles on the cluster that greeted this endpoint last. */
   joinCluster(): void {
     if (this.hasJoined || this.cluster === "") return;
     this.hasJoined = true;
     this.receiver.onJoined?.(this.cluster);
   }
 
-  /** An answer has the `calls` that it is for: after a restart the same ids are of other ones. */
+  /**
+   * Queues a message until `flush`. A reply names the `calls` that its request was in: a client that
+   * has restarted uses the same ids for other requests, and gets no replies to earlier ones.
+   */
   send(kind: Kind, message: Message | ClientMessage, calls?: Set<number>): void {
     const to = this.peer(kind, message.to);
     if (calls && calls !== to.calls) return;
@@ -2957,7 +2961,7 @@ export class Endpoint {
     this.queued.add(to);
   }
 
-  /** How many bytes of messages a datagram to somebody may have; nobody is told its own address. */
+  /** Returns how many bytes of messages a datagram to this peer can carry. */
   roomFor({ address }: Peer): number {
     return this.socket.datagramBytes(address?.host ?? this.socket.address) - ENVELOPE_BYTES;
   }
@@ -2977,7 +2981,7 @@ export class Endpoint {
     this.queued.clear();
   }
 
-  /** Asks whether a peer's process is there. The datagram is empty, and so nobody's to answer. */
+  /** Calls `onRefused` if the port of this peer is closed. */
   probePort(name: Name, onRefused: () => void): void {
     const { address } = this.peer("peer", name);
     if (address) this.socket.probePort(address, onRefused);
@@ -3107,12 +3111,14 @@ export class Endpoint {
 
   /** Returns what is known of a server, for people. */
   about(kind: Kind, asked: Name) {
-    const { name, addresses, heardAt, lastWarning = null } = this.peer(kind, asked);
+    const peer = this.peer(kind, asked);
+    const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [address = ""] = addresses.keys();
-    return { name, address, heardMs, lastWarning };
+    return { name, address, heardMs, roundTripMs, lastWarning };
   }
 
+  /** Returns the peer of this name. To make room for it, drops a peer without a known place. */
   peer(kind: Kind, name: Name): Peer {
     const known = this.known.get(`${kind} ${name}`);
     if (known) return known;
@@ -3132,14 +3138,14 @@ export class Endpoint {
     [to.bodies, to.bytes] = [[], 0];
     const sealed = this.seal(to, bodies);
     for (const address of addresses.values()) this.socket.send(sealed, address);
-    // A silent server may have moved, and its host name with it.
+    // A silent server may have moved to a new address under the same host name.
     const isDue = this.now >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
     if (isDue && places.length > 0) void this.lookUp(to);
   }
 
   /**
-   * Finds all addresses of a server: where messages of any kind came from, and those of its places.
-   * A first, empty datagram makes it tell its boot before that is needed.
+   * Resolves all places of a server, besides the addresses that it was heard from. An empty datagram
+   * to each new address makes the server tell its boot.
    */
   private async lookUp(to: Peer): Promise<void> {
     const { name, places } = to;
@@ -3184,55 +3190,59 @@ export class Endpoint {
 }
 
 // --------------------------------------- 17 A running node ---------------------------------------
-// A node is a server that runs: the algorithm of Part I with a disk, a socket and a state machine.
-// All that arrives in one turn of the event loop is carried out together, by one `flush`.
+// A node is a running server: the algorithm of Part I with a disk, a socket and a state machine. At
+// the end of each turn of the event loop, one `flush` carries out everything that arrived in it.
 
 export type NodeEvent =
   | Event
   | EndpointEvent
+  /** The server has started with these members. `cutBytes` of an unfinished write were cut off. */
   | { type: "recovered"; cutBytes: number; members: Configuration }
   | { type: "members"; members: Configuration }
+  /** The server is no longer a member, and stops after an election timeout. */
   | { type: "removed" };
 
-/**
- * `host` and `port`: where this server listens, a name or an IP address of this machine. `name`:
- * by what name its peers know it; default `host:port`. `peers`: the other servers, each
- * `HOST:PORT` or `NAME=HOST:PORT`; each of them lists this one too. At the first start they found
- * the cluster together; later they are only where to look first. `join`: found none, but wait to be
- * added to the one of the peers. `directory`: where its log is; made if there is none. `machine`:
- * what is replicated. `cluster`, `secret`: all servers and clients of a cluster share them; default
- * "raft", and "", which is for loopback addresses only.
- * `electionTimeoutMs`, `heartbeatMs`: as in `Settings`; default 1000 and 100. `timeoutMs`: how
- * long `propose` and `read` wait for an answer; default 5000. `snapshotBytes`: a log of more bytes,
- * and of more than the last snapshot has, is replaced by a snapshot; default 8 MiB. `onEvent`: gets
- * each event; an error in it stops the server, and `stopped` rejects with that error (`start` does,
- * if it comes before the server runs).
- */
 export type NodeOptions = {
+  /** Where this server listens: a name or an IP address of this machine. */
   host: string;
   port: number;
+  /** The name that its peers use. Default: `host:port`. */
   name?: Name;
+  /**
+   * The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. At their first start they found the
+   * cluster together. Later starts use these addresses only to find the members.
+   */
   peers: readonly string[];
+  /** Waits to be added to the cluster of `peers` instead of founding one. */
   join?: boolean;
+  /** Contains the log and the snapshot. Created if it doesn't exist. */
   directory: string;
+  /** The state to replicate. */
   machine: StateMachine;
+  /** The name of the cluster, for all servers and clients. Default: "raft". */
   cluster?: string;
+  /** The key of all servers and operators. Only servers on loopback addresses need none. */
   secret?: string;
+  /** As in `Settings`. Default: 1000. */
   electionTimeoutMs?: number;
+  /** As in `Settings`. Default: 100. */
   heartbeatMs?: number;
+  /** How long `propose` and `read` wait for an answer. Default: 5000. */
   timeoutMs?: number;
+  /** A log larger than this, and than the last snapshot, becomes a snapshot. Default: 8 MiB. */
   snapshotBytes?: number;
+  /** Receives each event. An error that it throws stops the server. */
   onEvent?: (event: NodeEvent) => void;
   world?: World;
 };
 
-/** The largest command or question, in bytes: what a datagram holds beside envelope and record. */
+/** The largest command or question, in bytes, that fits a datagram. */
 export const MAX_COMMAND_BYTES = 64_000;
 /** The largest answer, in bytes, for the same reason. All servers refuse a larger one alike. */
 export const MAX_ANSWER_BYTES = MAX_COMMAND_BYTES;
-/** What a leader applies in one turn: then what clients want next is sent to the followers. */
+/** What a leader applies in one turn, before it sends the clients' next commands to followers. */
 const APPLY_BYTES = 64 << 10;
-/** A slice of a snapshot is a few milliseconds' work; then there is time for everything else. */
+/** The slice of a snapshot that is written or read in a few milliseconds, between other work. */
 const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
@@ -3245,13 +3255,15 @@ function checkSize({ length }: Uint8Array): void {
   );
 }
 
+/** Addresses to listen on every interface. */
 const ANY = ["0.0.0.0", "::"];
+
 function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[] {
   const server = readServer(address);
   return server ? [{ ...server, name }] : [];
 }
 
-/** A request, and the `calls` of its sender, which has other ones after each restart. */
+/** A request, with the `calls` of its sender, which identify that sender's boot. */
 type ClientRequest = ClientMessage & Pick<Peer, "calls">;
 type ReadRequest = ClientRequest & { type: "Read" | "ReadIndex" };
 type Commands = ClientRequest & { type: "Commands" };
@@ -3284,7 +3296,6 @@ export class Node {
   private isAsking = false;
   /** Who waits, at a follower, for what is applied to reach `index`. */
   private readonly awaited: { index: number; questions: ReadRequest[] }[] = [];
-  private readonly roundTrips = new Map<Name, number>();
   private members: Configuration;
   /** The ids of this server's own requests to itself that wait for a reply. */
   private readonly ownCalls = new Set<number>();
@@ -3398,7 +3409,7 @@ export class Node {
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onTurnEnd: () => this.guard(() => this.flush()),
-      onMessage: (message, { calls }) => this.onMessage(message, calls),
+      onMessage: (message, sender) => this.onMessage(message, sender),
       onGreeting: (kind, { from, disk = 0, founding = 0 }) => {
         if (kind === "peer") this.core.onHeard(from, disk, founding);
         else this.client.askAgain();
@@ -3463,7 +3474,6 @@ export class Node {
       return {
         isVoter,
         ...this.endpoint.about("peer", name),
-        roundTripMs: this.roundTrips.get(name) ?? null,
         matchIndex: followers?.get(name)?.matchIndex ?? null,
         stuck: followers?.get(name)?.stuck ?? null,
         founding: this.core.foundings.get(name) ?? null,
@@ -3633,12 +3643,12 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onMessage(message: Message | ClientMessage, calls: Set<number>): void {
+  private onMessage(message: Message | ClientMessage, sender: Peer): void {
     this.endpoint.schedule();
-    if (!("term" in message)) return this.onClientMessage({ ...message, calls });
+    if (!("term" in message)) return this.onClientMessage({ ...message, calls: sender.calls });
     const now = this.world.clock.now();
-    const { type, from: peer } = message;
-    if (type.endsWith("Reply")) this.roundTrips.set(peer, Math.round(now - message.id / 1000));
+    const { type, id } = message;
+    if (type.endsWith("Reply")) sender.roundTripMs = Math.round(now - id / 1000);
     this.core.receive(message, now);
   }
 

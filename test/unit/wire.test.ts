@@ -1452,6 +1452,7 @@ describe("a life, a disk, a cluster", () => {
       name: "b",
       address: "",
       heardMs: null,
+      roundTripMs: null,
       lastWarning: { type: "unresolved", server: address("b"), reason: "ENOTFOUND: b" },
     });
     const b = listen(simulation, "b");
