@@ -595,7 +595,7 @@ export const planted: readonly Planted[] = [
       "follower.mode = \"probing\";\n    follower.nextIndex = next;",
       "follower.mode = \"replicating\";\n    follower.nextIndex = next;",
     ]],
-    caughtBy: [{ file: "paper", title: "several refusals cause one restart of sending" }],
+    caughtBy: [{ file: "replication", title: "several refusals cause one restart of sending" }],
   },
   {
     id: "66",
@@ -613,7 +613,7 @@ export const planted: readonly Planted[] = [
     id: "68",
     name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
     changes: [["    this.sizes.splice(first - this.baseIndex);\n", ""]],
-    caughtBy: [{ file: "paper", title: "the log is the same as a plain list" }],
+    caughtBy: [{ file: "log", title: "the log answers as a plain list does" }],
   },
   {
     id: "69",
@@ -675,7 +675,10 @@ export const planted: readonly Planted[] = [
       "this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
       "this.incoming === undefined || this.incoming.index < index",
     ]],
-    caughtBy: [{ file: "paper", title: "and one of another leader, whose bytes may be others" }],
+    caughtBy: [{
+      file: "snapshots",
+      title: "a chunk from another leader discards a partial snapshot",
+    }],
   },
   {
     id: "48",
@@ -696,7 +699,10 @@ export const planted: readonly Planted[] = [
     id: "72",
     name: "A snapshot that is being installed gives way to the next one, half restored as it is.",
     changes: [["    if (isNew && this.isInstalling) return reply(true, 0);\n", ""]],
-    caughtBy: [{ file: "paper", title: "nor does the next one take the place of a whole one" }],
+    caughtBy: [{
+      file: "snapshots",
+      title: "a complete snapshot is installed before the next one",
+    }],
   },
   {
     id: "73",
@@ -904,7 +910,7 @@ export const planted: readonly Planted[] = [
     changes: [["if (this.portClosedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
     caughtBy: [
       { mode: "core", seed: 1 },
-      { file: "paper", title: "one refusal makes sure of nothing" },
+      { file: "ports", title: "is probed again a moment after one refusal" },
     ],
   },
   {
@@ -913,20 +919,20 @@ export const planted: readonly Planted[] = [
     changes: [["this.portClosedAt <= this.heardAt", "this.portClosedAt < 0"]],
     caughtBy: [
       { mode: "core", seed: 3 },
-      { file: "paper", title: "before a word of it do nothing" },
+      { file: "ports", title: "refusals by another server, too early, or too close" },
     ],
   },
   {
     id: "94",
     name: "A refusal of anybody counts as one of the leader.",
     changes: [["this.leader !== peer || !isLate", "!isLate"]],
-    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+    caughtBy: [{ file: "ports", title: "refusals by another server, too early, or too close" }],
   },
   {
     id: "95",
     name: "A refusal counts though the leader is heard.",
     changes: [["this.leader !== peer || !isLate", "this.leader !== peer"]],
-    caughtBy: [{ file: "paper", title: "refusals of somebody else" }],
+    caughtBy: [{ file: "ports", title: "refusals by another server, too early, or too close" }],
   },
   {
     id: "96",
@@ -936,13 +942,13 @@ export const planted: readonly Planted[] = [
       "    this.leaderLostAt = this.now;\n"
       + "    return this.campaign(\"Candidate\");\n",
     ]],
-    caughtBy: [{ file: "paper", title: "whoever forges that for a minority" }],
+    caughtBy: [{ file: "ports", title: "costs no election if a minority sees forged refusals" }],
   },
   {
     id: "97",
     name: "A knock that is lost is not repeated.",
     changes: [["this.probeAt = now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
-    caughtBy: [{ file: "paper", title: "and then once in a heartbeat" }],
+    caughtBy: [{ file: "ports", title: "is probed, and then once per heartbeat" }],
   },
   {
     id: "98",
@@ -951,7 +957,7 @@ export const planted: readonly Planted[] = [
       "Math.max(heartbeatMs, this.now - this.leaderLostAt)",
       "this.leaderLostAt > 0 ? heartbeatMs : Infinity",
     ]],
-    caughtBy: [{ file: "paper", title: "and less and less so" }],
+    caughtBy: [{ file: "ports", title: "is replaced by campaigns that are retried quickly" }],
   },
   {
     id: "99",
@@ -969,7 +975,7 @@ export const planted: readonly Planted[] = [
     id: "101",
     name: "A round of an earlier term is taken for one of this term.",
     changes: [["const round = m.term < this.currentTerm ? 0 : m.round;", "const { round } = m;"]],
-    caughtBy: [{ file: "paper", title: "a request of an earlier term confirms nothing" }],
+    caughtBy: [{ file: "reads", title: "a request of an earlier term confirms nothing" }],
   },
   {
     id: "102",
@@ -1110,7 +1116,10 @@ export const planted: readonly Planted[] = [
     changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
     caughtBy: [
       { mode: "core", seed: 37 },
-      { file: "paper", title: "... but a leader none that only its followers have" },
+      {
+        file: "replication",
+        title: "a leader applies no entry that only its followers have saved",
+      },
     ],
   },
   {
@@ -1129,7 +1138,7 @@ export const planted: readonly Planted[] = [
       "isInFlight || (read !== undefined && confirmedRound <= read.round)",
       "isInFlight || confirmedRound < follower.sentRound",
     ]],
-    caughtBy: [{ file: "paper", title: "nor is a heartbeat retransmitted that nothing waits for" }],
+    caughtBy: [{ file: "replication", title: "a heartbeat whose reply nothing waits for" }],
   },
   {
     id: "121",
@@ -1263,7 +1272,10 @@ export const planted: readonly Planted[] = [
       "if (mode === \"probing\" && next >= nextIndex) return;",
       "",
     ]],
-    caughtBy: [{ file: "paper", title: "a refusal that leads back further is answered at once" }],
+    caughtBy: [{
+      file: "replication",
+      title: "a refusal that leads back further restarts sending",
+    }],
   },
   {
     id: "140",
@@ -1272,7 +1284,10 @@ export const planted: readonly Planted[] = [
       "follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.",
       "",
     ]],
-    caughtBy: [{ file: "paper", title: "a refusal that leads back further is answered at once" }],
+    caughtBy: [{
+      file: "replication",
+      title: "a refusal that leads back further restarts sending",
+    }],
   },
   {
     id: "141",
@@ -1283,7 +1298,7 @@ export const planted: readonly Planted[] = [
       "follower.mode",
     ]],
     caughtBy: [
-      { file: "paper", title: "an entry that a path always loses is sent a few times" },
+      { file: "replication", title: "an entry that a path always loses is sent a few times" },
     ],
   },
   {
@@ -1293,7 +1308,7 @@ export const planted: readonly Planted[] = [
       "follower.attempts > 0 ? settings.batchBytes : settings.windowBytes",
       "settings.windowBytes",
     ]],
-    caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
+    caughtBy: [{ file: "snapshots", title: "a follower that lost its partial snapshot" }],
   },
   {
     id: "143",
@@ -1302,7 +1317,7 @@ export const planted: readonly Planted[] = [
       "follower.matchedRound = role.round;\n      follower.attempts = 0;",
       "follower.matchedRound = role.round;",
     ]],
-    caughtBy: [{ file: "paper", title: "several refusals cause one restart of sending" }],
+    caughtBy: [{ file: "replication", title: "several refusals cause one restart of sending" }],
   },
   {
     id: "144",
@@ -1311,7 +1326,7 @@ export const planted: readonly Planted[] = [
       "follower.attempts = m.success ? 0 : 1;",
       "if (!m.success) follower.attempts = 1;",
     ]],
-    caughtBy: [{ file: "paper", title: "a follower that has lost what it had gets all of it" }],
+    caughtBy: [{ file: "snapshots", title: "a follower that lost its partial snapshot" }],
   },
   {
     id: "145",
@@ -1334,7 +1349,7 @@ export const planted: readonly Planted[] = [
     changes: [["voters.filter(([, follower]) => this.isActive(follower))", "voters"]],
     caughtBy: [
       { file: "members", title: "to a server that was not heard for an election timeout" },
-      { file: "paper", title: "a follower that was not heard for an election timeout is no heir" },
+      { file: "transfer", title: "a follower that was silent for an election timeout is refused" },
     ],
   },
   {
@@ -1343,7 +1358,7 @@ export const planted: readonly Planted[] = [
     changes: [["role.transferTargets?.includes(m.from)", "role.transferTargets?.[0] === m.from"]],
     caughtBy: [
       { file: "node", title: "never hand over to a server that has just died" },
-      { file: "paper", title: "a follower that has just died is not asked" },
+      { file: "transfer", title: "a follower that has just died is not chosen" },
     ],
   },
   {
@@ -1356,13 +1371,16 @@ export const planted: readonly Planted[] = [
     id: "150",
     name: "Several servers are asked to lead at once.",
     changes: [["        role.transferTargets = [m.from];\n", ""]],
-    caughtBy: [{ file: "paper", title: "the first follower that answers and has all of the log" }],
+    caughtBy: [{
+      file: "transfer",
+      title: "the first follower that answers and has the whole log",
+    }],
   },
   {
     id: "151",
     name: "A server that has just led has received nothing for as long as it led.",
     changes: [["    this.heardAt = this.now; // Until now", "    // Until now"]],
-    caughtBy: [{ file: "paper", title: "a server that has just led was not without a leader" }],
+    caughtBy: [{ file: "elections", title: "the silence that a server reports does not include" }],
   },
   {
     id: "152",
@@ -1373,7 +1391,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { file: "node", title: "says which entry never arrives where only small datagrams do" },
-      { file: "paper", title: "so is a part of a snapshot" },
+      { file: "replication", title: "a chunk that a path always loses is sent as rarely" },
     ],
   },
 
@@ -1540,7 +1558,7 @@ export const planted: readonly Planted[] = [
     id: "169",
     name: "A late reply takes back the round that a follower has confirmed.",
     changes: [["Math.max(follower.confirmedRound, m.round)", "Number(m.round)"]],
-    caughtBy: [{ file: "paper", title: "a late reply to an earlier round takes back nothing" }],
+    caughtBy: [{ file: "reads", title: "a late reply to an earlier round revokes nothing" }],
   },
   // Founding.
   {

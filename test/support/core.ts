@@ -578,3 +578,39 @@ export class Cluster {
     }
   }
 }
+
+// ------------------------------------------ Snapshots ------------------------------------------
+
+/** A leader of three whose log was replaced by a snapshot, but for `kept` bytes of it. */
+export function compacted(index = 5, kept = 0, settings: Parameters<typeof leader>[0] = {}): Raft {
+  const raft = settledLeader({ log: [1, 1, 1, 1], ...settings });
+  for (let i = 0; i < 3; i += 1) propose(raft);
+  turn(raft);
+  acknowledge(raft, "b");
+  raft.onSnapshot(snapshotOf(raft, index), kept);
+  return raft;
+}
+
+/** What a follower that has `matchIndex` entries, and no more, makes its leader send. */
+export function fallBehind(raft: Raft, name: Name): Of<"InstallSnapshot">[] {
+  progress(raft, name).matchIndex = 0;
+  const { currentTerm } = raft;
+  const round = roundOf(raft);
+  return only(
+    "InstallSnapshot",
+    step(raft, appendReply(currentTerm, { from: name, success: false, round })),
+  );
+}
+
+/** All chunks of a snapshot of 30 bytes. */
+export const chunks = (term = 2, rest: Partial<Of<"InstallSnapshot">> = {}) =>
+  [0, 10, 20].map((offset) => installSnapshot(term, { offset, ...rest }));
+
+// ---------------------------------------- What was sent ----------------------------------------
+
+/** Returns the types of messages, in their order. */
+export const typesOf = (sent: readonly Message[]) => sent.map((m) => m.type);
+/** Returns the receivers of messages, in their order. */
+export const receiversOf = (sent: readonly Message[]) => sent.map((m) => m.to);
+/** Returns the entries of a log that was never compacted. */
+export const logOf = (raft: Raft) => raft.log.slice(1);

@@ -1,11 +1,11 @@
 /**
- * The table of sessions is state like any other: restored from a snapshot it must answer every
- * later command as the original does. Both get the same histories here, drawn by chance, and are
- * compared answer by answer.
+ * Proves that a command is applied once, however often it is sent (thesis §6.3), and that a table of
+ * sessions restored from a snapshot answers every later command as the original does: both get the
+ * same random histories, and are compared answer by answer.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Entry, makeEntry, Sessions } from "../../raft.ts";
-import { forSeeds, isReplay, type Random } from "../support/random.ts";
+import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { makeCommand } from "../support/wire.ts";
 
@@ -151,5 +151,140 @@ describe("sessions that are restored from a snapshot", () => {
     for (const sequence of [1, 2, 3, 4]) {
       expect(apply(copy, command(sequence))).toEqual(apply(original, command(sequence)));
     }
+  });
+});
+
+describe("Sessions (thesis §6.3)", () => {
+  test("a client that claims to have seen 2^48 answers costs no more than any other", () => {
+    const sessions = new Sessions();
+    const machine = { apply: () => new Uint8Array(), query: () => new Uint8Array() };
+    sessions.apply(makeEntry(1, 1, "session", new Uint8Array()), machine);
+    const command = makeCommand([1, 1, 2 ** 48 - 1], new Uint8Array());
+    expect(sessions.apply(makeEntry(2, 1, "commands", command), machine)).toEqual([
+      expect.objectContaining({ kind: "refusal" }),
+    ]);
+  });
+
+  /** Returns a table whose machine counts: an answer tells how many commands were applied. */
+  const counting = () => {
+    let applied = 0;
+    const machine = {
+      apply: (command: Uint8Array) => {
+        applied += 1;
+        return Buffer.from(`${Buffer.from(command)} ${applied}`);
+      },
+      query: () => new Uint8Array(),
+    };
+    const sessions = new Sessions();
+    let index = 0;
+    const apply = (kind: Entry["kind"], data: Uint8Array) => {
+      index += 1;
+      const [outcome] = sessions.apply(makeEntry(index, 1, kind, data), machine);
+      if (!outcome) return ""; // An entry that asks for nothing.
+      return `${outcome.kind === "answer" ? "" : "error: "}${outcome.data}`;
+    };
+    return {
+      /** Opens a session: its id is the index of its entry. */
+      open: () => {
+        apply("session", new Uint8Array());
+        return index;
+      },
+      command: (id: number, sequence: number, acknowledged = 0) =>
+        apply("commands", makeCommand([id, sequence, acknowledged], Buffer.from(`#${sequence}`))),
+      noop: () => apply("noop", new Uint8Array()),
+      applied: () => applied,
+    };
+  };
+
+  test("an empty answer is an answer like any other", () => {
+    const sessions = new Sessions();
+    let applied = 0;
+    const apply = () => {
+      applied += 1;
+      return new Uint8Array();
+    };
+    const machine = { apply, query: apply };
+    sessions.apply(makeEntry(1, 1, "session", new Uint8Array()), machine);
+    const command = makeCommand([1, 1, 0], new Uint8Array());
+    for (const index of [2, 3]) sessions.apply(makeEntry(index, 1, "commands", command), machine);
+    expect(applied).toBe(1);
+  });
+
+  test("commands of a session that arrive out of order are all applied", () => {
+    const { open, command } = counting();
+    const id = open();
+    expect([3, 1, 2].map((sequence) => command(id, sequence))).toEqual(["#3 1", "#1 2", "#2 3"]);
+    expect([1, 2, 3].map((sequence) => command(id, sequence))).toEqual(["#1 2", "#2 3", "#3 1"]);
+  });
+
+  test("an acknowledged answer is dropped, and its command is still not applied again", () => {
+    const { open, command, applied } = counting();
+    const id = open();
+    for (const sequence of [1, 2, 3]) command(id, sequence);
+    expect(command(id, 4, 2)).toBe("#4 4");
+    for (const sequence of [1, 2]) expect(command(id, sequence)).toStartWith("error: ");
+    expect(command(id, 3)).toBe("#3 3");
+    expect(applied()).toBe(4);
+  });
+
+  test("an acknowledgement is not revoked by a delayed request", () => {
+    const { open, command, applied } = counting();
+    const id = open();
+    command(id, 1);
+    command(id, 2, 1);
+    command(id, 3, 0);
+    expect(command(id, 1)).toStartWith("error: ");
+    expect(applied()).toBe(3);
+  });
+
+  test("each session has its own sequence numbers", () => {
+    const { open, command } = counting();
+    const [first, second] = [open(), open()];
+    expect([first, second].map((id) => command(id, 1))).toEqual(["#1 1", "#1 2"]);
+  });
+
+  test("a command of an unknown session is an error, and is not applied", () => {
+    const { open, command, noop, applied } = counting();
+    const id = open();
+    expect(noop()).toBe("");
+    expect(command(id + 1, 1)).toStartWith("error: ");
+    expect(command(0, 1)).toStartWith("error: ");
+    expect(applied()).toBe(0);
+  });
+
+  const MAX = 10_000;
+  const crowd = () => {
+    const all = counting();
+    const [first, second, third] = [all.open(), all.open(), all.open()];
+    for (let i = 3; i < MAX; i += 1) all.open();
+    all.command(first, 1);
+    all.command(third, 1);
+    return { ...all, ids: [first, second, third] };
+  };
+
+  test("beyond the limit, the least recently used session ends", () => {
+    const { open, command, ids } = crowd();
+    expect(ids.map((id) => command(id, 2))).not.toContainEqual(expect.stringMatching("error"));
+    const fourth = (ids.at(-1) ?? 0) + 1;
+    open();
+    expect(command(fourth, 1)).toStartWith("error: ");
+    expect(ids.map((id) => command(id, 3))).not.toContainEqual(expect.stringMatching("error"));
+  });
+
+  test("equal logs end equal sessions", () => {
+    const [here, there] = [crowd(), crowd()];
+    const answers = [here, there].map(({ open, command, ids }) => {
+      const random = randomFrom(7);
+      const used: string[] = [];
+      for (let i = 0; i < 3_000; i += 1) {
+        if (random() < 0.5) open();
+        else used.push(command(Math.ceil(random() * (MAX + i)), i));
+      }
+      return [...used, ...ids.map((id) => command(id, 9))];
+    });
+    expect(answers[0]).toEqual(answers[1] ?? []);
+    const errors = answers[0]?.filter((answer) => answer.startsWith("error")).length ?? 0;
+    expect(errors).toBeGreaterThan(100);
+    expect(errors).toBeLessThan(1_400);
   });
 });

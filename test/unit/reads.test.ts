@@ -1,0 +1,153 @@
+/** Proves that reads are linearizable by ReadIndex: one round of heartbeats, no entry (thesis §6.4). */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { type Name, Raft } from "../../raft.ts";
+import {
+  appendEntries,
+  appendReply,
+  FIVE,
+  flush,
+  follower,
+  grantPreVotes,
+  grantVotes,
+  HEARTBEAT,
+  installSnapshot,
+  propose,
+  receiversOf,
+  roundOf,
+  settledLeader,
+  step,
+  timeOut,
+  turn,
+  wait,
+} from "../support/core.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+describe("ReadIndex (thesis §6.4)", () => {
+  const ask = (raft: Raft) => {
+    if (!raft.read()) throw new Error("only a leader reads");
+  };
+  /** A follower confirms a round, in a turn whose answers we want. */
+  const confirm = (raft: Raft, round: number, rest: { from?: Name; success?: boolean } = {}) => {
+    const { lastIndex } = raft.log;
+    const how = rest.success === false ? { hintIndex: lastIndex } : { matchIndex: lastIndex };
+    raft.receive(appendReply(raft.currentTerm, { round, ...how, ...rest }), raft.now);
+    return flush(raft).reads;
+  };
+
+  test("an acknowledgement of an earlier round does not confirm a read", () => {
+    const raft = settledLeader();
+    wait(raft, HEARTBEAT); // This round left before the read, so it proves nothing about later.
+    const earlier = roundOf(raft);
+    ask(raft);
+    turn(raft);
+    expect(confirm(raft, earlier)).toBe(0);
+    expect(confirm(raft, earlier, { from: "c" })).toBe(0);
+    expect(confirm(raft, earlier + 1)).toBe(1);
+  });
+
+  test("a round stays valid while a later one is in flight", () => {
+    const raft = settledLeader();
+    ask(raft);
+    turn(raft);
+    const round = roundOf(raft);
+    wait(raft, HEARTBEAT);
+    expect(roundOf(raft)).toBeGreaterThan(round);
+    expect(confirm(raft, round)).toBe(1);
+  });
+
+  test("a request of an earlier term confirms nothing, although it is answered in this one", () => {
+    const raft = settledLeader({ log: [1], term: 5 });
+    ask(raft);
+    turn(raft);
+    const asked = { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1, round: roundOf(raft) };
+    const b = follower({ name: "b", log: [1], term: 5 }, "a");
+    const [late] = step(b, appendEntries(4, asked));
+    const [chunk] = step(b, installSnapshot(4, { ...asked, lastIncludedIndex: 9 }));
+    for (const answer of [late, chunk]) {
+      expect(answer).toMatchObject({ term: 5, round: 0, success: false });
+      if (answer) raft.receive(answer, raft.now);
+      expect(flush(raft).reads).toBe(0);
+    }
+    expect(confirm(raft, roundOf(raft))).toBe(1);
+  });
+
+  test("a refusal of our term confirms a read, too, because a follower sent it", () => {
+    const raft = settledLeader();
+    ask(raft);
+    turn(raft);
+    expect(confirm(raft, roundOf(raft), { success: false })).toBe(1);
+  });
+
+  test("a read waits until all entries that were committed when it arrived are applied", () => {
+    const raft = settledLeader();
+    const index = propose(raft);
+    turn(raft);
+    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
+    ask(raft);
+    raft.prepare();
+    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
+    expect(raft.takeReads()).toBe(0);
+    raft.takeApplicable();
+    expect(raft.takeReads()).toBe(1);
+  });
+
+  test("a read does not wait for later proposals", () => {
+    const raft = settledLeader();
+    ask(raft);
+    propose(raft);
+    turn(raft);
+    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: 1 }), raft.now);
+    expect(flush(raft).reads).toBe(1);
+  });
+
+  test("many reads share one round", () => {
+    const raft = settledLeader();
+    for (let i = 0; i < 3; i += 1) ask(raft);
+    expect(receiversOf(turn(raft))).toEqual(["b", "c"]);
+    expect(confirm(raft, roundOf(raft))).toBe(3);
+  });
+
+  test("later reads wait for a later round", () => {
+    const raft = settledLeader();
+    ask(raft);
+    turn(raft);
+    const round = roundOf(raft);
+    ask(raft);
+    expect(receiversOf(turn(raft))).toEqual(["b", "c"]);
+    expect(confirm(raft, round)).toBe(1);
+    expect(confirm(raft, roundOf(raft))).toBe(1);
+  });
+
+  test("a late reply to an earlier round revokes nothing that a follower has confirmed", () => {
+    const raft = settledLeader({ members: FIVE });
+    const early = roundOf(raft);
+    ask(raft);
+    turn(raft);
+    expect(confirm(raft, roundOf(raft), { from: "b" })).toBe(0);
+    expect(confirm(raft, early, { from: "b" })).toBe(0);
+    expect(confirm(raft, roundOf(raft), { from: "c" })).toBe(1);
+  });
+
+  test("a lost round is sent again within a heartbeat", () => {
+    const raft = settledLeader();
+    ask(raft);
+    turn(raft);
+    expect(receiversOf(wait(raft, HEARTBEAT))).toEqual(["b", "c"]);
+    expect(confirm(raft, roundOf(raft))).toBe(1);
+  });
+
+  test("a read is dropped when the leader steps down, and not answered in a later term", () => {
+    const raft = settledLeader();
+    ask(raft);
+    turn(raft);
+    step(raft, appendReply(2, { success: false }));
+    timeOut(raft);
+    grantPreVotes(raft);
+    grantVotes(raft);
+    expect(raft).toMatchObject({ currentTerm: 3, role: { name: "Leader" } });
+    wait(raft, HEARTBEAT);
+    expect(confirm(raft, roundOf(raft))).toBe(0);
+  });
+});
