@@ -640,18 +640,18 @@ export class Raft {
   }
 
   // ---------------------------------------- 5 Elections -----------------------------------------
-  // Who hears no leader asks the others for their votes, and leads if a majority grants them
-  // (§5.2). Two refinements keep a server that was away from deposing a leader that works: it
-  // first asks whether it could win (PreVote, thesis §9.6), and who hears a leader refuses
-  // (thesis §4.2.3).
+  // A follower that hears no leader asks the others for their votes, and leads if a majority grants
+  // them (§5.2). Two refinements keep a server that was away from deposing a working leader: it
+  // first asks whether it could win (PreVote, thesis §9.6), and a server that hears a leader
+  // refuses (thesis §4.2.3).
 
-  /** The leader that this server knows of, itself included. */
+  /** The leader that this server knows, which may be itself. */
   get leader(): Name | undefined {
     if (this.role.name === "Leader") return this.settings.name;
     return this.role.name === "Follower" ? this.role.leader : undefined;
   }
 
-  /** Whether a leader was heard within T. A leader hears one as long as it hears a majority. */
+  /** Returns whether a leader was heard within T. A leader hears one while it hears a majority. */
   hearsLeader(): boolean {
     const { role, now, settings } = this;
     const heardAt = role.name === "Leader"
@@ -661,9 +661,9 @@ export class Raft {
   }
 
   /**
-   * A new timeout for every campaign, or the same two candidates split the vote again (§5.2). It
-   * is from T to 1.5 T, not to twice T as in the paper: who loses a pre-vote has split nothing, so
-   * half a T is spread enough, and a leader that has vanished is replaced the sooner.
+   * Draws a new timeout for every campaign, because otherwise two candidates would split the vote
+   * again (§5.2). It is below 1.5 T, where the paper has 2 T: a lost pre-vote splits no vote, so a
+   * smaller spread is enough, and a crashed leader is replaced sooner.
    */
   private drawElectionTimeout(patienceMs = this.settings.electionTimeoutMs): number {
     this.electionDueAt = this.now + patienceMs * (1 + this.#random() / 2);
@@ -677,11 +677,11 @@ export class Raft {
     if (before.name === role.name) return;
     this.events.push({ type: "role", from: before.name, to: role.name });
     if (before.name !== "Leader") return;
-    this.heardAt = this.now; // Until now there was no leader to hear from.
+    this.heardAt = this.now; // A leader hears no other leader, so its silence begins now.
     this.drawElectionTimeout();
   }
 
-  /** A higher term is a fact that nobody can undo. In it this server follows, and has not voted. */
+  /** Enters a higher term as a follower that has not voted in it (§5.1). */
   private adopt(term: number): void {
     this.currentTerm = term;
     this.votedFor = undefined;
@@ -691,8 +691,8 @@ export class Raft {
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
     this.drawElectionTimeout(this.patienceMs);
-    // Who must not lead does not campaign, but forgets a silent leader all the same, or would send
-    // clients there for ever.
+    // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
+    // would redirect clients there forever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
     if (name === "Candidate") {
       this.currentTerm += 1;
@@ -705,19 +705,11 @@ export class Raft {
     this.campaigns += 1;
     this.askAt = this.now;
     this.become(role);
-    // A real vote for oneself counts when it is durable (`onSaved`), a pre-vote binds nobody.
+    // A pre-vote promises nothing. A vote for itself counts only when it is durable (`onSaved`).
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
   }
 
-  /** Whether this server asks for votes, or while it is empty, whether other founders are. */
-  private get isAsking(): boolean {
-    const { role, leader, log, foundings } = this;
-    if (role.name !== "Follower") return role.name !== "Leader";
-    return log.lastIndex === 0 && leader === undefined
-      && !this.others.every((name) => foundings.get(name) === 0);
-  }
-
-  /** Asks for missing votes, again and again, because a request or its reply may be lost. */
+  /** Requests the votes that are missing, repeatedly, because a request or reply may be lost. */
   private requestVotes(role: Role): void {
     const { campaigns: campaign, log, settings, patienceMs } = this;
     this.askAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
@@ -740,52 +732,47 @@ export class Raft {
     }
   }
 
-  /**
-   * RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing at the receiver.
-   */
+  /** RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing here. */
   private onRequestVote(m: Of<"RequestVote">): void {
-    // Who hears a leader neither votes nor takes the candidate's term for a fact (thesis §4.2.3),
-    // unless that leader itself wants it so.
+    const { role } = this;
+    // A server that hears a leader neither votes nor adopts the candidate's term (thesis §4.2.3),
+    // unless that leader asked for the election.
     if (this.hearsLeader() && !m.transfer) {
-      const { role } = this;
-      // Who was removed and has missed it still wants votes. The log tells it why it gets none.
+      // A removed server that missed its removal keeps asking for votes. Replicate to it, so that
+      // it learns from the log.
       if (role.name === "Leader" && !role.followers.has(m.from)) this.trackFollower(role, m.from);
       return this.replyVote(m, false);
     }
     if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
     // 1. Reply false if term < currentTerm (§5.1).
-    if (m.term < this.currentTerm) return this.replyVote(m, false);
+    const isCurrent = m.term >= this.currentTerm;
     // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as
-    //    receiver's log, grant vote (§5.2, §5.4). In a term only proposed, nobody has voted.
-    const free = this.votedFor === undefined || this.votedFor === m.from;
-    if (!free && m.term === this.currentTerm) return this.replyVote(m, false);
-    if (!this.isUpToDate(m)) return this.replyVote(m, false);
-    // If the candidate's log doesn't list our disk, ours may replace a disk whose votes are lost.
-    // We may vote only if the candidate's log is empty and no peer has shown a log (section 11).
-    const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);
-    if (!isNamed) return this.replyVote(m, false);
-    if (!m.preVote) {
-      // A vote is a promise. We may make it once per term, and must remember it through a crash,
-      // or two candidates could each count us: the reply leaves only when the disk has it (§5.2).
-      if (this.votedFor === undefined) this.events.push({ type: "voted", candidate: m.from });
+    //    receiver's log, grant vote (§5.2, §5.4). In a proposed term, no server has voted yet.
+    const hasNoVote = this.votedFor === undefined || m.term > this.currentTerm;
+    const isFree = hasNoVote || this.votedFor === m.from;
+    const voteGranted = isCurrent && isFree && this.isUpToDate(m) && this.mayVote(m);
+    if (voteGranted && !m.preVote) {
+      if (hasNoVote) this.events.push({ type: "voted", candidate: m.from });
+      // A vote is a promise: the reply leaves only once it is durable. Otherwise a server could
+      // crash, forget its vote, and vote for a second candidate in the same term (§5.2).
       this.votedFor = m.from;
-      // Whoever campaigns itself, or remembers a silent leader, would only obstruct its candidate.
+      // Having voted, stop campaigning and forget the old leader, to leave the candidate alone.
       this.become({ name: "Follower", leader: undefined });
       this.heardAt = this.now;
       this.drawElectionTimeout();
     }
-    this.replyVote(m, true);
+    this.replyVote(m, voteGranted);
   }
 
-  /** The log whose last entry is of the later term wins; in the same term, the longer (§5.4.1). */
+  /** The log whose last entry has the later term is more up-to-date, then the longer (§5.4.1). */
   private isUpToDate({ lastLogIndex, lastLogTerm }: Of<"RequestVote">): boolean {
     if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;
     return lastLogIndex >= this.log.lastIndex;
   }
 
   private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
-    // A granted pre-vote is about the term that was proposed. A refusal tells our own, which the
-    // request adopts if it is higher: it would otherwise go on asking for a term that is over.
+    // A granted pre-vote names the proposed term. A refusal names our own term: if that is higher,
+    // the candidate adopts it, instead of proposing a term that is over.
     const term = m.preVote && voteGranted ? m.term : this.currentTerm;
     const { preVote, campaign } = m;
     this.send("RequestVoteReply", m, { term, preVote, campaign, voteGranted });
@@ -795,8 +782,7 @@ export class Raft {
     const { role } = this;
     if (role.name !== "PreCandidate" && role.name !== "Candidate") return;
     if (!m.voteGranted || m.preVote !== (role.name === "PreCandidate")) return;
-    // A vote counts in its term, whichever request it answers. A pre-vote counts in its campaign:
-    // nobody is bound by it, so an answer to an earlier one says nothing about now.
+    // A vote counts for its term. A pre-vote promises nothing, so it counts for its campaign only.
     if (m.preVote && m.campaign !== this.campaigns) return;
     if (m.term === this.currentTerm + (m.preVote ? 1 : 0)) this.countVote(role, m.from);
   }
@@ -813,27 +799,27 @@ export class Raft {
   }
 
   private lead(): void {
-    if (!this.mayLead) return; // A peer has shown a log meanwhile.
+    if (!this.mayLead) return; // Since the campaign began, a peer has shown a log (section 11).
     const firstIndex = this.log.lastIndex + 1;
     const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
     for (const name of this.others) this.trackFollower(role, name);
     this.become(role);
-    // An entry of an earlier term is only committed beneath one of our own (§5.4.2), so a term
-    // begins with one that asks for nothing (§8), and the first one of all with one that names the
-    // disks that are there (section 11). Sent at once, it is the first heartbeat too.
+    // A term begins with a no-op, because entries of earlier terms are committed only below an
+    // entry of the leader's own term (§5.4.2, §8). The first entry of all lists the members and
+    // their disks (section 11). Sent at once, it is the first heartbeat, too.
     if (firstIndex > 1) this.propose("noop", NOTHING);
     else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
   }
 
-  /** Begins to send to a server. Of what it has nothing is known yet. */
+  /** Starts to replicate to a server, of which nothing is known yet. */
   private trackFollower(role: Leader, name: Name): void {
     role.followers.set(name, new Progress(this.log.lastIndex + 1, this.now, role.round));
   }
 
   // -------------------------------- 6 Replication and commitment --------------------------------
-  // The leader's log is the truth, and followers are brought to agree with it (§5.3). An entry is
-  // committed, and may be applied, once a majority has it durably and the leader of its own term
-  // counted them (§5.4.2). Heartbeat, new entries, catch-up and retry are one act, `replicate`.
+  // The leader makes the followers' logs agree with its own (§5.3). An entry is committed, and may
+  // be applied, once the leader of its term knows that a majority has it durably (§5.4.2).
+  // Heartbeats, new entries, retries and catching up are one act, `replicate`.
 
   /**
    * Sends a follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
@@ -874,9 +860,9 @@ export class Raft {
 
   /** AppendEntries, receiver implementation (Figure 2). */
   private onAppendEntries(m: Of<"AppendEntries">): void {
-    // 1. Reply false if term < currentTerm (§5.1). A leader that is not told never steps down.
+    // 1. Reply false if term < currentTerm (§5.1). Otherwise an old leader would never step down.
     if (m.term < this.currentTerm) return this.refuseEntries(m);
-    this.follow(m); // Only this term's leader could have sent it.
+    this.follow(m); // It came from this term's leader.
     // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches
     //    prevLogTerm (§5.3).
     if (!this.log.matches(m.prevLogIndex, m.prevLogTerm)) return this.refuseEntries(m);
@@ -884,8 +870,7 @@ export class Raft {
     // 4. Append any new entries not already in the log.
     this.log.merge(m.entries, this.commitIndex);
     // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new
-    //    entry). That is never past what this very request vouches for: what we have behind it
-    //    may come from a leader that failed.
+    //    entry). Our entries after that one may come from a leader that failed.
     const matchIndex = m.prevLogIndex + m.entries.length;
     this.commitTo(Math.min(m.leaderCommit, matchIndex));
     this.acknowledge(m, matchIndex);
@@ -909,17 +894,17 @@ export class Raft {
     this.heardAt = this.now;
     this.probeAt = this.now + LATE_AFTER_HEARTBEATS * this.settings.heartbeatMs;
     this.drawElectionTimeout();
-    // Entries of two foundings can't be compared. Nothing of ours was committed (section 11).
+    // Entries of two foundings can't be compared, and none of ours is committed (section 11).
     if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
   }
 
-  /** Refuses in such a way that the leader can skip a whole term in one round trip (§5.3). */
+  /** Refuses with a hint, so that the leader skips a whole term in one round trip (§5.3). */
   private refuseEntries(m: Of<"AppendEntries">): void {
-    // Where the logs agree, the entry's term is at most prevLogTerm: terms do not decrease.
+    // Terms never decrease along a log, so where the logs agree, no term is above prevLogTerm.
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
-    const hintIndex = Math.max(upTo, this.log.baseIndex); // Only who is deposed asks before it.
+    const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
-    // Rounds are counted anew in each term, so one of an earlier term would be taken for another.
+    // A leader of another term must not take this for a reply to a round of its own.
     const round = m.term < this.currentTerm ? 0 : m.round;
     this.send("AppendEntriesReply", m, {
       term: this.currentTerm,
@@ -973,7 +958,7 @@ export class Raft {
     const follower = role.followers.get(m.from);
     if (m.term < this.currentTerm || m.round > role.round) return undefined;
     if (!follower || m.round <= follower.sinceRound) return undefined;
-    // Even a refusal is of our term, so it agrees that we lead.
+    // Even a refusal confirms that the follower follows us, because it has our term.
     follower.heardAt = this.now;
     follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
     return follower;
@@ -982,7 +967,7 @@ export class Raft {
   /**
    * If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
    * log[N].term == currentTerm: set commitIndex = N (§5.3, §5.4). An entry of an earlier term may
-   * be on a majority and yet be overwritten, by a leader that was elected without it (Figure 8).
+   * be on a majority and still be overwritten, by a leader elected without it (Figure 8).
    */
   private advanceCommitIndex(role: Leader): void {
     const n = this.majorityValue(role, this.log.savedIndex, (f) => f.matchIndex);
@@ -1271,17 +1256,6 @@ export class Raft {
     return member?.votes === true && this.isNamed(member);
   }
 
-  /**
-   * Who is to be removed may have to lead until that is committed, not longer (thesis §4.2.2).
-   * A start forgets what is committed, so the list before the last one counts, whatever that is.
-   */
-  private get mayLead(): boolean {
-    const { changedAt, commitIndex, log, settings: { name } } = this;
-    if (log.lastIndex === 0) return this.hasLooked && this.member(name)?.votes === true;
-    const before = changedAt > commitIndex ? this.membersAt(changedAt - 1) : [];
-    return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
-  }
-
   get majority(): number {
     return majorityOf(this.voters);
   }
@@ -1441,6 +1415,34 @@ export class Raft {
     this.appendMembers(role, next);
     this.trackFollower(role, member.name);
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
+  }
+
+  /**
+   * Returns whether our disk may vote for a candidate: the candidate's log names it. If the log is
+   * empty it names no disk, and we may vote if no peer has shown a log.
+   */
+  private mayVote({ voterDisk, lastLogIndex }: Of<"RequestVote">): boolean {
+    return voterDisk === this.settings.disk || (lastLogIndex === 0 && this.hasLooked);
+  }
+
+  /**
+   * Returns whether this server may lead: it has a vote by the last list of members, or by the list
+   * before while the last is not committed, because a removed leader has to lead until its removal
+   * is (thesis §4.2.2).
+   */
+  private get mayLead(): boolean {
+    const { changedAt, commitIndex, log, settings: { name } } = this;
+    if (log.lastIndex === 0) return this.hasLooked && this.member(name)?.votes === true;
+    const before = changedAt > commitIndex ? this.membersAt(changedAt - 1) : [];
+    return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
+  }
+
+  /** Returns whether this server asks for votes, or as an empty founder for foundings. */
+  private get isAsking(): boolean {
+    const { role, leader, log, foundings } = this;
+    if (role.name !== "Follower") return role.name !== "Leader";
+    return log.lastIndex === 0 && leader === undefined
+      && !this.others.every((name) => foundings.get(name) === 0);
   }
 
   /** The founding that this log belongs to; 0 while it is empty. */
@@ -4099,8 +4101,8 @@ export class Client {
   }
 
   /**
-   * Asks `leader` to hand over to `heir`, or to the first server that has all of its log. Resolves to
-   * the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
+   * Asks `leader` to hand over to `heir`, or to the first server that has all of its log. Resolves
+   * to the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
    * reason, such as that the heir has not been heard or did not take over in time; "timeout".
    */
   async transfer(leader: Name, heir = ""): Promise<Name> {

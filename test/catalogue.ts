@@ -102,7 +102,7 @@ export const planted: readonly Planted[] = [
   {
     id: "5",
     name: "\"Up to date\" is left out.",
-    changes: [["    if (!this.isUpToDate(m)) return this.replyVote(m, false);\n", ""]],
+    changes: [["isFree && this.isUpToDate(m) &&", "isFree &&"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -378,8 +378,8 @@ export const planted: readonly Planted[] = [
     id: "42",
     name: "A wiped node comes back as the voter it was: it votes.",
     changes: [[
-      "const isNamed = m.voterDisk === this.settings.disk || (m.lastLogIndex === 0 && this.hasLooked);",
-      "const isNamed = true;",
+      "this.isUpToDate(m) && this.mayVote(m);",
+      "this.isUpToDate(m);",
     ]],
     caughtBy: [
       { mode: "core", seed: 19 },
@@ -1379,7 +1379,7 @@ export const planted: readonly Planted[] = [
   {
     id: "151",
     name: "A server that has just led has received nothing for as long as it led.",
-    changes: [["    this.heardAt = this.now; // Until now", "    // Until now"]],
+    changes: [["this.heardAt = this.now; // A leader hears", "// A leader hears"]],
     caughtBy: [{ file: "elections", title: "the silence that a server reports does not include" }],
   },
   {
@@ -1576,7 +1576,7 @@ export const planted: readonly Planted[] = [
     id: "171",
     name: "An empty founder votes for an empty candidate before it has looked itself.",
     changes: [
-      ["(m.lastLogIndex === 0 && this.hasLooked)", "(m.lastLogIndex === 0)"],
+      ["(lastLogIndex === 0 && this.hasLooked)", "(lastLogIndex === 0)"],
     ],
     caughtBy: [{ file: "founding", title: "votes for an empty candidate when it has looked" }],
   },
