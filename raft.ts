@@ -3284,24 +3284,26 @@ export class Node {
   private sessions = new Sessions();
   private readonly snapshotBytes: number;
   private readonly sliceBytes: number;
-  /** What is left to be done of a snapshot that is written, or installed. */
+  /** The rest of the work on a snapshot that is being written or installed. */
   private slices: Generator<void> | undefined;
-  /** How many bytes of commands an entry has room for. */
+  /** How many bytes of commands fit an entry. */
   private readonly entryBytes: number;
-  /** Who waits for the entry at an index, proposed in a term. */
+  /** Requests that wait for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
-  /** Commands of this turn, in no entry yet. */
+  /** Commands of this turn that are in no entry yet. */
   private batch: (Waiter & { data: Buffer })[] = [];
-  /** Who waits for a read, in their order; and at a follower, until the leader is asked how far. */
+  /** Leader: reads that wait for the core, in the order of `core.read`. */
   private readonly questions: ReadRequest[] = [];
-  private unasked: ReadRequest[] = [];
+  /** Follower: reads that came since the leader was last asked for its commit index. */
+  private readonly unasked: ReadRequest[] = [];
   private isAsking = false;
-  /** Who waits, at a follower, for what is applied to reach `index`. */
+  /** Follower: reads that wait until the entry at `index` is applied. */
   private readonly awaited: { index: number; questions: ReadRequest[] }[] = [];
+  /** The members of which the program and the endpoint know. */
   private members: Configuration;
   /** The ids of this server's own requests to itself that wait for a reply. */
   private readonly ownCalls = new Set<number>();
-  /** The last request that began an attempt to hand over. */
+  /** The last request that began a leadership transfer. */
   private lastTransfer: ClientRequest | undefined;
   /**
    * leaving: removed from the cluster, it still redirects clients for an election timeout.
@@ -3312,9 +3314,9 @@ export class Node {
   private cancelTimer = () => {};
 
   /**
-   * Starts a server with what its directory remembers. Throws a RaftError: "usage" if the options
-   * contradict each other, "network" if it cannot listen, "storage" if the directory is in use,
-   * not its own, damaged or not writable.
+   * Starts a server from its directory. Throws a RaftError: "usage" if the options contradict each
+   * other, "network" if it cannot listen, "storage" if the directory is in use, damaged, not
+   * writable, or of another server.
    */
   static async start(options: NodeOptions): Promise<Node> {
     const { host, port, peers, secret = "", cluster = "raft", world = systemWorld, join = false } =
@@ -3334,8 +3336,7 @@ export class Node {
     );
     ensure(
       !join || peers.length > 0,
-      "A server that is to join a cluster needs the addresses of "
-        + "some who are in it: --peers.",
+      "Cannot join a cluster without the addresses of some of its members. List them: --peers.",
     );
     let node: Node | undefined;
     let storage: Storage | undefined;
@@ -3345,17 +3346,16 @@ export class Node {
     );
     try {
       const { address } = socket;
-      // Anybody on the network could do anything to a server that has no secret.
       ensure(
         secret !== "" || isLoopback(address),
         `Without a secret a server listens on loopback addresses only, not on ${address}, where `
-          + "anybody could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
+          + "everyone could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
           + "'--secret-file raft.secret'.",
       );
       ensure(
         name !== at.name || !ANY.includes(address),
-        `${address} is every address of this machine, and no name. Give this server the name by `
-          + "which its peers know it: --name HOST:PORT.",
+        `${address} stands for every address of this machine, so it cannot be a name. Give this `
+          + "server the name that its peers use: --name HOST:PORT.",
       );
       const founder = { cluster, name, members: join ? [] : members };
       storage = new Storage(world.files, options.directory, founder, world.random);
@@ -3378,36 +3378,32 @@ export class Node {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
     ensure(
       heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
-      `A heartbeat every ${heartbeatMs} ms is less than two in an election timeout of `
-        + `${electionTimeoutMs} ms: one that is lost would cause an election. Take a shorter `
-        + "heartbeat, or a longer timeout.",
+      `With a heartbeat every ${heartbeatMs} ms and an election timeout of ${electionTimeoutMs} ms, `
+        + "one lost heartbeat would cause an election. Make the timeout at least twice as long.",
     );
-    const keys = serverKeys(secret, storage.identity.cluster);
     const { identity, hardState, base, snapshot, cutBytes } = storage;
-    const { name, disk } = identity;
-    const members = identity.members.map((founder) => {
-      const server = servers.find((other) => other.name === founder);
-      const isNowhere = !server || ANY.includes(server.host);
-      const address = isNowhere ? "" : writeAddress(server);
-      return { name: founder, address, votes: true, disk: 0 };
+    const keys = serverKeys(secret, identity.cluster);
+    const members = identity.members.map((name) => {
+      const server = servers.find((other) => other.name === name);
+      const isKnown = server && !ANY.includes(server.host);
+      return { name, address: isKnown ? writeAddress(server) : "", votes: true, disk: 0 };
     });
     const batchBytes = socket.datagramBytes(socket.address) - ENVELOPE_BYTES - MESSAGE_BYTES;
-    const windowBytes = socket.receiveBufferBytes / 8; // The kernel counts more than the payload.
     const settings = {
-      name,
-      disk,
+      name: identity.name,
+      disk: identity.disk,
       members,
       electionTimeoutMs,
       heartbeatMs,
       batchBytes,
-      windowBytes,
+      windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
     };
     this.entryBytes = batchBytes - RECORD_HEADER;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     const remembered = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
     this.core = new Raft(settings, remembered, world.clock.now(), world.random);
-    // Nobody waits for this server yet, so all slices are done at once.
+    // Nothing else needs this server's time yet, so all slices follow each other.
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onTurnEnd: () => this.guard(() => this.flush()),
@@ -3438,54 +3434,54 @@ export class Node {
 
   /**
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * "refused" if it has more than MAX_COMMAND_BYTES; "applied" if it was applied, but its answer
-   * has more than MAX_ANSWER_BYTES; "timeout" if it could not even be sent, or "stopped" if this
-   * server has stopped before that, or "closed" if this client was closed; "outcomeUnknown" if no
-   * answer came in time, so that it may have been applied, or may be yet. Both are copied.
+   * - "refused" if the command has more than MAX_COMMAND_BYTES;
+   * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES;
+   * - "timeout", "stopped" or "closed" if it was never sent;
+   * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still be.
    */
   readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
-   * Asks the state machine, and resolves to an answer that reflects every command answered before,
-   * on whichever server (it is linearizable). Rejects with a RaftError: "refused" if question or
-   * answer is too large, or if the state machine throws; or "timeout", "stopped", "closed".
+   * Queries the state machine. The answer is linearizable: it reflects every command that any server
+   * had answered before. Rejects with a RaftError: "refused" if question or answer is too large or
+   * the state machine throws; "timeout", "stopped" or "closed".
    */
   readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
   /**
-   * Adds a server, which gets a vote by itself when it has the log; corrects the address of a
-   * member; or without an address removes one, which stops.
-   * Resolves when that is committed, or was so already. Rejects with a RaftError:
-   * "refused" with the reason, such as that no working majority would be left, unless `force`;
-   * "outcomeUnknown" as `propose`.
+   * Adds a learner, which is promoted to voter once it has the log; corrects the address of a
+   * member; or, if `address` is empty, removes a member. Resolves when the change is committed.
+   * Rejects with a RaftError: "refused" if no reachable majority would be left, unless `force`;
+   * "outcomeUnknown" as in `propose`.
    */
   readonly changeMembers = (name: Name, address = "", force = false) =>
     this.client.changeMembers(name, address, force);
 
   /**
-   * What this server knows of itself and its peers, for people. `silentMs` since it heard a leader,
-   * `heardMs` since it heard a peer; null is what it does not know, or what is not so in its role.
+   * Returns what this server knows of itself and its peers, for people. `silentMs` is the time since
+   * it heard a leader, `heardMs` the time since it heard a peer. Unknown values are null.
    */
   status() {
-    const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = this.core;
+    const { core, members, endpoint, storage: { identity } } = this;
+    const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = core;
     const { lastIndex, lastTerm } = log;
     const followers = role.name === "Leader" ? role.followers : undefined;
-    const { name: self } = this.endpoint.self;
-    const peers = this.members.filter(({ name }) => name !== self).map((member) => {
+    const peers = members.filter(({ name }) => name !== identity.name).map((member) => {
       const { name, votes: isVoter } = member;
+      const { matchIndex = null, stuck = null } = followers?.get(name) ?? {};
       return {
         isVoter,
-        ...this.endpoint.about("peer", name),
-        matchIndex: followers?.get(name)?.matchIndex ?? null,
-        stuck: followers?.get(name)?.stuck ?? null,
-        founding: this.core.foundings.get(name) ?? null,
-        isNamed: this.core.isNamed(member),
+        ...endpoint.about("peer", name),
+        matchIndex,
+        stuck,
+        founding: core.foundings.get(name) ?? null,
+        isNamed: core.isNamed(member),
       };
     });
     return structuredClone({
-      ...this.storage.identity,
-      ...this.core.settings,
-      members: this.members,
+      ...identity,
+      ...core.settings,
+      members,
       role: role.name,
       term,
       votedFor,
@@ -3495,14 +3491,14 @@ export class Node {
       commitIndex,
       lastApplied,
       unsaved: lastIndex - log.savedIndex,
-      snapshotIndex: this.core.snapshot.index,
+      snapshotIndex: core.snapshot.index,
       votes: "votes" in role ? role.votes.size : null,
-      needed: this.core.majority,
-      founding: this.core.founding,
-      silentMs: followers ? null : Math.round(this.world.clock.now() - this.core.heardAt),
+      needed: core.majority,
+      founding: core.founding,
+      silentMs: followers ? null : Math.round(this.world.clock.now() - core.heardAt),
       logBytes: log.bytes(1, lastIndex),
       peers,
-      dropped: this.endpoint.dropped,
+      dropped: endpoint.dropped,
     });
   }
 
@@ -3516,8 +3512,9 @@ export class Node {
   }
 
   /**
-   * Stops serving, and lets go of socket and directory. A leader first hands over, which takes an
-   * election timeout at most; called again, it stops at once. With a reason, `stopped` rejects.
+   * Stops serving, and releases socket and directory. A leader first hands its leadership over, for
+   * an election timeout at most; a second call stops it immediately. With a reason, `stopped`
+   * rejects.
    */
   stop(reason?: unknown): Promise<void> {
     const { phase } = this;
@@ -3528,7 +3525,7 @@ export class Node {
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
     this.cancelTimer();
-    this.client.close("stopped"); // And with it the socket, which they share.
+    this.client.close("stopped"); // This closes the socket, too.
     this.storage.close();
     return this.stopped;
   }
@@ -3536,7 +3533,7 @@ export class Node {
   /** Lets `await using` stop the server at the end of a block. */
   readonly [Symbol.asyncDispose] = () => this.stop();
 
-  /** Whatever goes wrong in here, a storage error above all, ends the server: it cannot promise. */
+  /** Stops the server if `action` throws: after a storage error it can promise nothing. */
   private guard(action: () => void): void {
     try {
       if (this.phase !== "stopped") action();
@@ -3596,27 +3593,30 @@ export class Node {
         core.onPortClosed(peer, this.world.clock.now());
       });
     }
-    this.meetMembers();
+    this.updateMembers();
+    this.leaveIfRemoved();
     if (this.phase === "transferring" && !core.transferTarget) return void this.stop();
     // By saving it became a leader, whose term begins now; or there is more to be applied.
     if (core.unsaved || core.hasApplicable) endpoint.schedule();
     this.setTimer();
   }
 
-  /** Another configuration is in force, or this server is in none any more. */
-  private meetMembers(): void {
-    const { core: { members, role, isRemoved, settings }, members: before } = this;
+  private updateMembers(): void {
+    const { core: { members }, members: before } = this;
+    if (members === before) return;
     this.members = members;
-    // A snapshot lists them again, mostly the same ones; and disks concern no program.
+    this.endpoint.learnAddresses(members.flatMap(serverOf));
+    // A snapshot lists the members again, and a disk concerns no program.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
-    if (members !== before) {
-      this.endpoint.learnAddresses(members.flatMap(serverOf));
-      if (shown(members) !== shown(before)) this.tell({ type: "members", members });
-    }
+    if (shown(members) !== shown(before)) this.tell({ type: "members", members });
+  }
+
+  /** Stops after an election timeout: clients that know only this server learn of the others. */
+  private leaveIfRemoved(): void {
+    const { isRemoved, role, settings } = this.core;
     if (!isRemoved || this.phase !== "running" || role.name === "Leader") return;
     this.phase = "leaving";
     this.tell({ type: "removed" });
-    // It may be all that a client knows. By then that has asked again, and been told the others.
     this.world.clock.setTimer(settings.electionTimeoutMs, () => void this.stop());
   }
 
@@ -3625,8 +3625,8 @@ export class Node {
     if (this.core.wakeAt >= this.wakesAt) return;
     this.cancelTimer();
     this.wakesAt = this.core.wakeAt;
-    // After a pause the timer comes first, and what arrived meanwhile is not read yet. That takes
-    // a turn; to judge the leader's silence before would depose it for nothing.
+    // After a pause the timer fires before the socket is read. Two turns later everything that
+    // arrived meanwhile has been read, and a leader that was not silent is not deposed.
     const tick = () => {
       this.wakesAt = Number.POSITIVE_INFINITY;
       this.core.tick(clock.now());
@@ -3636,7 +3636,7 @@ export class Node {
     this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
   }
 
-  /** A request's id is the microsecond in which it leaves, so the reply tells how long it took. */
+  /** Sends a message. The id of a request is its time in µs, so that a reply shows the round trip. */
   private transmit(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
@@ -3655,14 +3655,20 @@ export class Node {
   }
 
   private onClientMessage(m: ClientRequest): void {
-    if (m.type === "Inspect") return this.answer(m, Buffer.from(JSON.stringify(this.status())));
-    if (m.type === "ChangeMembers") return this.changeMembersFor(m);
-    if (m.type === "Transfer") return this.transferLeadership(m);
-    const isQuestion = m.type === "Read" || m.type === "ReadIndex";
-    if (!isQuestion && m.type !== "Commands" && m.type !== "OpenSession") {
-      return this.client.onAnswer(m);
+    switch (m.type) {
+      case "Inspect":
+        return this.answer(m, Buffer.from(JSON.stringify(this.status())));
+      case "ChangeMembers":
+        return this.changeMembersFor(m);
+      case "Transfer":
+        return this.transferLeadership(m);
+      case "Answer":
+      case "Refused":
+      case "NotLeader":
+      case "Outcomes":
+        return this.client.onAnswer(m);
     }
-    if (m.calls.has(m.id)) return; // It is repeated, and waits already.
+    if (m.calls.has(m.id)) return; // A retry of a request that still waits.
     m.calls.add(m.id);
     if (m.type === "Commands") this.accept(m);
     else if (m.type === "OpenSession") this.append("session", NOTHING, [{ request: m }]);
@@ -3672,8 +3678,9 @@ export class Node {
   }
 
   /**
-   * A follower serves reads too, and asks the leader only how far it must be for them. One such
-   * question is under way at a time, for all that came before it: a later read needs a later one.
+   * Asks the leader for its commit index, so that this follower can serve reads itself (thesis
+   * §6.4). One such request is in flight at a time. Reads that arrive later wait for the next one,
+   * because an index confirms only reads that came before it was asked for.
    */
   private askIndex(): void {
     if (this.isAsking || this.unasked.length === 0) return;
@@ -3865,7 +3872,7 @@ export class Node {
   private answerReads(): void {
     const { core, awaited, questions } = this;
     const ready = core.takeReads();
-    assert(ready <= questions.length, "every read has somebody who asked");
+    assert(ready <= questions.length, "every read belongs to a request");
     for (const question of questions.splice(0, ready)) this.answerQuestion(question);
     const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
     while (isReady()) awaited.shift()?.questions.forEach((m) => this.answerQuestion(m));
@@ -3884,7 +3891,7 @@ export class Node {
     }
   }
 
-  /** Who does not lead keeps no client waiting: what it wants may never be committed. */
+  /** Redirects all clients that wait: without leadership their entries may never be committed. */
   private redirectAll(): void {
     for (const { shares } of this.proposals.values()) {
       for (const { request } of shares) this.redirect(request);

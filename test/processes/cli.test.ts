@@ -272,7 +272,7 @@ describe("bad input", () => {
       what: "to join nobody",
       args: server("--join"),
       code: 2,
-      says: /^A server that is to join a cluster needs the addresses of some .*--peers/,
+      says: /^Cannot join a cluster without the addresses of some of its members.*--peers/,
     },
     {
       what: "--test with a flag of one server",
@@ -355,7 +355,7 @@ describe("bad input", () => {
       what: "every address, and no name",
       args: server("--host", "0.0.0.0", "--secret-file", secretFile()),
       code: 2,
-      says: /^0\.0\.0\.0 is every address .* --name/,
+      says: /^0\.0\.0\.0 stands for every address .* --name/,
     },
     {
       what: "no secret, and not on loopback",
@@ -367,7 +367,7 @@ describe("bad input", () => {
       what: "timeouts that contradict each other",
       args: server("--heartbeat", "600", "--election-timeout", "1000"),
       code: 2,
-      says: /^A heartbeat every 600 ms is less than two in an election timeout of 1000 ms: one/,
+      says: /^With a heartbeat every 600 ms and an election timeout of 1000 ms, one lost/,
     },
     {
       what: "a time that is none",

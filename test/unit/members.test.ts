@@ -793,7 +793,7 @@ describe("a new server", () => {
     world.simulation.run(5000);
     expect(node.status()).toMatchObject({ id: "", members: [], lastIndex: 0 });
     world.kill("d");
-    expect(() => world.start("e", [], { join: true })).toThrow(/needs the addresses of some/);
+    expect(() => world.start("e", [], { join: true })).toThrow(/without the addresses of some/);
   });
 
   test("is redirected to by its address, when it leads", () => {

@@ -775,8 +775,8 @@ describe("a server that strangers could reach", () => {
       const { code, message } = tryStart("127.0.0.1", { heartbeatMs, electionTimeoutMs }) ?? {};
       expect(code).toBe("usage");
       expect(message).toStartWith(
-        `A heartbeat every ${heartbeatMs} ms is less than two in an `
-          + `election timeout of ${electionTimeoutMs} ms`,
+        `With a heartbeat every ${heartbeatMs} ms and an election timeout of `
+          + `${electionTimeoutMs} ms, one lost heartbeat would cause an election`,
       );
     }
     expect(tryStart("127.0.0.1", { heartbeatMs: 500, electionTimeoutMs: 1000 })).toBeUndefined();
@@ -815,7 +815,7 @@ describe("a server that strangers could reach", () => {
     for (const [ip, host] of [["0.0.0.0", "0.0.0.0"], ["::", "::"], ["::", "[::]"]] as const) {
       const { code, message } = tryStart(ip, { host, secret: SECRET }) ?? {};
       expect(code).toBe("usage");
-      expect(message).toContain("no name. Give this server the name by which its peers know it");
+      expect(message).toContain("cannot be a name. Give this server the name that its peers use");
       expect(tryStart(ip, { host, secret: SECRET, name: "10.0.0.1:1" })).toBeUndefined();
     }
   });
