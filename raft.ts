@@ -1019,34 +1019,32 @@ export class Raft {
 
   // ------------------------------- 8 Reads and leadership transfer -------------------------------
   // A read changes nothing, so it needs no entry in the log. But a leader may have been replaced
-  // and not know it, so it asks a majority, once for all reads that wait (ReadIndex, thesis
-  // §6.4). Sessions, the other half of what clients need, are a class of their own below.
+  // without knowing it. So it asks a majority first, once for all reads that wait (ReadIndex,
+  // thesis §6.4).
 
-  /** A linearizable read has come. Returns whether this server leads, or else it is refused. */
+  /** Accepts a linearizable read. Returns false if this server does not lead. */
   read(): boolean {
     const { role } = this;
     if (role.name !== "Leader") return false;
-    // All that was committed when the read came must be applied when it is served. Before a
-    // leader has committed its no-op it cannot know what that is, but all of it is below it.
+    // The read must see every entry that was committed when it arrived. Until a leader has
+    // committed its no-op it doesn't know which entries those are, but all of them are below the
+    // no-op.
     const index = Math.max(this.commitIndex, role.firstIndex);
     role.reads.push({ round: role.round, index });
     return true;
   }
 
-  /** How many reads, in their order, may now be answered from the state machine as it is. */
+  /** Returns how many reads, in their order, may be answered now, from the current state. */
   takeReads(): number {
     const { role } = this;
     if (role.name !== "Leader" || role.reads.length === 0) return 0;
-    // Only a round that was sent after a read came proves that we led when it came.
+    // Only a round that was sent after a read arrived proves that we led when it arrived.
     const confirmed = this.majorityValue(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
     return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
 
-  /**
-   * The server that is to lead instead of this one, which meanwhile accepts no commands (thesis
-   * §3.10).
-   */
+  /** The server that is taking over. Meanwhile this leader takes no commands (thesis §3.10). */
   get transferTarget(): Name | undefined {
     const { role, now } = this;
     return role.name === "Leader" && now < (role.transferDeadline ?? 0)
@@ -1089,23 +1087,23 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
-    // It counts once, and in its term only: to campaign is to leave that term. Who has nothing of
-    // the log has lost its disk since, and the votes may come that the lost one has asked for.
+    // It is valid once, in its own term. If our log is empty, our disk was replaced, and votes may
+    // arrive that the lost disk had requested.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
 
   // ----------------------------------------- 9 Snapshots -----------------------------------------
-  // A log cannot grow for ever. When the state is on the disk as it is after some entry, the
-  // entries up to that one may go (§7). A follower that lacks one of them is sent the snapshot
-  // instead, in chunks (Figure 13), which are treated like entries: several are under way, they
-  // are accepted in order only, and an empty one is a heartbeat and a question, which a follower
-  // refuses if it lacks something, so that sending begins anew where it is.
+  // A log cannot grow forever. Once the state after some entry is on the disk, the log up to that
+  // entry can be discarded (§7). A follower that needs a discarded entry gets the snapshot, in
+  // chunks (Figure 13). Chunks travel like entries: several are in flight, they are accepted in
+  // order only, and an empty one is a heartbeat, which a follower refuses if an earlier chunk was
+  // lost.
 
   /**
-   * Whether the log is due to be replaced by a snapshot: when it has more than `bytes`, and than
-   * the last one had, so that all snapshots together cost no more than the log does. A follower
-   * that is being sent the last one would have to begin anew, so there is more patience for it.
+   * Returns whether to write a snapshot: the log has more than `bytes`, and more than the last
+   * snapshot, so that writing snapshots costs no more than writing the log. While a follower
+   * receives the last one the limit is higher, because it would have to start again from scratch.
    */
   isSnapshotDue(bytes: number): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1119,8 +1117,8 @@ export class Raft {
   }
 
   /**
-   * A snapshot is on the disk, durably, and the state machine is in a state at or behind it. Of
-   * the log that it replaces the last `keepBytes` stay, for followers who are a little behind.
+   * Replaces the log up to a snapshot that is durable and that the state machine has reached. The
+   * last `keepBytes` of those entries stay, for followers that lag a little.
    */
   onSnapshot(snapshot: Snapshot, keepBytes: number): void {
     const { index, term, size } = snapshot;
@@ -1136,8 +1134,8 @@ export class Raft {
   }
 
   /**
-   * Whether a whole snapshot has come, and the state machine is on its way to it (Figure 13, step
-   * 8). That takes many turns, in which nothing is applied: what is half there is no state.
+   * Returns whether a complete snapshot has arrived and the state machine is restoring it (Figure
+   * 13, step 8). That takes many turns, in which no entry is applied.
    */
   get isInstalling(): boolean {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
@@ -1154,7 +1152,7 @@ export class Raft {
     const window = follower.attempts > 0 ? settings.batchBytes : settings.windowBytes;
     const end = Math.min(size, progress.acknowledged + window);
     for (let owed = isOwed; owed || progress.sent < end; owed = false) {
-      // Only a place for the bytes: the node fills it when it sends. It is empty if all are sent.
+      // The node fills in the bytes when it sends. An empty chunk is a heartbeat.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
       this.send("InstallSnapshot", { from, id: 0 }, {
         term: this.currentTerm,
@@ -1169,7 +1167,7 @@ export class Raft {
     }
   }
 
-  /** InstallSnapshot, receiver implementation (Figure 13). `flush` writes the file. */
+  /** InstallSnapshot, receiver implementation (Figure 13). The node writes the file. */
   private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
@@ -1182,19 +1180,18 @@ export class Raft {
         offset,
       });
     // 1. Reply immediately if term < currentTerm.
-    if (m.term < currentTerm) return reply(false, 0, 0); // The round of another term is none here.
+    if (m.term < currentTerm) return reply(false, 0, 0);
     this.follow(m);
     // 6. If existing log entry has same index and term as snapshot's last included entry, retain
-    //    log entries following it and reply. They need no snapshot: what it covers is committed,
-    //    and here it is. So it is with all that is committed here: no state goes back.
+    //    log entries following it and reply. So does a server that has committed beyond it.
     if (log.matches(index, term)) {
       this.commitTo(index);
       return this.acknowledge(m, index);
     }
     // 2. Create new snapshot file if first chunk. 5. Discard any existing or partial snapshot
-    //    with a smaller index. Another leader's may differ in its bytes, whatever its index.
+    //    with a smaller index. Snapshots of two leaders may differ in their bytes.
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
-    //    One that is whole is being installed: what comes meanwhile waits, and is sent again.
+    //    While a complete snapshot is being installed, a new one has to wait.
     if (isNew && this.isInstalling) return reply(true, 0);
     if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
@@ -1224,18 +1221,17 @@ export class Raft {
   }
 
   // ----------------------------------------- 10 Members ------------------------------------------
-  // Servers come and go one at a time (thesis §4), by entries that list all members anew. Any
-  // majority of one list then has a server in common with any of the next, so a list may be in
-  // force as soon as it is in a log, on the one server and not yet on another, and is so until it
-  // is truncated away. Membership decides what is counted, never what is heard (thesis §4.1):
-  // elections, commitment, reads and CheckQuorum all count with `majority` and `majorityValue`.
+  // Servers are added and removed one at a time (thesis §4), by entries that list all members. Any
+  // majority of one list then overlaps any majority of the next. So a list is in force as soon as
+  // it is in a server's log, committed or not, until it is truncated away. Membership decides which
+  // votes and acknowledgements are counted, never which messages are received (thesis §4.1).
 
-  /** Who they are by this server's log, committed or not; nobody, if it is yet to join them. */
+  /** The members by this server's log. Empty for a server that has yet to join. */
   get members(): Configuration {
     return this.membersAt(this.log.lastIndex);
   }
 
-  /** Who they were by the entries up to `index`, which no snapshot is beyond. */
+  /** The members by the entries up to `index`, which is not before the snapshot. */
   membersAt(index: number): Configuration {
     return this.log.configuration(index)?.members ?? this.snapshot.members;
   }
@@ -1260,26 +1256,27 @@ export class Raft {
     return majorityOf(this.voters);
   }
 
-  /** The greatest value that a majority of the voters has reached; `own` is this server's. */
+  /** Returns the greatest value that a majority of voters has reached. `own` is this server's. */
   private majorityValue(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
     const values = voters.map((member) => {
       if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;
-      const follower = role.followers.get(member.name); // All have one but the leader itself.
+      const follower = role.followers.get(member.name); // None for the leader itself.
       return follower ? of(follower) : own;
     });
     return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;
   }
 
-  /** The entry that says who the members are. */
+  /** The index of the entry that lists the members. */
   private get changedAt(): number {
     return this.log.configuration()?.index ?? this.snapshot.index;
   }
 
   /**
-   * Of two changes at once the majorities need not meet, so each waits for the one before it. One
-   * that an earlier leader has left behind elsewhere may be committed yet, unless there is an entry
-   * of our own term on a majority, so a leader waits for that, too (Ongaro, 2015).
+   * Returns whether a leader may change the members now. Each change waits for the one before it,
+   * because majorities of lists that differ by two changes need not overlap. It also waits for an
+   * entry of the leader's own term, because before that an earlier leader's change may still be
+   * committed (Ongaro, 2015).
    */
   private get canChangeMembers(): boolean {
     const { role, commitIndex, changedAt, transferTarget } = this;
@@ -1301,10 +1298,10 @@ export class Raft {
     if (role.name !== "Leader") return undefined;
     const known = this.member(name);
     if (address === "" ? !known : known?.address === address) return { index: changedAt };
-    // A refusal is final: what an earlier leader may have begun for the same request, who asked on,
-    // can only be committed yet before an entry of our own term is.
+    // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
+    // may still make the same change.
     if (!this.canChangeMembers) return undefined;
-    // A new server has no vote: commitment would have to wait until it has all of the log.
+    // A new server is a learner first. With a vote, it would delay commitment until it caught up.
     const added = { name, votes: false, disk: 0, ...known, address };
     const others = members.filter((member) => member !== known);
     const next = address === "" ? others : [...others, added];
@@ -1312,23 +1309,23 @@ export class Raft {
     return refused === undefined ? { index: this.appendMembers(role, next) } : { refused };
   }
 
-  /** Returns whether a follower was heard in this term, and within an election timeout. */
+  /** Returns whether a follower was heard in this term and within an election timeout. */
   private isActive({ confirmedRound, heardAt }: Progress): boolean {
     return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
   }
 
-  /** Why these must not become the members; undefined if they may. */
+  /** Returns why the next members would have no working majority, or undefined. */
   private quorumProblem(role: Leader, next: Configuration, force: boolean): string | undefined {
     const voters = next.filter(({ votes }) => votes);
-    if (voters.length === 0) return "nobody would be left who has a vote";
+    if (voters.length === 0) return "no voter would be left";
     const isSilent = (voter: Member) => {
       const follower = role.followers.get(voter.name);
       return (follower && !this.isActive(follower)) || !this.isNamed(voter);
     };
     const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
-    return `of the ${voters.length} left who have a vote, ${silent.join(", ")} cannot be heard, `
-      + "and the rest is no majority";
+    return `no working majority would be left: of ${voters.length} voters, ${silent.join(", ")} `
+      + "did not answer";
   }
 
   private appendMembers(role: Leader, next: Configuration): number {
@@ -1336,12 +1333,12 @@ export class Raft {
     const index = log.lastIndex + 1;
     const founding = this.founding || drawId(this.#random);
     log.append(makeEntry(index, currentTerm, "members", encodeMembers(next, founding)));
-    // Who is new is a stranger, whatever is known of another that had this name.
+    // Nothing is known of a new server, even if an earlier one had its name.
     for (const name of this.others) if (!others.includes(name)) this.trackFollower(role, name);
     return index;
   }
 
-  /** A follower has the log up to its `matchIndex`: perhaps it is time for a vote, or to go. */
+  /** Promotes a learner that has caught up, and tells a removed server that it is removed. */
   private maybePromote(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
     const { log, members, changedAt, settings: { windowBytes } } = this;
     const member = this.member(m.from);
@@ -1358,13 +1355,15 @@ export class Raft {
     }
   }
 
-  /** A leader sees to it that those who were removed learn of it, unless they are silent. */
+  /**
+   * Stops tracking removed servers that are silent, and starts the transfer of a removed leader.
+   */
   private pruneRemoved(role: Leader): void {
     for (const [name, { heardAt }] of role.followers) {
       const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
       if (isSilent && !this.member(name)) role.followers.delete(name);
     }
-    // One that has removed itself leads until that is committed, without counting itself.
+    // A leader that is removed leads until that is committed, without counting itself.
     if (this.isRemoved || this.member(this.settings.name) || !this.canChangeMembers) return;
     this.isRemoved = true;
     this.transfer();
@@ -1376,29 +1375,26 @@ export class Raft {
   }
 
   // --------------------------------- 11 Lost disks and founding ----------------------------------
-  // A server is worth what its disk remembers. One that starts again with an empty disk has
-  // forgotten for whom it voted and what it acknowledged; counted as who it was, it would make two
-  // leaders of one term. So the log names the disk of each member, without which it does not count.
-  // The first entry of all names those that are there. Another is named by an entry that takes the
-  // vote away, so it is committed by a majority of the others. Whatever the lost disk may have
-  // promised, for which a majority was needed, then lies before that entry; and who knows that the
-  // server has a vote again, has that entry too. (What a majority forgets at once, is lost.)
+  // A vote or acknowledgement counts only from the disk that the log names for its server. Example:
+  // c votes for a in term 2, then loses its disk. If the empty c could vote again in term 2, b
+  // could win that term too: two leaders. So the leader readmits c as a learner, by an entry that
+  // names its new disk and that a majority of the others commits. Every promise of the lost disk
+  // lies before that entry, and a server that counts c again has it. (The exception that no
+  // protocol can mend: a majority loses its disks at once.)
   //
-  // Founders a, b and c start with empty disks, and the first leader founds the cluster: its entry
-  // 1 carries a random number, the identity of the founding, and so does each later list of
-  // members. If b and c then lose their disks, nothing on them says that a cluster exists. If they
-  // elected each other, they would found a second one, and a would lose its log to them. So each
-  // server shows its founding in all that it sends, 0 while its log is empty. Two rules follow:
+  // A cluster is founded once. Founders a, b and c start with empty disks, and entry 1 carries a
+  // random number, the founding, as all later lists of members do. If b and c then lost their disks
+  // and elected each other, they would found a second cluster, and a would lose its log to it. So
+  // every message shows its sender's founding, 0 while its log is empty, and two rules follow:
   //
   //   1. An empty founder asks the others first. It neither campaigns nor votes for an empty
-  //      candidate before each of them has shown an empty log, or was silent for an election
-  //      timeout of repeated questions. If one shows a log, it waits until that names its disk.
-  //   2. A founding is fixed on a server that knows of a committed entry, which it saves at once.
-  //      That server takes nothing of another founding, in any term, at any index. Before that,
-  //      entry 1 is an entry like others, and gives way: its leader may have died before any other
-  //      server had it, and the rest have founded without it.
+  //      candidate until each of them has shown an empty log, or was silent for an election
+  //      timeout of repeated questions. If one shows a log, it waits for that log to name its disk.
+  //   2. A server that knows of a committed entry, which it saves at once, takes nothing of another
+  //      founding. Before that, its entry 1 gives way: the leader that wrote it may have died, and
+  //      the rest may have founded the cluster without it.
 
-  /** Whether it spoke last with the disk that the log names for it, if it has spoken at all. */
+  /** Returns whether a member, when last heard, used the disk that the log names for it. */
   isNamed({ name, disk }: Member): boolean {
     return (this.disks.get(name) ?? disk) === disk;
   }
@@ -1407,10 +1403,10 @@ export class Raft {
     return { ...member, disk: this.disks.get(member.name) ?? member.disk };
   }
 
-  /** Names the disk of a member, of which nothing is known any more: it must get the log first. */
+  /** Re-admits a member with a new disk: records the disk and demotes the member to learner. */
   private readmit(role: Leader, member: Member): void {
-    const enrolled = { ...this.nameDisk(member), votes: false };
-    const next = this.members.map((other) => other === member ? enrolled : other);
+    const learner = { ...this.nameDisk(member), votes: false };
+    const next = this.members.map((other) => other === member ? learner : other);
     if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
     this.appendMembers(role, next);
     this.trackFollower(role, member.name);
@@ -1450,14 +1446,15 @@ export class Raft {
     return (this.log.configuration() ?? this.snapshot).founding;
   }
 
-  /** Records with which disk a peer speaks, and which founding it shows. */
+  /** Records the disk that a peer uses and the founding that it shows. */
   onHeard(peer: Name, disk: number, founding: number): void {
     if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
     this.disks.set(peer, disk);
-    // A disk that has a log keeps one, so a 0 that comes later was sent earlier.
+    // A disk that has a log keeps it, so a 0 that arrives later was sent earlier.
     if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);
   }
 
+  /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get hasLooked(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
     const isSilent = this.looks > electionTimeoutMs / heartbeatMs;
@@ -1466,14 +1463,14 @@ export class Raft {
   }
 
   /**
-   * Returns whether to ignore a message because it is of another founding. Replies are never that:
-   * a server whose founding is fixed sends none to another one.
+   * Returns whether to ignore a message of another founding. A reply is never of another founding,
+   * because it answers a request of ours.
    */
   private isForeign({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
     const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
     if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
-    // Both foundings may have a leader in this term: the one that we follow stays.
+    // Both foundings may have a leader in this term. Keep following ours.
     if (commitIndex === 0) return leader !== undefined && term <= this.currentTerm;
     if (!this.foreign.has(from)) this.events.push({ type: "otherFounding", server: from });
     this.foreign.add(from);
@@ -1481,8 +1478,8 @@ export class Raft {
   }
 
   // ----------------------------- 12 Retransmission and closed ports ------------------------------
-  // When a leader sends again to a follower that does not answer, and how a follower finds out
-  // sooner than by the election timeout that its leader is gone.
+  // A datagram may be lost, so a leader retransmits. A crashed leader's port is closed, so a
+  // follower may find out before the election timeout.
 
   /** Returns when the next heartbeat or retransmission to a follower is due. */
   private dueAt(role: Leader, follower: Progress): number {
@@ -1525,10 +1522,8 @@ export class Raft {
   }
 
   /**
-   * Nobody is at the port of `peer`. If that is the leader, and it is late, and this is so a second
-   * time, its process is gone, and the election timeout would be waited for in vain. What a refusal
-   * says is never trusted further than that: whoever forges some for a majority has one election,
-   * in which everybody votes as always, and any word from the leader ends the doubt before.
+   * If the late leader's port is closed twice in a row, assume that its process died, and start an
+   * election early. A forged refusal costs one ordinary election.
    */
   onPortClosed(peer: Name, now: number): void {
     const { heartbeatMs } = this.settings;
@@ -1541,7 +1536,9 @@ export class Raft {
     } else if (now >= this.portClosedAt + PROBE_RETRY_MS) this.giveUpLeader();
   }
 
-  /** A peer has begun another life. If it led, it does so no more: no role survives a restart. */
+  /**
+   * A peer has restarted. If it led, it does so no longer, because a restart begins as follower.
+   */
   onRestarted(peer: Name, now: number): void {
     this.now = now;
     if (this.role.name === "Follower" && this.leader === peer) this.giveUpLeader();
@@ -1550,14 +1547,13 @@ export class Raft {
   private giveUpLeader(): void {
     this.become({ name: "Follower", leader: undefined });
     this.leaderLostAt = this.now;
-    // The others find out at about the same time, and all at once would split the vote.
+    // The others find out at the same time, and would split the vote without a random delay.
     this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;
   }
 
   /**
-   * How long a campaign lasts at least. Where the leader is not only silent but known to be gone,
-   * it is tried again soon, as others may find out later, or the vote was split; and less and less
-   * so, or where a vote takes long there would never be a leader.
+   * The minimum length of a campaign. After a confirmed crash, retry quickly and back off to the
+   * election timeout.
    */
   private get patienceMs(): number {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
@@ -2950,8 +2946,8 @@ export class Endpoint {
   }
 
   /**
-   * Queues a message until `flush`. A reply names the `calls` that its request was in: a client that
-   * has restarted uses the same ids for other requests, and gets no replies to earlier ones.
+   * Queues a message until `flush`. A reply names the `calls` that its request was in: a client
+   * that has restarted uses the same ids for other requests, and gets no replies to earlier ones.
    */
   send(kind: Kind, message: Message | ClientMessage, calls?: Set<number>): void {
     const to = this.peer(kind, message.to);
@@ -3146,8 +3142,8 @@ export class Endpoint {
   }
 
   /**
-   * Resolves all places of a server, besides the addresses that it was heard from. An empty datagram
-   * to each new address makes the server tell its boot.
+   * Resolves all places of a server, besides the addresses that it was heard from. An empty
+   * datagram to each new address makes the server tell its boot.
    */
   private async lookUp(to: Peer): Promise<void> {
     const { name, places } = to;

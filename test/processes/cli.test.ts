@@ -260,7 +260,7 @@ describe("bad input", () => {
       what: "to remove the last member",
       args: ["members", "remove", `127.0.0.1:${taken}`, ...where],
       code: 5,
-      says: /^The server refuses: nobody would be left who has a vote\.$/,
+      says: /^The server refuses: no voter would be left\.$/,
     },
     {
       what: "to remove a server that is no member",
