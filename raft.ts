@@ -50,8 +50,8 @@ import { crc32 } from "node:zlib";
 
 // ---------------------------------- 1 Vocabulary and messages -----------------------------------
 // Servers talk in two requests and their replies (§5). The fields are those of Figure 2, by name;
-// `candidateId` and `leaderId` are `from`. What Figure 2 does not have is explained here. One
-// table yields the types, and in section 14 the encoding, decoding and checking of every field.
+// `candidateId` and `leaderId` are `from`. Fields that Figure 2 lacks have a comment. One table
+// yields the types, and in section 14 the encoding, decoding and checking of every field.
 
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
@@ -70,46 +70,58 @@ export type Entry = {
   readonly record: Buffer;
 };
 
-/**
- * `preVote` only asks "would you?" about the term that a campaign would open, and binds nobody
- * (thesis §9.6); `campaign` tells a candidate's attempts apart. The vote is asked of `voterDisk`,
- * and of no other that its server may have by now (section 11). `round` counts the AppendEntries of
- * a leader: a reply proves that it was still followed after that round was sent (thesis §6.4). Up
- * to `matchIndex` the logs agree, durably; if not `success`, they can agree at `hintIndex`, where
- * the follower's entry is of `hintTerm`, or before it, but nowhere behind. `TimeoutNow` is a
- * leader's request to take its place, and `transfer` says that a candidate was asked so (thesis
- * §3.10). A snapshot has `size` bytes; of them a follower has those before its reply's `offset`,
- * and it answers as to AppendEntries once it needs no more. `Removed` says to who was a member that
- * it is none any more.
- */
+/** The messages between servers. */
 export const messages = {
   RequestVote: [
     "term",
-    "preVote",
-    "transfer",
-    "campaign",
-    "voterDisk",
+    "preVote", // Asks only whether a vote in this next term would be granted (thesis §9.6).
+    "transfer", // A leader asked the candidate to take over (thesis §3.10).
+    "campaign", // Tells the campaigns of a candidate apart.
+    "voterDisk", // Only this disk of the voter may vote (section 11).
     "lastLogIndex",
     "lastLogTerm",
   ],
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
-  AppendEntries: ["term", "round", "prevLogIndex", "prevLogTerm", "leaderCommit", "entries"],
-  AppendEntriesReply: ["term", "round", "success", "matchIndex", "hintIndex", "hintTerm"],
+  AppendEntries: [
+    "term",
+    "round", // Counts a leader's requests: a reply confirms that it led when it sent this one.
+    "prevLogIndex",
+    "prevLogTerm",
+    "leaderCommit",
+    "entries",
+  ],
+  AppendEntriesReply: [
+    "term",
+    "round",
+    "success",
+    "matchIndex", // The last index known to match, durable on the follower.
+    "hintIndex", // On failure, the last entry that could match,
+    "hintTerm", // and its term.
+  ],
+  /** Asks the follower that is to take over to campaign at once (thesis §3.10). */
   TimeoutNow: ["term"],
   InstallSnapshot: [
     "term",
     "round",
     "lastIncludedIndex",
     "lastIncludedTerm",
-    "size",
+    "size", // Of the whole snapshot, in bytes.
     "offset",
     "data",
   ],
-  InstallSnapshotReply: ["term", "round", "success", "lastIncludedIndex", "offset"],
+  /** A follower that needs no more chunks replies as to AppendEntries. */
+  InstallSnapshotReply: [
+    "term",
+    "round",
+    "success",
+    "lastIncludedIndex",
+    "offset", // How many bytes the follower has.
+  ],
+  /** Tells a former member that it has left the cluster. */
   Removed: ["term"],
 } as const;
 
-/** What a field holds goes by its name: one of these, `entries`, or else a natural number. */
+/** The type of a field follows from its name: one of these, `entries`, or else a natural number. */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
 const texts = [
   "cluster",
@@ -133,8 +145,8 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
- * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its
- * request's. A message that has arrived also has its sender's `disk` and `founding` (section 11).
+ * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its request's.
+ * A received message also has its sender's `disk` and `founding` (section 11).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -145,21 +157,20 @@ export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 type Reply = Of<"AppendEntriesReply" | "InstallSnapshotReply">;
 
-/**
- * A server of the cluster: where it is, as far as that is known, whether its vote counts, and the
- * `disk` without which it does not, or 0. All of them together, as an entry of the log lists them,
- * are a configuration (thesis §4).
- */
-const memberFields = ["name", "address", "votes", "disk"] as const;
+/** A server of the cluster. */
+const memberFields = [
+  "name",
+  "address", // Empty if it is not known.
+  "votes", // A learner has no vote.
+  "disk", // The only disk whose votes and acknowledgements count; 0 until one is known.
+] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
+/** All members, as an entry of the log lists them (thesis §4). */
 export type Configuration = readonly Member[];
-/** A list of members, and the founding whose members they are (section 11). */
+/** A configuration, and the founding of its cluster (section 11). */
 export type Listed = { readonly founding: number; readonly members: Configuration };
 
-/**
- * What a server tells about itself, for the people who watch it and the program that embeds it.
- * What is `committed` may be applied some turns later.
- */
+/** What a server reports to operators and to the program that embeds it. */
 export type Event =
   | { type: "preVoteLost"; votes: number; needed: number }
   | { type: "campaign"; silentMs: number; transfer: boolean }
@@ -173,12 +184,12 @@ export type Event =
   | { type: "otherFounding"; server: Name }
   | Stuck;
 /**
- * What is sent to `server` does not arrive, though smaller messages do: the entry at `index`, or a
- * part of the snapshot up to there.
+ * `bytes` of entries from `index` on, or of a snapshot that replaces them, never reach `server`,
+ * although smaller messages do.
  */
 export type Stuck = { type: "stuck"; server: Name; index: number; bytes: number };
 
-/** Stops a server that would otherwise go on wrongly: no answer is better than a wrong one. */
+/** Stops a server that has broken a rule: no answer is better than a wrong one. */
 export function assert(condition: unknown, sentence: string): asserts condition {
   if (!condition) throw new Error(`Broken invariant: ${sentence}.`);
 }
