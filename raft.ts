@@ -145,8 +145,8 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
- * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its request's.
- * A received message also has its sender's `disk` and `founding` (section 11).
+ * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its
+ * request's. A received message also has its sender's `disk` and `founding` (section 11).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -3385,8 +3385,9 @@ export class Node {
     const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
     ensure(
       heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
-      `With a heartbeat every ${heartbeatMs} ms and an election timeout of ${electionTimeoutMs} ms, `
-        + "one lost heartbeat would cause an election. Make the timeout at least twice as long.",
+      `With a heartbeat every ${heartbeatMs} ms and an election timeout of `
+        + `${electionTimeoutMs} ms, one lost heartbeat would cause an election. Make the timeout `
+        + "at least twice as long.",
     );
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     const keys = serverKeys(secret, identity.cluster);
@@ -3444,14 +3445,15 @@ export class Node {
    * - "refused" if the command has more than MAX_COMMAND_BYTES;
    * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES;
    * - "timeout", "stopped" or "closed" if it was never sent;
-   * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still be.
+   * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still
+   * be.
    */
   readonly propose = (command: Uint8Array) => this.client.propose(command);
 
   /**
-   * Queries the state machine. The answer is linearizable: it reflects every command that any server
-   * had answered before. Rejects with a RaftError: "refused" if question or answer is too large or
-   * the state machine throws; "timeout", "stopped" or "closed".
+   * Queries the state machine. The answer is linearizable: it reflects every command that any
+   * server had answered before. Rejects with a RaftError: "refused" if question or answer is too
+   * large or the state machine throws; "timeout", "stopped" or "closed".
    */
   readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
 
@@ -3465,8 +3467,8 @@ export class Node {
     this.client.changeMembers(name, address, force);
 
   /**
-   * Returns what this server knows of itself and its peers, for people. `silentMs` is the time since
-   * it heard a leader, `heardMs` the time since it heard a peer. Unknown values are null.
+   * Returns what this server knows of itself and its peers, for people. `silentMs` is the time
+   * since it heard a leader, `heardMs` the time since it heard a peer. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -3643,7 +3645,9 @@ export class Node {
     this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
   }
 
-  /** Sends a message. The id of a request is its time in µs, so that a reply shows the round trip. */
+  /**
+   * Sends a message. The id of a request is its time in µs, so that a reply shows the round trip.
+   */
   private transmit(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
