@@ -20,8 +20,8 @@
  * state, and what it decided is left for Part II to carry out: messages, log changes, committed
  * entries, events. Read it beside Figure 2; a first reading can end after section 7.
  *
- * Part II is the machine room: datagrams, disk, timers, promises. One function there, `flush`,
- * turns decisions into facts, always in the same order. Everything impure enters through four
+ * Part II is the machine room: datagrams, disk, timers, promises. It carries out what `Raft.step`
+ * yields, the one method that turns decisions into facts. Everything impure enters through four
  * small interfaces, so the same code runs on a LAN and in a simulated world.
  *
  *   Part I    1 Vocabulary and messages   2 The log   3 A server's state
@@ -451,6 +451,15 @@ export type Remembered = HardState & {
   snapshot?: Snapshot | undefined;
 };
 
+/** What a save writes: the hard state as it is now, and the entries after the last saved one. */
+export type Unsaved = HardState & { entries: readonly Entry[] };
+/** One act of a step, which the caller carries out (`Raft.step`). */
+export type Effect =
+  | { type: "send"; messages: readonly Message[] }
+  | { type: "save"; unsaved: Unsaved }
+  /** Apply the entries, then answer so many of the oldest reads. */
+  | { type: "apply"; entries: readonly Entry[]; reads: number };
+
 export class Raft {
   // Persistent state on all servers.
   currentTerm: number;
@@ -494,8 +503,9 @@ export class Raft {
   /** When a leader was last given up because its process had died. */
   leaderLostAt = Number.NEGATIVE_INFINITY;
 
-  // What this server has decided, for the step to carry out.
-  outbox: Message[] = [];
+  /** Messages that the next step sends. */
+  private outbox: Message[] = [];
+  // What a step leaves for the caller besides its effects. Nothing depends on their order.
   portProbes: Name[] = [];
   events: Event[] = [];
   readonly #random: () => number;
@@ -521,7 +531,7 @@ export class Raft {
     this.log.reset(base.index, base.term);
     for (const entry of disk.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
-    this.saved = disk;
+    this.saved = this.hardState;
     this.heardAt = this.askAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
     this.electionDueAt = this.majority > 1 ? this.drawElectionTimeout() : now;
@@ -529,9 +539,8 @@ export class Raft {
 
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a client asks (`propose`, `read`),
-  // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`), a turn of the
-  // event loop ends (`prepare`), the disk has written (`onSaved`). Outputs, for `flush` alone:
-  // `outbox`, `portProbes`, `unsaved`, `takeApplicable`, `takeReads` and `events`.
+  // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`). Inputs change
+  // only this object. After all that has arrived was read, `step` turns the changes into facts.
 
   /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
   tick(now: number): void {
@@ -590,8 +599,53 @@ export class Raft {
     return this.log.lastIndex;
   }
 
-  /** A turn ends: says to every peer, once, what it lacks after all that has happened. */
-  prepare(): void {
+  /**
+   * Turns what this server has decided into facts. The caller carries out each effect completely
+   * before it asks for the next one, and gives no input until the step is done. After a crash the
+   * rest of the step never happens, and the server remembers only what it saved. Hence the order:
+   *
+   *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
+   *             its own disk (thesis §10.2.1). Its term and its vote for itself are durable since
+   *             the election, or another server could send different entries in the same term.
+   *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
+   *             (Figure 2). One write covers all inputs since the last one.
+   *   3. send   Votes and acknowledgements are promises. A server that voted for a, lost that vote
+   *             in a crash and voted for b would give one term two leaders (§5.2). A lost entry
+   *             that was acknowledged would be committed and yet on no majority (§5.4).
+   *   4. apply  Entries that are committed, and durable here, change the state machine in log order
+   *             (§5.3). Only then are their clients answered, and reads that waited for them.
+   *
+   * A leader that has entries to apply skips the save until its next step: its clients wait for no
+   * disk, and their next commands share the write. That is safe because a leader sends no promises,
+   * and it neither counts nor applies an entry of its own before the save.
+   */
+  *step(applyBytes = Number.POSITIVE_INFINITY): Generator<Effect> {
+    this.prepare();
+    const outbox = this.outbox.splice(0);
+    const isEarly = ({ type }: Message) => type === "AppendEntries" || type === "InstallSnapshot";
+    yield { type: "send", messages: outbox.filter(isEarly) };
+    const answersFirst = this.role.name === "Leader" && this.hasApplicable;
+    if (this.isUnsaved && !answersFirst) {
+      const entries = this.log.slice(this.log.savedIndex + 1);
+      yield { type: "save", unsaved: { ...this.hardState, entries } };
+      this.onSaved();
+    }
+    yield { type: "send", messages: outbox.filter((message) => !isEarly(message)) };
+    const entries = this.log.batch(this.lastApplied + 1, applyBytes, this.applicableIndex);
+    this.lastApplied += entries.length;
+    yield { type: "apply", entries, reads: this.takeReads() };
+  }
+
+  /**
+   * Returns whether the next step has work even without another input: a leader that answered first
+   * has not saved, a lone server was elected by saving its vote, or `applyBytes` was not enough.
+   */
+  get needsStep(): boolean {
+    return this.isUnsaved || this.hasApplicable;
+  }
+
+  /** Decides what every peer is sent, once for all inputs since the last step. */
+  private prepare(): void {
     const { role, settings } = this;
     this.wasMember ||= this.member(settings.name) !== undefined;
     if (role.name === "Leader") {
@@ -601,43 +655,33 @@ export class Raft {
     this.checkInvariants();
   }
 
-  /** What the disk lacks, if anything: a changed term or vote, entries, a first commit index. */
-  get unsaved(): (HardState & { entries: Entry[] }) | undefined {
-    const { currentTerm, votedFor, commitIndex, saved, log } = this;
-    const isChanged = saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
-      || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
-    if (!isChanged) return undefined;
-    return { currentTerm, votedFor, commitIndex, entries: log.slice(log.savedIndex + 1) };
+  private get hardState(): HardState {
+    const { currentTerm, votedFor, commitIndex } = this;
+    return { currentTerm, votedFor, commitIndex };
   }
 
-  /**
-   * All that was unsaved is durable. Only now does a server count itself: a candidate its own
-   * vote, a leader its own copy of an entry (thesis §10.2.1).
-   */
-  onSaved(): void {
-    this.saved = this.unsaved ?? this.saved;
+  /** Returns whether the disk lacks something. Of commit indexes, only the first one matters. */
+  private get isUnsaved(): boolean {
+    const { currentTerm, votedFor, commitIndex, saved, log } = this;
+    return saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
+      || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
+  }
+
+  /** Only what is durable counts: a candidate's vote for itself, a leader's copy of an entry. */
+  private onSaved(): void {
+    this.saved = this.hardState;
     this.log.savedIndex = this.log.lastIndex;
     if (this.role.name === "Candidate") this.countVote(this.role, this.settings.name);
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
   }
 
-  /** Up to where entries may be applied: to where they are committed, and durable here as well. */
+  /** The last entry that may be applied: committed, and durable here as well. */
   private get applicableIndex(): number {
     return this.isInstalling ? this.lastApplied : Math.min(this.commitIndex, this.log.savedIndex);
   }
 
-  get hasApplicable(): boolean {
+  private get hasApplicable(): boolean {
     return this.lastApplied < this.applicableIndex;
-  }
-
-  /**
-   * Entries that may be applied and are not yet, in order, as many as have `bytes`, or else one.
-   * The caller applies them now.
-   */
-  takeApplicable(bytes = Number.POSITIVE_INFINITY): Entry[] {
-    const entries = this.log.batch(this.lastApplied + 1, bytes, this.applicableIndex);
-    this.lastApplied += entries.length;
-    return entries;
   }
 
   private send<Type extends Message["type"]>(
@@ -996,7 +1040,7 @@ export class Raft {
   // little beside a datagram, and a server that breaks a rule must not say another word. A first
   // reading of Part I can end here.
 
-  checkInvariants(): void {
+  private checkInvariants(): void {
     const {
       log,
       role,
@@ -1045,8 +1089,8 @@ export class Raft {
     return true;
   }
 
-  /** Returns how many reads, in their order, may be answered now, from the current state. */
-  takeReads(): number {
+  /** Takes the oldest reads that may be answered now. Returns how many they are. */
+  private takeReads(): number {
     const { role } = this;
     if (role.name !== "Leader" || role.reads.length === 0) return 0;
     // Only a round that was sent after a read arrived proves that we led when it arrived.
@@ -2206,7 +2250,7 @@ export class Storage {
   }
 
   /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
-  save({ entries, ...hardState }: HardState & { entries: readonly Entry[] }): void {
+  save({ entries, ...hardState }: Unsaved): void {
     this.hardState = hardState;
     const records = [this.voteRecord(), ...entries];
     if (this.next) this.since.push(...records);
@@ -3200,7 +3244,7 @@ export class Endpoint {
 
 // --------------------------------------- 17 A running node ---------------------------------------
 // A node is a running server: the algorithm of Part I with a disk, a socket and a state machine. At
-// the end of each turn of the event loop, one `flush` carries out everything that arrived in it.
+// the end of each turn of the event loop, one step carries out everything that arrived in it.
 
 export type NodeEvent =
   | Event
@@ -3249,7 +3293,7 @@ export type NodeOptions = {
 export const MAX_COMMAND_BYTES = 64_000;
 /** The largest answer, in bytes, for the same reason. All servers refuse a larger one alike. */
 export const MAX_ANSWER_BYTES = MAX_COMMAND_BYTES;
-/** What a leader applies in one turn, before it sends the clients' next commands to followers. */
+/** Entries applied in one turn, in bytes. The rest waits for the next turn, like new commands. */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot that is written or read in a few milliseconds, between other work. */
 const SLICE_BYTES = 128 << 10;
@@ -3556,39 +3600,14 @@ export class Node {
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
-  /**
-   * Turns decisions into facts, and is the only place that does. The order makes them safe: what
-   * promises something leaves only after the disk has what it promises.
-   */
+  /** Ends a turn: carries out the core's next step, then what else the turn has brought. */
   private flush(): void {
-    const { core, endpoint, storage } = this;
+    const { core, endpoint } = this;
     this.client.sendCommands();
     this.proposeBatch();
-    core.prepare();
-    const outbox = core.outbox.splice(0);
-    const durableTerm = core.saved.currentTerm;
-    const isEarly = ({ type, term }: Message) =>
-      (type === "AppendEntries" || type === "InstallSnapshot") && term === durableTerm;
-    // 1. Send what promises nothing: entries, if their term is durable here. They travel to the
-    //    followers' disks while they travel to ours (thesis §10.2.1).
-    for (const message of outbox) if (isEarly(message)) this.transmit(message);
-    endpoint.flush();
-    // 2. Save: one sync for everything. A leader that has answers to give gives them first: the
-    //    followers' disks are at work meanwhile, and what its clients want next shares the sync.
-    const answersFirst = core.role.name === "Leader" && core.hasApplicable;
-    const { unsaved } = core;
-    if (!answersFirst) {
-      if (unsaved) storage.save(unsaved);
-      core.onSaved();
-    }
+    // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
-    // 3. Send what is a promise: votes, acknowledgements.
-    for (const message of outbox) if (!isEarly(message)) this.transmit(message);
-    endpoint.flush();
-    // 4. Apply what is committed, and answer clients.
-    const bytes = core.role.name === "Leader" ? APPLY_BYTES : undefined;
-    for (const entry of core.takeApplicable(bytes)) this.apply(entry);
-    this.answerReads();
+    for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
     this.askIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
@@ -3605,9 +3624,19 @@ export class Node {
     this.updateMembers();
     this.leaveIfRemoved();
     if (this.phase === "transferring" && !core.transferTarget) return void this.stop();
-    // By saving it became a leader, whose term begins now; or there is more to be applied.
-    if (core.unsaved || core.hasApplicable) endpoint.schedule();
+    if (core.needsStep) endpoint.schedule();
     this.setTimer();
+  }
+
+  private carryOut(effect: Effect): void {
+    if (effect.type === "send") {
+      for (const message of effect.messages) this.transmit(message);
+      this.endpoint.flush();
+    } else if (effect.type === "save") this.storage.save(effect.unsaved);
+    else {
+      for (const entry of effect.entries) this.apply(entry);
+      this.answerReads(effect.reads);
+    }
   }
 
   private updateMembers(): void {
@@ -3880,11 +3909,10 @@ export class Node {
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
-  private answerReads(): void {
+  private answerReads(count: number): void {
     const { core, awaited, questions } = this;
-    const ready = core.takeReads();
-    assert(ready <= questions.length, "every read belongs to a request");
-    for (const question of questions.splice(0, ready)) this.answerQuestion(question);
+    assert(count <= questions.length, "every read belongs to a request");
+    for (const question of questions.splice(0, count)) this.answerQuestion(question);
     const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
     while (isReady()) awaited.shift()?.questions.forEach((m) => this.answerQuestion(m));
   }

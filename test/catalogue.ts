@@ -62,12 +62,12 @@ export const planted: readonly Planted[] = [
     id: "1",
     name: "A vote is answered before it is durable.",
     changes: [[
-      `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
+      `type === "AppendEntries" || type === "InstallSnapshot";`,
       `type === "RequestVoteReply"
-        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
+        || type === "AppendEntries" || type === "InstallSnapshot";`,
     ]],
     caughtBy: [
-      { mode: "full", seed: 6 },
+      { mode: "core", seed: 1 },
       { file: "node", title: "neither vote, nor RequestVote, nor acknowledgement, nor answer" },
     ],
   },
@@ -246,11 +246,11 @@ export const planted: readonly Planted[] = [
     id: "20",
     name: "An acknowledgement is sent before the entries are durable.",
     changes: [[
-      `(type === "AppendEntries" || type === "InstallSnapshot") && term`,
+      `type === "AppendEntries" || type === "InstallSnapshot";`,
       `type === "AppendEntriesReply"
-        || (type === "AppendEntries" || type === "InstallSnapshot") && term`,
+        || type === "AppendEntries" || type === "InstallSnapshot";`,
     ]],
-    caughtBy: [{ mode: "full", seed: 6 }],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "21",
@@ -553,7 +553,7 @@ export const planted: readonly Planted[] = [
       "this.majorityValue(role, this.log.savedIndex,",
       "this.majorityValue(role, this.log.lastIndex,",
     ]],
-    caughtBy: [{ mode: "full", seed: 28 }],
+    caughtBy: [{ mode: "full", seed: 9 }],
   },
   {
     id: "61",
@@ -1115,7 +1115,7 @@ export const planted: readonly Planted[] = [
     name: "A leader applies what its followers have, but its own disk has not yet.",
     changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
     caughtBy: [
-      { mode: "core", seed: 37 },
+      { mode: "core", seed: 50 },
       {
         file: "replication",
         title: "a leader applies no entry that only its followers have saved",
@@ -1143,7 +1143,7 @@ export const planted: readonly Planted[] = [
   {
     id: "121",
     name: "A leader syncs in each of its turns, before it gives the answers that it has.",
-    changes: [[`core.role.name === "Leader" && core.hasApplicable`, "false"]],
+    changes: [[`this.role.name === "Leader" && this.hasApplicable`, "false"]],
     caughtBy: [{ file: "node", title: "a leader gives its answers turn by turn" }],
   },
   {
@@ -1551,7 +1551,7 @@ export const planted: readonly Planted[] = [
   {
     id: "168",
     name: "The reads that are answered are the ones that came last, not first.",
-    changes: [["questions.splice(0, ready)", "questions.splice(questions.length - ready)"]],
+    changes: [["questions.splice(0, count)", "questions.splice(-count || Infinity)"]],
     caughtBy: [{ file: "node", title: "reads are answered in the order in which they came" }],
   },
   {

@@ -44,6 +44,8 @@ export const SCENES = {
   succession: "a.timer,0,2,3,5,b.timer,7,8",
   /** The same, and then "c", which lacks that entry, refuses the next one. */
   gap: "a.timer,0,2,3,5,b.timer,7,8,10",
+  /** "a" has answered first: it has sent a second entry to "b" and "c", and not yet saved it. */
+  answered: "a.timer,0,2,3,5.stay,a.propose",
 } as const;
 
 /** What a search has found, and how it can be had again. */

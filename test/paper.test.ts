@@ -813,7 +813,7 @@ describe("§5.3 Log replication", () => {
     const raft = follower({ log: [1, 1, 2, 2], term: 4 });
     const previous = { prevLogIndex: 1, prevLogTerm: 1 };
     raft.receive(appendEntries(4, { ...previous, entries: entries([1, 3], 1) }), raft.now);
-    expect(raft.unsaved?.entries).toEqual([entry(3, 3)]);
+    expect(flush(raft).saved?.entries).toEqual([entry(3, 3)]);
   });
 
   test("all nextIndex values [begin at] the index just after the last one in its log", () => {
@@ -1150,9 +1150,8 @@ describe("Figure 2: State", () => {
   test("Persistent state: Updated on stable storage before responding to RPCs", () => {
     const raft = server({ log: [1], term: 1 });
     raft.receive(request(raft, 2), 0);
-    expect(raft.unsaved).toEqual({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: [] });
     const voting = flush(raft);
-    expect(voting.saved).toMatchObject({ currentTerm: 2, votedFor: "b" });
+    expect(voting.saved).toEqual({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: [] });
     expect(voting.early).toEqual([]);
     expect(typesOf(voting.late)).toEqual(["RequestVoteReply"]);
     raft.receive(heartbeat(raft, { entries: entries([2], 1) }), 0);
@@ -1160,7 +1159,7 @@ describe("Figure 2: State", () => {
     expect(appending.saved?.entries).toEqual([entry(2, 2)]);
     expect(appending.early).toEqual([]);
     expect(typesOf(appending.late)).toEqual(["AppendEntriesReply"]);
-    expect(raft.unsaved).toBeUndefined();
+    expect(raft.needsStep).toBe(false);
   });
 
   test("Updated on stable storage: ... also a vote in a term that is already durable", () => {
@@ -1297,7 +1296,7 @@ describe("Figure 2: AppendEntries RPC", () => {
       const late = appendEntries(3, { ...previous, entries: entries(news, 1) });
       expect(one(step(raft, late))).toMatchObject({ success: true, matchIndex: 1 + news.length });
       expect(raft.log.slice(1)).toEqual(before);
-      expect(raft.unsaved).toBeUndefined();
+      expect(flush(raft).saved).toBeUndefined();
     }
   });
 
@@ -1380,9 +1379,9 @@ describe("Figure 2: Rules for Servers", () => {
   test("All Servers: If commitIndex > lastApplied: ... apply log[lastApplied]", () => {
     const raft = follower({ log: [1, 1, 1] });
     raft.receive(heartbeat(raft, { leaderCommit: 2 }), raft.now);
-    expect(raft.takeApplicable().map((e) => e.index)).toEqual([1, 2]);
+    expect(flush(raft).applied.map((e) => e.index)).toEqual([1, 2]);
     expect(raft.lastApplied).toBe(2);
-    expect(raft.takeApplicable()).toEqual([]);
+    expect(flush(raft).applied).toEqual([]);
   });
 
   test("All Servers: If RPC ... contains term T > currentTerm: ... convert to follower", () => {
@@ -1567,7 +1566,7 @@ describe("§5.5 Follower and candidate crashes", () => {
   test("log entries already present in its log, it ignores ... in the new request", () => {
     const raft = follower({ log: [1, 1], term: 2 });
     raft.receive(appendEntries(2, { entries: entries([1, 1, 2]) }), raft.now);
-    expect(raft.unsaved?.entries).toEqual([entry(3, 2)]);
+    expect(flush(raft).saved?.entries).toEqual([entry(3, 2)]);
   });
 });
 
@@ -1975,10 +1974,10 @@ describe("§8 Client interaction", () => {
     expect(old.read()).toBe(true);
     cluster.flush(old);
     cluster.elect("b");
-    expect(old.takeReads()).toBe(0);
+    expect(flush(old).reads).toBe(0);
     cluster.lost = () => false;
     cluster.advance(2 * HEARTBEAT);
-    expect(old.takeReads()).toBe(0);
+    expect(flush(old).reads).toBe(0);
     expect(old.leader).toBe("b");
   });
 

@@ -21,6 +21,7 @@ const worlds: readonly World[] = [
   { name: "everything, from the beginning", after: "beginning", states: 100_000, bounds: {} },
   { name: "a leader is replaced", after: "succession", states: 50_000, bounds: {} },
   { name: "two leaders", after: "rivals", states: 50_000, bounds: { terms: 4 } },
+  { name: "a leader answers first", after: "answered", states: 30_000, bounds: {} },
   { name: "two inputs in a turn", after: "elected", states: 30_000, bounds: { inputs: 2 } },
   {
     name: "pre-votes are asked for",
@@ -120,6 +121,7 @@ describe.if(isThorough)("finds", () => {
   type Plant = { id: string; flags: string; sentence: string };
   const alone = "--commands 0 --reads 0 --crashes 0 --beats 0";
   const plants: readonly Plant[] = [
+    { id: "1", flags: "", sentence: "No word of a term that is not durable" },
     { id: "3", flags: "", sentence: "One vote per term" },
     { id: "4", flags: `${alone} --commands 1 --after longer`, sentence: "Leader completeness" },
     { id: "5", flags: "", sentence: "Leader completeness" },
@@ -131,6 +133,7 @@ describe.if(isThorough)("finds", () => {
     { id: "16", flags: "", sentence: "Only what conflicts is deleted" },
     { id: "17", flags: `${alone} --commands 1 --after longer`, sentence: "Log matching" },
     { id: "19", flags: "", sentence: "What a follower has it keeps" },
+    { id: "20", flags: "", sentence: "Only what is durable is acknowledged" },
     {
       id: "25",
       flags: `${alone} --reads 1 --after gap`,
@@ -141,7 +144,12 @@ describe.if(isThorough)("finds", () => {
       flags: `${alone} --reads 1 --after succession`,
       sentence: "Reads are linearizable",
     },
-    { id: "70", flags: "", sentence: "What a server believes durable is durable" },
+    {
+      id: "60",
+      flags: "--inputs 2 --after answered",
+      sentence: "What is committed is on a majority of disks",
+    },
+    { id: "70", flags: "", sentence: "A vote is durable before it is given" },
   ];
   const rows = plants.map((plant) =>
     [planted.find(({ id }) => id === plant.id)?.name ?? `no. ${plant.id}`, plant] as const

@@ -79,22 +79,20 @@ class Court {
   turn(name: Name): void {
     const { judge } = this;
     const raft = this.at(name);
-    raft.prepare();
-    const { unsaved } = raft;
-    if (unsaved) {
-      judge.saving(name, unsaved);
-      judge.saved(name);
-      raft.onSaved();
+    for (const effect of raft.step()) {
+      judge.stepped(name);
+      if (effect.type === "send") this.send(effect.messages);
+      else if (effect.type === "save") this.save(name, effect.unsaved);
+      else for (const applied of effect.entries) judge.applied(name, applied, applied.index);
     }
-    judge.stepped(name);
-    for (const message of raft.outbox.splice(0)) {
-      judge.sent(message);
-      this.wire.push(message);
-    }
-    for (const applied of raft.takeApplicable()) judge.applied(name, applied, applied.index);
     judge.stepped(name);
     judge.turned(name);
-    if (raft.unsaved) this.turn(name);
+    if (raft.needsStep) this.turn(name);
+  }
+
+  private send(messages: readonly Message[]): void {
+    for (const message of messages) this.judge.sent(message);
+    this.wire.push(...messages);
   }
 
   receive(message: Message): void {
@@ -120,8 +118,12 @@ class Court {
   elect(name: Name, away: readonly Name[] = []): Raft {
     const now = Math.max(...this.names.map((n) => this.at(n).now)) + 2 * T;
     for (const other of this.names) this.at(other).now = now;
-    this.tick(name, now);
-    this.turn(name);
+    // A leader that has heard from no majority for so long steps down.
+    const leaders = this.names.filter((other) => this.at(other).role.name === "Leader");
+    for (const one of [...leaders, name]) {
+      this.tick(one, now);
+      this.turn(one);
+    }
     this.settle(away);
     if (this.at(name).role.name !== "Leader") throw new Error(`${name} is not elected`);
     return this.at(name);
@@ -570,7 +572,7 @@ describe("A leader", () => {
 
   test("lets no more messages wait than it sends in a turn", () => {
     const court = new Court();
-    court.at("a").outbox = Array.from({ length: 2_000 }, () => appendEntries(0));
+    court.at("a")["outbox"] = Array.from({ length: 2_000 }, () => appendEntries(0));
     expectBroken("Queues are bounded", () => court.judge.stepped("a"));
   });
 });
@@ -716,10 +718,7 @@ test("A leader sends the first entry of its term before the turn ends", () => {
     court.receive(m);
     if (!isElected()) court.turn(m.to);
   }
-  raft.prepare();
-  court.save("a", raft.unsaved ?? {});
-  raft.onSaved();
-  raft.outbox.length = 0;
+  for (const effect of raft.step()) if (effect.type === "save") court.save("a", effect.unsaved);
   expectBroken("The first entry of a term leaves with the election", () => court.judge.turned("a"));
 });
 

@@ -731,7 +731,7 @@ export class Judge {
   turned(name: Name): void {
     const { raft, unopened } = this.at(name);
     // A server that was elected by its own save appends its first entry after that.
-    if (raft?.role.name !== "Leader" || raft.unsaved) return;
+    if (raft?.role.name !== "Leader" || raft["isUnsaved"]) return;
     demand(
       unopened.size === 0,
       "The first entry of a term leaves with the election",
@@ -778,7 +778,7 @@ export class Judge {
     const isSame = raft.electionDueAt === server.electionDueAt
       && raft.heardAt === server.timerFrom;
     if (isSame || raft.campaigns !== server.campaigns) return;
-    const reply = raft.outbox.at(-1);
+    const reply = raft["outbox"].at(-1);
     const isVote = m.type === "RequestVote" && !m.preVote && raft.votedFor === m.from
       && reply?.type === "RequestVoteReply" && reply.voteGranted;
     const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
@@ -1071,12 +1071,14 @@ export class Judge {
   }
 
   /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
-  private checkQueues({ name }: Server, { role, outbox }: Raft): void {
+  private checkQueues({ name }: Server, raft: Raft): void {
+    const { role } = raft;
+    const { length } = raft["outbox"];
     const limit = 1000 + 100 * this.servers.size;
     demand(
-      outbox.length <= limit,
+      length <= limit,
       "Queues are bounded",
-      () => `${outbox.length} messages wait in ${name}`,
+      () => `${length} messages wait in ${name}`,
     );
     if (role.name !== "Leader") return;
     demand(

@@ -7,7 +7,6 @@ import {
   type Configuration,
   encodeMembers,
   type Entry,
-  type HardState,
   type Incoming,
   makeEntry,
   type Message,
@@ -17,6 +16,7 @@ import {
   Raft,
   type Settings,
   type Snapshot,
+  type Unsaved,
 } from "../../raft.ts";
 import { randomFrom } from "./random.ts";
 
@@ -142,32 +142,27 @@ export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
   };
 }
 
-/** What one turn did, in the order in which it was done. */
+/** What one step did. */
 export type Turn = {
-  /** What promises nothing, and leaves before the disk has written (thesis §10.2.1). */
-  early: Message[];
-  saved: (HardState & { entries: Entry[] }) | undefined;
-  late: Message[];
-  applied: Entry[];
+  /** The messages that were sent first, before the disk has written. */
+  early: readonly Message[];
+  saved: Unsaved | undefined;
+  late: readonly Message[];
+  applied: readonly Entry[];
   reads: number;
 };
 
-/** Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. */
+/** Carries out a step. */
 export function flush(raft: Raft): Turn {
-  raft.prepare();
-  const { currentTerm: durableTerm } = raft.saved;
-  const outbox = raft.outbox.splice(0);
-  const isEarly = (m: Message) =>
-    (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
-  const saved = raft.unsaved;
-  if (saved) raft.onSaved();
-  return {
-    early: outbox.filter(isEarly),
-    saved,
-    late: [...outbox.filter((m) => !isEarly(m)), ...raft.outbox.splice(0)],
-    applied: raft.takeApplicable(),
-    reads: raft.takeReads(),
-  };
+  const sent: (readonly Message[])[] = [];
+  const turn: Turn = { early: [], saved: undefined, late: [], applied: [], reads: 0 };
+  for (const effect of raft.step()) {
+    if (effect.type === "send") sent.push(effect.messages);
+    else if (effect.type === "save") turn.saved = effect.unsaved;
+    else ({ entries: turn.applied, reads: turn.reads } = effect);
+  }
+  [turn.early = [], turn.late = []] = sent;
+  return turn;
 }
 
 /** Ends a turn, and returns what was sent. */
@@ -353,6 +348,16 @@ export function settledLeader(options: Options = {}): Raft {
   return raft;
 }
 
+/** A leader that has answered first: it has sent the entry at `index`, and not yet saved it. */
+export function unsavedLeader(): { raft: Raft; index: number } {
+  const raft = leader();
+  const [from = ""] = raft.others;
+  raft.receive(appendReply(1, { from, matchIndex: 1, round: roundOf(raft) }), raft.now);
+  const index = propose(raft);
+  flush(raft);
+  return { raft, index };
+}
+
 /** A follower confirms the latest round, and that it has all up to `matchIndex`. */
 export function acknowledge(raft: Raft, from: Name, matchIndex = raft.log.lastIndex): Message[] {
   return step(raft, appendReply(raft.currentTerm, { from, matchIndex, round: roundOf(raft) }));
@@ -470,7 +475,7 @@ export class Cluster {
     this.receiveSnapshot(raft);
     if (raft.isSnapshotDue(this.snapshotBytes)) this.takeSnapshot(raft);
     this.watch(raft);
-    if (raft.unsaved) this.flush(raft); // A server alone begins to lead when its vote is saved.
+    if (raft.needsStep) this.flush(raft);
   }
 
   /** As of the snapshot that has these bytes, whoever has written it. */

@@ -442,10 +442,9 @@ describe("A single server", () => {
     const raft = server({ ...alone, log: [1, 3], term: 3, votedFor: "a", now: 7 });
     expect(raft.wakeAt).toBe(7);
     raft.tick(7);
-    raft.prepare();
     expect(raft.role.name).toBe("Candidate");
-    expect(raft.unsaved).toEqual({ currentTerm: 4, votedFor: "a", commitIndex: 0, entries: [] });
-    raft.onSaved();
+    const saved = { currentTerm: 4, votedFor: "a", commitIndex: 0, entries: [] };
+    expect(flush(raft)).toMatchObject({ saved, applied: [] });
     expect(raft.role.name).toBe("Leader");
     expect(raft.commitIndex).toBe(0);
     expect(termsOf(flush(raft).applied)).toEqual([1, 3, 4]);

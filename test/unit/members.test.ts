@@ -439,7 +439,7 @@ describe("a disk", () => {
     const raft = follower({ disk: 9, term: 1 });
     append(raft, named(1, 2, 3));
     timeOut(raft);
-    expect([raft.role.name, raft.outbox]).toEqual(["Follower", []]);
+    expect([raft.role.name, raft["outbox"]]).toEqual(["Follower", []]);
     step(raft, heartbeat(raft));
     expect(step(raft, timeoutNow(1))).toEqual([]);
     expect([raft.currentTerm, raft.leader]).toEqual([1, "b"]);

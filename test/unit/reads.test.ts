@@ -82,15 +82,16 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a read waits until all entries that were committed when it arrived are applied", () => {
     const raft = settledLeader();
-    const index = propose(raft);
+    const [, , matchIndex = 0] = [propose(raft), propose(raft), propose(raft)];
     turn(raft);
-    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
+    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex }), raft.now);
     ask(raft);
-    raft.prepare();
-    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
-    expect(raft.takeReads()).toBe(0);
-    raft.takeApplicable();
-    expect(raft.takeReads()).toBe(1);
+    const applyOne = () => [...raft.step(1)].at(-1);
+    expect(applyOne()).toMatchObject({ type: "apply", entries: [{}], reads: 0 });
+    raft.receive(appendReply(1, { round: roundOf(raft), matchIndex }), raft.now);
+    expect(applyOne()).toMatchObject({ type: "apply", entries: [{}], reads: 0 });
+    expect(applyOne()).toMatchObject({ type: "apply", entries: [{}], reads: 1 });
+    expect(raft.lastApplied).toBe(matchIndex);
   });
 
   test("a read does not wait for later proposals", () => {

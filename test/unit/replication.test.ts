@@ -29,6 +29,7 @@ import {
   to,
   turn,
   typesOf,
+  unsavedLeader,
   voteReply,
   wait,
 } from "../support/core.ts";
@@ -75,17 +76,14 @@ describe("Retransmission", () => {
   });
 
   test("a leader applies no entry that only its followers have saved", () => {
-    const raft = settledLeader();
-    raft.takeApplicable();
-    const index = propose(raft);
-    raft.prepare();
+    const { raft, index } = unsavedLeader();
     for (const from of ["b", "c"]) {
       raft.receive(appendReply(1, { from, matchIndex: index, round: roundOf(raft) }), raft.now);
     }
     expect(raft.commitIndex).toBe(index);
-    expect([raft.hasApplicable, raft.takeApplicable()]).toEqual([false, []]);
-    raft.onSaved();
-    expect(raft.takeApplicable().map((e) => e.index)).toEqual([index]);
+    const { saved, applied } = flush(raft); // It has nothing to apply, so it saves.
+    expect(saved?.entries).toEqual([raft.log.at(index)]);
+    expect(applied.map((e) => e.index)).toEqual([index]);
   });
 });
 
@@ -313,19 +311,15 @@ describe("Promises are sent after the save", () => {
   });
 
   test("a leader counts itself only up to its last saved entry", () => {
-    const raft = settledLeader();
-    const index = propose(raft);
-    raft.prepare();
+    const { raft, index } = unsavedLeader();
     raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: index }), raft.now);
     expect(raft.commitIndex).toBe(index - 1);
-    raft.onSaved();
+    flush(raft);
     expect(raft.commitIndex).toBe(index);
   });
 
   test("a majority of followers commits without the leader's own save", () => {
-    const raft = settledLeader();
-    const index = propose(raft);
-    raft.prepare();
+    const { raft, index } = unsavedLeader();
     for (const from of ["b", "c"]) {
       raft.receive(appendReply(1, { from, round: roundOf(raft), matchIndex: index }), raft.now);
     }

@@ -4,6 +4,7 @@
  */
 import { crc32 } from "node:zlib";
 import {
+  type Effect,
   type Entry,
   type Message,
   type Name,
@@ -394,63 +395,60 @@ export class Server {
     return true;
   }
 
-  /** Everything of one turn that comes before its save is done. As `Node.flush`. */
+  /** Ends a turn, as `Node.flush`. */
   private flush(): void {
-    const { raft, scene, name } = this;
+    const { raft } = this;
     if (!raft) return;
     this.isScheduled = false;
-    raft.prepare();
-    scene.judge.stepped(name);
-    const outbox = raft.outbox.splice(0);
-    const durableTerm = raft.saved.currentTerm;
-    const isEarly = (m: Message) =>
-      (m.type === "AppendEntries" || m.type === "InstallSnapshot") && m.term === durableTerm;
-    // 1. Send what promises nothing.
-    for (const message of outbox) if (isEarly(message)) this.send(message);
+    this.receiveSnapshot(raft);
+    if (this.work?.isDone) this.complete(raft, this.work.complete);
+    if (this.raft !== raft) return;
+    // A leader applies one entry in a turn, so that it often has answers to give before it saves.
+    this.carryOut(raft, raft.step(this.isLeader ? 1 : undefined));
+  }
+
+  /** Carries out the rest of a step. It may be killed between two acts, and a save may be slow. */
+  private carryOut(raft: Raft, step: Iterator<Effect, void>): void {
+    const { value: effect } = step.next();
+    this.scene.judge.stepped(this.name);
+    if (!effect) return this.finish(raft);
+    if (effect.type === "save") return this.save(raft, effect.unsaved, step);
+    if (effect.type === "send") {
+      for (const message of effect.messages) {
+        if (this.dies("while it sends")) return;
+        this.send(message);
+      }
+    } else {
+      for (const entry of effect.entries) this.apply(entry);
+      for (const asker of this.questions.splice(0, effect.reads)) this.answerRead(raft, asker);
+    }
+    this.carryOut(raft, step);
+  }
+
+  private save(raft: Raft, unsaved: Saved, step: Iterator<Effect, void>): void {
+    const { scene, name } = this;
     if (this.dies("before it saves")) return;
-    // 2. Save.
-    const late = outbox.filter((message) => !isEarly(message));
-    const answersFirst = raft.role.name === "Leader" && raft.hasApplicable;
-    const { unsaved } = raft;
-    if (!unsaved || answersFirst) return this.finish(raft, late, !answersFirst);
     this.unfinished = unsaved;
     scene.judge.saving(name, unsaved);
-    const isSlow = scene.isHostile && scene.chance(scene.conditions.slowSave);
-    if (!isSlow) return this.onSaved(raft, unsaved, late);
+    const finish = () => {
+      this.records.push(unsaved);
+      this.unfinished = undefined;
+      scene.judge.saved(name);
+      if (!this.dies("when it has saved")) this.carryOut(raft, step);
+    };
+    if (!scene.isHostile || !scene.chance(scene.conditions.slowSave)) return finish();
     this.busy = "saving";
     const ms = scene.random() * scene.conditions.slowSaveMs;
     scene.tell(() => `${name}  saves slowly, for ${Math.round(ms)} ms`);
     this.later(ms, () => {
-      this.onSaved(raft, unsaved, late);
+      finish();
       if (this.raft === raft) this.resume();
     });
   }
 
-  private onSaved(raft: Raft, saved: Saved, late: readonly Message[]): void {
-    this.records.push(saved);
-    this.unfinished = undefined;
-    this.scene.judge.saved(this.name);
-    if (this.dies("when it has saved")) return;
-    this.finish(raft, late);
-  }
-
-  /** What may happen now that everything that was decided is durable, or what needs no save. */
-  private finish(raft: Raft, late: readonly Message[], isSaved = true): void {
+  /** What else a turn has brought. */
+  private finish(raft: Raft): void {
     const { scene, name } = this;
-    if (isSaved) raft.onSaved();
-    scene.judge.stepped(name);
-    this.receiveSnapshot(raft);
-    if (this.work?.isDone) this.complete(raft, this.work.complete);
-    if (this.raft !== raft) return;
-    // 3. Send what is a promise.
-    for (const message of late) {
-      if (this.dies("while it sends")) return;
-      this.send(message);
-    }
-    // 4. Apply what is committed, and answer clients.
-    const bytes = raft.role.name === "Leader" ? 1 : Infinity; // One entry, that is.
-    for (const entry of raft.takeApplicable(bytes)) this.apply(entry);
-    for (const asker of this.questions.splice(0, raft.takeReads())) this.answerRead(raft, asker);
     const isReady = ({ index }: { index: number }) =>
       !raft.isInstalling && index <= raft.lastApplied;
     const ready = this.awaited.filter(isReady);
@@ -466,7 +464,7 @@ export class Server {
     }
     if (raft.isRemoved && !this.isLeader) return this.crash("by its removal");
     if (!this.work && raft.isSnapshotDue(scene.conditions.snapshotBytes)) this.writeSnapshot(raft);
-    if (raft.unsaved || raft.hasApplicable) this.schedule();
+    if (raft.needsStep) this.schedule();
     scene.judge.turned(name);
     this.setTimer(raft);
   }

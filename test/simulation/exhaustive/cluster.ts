@@ -9,7 +9,7 @@ import { Lexicon } from "./lexicon.ts";
 import {
   type Code,
   codeOfEntry,
-  type Disk,
+  diskOf,
   messages,
   NAMES,
   type ServerState,
@@ -59,7 +59,6 @@ function demand(condition: boolean, rule: string, facts: () => string): asserts 
   if (!condition) throw new Violation(rule, facts());
 }
 
-const diskOf = (server: ServerState): Disk => server.turn?.disk ?? server;
 const nameOf = ({ self }: ServerState) => NAMES[self] ?? "nobody";
 
 /** What a server has committed is what all have; what becomes so is durable on a majority. */

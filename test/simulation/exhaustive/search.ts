@@ -4,8 +4,10 @@ import { HashSet, Lexicon, type Place, Queue, RENAMINGS } from "./lexicon.ts";
 import {
   type End,
   type Input,
+  isWithinTurn,
   messages,
   NAMES,
+  owesSave,
   servers,
   type ServerState,
   type Step,
@@ -13,7 +15,16 @@ import {
 } from "./server.ts";
 
 const WAYS = RENAMINGS.length;
-const KINDS = ["deliver", "deliverLate", "timer", "beat", "propose", "read", "crash"] as const;
+const KINDS = [
+  "deliver",
+  "deliverLate",
+  "timer",
+  "beat",
+  "propose",
+  "read",
+  "turn",
+  "crash",
+] as const;
 const ENDS = ["flush", "die", "stay"] as const;
 
 /** `at` is a message's place in the order in which all were sent first, or else a server. */
@@ -44,6 +55,8 @@ export const noSights = () => ({
   crashed: 0,
   diedBeforeSave: 0,
   longTurns: 0,
+  /** A leader has answered its clients first, and owes a save. */
+  answeredFirst: 0,
   readsAnswered: 0,
   deposed: 0,
   refusedForLeader: 0,
@@ -125,7 +138,7 @@ export class Search {
     this.addUp(state);
     const all = state.servers.map((number) => servers.at(number));
     const history = histories.at(state.history);
-    const open = all.findIndex(({ turn }) => turn !== null);
+    const open = all.findIndex(isWithinTurn);
     for (let at = 0; at < state.sent.length; at += 1) this.deliver(state, all, at, open);
     for (const server of all) {
       if (open === -1 || open === server.self) this.act(state, server, history);
@@ -153,7 +166,7 @@ export class Search {
     const leads = role.name === "Leader";
     const calls = term < bounds.terms && campaigns < 2 * bounds.terms;
     if (leads || calls) this.take(state, server, { kind: "timer", number: 0 }, at);
-    if (leads && history.beats < bounds.beats && !server.turn) {
+    if (leads && history.beats < bounds.beats && !isWithinTurn(server)) {
       this.take(state, server, { kind: "beat", number: 0 }, at);
     }
     if (leads && history.commands < bounds.commands) {
@@ -162,7 +175,8 @@ export class Search {
     if (leads && history.reads < bounds.reads) {
       this.take(state, server, { kind: "read", number: history.committed.length }, at);
     }
-    if (history.crashes < bounds.crashes && !server.turn) {
+    if (owesSave(server)) this.take(state, server, { kind: "turn", number: 0 }, at);
+    if (history.crashes < bounds.crashes && !isWithinTurn(server)) {
       this.take(state, server, { kind: "crash", number: 0 }, at);
     }
   }
@@ -173,7 +187,8 @@ export class Search {
     const whole = this.attempt(state, server, input, "flush", at);
     if (input.kind === "crash" || input.kind === "beat") return;
     const inputs = (server.turn?.inputs ?? 0) + 1;
-    if (inputs < bounds.inputs) this.attempt(state, server, input, "stay", at);
+    const canStay = inputs < bounds.inputs && input.kind !== "turn";
+    if (canStay) this.attempt(state, server, input, "stay", at);
     // What left before the save is all that there is to tell such a crash from one between turns.
     const canCrash = histories.at(state.history).crashes < bounds.crashes;
     if (canCrash && whole.early > 0) this.attempt(state, server, input, "die", at);
@@ -302,7 +317,8 @@ export class Search {
     if (step.truncated) sights.truncated += 1;
     if (crashes > 0) sights.crashed += 1;
     if (end === "die") sights.diedBeforeSave += 1;
-    if (all.some(({ turn }) => turn !== null)) sights.longTurns += 1;
+    if (all.some(isWithinTurn)) sights.longTurns += 1;
+    if (all.some(owesSave)) sights.answeredFirst += 1;
     if (step.reads > 0) sights.readsAnswered += 1;
     if (step.deposed) sights.deposed += 1;
     this.noteArrival(state, input, at);

@@ -18,6 +18,7 @@ import {
   Raft,
   type Role,
   type Settings,
+  type Unsaved,
 } from "../../../raft.ts";
 import { configuration } from "../../support/core.ts";
 import { Violation } from "../judge.ts";
@@ -63,8 +64,9 @@ export type RoleState =
   };
 
 /**
- * Between two turns what a server knows is what its disk knows. Within a turn `turn` has what the
- * disk has, how many inputs came, and what waits to be sent.
+ * Without `turn`, the disk has all that the server knows. Within a turn, `turn` has the disk's
+ * contents, the number of inputs and the messages that wait. A leader that has answered first is
+ * between two turns and owes a save: its `turn` has no inputs yet.
  */
 export type ServerState = Disk & {
   self: Place;
@@ -75,6 +77,8 @@ export type ServerState = Disk & {
   turn: Turn | null;
 };
 type Turn = { disk: Disk; savedIndex: number; inputs: number; outbox: readonly number[] };
+export const isWithinTurn = ({ turn }: ServerState): boolean => turn !== null && turn.inputs > 0;
+export const owesSave = ({ turn }: ServerState): boolean => turn?.inputs === 0;
 
 // ------------------------------------- The two vocabularies --------------------------------------
 
@@ -229,7 +233,7 @@ function restore(state: ServerState): Raft {
   if (!turn) return raft;
   raft.saved = { currentTerm: turn.disk.term, votedFor: nameAt(turn.disk.votedFor), commitIndex };
   raft.log.savedIndex = turn.savedIndex;
-  raft.outbox = turn.outbox.map(messages.at);
+  raft["outbox"] = turn.outbox.map(messages.at);
   return raft;
 }
 
@@ -300,6 +304,9 @@ export function unknownFields(): string[] {
   });
 }
 
+export const diskOf = ({ turn, term, votedFor, log }: ServerState): Disk =>
+  turn?.disk ?? { term, votedFor, log };
+
 /** A server that starts for the first time. */
 export const FRESH = (self: Place): ServerState =>
   start(self, { term: 0, votedFor: NOBODY, log: [] });
@@ -322,7 +329,7 @@ function start(self: Place, { term, votedFor, log }: Disk): ServerState {
 
 /** What happens to a server. `number` is a message, a command, or how many entries a read has to see. */
 export type Input = {
-  kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "crash";
+  kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "turn" | "crash";
   number: number;
 };
 /** The turn ends as it should, or with a power cut before it saves; or it goes on. */
@@ -352,6 +359,7 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
     raft.now = 0; // That a leader owes a heartbeat by now is another input, of which few are enough.
   } else if (kind === "propose") raft.propose("commands", Buffer.from(`${number}`));
   else if (kind === "read") raft.read();
+  else if (kind === "turn") return; // Without an input, because the last turn has left something.
   else if (kind === "beat") raft.tick(HEARTBEAT);
   else {
     raft.tick(2 * T);
@@ -375,7 +383,7 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
  * Rounds are counted for all followers together, though nobody compares those of two of them. Here
  * what goes out in a turn has the same numbers for each, so that it does not matter who comes first.
  */
-function alignRounds({ role, outbox }: Raft, before: number): void {
+function alignRounds({ role }: Raft, outbox: readonly Message[], before: number): void {
   if (role.name !== "Leader") return;
   role.round = before;
   for (const [name, follower] of role.followers) {
@@ -392,8 +400,7 @@ function alignRounds({ role, outbox }: Raft, before: number): void {
 
 export function step(before: ServerState, input: Input, end: End, preVotes: boolean): Step {
   if (input.kind === "crash") return crash(before);
-  const disk = before.turn?.disk
-    ?? { term: before.term, votedFor: before.votedFor, log: before.log };
+  const disk = diskOf(before);
   const asked = before.role.name === "Leader" ? before.role.reads.map((r) => r.committed) : [];
   if (input.kind === "read") asked.push(input.number);
   const raft = restore(before);
@@ -412,7 +419,7 @@ export function step(before: ServerState, input: Input, end: End, preVotes: bool
       disk,
       savedIndex: raft.log.savedIndex,
       inputs,
-      outbox: raft.outbox.map(messages.numberOf).sort(),
+      outbox: raft["outbox"].map(messages.numberOf).sort(),
     };
     const next = checked(before, capture(raft, asked, preVotes, turn));
     return { ...result, next, lived: next };
@@ -420,10 +427,7 @@ export function step(before: ServerState, input: Input, end: End, preVotes: bool
   return { ...result, ...flush(raft, before, disk, asked, end, preVotes) };
 }
 
-/**
- * Ends a turn as a node does: send what promises nothing, save, send the rest, apply, answer. Only
- * that a leader saves here also when it has something to apply.
- */
+/** Carries out a step, or before a power cut only its first effect. */
 function flush(
   raft: Raft,
   before: ServerState,
@@ -433,27 +437,36 @@ function flush(
   preVotes: boolean,
 ): Pick<Step, "next" | "lived" | "sent" | "reads" | "early"> {
   const round = raft.role.name === "Leader" ? raft.role.round : 0;
-  raft.prepare();
-  alignRounds(raft, round);
-  const outbox = raft.outbox.splice(0);
-  const { currentTerm: durableTerm } = raft.saved;
-  const isEarly = (m: Message) => m.type === "AppendEntries" && m.term === durableTerm;
-  const early = outbox.filter(isEarly);
-  for (const m of early) checkPromise(m, disk);
-  if (end === "die") {
-    // What left tells of all that was decided until then, though nobody remembers it here.
-    const turn = { disk, savedIndex: raft.log.savedIndex, inputs: 0, outbox: [] };
-    const lived = checked(before, capture(raft, asked, preVotes, turn));
-    const next = servers.numberOf(start(before.self, disk));
-    return { next, lived, sent: early.map(messages.numberOf), reads: 0, early: early.length };
+  const sent: (readonly Message[])[] = [];
+  let [saved, reads] = [disk, 0];
+  for (const effect of raft.step()) {
+    if (effect.type === "send") {
+      if (sent.length === 0) alignRounds(raft, effect.messages, round);
+      for (const m of effect.messages) checkPromise(m, saved);
+      sent.push(effect.messages);
+    } else if (effect.type === "save") saved = save(saved, effect.unsaved);
+    else reads = effect.reads;
+    if (end === "die") break;
   }
-  const saved = save(disk, raft);
-  raft.onSaved();
-  checkSaved(raft, saved);
-  for (const m of outbox) checkPromise(m, saved);
-  raft.takeApplicable();
-  const reads = raft.takeReads();
-  for (const committed of asked.slice(0, reads)) {
+  checkReads(raft, asked.slice(0, reads));
+  // After a power cut the messages that left still tell of all that was decided until then.
+  const { savedIndex, lastIndex } = raft.log;
+  const owes = end === "die" || savedIndex < lastIndex;
+  const turn = owes ? { disk: saved, savedIndex, inputs: 0, outbox: [] } : null;
+  const lived = checked(before, capture(raft, asked.slice(reads), preVotes, turn));
+  const next = end === "die" ? servers.numberOf(start(before.self, saved)) : lived;
+  if (!owes) checkSaved(raft, saved);
+  demand(
+    end === "die" || ((!owes || raft.role.name === "Leader") && raft["outbox"].length === 0),
+    "A turn comes to an end",
+    () => `${raft.settings.name} has something left to do`,
+  );
+  const numbers = sent.flat().map(messages.numberOf);
+  return { next, lived, sent: numbers, reads, early: sent[0]?.length ?? 0 };
+}
+
+function checkReads(raft: Raft, answered: readonly number[]): void {
+  for (const committed of answered) {
     demand(
       raft.lastApplied >= committed,
       "Reads are linearizable",
@@ -462,13 +475,6 @@ function flush(
         + "when it came",
     );
   }
-  demand(
-    raft.unsaved === undefined && raft.outbox.length === 0,
-    "A turn comes to an end",
-    () => `${raft.settings.name} has something left to do`,
-  );
-  const next = checked(before, capture(raft, asked.slice(reads), preVotes, null));
-  return { next, lived: next, sent: outbox.map(messages.numberOf), reads, early: early.length };
 }
 
 function capture(
@@ -484,15 +490,15 @@ function capture(
     self: place(raft.settings.name),
     commitIndex: raft.commitIndex,
     lastApplied: raft.lastApplied, // The number of a campaign matters only to pre-votes.
-    campaigns: preVotes || turn ? raft.campaigns : 0,
+    campaigns: preVotes || turn?.inputs ? raft.campaigns : 0,
     role: captureRole(raft, asked),
     turn,
   };
 }
 
 /** It loses power between two turns, and comes back with what is on its disk. */
-function crash({ self, term, votedFor, log }: ServerState): Step {
-  const next = servers.numberOf(start(self, { term, votedFor, log }));
+function crash(before: ServerState): Step {
+  const next = servers.numberOf(start(before.self, diskOf(before)));
   return {
     next,
     lived: next,
@@ -506,9 +512,7 @@ function crash({ self, term, votedFor, log }: ServerState): Step {
 }
 
 /** What a save makes of a disk, whatever the server believes. */
-function save(disk: Disk, raft: Raft): Disk {
-  const { unsaved } = raft;
-  if (!unsaved) return disk;
+function save(disk: Disk, unsaved: Unsaved): Disk {
   const { currentTerm: term, votedFor, entries: [first, ...rest] } = unsaved;
   const log = first
     ? [...disk.log.slice(0, first.index - 1), ...codesOf([first, ...rest])]

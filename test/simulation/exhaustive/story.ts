@@ -7,10 +7,12 @@ import type { Message } from "../../../raft.ts";
 import { type Bounds, checkCluster, histories, NO_HISTORY, showEntries } from "./cluster.ts";
 import { type Action, type State, succeed } from "./search.ts";
 import {
+  diskOf,
   FRESH,
   type Input,
   messages,
   NAMES,
+  owesSave,
   servers,
   type ServerState,
   showCode,
@@ -30,8 +32,9 @@ export function write(path: readonly Action[]): string {
 
 export function read(text: string): Action[] {
   return text.split(",").filter((word) => word !== "").map((word) => {
-    const found = /^(?:(\d+)(\.late)?|([abc])\.(timer|beat|propose|read|crash))(?:\.(stay|die))?$/
-      .exec(word);
+    const found =
+      /^(?:(\d+)(\.late)?|([abc])\.(timer|beat|propose|read|turn|crash))(?:\.(stay|die))?$/
+        .exec(word);
     if (!found) throw new Error(`"${word}" is no action`);
     const [, number, late, name = "", kind = late ? "deliverLate" : "deliver", end = "flush"] =
       found;
@@ -93,7 +96,9 @@ const ENDINGS = {
   die: ", and it loses power before it has saved",
 };
 
-function tellInput({ role, log }: ServerState, { kind, number }: Input): string {
+function tellInput(server: ServerState, { kind, number }: Input): string {
+  const { role } = server;
+  const { log } = diskOf(server);
   if (kind === "deliver") return `receives ${tellMessage(messages.at(number))}`;
   if (kind === "deliverLate") {
     return `has heard nobody for T, and receives ${tellMessage(messages.at(number))}`;
@@ -102,6 +107,7 @@ function tellInput({ role, log }: ServerState, { kind, number }: Input): string 
   if (kind === "beat") return "owes a heartbeat";
   if (kind === "propose") return `is given command x${number}`;
   if (kind === "read") return `is asked what the state is, after ${number} committed entries`;
+  if (kind === "turn") return "has a turn without an input";
   return `loses power, and comes back with ${log.length} entries`;
 }
 
@@ -126,8 +132,9 @@ export function tellMessage(m: Message): string {
     + (success ? `yes, up to ${matchIndex}` : `no, perhaps at ${hintIndex} of ${hintTerm}`);
 }
 
-function tellServer({ term, votedFor, log, commitIndex, role }: ServerState): string {
+function tellServer(server: ServerState): string {
+  const { term, votedFor, log, commitIndex, role } = server;
   const vote = votedFor === -1 ? "" : `, voted for ${NAMES[votedFor]}`;
   return `${role.name} of term ${term}${vote}, log [${log.map(showCode).join(", ")}], `
-    + `committed ${commitIndex}`;
+    + `committed ${commitIndex}` + (owesSave(server) ? ", and owes a save" : "");
 }

@@ -359,7 +359,7 @@ export class Cluster {
       reads,
       proposals: node["proposals"].size,
       questions: node["questions"].length,
-      outbox: core.outbox.length,
+      outbox: core["outbox"].length,
       events: core.events.length,
     };
     for (const [queue, length] of Object.entries(queues)) {

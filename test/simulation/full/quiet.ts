@@ -14,7 +14,8 @@ const clientTables = (client: Client): Sizes => ({
 
 /** How many entries each table of a server has. */
 function tablesOf(node: Node): Sizes {
-  const { role, outbox, portProbes, events, incoming } = node["core"];
+  const core = node["core"];
+  const { role, portProbes, events, incoming } = core;
   const { known, queued } = node["endpoint"] as unknown as {
     known: Map<string, { calls: Set<number>; bodies: unknown[] }>;
     queued: Set<unknown>;
@@ -31,7 +32,7 @@ function tablesOf(node: Node): Sizes {
     askedIndexes: Number(node["isAsking"]),
     slices: Number(node["slices"] !== undefined),
     reads: role.name === "Leader" ? role.reads.length : 0,
-    outbox: outbox.length,
+    outbox: core["outbox"].length,
     portProbes: portProbes.length,
     events: events.length,
     chunks: incoming?.chunks.length ?? 0,
