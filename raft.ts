@@ -416,7 +416,7 @@ type Leader = {
 export type Role = Follower | Campaigner | Leader;
 export type RoleName = Role["name"];
 
-/** What the disk remembers beside the log. Otherwise a server could vote twice in a term (§5.2). */
+/** What the disk keeps beside the log. Otherwise a server could vote twice in a term (§5.2). */
 export type HardState = {
   currentTerm: number;
   votedFor: Name | undefined;
@@ -3974,18 +3974,21 @@ export class Node {
 // A client finds the leader, follows it when it changes, and repeats a request until it is
 // answered.
 
+/** How often pending requests are looked at. */
 const TICK_MS = 10;
+/** When a request without a reply is sent again; half of it from then on. */
 const RETRY_MS = 100;
 
-/**
- * As in `NodeOptions`; `servers` are some of the cluster's, each `HOST:PORT` or `NAME=HOST:PORT`.
- * `clientKey` takes the place of cluster and secret: what `clientKey` makes of them.
- */
 export type ClientOptions = {
+  /** Some servers of the cluster, each `HOST:PORT` or `NAME=HOST:PORT`. */
   servers: readonly string[];
+  /** As in `NodeOptions`. */
   cluster?: string;
+  /** As in `NodeOptions`. */
   secret?: string;
+  /** The result of `clientKey`, in place of cluster and secret. */
   clientKey?: string;
+  /** As in `NodeOptions`. */
   timeoutMs?: number;
   world?: World;
 };
@@ -3997,27 +4000,29 @@ type Waiting = {
   packed?: Buffer;
   isRepeated?: boolean;
 };
-/**
- * What a client wants: of one server `only`, or of the leader. `waiting` has a place for each
- * command, or one, which is empty as soon as its outcome is there, and `missing` such outcomes are
- * not. `asked` is who has not answered; servers were asked `times`.
- */
 type PendingRequest = {
   id: number;
   content: Content;
+  /** The server that has to answer. Default: the leader. */
   only: Name | undefined;
   deadlineAt: number;
+  /** A place for each command, or one place. Undefined once it has its outcome. */
   waiting: (Waiting | undefined)[];
+  /** The number of outcomes that have not come yet. */
   missing: number;
+  /** The server that has not replied yet. */
   asked: Name | undefined;
+  /** When to send the request again. */
   askAt: number;
+  /** How often it was sent. */
   times: number;
 };
 
 const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
 const ADVICE = {
-  outcomeUnknown: ": the command may have been applied, or may be yet. Read before you repeat it.",
-  timeout: ". Does a majority of the servers run, and with this secret and cluster?",
+  outcomeUnknown:
+    ": the command may have been applied, or may still be. Read before you repeat it.",
+  timeout: ". Check that a majority of the servers runs, with this secret and cluster.",
   closed: ": nothing was done. Connect another one.",
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
@@ -4030,22 +4035,23 @@ const kindOf = (type: Content["type"]) =>
   type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
 
 /**
- * Finds the leader, follows it when it changes, and repeats what is not answered. All its commands
- * are of one session, so each is applied once, however often it is sent (thesis §6.3).
+ * Finds the leader, follows it when it changes, and retries requests. All commands belong to one
+ * session, so each is applied once, however often it is sent (thesis §6.3).
  */
 export class Client {
   private readonly pending = new Map<number, PendingRequest>();
   private lastId = 0;
-  /** Undefined until it is open, and again when it may have ended. */
+  /** Undefined before a session is open, and after it may have ended. */
   private session: number | undefined;
   private isOpening = false;
   /** The commands that are not asked yet, and the number of the last one that is. */
   private commands: (Waiting & { packed: Buffer })[] = [];
   private sequence = 0;
+  /** The server that is asked first: the leader, as far as this client knows. */
   private target: Name;
   private cancelTimer: (() => void) | undefined;
   private closed: keyof typeof CLOSED | undefined;
-  /** What servers said instead of an answer, for people. */
+  /** Replies of servers that gave no answer, for people. */
   private readonly lastReplies = new Map<Name, string>();
 
   /** Programs use `connect`. At the end of each turn, the owner calls `sendCommands`. */
@@ -4059,7 +4065,7 @@ export class Client {
     this.target = servers[0] ?? "";
   }
 
-  /** Opens a socket and looks for the servers. Throws a RaftError, "usage" or "network". */
+  /** Opens a socket and resolves the servers. Throws a RaftError, "usage" or "network". */
   static async connect(options: ClientOptions): Promise<Client> {
     const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
     const key = options.clientKey;
@@ -4135,28 +4141,30 @@ export class Client {
     this.endpoint.schedule();
   }
 
-  /** As `Node.read`; of whoever leads, unless it is to be answered by one server `only`. */
+  /** As `Node.read`: answered by the leader, or by the server `only`. */
   async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
     return await this.perform({ type: "Read", question: Buffer.from(question) }, only);
   }
 
-  /** As `Node.changeMembers`. It takes the secret: the clients' key is not enough. */
+  /** As `Node.changeMembers`. Requires the secret: a client key is not enough. */
   async changeMembers(name: Name, address = "", force = false): Promise<void> {
     await this.perform({ type: "ChangeMembers", name, address, force });
   }
 
   /**
-   * Asks `leader` to hand over to `heir`, or to the first server that has all of its log. Resolves
-   * to the name of the next leader. Takes the secret. Rejects with a RaftError: "refused" with the
-   * reason, such as that the heir has not been heard or did not take over in time; "timeout".
+   * Makes `leader` hand its leadership over to `name`, or to the first server that has its whole
+   * log. Resolves to the name of the next leader. Requires the secret. Rejects with a RaftError:
+   * "refused" if the target is unreachable or did not take over; "timeout".
    */
-  async transfer(leader: Name, heir = ""): Promise<Name> {
+  async transfer(leader: Name, name = ""): Promise<Name> {
     this.target = leader;
-    return `${await this.perform({ type: "Transfer", leader, name: heir })}`;
+    return `${await this.perform({ type: "Transfer", leader, name })}`;
   }
 
-  /** What one server tells of itself. Rejects with a RaftError, "timeout", if it is not there. */
+  /**
+   * Returns the status of one server. Rejects with a RaftError, "timeout", if it is unreachable.
+   */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
     const answer = await this.perform({ type: "Inspect" }, server);
     const status: ReturnType<Node["status"]> = JSON.parse(`${answer}`);
@@ -4164,7 +4172,7 @@ export class Client {
     return status;
   }
 
-  /** Gives up what is not answered, which is rejected with the code "closed". */
+  /** Closes the socket, and rejects all pending requests. */
   close(code: keyof typeof CLOSED = "closed"): void {
     this.closed = code;
     this.cancelTimer?.();
@@ -4233,7 +4241,7 @@ export class Client {
       : new RaftError("refused", `${why}.`);
   }
 
-  /** Asks again at the next tick, not at once: during an election servers may point in a circle. */
+  /** Follows a redirect at the next tick: during an election, servers may redirect in a circle. */
   private onRedirect(
     operation: PendingRequest,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
@@ -4248,7 +4256,7 @@ export class Client {
     this.target = leader;
   }
 
-  /** Asks until there is an answer, or no time left. */
+  /** Sends a request until there is an answer or a timeout. */
   perform(content: Content, only?: Name): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       this.start(content, [{ resolve, reject }], only);
@@ -4259,16 +4267,14 @@ export class Client {
   private start(content: Content, waiting: Waiting[], only?: Name): void {
     ensure(
       this.endpoint.keys.has(kindOf(content.type)),
-      "Who only has the clients' key can "
-        + "neither change the members nor who leads. Give the secret itself: --secret-file.",
+      "A client key cannot change the members or the leader. Give the secret: --secret-file.",
     );
-    const deadlineAt = this.clock.now() + this.timeoutMs;
     const id = this.lastId += 1;
     const operation: PendingRequest = {
       id,
       content,
       only,
-      deadlineAt,
+      deadlineAt: this.clock.now() + this.timeoutMs,
       waiting,
       missing: waiting.length,
       asked: undefined,
@@ -4289,16 +4295,17 @@ export class Client {
     this.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
   }
 
-  /** One timer for all operations. Who was asked in vain is not asked next. */
+  /** Sends requests again that are due. If the target has not replied, turns to the next server. */
   private onTimer(): void {
     const now = this.clock.now();
-    for (const operation of this.pending.values()) {
-      if (now >= operation.deadlineAt) this.giveUp(operation, `No answer in ${this.timeoutMs} ms`);
-      else if (now >= operation.askAt) {
+    for (const request of this.pending.values()) {
+      if (now >= request.deadlineAt) this.giveUp(request, `No answer in ${this.timeoutMs} ms`);
+      else if (now >= request.askAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        const { asked } = operation;
-        if (asked === this.target) this.target = this.servers[next % this.servers.length] ?? "";
-        this.ask(operation);
+        if (request.asked === this.target) {
+          this.target = this.servers[next % this.servers.length] ?? "";
+        }
+        this.ask(request);
       }
     }
     this.endpoint.schedule();
@@ -4307,7 +4314,7 @@ export class Client {
   }
 
   private giveUp(operation: PendingRequest, why: string): void {
-    this.session = undefined; // So the next command is not even sent while there is no leader.
+    this.session = undefined; // While there is no leader, later commands are not even sent.
     const { content: { type }, times, only } = operation;
     this.fail(operation, this.failure(type, times, why, only));
   }
@@ -4321,15 +4328,15 @@ export class Client {
     return new RaftError(code, `${why}${ADVICE[code]} Asked: ${asked}.`);
   }
 
-  /** A server's name, and why it may not have helped. */
+  /** Returns a server's name, and why it may not have answered. */
   describe(server: Name): string {
     const { name, heardMs, lastWarning } = this.endpoint.about("client", server);
     if (name === this.endpoint.self.name) return name;
     if (lastWarning?.type === "unresolved") return `${name} (${lastWarning.reason})`;
     if (lastWarning?.type === "foreign") return `${name} (it is of another cluster)`;
     if (heardMs === null) return `${name} (never heard)`;
-    const excuse = heardMs < this.timeoutMs ? this.lastReplies.get(name) : undefined;
-    return `${name} (${excuse ?? `last heard ${heardMs} ms ago`})`;
+    const reply = heardMs < this.timeoutMs ? this.lastReplies.get(name) : undefined;
+    return `${name} (${reply ?? `last heard ${heardMs} ms ago`})`;
   }
 }
 

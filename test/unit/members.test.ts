@@ -1107,7 +1107,7 @@ describe("a request to change the members", () => {
     expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({
       code: "usage",
       message: expect.stringMatching(
-        /^Who only has the clients' key can neither change the members/,
+        /^A client key cannot change the members or the leader/,
       ),
     });
     world.simulation.settle(put(withKey, "x"));
