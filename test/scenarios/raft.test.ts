@@ -3,9 +3,9 @@
  * that students of MIT's distributed systems course know it by (6.5840, the Raft lab).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { shuffle } from "../simulation/full/hostility.ts";
 import { type Sentence } from "../simulation/full/story.ts";
 import { type Operation } from "../support/disk.ts";
+import { shuffle } from "../support/random.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { linesOf, Writers } from "./journal.ts";
 import { drawFrom, type Stage, within } from "./stage.ts";

@@ -6,10 +6,9 @@
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
 import { Figure3 } from "../simulation/full/figure3.ts";
-import { pick } from "../simulation/full/hostility.ts";
 import { readDatagram, type Sentence } from "../simulation/full/story.ts";
 import { type Keep, type Operation } from "../support/disk.ts";
-import { type Random } from "../support/random.ts";
+import { pick, type Random } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { type Packet, type Route, Simulation } from "../support/world.ts";
 

@@ -4,10 +4,9 @@
  * work; then all are, and must agree.
  */
 import { Client, KeyValues } from "../../raft.ts";
-import { type Random, randomFrom } from "../support/random.ts";
+import { pick, type Random, randomFrom, shuffle } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { Cluster, type Trace } from "./full/cluster.ts";
-import { pick, shuffle } from "./full/hostility.ts";
 import { HOSTILE_MS, Nemesis } from "./full/nemesis.ts";
 import { whatIsLeft } from "./full/quiet.ts";
 import { PORT, type Server } from "./full/server.ts";
@@ -48,9 +47,9 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
  * cluster; but each keeps its promises, and no disk has replaced what it had saved as committed.
  */
 function survive(cluster: Cluster): Report {
-  const { servers, links, hostility, simulation, names, report } = cluster;
+  const { servers, network, hostility, simulation, names, report } = cluster;
   cluster.isHostile = false;
-  links.calmDown(names);
+  network.calmDown(names);
   cluster.tell("network", () => "IS HEALED, and disks were lost");
   for (const server of servers) heal(cluster, server);
   cluster.run(20 * hostility.electionTimeoutMs);
@@ -69,12 +68,12 @@ function heal(cluster: Cluster, server: Server): void {
 
 /** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
 function healMajority(cluster: Cluster, seed: number): void {
-  const { servers, links, hostility, simulation, names } = cluster;
+  const { servers, network, hostility, simulation, names } = cluster;
   const random = randomFrom(seed + 5e9);
   const core = drawMajority(cluster, random);
   const rest = servers.filter((server) => !core.includes(server));
   cluster.isHostile = false;
-  links.calmDown([...names, "probe"]);
+  network.calmDown([...names, "probe"]);
   cluster.tell("network", () => `IS HEALED for ${core.map(({ name }) => name).join(" ")} alone`);
   for (const server of rest) isolate(cluster, server, pick(random, ["down", "deaf", "cut off"]));
   for (const server of core) heal(cluster, server);
@@ -110,8 +109,8 @@ function drawMajority(cluster: Cluster, random: Random): Server[] {
 function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut off"): void {
   if (how === "down" && server.isUp) server.machine.kill();
   for (const { name } of cluster.servers) {
-    cluster.links.cutLink(name, server.name);
-    if (how === "cut off") cluster.links.cutLink(server.name, name);
+    cluster.network.cutLink(name, server.name);
+    if (how === "cut off") cluster.network.cutLink(server.name, name);
   }
 }
 
@@ -140,8 +139,8 @@ function useIt(cluster: Cluster, limitMs: number): void {
 
 /** All come back, and end with the same log, all of it committed, and the same state. */
 function healAll(cluster: Cluster): void {
-  const { servers, links, hostility, names } = cluster;
-  links.calmDown([...names, "probe"]);
+  const { servers, network, hostility, names } = cluster;
+  network.calmDown([...names, "probe"]);
   cluster.tell("network", () => "IS HEALED");
   for (const server of servers) heal(cluster, server);
   const limitMs = 20 * 2 * hostility.electionTimeoutMs + 10_000;

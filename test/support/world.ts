@@ -6,6 +6,7 @@
 import { drainMicrotasks } from "bun:jsc";
 import { isIP } from "node:net";
 import { type Address, RaftError, type Receive, type Socket, type World } from "../../raft.ts";
+import { Agenda } from "./agenda.ts";
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
 
@@ -16,67 +17,14 @@ export type Route = { afterMs: number; bytes?: Buffer };
 /** What a test may watch: all that leaves a machine, and all that its disk has done, in order. */
 export type Happening = { machine: Machine; packet?: Packet; operation?: Operation };
 
-/** Something that will be done at an instant, unless it is cancelled before. */
-type Plan = { at: number; order: number; action: (() => void) | undefined };
-
-const isBefore = (a: Plan, b: Plan) => a.at < b.at || (a.at === b.at && a.order < b.order);
-
-/** Plans in the order of their instants, and of their making where these are equal: a heap. */
-export class Agenda {
-  private readonly plans: Plan[] = [];
-  private made = 0;
-
-  get nextAt(): number {
-    return this.plans[0]?.at ?? Number.POSITIVE_INFINITY;
-  }
-
-  add(at: number, action: () => void): () => void {
-    const plan: Plan = { at, order: this.made += 1, action };
-    this.rise(plan);
-    return () => void (plan.action = undefined);
-  }
-
-  /** Does what is due. What that adds waits for the next turn; what it cancels is not done. */
-  act(now: number): void {
-    const due: Plan[] = [];
-    while (this.nextAt <= now) due.push(this.takeFirst());
-    for (const { action } of due.values().filter((plan) => plan.action !== undefined)) {
-      action?.();
-      drainMicrotasks();
-    }
-  }
-
-  private rise(plan: Plan): void {
-    let at = this.plans.length;
-    for (; at > 0; at = (at - 1) >> 1) {
-      const parent = this.plans[(at - 1) >> 1];
-      if (!parent || isBefore(parent, plan)) break;
-      this.plans[at] = parent;
-    }
-    this.plans[at] = plan;
-  }
-
-  private takeFirst(): Plan {
-    const [first] = this.plans;
-    const last = this.plans.pop();
-    if (!first || !last) throw new Error("there is no first of no plans");
-    if (first !== last) this.sink(last);
-    while (this.plans[0] && this.plans[0].action === undefined) this.takeFirst();
-    return first;
-  }
-
-  private sink(plan: Plan): void {
-    const { plans } = this;
-    let at = 0;
-    for (;;) {
-      const [left, right] = [plans[2 * at + 1], plans[2 * at + 2]];
-      const isRight = left && right && isBefore(right, left);
-      const child = isRight ? right : left;
-      if (!child || isBefore(plan, child)) break;
-      plans[at] = child;
-      at = 2 * at + (isRight ? 2 : 1);
-    }
-    plans[at] = plan;
+/** Does what is due. Plans that it adds wait for the next turn; plans that it cancels are not done. */
+function act(agenda: Agenda, now: number): void {
+  const due = [];
+  while (agenda.nextAt <= now) due.push(agenda.takeFirst());
+  for (const plan of due) {
+    if (plan.action === undefined) continue;
+    plan.action();
+    drainMicrotasks();
   }
 }
 
@@ -106,7 +54,7 @@ class Program {
   /** One turn, in the order of Bun's event loop: timers, then what has arrived, then the end. */
   turn(now: number, turnMs: number): void {
     this.lag = turnMs;
-    this.timers.act(now);
+    act(this.timers, now);
     for (const phase of ["inbox", "deferred"] as const) {
       const actions = this[phase];
       if (actions.length === 0) continue;
@@ -301,7 +249,7 @@ export class Simulation {
       }
       this.now = Math.max(this.now, Math.min(dueAt, end));
       if (dueAt > end) return false;
-      this.network.act(this.now);
+      act(this.network, this.now);
       for (const machine of this.machines.values()) {
         const { program } = machine;
         if (!program || program.dueAt > this.now) continue;

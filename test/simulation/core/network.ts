@@ -1,42 +1,36 @@
 /** The network between the servers, and what becomes of each message on it. */
 import { type Message, type Name } from "../../../raft.ts";
+import { Links } from "../links.ts";
 import { type Scene } from "./scene.ts";
 import { type Request } from "./server.ts";
 import { tellMessage } from "./words.ts";
 
-const partitions = ["split", "one-way", "bridge", "ring", "alone", "random"] as const;
-/** How many messages of any age are kept, to be sent once more. */
-const REMEMBERED = 64;
-
-export class Network {
+export class Network extends Links<Message> {
   deliver: (message: Message) => void = () => {};
   hear: (name: Name, restarted: Name) => void = () => {};
   /** A follower's question reaches its leader. */
   ask: (name: Name, request: Request) => void = () => {};
   isRunning: (name: Name) => boolean = () => true;
-  private readonly cut = new Set<string>();
-  private readonly cloggedUntil = new Map<string, number>();
-  private readonly remembered: Message[] = [];
-  /** Between these nothing goes wrong any more. */
-  private calm: ReadonlySet<Name> = new Set();
 
-  constructor(private readonly scene: Scene) {}
+  constructor(private readonly scene: Scene) {
+    super(scene.random);
+  }
 
   send(message: Message): void {
     const { scene } = this;
     const { report, conditions } = scene;
     const { from, to } = message;
     report.messagesSent += 1;
-    if (this.cut.has(from + to)) return this.lose(message, "cut off");
-    if (this.calm.has(from) && this.calm.has(to)) return this.carry(message, 0);
+    if (this.isCut(from, to)) return this.lose(message, "cut off");
+    if (this.isCalm(from, to)) return this.carry(message, 0);
     if (scene.chance(conditions.loss)) return this.lose(message, "lost");
-    const heldMs = Math.max(0, (this.cloggedUntil.get(from + to) ?? 0) - scene.now);
+    const heldMs = this.heldMs(from, to, scene.now);
     this.carry(message, heldMs, heldMs > 0 ? " (held back)" : "");
     if (scene.chance(conditions.duplication)) {
       report.messagesDuplicated += 1;
       this.carry(message, heldMs, " (again)");
     }
-    this.remember(message);
+    this.replay(message);
   }
 
   /**
@@ -69,8 +63,8 @@ export class Network {
   travel(from: Name, to: Name, arrive: () => void): void {
     const { scene } = this;
     const { latencyMs, jitterMs, loss, delay, delayMs } = scene.conditions;
-    const isCalm = this.calm.has(from) && this.calm.has(to);
-    if (this.cut.has(from + to) || (!isCalm && scene.chance(loss))) return;
+    const isCalm = this.isCalm(from, to);
+    if (this.isCut(from, to) || (!isCalm && scene.chance(loss))) return;
     const lateMs = !isCalm && scene.chance(delay) ? scene.random() * delayMs : 0;
     scene.plan(latencyMs + scene.random() * jitterMs + lateMs, arrive);
   }
@@ -83,90 +77,50 @@ export class Network {
   private carry(message: Message, heldMs: number, how = ""): void {
     const { scene } = this;
     const { latencyMs, jitterMs, delay, delayMs } = scene.conditions;
-    const isCalm = this.calm.size > 0;
+    const isCalm = this.isAnyCalm;
     const lateMs = !isCalm && scene.chance(delay) ? scene.random() * delayMs : 0;
     const jitter = isCalm ? Math.min(jitterMs, scene.conditions.electionTimeoutMs / 20) : jitterMs;
     scene.tell(() => tellMessage(message) + how + (lateMs > 0 ? " (delayed)" : ""));
     scene.plan(heldMs + latencyMs + scene.random() * jitter + lateMs, () => this.deliver(message));
   }
 
-  /** Old messages come once more, whatever has happened to both ends since. */
-  private remember(message: Message): void {
-    const { scene, remembered } = this;
-    const { replay } = scene.conditions;
-    if (replay === 0) return;
-    const place = Math.floor(scene.random() * REMEMBERED);
-    const old = remembered[place];
-    if (!old || scene.chance(0.1)) remembered[place] = message;
-    if (!old || !scene.chance(replay)) return;
+  /** Sends an old message again, sometimes, whatever has happened to both servers since. */
+  private replay(message: Message): void {
+    const { scene } = this;
+    const old = this.recall(message, scene.conditions.replay);
+    if (!old) return;
     scene.report.messagesDuplicated += 1;
     scene.tell(() => `${tellMessage(old)} (an old one)`);
     scene.plan(scene.random() * 100, () => this.deliver(old));
   }
 
-  /** One link holds back what it is given, for a while. */
+  /** Makes one link hold back its messages for a while. */
   clog(): void {
     const { scene } = this;
     const [from = "", to = ""] = scene.shuffle(scene.names);
     const ms = scene.between(0, 6 * scene.conditions.electionTimeoutMs);
     scene.tell(() => `network  from ${from} to ${to} is clogged for ${Math.round(ms)} ms`);
-    this.cloggedUntil.set(from + to, scene.now + ms);
+    this.clogLink(from, to, scene.now + ms);
   }
 
   partition(): void {
     const { scene } = this;
-    const kind = scene.pick(partitions);
-    const order = scene.shuffle(scene.names);
-    const isOpen = this.drawOpen(kind, order.length);
-    this.cut.clear();
-    order.forEach((from, a) =>
-      order.forEach((to, b) => void (a !== b && !isOpen(a, b) && this.cut.add(from + to)))
-    );
+    const { kind, order } = this.divide(scene.names);
     scene.report.partitions += 1;
     scene.tell(() => `network  is partitioned: ${kind}, ${order.join(" ")}`);
   }
 
-  /** Whether a partition lets pass what the server at one place of the order says to another. */
-  private drawOpen(
-    kind: (typeof partitions)[number],
-    size: number,
-  ): (a: number, b: number) => boolean {
-    const half = Math.floor(size / 2);
-    const isFirst = (place: number) => place < half;
-    switch (kind) {
-      case "split":
-        return (a, b) => isFirst(a) === isFirst(b);
-      case "one-way":
-        return (a, b) => isFirst(a) || !isFirst(b);
-      case "bridge":
-        return (a, b) => a === half || b === half || isFirst(a) === isFirst(b);
-      case "ring":
-        return (a, b) => (a + 1) % size === b || (b + 1) % size === a;
-      case "alone":
-        return (a, b) => a !== 0 && b !== 0;
-      case "random":
-        return () => this.scene.random() < 0.6;
-      default:
-        return kind satisfies never;
-    }
+  override mend(): boolean {
+    const wasCut = super.mend();
+    if (wasCut) this.scene.tell(() => "network  is whole again");
+    return wasCut;
   }
 
-  mend(): void {
-    if (this.cut.size > 0) this.scene.tell(() => "network  is whole again");
-    this.cut.clear();
-  }
-
-  /** A server neither hears nor, unless it is only deaf, is heard. */
+  /** Cuts a server off: a deaf one can still send. */
   isolate(name: Name, isDeaf = false): void {
     for (const other of this.scene.names) {
-      this.cut.add(other + name);
-      if (!isDeaf) this.cut.add(name + other);
+      this.cutLink(other, name);
+      if (!isDeaf) this.cutLink(name, other);
     }
-  }
-
-  calmDown(names: readonly Name[]): void {
-    this.calm = new Set(names);
-    this.cut.clear();
-    this.cloggedUntil.clear();
   }
 }

@@ -1,6 +1,7 @@
 /** What all parts of a simulated run share: time, chance, the agenda, the judge and the story. */
 import { type Name } from "../../../raft.ts";
-import { type Random, randomFrom } from "../../support/random.ts";
+import { Agenda } from "../../support/agenda.ts";
+import { between, pick, type Random, randomFrom, shuffle } from "../../support/random.ts";
 import { type Call } from "../full/workload.ts";
 import { Judge } from "../judge.ts";
 import { emptyReport, type Report } from "../report.ts";
@@ -8,7 +9,6 @@ import { type Conditions, drawConditions } from "./conditions.ts";
 import { Snapshots } from "./snapshots.ts";
 
 export type Trace = ((line: string) => void) | undefined;
-type Plan = { at: number; order: number; action: () => void };
 
 export class Scene {
   now = 0;
@@ -24,8 +24,7 @@ export class Scene {
   readonly history: Call[] = [];
   /** Whether faults still happen. */
   isHostile = true;
-  private readonly heap: Plan[] = [];
-  private planned = 0;
+  private readonly agenda = new Agenda();
   private disks = 0;
   private hash = 0x811C9DC5;
 
@@ -49,18 +48,15 @@ export class Scene {
   }
 
   between(low: number, high: number): number {
-    return low + (high - low) * this.random();
+    return between(this.random, low, high);
   }
 
   pick<Element>(list: readonly Element[]): Element {
-    const picked = list[Math.floor(this.random() * list.length)];
-    if (picked === undefined) throw new Error("there is nothing to pick from");
-    return picked;
+    return pick(this.random, list);
   }
 
   shuffle<Element>(list: readonly Element[]): Element[] {
-    const keyed = list.map((element) => ({ element, key: this.random() }));
-    return keyed.sort((a, b) => a.key - b.key).map(({ element }) => element);
+    return shuffle(this.random, list);
   }
 
   /** Tells what happens now. Nothing is put into words for nobody. */
@@ -78,53 +74,21 @@ export class Scene {
   }
 
   plan(afterMs: number, action: () => void): void {
-    const plan = { at: this.now + afterMs, order: this.planned, action };
-    this.planned += 1;
-    const { heap } = this;
-    let place = heap.length;
-    while (place > 0) {
-      const parent = (place - 1) >> 1;
-      const above = heap[parent];
-      if (!above || !isBefore(plan, above)) break;
-      heap[place] = above;
-      place = parent;
-    }
-    heap[place] = plan;
-  }
-
-  private next(): Plan | undefined {
-    const { heap } = this;
-    const [first] = heap;
-    const last = heap.pop();
-    if (!last || heap.length === 0) return first;
-    let place = 0;
-    for (;;) {
-      const left = heap[2 * place + 1];
-      const right = heap[2 * place + 2];
-      const least = right && left && isBefore(right, left) ? right : left;
-      if (!least || !isBefore(least, last)) break;
-      heap[place] = least;
-      place = 2 * place + (least === right ? 2 : 1);
-    }
-    heap[place] = last;
-    return first;
+    this.agenda.add(this.now + afterMs, action);
   }
 
   /** Lets time pass until `isEnough`, but no longer than `ms`. Returns whether it was enough. */
   run(ms: number, isEnough: () => boolean = () => false): boolean {
     const end = this.now + ms;
     while (!isEnough()) {
-      const [first] = this.heap;
-      if (!first || first.at > end) {
+      if (this.agenda.nextAt > end) {
         this.now = end;
         return false;
       }
-      this.next();
-      this.now = first.at;
-      first.action();
+      const { at, action } = this.agenda.takeFirst();
+      this.now = at;
+      action?.();
     }
     return true;
   }
 }
-
-const isBefore = (a: Plan, b: Plan) => a.at < b.at || (a.at === b.at && a.order < b.order);

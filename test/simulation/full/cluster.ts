@@ -1,13 +1,13 @@
 /** The whole cluster in its world, and what is looked at after every step of it. */
 import { type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
-import { type Random, randomFrom } from "../../support/random.ts";
+import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Machine, type Packet, type Route, Simulation } from "../../support/world.ts";
 import { emptyReport, record, type Report } from "../report.ts";
 import { Figure3 } from "./figure3.ts";
-import { drawHostility, type Hostility, pick } from "./hostility.ts";
-import { Links } from "./links.ts";
+import { drawHostility, type Hostility } from "./hostility.ts";
 import { isMajority, Lists, votersIn } from "./lists.ts";
+import { Network } from "./network.ts";
 import { judgePromise } from "./promises.ts";
 import { isStorageError, Server, SNAPSHOT } from "./server.ts";
 import { readDatagram, tellEvent, tellMessage } from "./story.ts";
@@ -21,7 +21,7 @@ export class Cluster {
   readonly simulation: Simulation;
   readonly hostility: Hostility;
   readonly report: Report;
-  readonly links: Links;
+  readonly network: Network;
   readonly workload: Workload;
   readonly servers: Server[];
   readonly names: readonly string[];
@@ -54,7 +54,7 @@ export class Cluster {
     this.lists = new Lists(this.names.slice(0, hostility.servers));
     this.clients = Array.from({ length: hostility.clients }, (_, i) => `client${i + 1}`);
     const report = this.report = emptyReport(this.names.length);
-    this.links = new Links(simulation, randomFrom(seed + 2e9), hostility, report);
+    this.network = new Network(simulation, randomFrom(seed + 2e9), hostility, report);
     this.workload = new Workload(
       simulation,
       randomFrom(seed + 3e9),
@@ -217,7 +217,7 @@ export class Cluster {
     for (const { type, fields } of said) {
       if (type === "AppendEntries") this.lists.read(Buffer.from(fields["entries"] as Uint8Array));
     }
-    const { routes, why } = this.links.fateOf(from, to, packet);
+    const { routes, why } = this.network.fateOf(from, to, packet);
     for (const sentence of said) {
       this.tell(from, () => `> ${to}: ${tellMessage(sentence)}${why && ` (${why})`}`);
     }
@@ -229,9 +229,9 @@ export class Cluster {
 
   /** Somebody knocks, or a kernel refuses that; and perhaps somebody else forges a refusal. */
   private onKnock(from: string, to: string, packet: Packet): Route[] {
-    const { simulation, report, hostility, links } = this;
+    const { simulation, report, hostility, network } = this;
     const { onRefused } = packet;
-    const { routes, why } = links.fateOf(from, to, packet);
+    const { routes, why } = network.fateOf(from, to, packet);
     const what = onRefused ? "knocks" : "REFUSES";
     this.tell(from, () => `> ${to}: ${what}${why && ` (${why})`}`);
     if (!onRefused) report.refusals += 1;

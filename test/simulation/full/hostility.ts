@@ -2,7 +2,7 @@
  * What one seed has in store for a cluster. Every kind of fault is on in some seeds and off in
  * others: a world that always does everything never gets far, and hides what needs calm.
  */
-import { type Random } from "../../support/random.ts";
+import { between, pick, type Random } from "../../support/random.ts";
 
 /** Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average. */
 export type Hostility = {
@@ -49,16 +49,6 @@ export type Hostility = {
   /** Of the knocks at a port: how many are refused by somebody who has it in for us. */
   forgery: number;
 };
-
-export const pick = <Element>(random: Random, list: readonly [Element, ...Element[]]): Element =>
-  list[Math.floor(random() * list.length)] ?? list[0];
-
-export const between = (random: Random, low: number, high: number): number =>
-  low + (high - low) * random();
-
-export const shuffle = <Element>(random: Random, list: readonly Element[]): Element[] =>
-  list.map((element) => ({ element, at: random() })).sort((a, b) => a.at - b.at)
-    .map(({ element }) => element);
 
 /** Draws the hostility of a seed. In one of ten everything is on, in very few nothing is. */
 export function drawHostility(random: Random): Hostility {

@@ -1,8 +1,7 @@
 /** Whoever has it in for the cluster: kills, pauses, cuts and mends, at instants drawn by chance. */
 import { RaftError } from "../../../raft.ts";
-import { type Random, randomFrom } from "../../support/random.ts";
+import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Cluster } from "./cluster.ts";
-import { pick } from "./hostility.ts";
 import { PORT, type Server } from "./server.ts";
 
 export const HOSTILE_MS = 30_000;
@@ -43,9 +42,8 @@ export class Nemesis {
   private onVictim(act: (server: Server) => void): void {
     const { up } = this.cluster;
     const leader = up.find((server) => server.isLeader);
-    const [first, ...rest] = up;
     if (leader && this.random() < 0.4) act(leader);
-    else if (first) act(pick(this.random, [first, ...rest]));
+    else if (up.length > 0) act(pick(this.random, up));
   }
 
   private pause(server: Server): void {
@@ -60,7 +58,7 @@ export class Nemesis {
   private transfer(): void {
     const { cluster, random } = this;
     const leader = cluster.up.find((server) => server.isLeader);
-    const { name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    const { name } = pick(random, cluster.servers);
     const heir = random() < 0.5 ? undefined : name;
     if (!leader?.node?.transfer(heir)) return;
     cluster.report.transfers += 1;
@@ -70,7 +68,7 @@ export class Nemesis {
   /** Somebody asks any server to add one, or to remove one. */
   private change(): void {
     const { cluster, random } = this;
-    const { node, name } = pick(random, [...cluster.servers] as [Server, ...Server[]]);
+    const { node, name } = pick(random, cluster.servers);
     const { timeoutMs, electionTimeoutMs: T } = cluster.hostility;
     // What is still asked for when only a majority is healed might remove one that it needs.
     if (!node || cluster.simulation.now + timeoutMs + 10 * T > HOSTILE_MS) return;
@@ -78,9 +76,9 @@ export class Nemesis {
     const isMember = (one: string) => node.status().members.some((member) => member.name === one);
     const strangers = cluster.names.filter((one) => !isMember(one));
     const adds = strangers.length > 0 && random() < 0.5;
-    const [first = "", ...rest] = adds ? strangers : cluster.names.filter(isMember);
-    if (first === "") return;
-    const who = pick(random, [first, ...rest]);
+    const candidates = adds ? strangers : cluster.names.filter(isMember);
+    if (candidates.length === 0) return;
+    const who = pick(random, candidates);
     cluster.tell(name, () => `IS ASKED to ${adds ? "add" : "remove"} ${who}`);
     cluster.changesUntil = cluster.simulation.now + timeoutMs + 10 * T;
     node.changeMembers(who, adds ? `${who}:${PORT}` : "").then(
@@ -103,21 +101,21 @@ export class Nemesis {
   }
 
   private clog(): void {
-    const { names, clients, links } = this.cluster;
-    const [first = "", ...rest] = [...names, ...clients];
-    const [from, to] = [pick(this.random, [first, ...rest]), pick(this.random, [first, ...rest])];
-    links.clog(from, to);
+    const { names, clients, network } = this.cluster;
+    const all = [...names, ...clients];
+    const [from, to] = [pick(this.random, all), pick(this.random, all)];
+    network.clog(from, to);
     this.cluster.tell(from, () => `HAS ITS LINK TO ${to} CLOGGED`);
   }
 
   private partition(): void {
     const { cluster, random } = this;
-    const { names, clients, links } = cluster;
+    const { names, clients, network } = cluster;
     if (random() < 0.4) {
-      links.mend();
+      network.mend();
       cluster.tell("network", () => "IS MENDED");
     } else if (names.length > 1) {
-      const kind = links.partition(names, clients);
+      const kind = network.partition(names, clients);
       cluster.tell("network", () => `IS PARTITIONED: ${kind}`);
     }
   }

@@ -1,11 +1,11 @@
 /** Impatient clients, what they ask for, and the history of what they were answered. */
 import { Client, KeyValues, type Node, RaftError } from "../../../raft.ts";
 import { carelessCaller } from "../../support/careless.ts";
-import { type Random } from "../../support/random.ts";
+import { pick, type Random } from "../../support/random.ts";
 import { SECRET } from "../../support/wire.ts";
 import { type Simulation } from "../../support/world.ts";
 import { type Report } from "../report.ts";
-import { type Hostility, pick } from "./hostility.ts";
+import { type Hostility } from "./hostility.ts";
 import { markReads } from "./marks.ts";
 
 /** One call, in the order of `invoked` and `returned`; who was never answered returns never. */

@@ -1,0 +1,90 @@
+/** The network between the machines: decides about each datagram whether and when it arrives. */
+import { between, type Random } from "../../support/random.ts";
+import { type Packet, type Route, type Simulation } from "../../support/world.ts";
+import { Links, type Partition } from "../links.ts";
+import { type Report } from "../report.ts";
+import { type Hostility } from "./hostility.ts";
+
+export type Fate = { routes: Route[]; why: string };
+
+export class Network extends Links<Packet> {
+  constructor(
+    private readonly simulation: Simulation,
+    random: Random,
+    private readonly hostility: Hostility,
+    private readonly report: Report,
+  ) {
+    super(random);
+  }
+
+  /** Decides about a datagram that leaves now. */
+  fateOf(from: string, to: string, packet: Packet): Fate {
+    if (this.isCut(from, to)) return this.lose("cut off");
+    if (this.isCalm(from, to)) return { routes: [this.route(0)], why: "" };
+    const { random, hostility, report } = this;
+    if (random() < hostility.loss) return this.lose("lost");
+    const heldMs = this.heldMs(from, to, this.simulation.now);
+    const why = [heldMs > 0 ? "held" : ""];
+    const routes = [this.route(heldMs)];
+    if (random() < hostility.duplication) {
+      routes.push(this.route(heldMs));
+      report.messagesDuplicated += 1;
+      why.push("twice");
+    }
+    if (random() < hostility.flip) {
+      routes[0] = { afterMs: routes[0]?.afterMs ?? 0, bytes: this.damage(packet.bytes) };
+      why.push("damaged");
+    }
+    this.replay(packet);
+    return { routes, why: why.filter((word) => word !== "").join(", ") };
+  }
+
+  private lose(why: string): Fate {
+    this.report.messagesLost += 1;
+    return { routes: [], why };
+  }
+
+  private route(heldMs: number): Route {
+    const { random, hostility } = this;
+    const spikeMs = random() < hostility.spike ? random() * hostility.spikeMs : 0;
+    const late = heldMs > 0 || !this.isAnyCalm ? spikeMs : 0;
+    return { afterMs: heldMs + hostility.latencyMs + random() * hostility.jitterMs + late };
+  }
+
+  private damage(bytes: Buffer): Buffer {
+    const damaged = Buffer.from(bytes);
+    const at = Math.floor(this.random() * damaged.length);
+    damaged[at] = (damaged[at] ?? 0) ^ (1 << Math.floor(this.random() * 8));
+    return damaged;
+  }
+
+  /** Delivers a recorded datagram again, sometimes, much later. */
+  private replay(packet: Packet): void {
+    const { random, hostility, simulation } = this;
+    const old = this.recall(packet, hostility.replay);
+    if (!old) return;
+    this.report.messagesDuplicated += 1;
+    simulation.deliver(old, random() * 20 * hostility.electionTimeoutMs);
+  }
+
+  /** Makes one link hold back its datagrams for a while. */
+  clog(from: string, to: string): void {
+    const ms = between(this.random, 0, 6 * this.hostility.electionTimeoutMs);
+    this.clogLink(from, to, this.simulation.now + ms);
+  }
+
+  /** Draws a partition of the servers, and which of them each client still reaches. */
+  partition(servers: readonly string[], clients: readonly string[]): Partition {
+    const { random } = this;
+    const { kind } = this.divide(servers);
+    const share = random() < 0.5 ? 0 : random();
+    for (const client of clients) {
+      for (const server of servers.filter(() => random() < share)) {
+        this.cutLink(client, server);
+        this.cutLink(server, client);
+      }
+    }
+    this.report.partitions += 1;
+    return kind;
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The links between simulated machines, for both simulators: which of them are cut, which hold
+ * messages back, which are calm, and which old messages are sent again.
+ */
+import { pick, type Random, shuffle } from "../support/random.ts";
+
+const partitions = ["split", "one-way", "bridge", "ring", "alone", "random"] as const;
+export type Partition = (typeof partitions)[number];
+/** How many old messages are kept, to be sent again. */
+const REMEMBERED = 64;
+
+export class Links<Sent> {
+  private readonly cut = new Set<string>();
+  private readonly cloggedUntil = new Map<string, number>();
+  private readonly remembered: Sent[] = [];
+  /** Machines between which no fault happens any more. */
+  private calm: ReadonlySet<string> = new Set();
+
+  constructor(protected readonly random: Random) {}
+
+  isCut(from: string, to: string): boolean {
+    return this.cut.has(`${from} ${to}`);
+  }
+
+  isCalm(from: string, to: string): boolean {
+    return this.calm.has(from) && this.calm.has(to);
+  }
+
+  get isAnyCalm(): boolean {
+    return this.calm.size > 0;
+  }
+
+  /** Returns how long a link holds back a message that is sent now. */
+  heldMs(from: string, to: string, now: number): number {
+    return Math.max(0, (this.cloggedUntil.get(`${from} ${to}`) ?? 0) - now);
+  }
+
+  cutLink(from: string, to: string): void {
+    this.cut.add(`${from} ${to}`);
+  }
+
+  /** Makes a link hold back its messages. */
+  clogLink(from: string, to: string, until: number): void {
+    this.cloggedUntil.set(`${from} ${to}`, until);
+  }
+
+  /** Draws a partition of the machines, which takes the place of the last one. */
+  divide(names: readonly string[]): { kind: Partition; order: readonly string[] } {
+    const kind = pick(this.random, partitions);
+    const order = shuffle(this.random, names);
+    const isOpen = this.drawOpen(kind, order.length);
+    this.cut.clear();
+    for (const [a, from] of order.entries()) {
+      for (const [b, to] of order.entries()) {
+        if (a !== b && !isOpen(a, b)) this.cutLink(from, to);
+      }
+    }
+    return { kind, order };
+  }
+
+  /** Returns whether a partition lets messages pass from one place of the order to another. */
+  private drawOpen(kind: Partition, size: number): (a: number, b: number) => boolean {
+    const half = Math.floor(size / 2);
+    const isFirst = (place: number) => place < half;
+    switch (kind) {
+      case "split":
+        return (a, b) => isFirst(a) === isFirst(b);
+      case "one-way":
+        return (a, b) => isFirst(a) || !isFirst(b);
+      case "bridge":
+        return (a, b) => a === half || b === half || isFirst(a) === isFirst(b);
+      case "ring":
+        return (a, b) => (a + 1) % size === b || (b + 1) % size === a;
+      case "alone":
+        return (a, b) => a !== 0 && b !== 0;
+      case "random":
+        return () => this.random() < 0.6;
+      default:
+        return kind satisfies never;
+    }
+  }
+
+  /** Ends a partition. Returns whether there was one. */
+  mend(): boolean {
+    const wasCut = this.cut.size > 0;
+    this.cut.clear();
+    return wasCut;
+  }
+
+  /** Ends all faults between these machines. */
+  calmDown(names: Iterable<string>): void {
+    this.calm = new Set(names);
+    this.cut.clear();
+    this.cloggedUntil.clear();
+  }
+
+  /** Remembers a message. Returns, with this probability, an old one to be sent again. */
+  recall(sent: Sent, probability: number): Sent | undefined {
+    if (probability === 0) return undefined;
+    const place = Math.floor(this.random() * REMEMBERED);
+    const old = this.remembered[place];
+    if (!old || this.random() < 0.1) this.remembered[place] = sent;
+    return old && this.random() < probability ? old : undefined;
+  }
+}
