@@ -3320,7 +3320,7 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 type ClientRequest = ClientMessage & Pick<Peer, "calls">;
 type ReadRequest = ClientRequest & { type: "Read" | "ReadIndex" };
 type Commands = ClientRequest & { type: "Commands" };
-/** A request that waits for `count` outcomes, or one. The `first` has that place in it, or 0. */
+/** A request that waits for `count` outcomes (default: 1), from its command `first` on. */
 type Waiter = { request: ClientRequest; first?: number; count?: number };
 type Proposal = { shares: readonly Waiter[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
@@ -3649,7 +3649,7 @@ export class Node {
     if (shown(members) !== shown(before)) this.tell({ type: "members", members });
   }
 
-  /** Stops after an election timeout: clients that know only this server learn of the others. */
+  /** Stops after an election timeout, so that clients can still learn of the other servers. */
   private leaveIfRemoved(): void {
     const { isRemoved, role, settings } = this.core;
     if (!isRemoved || this.phase !== "running" || role.name === "Leader") return;
@@ -3788,22 +3788,21 @@ export class Node {
    */
   private transferLeadership(request: ClientRequest & { type: "Transfer" }): void {
     const { core, lastTransfer: last, endpoint: { self: { name } } } = this;
-    const { name: target } = request;
+    const { leader, name: target } = request;
     if (core.role.name !== "Leader") return this.redirect(request);
-    if (request.leader !== name) {
-      const isTarget = target === "" || target === name;
-      if (isTarget) return this.answer(request, Buffer.from(name));
-      return this.refuse(request, `${name} leads already`);
+    if (leader !== name) {
+      if (target && target !== name) return this.refuse(request, `${name} leads already`);
+      return this.answer(request, Buffer.from(name));
     }
-    if (last?.calls === request.calls && last.id === request.id) {
-      if (core.transferTarget) return this.redirect(request);
-      return this.refuse(request, `${target || "no other server"} did not take over in time`);
+    const isRetry = last?.calls === request.calls && last.id === request.id;
+    if (!isRetry) {
+      if (core.transferTarget) return this.refuse(request, "it is handing over");
+      const refusal = core.transfer(target || undefined);
+      if (refusal) return this.refuse(request, refusal.refused);
+      this.lastTransfer = request;
     }
-    if (core.transferTarget) return this.refuse(request, "it is handing over");
-    const refusal = core.transfer(target || undefined);
-    if (refusal) return this.refuse(request, refusal.refused);
-    this.lastTransfer = request;
-    this.redirect(request);
+    if (core.transferTarget) return this.redirect(request);
+    this.refuse(request, `${target || "no other server"} did not take over in time`);
   }
 
   private apply(entry: Entry): void {
@@ -3832,7 +3831,7 @@ export class Node {
     }
   }
 
-  /** Does in slices what takes long, so that no heartbeat waits for it. What is older ends. */
+  /** Does long work in slices, so that heartbeats go on. Ends the work in progress, if any. */
   private runInSlices(slices: Generator<void>): void {
     this.slices?.return(undefined);
     this.slices = slices;
@@ -3844,7 +3843,7 @@ export class Node {
     next();
   }
 
-  /** Writes a snapshot of the state as it is now, whatever is applied meanwhile. */
+  /** Writes a snapshot of the present state, while later entries are applied. */
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
@@ -3853,7 +3852,7 @@ export class Node {
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const ends = ["snapshot", head] as const;
     const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
-    // Copies, before the machine does anything else: it may use the bytes again.
+    // Each chunk is copied before the machine continues, because it may reuse the bytes.
     const records = parts.values().flatMap(([kind, chunks]) =>
       Iterator.from(chunks).map((chunk) =>
         makeEntry(index, term, kind, checked("a chunk of snapshot", chunk))
@@ -3869,7 +3868,7 @@ export class Node {
     yield* this.switchSnapshot();
   }
 
-  /** Writes what has come of a snapshot, and when all of it has, begins anew with that state. */
+  /** Writes the chunks that arrived of a snapshot. After the last one, installs it. */
   private *receiveSnapshot({ chunks, offset }: Incoming): Generator<void> {
     const bytes = Buffer.concat(chunks.splice(0));
     this.storage.writeSnapshot(offset - bytes.length, bytes);
@@ -3878,7 +3877,7 @@ export class Node {
     yield* this.switchSnapshot();
   }
 
-  /** Sessions and state machine become those of the snapshot. */
+  /** Replaces sessions and state machine by those of the snapshot on the disk. */
   private *restore(): Generator<void> {
     const sessions = new Sessions();
     const take = checked("the result of restore", this.options.machine.restore(), Function);
@@ -3888,8 +3887,8 @@ export class Node {
         if (kind !== "state") continue;
         ensure(
           !(take(data) as unknown instanceof Promise),
-          "Cannot restore this state machine: the function that "
-            + "restore returns is async. Take each chunk before the function returns.",
+          "Cannot restore this state machine: the function that restore returns is async. "
+            + "Take each chunk before it returns.",
         );
       }
       yield;
@@ -3898,8 +3897,8 @@ export class Node {
   }
 
   /**
-   * The one step: the new snapshot takes the place of the old one, in memory too. Then the log is
-   * cut, at once if nothing is left of it: what comes next would not fit what was there.
+   * Replaces the previous snapshot, on the disk and in memory. Then cuts the log: in this same turn
+   * if no entry remains, because the next entry would not continue the log on the disk.
    */
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;

@@ -1332,8 +1332,8 @@ export const planted: readonly Planted[] = [
     id: "145",
     name: "A request to hand over that is repeated begins another attempt.",
     changes: [[
-      "if (last?.calls === request.calls && last.id === request.id) {",
-      "if (core.transferTarget !== undefined) {",
+      "const isRetry = last?.calls === request.calls && last.id === request.id;",
+      "const isRetry = core.transferTarget !== undefined;",
     ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
   },
