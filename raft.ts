@@ -2128,22 +2128,26 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 }
 
 // --------------------------------------- 15 Stable storage ---------------------------------------
-// One file, `log`, that is only ever appended to: entries, terms and votes are records in it, so a
-// single sync makes a whole turn durable, in order. What one sync covers is one frame: marker,
-// length and CRC-32 (4 bytes each), records; then a header of zeros, which the next frame
-// overwrites. When the power fails the last frame may be torn, but it was promised to nobody. A
-// damaged frame with a good one behind it was promised: that is not ours to repair.
+// The file `log` is only appended to. Entries, terms and votes are records in it, so one sync makes
+// a whole turn durable, in order. The records of one sync are a frame: marker, length and CRC-32
+// (4 bytes each), then the records. A header of zeros follows the last frame.
 //
-// A log that is written anew takes the space of the one before the last, which was kept as
-// `log.old`: over it, from its beginning, and by the name of `log.new` until it is whole. What the
-// old one had lies behind it, so each has a marker of its own. The first is random: no client can
-// forge a frame.
+// Example: the power fails while frame 3 is written. The next start finds frame 3 incomplete and
+// cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
+// If a bit of frame 2 flips instead, the whole frame 3 after it shows that frame 2 had been synced.
+// The server may have promised something by it, and refuses to start.
 //
-// Another file, `snapshot`, is a state, in frames too. All its records have index and term of the
-// last entry that it includes; the first one, which has the members, is also the last, so nothing
-// can be missing. It is whole and durable before it gets that name, and only then the log is
-// written anew, in slices, without the entries that it replaces. Whenever the power fails, the log
-// has what the snapshot has not.
+// The file `snapshot` is a state, in frames too. All its records have the index and the term of the
+// last entry that it includes. The first record lists the members. The same record ends the file,
+// so a missing part is noticed.
+//
+// A snapshot shortens the log in these steps. The power may fail after each of them.
+// 1. The snapshot is written as `snapshot.new`, synced and renamed. The log still has everything.
+// 2. The entries that stay are written to `log.new`, in slices. Saves go on in `log` meanwhile.
+// 3. The records of these saves are added. Now `log.new` has all that `log` has, and replaces it.
+// 4. The old log becomes `log.old`. The next `log.new` is written over it, which is faster than to
+//    take new space. Frames of the old log then follow those of the new one, but have another
+//    marker, and so end it. The first marker is random, so no client can forge a frame.
 
 /** "applied": a command was applied, but its answer is too large to be sent. */
 type Failure =
@@ -2170,26 +2174,73 @@ function ensure(condition: unknown, sentence: string, code: Failure = "usage"): 
   if (!condition) throw new RaftError(code, sentence);
 }
 
-/** Who is to join a cluster founds none, and has no members. */
-type Founder = { cluster: string; name: Name; members: readonly Name[] };
-/**
- * Whose data a directory holds. `id` tells clusters apart, and is empty until one is joined; `disk`
- * is drawn at the first start.
- */
-type Identity = Founder & { id: string; disk: number; boot: number };
+/** What a server is told at its first start. */
+type Founder = {
+  cluster: string;
+  name: Name;
+  /** The founding members. Empty for a server that joins an existing cluster. */
+  members: readonly Name[];
+};
+/** The owner of a data directory. */
+type Identity = Founder & {
+  /** Identifies the cluster. Empty until the server has joined one. */
+  id: string;
+  /** Identifies this disk: drawn at the first start. */
+  disk: number;
+  /** Rises with each start. */
+  boot: number;
+};
 
-/** What to do where not all is there that was promised. */
 const RESTORE =
-  "Restore it; or start with an empty directory, if a majority of the others is there.";
+  "Restore it. If a majority of the other servers has its data, you may start with an empty "
+  + "directory instead.";
 
 const FRAME_HEADER = 12;
 const NO_FRAME = Buffer.alloc(FRAME_HEADER);
+/** A log grows by so many bytes at a time. */
 const EXTEND_BYTES = 4 << 20;
-/** A log that is larger is not kept for the next one: it would only take space from others. */
+/** A larger log does not become `log.old`: it would take space from others. */
 const MAX_SPARE_BYTES = 64 << 20;
 
-/** A log, up to where it is written, and up to where there is room for more. */
-type LogFile = { readonly file: OpenFile; readonly marker: number; end: number; size: number };
+export function encodeFrame(records: readonly Entry[], marker = 1): Buffer {
+  const frame = Buffer.concat([NO_FRAME, ...records.map(({ record }) => record)]);
+  frame.writeUInt32BE(marker, 0);
+  frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
+  frame.writeUInt32BE(frameChecksum(frame), 8);
+  return frame;
+}
+
+const frameChecksum = (frame: Buffer) =>
+  crc32(frame.subarray(FRAME_HEADER), crc32(frame.subarray(0, 8)));
+
+/** Yields frames until one is not whole, or has another marker than the first. */
+function* readFrames(read: (at: number, length: number) => Buffer) {
+  let end = 0;
+  const marker = read(0, 4);
+  for (;;) {
+    const header = Buffer.concat([read(end, FRAME_HEADER)], FRAME_HEADER);
+    const length = FRAME_HEADER + header.readUInt32BE(4);
+    const frame = read(end, length);
+    const isWhole = frame.length === length && header.indexOf(marker) === 0
+      && frameChecksum(frame) === header.readUInt32BE(8);
+    const records = isWhole && readRecords(frame.subarray(FRAME_HEADER));
+    if (!records) return;
+    yield { records, end: end += length };
+  }
+}
+
+/** A log that is written: frames, then zeros. */
+type LogFile = {
+  readonly file: OpenFile;
+  /** Begins each frame. */
+  readonly marker: number;
+  /** Where the last frame ends. */
+  end: number;
+  /** How long the file is. */
+  size: number;
+  /** What was saved since the file was begun, until it replaces the log. */
+  since: Entry[];
+};
 
 export class Storage {
   readonly identity: Identity;
@@ -2197,24 +2248,16 @@ export class Storage {
   snapshot: Snapshot | undefined;
   base: Position = { index: 0, term: 0 };
   entries: Entry[] = [];
-  /** How much of an unfinished write was cut off at this start, and kept as `log.cut`. */
+  /** The length of the incomplete frame that this start has cut off. */
   cutBytes = 0;
   private readonly release: () => void;
   private log: LogFile | undefined;
-  /** A log that is being written anew, and what was saved since that began. */
+  /** The log that is being written, and will replace `log`. */
   private next: LogFile | undefined;
-  private since: Entry[] = [];
-  /** The log before this one, under the name of `log.old`, to be written over by the next. */
-  private spare: LogFile | undefined;
-  private snapshotFile: OpenFile | undefined;
-  /** A snapshot that is being written, or received. */
-  private draft: OpenFile | undefined;
-  private marker = 0;
+  /** The length of a snapshot that is being written or received. */
+  private draftBytes = 0;
 
-  /**
-   * Takes a directory, for the founder or, if it holds something, for whose it is; without a
-   * founder only to see what it holds.
-   */
+  /** Opens a directory. Without a founder it only reads what the directory holds. */
   constructor(
     private readonly files: Files,
     private readonly directory: string,
@@ -2223,24 +2266,23 @@ export class Storage {
   ) {
     this.release = this.withErrorContext("use", "", files.lock);
     try {
-      const found = this.withErrorContext("read", "/log", files.read);
-      this.snapshotFile = this.withErrorContext("read", "/snapshot", files.open);
-      if (this.snapshotFile) this.readHead();
-      this.ensure(
-        found ?? (!this.snapshot && this.withErrorContext("read", "/log.new", files.read)),
-        `is missing, and this is not the first start in ${directory}. ${RESTORE}`,
-      );
-      const before = found ? this.recover(found) : founder && foundCluster(founder, random);
-      this.ensure(before, "is not there. Take the directory of a server.");
-      this.identity = before;
+      if (this.find("/snapshot")) this.readHead();
+      const log = this.find("/log");
+      if (log) this.identity = this.recover(this.readChunk(0, log.size, "/log"));
+      else {
+        // The directory was made with `log.new` in it, which the first start renames to `log`.
+        const isNew = !this.snapshot && this.find("/log.new");
+        this.ensure(founder && isNew, `it is missing, but this is not the first start. ${RESTORE}`);
+        this.identity = foundCluster(founder, random);
+      }
       if (!founder) return;
+      const { name, cluster } = this.identity;
       this.ensure(
-        before.name === founder.name && before.cluster === founder.cluster,
-        `holds the data of server ${before.name} of cluster ${before.cluster}, not of `
-          + `${founder.name} of ${founder.cluster}. Take another directory, or start that server, `
-          + `with --name ${before.name}.`,
+        name === founder.name && cluster === founder.cluster,
+        `it belongs to server ${name} of cluster ${cluster}, not to ${founder.name} of `
+          + `${founder.cluster}. Use another directory, or start that server: --name ${name}.`,
       );
-      // Two starts of one copied directory are not the same life, either.
+      // Random, so that two servers that start from copies of one directory differ.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
       this.begin();
     } catch (error) {
@@ -2249,83 +2291,69 @@ export class Storage {
     }
   }
 
-  /** Makes it durable by one sync. After an error nothing is certain, and the server must stop. */
+  /** Saves durably, with one sync. After an error nothing is certain, and the server must stop. */
   save({ entries, ...hardState }: Unsaved): void {
+    assert(this.log, "a server saves after its start");
     this.hardState = hardState;
     const records = [this.voteRecord(), ...entries];
-    if (this.next) this.since.push(...records);
-    this.withErrorContext(
-      "write",
-      "/log, so this server stops",
-      () => this.append(this.log, records),
-    );
+    this.next?.since.push(...records);
+    this.append(this.log, records);
   }
 
   close(): void {
-    const { log, next, spare, snapshotFile, draft } = this;
-    for (const file of [log?.file, next?.file, spare?.file, snapshotFile, draft]) file?.close();
+    for (const log of [this.log, this.next]) log?.file.close();
     this.release();
   }
 
-  /** Adds what comes next to a new snapshot, which begins at 0 and is nothing until it is kept. */
+  /** Appends to the draft snapshot, which has no effect until `keepSnapshot`. At 0 it is new. */
   writeSnapshot(at: number, bytes: Uint8Array): void {
-    this.withErrorContext("write", "/snapshot.new", (file) => {
-      const before = this.draft;
-      if (at === 0) {
-        this.draft = this.files.create(file);
-        before?.close();
-      }
-      assert(this.draft?.size() === at, "a snapshot has no gaps");
-      this.draft.write(bytes, at);
-      this.draft.sync(); // Each slice by itself, or the last of all these syncs would take long.
-    });
+    assert(at === 0 || at === this.draftBytes, "a snapshot has no gaps");
+    this.write(at, bytes, "/snapshot.new");
+    this.draftBytes = at + bytes.length;
   }
 
-  /** The new snapshot is whole, and takes the place of the one before. */
+  /** Replaces the snapshot by the draft. */
   keepSnapshot(): Snapshot {
     this.withErrorContext("write", "/snapshot", (file) => this.files.rename(`${file}.new`, file));
-    this.snapshotFile?.close();
-    [this.snapshotFile, this.draft] = [this.draft, undefined];
+    this.draftBytes = 0;
     return this.readHead();
   }
 
-  /** The snapshot, slice by slice; the new one, if there is one. It is checked as it is read. */
+  /** Yields the records of the draft, or else of the snapshot. Throws where it is damaged. */
   *readSnapshot(): Generator<Entry[]> {
-    const file = this.draft ?? this.snapshotFile;
-    if (!file) return;
-    const name = this.draft ? "/snapshot.new (as received)" : "/snapshot";
-    const read = (length: number) =>
-      this.withErrorContext("read", name, () => file.read(at, length));
+    const [name, how] = this.draftBytes > 0
+      ? ["/snapshot.new", ", as received"]
+      : ["/snapshot", ""];
+    const read = (at: number, length: number) => this.readChunk(at, length, name);
     let [first, last]: (Entry | undefined)[] = [];
-    let at = 0;
-    for (;;) {
-      const header = Buffer.concat([read(FRAME_HEADER)], FRAME_HEADER);
-      const frame = readFrame(read(FRAME_HEADER + header.readUInt32BE(4)), 0);
-      if (!frame) break;
+    let end = 0;
+    for (const frame of readFrames(read)) {
       yield frame.records;
       first ??= frame.records[0];
       last = frame.records.at(-1);
-      at += frame.end;
+      end = frame.end;
     }
-    const isEnd = read(1).length === 0;
+    const isEnd = read(end, 1).length === 0;
     const isWhole = isEnd && first !== last && first?.record.equals(last?.record ?? NOTHING);
-    this.ensure(isWhole, `is damaged at byte ${at}, and left as it is. ${RESTORE}`, name);
+    this.ensure(isWhole, `it is damaged at byte ${end}${how}. ${RESTORE}`, name);
   }
 
-  readChunk(offset: number, length: number): Buffer {
-    const read = () => this.snapshotFile?.read(offset, length) ?? NOTHING;
-    return this.withErrorContext("read", "/snapshot", read);
+  readChunk(at: number, length: number, name = "/snapshot"): Buffer {
+    return this.withErrorContext("read", name, (path) => {
+      using file = this.files.open(path, "r");
+      return file.read(at, length);
+    });
   }
 
-  /** Remembers which cluster it joins, before it takes anything from it. */
+  /** Saves which cluster this server joins, before the server takes anything from it. */
   join(id: string): void {
     this.identity.id = id;
-    for (const _ of this.rewriteLog(this.base, this.entries, Infinity));
+    for (const _ of this.rewriteLog());
   }
 
   /**
-   * Makes the server a cluster of its own, when the majority is gone for good. What it has is the
-   * truth then, committed or not; who was a member before and returns is refused.
+   * Makes this server the only member of a new cluster, after the majority of the old one is lost.
+   * All its entries count, committed or not. Former members that return are refused.
    */
   formNewCluster(): void {
     const { identity, base, entries, hardState: { currentTerm }, random } = this;
@@ -2341,64 +2369,55 @@ export class Storage {
     this.begin();
   }
 
+  /**
+   * Removes what an earlier start has left, and rewrites the log. Example: the server was killed
+   * between a write and its sync. The next start reads the frame, but only from the page cache, so
+   * the frame must be synced before the server promises anything by it.
+   */
   private begin(): void {
-    // What was not kept is not whole, or of no use. Nor is what an earlier life has written over
-    // again: the power may have failed when `log.old` still was the log itself.
+    // After a power failure `log.old` may be a second name of the log, so nothing is written over.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
     }
-    this.marker = Math.floor(this.random() * 2 ** 31);
-    for (const _ of this.rewriteLog(this.base, this.entries, EXTEND_BYTES));
+    for (const _ of this.rewriteLog());
   }
 
-  /**
-   * Writes a new log of the entries behind a base, in slices, and then what was saved meanwhile: so
-   * it has all that the old one has, whose place it takes. It is begun anew at every start: what
-   * was read may only be in the page cache, if the server was killed between write and sync, and
-   * must be synced before anything is promised by it.
-   */
+  /** Writes a log of the entries after a base, in slices, and of all saves meanwhile. */
   *rewriteLog(
-    { index, term }: Position,
-    entries: readonly Entry[],
-    sliceBytes: number,
+    { index, term }: Position = this.base,
+    entries: readonly Entry[] = this.entries,
+    sliceBytes = EXTEND_BYTES,
   ): Generator<void> {
-    const name = `${this.directory}/log`;
-    const write = <T>(action: () => T) => this.withErrorContext("write", "/log.new", action);
-    const start = makeEntry(
-      index,
-      term,
-      "start",
-      Buffer.from(JSON.stringify({ version: VERSION, ...this.identity })),
-    );
-    const next = write(() => this.nextLog(name));
-    const slices = batches([start, ...entries], recordBytes, sliceBytes).toArray();
-    const last = slices.pop() ?? [];
-    [this.next, this.since] = [next, []];
+    const identity = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
+    const start = makeEntry(index, term, "start", identity);
+    const records = [start, this.voteRecord(), ...entries];
+    const next = this.next = this.createLog();
     try {
-      for (const slice of slices) {
-        write(() => this.append(next, slice));
+      for (const slice of batches(records, recordBytes, sliceBytes)) {
+        this.append(next, slice);
         yield;
       }
-      write(() => this.append(next, [...last, ...this.since, this.voteRecord()]));
-      const isKept = this.log && this.log.size <= MAX_SPARE_BYTES
-        && write(() => this.files.link(name, `${name}.old`));
-      write(() => this.files.rename(`${name}.new`, name));
-      if (isKept) this.spare = this.log;
-      [this.log, this.next] = [next, isKept ? undefined : this.log];
-    } finally {
+      if (next.since.length > 0) this.append(next, next.since.splice(0));
+      this.withErrorContext("write", "/log", (name) => {
+        const isSmall = this.log && this.log.size <= MAX_SPARE_BYTES;
+        if (isSmall) this.files.link(name, `${name}.old`);
+        this.files.rename(`${name}.new`, name);
+      });
+      [this.log, this.next] = [next, this.log];
+    } finally { // Closes the old log; or the new one, if it was not finished.
       this.next?.file.close();
       this.next = undefined;
     }
   }
 
-  /** The log before the last, if it was kept: to write over it is faster than to take new space. */
-  private nextLog(name: string): LogFile {
-    const { spare } = this;
-    const marker = this.marker += 1;
-    if (!spare) return { file: this.files.create(`${name}.new`), marker, end: 0, size: 0 };
-    this.files.rename(`${name}.old`, `${name}.new`);
-    this.spare = undefined;
-    return { ...spare, marker, end: 0 };
+  private createLog(): LogFile {
+    const marker = 1 + (this.log?.marker ?? Math.floor(this.random() * 2 ** 31));
+    const old = this.find("/log.old");
+    return this.withErrorContext("write", "/log.new", (name) => {
+      if (old) this.files.rename(`${this.directory}/log.old`, name);
+      const file = this.files.open(name, old ? "r+" : "w");
+      return { file, marker, end: 0, size: old?.size ?? 0, since: [] };
+    });
   }
 
   private voteRecord(): Entry {
@@ -2406,124 +2425,118 @@ export class Storage {
     return makeEntry(commitIndex, currentTerm, "vote", Buffer.from(votedFor));
   }
 
-  frame(records: readonly Entry[], marker = this.marker): Buffer {
-    const frame = Buffer.concat([NO_FRAME, ...records.map(({ record }) => record)]);
-    frame.writeUInt32BE(marker, 0);
-    frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
-    frame.writeUInt32BE(frameChecksum(frame), 8);
-    return frame;
+  private append(log: LogFile, records: readonly Entry[]): void {
+    this.withErrorContext("write", log === this.log ? "/log" : "/log.new", () => {
+      const frame = encodeFrame(records, log.marker);
+      const end = log.end + frame.length;
+      if (end + FRAME_HEADER > log.size) {
+        log.file.extend(log.size = end + EXTEND_BYTES);
+        log.file.sync(); // So that zeros end the file even if the power fails during the write.
+      }
+      log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
+      log.file.sync();
+      log.end = end;
+    });
   }
 
-  private append(log: LogFile | undefined, records: readonly Entry[]): void {
-    assert(log, "a log is there before it is added to");
-    const frame = this.frame(records, log.marker);
-    const end = log.end + frame.length;
-    if (end + FRAME_HEADER > log.size) {
-      log.file.extend(log.size = end + EXTEND_BYTES);
-      log.file.sync(); // So that the file ends with zeros even if the power fails during the write.
-    }
-    log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
-    log.file.sync();
-    log.end = end;
-  }
-
-  /** Reads a log up to its last whole frame. Returns whose it is. */
+  /** Reads a log up to its last whole frame. Returns its owner. */
   private recover(log: Buffer): Identity {
+    const framesFrom = (start: number) =>
+      readFrames((at, length) => log.subarray(start + at, start + at + length));
     let identity: Identity | undefined;
     let end = 0;
-    for (let frame = readFrame(log, 0); frame; frame = readFrame(log, end)) {
+    for (const frame of framesFrom(0)) {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
             version === VERSION || version === 3,
-            "is of another version of raft.ts, and is left as it "
-              + "is. Start that version with it, or take another directory.",
+            "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
           identity = found;
           this.base = { index, term: currentTerm };
         } else if (kind === "vote") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
-        } // An entry that was written later took the place of all that conflicted with it.
+        } // An entry that was written later replaces all that conflicted with it.
         else this.entries.splice(index - this.base.index - 1, Infinity, record);
       }
       end = frame.end;
     }
     this.ensure(
       identity,
-      "does not begin as a log of raft.ts does, and is left as it is. "
-        + "Restore it, or take another directory.",
+      "it does not begin as a log of raft.ts. Restore it, or use another directory.",
     );
-    this.cut(log, end);
+    const marker = log.subarray(0, 4);
+    for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
+      this.ensure(framesFrom(at).next().done, `it is damaged at byte ${end}. ${RESTORE}`);
+    }
+    this.cut(log.subarray(end));
     this.joinSnapshot();
     return identity;
+  }
+
+  /** Keeps the incomplete frame after the last whole one, if there is one. */
+  private cut(rest: Buffer): void {
+    this.ensure(
+      rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
+      `its end is missing: a log ends with zeros. ${RESTORE}`,
+    );
+    if (rest.indexOf(NO_FRAME) === 0) return;
+    const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
+    this.write(0, torn, "/log.cut");
+    this.cutBytes = torn.length;
   }
 
   private readHead(): Snapshot {
     const [[head] = []] = this.readSnapshot();
     assert(head, "a snapshot begins with what it is");
     const { index, term, data } = head;
-    const size = this.withErrorContext("read", "/snapshot", () => this.snapshotFile?.size() ?? 0);
     const listed = readMembers(data) ?? { founding: 0, members: [] };
-    return this.snapshot = { index, term, size, ...listed };
+    return this.snapshot = { index, term, size: this.find("/snapshot")?.size ?? 0, ...listed };
   }
 
   /**
-   * The log may not have been cut yet. Unless it has the last entry of the snapshot, which then was
-   * received, all of it is superseded (Figure 13, steps 6 and 7).
+   * Drops the log if it does not have the last entry of the snapshot, which was then received, and
+   * replaces the whole log (Figure 13, steps 6 and 7). Otherwise the log was not shortened yet.
    */
   private joinSnapshot(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
     this.ensure(
       snapshot.index >= base.index,
-      `has no entry up to ${base.index}, and `
-        + `${this.directory}/snapshot does not reach that far. ${RESTORE}`,
+      `it begins after entry ${base.index}, and ${this.directory}/snapshot ends before. ${RESTORE}`,
     );
-    const last = snapshot.index === base.index ? base : entries[snapshot.index - base.index - 1];
+    const last = [base, ...entries][snapshot.index - base.index];
     if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
   }
 
-  /** If a frame follows the last whole one, it was never finished, or else it is damaged. */
-  private cut(log: Buffer, end: number): void {
-    const marker = log.subarray(0, 4);
-    for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
-      this.ensure(!readFrame(log, at), `is damaged at byte ${end}, and left as it is. ${RESTORE}`);
-    }
-    const rest = log.subarray(end);
-    this.ensure(
-      rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
-      `is cut off at byte ${log.length}: a whole one ends with zeros. It is left as it is. `
-        + RESTORE,
-    );
-    if (rest.subarray(0, FRAME_HEADER).equals(NO_FRAME)) return;
-    const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
-    this.withErrorContext("write", "/log.cut", (name) => {
-      const file = this.files.create(name);
-      try {
-        file.write(torn, 0);
-        file.sync();
-      } finally {
-        file.close();
-      }
+  private find(name: string) {
+    return this.withErrorContext("read", name, this.files.find);
+  }
+
+  /** Writes durably. At 0 the file begins again, empty. */
+  private write(at: number, bytes: Uint8Array, name: string): void {
+    this.withErrorContext("write", name, (path) => {
+      using file = this.files.open(path, at === 0 ? "w" : "r+");
+      file.write(bytes, at);
+      file.sync();
     });
-    this.cutBytes = torn.length;
   }
 
-  private ensure(condition: unknown, how: string, name = "/log"): asserts condition {
-    ensure(condition, `${this.directory}${name} ${how}`, "storage");
+  private ensure(condition: unknown, problem: string, name = "/log"): asserts condition {
+    ensure(condition, `Cannot use ${this.directory}${name}: ${problem}`, "storage");
   }
 
-  /** Says what could not be done and what may help, where the system only says why. */
+  /** Adds to an error what could not be done, with which file, and what may help. */
   private withErrorContext<T>(what: string, name: string, action: (file: string) => T): T {
     const file = `${this.directory}${name}`;
     try {
       return action(file);
     } catch (error) {
       const { message } = error as Error;
-      const isFull = /ENOSPC|EDQUOT/.test(message);
       const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
-      const use = isForbidden ? " Take a directory that this user may write to." : "";
+      const use = isForbidden ? " Use a directory that this user may write to." : "";
+      const isFull = /ENOSPC|EDQUOT/.test(message);
       const advice = isFull ? " Make room on that disk, and start again." : use;
       throw new RaftError("storage", `Cannot ${what} ${file}: ${message}.${advice}`);
     }
@@ -2535,24 +2548,12 @@ function foundCluster(founder: Founder, random: () => number): Identity {
   // Servers that were given different lists are different clusters; so are two clusters of one.
   const members = founder.members.toSorted();
   const digested = JSON.stringify([founder.cluster, members, members.length === 1 ? disk : 0]);
-  const id = new Bun.CryptoHasher("sha256").update(digested).digest("hex").slice(0, 16);
+  const id = Bun.CryptoHasher.hash("sha256", digested, "hex").slice(0, 16);
   return { ...founder, members, id: members.length === 0 ? "" : id, disk, boot: 0 };
 }
 
 const drawId = (random: () => number) =>
   1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
-
-const frameChecksum = (frame: Buffer) =>
-  crc32(frame.subarray(FRAME_HEADER), crc32(frame.subarray(0, 8)));
-
-function readFrame(log: Buffer, at: number): { records: Entry[]; end: number } | undefined {
-  const isMarked = at + FRAME_HEADER <= log.length && log.readUInt32BE(at) === log.readUInt32BE(0);
-  const end = isMarked ? at + FRAME_HEADER + log.readUInt32BE(at + 4) : log.length + 1;
-  const frame = log.subarray(at, end);
-  if (end > log.length || frameChecksum(frame) !== frame.readUInt32BE(8)) return undefined;
-  const records = readRecords(frame.subarray(FRAME_HEADER));
-  return records && { records, end };
-}
 
 function syncDirectory(directory: string): void {
   const fd = fs.openSync(directory, "r");
@@ -2560,36 +2561,34 @@ function syncDirectory(directory: string): void {
   fs.closeSync(fd);
 }
 
-/** Only what is not listed is new: what cannot be read must not be founded again. */
-const isListed = (file: string) => fs.readdirSync(path.dirname(file)).includes(path.basename(file));
+/** Makes a data directory, with an empty `log.new` in it, durably. */
+function createDirectory(directory: string): void {
+  const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const names = fs.readdirSync(directory);
+  if (names.includes("lock")) return;
+  // A server that runs still holds the deleted lock, but a second one can't see that.
+  ensure(
+    !names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
+    `${directory}/lock was deleted, so a server may still be running there. Make sure that `
+      + `none is, and then: touch ${directory}/lock`,
+    "storage",
+  );
+  const log = path.resolve(directory, "log.new");
+  fs.closeSync(fs.openSync(log, "a", 0o600));
+  // A file is durable once its directory is synced, and so is each directory made above it.
+  const top = path.dirname(path.resolve(made ?? log));
+  for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));
+}
 
-/**
- * The file system, as far as a server needs it. All of it may throw, and does nothing by halves.
- * `lock` makes a directory, if need be, and holds it until released or until this process ends. If
- * the directory is new, an empty `log.new` is made there first, durably: a directory that has
- * neither `log.new` nor `log` has lost its log. `create` makes an empty file in place of any that
- * is there, `open` opens one to be read, and may find none. `link` gives a file a second name, and
- * returns whether that is possible here. `rename` and `remove` are durable when they return, with
- * all that was linked or renamed before.
- */
+/** The file system, as far as a server needs it. Each function may throw. */
 const systemFiles = {
+  /**
+   * Takes a directory, until the function that it returns is called or this process ends. Makes
+   * the directory if there is none. Its `log.new` then shows that no server has started there yet:
+   * the first start renames it to `log`, so a directory without both has lost its log.
+   */
   lock(directory: string) {
-    const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
-    const names = fs.readdirSync(directory);
-    if (!names.includes("lock")) {
-      // A server that runs still holds the deleted lock, but a second one can't see that.
-      ensure(
-        !names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
-        `${directory}/lock was deleted, so a server may still be running there. Make sure that `
-          + `none is, and then: touch ${directory}/lock`,
-        "storage",
-      );
-      const log = path.resolve(directory, "log.new");
-      fs.closeSync(fs.openSync(log, "a", 0o600));
-      // It is durable once its directory is synced, and so on up to the first directory made.
-      const top = path.dirname(path.resolve(made ?? log));
-      for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));
-    }
+    createDirectory(directory);
     // Bun has no flock, but SQLite locks its files, and the kernel unlocks them with the process.
     const lock = new Database(`${directory}/lock`, { create: true });
     try {
@@ -2599,38 +2598,47 @@ const systemFiles = {
     } catch (error) {
       lock.close();
       const isHeld = (error as { code?: string }).code === "SQLITE_BUSY";
-      throw isHeld ? new Error("a running server has it. Stop that one, or take another") : error;
+      throw isHeld ? new Error("a running server has it. Stop that one, or use another") : error;
     }
     return () => lock.close();
   },
-  read: (file: string): Buffer | undefined => isListed(file) ? fs.readFileSync(file) : undefined,
-  open: (file: string) => isListed(file) ? openFile(fs.openSync(file, "r")) : undefined,
-  create: (file: string) => openFile(fs.openSync(file, "w+", 0o600)),
+
+  /**
+   * Finds a file. One that can't be examined is an error, because it must not be taken for one that
+   * is missing: a server that has lost its log is not a new one.
+   */
+  find(file: string): { readonly size: number } | undefined {
+    const isListed = fs.readdirSync(path.dirname(file)).includes(path.basename(file));
+    return isListed ? fs.statSync(file) : undefined;
+  },
+
+  open: (file: string, flags: Flags) => openFile(fs.openSync(file, flags, 0o600)),
+
+  /** Gives a file a second name, if the file system can do that. */
   link(file: string, name: string) {
     try {
       fs.linkSync(file, name);
-      return true;
-    } catch {
-      return false; // Some file systems have no links, and a log can do without.
-    }
+    } catch {} // A log can do without.
   },
+
+  /** Renames a file. It is durable, and so are all links and renames before it. */
   rename(from: string, to: string) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
   },
+
+  /** Removes a file durably, if it is there. */
   remove(file: string) {
     fs.rmSync(file, { force: true });
     syncDirectory(path.dirname(file));
   },
 };
 
-/**
- * `extend` adds zeros, so that a sync after a later write has no new length to store. `read` gives
- * fewer bytes where the file ends. `sync` throws within a second after the file has been deleted.
- */
+/** To read a file, to write in one that is there, or to begin an empty one. */
+type Flags = "r" | "r+" | "w";
 function openFile(fd: number) {
   let checkAt = 0;
-  const size = () => fs.fstatSync(fd).size;
+  const close = () => fs.closeSync(fd);
   return {
     write(bytes: Uint8Array, position: number) {
       // A full disk shows itself by a short count before it is an error.
@@ -2638,12 +2646,20 @@ function openFile(fd: number) {
         at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
       }
     },
+    /** Returns the bytes at a position, and fewer than asked for where the file ends. */
     read(position: number, length: number): Buffer {
-      const bytes = Buffer.alloc(Math.max(0, Math.min(length, size() - position)));
-      return bytes.subarray(0, fs.readSync(fd, bytes, 0, bytes.length, position));
+      const left = fs.fstatSync(fd).size - position;
+      const bytes = Buffer.alloc(Math.max(0, Math.min(length, left)));
+      let end = 0;
+      // The system reads at most 2 GiB at a time.
+      for (let count = 1; count > 0; end += count) {
+        count = fs.readSync(fd, bytes, end, bytes.length - end, position + end);
+      }
+      return bytes.subarray(0, end);
     },
-    size,
+    /** Adds zeros, so that a sync after a later write has no new length to store. */
     extend: (size: number) => fs.ftruncateSync(fd, size),
+    /** Makes all writes durable. Throws within a second after the file was deleted. */
     sync() {
       fs.fdatasyncSync(fd);
       // Once a second, because to ask so soon after a sync takes half as long as the sync.
@@ -2651,11 +2667,12 @@ function openFile(fd: number) {
       checkAt = performance.now() + 1000;
       ensure(
         fs.fstatSync(fd).nlink > 0,
-        "the file was deleted while the server ran. Start again "
-          + "with an empty directory, if a majority of the others is there",
+        "the file was deleted while the server ran. If a majority of the other servers has its "
+          + "data, start again with an empty directory",
       );
     },
-    close: () => fs.closeSync(fd),
+    close,
+    [Symbol.dispose]: close,
   };
 }
 
@@ -3860,7 +3877,7 @@ export class Node {
     );
     let at = 0;
     for (const group of batches(records, recordBytes, this.sliceBytes)) {
-      const frame = storage.frame(group);
+      const frame = encodeFrame(group);
       storage.writeSnapshot(at, frame);
       at += frame.length;
       yield;

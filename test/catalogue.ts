@@ -368,7 +368,7 @@ export const planted: readonly Planted[] = [
   {
     id: "41",
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
-    changes: [["this.ensure(!readFrame(log, at),", "this.ensure(true,"]],
+    changes: [["this.ensure(framesFrom(at).next().done,", "this.ensure(true,"]],
     caughtBy: [
       { mode: "full", seed: 2 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
@@ -513,7 +513,7 @@ export const planted: readonly Planted[] = [
   {
     id: "54",
     name: "A torn frame is taken for a whole one: its checksum is not compared.",
-    changes: [[" || frameChecksum(frame) !== frame.readUInt32BE(8)", ""]],
+    changes: [[" && frameChecksum(frame) === header.readUInt32BE(8)", ""]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
@@ -638,7 +638,7 @@ export const planted: readonly Planted[] = [
   {
     id: "31",
     name: "The log is compacted before the snapshot is durable.",
-    changes: [["      this.draft.sync(); // Each", "      // Each"]],
+    changes: [["file.write(bytes, at); file.sync();", "file.write(bytes, at);"]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "storage", title: "that is interrupted anywhere loses nothing" },
@@ -824,7 +824,10 @@ export const planted: readonly Planted[] = [
   {
     id: "82",
     name: "A server takes entries of a cluster before it remembers which one it has joined.",
-    changes: [["    for (const _ of this.rewriteLog(this.base, this.entries, Infinity));\n", ""]],
+    changes: [[
+      "this.identity.id = id; for (const _ of this.rewriteLog());",
+      "this.identity.id = id;",
+    ]],
     caughtBy: [{ file: "members", title: "remembers which cluster it joined" }],
   },
   {
@@ -1104,7 +1107,7 @@ export const planted: readonly Planted[] = [
   {
     id: "118",
     name: "A log is written over another with its marker: what that one had comes back.",
-    changes: [["const marker = this.marker += 1;", "const marker = this.marker ||= 1;"]],
+    changes: [["const marker = 1 + (this.log?.marker", "const marker = (this.log?.marker"]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "storage", title: "is followed by a log that is written over an old one" },
@@ -1149,7 +1152,7 @@ export const planted: readonly Planted[] = [
   {
     id: "122",
     name: "A log is made anew although a file that is of no use any more could be written over.",
-    changes: [["if (isKept) this.spare = this.log;\n", "\n"]],
+    changes: [["if (isSmall) this.files.link(name, `${name}.old`);", ""]],
     caughtBy: [{ file: "storage", title: "is followed by a log that is written over an old one" }],
   },
   // Real files.
@@ -1197,22 +1200,25 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "129",
-    name: "The log that is kept to be written over is closed.",
-    changes: [["[next, isKept ? undefined : this.log];", "[next, this.log];"]],
-    caughtBy: [{ file: "files", title: "alternates between two files" }],
+    name: "A start writes over the log.old that it finds, which may be the log itself.",
+    changes: [[`["/snapshot.new", "/log.old"]`, `["/snapshot.new"]`]],
+    caughtBy: [{ file: "storage", title: "is followed by a start that removes log.old" }],
   },
   {
     id: "130",
-    name: "The log that is not kept stays open.",
-    changes: [["[next, isKept ? undefined : this.log];", "[next, undefined];"]],
-    caughtBy: [{ file: "storage", title: "where the one before the last was large" }],
+    name: "The log that was replaced stays open.",
+    changes: [[
+      "[this.log, this.next] = [next, this.log];",
+      "this.log = next; this.next = undefined;",
+    ]],
+    caughtBy: [{ file: "files", title: "alternates between two files" }],
   },
   {
     id: "131",
     name: "The directory is released while the log is still open.",
     changes: [[
-      "    const { log, next, spare, snapshotFile, draft } = this;",
-      "    this.release();\n    const { log, next, spare, snapshotFile, draft } = this;",
+      "for (const log of [this.log, this.next]) log?.file.close(); this.release();",
+      "this.release(); for (const log of [this.log, this.next]) log?.file.close();",
     ]],
     caughtBy: [{ file: "storage", title: "is refused while another server has the directory" }],
   },
@@ -1244,8 +1250,8 @@ export const planted: readonly Planted[] = [
     id: "136",
     name: "A server that has lost its log starts as a new one.",
     changes: [[
-      `found ?? (!this.snapshot && this.withErrorContext("read", "/log.new", files.read))`,
-      "found ?? !this.snapshot",
+      `const isNew = !this.snapshot && this.find("/log.new");`,
+      "const isNew = !this.snapshot;",
     ]],
     caughtBy: [{ file: "files", title: "is refused if its log is missing" }],
   },
@@ -1259,8 +1265,12 @@ export const planted: readonly Planted[] = [
     id: "138",
     name: "An error while a snapshot is read is no storage error, and names no file.",
     changes: [[
-      `this.withErrorContext("read", name, () => file.read(at, length))`,
-      "file.read(at, length)",
+      `return this.withErrorContext("read", name, (path) => {
+        using file = this.files.open(path, "r");
+        return file.read(at, length);
+      });`,
+      `using file = this.files.open(\`\${this.directory}\${name}\`, "r");
+      return file.read(at, length);`,
     ]],
     caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
   },

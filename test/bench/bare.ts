@@ -35,7 +35,7 @@ const { files } = raft.systemWorld;
 const world: World = {
   ...raft.systemWorld,
   datagrams,
-  files: { ...files, create: (name) => ({ ...files.create(name), sync() {} }) },
+  files: { ...files, open: (...how) => ({ ...files.open(...how), sync() {} }) },
 };
 
 const ports = [1, 2, 3];

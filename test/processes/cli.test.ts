@@ -687,14 +687,14 @@ describe("bad input about data", () => {
       args: [...mine.args, "--name", "other"],
       code: 3,
       keeps: mine.data,
-      says: /log holds the data of server .*, not of other .*\. Take another directory, or/,
+      says: /log: it belongs to server .*, not to other .*\. Use another directory, or/,
     });
     await expectRefusal({
       what: "data of another cluster",
       args: [...mine.args, "--cluster", "other"],
       code: 3,
       keeps: mine.data,
-      says: /log holds the data of server .* of cluster raft, not of .* of other\. /,
+      says: /log: it belongs to server .* of cluster raft, not to .* of other\. /,
     });
     const running = new Program(mine.args);
     await eventually("it listens", () => running.output.includes("listening on ") || undefined);
@@ -703,7 +703,7 @@ describe("bad input about data", () => {
       what: "data of a running server",
       code: 3,
       args: [...mine.args, "--port", String(free), "--name", `127.0.0.1:${port}`],
-      says: /^Cannot use .*: a running server has it\. Stop that one, or take another/,
+      says: /^Cannot use .*: a running server has it\. Stop that one, or use another/,
     });
     await running.kill();
     await expectKept(mine);
@@ -715,7 +715,7 @@ describe("bad input about data", () => {
       what: "a directory that cannot be made",
       code: 3,
       args: [...mine.args, "--data", `${secretFile()}/below-a-file`],
-      says: /^Cannot use .*\. Take a directory that this user may write to\.$/,
+      says: /^Cannot use .*\. Use a directory that this user may write to\.$/,
     });
     const file = path.join(mine.data, "log");
     const good = readFileSync(file);
@@ -725,7 +725,7 @@ describe("bad input about data", () => {
       args: mine.args,
       code: 3,
       keeps: mine.data,
-      says: /log does not begin as a log of raft\.ts does, and is left as it is\. Restore it, or/,
+      says: /log: it does not begin as a log of raft\.ts\. Restore it, or/,
     });
     // One bit in the first frame behind the one with which every log begins.
     const second = good.indexOf(good.subarray(0, 4), 4);
@@ -738,8 +738,7 @@ describe("bad input about data", () => {
       args: mine.args,
       code: 3,
       keeps: mine.data,
-      says:
-        /log is damaged at byte \d+, and left as it is\. Restore it; or start with an empty directory/,
+      says: /log: it is damaged at byte \d+\. Restore it\. If a majority of the other servers/,
     });
     writeFileSync(file, good);
     await expectKept(mine);

@@ -333,7 +333,7 @@ describe("a single server", () => {
     expect(await ledger.missing()).toEqual([]);
     await cluster.kill(only);
     const other = await run(...elsewhere, "--name", "somebody-else");
-    expect(other.errors).toMatch(/ holds the data of /);
+    expect(other.errors).toMatch(/ it belongs to server /);
     expect(other).toMatchObject({ code: 3 });
     cluster.start(only);
     expect(await ledger.missing()).toEqual([]);

@@ -16,8 +16,8 @@ export type Keep = "nothing" | "everything" | "parts";
 
 /** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
 const ZEROS_SHOWN = 64;
-/** A log and the next one, a snapshot, its draft, and the draft that takes the place of that. */
-const MAX_OPEN = 5;
+/** The log, the next one, and a file that is open for one read or write. */
+const MAX_OPEN = 3;
 
 /** Bytes that can be written anywhere. They grow in big steps, as copying them each time is slow. */
 class Bytes {
@@ -54,6 +54,12 @@ class Content {
   /** How long the file is, with the zeros that it was extended by; and what of that was synced. */
   size = 0;
   durableSize = 0;
+
+  /** Returns what a reader gets. */
+  get shown(): Buffer {
+    const zeros = Math.min(this.size - this.seen.length, ZEROS_SHOWN);
+    return Buffer.concat([this.seen.all, Buffer.alloc(zeros)]);
+  }
 
   write(at: number, bytes: Uint8Array): void {
     this.seen.patch(at, bytes);
@@ -117,16 +123,17 @@ export class Disk {
         }
         return () => this.unlock(life);
       },
-      read: (file) => {
+      find: (file) => {
         this.checkRead(life, file);
-        return this.read(file);
+        return this.names.get(file);
       },
-      open: (file) => {
+      open: (file, flags) => {
+        if (flags === "w") return this.create(life, file);
         this.checkRead(life, file);
         const content = this.names.get(file);
-        return content && this.handle(life, file, content);
+        if (!content) throw new Error("ENOENT: no such file");
+        return this.handle(life, file, content);
       },
-      create: (file) => this.create(life, file),
       link: (file, name) => this.link(life, file, name),
       rename: (from, to) => {
         this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
@@ -144,10 +151,7 @@ export class Disk {
   }
 
   read(file: string): Buffer | undefined {
-    const content = this.names.get(file);
-    if (!content) return undefined;
-    const zeros = Math.min(content.size - content.seen.length, ZEROS_SHOWN);
-    return Buffer.concat([content.seen.all, Buffer.alloc(zeros)]);
+    return this.names.get(file)?.shown;
   }
 
   /** What would be left of a file if the power failed now. */
@@ -236,16 +240,14 @@ export class Disk {
   }
 
   /** A link that fails is no error. It may be there, or not. */
-  private link(life: number, file: string, name: string): boolean {
+  private link(life: number, file: string, name: string): void {
     const content = this.names.get(file);
-    if (!content || this.names.has(name)) return false;
+    if (!content || this.names.has(name)) return;
     const make = () => void this.renamed.push(new Map(this.names.set(name, content)));
     try {
       this.act(life, { what: "link", file: name }, make, (share) => share > 0.5 && make());
-      return true;
     } catch {
       this.alive(life);
-      return false;
     }
   }
 
@@ -259,6 +261,11 @@ export class Disk {
       check();
       this.act(life, { what, file }, whole, part);
     };
+    const close = () => {
+      if (life !== this.life) return; // The kernel has closed it.
+      check();
+      this.handles.delete(handle);
+    };
     const handle: OpenFile = {
       write: (bytes, at) => {
         const write = (share: number) =>
@@ -268,12 +275,7 @@ export class Disk {
       read: (at, length) => {
         check();
         this.checkRead(life, file);
-        return Buffer.from(content.seen.all.subarray(at, at + length));
-      },
-      size: () => {
-        check();
-        this.checkRead(life, file);
-        return content.size;
+        return content.shown.subarray(at, at + length);
       },
       extend: (size) => act("extend", () => void (content.size = size), () => {}),
       sync: () => {
@@ -285,11 +287,8 @@ export class Disk {
         };
         act("sync", () => content.sync(), fail);
       },
-      close: () => {
-        if (life !== this.life) return; // The kernel has closed it.
-        check();
-        this.handles.delete(handle);
-      },
+      close,
+      [Symbol.dispose]: close,
     };
     if (this.handles.size >= MAX_OPEN) throw new Error(`EMFILE: ${file} is one too many`);
     this.handles.add(handle);

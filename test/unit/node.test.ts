@@ -1804,7 +1804,7 @@ describe("snapshots", () => {
     disk.flip("data/snapshot", 10_000, 3);
     const node = cluster.start(away);
     expect(failureOf(simulation, node.stopped)?.message).toMatch(
-      /^data\/snapshot\.new \(as received\) is damaged at byte \d+/,
+      /^Cannot use data\/snapshot\.new: it is damaged at byte \d+, as received\. /,
     );
   });
 

@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from "node:os";
 import path from "node:path";
 import {
+  encodeFrame,
   encodeMembers,
   type Entry,
   type Files,
@@ -284,7 +285,7 @@ describe("the end of the log", () => {
       disk.put(LOG, cut);
       expectRefusal(
         () => start(disk),
-        `${LOG} is cut off at byte ${length}: a whole one ends with`,
+        `Cannot use ${LOG}: its end is missing: a log ends with zeros.`,
       );
       expect(disk.read(LOG)).toEqual(cut);
     }
@@ -302,7 +303,7 @@ describe("the end of the log", () => {
       const fill = (index: number, left: number) => {
         const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
         const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
-        const empty = storage.frame(records).length;
+        const empty = encodeFrame(records).length;
         const length = disk.durableSize(LOG) - end - empty - left;
         storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
       };
@@ -331,8 +332,8 @@ describe("the end of the log", () => {
       disk.put(`${LOG}.old`, bytes); // As other programs call what is theirs, too.
       expectRefusal(
         () => start(disk),
-        `${LOG} does not begin as a log of raft.ts does, and is `
-          + "left as it is. Restore it, or take another directory.",
+        `Cannot use ${LOG}: it does not begin as a log of raft.ts. Restore it, or use another `
+          + "directory.",
       );
       expect(disk.read(LOG)).toEqual(bytes.subarray(0, length));
       expect(disk.read(`${LOG}.old`)).toEqual(bytes);
@@ -358,7 +359,7 @@ describe("the end of the log", () => {
       makeEntry(1, 4, "members", list),
       command(2, 4, "kept"),
     ];
-    disk.put(LOG, padded(start(new Disk(randomFrom(2))).frame(records)));
+    disk.put(LOG, padded(encodeFrame(records)));
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
@@ -385,21 +386,16 @@ describe("the end of the log", () => {
   });
 
   test("a log of another version is refused by name, and left as it is", () => {
-    const [storage, founded] = [start(new Disk(randomFrom(1))), {
-      ...founder,
-      id: "",
-      disk: 1,
-      boot: 1,
-    }];
+    const founded = { ...founder, id: "", disk: 1, boot: 1 };
     for (const version of [undefined, 2, 5, "3"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
-      const log = storage.frame([head]);
+      const log = encodeFrame([head]);
       disk.put(LOG, log);
       expectRefusal(
         () => start(disk),
-        `${LOG} is of another version of raft.ts, and is left as it `
-          + "is. Start that version with it, or take another directory.",
+        `Cannot use ${LOG}: another version of raft.ts wrote it. Start that version, or use `
+          + "another directory.",
       );
       expect(disk.read(LOG)).toEqual(log);
     }
@@ -481,7 +477,10 @@ describe("the end of the log", () => {
       const hole = Buffer.from(bytes).fill(0, begin, ends[i + 1]);
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, hole);
-      expectRefusal(() => start(disk), `${LOG} is damaged at byte ${begin}`);
+      expectRefusal(
+        () => start(disk),
+        `Cannot use ${LOG}: it is damaged at byte ${begin}. Restore it.`,
+      );
       expect(disk.read(LOG)).toEqual(hole);
     }
   });
@@ -600,7 +599,7 @@ describe("a start", () => {
         disk.kill();
         expectRefusal(
           () => start(disk),
-          `${LOG} is missing, and this is not the first start in data`,
+          `Cannot use ${LOG}: it is missing, but this is not the first start.`,
         );
       }
     }
@@ -621,7 +620,8 @@ describe("a start", () => {
     for (const other of [{ ...founder, name: "b" }, { ...founder, cluster: "other" }]) {
       expectRefusal(
         () => start(disk, randomFrom(1), other),
-        `${LOG} holds the data of server a of cluster test, not of ${other.name} of ${other.cluster}`,
+        `Cannot use ${LOG}: it belongs to server a of cluster test, not to ${other.name} of `
+          + `${other.cluster}. Use another directory, or start that server: --name a.`,
       );
     }
     expect(disk.read(LOG)).toEqual(before);
@@ -737,7 +737,7 @@ describe("a snapshot", () => {
     let at = 0;
     const head = record("snapshot", encodeMembers(members, 7), index, term);
     for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
-      const frame = storage.frame([slice]);
+      const frame = encodeFrame([slice]);
       storage.writeSnapshot(at, frame);
       at += frame.length;
     }
@@ -797,7 +797,7 @@ describe("a snapshot", () => {
     const found = new Set<string>();
     forSeeds(20, (random, seed) => {
       for (const keep of keeps) {
-        for (let n = 0; n < 30; n += 1) {
+        for (let n = 0; n < 40; n += 1) {
           const disk = new Disk(random);
           const storage = saved(disk, randomFrom(seed));
           let left = n;
@@ -838,7 +838,7 @@ describe("a snapshot", () => {
   test("whose disk fails stops the server, and what was promised is there again", () => {
     const failed = new Set<string>();
     for (const fault of faults) {
-      for (let n = 0; n < 24; n += 1) {
+      for (let n = 0; n < 32; n += 1) {
         const disk = new Disk(randomFrom(n));
         const storage = saved(disk);
         let left = n;
@@ -919,7 +919,7 @@ describe("a snapshot", () => {
           known = rewrite(
             storage,
             known,
-            (before) => random() < 0.9 ? drawChange(random, before) : undefined,
+            (before) => random() < 0.96 ? drawChange(random, before) : undefined,
           );
           const next = disk.inode(LOG);
           if (inodes.has(next)) reused += next === current ? 0 : 1;
@@ -957,6 +957,29 @@ describe("a snapshot", () => {
     expect(disk.read(`${LOG}.old`)).toBeUndefined();
   });
 
+  test("is followed by a start that removes log.old, which may be the log itself", () => {
+    for (let n = 0; n < 12; n += 1) {
+      const disk = new Disk(randomFrom(n));
+      const storage = saved(disk);
+      disk.fault = ({ what, file }) => {
+        if (what === "rename" && file === LOG) disk.powerCut("everything");
+        return undefined;
+      };
+      expectRefusal(() => [...storage.rewriteLog({ index: 0, term: 0 }, five)], "killed");
+      expect(disk.inode(`${LOG}.old`)).toBe(disk.inode(LOG));
+      let left = n;
+      disk.fault = () => {
+        if (left === 0) disk.powerCut("parts");
+        left -= 1;
+        return undefined;
+      };
+      expect(failureOf(() => start(disk))).toBe(left < 0);
+      disk.fault = () => undefined;
+      disk.powerCut("nothing");
+      expect(indexes(start(disk))).toEqual([1, 2, 3, 4, 5]);
+    }
+  });
+
   test("is followed by a log in new space, where the one before the last was large", () => {
     const disk = new Disk(randomFrom(1));
     const storage = saved(disk);
@@ -975,7 +998,7 @@ describe("a snapshot", () => {
     const disk = new Disk(randomFrom(1));
     const storage = saved(disk);
     const inodes = new Set<unknown>();
-    disk.fault = ({ what }) => what === "link" ? { code: "EIO", share: 1 } : undefined;
+    disk.fault = ({ what }) => what === "link" ? { code: "EIO", share: 0 } : undefined;
     for (let i = 0; i < 4; i += 1) {
       for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
       inodes.add(disk.inode(LOG));
@@ -1086,7 +1109,7 @@ describe("a snapshot", () => {
       const broken = new Disk(randomFrom(1));
       broken.put(LOG, log ?? bytes);
       broken.put(SNAPSHOT, bytes);
-      expectRefusal(() => states(start(broken)), `${SNAPSHOT} is damaged at byte`);
+      expectRefusal(() => states(start(broken)), `Cannot use ${SNAPSHOT}: it is damaged at byte`);
       expect(broken.read(SNAPSHOT)?.equals(bytes)).toBe(true);
     }
     expect(damaged.length).toBeGreaterThan(100);
@@ -1113,7 +1136,7 @@ describe("a snapshot", () => {
         }
       }
     };
-    expect(failures(() => storage.readChunk(0, 10))).toBe(1);
+    expect(failures(() => storage.readChunk(0, 10))).toBe(2);
     expect(failures(() => states(storage))).toBeGreaterThan(8); // Two for each of four frames.
     storage.close();
     // The last one succeeds, so each of them has let go of the directory.
@@ -1129,10 +1152,16 @@ describe("a snapshot", () => {
     const log = disk.read(LOG) ?? Buffer.alloc(0);
     for (
       const [has, sentence] of [
-        [{ [LOG]: log, [SNAPSHOT]: old }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
-        [{ [LOG]: log }, `${LOG} has no entry up to 4, and ${SNAPSHOT} does not`],
-        [{ [SNAPSHOT]: old }, `${LOG} is missing`],
-        [{ [SNAPSHOT]: old, [`${LOG}.new`]: log }, `${LOG} is missing`],
+        [
+          { [LOG]: log, [SNAPSHOT]: old },
+          `Cannot use ${LOG}: it begins after entry 4, and ${SNAPSHOT} ends before.`,
+        ],
+        [
+          { [LOG]: log },
+          `Cannot use ${LOG}: it begins after entry 4, and ${SNAPSHOT} ends before.`,
+        ],
+        [{ [SNAPSHOT]: old }, `${LOG}: it is missing`],
+        [{ [SNAPSHOT]: old, [`${LOG}.new`]: log }, `${LOG}: it is missing`],
       ] as const
     ) {
       const mixed = new Disk(randomFrom(1));
@@ -1167,7 +1196,7 @@ describe("when the majority is gone for good", () => {
     expect(remembered(storage)).toMatchObject({ currentTerm: 4, entries: { length: 2 } });
     storage.close();
     expect(disk.read(LOG)).toEqual(before as Buffer);
-    expectRefusal(() => look(new Disk(randomFrom(1))), "data/log is not there");
+    expectRefusal(() => look(new Disk(randomFrom(1))), "data/log: it is missing");
   });
 
   test("a server becomes a cluster of its own: all entries, another id, and one member", () => {
@@ -1341,7 +1370,7 @@ describe("real files", () => {
     for (const file of [`${directory}/log`, `${directory}/log/below`]) {
       const { message } = failure(() => open(file));
       expect(message).toStartWith(`Cannot use ${file}: E`);
-      expect(message).toEndWith("Take a directory that this user may write to.");
+      expect(message).toEndWith("Use a directory that this user may write to.");
     }
   });
 });
