@@ -542,24 +542,21 @@ export class Raft {
   // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`). Inputs change
   // only this object. After all that has arrived was read, `step` turns the changes into facts.
 
-  /** Time has passed. To be called at `wakeAt` or later, after what has arrived was received. */
+  /** Time has passed. Called at `wakeAt` or later, after all that has arrived was received. */
   tick(now: number): void {
     this.now = now;
     if (this.role.name !== "Leader") {
       if (now >= this.electionDueAt) this.campaign("PreCandidate");
-      else if (this.leader !== undefined && now >= this.probeAt) {
-        this.portProbes.push(this.leader);
-        this.probeAt = now + this.settings.heartbeatMs; // The knock, or its answer, may be lost.
-      }
+      else if (this.leader !== undefined && now >= this.probeAt) this.probeLeader(this.leader);
     } else if (!this.hearsLeader() || (this.isRemoved && !this.transferTarget)) {
-      // CheckQuorum: a leader that no majority answers must not believe for ever that it leads,
-      // or its clients would never look for the next one (thesis §6.2). Nor does one go on that
-      // was removed, and has handed over or found nobody to.
+      // CheckQuorum: a leader that no majority answers steps down. Otherwise its clients would
+      // never look for the next leader (thesis §6.2). So does a removed leader that no server
+      // replaces.
       this.become({ name: "Follower", leader: undefined });
     }
   }
 
-  /** When `tick` next has something to do. */
+  /** When `tick` must be called next. */
   get wakeAt(): number {
     const { role, electionDueAt, probeAt, askAt, leader } = this;
     if (this.isAsking) return Math.min(electionDueAt, askAt);
@@ -573,7 +570,7 @@ export class Raft {
     if (disk !== undefined) this.onHeard(from, disk, founding);
     if (this.isForeign(message)) return;
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
-    // follower (§5.1). A term that is only asked for is no such term; `onRequestVote` judges it.
+    // follower (§5.1). A pre-vote only proposes a term, and `onRequestVote` checks further rules.
     const { type, term } = message;
     const granted = type === "RequestVoteReply" && message.preVote && message.voteGranted;
     if (term > this.currentTerm && type !== "RequestVote" && !granted) this.adopt(term);
@@ -589,9 +586,9 @@ export class Raft {
   }
 
   /**
-   * Clients' commands, or a new session. Returns the index of their entry, which promises nothing:
-   * they are done when that index is applied and the entry there still is of this term. Returns
-   * undefined if this server does not lead, or no longer wants to.
+   * Appends commands of clients, or a new session. Returns the index of the entry. The commands
+   * have succeeded only once an entry of this term is applied at that index. Returns undefined if
+   * this server does not lead, or is handing its leadership over.
    */
   propose(kind: Entry["kind"], data: Uint8Array): number | undefined {
     if (this.role.name !== "Leader" || this.transferTarget) return undefined;
@@ -689,7 +686,7 @@ export class Raft {
     { from: to, id }: { from: Name; id: number },
     fields: Fields<(typeof messages)[Type]>,
   ): void {
-    // The compiler cannot see that the fields are those of the type: the signature does.
+    // The signature checks the fields. The compiler cannot join them with their type here.
     const message: unknown = { type, from: this.settings.name, to, id, ...fields };
     this.outbox.push(message as Message);
   }
@@ -1574,6 +1571,12 @@ export class Raft {
     if (follower.attempts !== 2 * RETRANSMISSIONS) return;
     follower.stuck = { type: "stuck", server: to, index: nextIndex, bytes };
     this.events.push(follower.stuck);
+  }
+
+  /** Asks for a probe of the late leader's port, once per heartbeat interval. */
+  private probeLeader(leader: Name): void {
+    this.portProbes.push(leader);
+    this.probeAt = this.now + this.settings.heartbeatMs;
   }
 
   /**

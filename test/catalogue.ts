@@ -950,7 +950,7 @@ export const planted: readonly Planted[] = [
   {
     id: "97",
     name: "A knock that is lost is not repeated.",
-    changes: [["this.probeAt = now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
+    changes: [["this.probeAt = this.now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
     caughtBy: [{ file: "ports", title: "is probed, and then once per heartbeat" }],
   },
   {
