@@ -598,23 +598,23 @@ export class Raft {
 
   /**
    * Turns what this server has decided into facts. The caller carries out each effect completely
-   * before it asks for the next one, and gives no input until the step is done. After a crash the
-   * rest of the step never happens, and the server remembers only what it saved. Hence the order:
+   * before it asks for the next one, and gives no input until the step is done. A crash may leave
+   * out the rest of the step, and then the server remembers only what it saved. Hence the order:
    *
    *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
-   *             its own disk (thesis §10.2.1). Its term and its vote for itself are durable since
-   *             the election, or another server could send different entries in the same term.
+   *             to its own disk (thesis §10.2.1). Their term must be durable, or the leader could
+   *             lead it again after a crash, with other entries. It is durable since the election.
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for a, lost that vote
-   *             in a crash and voted for b would give one term two leaders (§5.2). A lost entry
-   *             that was acknowledged would be committed and yet on no majority (§5.4).
+   *             in a crash and voted for b would give one term two leaders (§5.2). An entry
+   *             that was acknowledged and then lost could be committed without a majority (§5.3).
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
-   * A leader that has entries to apply skips the save until its next step: its clients wait for no
-   * disk, and their next commands share the write. That is safe because a leader sends no promises,
-   * and it neither counts nor applies an entry of its own before the save.
+   * A leader that has entries to apply skips the save until its next step: its clients do
+   * not wait for the disk, and their next commands share the write. That is safe because a leader
+   * sends no promises, and neither counts nor applies an entry of its own before the save.
    */
   *step(applyBytes = Number.POSITIVE_INFINITY): Generator<Effect> {
     this.prepare();

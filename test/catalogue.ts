@@ -553,7 +553,7 @@ export const planted: readonly Planted[] = [
       "this.majorityValue(role, this.log.savedIndex,",
       "this.majorityValue(role, this.log.lastIndex,",
     ]],
-    caughtBy: [{ mode: "full", seed: 9 }],
+    caughtBy: [{ mode: "full", seed: 12 }],
   },
   {
     id: "61",
