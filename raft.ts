@@ -2385,7 +2385,11 @@ export class Storage {
     for (const _ of this.rewriteLog());
   }
 
-  /** Writes a log of the entries after a base, in slices, and of all saves meanwhile. */
+  /**
+   * Writes a log of the entries after a base, in slices, and of all saves meanwhile. Without
+   * entries it is done at once. Example: the log ends with entry 5, and a received snapshot with
+   * entry 100. Entry 101 must not be saved in the old log, where it would follow entry 5.
+   */
   *rewriteLog(
     { index, term }: Position = this.base,
     entries: readonly Entry[] = this.entries,
@@ -2393,12 +2397,12 @@ export class Storage {
   ): Generator<void> {
     const identity = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
     const start = makeEntry(index, term, "start", identity);
-    const records = [start, this.voteRecord(), ...entries];
     const next = this.next = this.createLog();
     try {
-      for (const slice of batches(records, recordBytes, sliceBytes)) {
-        this.append(next, slice);
+      this.append(next, [start, this.voteRecord()]);
+      for (const slice of batches(entries, recordBytes, sliceBytes)) {
         yield;
+        this.append(next, slice);
       }
       if (next.since.length > 0) this.append(next, next.since.splice(0));
       this.withErrorContext("write", "/log", (name) => {

@@ -1666,6 +1666,18 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [{ file: "node", title: "installed take the place of every session that was there" }],
   },
+  {
+    id: "181",
+    name: "An entry is saved in the log that a received snapshot replaces, where it does not fit.",
+    changes: [[
+      "this.append(next, [start, this.voteRecord()]);",
+      "this.append(next, [start, this.voteRecord()]); yield;",
+    ]],
+    caughtBy: [{
+      file: "storage",
+      title: "that was received has replaced the log before the next entry is saved",
+    }],
+  },
 ];
 
 // ----------------------------------------- Planting them ----------------------------------------
