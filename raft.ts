@@ -3187,7 +3187,7 @@ export class Endpoint {
   }
 
   /** Returns what is known of a server, for people. */
-  about(kind: Kind, asked: Name) {
+  peerStatus(kind: Kind, asked: Name) {
     const peer = this.peer(kind, asked);
     const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
@@ -3368,12 +3368,12 @@ export class Node {
   /** Commands of this turn that are in no entry yet. */
   private batch: (Waiter & { data: Buffer })[] = [];
   /** Leader: reads that wait for the core, in the order of `core.read`. */
-  private readonly questions: ReadRequest[] = [];
+  private readonly reads: ReadRequest[] = [];
   /** Follower: reads that came since the leader was last asked for its commit index. */
-  private readonly unasked: ReadRequest[] = [];
-  private isAsking = false;
+  private readonly followerReads: ReadRequest[] = [];
+  private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
-  private readonly awaited: { index: number; questions: ReadRequest[] }[] = [];
+  private readonly awaited: { index: number; reads: ReadRequest[] }[] = [];
   /** The members of which the program and the endpoint know. */
   private members: Configuration;
   /** The ids of this server's own requests to itself that wait for a reply. */
@@ -3486,12 +3486,12 @@ export class Node {
       onMessage: (message, sender) => this.onMessage(message, sender),
       onGreeting: (kind, { from, disk = 0, founding = 0 }) => {
         if (kind === "peer") this.core.onHeard(from, disk, founding);
-        else this.client.askAgain();
+        else this.client.retryAll();
       },
       founding: () => this.core.founding,
       onRestarted: (peer) => this.core.onRestarted(peer, world.clock.now()),
       onJoined: (id) => storage.join(id),
-      emit: (event) => this.guard(() => this.tell(event)),
+      emit: (event) => this.guard(() => this.emit(event)),
     });
     this.members = this.core.members;
     const names = new Set([...this.members, ...servers].map((server) => server.name));
@@ -3502,7 +3502,7 @@ export class Node {
       timeoutMs,
       (kind, request) => this.sendRequest(kind, request),
     );
-    this.tell({ type: "recovered", cutBytes, members: this.members });
+    this.emit({ type: "recovered", cutBytes, members: this.members });
     for (const peer of servers.slice(1)) void this.endpoint.resolvePeer(peer);
     this.endpoint.learnAddresses(this.members.flatMap(serverOf));
     this.endpoint.schedule();
@@ -3548,7 +3548,7 @@ export class Node {
       const { matchIndex = null, stuck = null } = followers?.get(name) ?? {};
       return {
         isVoter,
-        ...endpoint.about("peer", name),
+        ...endpoint.peerStatus("peer", name),
         matchIndex,
         stuck,
         founding: core.foundings.get(name) ?? null,
@@ -3619,8 +3619,8 @@ export class Node {
     }
   }
 
-  private tell(event: NodeEvent): void {
-    if (event.type === "leader" && event.to !== undefined) this.client.askAgain(event.to);
+  private emit(event: NodeEvent): void {
+    if (event.type === "leader" && event.to !== undefined) this.client.retryAll(event.to);
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
@@ -3632,13 +3632,13 @@ export class Node {
     // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
-    this.askIndex();
+    this.requestReadIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
     }
     if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
-    for (const event of core.events.splice(0)) this.tell(event);
+    for (const event of core.events.splice(0)) this.emit(event);
     for (const peer of core.portProbes.splice(0)) {
       endpoint.probePort(peer, () => {
         endpoint.schedule();
@@ -3654,7 +3654,7 @@ export class Node {
 
   private carryOut(effect: Effect): void {
     if (effect.type === "send") {
-      for (const message of effect.messages) this.transmit(message);
+      for (const message of effect.messages) this.sendMessage(message);
       this.endpoint.flush();
     } else if (effect.type === "save") this.storage.save(effect.unsaved);
     else {
@@ -3670,7 +3670,7 @@ export class Node {
     this.endpoint.learnAddresses(members.flatMap(serverOf));
     // A snapshot lists the members again, and a disk concerns no program.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
-    if (shown(members) !== shown(before)) this.tell({ type: "members", members });
+    if (shown(members) !== shown(before)) this.emit({ type: "members", members });
   }
 
   /** Stops after an election timeout, so that clients can still learn of the other servers. */
@@ -3678,7 +3678,7 @@ export class Node {
     const { isRemoved, role, settings } = this.core;
     if (!isRemoved || this.phase !== "running" || role.name === "Leader") return;
     this.phase = "leaving";
-    this.tell({ type: "removed" });
+    this.emit({ type: "removed" });
     this.world.clock.setTimer(settings.electionTimeoutMs, () => void this.stop());
   }
 
@@ -3701,7 +3701,7 @@ export class Node {
   /**
    * Sends a message. The id of a request is its time in µs, so that a reply shows the round trip.
    */
-  private transmit(message: Message): void {
+  private sendMessage(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
       message.data = this.storage.readChunk(message.offset, message.data.length);
@@ -3736,8 +3736,8 @@ export class Node {
     m.calls.add(m.id);
     if (m.type === "Commands") this.accept(m);
     else if (m.type === "OpenSession") this.append("session", NOTHING, [{ request: m }]);
-    else if (this.core.read()) this.questions.push(m);
-    else if (m.type === "Read" && this.core.leader !== undefined) this.unasked.push(m);
+    else if (this.core.read()) this.reads.push(m);
+    else if (m.type === "Read" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
   }
 
@@ -3746,15 +3746,15 @@ export class Node {
    * §6.4). One such request is in flight at a time. Reads that arrive later wait for the next one,
    * because an index confirms only reads that came before it was asked for.
    */
-  private askIndex(): void {
-    if (this.isAsking || this.unasked.length === 0) return;
-    const questions = this.unasked.splice(0);
-    this.isAsking = true;
-    this.client.perform({ type: "ReadIndex" }).then(
-      (answer) => void this.awaited.push({ index: Number(`${answer}`), questions }),
-      () => questions.forEach((question) => this.redirect(question)),
+  private requestReadIndex(): void {
+    if (this.isAskingIndex || this.followerReads.length === 0) return;
+    const reads = this.followerReads.splice(0);
+    this.isAskingIndex = true;
+    this.client.request({ type: "ReadIndex" }).then(
+      (answer) => void this.awaited.push({ index: Number(`${answer}`), reads }),
+      () => reads.forEach((read) => this.redirect(read)),
     ).finally(() => {
-      this.isAsking = false;
+      this.isAskingIndex = false;
       this.endpoint.schedule();
     });
   }
@@ -3933,14 +3933,14 @@ export class Node {
   }
 
   private answerReads(count: number): void {
-    const { core, awaited, questions } = this;
-    assert(count <= questions.length, "every read belongs to a request");
-    for (const question of questions.splice(0, count)) this.answerQuestion(question);
+    const { core, awaited, reads } = this;
+    assert(count <= reads.length, "every read belongs to a request");
+    for (const read of reads.splice(0, count)) this.answerRead(read);
     const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
-    while (isReady()) awaited.shift()?.questions.forEach((m) => this.answerQuestion(m));
+    while (isReady()) awaited.shift()?.reads.forEach((read) => this.answerRead(read));
   }
 
-  private answerQuestion(m: ReadRequest): void {
+  private answerRead(m: ReadRequest): void {
     const { core: { lastApplied }, options: { machine } } = this;
     try {
       const answer = m.type === "Read"
@@ -3958,7 +3958,7 @@ export class Node {
     for (const { shares } of this.proposals.values()) {
       for (const { request } of shares) this.redirect(request);
     }
-    for (const request of this.questions.splice(0)) this.redirect(request);
+    for (const request of this.reads.splice(0)) this.redirect(request);
     this.proposals.clear();
   }
 
@@ -4113,7 +4113,7 @@ export class Client {
         endpoint.flush();
       },
       onMessage: (m) => client.onAnswer(m as ClientMessage),
-      onGreeting: () => client.askAgain(),
+      onGreeting: () => client.retryAll(),
       founding: () => 0,
     });
     const names = servers.map((server) => server.name);
@@ -4156,7 +4156,7 @@ export class Client {
     if (this.isOpening) return;
     this.isOpening = true;
     try {
-      this.session = Number(`${await this.perform({ type: "OpenSession" })}`);
+      this.session = Number(`${await this.request({ type: "OpenSession" })}`);
     } catch (error) {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }
@@ -4167,12 +4167,12 @@ export class Client {
   /** As `Node.read`: answered by the leader, or by the server `only`. */
   async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
     checkSize(question);
-    return await this.perform({ type: "Read", question: Buffer.from(question) }, only);
+    return await this.request({ type: "Read", question: Buffer.from(question) }, only);
   }
 
   /** As `Node.changeMembers`. Requires the secret: a client key is not enough. */
   async changeMembers(name: Name, address = "", force = false): Promise<void> {
-    await this.perform({ type: "ChangeMembers", name, address, force });
+    await this.request({ type: "ChangeMembers", name, address, force });
   }
 
   /**
@@ -4182,14 +4182,14 @@ export class Client {
    */
   async transfer(leader: Name, name = ""): Promise<Name> {
     this.target = leader;
-    return `${await this.perform({ type: "Transfer", leader, name })}`;
+    return `${await this.request({ type: "Transfer", leader, name })}`;
   }
 
   /**
    * Returns the status of one server. Rejects with a RaftError, "timeout", if it is unreachable.
    */
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
-    const answer = await this.perform({ type: "Inspect" }, server);
+    const answer = await this.request({ type: "Inspect" }, server);
     const status: ReturnType<Node["status"]> = JSON.parse(`${answer}`);
     this.endpoint.learnAddresses(status.peers.flatMap(serverOf), status.name);
     return status;
@@ -4209,7 +4209,7 @@ export class Client {
   readonly [Symbol.asyncDispose] = async () => this.close();
 
   /** Sends each pending request again, to the new leader if there is one. */
-  askAgain(leader = this.target): void {
+  retryAll(leader = this.target): void {
     this.target = leader;
     for (const request of this.pending.values()) this.ask(request);
     this.endpoint.schedule();
@@ -4280,7 +4280,7 @@ export class Client {
   }
 
   /** Sends a request until there is an answer or a timeout. */
-  perform(content: Content, only?: Name): Promise<Buffer> {
+  request(content: Content, only?: Name): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       this.start(content, [{ resolve, reject }], only);
       this.endpoint.schedule();
@@ -4353,7 +4353,7 @@ export class Client {
 
   /** Returns a server's name, and why it may not have answered. */
   describe(server: Name): string {
-    const { name, heardMs, lastWarning } = this.endpoint.about("client", server);
+    const { name, heardMs, lastWarning } = this.endpoint.peerStatus("client", server);
     if (name === this.endpoint.self.name) return name;
     if (lastWarning?.type === "unresolved") return `${name} (${lastWarning.reason})`;
     if (lastWarning?.type === "foreign") return `${name} (it is of another cluster)`;

@@ -332,8 +332,8 @@ export const planted: readonly Planted[] = [
     id: "29",
     name: "A follower answers a read from its own state at once.",
     changes: [[
-      "this.unasked.push(m);",
-      "this.answerQuestion(m);",
+      "this.followerReads.push(m);",
+      "this.answerRead(m);",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -722,10 +722,10 @@ export const planted: readonly Planted[] = [
   {
     id: "75",
     name: "A follower's read joins the question to the leader that was sent before it came.",
-    changes: [["const questions = this.unasked.splice(0);", ""], [
-      "index: Number(`${answer}`), questions }),",
-      "index: Number(`${answer}`), questions: this.unasked.splice(0) }),",
-    ], ["() => questions.forEach(", "() => this.unasked.splice(0).forEach("]],
+    changes: [["const reads = this.followerReads.splice(0);", ""], [
+      "index: Number(`${answer}`), reads }),",
+      "index: Number(`${answer}`), reads: this.followerReads.splice(0) }),",
+    ], ["() => reads.forEach(", "() => this.followerReads.splice(0).forEach("]],
     caughtBy: [
       { file: "node", title: "that comes while the leader is being asked waits for another" },
     ],
@@ -1455,9 +1455,9 @@ export const planted: readonly Planted[] = [
     id: "158",
     name: "A server that lost the lead tells others an index for their reads.",
     changes: [[
-      "else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
-      "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerQuestion(m);\n"
-      + "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.unasked.push(m);",
+      "else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
+      "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerRead(m);\n"
+      + "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -1561,7 +1561,7 @@ export const planted: readonly Planted[] = [
   {
     id: "168",
     name: "The reads that are answered are the ones that came last, not first.",
-    changes: [["questions.splice(0, count)", "questions.splice(-count || Infinity)"]],
+    changes: [["of reads.splice(0, count)", "of reads.splice(-count || Infinity)"]],
     caughtBy: [{ file: "node", title: "reads are answered in the order in which they came" }],
   },
   {

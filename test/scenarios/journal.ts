@@ -93,7 +93,7 @@ export class Writers {
   agree(line: string, among: readonly string[] = this.stage.connected): number {
     const { stage } = this;
     this.scribe ??= stage.client("scribe");
-    this.scribe.askAgain(stage.leader(among));
+    this.scribe.retryAll(stage.leader(among));
     const place = Number(text(stage.settle(this.scribe.propose(bytes(line)))));
     const haveIt = () =>
       among.filter((name) => stage.isUp(name)).length <= this.holders(line).length;

@@ -1349,7 +1349,7 @@ test("who starts again is not given the answers to what it asked before (full se
   simulation.route = ({ to, bytes: sealed }) =>
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
   const data = makeCommand([999, 1, 0], bytes("of a session that never was"));
-  cluster.life(asker).node["client"].perform({ type: "Commands", data }).catch(() => {});
+  cluster.life(asker).node["client"].request({ type: "Commands", data }).catch(() => {});
   simulation.run(250);
   cluster.kill(asker);
   cluster.start(asker);
@@ -1529,8 +1529,8 @@ describe("a follower's read", () => {
     reads.push(client.read(bytes(""), watched)); // One that comes while the leader is asked.
     simulation.run(500);
     const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
-    expect(at["questions"].length).toBe(1);
-    expect(away["unasked"].length).toBe(1);
+    expect(at["reads"].length).toBe(1);
+    expect(away["followerReads"].length).toBe(1);
     simulation.route = () => [{ afterMs: 1 }];
     expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
     for (const node of [at, away]) {

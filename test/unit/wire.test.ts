@@ -548,7 +548,7 @@ describe("who speaks is known by a code", () => {
       { type: "unauthenticated", address: from("a") },
       { ...foreign, server: "a", address: from("a"), cluster: "other" },
     ]);
-    expect(a.endpoint.about("peer", "b").lastWarning?.type).toBe("foreign");
+    expect(a.endpoint.peerStatus("peer", "b").lastWarning?.type).toBe("foreign");
     expect([a.heard, b.heard]).toEqual([[], []]);
     expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
@@ -626,7 +626,7 @@ describe("who speaks is known by a code", () => {
       const two = pair();
       const { b, sent } = two;
       const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
-      const known = b.endpoint.about(kind, "a");
+      const known = b.endpoint.peerStatus(kind, "a");
       const others = KINDS.filter((other) => other !== kind);
       for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
         const whole = two.from([body], claim, kind);
@@ -647,7 +647,7 @@ describe("who speaks is known by a code", () => {
         );
         for (const bytes of forged) expectDropped(two, bytes, "unauthenticated", "10.9.9.9");
       }
-      const { heardMs: _, ...now } = b.endpoint.about(kind, "a");
+      const { heardMs: _, ...now } = b.endpoint.peerStatus(kind, "a");
       expect(known).toMatchObject(now);
       // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
       expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
@@ -812,7 +812,7 @@ describe("a datagram is accepted once", () => {
       expect(b.heard).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
       expect(b.endpoint.dropped["outdated"]).toBe(KINDS.length);
       for (const kind of KINDS) {
-        const known = ["a", "c"].map((name) => b.endpoint.about(kind, name).address);
+        const known = ["a", "c"].map((name) => b.endpoint.peerStatus(kind, name).address);
         expect(known).toEqual(ips.map((ip) => `${ip}:1`));
       }
     },
@@ -1235,7 +1235,7 @@ describe("a life, a disk, a cluster", () => {
       simulation.run(1001);
     }
     const { ip } = simulation.machine("a");
-    expect(b.endpoint.about("peer", "a").address).toBe("10.9.9.9:1");
+    expect(b.endpoint.peerStatus("peer", "a").address).toBe("10.9.9.9:1");
     expectDropped(two, two.from([vote]), "outdated", ip);
     expect(b.events).toEqual([{
       type: "twice",
@@ -1372,7 +1372,7 @@ describe("a life, a disk, a cluster", () => {
       address: { host: "10.9.9.9", port: 1 },
     }]);
     expectHeard(two, two.from([vote]));
-    expect(b.endpoint.about("peer", "a").lastWarning).toBeNull();
+    expect(b.endpoint.peerStatus("peer", "a").lastWarning).toBeNull();
     b.endpoint.send("peer", {
       type: "RequestVoteReply",
       from: "b",
@@ -1448,7 +1448,7 @@ describe("a life, a disk, a cluster", () => {
       server: address("b"),
       reason: "ENOTFOUND: b",
     }]);
-    expect(a.endpoint.about("peer", "b")).toEqual({
+    expect(a.endpoint.peerStatus("peer", "b")).toEqual({
       name: "b",
       address: "",
       heardMs: null,
@@ -1459,7 +1459,7 @@ describe("a life, a disk, a cluster", () => {
     for (let i = 0; i < 3; i += 1) say();
     expect(b.heard.length).toBeGreaterThan(0);
     const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: null };
-    expect(a.endpoint.about("peer", "b")).toMatchObject(known);
+    expect(a.endpoint.peerStatus("peer", "b")).toMatchObject(known);
   });
 
   test("a silent server is spoken to wherever it may be, and one that is heard only there", () => {

@@ -358,7 +358,7 @@ export class Cluster {
     const queues = {
       reads,
       proposals: node["proposals"].size,
-      questions: node["questions"].length,
+      readRequests: node["reads"].length,
       outbox: core["outbox"].length,
       events: core.events.length,
     };
