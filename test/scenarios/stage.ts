@@ -8,6 +8,7 @@ import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts
 import { Figure3 } from "../simulation/full/figure3.ts";
 import { readDatagram, type Sentence } from "../simulation/full/story.ts";
 import { type Keep, type Operation } from "../support/disk.ts";
+import { startNode } from "../support/nodes.ts";
 import { pick, type Random } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { type Packet, type Route, Simulation } from "../support/world.ts";
@@ -81,21 +82,8 @@ export class Stage<Machine extends StateMachine> {
 
   start(name: string): void {
     const machine = this.create();
-    const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
-    const node = this.simulation.settle(
-      Node.start({
-        host: name,
-        port: 1,
-        name,
-        peers,
-        machine,
-        directory: "data",
-        secret: SECRET,
-        timeoutMs: 2000,
-        ...this.options,
-        world: this.simulation.machine(name).boot(),
-      }),
-    );
+    const options = { machine, timeoutMs: 2000, ...this.options };
+    const node = startNode(this.simulation, name, this.names, options);
     node.stopped.catch((reason: unknown) => {
       if (this.lives.get(name)?.node === node) this.broken ??= reason;
     });

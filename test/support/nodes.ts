@@ -1,4 +1,4 @@
-/** A few servers as they are, on a simulated network and on disks that a test holds in its hands. */
+/** Whole servers in a simulated world, whose network and disks a test controls. */
 import { expect } from "bun:test";
 import {
   Client,
@@ -15,11 +15,33 @@ import { THREE } from "./core.ts";
 import { SECRET } from "./wire.ts";
 import { Simulation } from "./world.ts";
 
-/** The names of the members; those of learners are in brackets. */
+/** Returns the names of the members, with learners in brackets. */
 export const namesOf = (members: Configuration) =>
   members.map(({ name, votes }) => votes ? name : `(${name})`).join(" ");
 
-/** Servers in a simulated world that are named like their machines. */
+/** Starts a server that has the name of its machine. */
+export function startNode(
+  simulation: Simulation,
+  name: Name,
+  peers: readonly Name[],
+  options: Partial<NodeOptions>,
+): Node {
+  return simulation.settle(
+    Node.start({
+      host: name,
+      port: 1,
+      name,
+      peers: peers.filter((peer) => peer !== name).map((peer) => `${peer}=${peer}:1`),
+      machine: new KeyValueStore(),
+      directory: "data",
+      secret: SECRET,
+      world: simulation.machine(name).boot(),
+      ...options,
+    }),
+  );
+}
+
+/** A cluster whose servers have key-value stores and record their events. */
 export class World {
   readonly simulation = new Simulation(1);
   readonly nodes = new Map<Name, Node>();
@@ -27,21 +49,8 @@ export class World {
 
   start(name: Name, peers: readonly Name[], options: Partial<NodeOptions> = {}): Node {
     const events: NodeEvent[] = [];
-    const machine = this.simulation.machine(name);
-    const node = this.simulation.settle(
-      Node.start({
-        host: name,
-        port: 1,
-        name,
-        peers: peers.map((peer) => `${peer}=${peer}:1`),
-        machine: new KeyValueStore(),
-        directory: "data",
-        secret: SECRET,
-        world: machine.boot(),
-        onEvent: (event) => void events.push(event),
-        ...options,
-      }),
-    );
+    const onEvent = (event: NodeEvent) => void events.push(event);
+    const node = startNode(this.simulation, name, peers, { onEvent, ...options });
     this.nodes.set(name, node);
     this.events.set(name, events);
     return node;
@@ -49,7 +58,7 @@ export class World {
 
   found(names: readonly Name[] = THREE, options: Partial<NodeOptions> = {}): this {
     for (const name of names) this.simulation.machine(name);
-    for (const name of names) this.start(name, names.filter((other) => other !== name), options);
+    for (const name of names) this.start(name, names, options);
     this.until(() => this.leader() !== undefined);
     return this;
   }
@@ -73,7 +82,7 @@ export class World {
     expect(this.simulation.run(60_000, isSo)).toBe(true);
   }
 
-  /** All that run have these members. */
+  /** Waits until all running servers have these members. */
   agree(members: string): void {
     this.until(() =>
       [...this.nodes.values()].every((node) => namesOf(node.status().members) === members)

@@ -23,6 +23,7 @@ import {
 import { whatIsLeft } from "../simulation/full/quiet.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Keep } from "../support/disk.ts";
+import { startNode } from "../support/nodes.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import {
@@ -91,22 +92,12 @@ class Cluster {
       [],
       [],
     ];
-    const peers = this.names.filter((other) => other !== name).map((peer) => `${peer}=${peer}:1`);
-    const node = this.simulation.settle(
-      Node.start({
-        host: name,
-        port: 1,
-        name,
-        peers,
-        machine,
-        directory: "data",
-        secret: SECRET,
-        onEvent: (event) => void events.push(event),
-        ...this.options,
-        ...options,
-        world: this.simulation.machine(name).boot(),
-      }),
-    );
+    const node = startNode(this.simulation, name, this.names, {
+      machine,
+      onEvent: (event) => void events.push(event),
+      ...this.options,
+      ...options,
+    });
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     this.lives.set(name, { node, machine, events, reasons });
     return node;

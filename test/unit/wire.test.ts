@@ -19,7 +19,7 @@ import {
   serverKeys,
   Storage,
 } from "../../raft.ts";
-import { configuration } from "../support/core.ts";
+import { configuration, voteReply as makeVoteReply } from "../support/core.ts";
 import { forSeeds, isReplay, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import {
@@ -652,16 +652,7 @@ describe("who speaks is known by a code", () => {
       // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
       expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
       sent.length = 0;
-      b.endpoint.send("peer", {
-        type: "RequestVoteReply",
-        from: "b",
-        to: "a",
-        id: 1,
-        term: 1,
-        preVote: false,
-        campaign: 1,
-        voteGranted: true,
-      });
+      b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
       b.endpoint.flush();
       expect(sent.map(({ bytes }) => open(bytes).envelope[5])).toEqual([
         two.a.storage.identity.boot,
@@ -826,16 +817,7 @@ describe("a datagram is accepted once", () => {
   test("what comes back to its sender is dropped", () => {
     const two = pair();
     const { simulation, b, sent } = two;
-    b.endpoint.send("peer", {
-      type: "RequestVoteReply",
-      from: "b",
-      to: "a",
-      id: 1,
-      term: 1,
-      preVote: false,
-      campaign: 1,
-      voteGranted: true,
-    });
+    b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
     simulation.run(5);
     const [own] = sent;
@@ -1044,16 +1026,7 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote], life));
     expect(b.heard).toMatchObject([{ from: "a", disk: life.disk }]);
     sent.length = 0;
-    b.endpoint.send("peer", {
-      type: "RequestVoteReply",
-      from: "b",
-      to: "a",
-      id: 1,
-      term: 1,
-      preVote: false,
-      campaign: 1,
-      voteGranted: true,
-    });
+    b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
     const said = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
     expect(said).toEqual([["a", life.boot]]);
@@ -1113,16 +1086,7 @@ describe("a life, a disk, a cluster", () => {
       void again.endpoint.resolvePeer(address("b"));
       simulation.run(20);
       const say = (ear: Ear, from: string, to: string) => {
-        ear.endpoint.send("peer", {
-          type: "RequestVoteReply",
-          from,
-          to,
-          id,
-          term: 1,
-          preVote: false,
-          campaign: 1,
-          voteGranted: true,
-        });
+        ear.endpoint.send("peer", makeVoteReply(1, { from, to, id }));
         ear.endpoint.flush();
         simulation.run(2000);
       };
@@ -1221,16 +1185,7 @@ describe("a life, a disk, a cluster", () => {
     b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
     // Meanwhile it is silent, and its name still leads to the older one.
     for (let second = 0; second < 3; second += 1) {
-      b.endpoint.send("peer", {
-        type: "RequestVoteReply",
-        from: "b",
-        to: "a",
-        id: 1,
-        term: 1,
-        preVote: false,
-        campaign: 1,
-        voteGranted: true,
-      });
+      b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
       b.endpoint.flush();
       simulation.run(1001);
     }
@@ -1268,16 +1223,7 @@ describe("a life, a disk, a cluster", () => {
     simulation.machine("b").kill();
     const again = listen(simulation, "b");
     const send = (id: number) => {
-      a.endpoint.send("peer", {
-        type: "RequestVoteReply",
-        from: "a",
-        to: "b",
-        id,
-        term: 1,
-        preVote: false,
-        campaign: 1,
-        voteGranted: true,
-      });
+      a.endpoint.send("peer", makeVoteReply(1, { from: "a", to: "b", id }));
       a.endpoint.flush();
       simulation.run(20);
     };
@@ -1373,16 +1319,7 @@ describe("a life, a disk, a cluster", () => {
     }]);
     expectHeard(two, two.from([vote]));
     expect(b.endpoint.peerStatus("peer", "a").lastWarning).toBeNull();
-    b.endpoint.send("peer", {
-      type: "RequestVoteReply",
-      from: "b",
-      to: "a",
-      id: 1,
-      term: 1,
-      preVote: false,
-      campaign: 1,
-      voteGranted: true,
-    });
+    b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
     simulation.run(5);
     expect(sent.at(-1)?.to.host).not.toBe("10.9.9.9");
@@ -1429,16 +1366,7 @@ describe("a life, a disk, a cluster", () => {
     const a = listen(simulation, "a");
     void a.endpoint.resolvePeer(address("b"));
     const say = () => {
-      a.endpoint.send("peer", {
-        type: "RequestVoteReply",
-        from: "a",
-        to: "b",
-        id: 1,
-        term: 1,
-        preVote: false,
-        campaign: 1,
-        voteGranted: true,
-      });
+      a.endpoint.send("peer", makeVoteReply(1, { from: "a", to: "b", id: 1 }));
       a.endpoint.flush();
       simulation.run(1100);
     };
@@ -1522,16 +1450,7 @@ describe("a life, a disk, a cluster", () => {
     }
     simulation.run(50);
     const say = (from: Ear, to: string) => {
-      from.endpoint.send("peer", {
-        type: "RequestVoteReply",
-        from: from.endpoint.self.name,
-        to,
-        id: 1,
-        term: 1,
-        preVote: false,
-        campaign: 1,
-        voteGranted: true,
-      });
+      from.endpoint.send("peer", makeVoteReply(1, { from: from.endpoint.self.name, to, id: 1 }));
       from.endpoint.flush();
       simulation.run(20);
     };

@@ -14,12 +14,12 @@ import {
   Sessions,
 } from "../../../raft.ts";
 import { configuration } from "../../support/core.ts";
+import { tellEvent } from "../events.ts";
 import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
 import { type Network } from "./network.ts";
 import { type Scene } from "./scene.ts";
 import { type State } from "./snapshots.ts";
-import { tellEvent } from "./words.ts";
 
 /** A client's request, or a follower's for the index of a read, and how it gets an answer. */
 export type Request = {

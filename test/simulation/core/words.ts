@@ -1,5 +1,5 @@
-/** The story of a run in lines that people read. */
-import { type Event, type Message } from "../../../raft.ts";
+/** Tells the messages of the core in words, for the story of a run. */
+import { type Message } from "../../../raft.ts";
 
 export function tellMessage(m: Message): string {
   return `${m.from} -> ${m.to}  ${tellContent(m)}`;
@@ -40,39 +40,5 @@ function tellContent(m: Message): string {
       return `Removed, as of term ${m.term}`;
     default:
       return m satisfies never;
-  }
-}
-
-/** A decision in words; undefined for what its consequences tell. */
-export function tellEvent(event: Event, term: number): string | undefined {
-  switch (event.type) {
-    case "preVoteLost":
-      return `would not be elected: ${event.votes} of ${event.needed} pre-votes`;
-    case "campaign":
-      return `heard nobody for ${Math.round(event.silentMs)} ms, and campaigns in term ${term}`;
-    case "voted":
-      return `votes for ${event.candidate} in term ${term}`;
-    case "votes":
-      return `has ${event.votes} votes in term ${term}${event.elected ? ", and is elected" : ""}`;
-    case "role":
-      return `was ${event.from}, is ${event.to} in term ${term}`;
-    case "leader":
-      return event.to === undefined
-        ? `has no leader any more, it was ${event.from}`
-        : `has ${event.to} for its leader in term ${term}`;
-    case "committed":
-      return `has committed up to ${event.commitIndex}`;
-    case "snapshot":
-      return event.from === undefined
-        ? `has a snapshot up to ${event.index}`
-        : `has the snapshot of ${event.from}, up to ${event.index}`;
-    case "lostDisk":
-      return `finds that ${event.server} has lost its disk`;
-    case "stuck":
-      return `finds that entry ${event.index} never reaches ${event.server}`;
-    case "otherFounding":
-      return `finds that ${event.server} is of another founding`;
-    default:
-      return event satisfies never;
   }
 }

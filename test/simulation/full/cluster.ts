@@ -3,6 +3,7 @@ import { type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Machine, type Packet, type Route, Simulation } from "../../support/world.ts";
+import { tellEvent } from "../events.ts";
 import { emptyReport, record, type Report } from "../report.ts";
 import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility } from "./hostility.ts";
@@ -10,7 +11,7 @@ import { isMajority, Lists, votersIn } from "./lists.ts";
 import { Network } from "./network.ts";
 import { judgePromise } from "./promises.ts";
 import { isStorageError, Server, SNAPSHOT } from "./server.ts";
-import { readDatagram, tellEvent, tellMessage } from "./story.ts";
+import { readDatagram, tellMessage } from "./story.ts";
 import { Workload } from "./workload.ts";
 
 /** More than any queue of a server may ever hold. */

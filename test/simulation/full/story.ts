@@ -1,12 +1,6 @@
 /** The story of a run in lines that people read: who said what to whom, and who decided what. */
 import { Decoder } from "@msgpack/msgpack";
-import {
-  clientMessages,
-  type Kind,
-  messages,
-  type NodeEvent,
-  operatorMessages,
-} from "../../../raft.ts";
+import { clientMessages, type Kind, messages, operatorMessages } from "../../../raft.ts";
 
 const decoder = new Decoder();
 const MAC_VERSION_AND_KIND = 18;
@@ -79,54 +73,5 @@ export function tellMessage({ type, id, fields: f }: Sentence): string {
       return `NotLeader ${id}: ${f["leader"] === "" ? "nobody is" : `${f["leader"]} is`}`;
     default:
       return `${type} ${id}`;
-  }
-}
-
-/** One decision in words; undefined for what its consequences tell. */
-export function tellEvent(event: NodeEvent, term: number): string | undefined {
-  switch (event.type) {
-    case "preVoteLost":
-      return `would not be elected: ${event.votes} of ${event.needed} pre-votes`;
-    case "campaign":
-      return `heard no leader for ${Math.round(event.silentMs)} ms, and campaigns in term ${term}`;
-    case "voted":
-      return `votes for ${event.candidate} in term ${term}`;
-    case "votes":
-      return event.elected ? `is elected with ${event.votes} votes` : `has ${event.votes} votes`;
-    case "role":
-      return `was ${event.from}, is ${event.to} in term ${term}`;
-    case "leader":
-      return event.to === undefined
-        ? `has lost its leader ${event.from}`
-        : `takes ${event.to} for its leader in term ${term}`;
-    case "committed":
-      return `has committed up to ${event.commitIndex}`;
-    case "snapshot":
-      return event.from === undefined
-        ? `has a snapshot of all up to ${event.index}`
-        : `has the snapshot of ${event.from}, of all up to ${event.index}`;
-    case "recovered":
-      return `recovered${event.cutBytes > 0 ? `, and cut off ${event.cutBytes} bytes` : ""}`;
-    case "unresolved":
-    case "foreign":
-      return `${event.type}: ${JSON.stringify(event.server)}`;
-    case "unauthenticated":
-      return `hears somebody without the secret at ${event.address.host}:${event.address.port}`;
-    case "members":
-      return `has for members ${
-        event.members.map((m) => m.name + (m.votes ? "" : " without a vote")).join(", ")
-      }`;
-    case "twice":
-      return `hears ${event.server} twice, also at ${event.address.host}:${event.address.port}`;
-    case "lostDisk":
-      return `finds that ${event.server} has lost its disk`;
-    case "stuck":
-      return `finds that entry ${event.index} never reaches ${event.server}`;
-    case "otherFounding":
-      return `finds that ${event.server} is of another founding`;
-    case "removed":
-      return "is a member no more";
-    default:
-      return event satisfies never;
   }
 }
