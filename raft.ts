@@ -2149,8 +2149,8 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // 2. The entries that stay are written to `log.new`, in slices. Saves go on in `log` meanwhile.
 // 3. The records of these saves are added. Now `log.new` has all that `log` has, and replaces it.
 // 4. The old log becomes `log.old`. The next `log.new` is written over it, which is faster than to
-//    take new space. Frames of the old log then follow those of the new one, but have another
-//    marker, and so end it. The first marker is random, so no client can forge a frame.
+//    take new space. Frames of the old log may then follow those of the new one. They have another
+//    marker, so a reader stops there. The first marker is random, so no client can forge a frame.
 
 /** "applied": a command was applied, but its answer is too large to be sent. */
 type Failure =
@@ -2200,11 +2200,12 @@ const RESTORE =
 
 const FRAME_HEADER = 12;
 const NO_FRAME = Buffer.alloc(FRAME_HEADER);
-/** A log grows by so many bytes at a time. */
+/** A log grows by this many bytes at a time. */
 const EXTEND_BYTES = 4 << 20;
-/** A larger log does not become `log.old`: it would take space from others. */
+/** A larger log does not become `log.old`, where it would take space for nothing. */
 const MAX_SPARE_BYTES = 64 << 20;
 
+/** Only a log needs a marker of its own. */
 export function encodeFrame(records: readonly Entry[], marker = 1): Buffer {
   const frame = Buffer.concat([NO_FRAME, ...records.map(({ record }) => record)]);
   frame.writeUInt32BE(marker, 0);
@@ -2241,8 +2242,8 @@ type LogFile = {
   end: number;
   /** How long the file is. */
   size: number;
-  /** What was saved since the file was begun, until it replaces the log. */
-  since: Entry[];
+  /** Records saved since this file was begun. They are added before it replaces the log. */
+  savedMeanwhile: Entry[];
 };
 
 export class Storage {
@@ -2299,7 +2300,7 @@ export class Storage {
     assert(this.log, "a server saves after its start");
     this.hardState = hardState;
     const records = [this.voteRecord(), ...entries];
-    this.next?.since.push(...records);
+    this.next?.savedMeanwhile.push(...records);
     this.append(this.log, records);
   }
 
@@ -2349,7 +2350,7 @@ export class Storage {
   }
 
   /** Saves which cluster this server joins, before the server takes anything from it. */
-  join(id: string): void {
+  joinCluster(id: string): void {
     this.identity.id = id;
     for (const _ of this.rewriteLog());
   }
@@ -2404,7 +2405,7 @@ export class Storage {
         yield;
         this.append(next, slice);
       }
-      if (next.since.length > 0) this.append(next, next.since.splice(0));
+      if (next.savedMeanwhile.length > 0) this.append(next, next.savedMeanwhile.splice(0));
       this.withErrorContext("write", "/log", (name) => {
         const isSmall = this.log && this.log.size <= MAX_SPARE_BYTES;
         if (isSmall) this.files.link(name, `${name}.old`);
@@ -2423,7 +2424,7 @@ export class Storage {
     return this.withErrorContext("write", "/log.new", (name) => {
       if (old) this.files.rename(`${this.directory}/log.old`, name);
       const file = this.files.open(name, old ? "r+" : "w");
-      return { file, marker, end: 0, size: old?.size ?? 0, since: [] };
+      return { file, marker, end: 0, size: old?.size ?? 0, savedMeanwhile: [] };
     });
   }
 
@@ -2448,11 +2449,10 @@ export class Storage {
 
   /** Reads a log up to its last whole frame. Returns its owner. */
   private recover(log: Buffer): Identity {
-    const framesFrom = (start: number) =>
-      readFrames((at, length) => log.subarray(start + at, start + at + length));
+    const framesIn = (bytes: Buffer) => readFrames((at, length) => bytes.subarray(at, at + length));
     let identity: Identity | undefined;
     let end = 0;
-    for (const frame of framesFrom(0)) {
+    for (const frame of framesIn(log)) {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
@@ -2476,15 +2476,18 @@ export class Storage {
     );
     const marker = log.subarray(0, 4);
     for (let at = log.indexOf(marker, end); at !== -1; at = log.indexOf(marker, at + 1)) {
-      this.ensure(framesFrom(at).next().done, `it is damaged at byte ${end}. ${RESTORE}`);
+      this.ensure(
+        framesIn(log.subarray(at)).next().done,
+        `it is damaged at byte ${end}. ${RESTORE}`,
+      );
     }
-    this.cut(log.subarray(end));
-    this.joinSnapshot();
+    this.cutIncompleteFrame(log.subarray(end));
+    this.dropReplacedEntries();
     return identity;
   }
 
   /** Keeps the incomplete frame after the last whole one, if there is one. */
-  private cut(rest: Buffer): void {
+  private cutIncompleteFrame(rest: Buffer): void {
     this.ensure(
       rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
       `its end is missing: a log ends with zeros. ${RESTORE}`,
@@ -2507,7 +2510,7 @@ export class Storage {
    * Drops the log if it does not have the last entry of the snapshot, which was then received, and
    * replaces the whole log (Figure 13, steps 6 and 7). Otherwise the log was not shortened yet.
    */
-  private joinSnapshot(): void {
+  private dropReplacedEntries(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
     this.ensure(
       snapshot.index >= base.index,
@@ -2534,7 +2537,7 @@ export class Storage {
     ensure(condition, `Cannot use ${this.directory}${name}: ${problem}`, "storage");
   }
 
-  /** Adds to an error what could not be done, with which file, and what may help. */
+  /** Throws errors on with the operation, the file and a remedy. */
   private withErrorContext<T>(what: string, name: string, action: (file: string) => T): T {
     const file = `${this.directory}${name}`;
     try {
@@ -2568,7 +2571,7 @@ function syncDirectory(directory: string): void {
   fs.closeSync(fd);
 }
 
-/** Makes a data directory, with an empty `log.new` in it, durably. */
+/** Makes a data directory durably, unless it has its lock file and so was made before. */
 function createDirectory(directory: string): void {
   const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const names = fs.readdirSync(directory);
@@ -2590,9 +2593,9 @@ function createDirectory(directory: string): void {
 /** The file system, as far as a server needs it. Each function may throw. */
 const systemFiles = {
   /**
-   * Takes a directory, until the function that it returns is called or this process ends. Makes
-   * the directory if there is none. Its `log.new` then shows that no server has started there yet:
-   * the first start renames it to `log`, so a directory without both has lost its log.
+   * Locks a directory, until the returned function is called or this process ends. Makes the
+   * directory if it is missing, with an empty `log.new` in it. The first start renames that to
+   * `log`, so a directory that has neither has lost its log.
    */
   lock(directory: string) {
     createDirectory(directory);
@@ -2619,6 +2622,7 @@ const systemFiles = {
     return isListed ? fs.statSync(file) : undefined;
   },
 
+  /** Opens a file: "r" to read it, "r+" to change it, "w" to write a new one in its place. */
   open: (file: string, flags: Flags) => openFile(fs.openSync(file, flags, 0o600)),
 
   /** Gives a file a second name, if the file system can do that. */
@@ -2641,7 +2645,6 @@ const systemFiles = {
   },
 };
 
-/** To read a file, to write in one that is there, or to begin an empty one. */
 type Flags = "r" | "r+" | "w";
 function openFile(fd: number) {
   let checkAt = 0;
@@ -3490,7 +3493,7 @@ export class Node {
       },
       founding: () => this.core.founding,
       onRestarted: (peer) => this.core.onRestarted(peer, world.clock.now()),
-      onJoined: (id) => storage.join(id),
+      onJoined: (id) => storage.joinCluster(id),
       emit: (event) => this.guard(() => this.emit(event)),
     });
     this.members = this.core.members;

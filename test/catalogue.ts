@@ -368,7 +368,7 @@ export const planted: readonly Planted[] = [
   {
     id: "41",
     name: "A record damaged in the middle of the log is silently dropped with all that follows.",
-    changes: [["this.ensure(framesFrom(at).next().done,", "this.ensure(true,"]],
+    changes: [["this.ensure(framesIn(log.subarray(at)).next().done,", "this.ensure(true,"]],
     caughtBy: [
       { mode: "full", seed: 2 },
       { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },

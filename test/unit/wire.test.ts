@@ -102,7 +102,7 @@ function listen(
     onGreeting: () => {},
     founding: () => 0,
     onRestarted: (peer) => void restarted.push(peer),
-    onJoined: (id) => storage.join(id),
+    onJoined: (id) => storage.joinCluster(id),
     emit: (event) => void events.push(event),
   });
   return {
