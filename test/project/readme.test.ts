@@ -1,25 +1,26 @@
-/** What the README says of the code must be true of the code. */
-import { expect, test } from "bun:test";
+/** Proves that what the README says of the code is true: sections, messages, commands, programs. */
+import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { clientMessages, messages, operatorMessages } from "../../raft.ts";
+import { clientMessages, KeyValueStore, messages, Node, operatorMessages } from "../../raft.ts";
 import { banners, root } from "./lines.ts";
 
+const raftFile = path.join(root, "raft.ts");
 const readme = readFileSync(path.join(root, "README.md"), "utf8");
 
+/** Returns the section of the README with this title. */
+const section = (title: string) =>
+  readme.split("\n## ").find((text) => text.startsWith(`${title}\n`)) ?? "";
+
 test("the README's reading guide lists the sections of raft.ts", () => {
-  const guide = readme.slice(readme.indexOf("| section | read it with |"));
-  const rows = [...guide.matchAll(/^\| (\d+) (.+?) +\| /gm)].map(([, section, title]) => [
-    Number(section),
-    title,
-  ]);
+  const rows = [...section("Reading guide").matchAll(/^\| (\d+) (.+?) +\| /gm)]
+    .map(([, number, title]) => [Number(number), title]);
   expect(rows).toEqual(banners.map(({ section, title }) => [section, title]));
 });
 
 test("the README's messages are those of raft.ts, each with its number and its fields", () => {
-  const section = readme.split("\n## ").find((text) => text.startsWith("The wire")) ?? "";
-  const told = [...section.matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
+  const told = [...section("The wire").matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
     [, number, type, fields = ""],
   ) => [Number(number), type, fields.match(/\w+/g) ?? []]);
   const greeting = ["Greeting", ["asked", "members", "cluster"]] as const;
@@ -30,7 +31,7 @@ test("the README's messages are those of raft.ts, each with its number and its f
   expect(order(told)).toEqual(order(all.flatMap(inOrder)));
 });
 
-test("every command, flag and file of the README is there", () => {
+test("every command, flag, file and directory of the README exists", () => {
   const help = Bun.spawnSync([process.execPath, path.join(root, "cli.ts"), "--help"]).stdout
     .toString();
   const lines = readme.match(/(?<=bun cli\.ts )[^\n`')]*/g) ?? [];
@@ -40,27 +41,48 @@ test("every command, flag and file of the README is there", () => {
   expect(new Set(commands).size).toBeGreaterThan(3);
   expect(flags.filter((flag) => !help.includes(flag))).toEqual([]);
   expect(commands.filter((command) => !help.includes(`cli.ts ${command}`))).toEqual([]);
-  const files = readme.match(/\btest\/[\w./-]+\.ts/g) ?? [];
-  expect(files.length).toBeGreaterThan(3);
+  const files = readme.match(/\btest(\/[\w-]+)+(\.test)?(\.ts)?/g) ?? [];
+  expect(files.length).toBeGreaterThan(8);
   expect(files.filter((file) => !existsSync(path.join(root, file)))).toEqual([]);
 });
 
-test("the README's program runs, and prints what it should", async () => {
-  const program = /^```ts\n(.*?)^```/ms.exec(readme)?.[1] ?? "";
+describe("the README's programs", () => {
+  const programs = [...readme.matchAll(/^```ts\n(.*?)^```/gms)].map(([, program = ""]) => program);
   const directory = mkdtempSync(path.join(os.tmpdir(), "raft-readme-"));
-  try {
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+  /** Runs a program of the README with other ports, and returns what it prints. */
+  async function run(program: string, changes: Record<string, string>): Promise<string> {
+    let here = program;
+    for (const [text, other] of Object.entries({ "./raft.ts": raftFile, ...changes })) {
+      expect(here).toContain(text);
+      here = here.replace(text, other);
+    }
     const file = path.join(directory, "program.ts");
-    const here = program
-      .replace("./raft.ts", path.join(root, "raft.ts"))
-      .replace("port: 48010", "port: 48009")
-      .replace("\"raft-data/counter\"", JSON.stringify(path.join(directory, "counter")));
-    expect(here).not.toContain("raft-data"); // Or it would find what an earlier run has left.
     writeFileSync(file, here);
     const child = Bun.spawn([process.execPath, file], { stdout: "pipe", stderr: "inherit" });
     const printed = await new Response(child.stdout).text();
     expect(await child.exited).toBe(0);
-    expect(printed).toBe("after adding 5\nread 5\n");
-  } finally {
-    rmSync(directory, { recursive: true, force: true });
+    return printed;
   }
+
+  test("a counter prints 5, and the next time 10", async () => {
+    const changes = {
+      "port: 48010": "port: 48009",
+      "raft-data/counter": path.join(directory, "counter"),
+    };
+    expect(await run(programs[0] ?? "", changes)).toBe("after adding 5\nread 5\n");
+    expect(await run(programs[0] ?? "", changes)).toBe("after adding 10\nread 10\n");
+  });
+
+  test("a client of the store prints what it has put", async () => {
+    await using _node = await Node.start({
+      host: "127.0.0.1",
+      port: 48007,
+      peers: [],
+      directory: path.join(directory, "store"),
+      machine: new KeyValueStore(),
+    });
+    expect(await run(programs[1] ?? "", { "127.0.0.1:48000": "127.0.0.1:48007" })).toBe("world\n");
+  });
 });
