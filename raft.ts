@@ -1,11 +1,16 @@
 /**
  * # Raft
  *
- * Raft keeps one log identical on several servers, so that any majority of them can go on when
- * the others fail, and nothing that was ever acknowledged is lost. Each server feeds its log,
- * entry by entry, to a deterministic state machine; equal logs make equal states.
+ * Raft keeps one log identical on several servers. Each server applies its log, entry by entry, to
+ * a deterministic state machine, so equal logs make equal states. Any majority of the servers can
+ * go on when the others fail, and no acknowledged command is ever lost.
  *
- * Five promises hold at every moment, whatever the network and the power supply do (Figure 3):
+ * One server leads. It appends the clients' commands to its log as entries, and copies them to the
+ * followers. An entry is committed once a majority has it on disk: then the servers apply it, and
+ * the client gets its answer. A follower that hears no leader starts an election, in a new term.
+ *
+ * Five promises hold at every moment, whether messages are lost, servers crash or power fails
+ * (Figure 3):
  *
  *   Election Safety        at most one leader can be elected in a given term
  *   Leader Append-Only     a leader never overwrites or deletes entries of its own log
@@ -15,10 +20,9 @@
  *
  * ## How to read this file
  *
- * Part I is the algorithm, and nothing else: no clock, socket, disk or randomness. Things happen
- * to a server (a message arrives, time passes, a client proposes), plain functions change its
- * state, and what it decided is left for Part II to carry out: messages, log changes, committed
- * entries, events. Read it beside Figure 2; a first reading can end after section 7.
+ * Part I is the algorithm alone, without clock, socket, disk or randomness. A server takes an input
+ * (a message, the time, a client's command), changes its state, and decides what to send, save and
+ * apply. Read it beside Figure 2. A first reading ends after section 7.
  *
  * Part II is the machine room: datagrams, disk, timers, promises. It carries out what `Raft.step`
  * yields, the one method that turns decisions into facts. Everything impure enters through four
@@ -31,9 +35,9 @@
  *   Part II   14 The wire   15 Stable storage   16 Datagrams and RPC   17 A running node
  *             18 Clients   19 A key-value store
  *
- * Citations: (§5.3) and (Figure 2) are of "In Search of an Understandable Consensus Algorithm
- * (Extended Version)", Ongaro and Ousterhout, 2014; (thesis §6.4) is of Ongaro's dissertation,
- * "Consensus: Bridging Theory and Practice", 2014.
+ * Citations: (§5.3) and (Figure 2) refer to "In Search of an Understandable Consensus Algorithm
+ * (Extended Version)" by Ongaro and Ousterhout, 2014. (thesis §6.4) refers to Ongaro's
+ * dissertation, "Consensus: Bridging Theory and Practice", 2014.
  */
 import { Decoder, Encoder } from "@msgpack/msgpack";
 import { Database } from "bun:sqlite";

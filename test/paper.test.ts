@@ -1,12 +1,12 @@
 /**
- * The Raft paper as a list of tests, to be read beside "In Search of an Understandable Consensus
- * Algorithm (Extended Version)". They come in the order of its sections, with Figure 2 after §5.4.
- * A title is a sentence of the paper, or a clause of one, and the test proves what it claims. "..."
- * marks omissions, [brackets] additions.
+ * The Raft paper as a list of tests. Read it beside "In Search of an Understandable Consensus
+ * Algorithm (Extended Version)". The tests follow its sections, with Figure 2 after §5.4. Each title
+ * is a sentence of the paper, or a clause of one, and its test proves that claim. In a title, "..."
+ * marks an omission and [brackets] an addition.
  *
- * In three places we follow Ongaro's thesis instead: a campaign begins with a pre-vote (§9.6), a
- * server that hears a leader does not vote (§4.2.3), and members are changed one at a time (§4.1,
- * in `unit/members.test.ts`). `unit/` also has the tests of all refinements.
+ * In three places raft.ts follows Ongaro's thesis instead of the paper: a campaign begins with a
+ * pre-vote (§9.6), a server that hears a leader does not vote (§4.2.3), and members change one at a
+ * time (§4.1). The tests of members, and of all other refinements, are in `unit/`.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
