@@ -2559,7 +2559,8 @@ export class Storage {
 
 function foundCluster(founder: Founder, random: () => number): Identity {
   const disk = drawId(random);
-  // Servers that were given different lists are different clusters; so are two clusters of one.
+  // The id differs if the cluster's name or founders do. Two clusters of one server each may agree
+  // in both, so their disks tell them apart.
   const members = founder.members.toSorted();
   const digested = JSON.stringify([founder.cluster, members, members.length === 1 ? disk : 0]);
   const id = Bun.CryptoHasher.hash("sha256", digested, "hex").slice(0, 16);
@@ -2575,7 +2576,7 @@ function syncDirectory(directory: string): void {
   fs.closeSync(fd);
 }
 
-/** Makes a data directory durably, unless it has its lock file and so was made before. */
+/** Makes a data directory durably. If it has a lock file, it was made before. */
 function createDirectory(directory: string): void {
   const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const names = fs.readdirSync(directory);
@@ -2599,7 +2600,7 @@ const systemFiles = {
   /**
    * Locks a directory, until the returned function is called or this process ends. Makes the
    * directory if it is missing, with an empty `log.new` in it. The first start renames that to
-   * `log`, so a directory that has neither has lost its log.
+   * `log`, so a directory without either has lost its log.
    */
   lock(directory: string) {
     createDirectory(directory);
@@ -2651,7 +2652,7 @@ const systemFiles = {
 
 type Flags = "r" | "r+" | "w";
 function openFile(fd: number) {
-  let checkAt = 0;
+  let checkAt = performance.now() + 1000;
   const close = () => fs.closeSync(fd);
   return {
     write(bytes: Uint8Array, position: number) {
@@ -2673,10 +2674,10 @@ function openFile(fd: number) {
     },
     /** Adds zeros, so that a sync after a later write has no new length to store. */
     extend: (size: number) => fs.ftruncateSync(fd, size),
-    /** Makes all writes durable. Throws within a second after the file was deleted. */
+    /** Makes all writes durable. Throws from a second after the file was deleted. */
     sync() {
       fs.fdatasyncSync(fd);
-      // Once a second, because to ask so soon after a sync takes half as long as the sync.
+      // Once a second, because fstat so soon after a sync takes half as long as the sync.
       if (performance.now() < checkAt) return;
       checkAt = performance.now() + 1000;
       ensure(
