@@ -3508,7 +3508,11 @@ export class Node {
       this.endpoint,
       [...names],
       timeoutMs,
-      (kind, request) => this.sendRequest(kind, request),
+      (kind, request) => {
+        // Requests of this server to itself need no datagram.
+        if (request.to !== identity.name) return this.endpoint.send(kind, request);
+        this.guard(() => this.onClientMessage({ ...request, calls: this.ownCalls }));
+      },
     );
     this.emit({ type: "recovered", cutBytes, members: this.members });
     for (const peer of servers.slice(1)) void this.endpoint.resolvePeer(peer);
@@ -3640,7 +3644,7 @@ export class Node {
     // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
-    this.requestReadIndex();
+    if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
     }
@@ -3754,17 +3758,17 @@ export class Node {
    * §6.4). One such request is in flight at a time. Reads that arrive later wait for the next one,
    * because an index confirms only reads that came before it was asked for.
    */
-  private requestReadIndex(): void {
-    if (this.isAskingIndex || this.followerReads.length === 0) return;
+  private async requestReadIndex(): Promise<void> {
     const reads = this.followerReads.splice(0);
     this.isAskingIndex = true;
-    this.client.request({ type: "ReadIndex" }).then(
-      (answer) => void this.awaited.push({ index: Number(`${answer}`), reads }),
-      () => reads.forEach((read) => this.redirect(read)),
-    ).finally(() => {
-      this.isAskingIndex = false;
-      this.endpoint.schedule();
-    });
+    try {
+      const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
+      this.awaited.push({ index, reads });
+    } catch {
+      for (const read of reads) this.redirect(read);
+    }
+    this.isAskingIndex = false;
+    this.endpoint.schedule();
   }
 
   /**
@@ -3992,13 +3996,6 @@ export class Node {
     if (to === from) this.client.onAnswer(message);
     else endpoint.send(kindOf(type), message, calls);
   }
-
-  /** Sends a request of this server's own client. One to this server itself needs no datagram. */
-  private sendRequest(kind: Kind, request: ClientMessage): void {
-    const { endpoint, ownCalls: calls } = this;
-    if (request.to !== endpoint.self.name) endpoint.send(kind, request);
-    else this.guard(() => this.onClientMessage({ ...request, calls }));
-  }
 }
 
 // ------------------------------------------ 18 Clients -------------------------------------------
@@ -4080,7 +4077,7 @@ export class Client {
   private sequence = 0;
   /** The server that is asked first: the leader, as far as this client knows. */
   private target: Name;
-  private cancelTimer: (() => void) | undefined;
+  private isTicking = false;
   private closed: keyof typeof CLOSED | undefined;
   /** Replies of servers that gave no answer, for people. */
   private readonly lastReplies = new Map<Name, string>();
@@ -4206,7 +4203,6 @@ export class Client {
   /** Closes the socket, and rejects all pending requests. */
   close(code: keyof typeof CLOSED = "closed"): void {
     this.closed = code;
-    this.cancelTimer?.();
     for (const request of this.pending.values()) this.giveUp(request, CLOSED[code]);
     const error = this.failure("Commands", 0, CLOSED[code]);
     for (const { reject } of this.commands.splice(0)) reject(error);
@@ -4315,7 +4311,7 @@ export class Client {
     this.pending.set(id, operation);
     if (this.closed) this.giveUp(operation, CLOSED[this.closed]);
     else this.ask(operation);
-    this.cancelTimer ??= this.clock.setTimer(TICK_MS, () => this.onTimer());
+    if (!this.isTicking) this.setTimer();
   }
 
   private ask(operation: PendingRequest): void {
@@ -4340,8 +4336,12 @@ export class Client {
       }
     }
     this.endpoint.schedule();
-    const isIdle = this.pending.size === 0;
-    this.cancelTimer = isIdle ? undefined : this.clock.setTimer(TICK_MS, () => this.onTimer());
+    this.setTimer();
+  }
+
+  private setTimer(): void {
+    this.isTicking = this.pending.size > 0;
+    if (this.isTicking) this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
   private giveUp(operation: PendingRequest, why: string): void {

@@ -723,9 +723,9 @@ export const planted: readonly Planted[] = [
     id: "75",
     name: "A follower's read joins the question to the leader that was sent before it came.",
     changes: [["const reads = this.followerReads.splice(0);", ""], [
-      "index: Number(`${answer}`), reads }),",
-      "index: Number(`${answer}`), reads: this.followerReads.splice(0) }),",
-    ], ["() => reads.forEach(", "() => this.followerReads.splice(0).forEach("]],
+      "this.awaited.push({ index, reads });",
+      "this.awaited.push({ index, reads: this.followerReads.splice(0) });",
+    ], ["of reads) this.redirect(read);", "of this.followerReads.splice(0)) this.redirect(read);"]],
     caughtBy: [
       { file: "node", title: "that comes while the leader is being asked waits for another" },
     ],
