@@ -951,7 +951,7 @@ export const planted: readonly Planted[] = [
     id: "97",
     name: "A knock that is lost is not repeated.",
     changes: [["this.probeAt = this.now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
-    caughtBy: [{ file: "ports", title: "is probed, and then once per heartbeat" }],
+    caughtBy: [{ file: "ports", title: "is probed, then once per heartbeat until it is" }],
   },
   {
     id: "98",
@@ -1141,7 +1141,7 @@ export const planted: readonly Planted[] = [
       "isInFlight || (read !== undefined && confirmedRound <= read.round)",
       "isInFlight || confirmedRound < follower.sentRound",
     ]],
-    caughtBy: [{ file: "replication", title: "a heartbeat whose reply nothing waits for" }],
+    caughtBy: [{ file: "replication", title: "a heartbeat is not retransmitted if nothing waits" }],
   },
   {
     id: "121",
@@ -1282,10 +1282,7 @@ export const planted: readonly Planted[] = [
       "if (mode === \"probing\" && next >= nextIndex) return;",
       "",
     ]],
-    caughtBy: [{
-      file: "replication",
-      title: "a refusal that leads back further restarts sending",
-    }],
+    caughtBy: [{ file: "replication", title: "a refusal at an earlier index restarts sending" }],
   },
   {
     id: "140",
@@ -1294,10 +1291,7 @@ export const planted: readonly Planted[] = [
       "follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.",
       "",
     ]],
-    caughtBy: [{
-      file: "replication",
-      title: "a refusal that leads back further restarts sending",
-    }],
+    caughtBy: [{ file: "replication", title: "a refusal at an earlier index restarts sending" }],
   },
   {
     id: "141",
@@ -1308,7 +1302,7 @@ export const planted: readonly Planted[] = [
       "follower.mode",
     ]],
     caughtBy: [
-      { file: "replication", title: "an entry that a path always loses is sent a few times" },
+      { file: "replication", title: "an entry that a path always loses is sent rarely" },
     ],
   },
   {
@@ -1390,7 +1384,7 @@ export const planted: readonly Planted[] = [
     id: "151",
     name: "A server that has just led has received nothing for as long as it led.",
     changes: [["this.heardAt = this.now; // A leader hears", "// A leader hears"]],
-    caughtBy: [{ file: "elections", title: "the silence that a server reports does not include" }],
+    caughtBy: [{ file: "elections", title: "the reported silence does not include the time" }],
   },
   {
     id: "152",
@@ -1568,7 +1562,7 @@ export const planted: readonly Planted[] = [
     id: "169",
     name: "A late reply takes back the round that a follower has confirmed.",
     changes: [["Math.max(follower.confirmedRound, m.round)", "Number(m.round)"]],
-    caughtBy: [{ file: "reads", title: "a late reply to an earlier round revokes nothing" }],
+    caughtBy: [{ file: "reads", title: "a late reply to an earlier round does not revoke a" }],
   },
   // Founding.
   {
@@ -1588,7 +1582,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["(lastLogIndex === 0 && this.hasLooked)", "(lastLogIndex === 0)"],
     ],
-    caughtBy: [{ file: "founding", title: "votes for an empty candidate when it has looked" }],
+    caughtBy: [{ file: "founding", title: "votes for an empty candidate once it has looked" }],
   },
   {
     id: "172",
@@ -1596,7 +1590,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["this.looks > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
     ],
-    caughtBy: [{ file: "founding", title: "after an election timeout of questions, not of time" }],
+    caughtBy: [{ file: "founding", title: "counts a founder as silent after questions for an" }],
   },
   {
     id: "173",
@@ -1604,7 +1598,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["if (founding > 0 || !this.foundings.has(peer)) this", "this"],
     ],
-    caughtBy: [{ file: "founding", title: "whatever was heard before or comes late" }],
+    caughtBy: [{ file: "founding", title: "does not campaign once a founder has shown a log" }],
   },
   {
     id: "174",
@@ -1612,7 +1606,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["    if (this.isForeign(message)) return;\n", ""],
     ],
-    caughtBy: [{ file: "founding", title: "takes nothing of another one" }],
+    caughtBy: [{ file: "founding", title: "once fixed, accepts nothing of another founding" }],
   },
   {
     id: "175",
@@ -1620,7 +1614,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["    if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);\n", ""],
     ],
-    caughtBy: [{ file: "founding", title: "gives way to one of a later term" }],
+    caughtBy: [{ file: "founding", title: "before it is fixed, gives way to a founding of a" }],
   },
   {
     id: "176",
@@ -1639,7 +1633,7 @@ export const planted: readonly Planted[] = [
         "this.commitIndex = this.lastApplied;",
       ],
     ],
-    caughtBy: [{ file: "founding", title: "which then takes nothing of its log" }],
+    caughtBy: [{ file: "founding", title: "found another cluster if that founder is" }],
   },
   {
     id: "178",
@@ -1647,7 +1641,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["this.founding || drawId(this.#random)", "drawId(this.#random)"],
     ],
-    caughtBy: [{ file: "founding", title: "is named by each later list" }],
+    caughtBy: [{ file: "founding", title: "is kept by each later list of members" }],
   },
   {
     id: "179",
@@ -1655,7 +1649,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["type.endsWith(\"Reply\") || founding === 0", "founding === 0"],
     ],
-    caughtBy: [{ file: "founding", title: "is not of another founding" }],
+    caughtBy: [{ file: "founding", title: "an acknowledgement does not count if its sender" }],
   },
   {
     id: "180",

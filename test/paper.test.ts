@@ -119,7 +119,7 @@ function day() {
   return recorded;
 }
 
-test("the bad day was bad, and yet work was done", () => {
+test("the record of the bad day has many terms, commits and refusals", () => {
   expect(day().leaders.size).toBeGreaterThan(5);
   expect(day().committed.length).toBeGreaterThan(50);
   const refusals = only("AppendEntriesReply", day().cluster.sent).filter((m) => !m.success);
@@ -134,7 +134,7 @@ describe("§5.1 Raft basics", () => {
     expect(cluster.elect("c")).toBe(true);
     const index = cluster.propose("c");
     expect(cluster.at("c").commitIndex).toBe(index);
-    cluster.crash("d"); // A third failure is one too many, and no command gets past it.
+    cluster.crash("d"); // A third failure is one too many, so no command is committed.
     expect(cluster.propose("c")).toBe(index + 1);
     cluster.advance(5 * T);
     expect(cluster.at("c").commitIndex).toBe(index);
@@ -158,8 +158,8 @@ describe("§5.1 Raft basics", () => {
   test("but simply respond to requests from leaders and candidates", () => {
     const raft = follower();
     expect(one(step(raft, heartbeat(raft)))).toMatchObject({ type: "AppendEntriesReply", to: "b" });
-    const asked = request(raft, 2, { from: "c" });
-    expect(one(step(raft, asked))).toMatchObject({ type: "RequestVoteReply", to: "c" });
+    const fromCandidate = request(raft, 2, { from: "c" });
+    expect(one(step(raft, fromCandidate))).toMatchObject({ type: "RequestVoteReply", to: "c" });
   });
 
   test("The leader handles all client requests", () => {
@@ -377,8 +377,14 @@ describe("§5.2 Leader election", () => {
     const raft = preCandidate({ members: FIVE, log: [1, 3], term: 5 });
     const sent = grantPreVotes(raft);
     expect(receiversOf(sent)).toEqual(["b", "c", "d", "e"]);
-    const asked = { type: "RequestVote", term: 6, preVote: false, lastLogIndex: 2, lastLogTerm: 3 };
-    for (const message of sent) expect(message).toMatchObject(asked);
+    const expected = {
+      type: "RequestVote",
+      term: 6,
+      preVote: false,
+      lastLogIndex: 2,
+      lastLogTerm: 3,
+    };
+    for (const message of sent) expect(message).toMatchObject(expected);
   });
 
   test("A candidate continues in this state until ... (a) it wins the election", () => {
@@ -413,7 +419,7 @@ describe("§5.2 Leader election", () => {
       const members = [..."abcdefg"].slice(0, size);
       const raft = candidate({ members, term: 5 });
       for (const [i, from] of raft.others.entries()) {
-        const votes = i + 1; // Its own, and those of the i that came before.
+        const votes = i + 1; // Its own vote, and those of the first i servers.
         expect(raft.role.name).toBe(votes > size / 2 ? "Leader" : "Candidate");
         step(raft, voteReply(5, { from }));
       }
@@ -501,7 +507,7 @@ describe("§5.2 Leader election", () => {
   });
 
   const splitVote = () => {
-    const cluster = new Cluster(THREE, { random: () => 0.5 }); // So all time out at once.
+    const cluster = new Cluster(THREE, { random: () => 0.5 }); // So all servers time out together.
     cluster.now = 1.5 * T;
     for (const raft of cluster.up) raft.tick(cluster.now);
     for (const raft of cluster.up) cluster.flush(raft);
@@ -525,11 +531,13 @@ describe("§5.2 Leader election", () => {
 
   test("and initiating another round of RequestVote RPCs", () => {
     const raft = candidate({ term: 5 });
-    const asked = { type: "RequestVote", term: 6 };
-    for (const message of timeOut(raft)) expect(message).toMatchObject({ ...asked, preVote: true });
+    const expected = { type: "RequestVote", term: 6 };
+    for (const message of timeOut(raft)) {
+      expect(message).toMatchObject({ ...expected, preVote: true });
+    }
     const sent = grantPreVotes(raft);
     expect(receiversOf(sent)).toEqual(["b", "c"]);
-    for (const message of sent) expect(message).toMatchObject({ ...asked, preVote: false });
+    for (const message of sent) expect(message).toMatchObject({ ...expected, preVote: false });
   });
 
   test("election timeouts are chosen randomly from a fixed interval", () => {
@@ -552,7 +560,7 @@ describe("§5.2 Leader election", () => {
       expect(cluster.leaders.length).toBe(1);
       terms += cluster.at("a").currentTerm;
     }
-    expect(terms).toBe(100); // With no delays on the way, the first to ask always wins.
+    expect(terms).toBe(100); // Without network delays, the first candidate always wins.
   });
 
   test("and that they are resolved quickly", () => {
@@ -576,7 +584,7 @@ describe("§5.2 Leader election", () => {
     }
     expect(drawn.map(Math.round)).toEqual([1.45 * T, 1.15 * T, 1.3 * T]);
     grantPreVotes(raft);
-    expect(raft.electionDueAt - raft.now).toBe(T); // The election proper draws its own.
+    expect(raft.electionDueAt - raft.now).toBe(T); // The real election draws another timeout.
   });
 
   test("and it waits for that timeout to elapse before starting the next election", () => {
@@ -699,7 +707,8 @@ describe("§5.3 Log replication", () => {
     expect(beats.map((m) => m.leaderCommit)).toEqual([2, 2]);
     propose(raft);
     const sent = only("AppendEntries", turn(raft));
-    expect(sent.map((m) => m.leaderCommit)).toEqual([2]); // Nothing says that c agrees at all.
+    // No reply from c confirms that its log agrees.
+    expect(sent.map((m) => m.leaderCommit)).toEqual([2]);
     expect(one(only("AppendEntries", acknowledge(raft, "c", 2))).leaderCommit).toBe(2);
   });
 
@@ -761,8 +770,8 @@ describe("§5.3 Log replication", () => {
   test("If the follower does not find an entry ..., then it refuses the new entries", () => {
     for (
       const previous of [
-        { prevLogIndex: 4, prevLogTerm: 2 }, // Missing.
-        { prevLogIndex: 3, prevLogTerm: 3 }, // Of another term.
+        { prevLogIndex: 4, prevLogTerm: 2 }, // Missing entries.
+        { prevLogIndex: 3, prevLogTerm: 3 }, // Entries of another term.
         { prevLogIndex: 2, prevLogTerm: 2 },
       ]
     ) {
@@ -906,15 +915,15 @@ describe("§5.3 Log replication", () => {
 
 // -------------------------------------- Figure 7 and 8 ----------------------------------------
 
-/** A leader that was just elected in `term`, with a log, and a follower, "b", with another. */
+/** Returns a newly elected leader of `term` with one log, and a follower "b" with another. */
 function pair(log: number[], followersLog: number[], term: number): [Raft, Raft] {
   const leading = leader({ log, term });
-  leading.tick(leading.now + HEARTBEAT); // The first request, which brought the no-op, was lost.
+  leading.tick(leading.now + HEARTBEAT); // The first request, with the no-op, was lost.
   const following = server({ name: "b", log: followersLog, term: term - 1, now: leading.now });
   return [leading, following];
 }
 
-/** Lets the two talk until there is nothing to say. Returns the number of round trips. */
+/** Exchanges messages until both servers are silent. Returns the number of round trips. */
 function converge(leading: Raft, following: Raft): number {
   let requests = to("b", turn(leading));
   let roundTrips = 0;
@@ -938,7 +947,7 @@ describe("Figure 7: When the leader at the top comes to power, it is possible th
     ] as const,
   )("%s %s", (_case, _sentence, log, roundTrips) => {
     const [leading, following] = pair(top, [...log], 8);
-    // Where entry 10 is missing, one request is refused, and the next one fits.
+    // Where entry 10 is missing, one request is refused, and the next one is accepted.
     expect(converge(leading, following)).toBe(roundTrips);
     expect(termsOf(following)).toEqual([...top, 8]);
     expect(logOf(following)).toEqual(logOf(leading));
@@ -952,7 +961,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
     m.type === "AppendEntries" && m.entries.some((e) => e.term === term);
 
   /** Plays steps (a) to (c). The entries at index 2 and 3 are the no-ops with which terms begin. */
-  const untilC = () => {
+  const playToStepC = () => {
     // An entry is as large as a batch, so that S1 can replicate index 2 without index 3.
     const cluster = new Cluster(S, { log: [1], batchBytes: 1 });
     cluster.lost = (m) => m.type === "AppendEntries" && m.to !== "S2";
@@ -970,7 +979,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
   const logs = (cluster: Cluster) => S.map((name) => termsOf(cluster.at(name)));
 
   test("(b) S5 is elected leader for term 3 with votes from S3, S4, and itself", () => {
-    const cluster = untilC();
+    const cluster = playToStepC();
     const votes = only("RequestVoteReply", cluster.sent).filter((m) => m.to === "S5" && !m.preVote);
     expect(votes.filter((m) => m.voteGranted).map((m) => [m.from, m.term])).toEqual([
       ["S3", 3],
@@ -979,16 +988,17 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
   });
 
   test("(c) the log entry from term 2 [is] on a majority ..., but it is not committed", () => {
-    const cluster = untilC();
+    const cluster = playToStepC();
     expect(logs(cluster)).toEqual([[1, 2, 4], [1, 2], [1, 2], [1], [1, 3]]);
     for (const name of ["S2", "S3"]) {
-      expect(progress(cluster.at("S1"), name).matchIndex).toBe(2); // S1 knows it, and yet waits.
+      // S1 knows that index 2 is on a majority, and still does not commit it.
+      expect(progress(cluster.at("S1"), name).matchIndex).toBe(2);
     }
     for (const raft of cluster.up) expect(raft.commitIndex).toBeLessThan(2);
   });
 
   test("(d) S5 could be elected leader (...) and overwrite the entry", () => {
-    const cluster = untilC();
+    const cluster = playToStepC();
     cluster.crash("S1");
     cluster.restart("S5");
     cluster.lost = () => false;
@@ -1004,7 +1014,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
   });
 
   test("(e) then this entry is committed (S5 cannot win an election)", () => {
-    const cluster = untilC();
+    const cluster = playToStepC();
     cluster.lost = (m) => m.to === "S4";
     cluster.advance(2 * HEARTBEAT);
     expect(logs(cluster)).toEqual([[1, 2, 4], [1, 2, 4], [1, 2, 4], [1], [1, 3]]);
@@ -1019,7 +1029,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
   });
 
   test("At this point all preceding entries in the log are committed as well", () => {
-    const cluster = untilC();
+    const cluster = playToStepC();
     cluster.lost = (m) => m.to === "S4";
     cluster.advance(2 * HEARTBEAT);
     expect(termsOf(cluster.applied.get("S1") ?? [])).toEqual([1, 2, 4]);
@@ -1044,7 +1054,7 @@ describe("§5.4 Safety", () => {
     expect(checked).toBeGreaterThan(100);
   });
 
-  /** The first term whose leader is known to have had the entry committed. */
+  /** The first term whose leader is known to have had the committed entry. */
   const committedIn = (e: Entry) => day().commitTerms.get(e.index) ?? Number.POSITIVE_INFINITY;
 
   test("§5.4.1 the RPC includes information about the candidate's log", () => {
@@ -1385,8 +1395,8 @@ describe("Figure 2: Rules for Servers", () => {
   });
 
   test("All Servers: If RPC ... contains term T > currentTerm: ... convert to follower", () => {
-    for (const bring of [preCandidate, candidate, leader]) {
-      const raft = bring({ term: 5 });
+    for (const advanceTo of [preCandidate, candidate, leader]) {
+      const raft = advanceTo({ term: 5 });
       step(raft, appendReply(7, { success: false }));
       expect(raft).toMatchObject({ currentTerm: 7, role: { name: "Follower" } });
       expect(raft.votedFor).toBeUndefined();
@@ -1397,8 +1407,9 @@ describe("Figure 2: Rules for Servers", () => {
     const raft = server();
     expect(typesOf(step(raft, requestVote(1)))).toEqual(["RequestVoteReply"]);
     expect(typesOf(step(raft, appendEntries(1)))).toEqual(["AppendEntriesReply"]);
-    const strange = requestVote(2, { from: "not a member", id: 77 }); // Heard, if not counted.
-    expect(one(step(raft, strange))).toMatchObject({ to: "not a member", id: 77 });
+    // Its request was read, but not counted.
+    const fromStranger = requestVote(2, { from: "not a member", id: 77 });
+    expect(one(step(raft, fromStranger))).toMatchObject({ to: "not a member", id: 77 });
   });
 
   test("Followers: If election timeout elapses without receiving ...: convert to candidate", () => {
@@ -1416,10 +1427,10 @@ describe("Figure 2: Rules for Servers", () => {
     const sent = grantPreVotes(raft);
     expect(raft).toMatchObject({ currentTerm: 5, votedFor: "a" });
     expect(raft.electionDueAt).toBe(raft.now + 1.25 * T);
-    const asked = { term: 5, preVote: false, lastLogIndex: 1, lastLogTerm: 1 };
+    const expected = { term: 5, preVote: false, lastLogIndex: 1, lastLogTerm: 1 };
     expect(sent).toMatchObject([
-      { to: "b", ...asked },
-      { to: "c", ...asked },
+      { to: "b", ...expected },
+      { to: "c", ...expected },
     ]);
   });
 
@@ -1491,7 +1502,7 @@ describe("Figure 2: Rules for Servers", () => {
 
   test("Leaders: If there exists an N such that N > commitIndex ...: set commitIndex = N", () => {
     const raft = settledLeader({ members: FIVE });
-    for (let i = 0; i < 4; i += 1) propose(raft); // The entries 2 to 5.
+    for (let i = 0; i < 4; i += 1) propose(raft); // Entries 2 to 5.
     turn(raft);
     for (
       const [from, matchIndex, commitIndex] of [
@@ -1638,11 +1649,11 @@ describe("§7 Log compaction", () => {
 
   test("(and the election restriction)", () => {
     const raft = server({ base: { index: 5, term: 3 }, term: 4 });
-    const asked = (lastLogIndex: number, lastLogTerm: number) =>
+    const replyTo = (lastLogIndex: number, lastLogTerm: number) =>
       one(step(raft, requestVote(5, { preVote: true, lastLogIndex, lastLogTerm })));
-    expect(asked(4, 3)).toMatchObject({ voteGranted: false });
-    expect(asked(9, 2)).toMatchObject({ voteGranted: false });
-    expect(asked(5, 3)).toMatchObject({ voteGranted: true });
+    expect(replyTo(4, 3)).toMatchObject({ voteGranted: false });
+    expect(replyTo(9, 2)).toMatchObject({ voteGranted: false });
+    expect(replyTo(5, 3)).toMatchObject({ voteGranted: true });
   });
 
   test("the snapshot also includes the latest configuration (catalogue 33)", () => {
@@ -1720,7 +1731,7 @@ describe("§7 Log compaction", () => {
       expect(installs.length).toBeGreaterThan(10);
       expect(cluster.applied.get("c")).toEqual(cluster.applied.get("a") ?? []);
       expect(cluster.at("c").commitIndex).toBe(cluster.at("a").commitIndex);
-      // And its own later snapshots begin with what was installed.
+      // Later snapshots of its own begin with the installed one.
       for (let i = 0; i < 50; i += 1) cluster.propose("a", `${i}`);
       cluster.advance(T);
       cluster.restart("c");
@@ -1763,7 +1774,8 @@ describe("§7 Log compaction", () => {
       });
       expect(raft.incoming).toBeUndefined();
       expect(termsOf(raft)).toEqual([1, 1, 1, 1, 1, 1, 2]);
-      expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5 }); // It is committed, so applied.
+      // The snapshot is committed, so these entries are applied.
+      expect(raft).toMatchObject({ commitIndex: 5, lastApplied: 5 });
     },
   );
 
@@ -1779,7 +1791,7 @@ describe("§7 Log compaction", () => {
     }
     expect(raft.isSnapshotDue(10 * length)).toBe(true);
     raft.onSnapshot(snapshotOf(raft, raft.lastApplied), 5 * length);
-    expect(raft.isSnapshotDue(0)).toBe(false); // The entries that are kept do not count again.
+    expect(raft.isSnapshotDue(0)).toBe(false); // Entries that were kept do not count again.
   });
 });
 
@@ -1827,11 +1839,11 @@ describe("Figure 13: InstallSnapshot RPC", () => {
       expect(one(step(raft, chunk))).toMatchObject({ success: true, offset: 10 * (i + 1) });
       expect(raft.commitIndex).toBe(0);
     }
-    // An empty chunk is a heartbeat, and asks whether all before it has come.
+    // An empty chunk is a heartbeat: it asks whether all chunks before it have arrived.
     const empty = { data: Buffer.alloc(0) };
-    const asked = (offset: number) => one(step(raft, installSnapshot(2, { offset, ...empty })));
-    expect(asked(30)).toMatchObject({ success: true, offset: 30 });
-    expect(asked(40)).toMatchObject({ success: false, offset: 30 });
+    const replyTo = (offset: number) => one(step(raft, installSnapshot(2, { offset, ...empty })));
+    expect(replyTo(30)).toMatchObject({ success: true, offset: 30 });
+    expect(replyTo(40)).toMatchObject({ success: false, offset: 30 });
   });
 
   test("5. Save snapshot file, discard any existing or partial snapshot with a smaller index", () => {
@@ -1839,7 +1851,7 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     step(raft, installSnapshot(2));
     step(raft, installSnapshot(2, { lastIncludedIndex: 8, size: 20 }));
     expect(raft.incoming).toMatchObject({ index: 8, offset: 10, size: 20 });
-    // One of the old ones was late. No chunk of it may get into the new one (catalogue 35).
+    // A chunk of the old snapshot arrives late. It must not get into the new one (catalogue 35).
     expect(step(raft, installSnapshot(2, { offset: 10 }))).toEqual([]);
     expect(raft.incoming).toMatchObject({ index: 8, offset: 10, size: 20 });
   });
@@ -1848,7 +1860,7 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     const raft = follower({ log: [1, 1], term: 2 });
     for (const chunk of chunks()) step(raft, chunk);
     expect(raft.isInstalling).toBe(true);
-    // Even if others send what it would have had to apply before.
+    // Other servers send entries after the snapshot meanwhile; they wait for the installation.
     const rest = entries([1, 1, 1, 2], 2);
     const all = { prevLogIndex: 2, prevLogTerm: 1, entries: rest, leaderCommit: 6 };
     raft.receive(appendEntries(2, all), raft.now);
@@ -1959,7 +1971,8 @@ describe("§8 Client interaction", () => {
     turn(raft);
     const clash = { success: false, hintIndex: 1, hintTerm: 1, round: roundOf(raft) };
     for (const from of ["b", "c"]) raft.receive(appendReply(2, { ...clash, from }), raft.now);
-    expect(flush(raft).reads).toBe(0); // A majority follows, but nothing of this term is committed.
+    // A majority follows, but no entry of this term is committed.
+    expect(flush(raft).reads).toBe(0);
     const round = roundOf(raft);
     raft.receive(appendReply(2, { from: "b", round, matchIndex: 3 }), raft.now);
     expect(flush(raft)).toMatchObject({ reads: 1 });

@@ -1,7 +1,7 @@
 /**
- * Proves the refinements of elections: pre-votes (thesis §9.6), CheckQuorum (thesis §6.2), what
- * counts as a vote on a network that repeats and delays messages, and the full table of what a
- * server in each role makes of each message.
+ * Tests the refinements of elections: pre-votes (thesis §9.6), CheckQuorum (thesis §6.2), votes on
+ * a network that repeats and delays messages, and the full table of what a server in each role
+ * makes of each message.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Message, Raft } from "../../raft.ts";
@@ -50,7 +50,7 @@ describe("A campaign", () => {
     expect(receiversOf(wait(raft, HEARTBEAT))).toEqual(["b", "d", "e"]);
   });
 
-  test("a pre-vote is refused to a log that is out of date, because its campaign could not win", () => {
+  test("a follower refuses a pre-vote if the candidate's log is out of date", () => {
     const raft = server({ log: [1, 2] });
     const ask = requestVote(3, { preVote: true, lastLogIndex: 5, lastLogTerm: 1 });
     expect(one(step(raft, ask))).toMatchObject({ voteGranted: false, preVote: true });
@@ -125,7 +125,7 @@ describe("every message in every role at a lower, an equal and a higher term", (
 
   const make = (what: string, term: number, raft: Raft): Message => {
     const from = "c";
-    // A pre-vote of a term that is not the next one was granted to an earlier campaign.
+    // A pre-vote for a term other than the next one was granted to an earlier campaign.
     const campaign = raft.campaigns - (term > 5 ? 0 : 1);
     const voteGranted = what.endsWith("yes");
     if (what === "pre-vote?") return request(raft, term, { from, preVote: true });
@@ -136,7 +136,7 @@ describe("every message in every role at a lower, an equal and a higher term", (
     if (what.startsWith("vote:")) return voteReply(term, { from, campaign, voteGranted });
     if (what === "entries fit") return { ...heartbeat(raft), term };
     if (what === "entries clash") return { ...heartbeat(raft), term, prevLogTerm: 2 };
-    if (what === "timeout now") return timeoutNow(term, { from }); // "c" leads no server here.
+    if (what === "timeout now") return timeoutNow(term, { from }); // Here "c" leads no server.
     return appendReply(term, { from, success: what.endsWith("ok") });
   };
   const show = (raft: Raft) => `${raft.role.name[0]}${raft.currentTerm}${raft.votedFor ?? "-"}`;
@@ -149,7 +149,7 @@ describe("every message in every role at a lower, an equal and a higher term", (
   const cells = rows.flatMap(([message = "", ...row]) =>
     row.map((expected, i) => [message, heading[i + 1] ?? "", expected] as const)
   );
-  test("the table is whole", () => {
+  test("the table is whole: every message has a row, and every role a column", () => {
     expect(cells.length).toBe(11 * 3 * 5);
   });
 
@@ -205,7 +205,7 @@ describe("Votes", () => {
     expect(raft.role.name).toBe("Candidate");
   });
 
-  test("a pre-vote does not count as a vote, nor a vote as a pre-vote", () => {
+  test("a pre-vote does not count as a vote, and a vote does not count as a pre-vote", () => {
     const raft = candidate();
     step(raft, voteReply(1, { preVote: true, campaign: raft.campaigns }));
     step(raft, voteReply(2, { preVote: true, campaign: raft.campaigns }));
@@ -215,7 +215,7 @@ describe("Votes", () => {
     expect(asking.role.name).toBe("PreCandidate");
   });
 
-  test("a pre-vote changes nothing at the receiver", () => {
+  test("granting a pre-vote changes neither the voter's term nor its election timer", () => {
     const raft = server({ term: 5 });
     raft.tick(T - 1);
     const { electionDueAt, heardAt } = raft;
@@ -236,14 +236,14 @@ describe("Votes", () => {
     expect(raft).toMatchObject({ currentTerm: 9, role: { name: "Follower" } });
   });
 
-  test("a reply echoes the id and campaign of its request", () => {
+  test("a reply echoes the id, the campaign and the kind of its request", () => {
     const ask = requestVote(6, { from: "c", id: 33, campaign: 44, preVote: true });
     const again = { to: "c", id: 33, campaign: 44, preVote: true };
     expect(one(step(server(), ask))).toMatchObject(again);
     expect(one(step(follower(), ask))).toMatchObject(again);
   });
 
-  test("a vote survives a change of role, and a restart", () => {
+  test("a vote survives a change of role and a restart", () => {
     const raft = candidate({ term: 5 });
     step(raft, appendEntries(5));
     const restarted = server({ term: 5, votedFor: raft.saved.votedFor });
@@ -264,7 +264,7 @@ describe("Votes", () => {
 });
 
 describe("A server that grants a vote", () => {
-  test("gives up its own pre-vote campaign", () => {
+  test("a pre-candidate gives up its own campaign", () => {
     const raft = preCandidate({ term: 5 });
     expect(one(step(raft, request(raft, 5, { from: "c" })))).toMatchObject({ voteGranted: true });
     step(raft, voteReply(6, { from: "b", preVote: true, campaign: raft.campaigns }));
@@ -272,8 +272,8 @@ describe("A server that grants a vote", () => {
     expect(raft.currentTerm).toBe(5);
   });
 
-  test("does not depose the leader that its vote has elected", () => {
-    const voter = preCandidate({ term: 5 }); // "a", which asks for pre-votes in term 6.
+  test("a follower does not depose the leader that its vote has elected", () => {
+    const voter = preCandidate({ term: 5 }); // "a" asks for pre-votes in term 6.
     const leading = candidate({ name: "c", term: 5 });
     step(leading, { ...one(step(voter, request(voter, 5, { from: "c" }), voter.now)), to: "c" });
     expect(leading.role.name).toBe("Leader");
@@ -283,7 +283,7 @@ describe("A server that grants a vote", () => {
     expect(leading.role.name).toBe("Leader");
   });
 
-  test("forgets a silent leader, and may vote again in the next term", () => {
+  test("a follower forgets a silent leader, and may vote again in the next term", () => {
     const raft = follower({ term: 5, members: FIVE, random: () => 0.9 }, "b");
     raft.receive(request(raft, 5, { from: "c" }), T);
     expect(one(turn(raft))).toMatchObject({ voteGranted: true, term: 5 });
@@ -294,7 +294,7 @@ describe("A server that grants a vote", () => {
 });
 
 describe("A server that hears a leader does not help to depose it", () => {
-  test("PreVote: a server that was partitioned does not disrupt when it returns (thesis §9.6)", () => {
+  test("PreVote: a partitioned server that returns does not depose the leader (thesis §9.6)", () => {
     const cluster = new Cluster(FIVE);
     cluster.elect("a");
     cluster.lost = (m) => m.to === "e" || m.from === "e";
@@ -307,7 +307,7 @@ describe("A server that hears a leader does not help to depose it", () => {
     expect(cluster.at("e").leader).toBe("a");
   });
 
-  test("PreVote: a server that hears only the other followers does not disrupt either", () => {
+  test("PreVote: a server that hears only the other followers does not depose the leader", () => {
     const cluster = new Cluster(FIVE);
     cluster.elect("a");
     cluster.lost = (m) => m.from === "a" && m.to === "e";
@@ -338,7 +338,7 @@ describe("A server that hears a leader does not help to depose it", () => {
     const raft = settledLeader({ members: FIVE });
     const since = raft.now;
     raft.tick(since + T - 1);
-    acknowledge(raft, "b"); // One of four: with itself that is two of five.
+    acknowledge(raft, "b"); // One of the four others: with the leader itself, two of five.
     expect(raft.role.name).toBe("Leader");
     raft.tick(since + T);
     expect(raft.role).toEqual({ name: "Follower", leader: undefined });
@@ -346,7 +346,7 @@ describe("A server that hears a leader does not help to depose it", () => {
     expect(turn(raft)).toEqual([]);
   });
 
-  test("CheckQuorum: a leader that hears a majority does not", () => {
+  test("CheckQuorum: a leader that hears a majority stays leader", () => {
     const raft = settledLeader({ members: FIVE });
     for (let i = 0; i < 100; i += 1) {
       wait(raft, HEARTBEAT);
@@ -367,8 +367,8 @@ describe("A server that hears a leader does not help to depose it", () => {
     expect(leading.currentTerm).toBeGreaterThan(1);
   });
 
-  test("a stale AppendEntries is answered with the higher term; otherwise no leader could be elected", () => {
-    // "c" is ahead in term, so it takes no entries; no server that hears the leader would vote for it.
+  test("a stale AppendEntries is answered with the higher term, so that a leader can win again", () => {
+    // "c" is ahead in term and refuses entries, but no server that hears the leader votes for it.
     const cluster = new Cluster(THREE);
     cluster.elect("a");
     cluster.at("c").receive(appendEntries(7, { from: "b", to: "c" }), cluster.now);
@@ -421,9 +421,10 @@ describe("The election timer", () => {
     expect(raft.electionDueAt).toBe(1.25 * T);
   });
 
-  test("tells when a server wants to be woken", () => {
+  test("sets the time at which a server must be woken", () => {
     expect(server().wakeAt).toBe(1.25 * T);
-    expect(follower({ now: 7 }).wakeAt).toBe(7 + 1.25 * HEARTBEAT); // To knock at a late leader.
+    // To probe the port of a late leader.
+    expect(follower({ now: 7 }).wakeAt).toBe(7 + 1.25 * HEARTBEAT);
     const asking = preCandidate();
     expect(asking.wakeAt).toBe(asking.now + HEARTBEAT);
     const leading = settledLeader();
@@ -450,7 +451,7 @@ describe("A single server", () => {
     expect(termsOf(flush(raft).applied)).toEqual([1, 3, 4]);
   });
 
-  test("opens a new term on every start", () => {
+  test("begins a new term on every start", () => {
     const cluster = new Cluster(["a"]);
     for (const term of [1, 2, 3]) {
       cluster.advance(1);
@@ -460,7 +461,7 @@ describe("A single server", () => {
     }
   });
 
-  test("commits, and answers reads, as soon as it has saved", () => {
+  test("commits and answers reads as soon as it has saved", () => {
     const cluster = new Cluster(["a"]);
     cluster.advance(1);
     const raft = cluster.at("a");
@@ -475,7 +476,7 @@ describe("A single server", () => {
   });
 });
 
-test("a server tells the story of its election", () => {
+test("the events of an election tell its course, from the silent leader to the first commit", () => {
   const raft = follower({ now: 100 });
   timeOut(raft);
   grantPreVotes(raft);
@@ -494,7 +495,7 @@ test("a server tells the story of its election", () => {
   ]);
 });
 
-test("the silence that a server reports does not include the time when it led", () => {
+test("the reported silence does not include the time when the server led", () => {
   const raft = settledLeader();
   for (let waited = 0; waited < 10 * T; waited += T / 2) {
     wait(raft, T / 2);

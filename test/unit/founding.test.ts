@@ -1,6 +1,6 @@
 /**
- * A cluster is founded once (section 11): first the rules of the algorithm alone, then
- * servers that lose their disks while others can be reached, or can't.
+ * Tests that a cluster is founded once: first the rules of the algorithm alone, then servers that
+ * lose their disks while the other founders are reachable or not.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { KeyValues, type Message, type Name, type Raft } from "../../raft.ts";
@@ -34,29 +34,29 @@ import { open } from "../support/wire.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** A message as the wire delivers it: with the disk and the founding of its sender. */
-const shown = <M extends Message>(message: M, founding = 0, disk = 9): M => ({
+/** Returns a message as the wire delivers it: with its sender's disk and founding. */
+const fromDisk = <M extends Message>(message: M, founding = 0, disk = 9): M => ({
   ...message,
   founding,
   disk,
 });
-const empty = (from: Name) => shown(voteReply(0, { from, voteGranted: false, campaign: 0 }));
-const alone = () => server({ isAlone: true, disk: 1 });
+const empty = (from: Name) => fromDisk(voteReply(0, { from, voteGranted: false, campaign: 0 }));
+const emptyFounder = () => server({ isAlone: true, disk: 1 });
 /** The founding entry, as a leader of this founding sends it in its first term. */
 const first = (founding: number, term = 1) => membersEntry(1, term, configuration(THREE), founding);
 
-/** A follower of `b` in term 1 that has the founding entry, and knows whether it is committed. */
+/** Returns a follower of `b` in term 1 that has the founding entry, committed or not. */
 function founded(isCommitted: boolean): Raft {
   const raft = server();
   const leaderCommit = isCommitted ? 1 : 0;
-  step(raft, shown(appendEntries(1, { entries: [first(5)], leaderCommit }), 5));
+  step(raft, fromDisk(appendEntries(1, { entries: [first(5)], leaderCommit }), 5));
   expect([raft.founding, raft.commitIndex]).toEqual([5, leaderCommit]);
   return raft;
 }
 
 describe("an empty founder", () => {
-  test("asks the others from its start on, and campaigns when all have shown empty logs", () => {
-    const raft = alone();
+  test("asks the other founders from its start on, and campaigns when all have shown empty logs", () => {
+    const raft = emptyFounder();
     const asked = only("RequestVote", turn(raft));
     expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
     step(raft, empty("b"));
@@ -67,10 +67,10 @@ describe("an empty founder", () => {
     expect(raft.role.name).toBe("PreCandidate");
   });
 
-  test("takes a founder for silent after an election timeout of questions, not of time", () => {
-    const raft = alone();
+  test("counts a founder as silent after questions for an election timeout, not after mere time", () => {
+    const raft = emptyFounder();
     turn(raft);
-    wait(raft, 10 * T); // A pause: one question was asked before it.
+    wait(raft, 10 * T); // Time passed, but only one question was asked.
     expect(raft.role.name).toBe("Follower");
     for (let ms = 0; ms <= T; ms += HEARTBEAT) {
       expect(only("RequestVote", wait(raft, HEARTBEAT))).toHaveLength(2);
@@ -79,62 +79,63 @@ describe("an empty founder", () => {
     expect(raft.role.name).toBe("PreCandidate");
   });
 
-  test("votes for an empty candidate when it has looked itself, and not before", () => {
-    const raft = alone();
-    const ask = () => only("RequestVoteReply", step(raft, shown(requestVote(1))));
-    expect(one(ask())).toMatchObject({ voteGranted: false });
+  test("votes for an empty candidate once it has looked for a log itself", () => {
+    const raft = emptyFounder();
+    const requestVotes = () => only("RequestVoteReply", step(raft, fromDisk(requestVote(1))));
+    expect(one(requestVotes())).toMatchObject({ voteGranted: false });
     step(raft, empty("c"));
-    expect(one(ask())).toMatchObject({ voteGranted: true });
+    expect(one(requestVotes())).toMatchObject({ voteGranted: true });
   });
 
-  test("waits for a log that was shown to it, whatever was heard before or comes late", () => {
-    const raft = alone();
+  test("does not campaign once a founder has shown a log, whatever it heard before or hears late", () => {
+    const raft = emptyFounder();
     for (const from of ["b", "c"]) step(raft, empty(from));
-    step(raft, shown(voteReply(7, { from: "c", voteGranted: false }), 5));
-    step(raft, empty("c")); // It was sent earlier, by the same disk.
+    step(raft, fromDisk(voteReply(7, { from: "c", voteGranted: false }), 5));
+    step(raft, empty("c")); // This reply was sent earlier, by the same disk.
     for (let i = 0; i < 30; i += 1) timeOut(raft);
     expect(raft.role.name).toBe("Follower");
-    const [reply] = only("RequestVoteReply", step(raft, shown(requestVote(8))));
+    const [reply] = only("RequestVoteReply", step(raft, fromDisk(requestVote(8))));
     expect(reply).toMatchObject({ voteGranted: false });
-    step(raft, shown(voteReply(7, { from: "c", voteGranted: false }), 0, 10)); // That disk is lost.
+    // The disk with the log is lost.
+    step(raft, fromDisk(voteReply(7, { from: "c", voteGranted: false }), 0, 10));
     timeOut(raft);
     expect(raft.role.name).toBe("PreCandidate");
   });
 
-  test("that campaigns gives up when a log is shown to it", () => {
+  test("gives up its campaign when a founder shows it a log", () => {
     const raft = candidate();
-    step(raft, shown(voteReply(1, { from: "c" }), 5));
+    step(raft, fromDisk(voteReply(1, { from: "c" }), 5));
     expect([raft.role.name, raft.log.lastIndex]).toEqual(["Candidate", 0]);
   });
 
-  test("draws the founding when it is elected", () => {
+  test("draws a founding at random when it is elected", () => {
     const [raft, other] = [candidate({ random: () => 0.25 }), candidate({ random: () => 0.75 })];
-    for (const each of [raft, other]) step(each, shown(voteReply(1, { from: "b" })));
+    for (const elected of [raft, other]) step(elected, fromDisk(voteReply(1, { from: "b" })));
     expect(raft.founding).toBeGreaterThan(0);
     expect(other.founding).not.toBe(raft.founding);
   });
 });
 
 describe("a founding", () => {
-  test("is named by each later list of members, too", () => {
+  test("is kept by each later list of members", () => {
     let chance = 0.1;
     const raft = candidate({ random: () => chance += 0.01 });
-    step(raft, shown(voteReply(1, { from: "b" })));
+    step(raft, fromDisk(voteReply(1, { from: "b" })));
     const { founding } = raft;
-    step(raft, shown(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
+    step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
     expect(raft.founding).toBe(founding);
   });
 
-  test("is fixed by the first commit index, which is saved at once", () => {
+  test("is fixed by the first commit index, which is saved immediately", () => {
     const raft = founded(false);
     raft.receive(
-      shown(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }), 5),
+      fromDisk(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1, leaderCommit: 1 }), 5),
       1,
     );
     expect(flush(raft).saved).toMatchObject({ commitIndex: 1, entries: [] });
     raft.receive(
-      shown(
+      fromDisk(
         appendEntries(1, {
           prevLogIndex: 1,
           prevLogTerm: 1,
@@ -145,10 +146,11 @@ describe("a founding", () => {
       ),
       2,
     );
-    expect(flush(raft).saved).toMatchObject({ commitIndex: 2 }); // As it is known by then.
+    // The commit index as the follower knows it by then.
+    expect(flush(raft).saved).toMatchObject({ commitIndex: 2 });
   });
 
-  test("that is fixed takes nothing of another one, in any term, at any index", () => {
+  test("once fixed, accepts nothing of another founding, in any term, at any index", () => {
     const others: Message[] = [
       requestVote(9, { lastLogIndex: 9, lastLogTerm: 9 }),
       appendEntries(9, { entries: [first(6, 9)] }),
@@ -160,7 +162,7 @@ describe("a founding", () => {
     for (const message of others) {
       const raft = founded(true);
       for (let i = 0; i < 2; i += 1) {
-        expect(step(raft, shown({ ...message, from: "c" }, 6))).toEqual([]);
+        expect(step(raft, fromDisk({ ...message, from: "c" }, 6))).toEqual([]);
       }
       const { currentTerm, founding, leader, log: { lastIndex } } = raft;
       expect([currentTerm, founding, leader, lastIndex]).toEqual([1, 5, "b", 1]);
@@ -169,13 +171,13 @@ describe("a founding", () => {
     }
   });
 
-  test("that is not fixed gives way to one of a later term, from its first entry on", () => {
+  test("before it is fixed, gives way to a founding of a later term, from its first entry on", () => {
     const raft = founded(false);
     const later = (prevLogIndex: number, list = entries([2], prevLogIndex)) =>
       one(
         step(
           raft,
-          shown(
+          fromDisk(
             appendEntries(2, {
               from: "c",
               prevLogIndex,
@@ -186,20 +188,20 @@ describe("a founding", () => {
           ),
         ),
       );
-    // An entry of the same index and term is another one there.
+    // Under the other founding, an entry of the same index and term is a different entry.
     expect(later(1)).toMatchObject({ success: false, hintIndex: 0 });
     expect(later(0, [first(6)])).toMatchObject({ success: true, matchIndex: 1 });
     expect([raft.founding, raft.log.lastIndex]).toEqual([6, 1]);
   });
 
-  test("that is not fixed keeps the leader that it follows against one of the same term", () => {
+  test("before it is fixed, keeps its leader against another founding of the same term", () => {
     const raft = founded(false);
-    const other = shown(appendEntries(1, { from: "c", entries: [first(6)] }), 6);
+    const other = fromDisk(appendEntries(1, { from: "c", entries: [first(6)] }), 6);
     expect(step(raft, other)).toEqual([]);
     expect([raft.founding, raft.leader]).toEqual([5, "b"]);
   });
 
-  test("of a leader that died with its entry on one other server is taken over by that one", () => {
+  test("outlives its leader's crash if its entry has reached another server", () => {
     const world = new World();
     const { simulation } = world;
     const blocked = new Set<string>();
@@ -216,27 +218,27 @@ describe("a founding", () => {
       return [{ afterMs: 1 }];
     };
     world.found();
-    const gone = world.leader() ?? "";
-    const [heir = ""] = blocked;
-    world.until(() => world.at(heir).status().lastIndex > 0);
-    const { founding, commitIndex } = world.at(heir).status();
+    const crashed = world.leader() ?? "";
+    const [successor = ""] = blocked;
+    world.until(() => world.at(successor).status().lastIndex > 0);
+    const { founding, commitIndex } = world.at(successor).status();
     expect(commitIndex).toBe(0);
-    world.kill(gone);
+    world.kill(crashed);
     simulation.route = () => [{ afterMs: 1 }];
-    world.until(() => world.leader() === heir);
+    world.until(() => world.leader() === successor);
     world.until(() => [...world.nodes.values()].every((n) => n.status().commitIndex > 1));
     for (const node of world.nodes.values()) expect(node.status().founding).toBe(founding);
   });
 
-  test("of a leader that died with its entry on no other server gives way to the others'", () => {
+  test("ends with its leader's crash if its entry has reached no other server", () => {
     const world = new World();
     const { simulation } = world;
     simulation.route = ({ bytes: sealed }) =>
       open(sealed).types.includes("AppendEntries") ? [] : [{ afterMs: 1 }];
     world.found();
-    const gone = world.leader() ?? "";
-    const old = world.at(gone).status().founding;
-    world.kill(gone);
+    const crashed = world.leader() ?? "";
+    const old = world.at(crashed).status().founding;
+    world.kill(crashed);
     simulation.route = () => [{ afterMs: 1 }];
     world.until(() => world.leader() !== undefined);
     simulation.settle(
@@ -244,15 +246,15 @@ describe("a founding", () => {
     );
     const { founding, lastIndex } = world.at(world.leader() ?? "").status();
     expect(founding).not.toBe(old);
-    const back = world.start(gone, THREE.filter((name) => name !== gone));
+    const back = world.start(crashed, THREE.filter((name) => name !== crashed));
     expect(back.status().founding).toBe(old);
     world.until(() => back.status().founding === founding && back.status().lastIndex >= lastIndex);
   });
 });
 
 describe("servers that lose their disks", () => {
-  /** Three servers, of which `b` and `c` start again with empty disks. */
-  function twoLost(isReachable: boolean): World {
+  /** Returns three servers, of which `b` and `c` start again with empty disks. */
+  function loseTwoDisks(isReachable: boolean): World {
     const world = new World().found();
     const { simulation } = world;
     for (let i = 0; i < 5; i += 1) {
@@ -273,8 +275,8 @@ describe("servers that lose their disks", () => {
   }
   const last = (world: World, name: Name) => world.at(name).status().lastIndex;
 
-  test("do not found the cluster again while another one shows its log", () => {
-    const world = twoLost(true);
+  test("do not found the cluster again while a reachable founder shows its log", () => {
+    const world = loseTwoDisks(true);
     const before = last(world, "a");
     world.simulation.run(60_000);
     expect(world.leader()).toBeUndefined();
@@ -287,8 +289,8 @@ describe("servers that lose their disks", () => {
     expect(a.peers).toMatchObject([{ isNamed: false }, { isNamed: false }]);
   });
 
-  test("found another cluster if it can't be reached, which then takes nothing of its log", () => {
-    const world = twoLost(false);
+  test("found another cluster if that founder is unreachable, which then refuses its log", () => {
+    const world = loseTwoDisks(false);
     const { simulation } = world;
     world.until(() => ["b", "c"].includes(world.leader() ?? ""));
     const other = world.leader() ?? "";
@@ -307,7 +309,7 @@ describe("servers that lose their disks", () => {
       world.kill("a");
       world.start("a", ["b", "c"]);
     }
-    // With an empty disk it joins them.
+    // With an empty disk, `a` joins the new cluster.
     world.kill("a");
     simulation.machine("a").disk.wipe();
     world.start("a", ["b", "c"]);
@@ -315,9 +317,9 @@ describe("servers that lose their disks", () => {
   });
 });
 
-test("an acknowledgement of entries is not of another founding, whatever its sender has by now", () => {
+test("an acknowledgement does not count if its sender has another founding by now", () => {
   const raft = candidate();
-  step(raft, shown(voteReply(1, { from: "b" })));
-  step(raft, shown(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), 77));
+  step(raft, fromDisk(voteReply(1, { from: "b" })));
+  step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), 77));
   expect(raft.commitIndex).toBe(1);
 });

@@ -1,4 +1,4 @@
-/** Proves that a server stops at the first sign that an invariant of the paper is broken. */
+/** Tests that a server stops at the first sign that an invariant of the paper is broken. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   appendEntries,

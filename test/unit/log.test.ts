@@ -1,4 +1,4 @@
-/** Proves that the log does what a plain list of entries does, in random histories. */
+/** Tests that the log does what a plain list of entries does, in random histories. */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { type Entry, Log } from "../../raft.ts";
 import { entry } from "../support/core.ts";
@@ -7,7 +7,7 @@ import { PATIENCE_MS } from "../support/thorough.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-test("the log answers as a plain list does after appends, truncations and compactions", () => {
+test("after appends, truncations and compactions, the log answers as a plain list does", () => {
   for (let seed = 1; seed <= 30; seed += 1) {
     const random = randomFrom(seed);
     const draw = (n: number) => Math.floor(random() * n);

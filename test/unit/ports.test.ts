@@ -1,6 +1,6 @@
 /**
- * Proves that a leader that crashed or restarted is replaced early: its followers find its port
- * closed, or hear of its restart, and campaign without waiting for an election timeout.
+ * Tests that a leader that crashed or restarted is replaced early: its followers find its port
+ * closed, or learn of its restart, and campaign before the election timeout.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Name, Raft } from "../../raft.ts";
@@ -41,14 +41,14 @@ describe("A leader that is late", () => {
     return turn(raft);
   };
   /** Returns a follower that has given up its leader after two refusals. */
-  const bereft = (options: Parameters<typeof follower>[0] = {}) => {
+  const leaderless = (options: Parameters<typeof follower>[0] = {}) => {
     const raft = doubting("b", options);
     refuse(raft, 1);
     refuse(raft, 5);
     return raft;
   };
 
-  test("is probed, and then once per heartbeat until it is heard", () => {
+  test("is probed, then once per heartbeat until it is heard again", () => {
     const raft = follower();
     wait(raft, LATE - 1);
     expect(raft.portProbes).toEqual([]);
@@ -65,8 +65,8 @@ describe("A leader that is late", () => {
     expect(raft.portProbes).toEqual([]);
   });
 
-  test("is the only server that is probed, and only by its followers", () => {
-    const idle = [server(), bereft(), preCandidate(), candidate(), settledLeader()];
+  test("is probed only by its followers, which probe no other server", () => {
+    const idle = [server(), leaderless(), preCandidate(), candidate(), settledLeader()];
     for (const raft of idle) {
       raft.portProbes = [];
       wait(raft, LATE);
@@ -87,25 +87,26 @@ describe("A leader that is late", () => {
 
   test("is given up after a second refusal: the follower campaigns after a short random wait", () => {
     for (const chance of [0, 0.5, 0.999]) {
-      const raft = bereft({ random: () => chance });
+      const raft = leaderless({ random: () => chance });
       expect(raft.role).toEqual({ name: "Follower", leader: undefined });
       expect(raft.hearsLeader()).toBe(false);
       const waitMs = raft.electionDueAt - raft.now;
       expect(waitMs).toBeCloseTo(chance * HEARTBEAT / 2, 9);
-      const asked = only("RequestVote", timeOut(raft));
-      expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+      const requests = only("RequestVote", timeOut(raft));
+      expect(requests.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
       expect(raft.currentTerm).toBe(1);
     }
   });
 
-  test("is given up, and an earlier candidate gets the follower's vote", () => {
-    const raft = bereft();
+  test("is given up, and its follower votes for another candidate that asks first", () => {
+    const raft = leaderless();
     const vote = { from: "c", lastLogIndex: 9, lastLogTerm: 1 };
     const [pre] = step(raft, requestVote(2, { ...vote, preVote: true }));
     expect(pre).toMatchObject({ voteGranted: true });
     const [real] = step(raft, requestVote(2, vote));
     expect(real).toMatchObject({ voteGranted: true });
-    expect(raft.electionDueAt).toBe(raft.now + 1.25 * T); // It waits for that one as for any.
+    // The follower waits for that candidate as for any.
+    expect(raft.electionDueAt).toBe(raft.now + 1.25 * T);
   });
 
   test("is not given up for refusals by another server, too early, or too close together", () => {
@@ -135,16 +136,16 @@ describe("A leader that is late", () => {
     }
   });
 
-  test("is given up by followers only", () => {
-    for (const raft of [server(), preCandidate(), candidate(), settledLeader(), bereft()]) {
+  test("is given up only by its followers", () => {
+    for (const raft of [server(), preCandidate(), candidate(), settledLeader(), leaderless()]) {
       const { role, electionDueAt } = raft;
       for (const ms of [LATE, 5, 5]) refuse(raft, ms, raft.leader ?? "b");
       expect(raft).toMatchObject({ role, electionDueAt });
     }
   });
 
-  test("is followed again, as patiently as before, once it is heard", () => {
-    const raft = bereft();
+  test("is followed as patiently as before once it is heard again", () => {
+    const raft = leaderless();
     step(raft, appendEntries(1, { prevLogIndex: 0 }));
     expect(raft).toMatchObject({ leader: "b", electionDueAt: raft.now + 1.25 * T });
     expect(raft.hearsLeader()).toBe(true);
@@ -153,12 +154,12 @@ describe("A leader that is late", () => {
   });
 
   test("is replaced by campaigns that are retried quickly, then back off", () => {
-    const raft = bereft();
+    const raft = leaderless();
     const goneAt = raft.now;
     const patience: number[] = [];
     const asking: number[] = [];
     for (let woken = 0; raft.now < goneAt + 3 * T; woken += 1) {
-      expect(woken).toBeLessThan(100); // It does not storm.
+      expect(woken).toBeLessThan(100); // The retries do not flood the network.
       const { campaigns } = raft;
       raft.tick(raft.wakeAt);
       if (only("RequestVote", turn(raft)).length > 0) asking.push(raft.now - goneAt);
@@ -168,10 +169,10 @@ describe("A leader that is late", () => {
     expect(isFaster).toBe(true);
     expect(patience[0]).toBe(1.25 * HEARTBEAT);
     expect(patience.at(-1)).toBe(1.25 * T);
-    const gaps = asking.map((at, i) => at - (asking[i - 1] ?? at)).slice(1);
-    expect(Math.min(...gaps)).toBeGreaterThanOrEqual(HEARTBEAT / 4);
-    expect(gaps[0]).toBe(HEARTBEAT / 4);
-    expect(gaps.at(-1)).toBe(HEARTBEAT);
+    const intervals = asking.map((at, i) => at - (asking[i - 1] ?? at)).slice(1);
+    expect(Math.min(...intervals)).toBeGreaterThanOrEqual(HEARTBEAT / 4);
+    expect(intervals[0]).toBe(HEARTBEAT / 4);
+    expect(intervals.at(-1)).toBe(HEARTBEAT);
   });
 
   test("costs no election if a minority sees forged refusals, and one if a majority does", () => {
@@ -181,12 +182,12 @@ describe("A leader that is late", () => {
       cluster.advance(10 * HEARTBEAT);
       const index = cluster.propose("a");
       const { currentTerm } = cluster.at("a");
-      cluster.lost = ({ from }) => from === "a"; // So that it is late.
+      cluster.lost = ({ from }) => from === "a"; // So that the leader is late.
       cluster.advance(1.3 * HEARTBEAT);
       for (const afterMs of [1, 6]) {
         for (const name of deceived) cluster.at(name).onPortClosed("a", cluster.now + afterMs);
       }
-      cluster.advance(HEARTBEAT / 2); // Or its next word would end the doubt at once.
+      cluster.advance(HEARTBEAT / 2); // Otherwise the leader's next message would end the doubt.
       cluster.lost = () => false;
       cluster.advance(10 * T);
       const [leading] = cluster.leaders;
@@ -208,12 +209,12 @@ describe("A leader that has restarted", () => {
       expect(raft.role).toEqual({ name: "Follower", leader: undefined });
       expect(raft.hearsLeader()).toBe(false);
       expect(raft.electionDueAt - raft.now).toBeCloseTo(chance * HEARTBEAT / 2, 9);
-      const asked = only("RequestVote", timeOut(raft));
-      expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+      const requests = only("RequestVote", timeOut(raft));
+      expect(requests.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
     }
   });
 
-  test("is told from other servers, whose restarts change nothing", () => {
+  test("is told apart from other servers, whose restarts change nothing", () => {
     for (const raft of [server(), follower(), preCandidate(), candidate(), settledLeader()]) {
       const { role, electionDueAt, wakeAt } = raft;
       raft.onRestarted("c", raft.now);

@@ -1,4 +1,7 @@
-/** Proves that reads are linearizable by ReadIndex: one round of heartbeats, no entry (thesis §6.4). */
+/**
+ * Tests that reads are linearizable by ReadIndex: one round of heartbeats and no log entry (thesis
+ * §6.4).
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Name, Raft } from "../../raft.ts";
 import {
@@ -28,7 +31,7 @@ describe("ReadIndex (thesis §6.4)", () => {
   const ask = (raft: Raft) => {
     if (!raft.read()) throw new Error("only a leader reads");
   };
-  /** A follower confirms a round, in a turn whose answers we want. */
+  /** Confirms a round, and returns how many reads are answered. */
   const confirm = (raft: Raft, round: number, rest: { from?: Name; success?: boolean } = {}) => {
     const { lastIndex } = raft.log;
     const how = rest.success === false ? { hintIndex: lastIndex } : { matchIndex: lastIndex };
@@ -38,7 +41,8 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("an acknowledgement of an earlier round does not confirm a read", () => {
     const raft = settledLeader();
-    wait(raft, HEARTBEAT); // This round left before the read, so it proves nothing about later.
+    // This round left before the read, so it does not prove that the leader led when the read came.
+    wait(raft, HEARTBEAT);
     const earlier = roundOf(raft);
     ask(raft);
     turn(raft);
@@ -57,7 +61,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, round)).toBe(1);
   });
 
-  test("a request of an earlier term confirms nothing, although it is answered in this one", () => {
+  test("a request of an earlier term confirms nothing, even if it is answered in this term", () => {
     const raft = settledLeader({ log: [1], term: 5 });
     ask(raft);
     turn(raft);
@@ -73,7 +77,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, roundOf(raft))).toBe(1);
   });
 
-  test("a refusal of our term confirms a read, too, because a follower sent it", () => {
+  test("a refusal of our term confirms a read, because a follower sent it", () => {
     const raft = settledLeader();
     ask(raft);
     turn(raft);
@@ -121,7 +125,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, roundOf(raft))).toBe(1);
   });
 
-  test("a late reply to an earlier round revokes nothing that a follower has confirmed", () => {
+  test("a late reply to an earlier round does not revoke a follower's confirmation", () => {
     const raft = settledLeader({ members: FIVE });
     const early = roundOf(raft);
     ask(raft);
@@ -131,7 +135,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, roundOf(raft), { from: "c" })).toBe(1);
   });
 
-  test("a lost round is sent again within a heartbeat", () => {
+  test("a lost round is retransmitted within a heartbeat", () => {
     const raft = settledLeader();
     ask(raft);
     turn(raft);
@@ -139,7 +143,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     expect(confirm(raft, roundOf(raft))).toBe(1);
   });
 
-  test("a read is dropped when the leader steps down, and not answered in a later term", () => {
+  test("a read is dropped when the leader steps down, and is not answered in a later term", () => {
     const raft = settledLeader();
     ask(raft);
     turn(raft);

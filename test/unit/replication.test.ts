@@ -1,5 +1,5 @@
 /**
- * Proves that replication is fast and bounded on a network that loses messages: the window of bytes
+ * Tests that replication is fast and bounded on a network that loses messages: the window of bytes
  * in flight, retransmission, and the order of sending and saving (thesis §10.2.1).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -38,13 +38,13 @@ import { PATIENCE_MS } from "../support/thorough.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 describe("Retransmission", () => {
-  test("a follower that has answered, or is silent, is sent one heartbeat per interval", () => {
+  test("a follower that acknowledged, or is silent, is sent one heartbeat per interval", () => {
     const leading = settledLeader();
     propose(leading);
     turn(leading);
     acknowledge(leading, "b");
-    const asked = (ms: number) => receiversOf(wait(leading, ms));
-    const quarters = Array.from({ length: 12 }, () => asked(HEARTBEAT / 4));
+    const receiversAfter = (ms: number) => receiversOf(wait(leading, ms));
+    const quarters = Array.from({ length: 12 }, () => receiversAfter(HEARTBEAT / 4));
     const both = ["b", "c"];
     const onlyC = Array.from({ length: 4 }, () => ["c"]);
     expect(quarters).toEqual([
@@ -61,7 +61,7 @@ describe("Retransmission", () => {
     ]);
   });
 
-  test("a heartbeat whose reply nothing waits for is not retransmitted", () => {
+  test("a heartbeat is not retransmitted if nothing waits for its reply", () => {
     const leading = settledLeader();
     expect(receiversOf(wait(leading, HEARTBEAT))).toEqual(["b", "c"]);
     expect(wait(leading, HEARTBEAT - 1)).toEqual([]);
@@ -81,7 +81,7 @@ describe("Retransmission", () => {
       raft.receive(appendReply(1, { from, matchIndex: index, round: roundOf(raft) }), raft.now);
     }
     expect(raft.commitIndex).toBe(index);
-    const { saved, applied } = flush(raft); // It has nothing to apply, so it saves.
+    const { saved, applied } = flush(raft); // A turn with nothing to apply saves.
     expect(saved?.entries).toEqual([raft.log.at(index)]);
     expect(applied.map((e) => e.index)).toEqual([index]);
   });
@@ -121,11 +121,11 @@ describe("The window to a follower", () => {
     expect(sizes(only("AppendEntries", acknowledge(raft, "b", 4)))).toEqual([3, 3, 3]);
   });
 
-  test("heartbeats do not queue behind data: a full window does not stop them", () => {
+  test("a full window does not stop heartbeats", () => {
     const raft = settledLeader(small);
     fill(raft, 100);
     const beat = one(only("AppendEntries", to("b", wait(raft, HEARTBEAT))));
-    // It names the last entry in flight, so a follower that missed an entry refuses it.
+    // The heartbeat names the last entry in flight, so a follower that missed an entry refuses it.
     expect(beat).toMatchObject({ prevLogIndex: 10, entries: [] });
   });
 
@@ -160,7 +160,7 @@ describe("The window to a follower", () => {
     expect(raft.commitIndex).toBe(3);
   });
 
-  test("after a retransmission is acknowledged, the window opens again", () => {
+  test("the window opens again after a retransmission is acknowledged", () => {
     const raft = settledLeader(small);
     fill(raft, 1); // Lost.
     wait(raft, HEARTBEAT);
@@ -180,7 +180,8 @@ describe("The window to a follower", () => {
     const restart = step(raft, appendReply(1, { ...hint, round: second ?? 0 }));
     expect(only("AppendEntries", restart).map((m) => m.prevLogIndex)).toEqual([1]);
     expect(step(raft, appendReply(1, { ...hint, round: third ?? 0 }))).toEqual([]);
-    // The probe may be lost again. Then it is sent once per interval, and a refusal is no news.
+    // The probe may be lost again. Then it is sent once per interval, and a further refusal changes
+    // nothing.
     const refused = () => step(raft, appendReply(1, { ...hint, round: roundOf(raft) }));
     expect(refused()).toEqual([]);
     const [again] = only("AppendEntries", to("b", wait(raft, HEARTBEAT / 8)));
@@ -191,7 +192,7 @@ describe("The window to a follower", () => {
   });
 
   test(
-    "a refusal that leads back further restarts sending; one that contradicts it does not",
+    "a refusal at an earlier index restarts sending, and a contradicting refusal does not",
     () => {
       // b has an entry of term 2 at index 2, so refusals may name entry 2 or 1 in turn. If entry 2
       // is always lost, the leader must not go back and forth in each round trip.
@@ -210,7 +211,7 @@ describe("The window to a follower", () => {
   );
 
   test(
-    "an entry that a path always loses is sent a few times per heartbeat, alone, and reported once",
+    "an entry that a path always loses is sent rarely, alone, and reported once",
     () => {
       const cluster = new Cluster(THREE, { batchBytes: 300, windowBytes: 9_000 });
       cluster.elect("a");
@@ -260,9 +261,9 @@ describe("The window to a follower", () => {
     expect(cluster.sent.filter(isLarge).length).toBeWithin(20, 200);
     expect(cluster.sent.length).toBeLessThan(1_000);
     const { nextIndex: index } = progress(raft, "c");
-    const told = { type: "stuck", server: "c", index, bytes: 300 } as const;
-    expect(raft.events.filter((event) => event.type === "stuck")).toEqual([told]);
-    expect(progress(raft, "c").stuck).toEqual(told);
+    const event = { type: "stuck", server: "c", index, bytes: 300 } as const;
+    expect(raft.events.filter((event) => event.type === "stuck")).toEqual([event]);
+    expect(progress(raft, "c").stuck).toEqual(event);
     cluster.lost = () => false;
     cluster.advance(2 * HEARTBEAT);
     expect(cluster.at("c").log.lastIndex).toBe(raft.log.lastIndex);
@@ -270,8 +271,8 @@ describe("The window to a follower", () => {
 
   test("nextIndex never falls to matchIndex or below", () => {
     const raft = settledLeader({ log: [1, 1, 1] });
-    const lie = { success: false, hintIndex: 0, hintTerm: 0, round: roundOf(raft) };
-    expect(one(step(raft, appendReply(2, lie)))).toMatchObject({ prevLogIndex: 4, entries: [] });
+    const wrong = { success: false, hintIndex: 0, hintTerm: 0, round: roundOf(raft) };
+    expect(one(step(raft, appendReply(2, wrong)))).toMatchObject({ prevLogIndex: 4, entries: [] });
     expect(progress(raft, "b")).toMatchObject({ matchIndex: 4, nextIndex: 5 });
   });
 
@@ -292,7 +293,7 @@ describe("The window to a follower", () => {
 });
 
 describe("Promises are sent after the save", () => {
-  test("AppendEntries of a durable term may leave before the save of its entries", () => {
+  test("AppendEntries of a durable term may leave before its entries are saved", () => {
     const raft = settledLeader();
     propose(raft);
     const { early, saved, late } = flush(raft);
@@ -301,7 +302,7 @@ describe("Promises are sent after the save", () => {
     expect(late).toEqual([]);
   });
 
-  test("a RequestVote may not, because it implies the candidate's vote for itself", () => {
+  test("a RequestVote leaves after the save, because it implies a vote for its sender", () => {
     const raft = preCandidate();
     raft.receive(voteReply(2, { preVote: true, campaign: raft.campaigns }), raft.now);
     const { early, saved, late } = flush(raft);
@@ -328,8 +329,8 @@ describe("Promises are sent after the save", () => {
 
   test("a turn without input saves and sends nothing", () => {
     for (const raft of [follower(), preCandidate(), candidate(), leader()]) {
-      const quiet = { early: [], saved: undefined, late: [], applied: [], reads: 0 };
-      expect(flush(raft)).toEqual(quiet);
+      const idle = { early: [], saved: undefined, late: [], applied: [], reads: 0 };
+      expect(flush(raft)).toEqual(idle);
     }
   });
 });

@@ -1,5 +1,5 @@
 /**
- * Proves that a command is applied once, however often it is sent (thesis §6.3), and that a table of
+ * Tests that a command is applied once, however often it is sent (thesis §6.3), and that a table of
  * sessions restored from a snapshot answers every later command as the original does: both get the
  * same random histories, and are compared answer by answer.
  */
@@ -11,12 +11,13 @@ import { makeCommand } from "../support/wire.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** How many sessions are kept. */
 const MAX_SESSIONS = 10_000;
 const ENDED = "the session has ended, or never was";
 const SEEN = "the client has already seen the answer";
 
-/** Counts what it applies, and tells the count in each answer: a second time would show. */
+/**
+ * Counts the commands it applies. Each answer tells the count, so a command applied twice shows.
+ */
 class Counter {
   constructor(private count = 0) {}
 
@@ -30,12 +31,11 @@ class Counter {
   }
 }
 
-/** A table with its state machine. */
 type Replica = { sessions: Sessions; machine: Counter };
 
 const restored = ({ sessions, machine }: Replica): Replica => {
   const copy = { sessions: new Sessions(), machine: machine.copy() };
-  // A chunk may lie anywhere in the buffer that brought it.
+  // Copies a chunk into the middle of a larger buffer, where a chunk may lie as well.
   for (const chunk of sessions.snapshot()) {
     copy.sessions.restore(Buffer.concat([Buffer.of(1), chunk]).subarray(1));
   }
@@ -45,7 +45,10 @@ const restored = ({ sessions, machine }: Replica): Replica => {
 const apply = ({ sessions, machine }: Replica, entry: Entry): string[] =>
   sessions.apply(entry, machine).map(({ data }) => `${data}`);
 
-/** A client as the table knows it. Numbers overtake each other, and acknowledged ones come again. */
+/**
+ * A client as the table knows it. Serial numbers overtake each other, and acknowledged ones come
+ * again.
+ */
 type Client = { id: number; sequence: number; acknowledged: number };
 
 function drawCommand(client: Client, random: Random): Buffer {
@@ -59,7 +62,10 @@ function drawCommand(client: Client, random: Random): Buffer {
   return makeCommand([client.id, sequence, acknowledged], Buffer.from(`${client.id}:${sequence}`));
 }
 
-/** The next entry of a history: mostly of a few clients, old and new ones, or a new session. */
+/**
+ * Draws the next entry of a history: mostly commands of a few old and new clients, or a new
+ * session.
+ */
 function drawEntry(index: number, clients: Client[], random: Random): Entry {
   if (random() < 0.3) {
     clients.push({ id: index, sequence: 0, acknowledged: 0 });
@@ -73,7 +79,7 @@ function drawEntry(index: number, clients: Client[], random: Random): Entry {
   return makeEntry(index, 1, "commands", Buffer.concat(commands));
 }
 
-/** A table with so many sessions, and a command in some of them. */
+/** Returns a table with that many sessions, some with a command applied. */
 function filled(sessions: number, clients: Client[]): Replica {
   const replica = { sessions: new Sessions(), machine: new Counter() };
   for (let index = 1; index <= sessions; index += 1) {
@@ -93,7 +99,7 @@ describe("sessions that are restored from a snapshot", () => {
       const copies: Replica[] = [];
       const answers = new Set<string>();
       for (let index = begin + 1; index <= begin + 600; index += 1) {
-        // Now and then a snapshot is taken, of the original or of what was restored before.
+        // Takes a snapshot now and then, of the original or of an earlier copy.
         if (random() < 0.005) {
           const from = copies[Math.floor((copies.length + 1) * random())] ?? original;
           copies.push(restored(from));
@@ -118,7 +124,7 @@ describe("sessions that are restored from a snapshot", () => {
     if (!isReplay) expect(Math.min(...Object.values(seen))).toBeGreaterThan(50);
   });
 
-  test("end in the order of their last use, also when that was the last thing before", () => {
+  test("end in the order of their last use, which the snapshot keeps", () => {
     const clients: Client[] = [];
     const original = filled(MAX_SESSIONS, clients);
     const use = (id: number, index: number) =>
@@ -180,7 +186,7 @@ describe("Sessions (thesis §6.3)", () => {
     const apply = (kind: Entry["kind"], data: Uint8Array) => {
       index += 1;
       const [outcome] = sessions.apply(makeEntry(index, 1, kind, data), machine);
-      if (!outcome) return ""; // An entry that asks for nothing.
+      if (!outcome) return ""; // An entry with no commands.
       return `${outcome.kind === "answer" ? "" : "error: "}${outcome.data}`;
     };
     return {

@@ -1,6 +1,6 @@
 /**
- * Proves the refinements of log compaction: when a snapshot is due, how its chunks are pipelined and
- * retransmitted, and that a compacted log answers as the whole one does.
+ * Tests the refinements of log compaction: when a snapshot is due, how its chunks are pipelined and
+ * retransmitted, and that a compacted log answers as the whole log does.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Message, Raft } from "../../raft.ts";
@@ -59,7 +59,7 @@ describe("A snapshot", () => {
     for (const name of THREE) expect(cluster.at(name).log.baseIndex).toBeGreaterThan(5);
   });
 
-  test("a larger snapshot makes the next one due later, so that snapshots do not cost more than the log", () => {
+  test("a larger snapshot makes the next one due later, to bound the cost of snapshots", () => {
     const raft = compacted(5);
     const bytes = raft.log.bytes(6, raft.lastApplied);
     for (const [size, isDue] of [[bytes - 1, true], [bytes, false]] as const) {
@@ -76,8 +76,8 @@ describe("A snapshot", () => {
     fallBehind(raft, "c");
     const bytes = raft.log.bytes(6, raft.lastApplied);
     expect(raft.isSnapshotDue(bytes / 2)).toBe(false);
-    expect(raft.isSnapshotDue(bytes / 5)).toBe(true); // Though not for ever.
-    raft.now += 11 * T; // Nor for one that is gone.
+    expect(raft.isSnapshotDue(bytes / 5)).toBe(true); // It is replaced in the end.
+    raft.now += 11 * T; // A follower that is gone does not count.
     expect(raft.isSnapshotDue(bytes / 2)).toBe(true);
   });
 
@@ -88,7 +88,8 @@ describe("A snapshot", () => {
     step(raft, installSnapshot(2));
     expect(raft.isSnapshotDue(10)).toBe(false);
     step(raft, appendEntries(3, { from: "c", prevLogIndex: 3, prevLogTerm: 1 }));
-    expect(raft.isSnapshotDue(10)).toBe(true); // That leader is gone, and will not send the rest.
+    // The old leader is gone, and will not send the rest.
+    expect(raft.isSnapshotDue(10)).toBe(true);
   });
 
   test("a chunk from another leader discards a partial snapshot (catalogue 35)", () => {
@@ -156,7 +157,7 @@ describe("The window of a snapshot", () => {
     expect(places(turn(raft))).toEqual([]);
     expect(accept(raft, 400)).toEqual([[1000, 400]]);
     expect(accept(raft, 1400)).toEqual([[1400, 400], [1800, 400], [2200, 200]]);
-    expect(accept(raft, 800)).toEqual([]); // It was overtaken.
+    expect(accept(raft, 800)).toEqual([]); // This chunk was overtaken.
     expect(accept(raft, 2400)).toEqual([[2400, 100]]);
     expect(accept(raft, 2500)).toEqual([]);
   });
@@ -165,7 +166,8 @@ describe("The window of a snapshot", () => {
     const raft = compacted(5, 0, settings);
     fallBehind(raft, "c");
     expect(places(to("c", wait(raft, HEARTBEAT)))).toEqual([[1000, 0]]);
-    expect(refuse(raft, 400)).toEqual([[400, 400]]); // One at a time until one is acknowledged.
+    // One chunk at a time, until one is acknowledged.
+    expect(refuse(raft, 400)).toEqual([[400, 400]]);
     expect(accept(raft, 800)).toEqual([[800, 400], [1200, 400], [1600, 200]]);
   });
 
@@ -230,7 +232,7 @@ describe("The window of a snapshot", () => {
 });
 
 describe("A compacted log", () => {
-  test("an AppendEntries that begins below the snapshot matches there (catalogue 48)", () => {
+  test("a follower accepts an AppendEntries that begins below its snapshot (catalogue 48)", () => {
     const raft = follower({ base: { index: 5, term: 2 }, log: [2], term: 3 });
     const late = appendEntries(3, {
       prevLogIndex: 2,
@@ -246,7 +248,7 @@ describe("A compacted log", () => {
     expect(raft.commitIndex).toBe(7);
   });
 
-  test("a deposed leader that asks below the snapshot is refused", () => {
+  test("an AppendEntries of an earlier term that begins below the snapshot is refused", () => {
     const raft = follower({ base: { index: 5, term: 2 }, log: [2], term: 3 });
     for (const [prevLogIndex, prevLogTerm] of [[0, 0], [3, 1], [5, 1], [6, 1], [9, 9]] as const) {
       const stale = appendEntries(2, { from: "c", prevLogIndex, prevLogTerm });
@@ -254,7 +256,7 @@ describe("A compacted log", () => {
     }
   });
 
-  test("a hint below the leader's log makes it send the snapshot (catalogue 22)", () => {
+  test("a hint below its log makes a leader send the snapshot (catalogue 22)", () => {
     for (const [hintIndex, hintTerm] of [[0, 0], [3, 1], [4, 1], [6, 1], [8, 1]] as const) {
       const raft = leader({ base: { index: 5, term: 2 }, log: [2, 2, 2], term: 3 });
       const reply = appendReply(3, { success: false, round: roundOf(raft), hintIndex, hintTerm });
@@ -263,29 +265,32 @@ describe("A compacted log", () => {
     }
   });
 
-  test.each([0, 1, 5])("gives the same answers as the whole log (%d entries kept)", (kept) => {
-    const random = randomFrom(kept);
-    const draw = (n: number) => Math.floor(random() * n);
-    for (let run = 0; run < 200; run += 1) {
-      const terms = Array.from({ length: 12 }, () => 1 + draw(4)).sort((a, b) => a - b);
-      const whole = server({ log: terms }).log;
-      const { log } = server({ log: terms });
-      log.compact(3 + draw(3), kept * entry(1, 1).record.length - 1);
-      log.compact(6 + draw(4), kept * entry(1, 1).record.length - 1);
-      const { baseIndex } = log;
-      for (let index = baseIndex; index <= 13; index += 1) {
-        const term = draw(5);
-        const [before, now] = [whole, log].map((l) => l.lastUpTo(index, term));
-        expect(now).toBe(Math.max(before ?? 0, baseIndex - 1));
-        expect(log.matches(index, term)).toBe(whole.matches(index, term));
-        if (index === baseIndex) continue;
-        const last = index + draw(13 - index);
-        expect(log.bytes(index, last)).toBe(whole.bytes(index, last));
-        expect(log.slice(index, last)).toEqual(whole.slice(index, last));
-        if (index <= 12) expect(log.batch(index, 100)).toEqual(whole.batch(index, 100));
+  test.each([0, 1, 5])(
+    "with %d entries kept, a server answers as one with the whole log",
+    (kept) => {
+      const random = randomFrom(kept);
+      const draw = (n: number) => Math.floor(random() * n);
+      for (let run = 0; run < 200; run += 1) {
+        const terms = Array.from({ length: 12 }, () => 1 + draw(4)).sort((a, b) => a - b);
+        const whole = server({ log: terms }).log;
+        const { log } = server({ log: terms });
+        log.compact(3 + draw(3), kept * entry(1, 1).record.length - 1);
+        log.compact(6 + draw(4), kept * entry(1, 1).record.length - 1);
+        const { baseIndex } = log;
+        for (let index = baseIndex; index <= 13; index += 1) {
+          const term = draw(5);
+          const [before, now] = [whole, log].map((l) => l.lastUpTo(index, term));
+          expect(now).toBe(Math.max(before ?? 0, baseIndex - 1));
+          expect(log.matches(index, term)).toBe(whole.matches(index, term));
+          if (index === baseIndex) continue;
+          const last = index + draw(13 - index);
+          expect(log.bytes(index, last)).toBe(whole.bytes(index, last));
+          expect(log.slice(index, last)).toEqual(whole.slice(index, last));
+          if (index <= 12) expect(log.batch(index, 100)).toEqual(whole.batch(index, 100));
+        }
       }
-    }
-  });
+    },
+  );
 
   test("a leader change in the middle of a snapshot does no harm", () => {
     const cluster = new Cluster(THREE, { batchBytes: 50, windowBytes: 100 });
@@ -311,7 +316,7 @@ describe("A compacted log", () => {
     expect(cluster.at("c").snapshot.index).toBeGreaterThan(0);
   });
 
-  test("a bad day with many snapshots ends well, and all of it was applied once", () => {
+  test("on a bad day with many snapshots, every server applies all commands once", () => {
     let installs = 0;
     for (let seed = 1; seed <= 30; seed += 1) {
       const random = randomFrom(seed);

@@ -1,4 +1,4 @@
-/** Proves that a leader hands over without an election timeout (thesis §3.10). */
+/** Tests that a leader hands over its leadership without an election timeout (thesis §3.10). */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   acknowledge,
@@ -24,7 +24,7 @@ import { PATIENCE_MS } from "../support/thorough.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 describe("Leadership transfer (thesis §3.10)", () => {
-  test("without a name, the first follower that answers and has the whole log is chosen", () => {
+  test("without a name, the target is the first follower that answers and has the whole log", () => {
     const raft = settledLeader();
     const index = propose(raft);
     turn(raft);
@@ -61,7 +61,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
     expect(young.transfer()).toEqual({ refused: `every other server was not heard for ${T} ms` });
   });
 
-  test("the target is told after its reply to a heartbeat that is sent immediately", () => {
+  test("TimeoutNow follows the target's reply to a heartbeat that is sent immediately", () => {
     const raft = settledLeader();
     raft.transfer("b");
     expect(receiversOf(turn(raft))).toEqual(["b"]);
@@ -75,22 +75,22 @@ describe("Leadership transfer (thesis §3.10)", () => {
     expect(raft).toMatchObject({ currentTerm: 2, role: { name: "Candidate" } });
     expect([toB, toC]).toMatchObject([{ preVote: false, transfer: true }, { transfer: true }]);
     const other = follower();
-    const asked = request(other, 2, { from: "c" });
-    expect(one(step(other, asked))).toMatchObject({ voteGranted: false, term: 1 });
-    expect(one(step(other, { ...asked, transfer: true }))).toMatchObject({ voteGranted: true });
+    const fromC = request(other, 2, { from: "c" });
+    expect(one(step(other, fromC))).toMatchObject({ voteGranted: false, term: 1 });
+    expect(one(step(other, { ...fromC, transfer: true }))).toMatchObject({ voteGranted: true });
   });
 
-  test("the leader votes for the target, too, if its log is up to date", () => {
+  test("the leader votes for the target if the target's log is up to date", () => {
     const raft = settledLeader();
     raft.transfer("b");
     step(raft, request(raft, 2, { transfer: true }));
     expect(raft).toMatchObject({ currentTerm: 2, votedFor: "b", role: { name: "Follower" } });
     const ahead = settledLeader();
-    const refused = request(ahead, 2, { transfer: true, lastLogIndex: 0, lastLogTerm: 0 });
-    expect(only("RequestVoteReply", step(ahead, refused))).toMatchObject([{ voteGranted: false }]);
+    const shortLog = request(ahead, 2, { transfer: true, lastLogIndex: 0, lastLogTerm: 0 });
+    expect(only("RequestVoteReply", step(ahead, shortLog))).toMatchObject([{ voteGranted: false }]);
   });
 
-  test("TimeoutNow counts once, in its term, and from the leader", () => {
+  test("TimeoutNow counts once, in its own term, and only from the leader", () => {
     const raft = follower({ term: 1, log: [1] });
     step(raft, timeoutNow(1, { from: "c" }));
     expect(raft.role.name).toBe("Follower");
@@ -99,7 +99,7 @@ describe("Leadership transfer (thesis §3.10)", () => {
     expect(raft).toMatchObject({ currentTerm: 2, role: { name: "Candidate" } });
   });
 
-  test("no command is accepted meanwhile, and the leader goes on if the transfer fails", () => {
+  test("a leader accepts no command during a transfer, and accepts them if it fails", () => {
     const raft = settledLeader();
     raft.transfer("b");
     expect(raft.propose("commands", Buffer.from("late"))).toBeUndefined();
@@ -127,12 +127,12 @@ describe("Leadership transfer (thesis §3.10)", () => {
     const cluster = new Cluster(FIVE);
     cluster.elect("a");
     const { now } = cluster;
-    for (const heir of ["c", "a", "e"]) {
+    for (const target of ["c", "a", "e"]) {
       const [leader] = cluster.leaders;
-      leader?.transfer(heir);
+      leader?.transfer(target);
       if (leader) cluster.flush(leader);
       cluster.settle();
-      expect(cluster.leaders.map((raft) => raft.settings.name)).toEqual([heir]);
+      expect(cluster.leaders.map((raft) => raft.settings.name)).toEqual([target]);
     }
     expect(cluster.now).toBe(now);
   });
