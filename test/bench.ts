@@ -1,28 +1,28 @@
 #!/usr/bin/env bun
 /**
- * How fast raft.ts is on this machine: three processes, real datagrams, every commit synced to a
- * real disk on a majority, and beside it what the machine gives to anybody.
+ * Measures how fast raft.ts is on this machine: three processes, real datagrams, every commit synced
+ * to a real disk on a majority. Beside it stands what the machine itself allows.
  *
  *   bun test/bench.ts                    our table, in less than three minutes
  *   bun test/bench.ts --against etcd     etcd in the same run, if it is installed
  *   bun test/bench.ts --against FILE     another version of raft.ts in the same run
  *
- *   --rounds 3       how often everything is measured; medians are told
- *   --ms 700         how long each measurement lasts, after a third of that which does not count
+ *   --rounds 3       how often each row is measured; the table has medians
+ *   --ms 700         how long each measurement lasts, after a warm-up of a third of that
  *   --kills 5        how often a leader is killed, and how often it is stopped
  *   --rows TEXT      only the rows with TEXT in their name, as "leader: commits, 64 in flight"
  *   --directory DIR  where the servers keep their logs; not in memory
  *   --json           all figures of all rounds
  *
- * Instead of the table, what becomes of a commit when there is more of something:
+ * Other reports, instead of the table:
  *
- *   --growth         servers, values, a long log, a large state; and nothing to do
- *   --loss           datagrams that are lost: Linux, as root or where users may have namespaces
- *   --minutes M      elections that nothing caused, under full load for so long
+ *   --growth         cost of a commit: more servers, larger values, a long log, a large state; idling
+ *   --loss           cost of lost datagrams: Linux, as root or where users may have namespaces
+ *   --minutes M      elections without a cause, under full load for so long
  *   --commands N     how long the longest log is, by default a million (keys: at most that)
  *
- * Rounds are interleaved: the first of everybody, then the second, so that whatever else the
- * machine does hits all alike. Compare within a run, not between runs.
+ * Rounds are interleaved: the first of each system, then the second, so that other load on the
+ * machine hits all alike. Compare figures within a run, not between runs.
  *
  * Our server for a harness that compares many: `test/bench/server.ts`, which says what it answers.
  */

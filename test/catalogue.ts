@@ -1,18 +1,17 @@
 /**
- * The bugs that our tests must be able to catch, and the machine that plants them. A test suite is
- * worth what it catches, so every bug here is put into a copy of the project, alone, by replacing
- * exact pieces of raft.ts, and a command is run there that has to fail.
+ * The bugs that our tests must catch, and the program that plants them. A test suite is worth what
+ * it catches. So each bug is planted alone in a copy of the project, by replacing exact pieces of
+ * raft.ts, and a command must fail there.
  *
- * Numbers 1 to 50 were in published implementations of Raft, or are the mistakes that its rules
- * warn of; from 51 on they are mistakes that this implementation in particular invites.
+ * Bugs 1 to 50 were found in published implementations of Raft, or break a rule of the paper. From
+ * 51 on they are mistakes that this implementation invites.
  *
  *   bun test/catalogue.ts --check            which pieces raft.ts no longer has exactly once
  *   bun test/catalogue.ts --hunt [NUMBER]    the seeds that each bug needs, from seed 1, as a table
  *   bun test/catalogue.ts --thorough         the bugs that only the thorough run catches
  *
- * The bugs are planted by the thorough run (`CI=1 bun test`). The short run plants none, but would
- * it catch them? It runs the same seeds and small tests as the catalogue, and so every bug except
- * these:
+ * The thorough run (`CI=1 bun test`) plants all bugs. The short run plants none, but it runs the same
+ * seeds and small tests, so it would catch each of them, except for these:
  */
 export const onlyThorough: readonly string[] = [];
 

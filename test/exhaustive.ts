@@ -1,14 +1,14 @@
 /**
- * A small world, visited completely: three servers, a few terms and entries, and in every state
- * everything that can happen next. Any message that was ever sent arrives, again or for the first
- * time, in whatever order; others never do; timers go off; power fails between two turns, and
- * between what a turn sends early and its save. Where the simulator sees a few long stories, this
- * sees all the short ones, so the shortest story of a violation is the one that it tells.
+ * Visits a small world completely: three servers, a few terms and entries, and in every state all
+ * that can happen next. Any message ever sent arrives, once, again or never, in any order; timers
+ * expire; power fails between two steps, and between the early sends of a step and its save. The
+ * simulator sees a few long stories. This sees all the short ones, and tells the shortest story of
+ * a violation.
  *
  *   bun test/exhaustive.ts --states 10000000 [--depth N]
  *     --terms N --commands N --reads N --crashes N --beats N    how much of each there may be
  *     --inputs N     how many things may happen in one turn of a server
- *     --pre-votes    pre-votes are asked for; without it, whoever wants to campaign may
+ *     --pre-votes    candidates ask for pre-votes first; without it they campaign directly
  *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
  *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
  */

@@ -1,9 +1,11 @@
 #!/usr/bin/env bun
 /**
- * Three servers on three machines, a client on a fourth and a stranger on a fifth, each with an
- * address of its own: bun test/lan.ts [--only TEXT] [--seconds 60]. What goes wrong on a LAN is
- * done to them, and what they print is shown. `--seconds` is how long the traffic is recorded that
- * is then replayed. It needs Linux and root; the network is its own, and gone when it ends.
+ * Runs three servers on three machines, a client on a fourth and a stranger on a fifth, each with
+ * an address of its own, and does to them what goes wrong on a LAN. What they print is shown.
+ *
+ *   bun test/lan.ts [--only TEXT] [--seconds 60]    how long traffic is recorded, to be replayed
+ *
+ * It needs Linux and root. The network is its own, and gone when it ends.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";

@@ -1,9 +1,9 @@
 /**
- * What an operator does to a cluster of real processes that is in use, by hand:
+ * Does to a cluster of real processes in use what an operator does, by hand:
  *
- *   bun test/operations.ts            all of it; --only WORD for the parts whose titles have it
+ *   bun test/operations.ts            all of it; --only WORD: the parts with WORD in their titles
  *
- * A writer writes without a pause, one value after the other, and every acknowledged one must be
+ * A writer writes without a pause, one value after the other. Every acknowledged value must be
  * there at the end. The report tells the longest gap between two acknowledgements.
  */
 import { mkdirSync } from "node:fs";

@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 /**
- * What raft.ts itself costs: three servers in one process, with datagrams that are function calls
+ * Measures what raft.ts itself costs: three servers in one process, with datagrams that are function calls
  * and syncs that do nothing. Its figure is CPU, which a busy machine changes little.
  *
  *   bun test/bench/bare.ts IN_FLIGHT MS DIRECTORY [RAFT]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 /**
- * A client in a process of its own, told by HTTP on PORT what to do, as `server.ts` is.
+ * A client in a process of its own, controlled by HTTP on PORT, as `server.ts` is.
  *
  *   bun test/bench/client.ts PORT raft SERVER,... [RAFT]    over UDP
  *   bun test/bench/client.ts PORT etcd SERVER,...           over gRPC

@@ -1,5 +1,5 @@
 /**
- * Those whom the benchmark compares: three servers and a client each, every one a process of its
+ * The systems that the benchmark compares: three servers and a client each, all processes of their
  * own, on free ports of the loopback, with directories on a real disk.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:fs";

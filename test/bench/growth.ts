@@ -1,6 +1,6 @@
 /**
- * What becomes of the cost of a commit when there is more of something: more servers, larger
- * values, a longer log, a larger state, loss on the network, or nothing to do at all.
+ * Measures what a commit costs with more servers, larger values, a longer log, a larger state, loss
+ * on the network, or nothing to do at all.
  */
 import { readdirSync, statSync } from "node:fs";
 import path from "node:path";

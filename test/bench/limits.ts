@@ -1,8 +1,8 @@
 #!/usr/bin/env bun
 /**
- * What this machine gives to anybody, without Raft: how long a datagram takes to another process
- * and back, how long 150 bytes take to the disk, and both together: what a commit would take if
- * one server always led, and nothing was ever wrong.
+ * Measures what this machine allows, without Raft: how long a datagram takes to another process and
+ * back, how long a sync of 150 bytes takes, and both together, which a commit would take if one
+ * server always led and nothing ever failed.
  *
  * As a program it is the other process: `limits.ts echo`, `limits.ts sync DIRECTORY`, or
  * `limits.ts follow DIRECTORY`.

@@ -1,6 +1,6 @@
 /**
- * What every program of the benchmark does when it is told to: it keeps a number of operations
- * under way for a while, each lane beginning its next one when it has an answer.
+ * The load that every program of the benchmark produces: it keeps a number of operations in flight
+ * for a while. Each lane begins its next operation when it has an answer.
  */
 
 /** A store of keys and values, whoever keeps it. */

@@ -1,15 +1,15 @@
 #!/usr/bin/env bun
 /**
- * A small program that embeds raft.ts, with the load inside: what `test/bench.ts` measures.
+ * A small program that embeds raft.ts, with the load inside. `test/bench.ts` measures it.
  *
  *   bun test/bench/server.ts INDEX BASE DIRECTORY [RAFT [SERVERS]]
  *
- * It is server INDEX, from 0, of three on this machine, or as many as SERVERS says. It speaks UDP on port BASE + INDEX,
- * and is told what to do by HTTP on port BASE + 20 + INDEX:
+ * It is server INDEX, from 0, of three on this machine, or of SERVERS. It speaks UDP on port BASE +
+ * INDEX, and is controlled by HTTP on port BASE + 20 + INDEX:
  *
- *   GET /stat    whether it leads, its term, and what it has done to disk and network so far
- *   GET /put     200 once a command is committed, 503 if nobody knows
- *   GET /bench?op=put|get&inflight=N&ms=D&size=S    what `load` makes of it, inside this process
+ *   GET /stat    whether it leads, its term, and its use of disk and network so far
+ *   GET /put     200 once a command is committed, 503 if its outcome is unknown
+ *   GET /bench?op=put|get&inflight=N&ms=D&size=S    the result of `load`, inside this process
  *
  * RAFT is another version of raft.ts, to be compared with this one.
  */

@@ -1,7 +1,7 @@
 /**
- * What an eavesdropper at the bridge has: every frame that a machine sends, byte for byte, and the
- * means to send it again to its receiver, from the addresses that it had. Bun has no raw sockets,
- * so the C library's are called.
+ * An eavesdropper at the bridge: keeps every frame that a machine sends, byte for byte, and can
+ * send it again to its receiver, from its old address. Bun has no raw sockets, so this calls the C
+ * library's.
  */
 import { dlopen, FFIType } from "bun:ffi";
 import type { Machine } from "./network.ts";

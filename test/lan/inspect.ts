@@ -1,4 +1,4 @@
-/** Prints what servers say of themselves, all of it: bun inspect.ts SECRET-FILE SERVER... */
+/** Prints all that servers say of themselves: bun inspect.ts SECRET-FILE SERVER... */
 import { readFileSync } from "node:fs";
 import { Client, parseServer } from "../../raft.ts";
 

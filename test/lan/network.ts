@@ -1,6 +1,6 @@
 /**
- * Machines on a LAN: network namespaces with addresses of their own, plugged into one bridge. All
- * of it is in namespaces that belong to this run alone, and ends with it, however it ends.
+ * Machines on a LAN: network namespaces with addresses of their own, plugged into one bridge. They
+ * belong to this run alone, and end with it, however it ends.
  */
 import { readlinkSync } from "node:fs";
 import path from "node:path";

@@ -1,6 +1,6 @@
 /**
- * An attacker who has no secret has everything that was ever sent, and sends it again, from the
- * addresses that it had. It must change nothing, and earn nothing but greetings.
+ * An attacker without the secret records everything, and sends it again from the old addresses. It
+ * must change nothing, and earn nothing but greetings.
  */
 import { readFileSync } from "node:fs";
 import { open, type Opened } from "../support/wire.ts";

@@ -1,4 +1,4 @@
-/** What the scenarios on a LAN have in common: three servers, a client, and a report to read. */
+/** What the scenarios on a LAN share: three servers, a client, and a report to read. */
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { endAll, eventually, type Program, type Status } from "../support/processes.ts";

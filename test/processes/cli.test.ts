@@ -1,7 +1,7 @@
 /**
- * The command line, as people and scripts meet it. Whatever they do wrong is answered by one clear
- * message and the right exit code, and nothing is lost. `RAFT_SHOW=1 bun test cli` prints all of
- * these as a table: what was done, what was printed, and the exit code.
+ * Proves that the command line answers people and scripts clearly: each mistake gets one message
+ * and the right exit code, and loses nothing. `RAFT_SHOW=1 bun test cli` prints a table of what was
+ * done, what was printed, and the exit code.
  */
 import {
   afterAll,

@@ -1,9 +1,9 @@
 /**
- * Real processes, real datagrams, a real disk: what the other tests cannot see. A process is
- * killed as `kill -9` does it, or stopped in its tracks, and what was acknowledged must be there.
+ * Proves with real processes, datagrams and disks what no simulation can: acknowledged writes are
+ * there after a process was killed by `kill -9`, or stopped for a while.
  *
  * Longer runs, by hand: RAFT_KILLS=20 RAFT_DEAD=20 RAFT_STOP_MS=5000 RAFT_DEFAULTS=1 bun test
- * cluster. The last one takes the default timeouts instead of the short ones.
+ * cluster. RAFT_DEFAULTS takes the default timeouts instead of the short ones.
  */
 import {
   afterAll,

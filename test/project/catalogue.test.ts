@@ -1,7 +1,7 @@
 /**
- * Proves that the tests catch every bug of the catalogue. The thorough run plants the bugs, one at a
- * time, and demands that the simulator or a small test notices; the short run checks that every
- * planted text still has its place.
+ * Proves that the tests catch every bug of the catalogue. The thorough run plants one bug at a
+ * time, and demands that the simulator or a small test notices it. The short run checks that the
+ * text that each bug replaces is still there.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {

@@ -1,4 +1,7 @@
-/** raft.ts in the projects of others: copied, or installed as a package, and checked by their tsc. */
+/**
+ * Proves that raft.ts works in other projects, copied or installed as a package, and passes their
+ * type checks.
+ */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import os from "node:os";

@@ -1,4 +1,7 @@
-/** Keeps the shape of the project: columns, functions, the line between the two parts. */
+/**
+ * Keeps the project in shape: columns, length of functions, no `any`, and the line between the two
+ * parts.
+ */
 import { describe, expect, test } from "bun:test";
 import ts from "typescript";
 import { banners, lineOf, nodes, parse, partII, raft } from "./lines.ts";

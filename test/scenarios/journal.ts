@@ -1,4 +1,7 @@
-/** The state machine of the scenarios: what was agreed on, line by line, and how to agree on more. */
+/**
+ * The state machine of the scenarios: a journal of the lines that the servers have agreed on, and
+ * clients that write to it.
+ */
 import { expect } from "bun:test";
 import { type Client, type NodeOptions, RaftError, type StateMachine } from "../../raft.ts";
 import { Stage } from "./stage.ts";

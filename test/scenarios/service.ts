@@ -1,4 +1,4 @@
-/** A key-value store and its users: what they ask, and whether the answers are those of one store. */
+/** A key-value store and its users, and the check that their answers are those of one store. */
 import { expect } from "bun:test";
 import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
 import { type Call, perform } from "../simulation/full/workload.ts";

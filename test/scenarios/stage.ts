@@ -1,7 +1,7 @@
 /**
- * Where the scenarios play: real servers in a simulated world, of which a scenario decides who
- * reaches whom, who runs, and what the network does. After every turn of a server the promises of
- * Figure 3 are judged, whatever the scenario itself is about.
+ * The stage of the scenarios: real servers in a simulated world. A scenario decides which servers
+ * run, which reach each other, and what the network does. The promises of Figure 3 are judged after
+ * every turn of a server.
  */
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";

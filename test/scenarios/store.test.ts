@@ -1,7 +1,7 @@
 /**
- * What clients of the key-value store must never see, whatever becomes of its servers: each
- * situation under the name that students of MIT's distributed systems course know it by (6.5840,
- * the lab with the fault-tolerant key-value service).
+ * Proves that clients of the key-value store get the right answers while its servers fail. Each
+ * situation has the name that it has in MIT's distributed systems course (6.5840, the lab with the
+ * fault-tolerant key-value service).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { forSeeds } from "../support/random.ts";

@@ -1,8 +1,8 @@
 /**
- * The algorithm of Part I alone in a hostile world, from one seed. What the RPC layer would never
- * let through comes straight to it here: messages twice, in any order, of any age, and from before
- * a restart. So a bug of the algorithm has nothing to hide behind. First everything that the seed
- * has in store; then only a majority is healed, and must work; then all are, and must agree.
+ * Simulates the algorithm of Part I alone in a hostile world, from one seed. Messages that the RPC
+ * layer would drop arrive here: repeated, in any order, of any age, from before a restart. So no
+ * layer hides a bug of the algorithm. After the faults of the seed, a majority is healed, and must
+ * serve; then all servers are healed, and must agree.
  */
 import { Client } from "./core/clients.ts";
 import { Network } from "./core/network.ts";

@@ -1,4 +1,6 @@
-/** The judge of the full stack can tell: each promise of Figure 3 is broken once, and named. */
+/**
+ * Proves that the judge of the full stack notices each broken promise of Figure 3, and names it.
+ */
 import { describe, expect, test } from "bun:test";
 import { Log, makeEntry, type Raft, type RoleName } from "../../raft.ts";
 import { Figure3 } from "./full/figure3.ts";

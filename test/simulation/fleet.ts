@@ -1,4 +1,4 @@
-/** Many seeds, on as many cores as there are, and the sum of what they saw. */
+/** Runs many seeds on all cores, and sums up what happened in them. */
 import os from "node:os";
 import { type Mode, modeOf } from "./modes.ts";
 import { addReport, emptyReport, type Report } from "./report.ts";

@@ -1,7 +1,7 @@
 /**
- * The full stack in a hostile world: the real servers and clients, with log file, recovery, codec
- * and retries. First everything that a seed has in store; then only a majority is healed, and must
- * work; then all are, and must agree.
+ * Simulates the full stack in a hostile world: real servers and clients, with log files, recovery,
+ * codec and retries. After the faults of the seed, a majority is healed, and must serve; then all
+ * servers are healed, and must agree.
  */
 import { Client, KeyValues } from "../../raft.ts";
 import { pick, type Random, randomFrom, shuffle } from "../support/random.ts";

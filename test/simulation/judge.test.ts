@@ -1,6 +1,6 @@
 /**
- * A judge that cannot find anything is worth nothing. So each of its rules is broken here, by a
- * server that was lawful until then, and the judge must name the rule.
+ * Proves that the judge finds each kind of broken promise. A judge that can't find anything is
+ * worth nothing. So a lawful server breaks each rule here, and the judge must name that rule.
  */
 import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

@@ -1,8 +1,8 @@
 /**
- * The judge of a simulated cluster. It is told about every server after every step, by those who
- * see more than any server does: what each disk durably holds, and what left for the network. At
- * the first step that breaks a promise of Figure 3, or one of those that they rest on, it throws
- * a sentence. It looks only at what changed, so that thousands of runs can be judged in minutes.
+ * The judge of a simulated cluster. After every step it gets the state of each server, and what no
+ * server sees: the durable contents of each disk, and everything sent. At the first step that
+ * breaks a promise of Figure 3, or a rule that supports one, it throws a sentence. It examines only
+ * changes, so that thousands of runs can be judged in minutes.
  */
 import { decodeMulti } from "@msgpack/msgpack";
 import type {

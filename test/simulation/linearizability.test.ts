@@ -1,4 +1,7 @@
-/** Tests the checker itself, in both directions: a judge who says yes to all convicts nobody. */
+/**
+ * Proves that the checker of linearizability is right in both directions: it accepts every history
+ * that one store explains, and rejects every other.
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { KeyValueStore } from "../../raft.ts";
 import { forSeeds, isReplay, type Random } from "../support/random.ts";

@@ -1,13 +1,12 @@
 /**
- * Whether what clients saw can be explained by a single store, in which every call happened at one
- * instant between its question and its answer (Herlihy and Wing, 1990). Who was never answered may
- * have been heard at any later instant, or never.
+ * Decides whether one store explains what clients saw: every call took effect at one instant
+ * between its question and its answer (Herlihy and Wing, 1990). A call without an answer may have
+ * taken effect at any later instant, or never.
  *
- * It is a search for an order of the calls that keeps both rules: who was answered before another
- * asked comes first, and everyone is answered what the store would have answered at that place
+ * It searches for an order of the calls that keeps two rules: a call that was answered before
+ * another began comes first, and each answer is what the store would have answered at that place
  * (Wing and Gong, 1993). Two orders of the same calls that leave the same value have the same
- * future, so only one of them is followed (Lowe, 2017). Keys know nothing of each other, and each
- * is searched alone.
+ * future, so only one of them is followed (Lowe, 2017). Each key is searched alone.
  */
 import { type Call, tellCall } from "./full/workload.ts";
 

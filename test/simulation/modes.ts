@@ -1,4 +1,4 @@
-/** The two worlds that a seed can mean, and how to say which. */
+/** The two kinds of simulation, full and core, and which of them a seed means. */
 import { simulateCore } from "./core.ts";
 import { simulateFullStack } from "./full.ts";
 import { type Report } from "./report.ts";

@@ -1,4 +1,4 @@
-/** What a simulated run did, in numbers: the same for a seed, wherever and whenever it runs. */
+/** What a simulated run did, in numbers. A seed gives the same numbers on every machine. */
 import { crc32 } from "node:zlib";
 
 /** `messages` are datagrams, or in the core-only mode the messages themselves. */

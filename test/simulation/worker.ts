@@ -1,4 +1,4 @@
-/** One core's share of a run of many seeds: it is told seeds, and says what came of each. */
+/** Runs seeds in a process of its own, one core's share of many, and reports each. */
 import { type Outcome, type Task } from "./fleet.ts";
 import { simulate } from "./modes.ts";
 

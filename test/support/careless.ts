@@ -1,6 +1,6 @@
 /**
- * Programs that use their bytes again. They overwrite what they were given when they have read it,
- * and what they gave away at the next chance that they have. raft.ts must have its own copies.
+ * State machines and clients that reuse their bytes. They overwrite their input once they have read
+ * it, and their output at the next chance. So raft.ts must make its own copies.
  */
 import { type Client, type StateMachine } from "../../raft.ts";
 

@@ -1,7 +1,7 @@
 /**
- * What a test of Part I needs: a server in any state, its turns, every message with sane defaults,
- * and a small cluster. Time is a number that only a test moves, and chance comes from a seed, so a
- * test that fails once fails always.
+ * What tests of Part I share: a server in any state, its turns, messages with sensible defaults,
+ * and a small cluster. Only the test moves time, and chance comes from a seed, so a test that fails
+ * once always fails.
  */
 import {
   type Configuration,

@@ -1,6 +1,6 @@
 /**
- * A directory on a disk in memory. It keeps what was synced, and forgets at a power cut, wholly or
- * in parts, what was not; it fails when a test wants it to.
+ * A directory on a disk in memory. It keeps what was synced. At a power cut it forgets the rest,
+ * wholly or in parts. It fails when a test wants it to.
  */
 import type { Files, OpenFile } from "../../raft.ts";
 import type { Random } from "./random.ts";

@@ -1,15 +1,15 @@
-/** Flags of the programs in this directory. */
+/** Reads the flags of the programs in `test/`. */
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 
-/** What a program is for, and how it is called, is the first comment in its file. */
+/** Returns the first comment of a program's file: what it is for, and how to call it. */
 function helpOf(file: string): string {
   const [, comment = ""] = /\/\*\*\n(.*?)\n \*\//s.exec(readFileSync(file, "utf8")) ?? [];
   return comment.replace(/^ \* ?/gm, "");
 }
 
-/** The values of a program's flags. Ends it if it is asked for help, or told what it does not know. */
+/** Returns the values of a program's flags. Ends the program for `--help`, or if a flag is unknown. */
 export function readFlags<Options extends NonNullable<ParseArgsConfig["options"]>>(
   file: string,
   options: Options,

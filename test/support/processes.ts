@@ -1,7 +1,6 @@
 /**
- * Real servers for tests: processes of `cli.ts`, on free ports of this machine, with directories of
- * their own. What a test starts is remembered here, and `endAll` ends it, whatever became of the
- * test.
+ * Real servers for tests: processes of `cli.ts` on free ports, with directories of their own.
+ * `endAll` ends every process that a test has started, even if the test has failed.
  */
 import dgram from "node:dgram";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";

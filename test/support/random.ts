@@ -1,4 +1,4 @@
-/** Chance that can be repeated: every random test runs from a seed, and names it when it fails. */
+/** Repeatable chance: every random test runs from a seed, and names it when it fails. */
 import path from "node:path";
 
 export type Random = () => number;

@@ -1,4 +1,4 @@
-/** Datagrams as section 14 describes them, sealed and opened without a line of raft.ts. */
+/** Seals and opens datagrams as section 14 describes them, without a line of raft.ts. */
 import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
 import { createHmac } from "node:crypto";
 import type { Kind } from "../../raft.ts";

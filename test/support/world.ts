@@ -1,7 +1,7 @@
 /**
- * A world in memory, from one seed: a clock that only moves when it is told to, a network that
- * does with each datagram what a test says, and machines whose disks forget what was not synced.
- * Servers and clients in it are the real ones. The same seed gives the same run, event by event.
+ * A world in memory, from one seed: its clock moves only when it is told to, its network does with
+ * each datagram what the test says, and its disks forget what was not synced. The servers and
+ * clients in it are the real ones. The same seed gives the same run, event by event.
  */
 import { drainMicrotasks } from "bun:jsc";
 import { isIP } from "node:net";

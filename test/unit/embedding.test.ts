@@ -1,4 +1,7 @@
-/** What a program may rely on that runs a server: sizes, bytes, errors, and how everything ends. */
+/**
+ * Proves what a program that embeds a server may rely on: sizes, ownership of bytes, errors, and
+ * how everything ends.
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,

@@ -1,5 +1,5 @@
 /**
- * Tests the real files: the calls that a server makes of the operating system, their order, and
+ * Proves that a server makes the right calls of the operating system, in the right order, and obeys
  * their outcomes. Each call of `node:fs` is recorded, and fails when a test wants it to.
  */
 import { afterEach, describe, expect, mock, setDefaultTimeout, spyOn, test } from "bun:test";

@@ -1,6 +1,7 @@
 /**
- * Servers that come and go (thesis §4): one test for each rule, first of the algorithm alone, then
- * of servers as they are, on a network and on disks that a test holds in its hands.
+ * Proves that servers can be added and removed while others serve (thesis §4): one test for each
+ * rule, first of the algorithm alone, then of whole servers, whose network and disks the test
+ * controls.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {

@@ -1,4 +1,7 @@
-/** Servers and clients as they are, on a network and on disks that a test holds in its hands. */
+/**
+ * Proves that whole servers and clients keep Raft's promises to their users. The test controls
+ * their network and disks.
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,

@@ -1,4 +1,7 @@
-/** What a server has promised it finds again: after a kill, a power cut, a failure of the disk. */
+/**
+ * Proves that a restarted server still has all that it promised: after a kill, a power cut, or a
+ * failure of the disk.
+ */
 import { decodeMulti, encode } from "@msgpack/msgpack";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";

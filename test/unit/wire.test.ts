@@ -1,4 +1,7 @@
-/** Anyone can send a datagram. Only what a member meant for this server, in this life, is heard. */
+/**
+ * Proves that a server accepts only datagrams that a member or client of its cluster has sent to it
+ * since its last start. Anyone can send others.
+ */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {

@@ -1,7 +1,7 @@
 /**
- * Clients of the core-only mode, and what they use: registers, where each write has a number of
- * its own. They are impatient: they repeat what is not answered, at other servers too, have several
- * commands under way, and the network between them and the servers repeats and reorders as well.
+ * Clients of the core simulation, and their registers, where each write has a number of its own.
+ * The clients are impatient: they repeat what is not answered, at other servers too, and have
+ * several commands in flight. Their network repeats and reorders as well.
  */
 import { type Name } from "../../../raft.ts";
 import { makeCommand } from "../../support/wire.ts";

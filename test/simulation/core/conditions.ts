@@ -1,6 +1,6 @@
 /**
- * What one seed has in store for a cluster. Every kind of fault is on in some seeds and off in
- * others: where everything always goes wrong nothing gets far, and much shows only in a calm.
+ * Draws the faults of one seed. Each kind is on in some seeds and off in others: a cluster in which
+ * everything fails gets nowhere, and some bugs show only in a calm.
  */
 import { type Random } from "../../support/random.ts";
 

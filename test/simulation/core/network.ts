@@ -1,4 +1,4 @@
-/** The network between the servers, and what becomes of each message on it. */
+/** The network between the servers: decides about each message whether and when it arrives. */
 import { type Message, type Name } from "../../../raft.ts";
 import { Links } from "../links.ts";
 import { type Scene } from "./scene.ts";

@@ -1,6 +1,6 @@
 /**
- * A server of the core-only mode: the algorithm of Part I and a disk that is a list of records.
- * Its turns are those of a node, in the same order, and it may be killed between any two acts.
+ * A server of the core simulation: the algorithm of Part I, with a list of records for a disk. It
+ * takes the same step as a node, and may be killed between any two acts of it.
  */
 import { crc32 } from "node:zlib";
 import {

@@ -1,7 +1,7 @@
 /**
- * What the exhaustive check knows of a whole cluster, and what must be true of it. The network is
- * all that was ever sent: everything can arrive at any time, in any order, any number of times, or
- * never, and an explorer that tries each message in each state has tried all of that.
+ * What the exhaustive search knows of a whole cluster, and what must be true of it. The network is
+ * the set of all messages ever sent. Each can arrive at any time, in any order, any number of
+ * times, or never; trying each message in each state tries all of that.
  */
 import type { Message } from "../../../raft.ts";
 import { Violation } from "../judge.ts";

@@ -1,7 +1,7 @@
 /**
- * Things that are equal get the same number, so that a state of the cluster is a few numbers, and
- * what a server does to a message is worked out once. And each thing has a hash for every way to
- * exchange the servers' names: clusters that differ only in the names are one state.
+ * Gives equal things the same number, so that a state of the cluster is a few numbers, and a
+ * server's reaction to a message is worked out once. Each thing also has a hash for every renaming
+ * of the servers: clusters that differ only in names are one state.
  */
 
 /** A server's place among the members, from 0 on. */

@@ -1,4 +1,4 @@
-/** Visits every state of a cluster of three, in the order of how many steps they are away. */
+/** Visits every state of a cluster of three, nearest first, in steps from the beginning. */
 import { type Bounds, checkCluster, commit, histories, type History } from "./cluster.ts";
 import { HashSet, Lexicon, type Place, Queue, RENAMINGS } from "./lexicon.ts";
 import {

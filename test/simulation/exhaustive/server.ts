@@ -1,12 +1,12 @@
 /**
- * A server of the exhaustive check: the algorithm of Part I, put together from plain data, given
- * one input, and taken apart again. What it does depends on nothing else, so that every step is
- * worked out and judged once, however many states of the cluster it is a part of.
+ * A server of the exhaustive search: the algorithm of Part I, built from plain data, given one
+ * input, and taken apart again. The outcome depends on nothing else. So each step is worked out and
+ * judged once, however many states of the cluster contain it.
  *
- * No promise of Raft rests on a clock, so time is whatever makes a server act. A step begins at
- * the instant 0, and all that a server remembers happened then; the explorer decides how much
- * later the input comes: at once, when a heartbeat is due, when the leader counts as silent, or
- * when the election timer has run out. It need not be consistent about it.
+ * No promise of Raft rests on a clock, so here time is only a reason to act. A step begins at
+ * instant 0, when everything that the server remembers happened. The search decides how much later
+ * the input comes: immediately, when a heartbeat is due, when the leader counts as silent, or when
+ * the election timer has run out. It may decide differently at each step.
  */
 import {
   encodeMembers,

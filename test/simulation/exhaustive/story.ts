@@ -1,7 +1,7 @@
 /**
- * A path through the states, in words that replay it and as a story to read. An action is the
- * number of the message that arrives, counted from 0 in the order in which all were sent first, or
- * a server and what happens to it: `a.timer`, `7`, `7.late.stay`, `b.propose.die`.
+ * Writes a path through the states, as words that replay it and as a story to read. An action is
+ * the number of the message that arrives, counted from 0 in the order of first sending, or a server
+ * and what happens to it: `a.timer`, `7`, `7.late.stay`, `b.propose.die`.
  */
 import type { Message } from "../../../raft.ts";
 import { type Bounds, checkCluster, histories, NO_HISTORY, showEntries } from "./cluster.ts";

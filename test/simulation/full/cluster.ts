@@ -1,4 +1,4 @@
-/** The whole cluster in its world, and what is looked at after every step of it. */
+/** The whole simulated cluster in its world, and the checks after every step of it. */
 import { type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";

@@ -1,6 +1,6 @@
 /**
- * The five promises of Figure 3, judged after every turn of a server by what is in its memory.
- * The core alone is judged more closely elsewhere; this is a second opinion, on the full stack.
+ * Judges the five promises of Figure 3 after every turn of a server, by what is in its memory. For
+ * the core alone another judge looks more closely; this one is a second opinion, on the full stack.
  */
 import type { Entry, Raft } from "../../../raft.ts";
 

@@ -1,6 +1,6 @@
 /**
- * What one seed has in store for a cluster. Every kind of fault is on in some seeds and off in
- * others: a world that always does everything never gets far, and hides what needs calm.
+ * Draws the faults of one seed. Each kind is on in some seeds and off in others: a cluster in which
+ * everything fails gets nowhere, and some bugs show only in a calm.
  */
 import { between, pick, type Random } from "../../support/random.ts";
 

@@ -1,4 +1,7 @@
-/** Who had a vote when, by every list of members that was ever in a log, read without raft.ts. */
+/**
+ * Tells which servers had a vote when, by every list of members that was ever in a log, read
+ * without raft.ts.
+ */
 import { decodeMulti } from "@msgpack/msgpack";
 
 const RECORD_HEADER = 17;

@@ -1,4 +1,4 @@
-/** Whoever has it in for the cluster: kills, pauses, cuts and mends, at instants drawn by chance. */
+/** The enemy of the cluster: kills, pauses, cuts and mends at random instants. */
 import { RaftError } from "../../../raft.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Cluster } from "./cluster.ts";

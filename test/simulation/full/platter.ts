@@ -1,6 +1,6 @@
 /**
- * What is on a server's disk, read from the durable bytes themselves without a line of raft.ts:
- * a promise is judged by what would be left of it if the power failed now.
+ * Reads what is on a server's disk from the durable bytes, without a line of raft.ts. A promise is
+ * judged by what would be left of it if the power failed now.
  */
 import { crc32 } from "node:zlib";
 import { type Disk } from "../../support/disk.ts";

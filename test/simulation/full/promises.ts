@@ -1,4 +1,4 @@
-/** Whether what a server promises is on its disk when it promises it. */
+/** Checks that a promise is on the server's disk when the server sends it. */
 import { type Platter } from "./platter.ts";
 import { type Sentence, tellMessage } from "./story.ts";
 

@@ -1,6 +1,6 @@
 /**
- * What a server or a client still has to do, table by table. When nothing is asked any more and all is
- * answered, every table is empty: what stays there would stay forever, and grow.
+ * Lists what a server or a client still has to do, table by table. Once every request is answered,
+ * all tables must be empty: an entry that stays would stay forever, and the table would grow.
  */
 import { type Client, Node } from "../../../raft.ts";
 

@@ -1,4 +1,4 @@
-/** One server of the simulated cluster, through all its lives. */
+/** One server of the simulated cluster, through all its restarts. */
 import { crc32 } from "node:zlib";
 import {
   KeyValueStore,

@@ -1,4 +1,4 @@
-/** The story of a run in lines that people read: who said what to whom, and who decided what. */
+/** Tells a run as a story in lines that people read: each message, and each decision. */
 import { Decoder } from "@msgpack/msgpack";
 import { clientMessages, type Kind, messages, operatorMessages } from "../../../raft.ts";
 

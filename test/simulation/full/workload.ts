@@ -1,4 +1,4 @@
-/** Impatient clients, what they ask for, and the history of what they were answered. */
+/** Impatient clients, their requests, and the history of the answers. */
 import { Client, KeyValues, type Node, RaftError } from "../../../raft.ts";
 import { carelessCaller } from "../../support/careless.ts";
 import { pick, type Random } from "../../support/random.ts";
