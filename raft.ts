@@ -1557,7 +1557,8 @@ export class Raft {
   private retransmit(role: Leader, to: Name, follower: Progress): void {
     const { log, settings: { heartbeatMs, batchBytes } } = this;
     const { mode, snapshot, nextIndex, heardAt } = follower;
-    const isActive = this.now < heardAt + 2 * heartbeatMs;
+    // The first entry of a term is sent in any case: the leader may have paused since its election.
+    const isActive = follower.sentRound === 0 || this.now < heardAt + 2 * heartbeatMs;
     let bytes = 0;
     if (mode === "snapshot") {
       if (isActive && follower.attempts > 0) {

@@ -575,7 +575,7 @@ describe("bad input", () => {
       what: "another cluster's name",
       args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"],
       code: 5,
-      says: /^No answer in 300 ms\. .* cluster\? .*never heard/,
+      says: /^No answer in 300 ms\. .* and cluster\. .*never heard/,
     },
   ]);
 

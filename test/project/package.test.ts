@@ -2,14 +2,14 @@
  * Proves that raft.ts works in other projects, copied or installed as a package, and passes their
  * type checks.
  */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { isThorough } from "../support/thorough.ts";
 import { root } from "./lines.ts";
 
-const PATIENCE_MS = 120_000;
+setDefaultTimeout(300_000);
 
 /** A program that uses what most programs use, and keeps its data beside itself. */
 const program = (from: string) => `
@@ -73,25 +73,25 @@ beforeAll(async () => {
   mkdirSync(there);
   await run(directory, "tar", "-xzf", "raft.tgz", "--strip-components", "1", "-C", there);
   writeFileSync(path.join(installed, "program.ts"), program("raft.ts"));
-}, PATIENCE_MS);
+});
 
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 describe.if(isThorough)("tsc accepts raft.ts", () => {
   test("copied, under `strict` alone", async () => {
     expect(await check(copied)).toBe("");
-  }, PATIENCE_MS);
+  });
 
   test("as a package, with its types", async () => {
     expect(await check(installed)).toBe("");
-  }, PATIENCE_MS);
+  });
 });
 
 test("a program runs that has raft.ts as a package, and one that has a copy", async () => {
   for (const project of [installed, copied]) {
     expect(await run(project, process.execPath, "program.ts")).toBe("value 64000 RaftError true\n");
   }
-}, PATIENCE_MS);
+});
 
 test("the package has the source and the command line, and no tests", async () => {
   const packed = await run(directory, "tar", "-tzf", "raft.tgz");

@@ -1,10 +1,13 @@
 /** Proves that what the README says of the code is true: sections, messages, commands, programs. */
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { clientMessages, KeyValueStore, messages, Node, operatorMessages } from "../../raft.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { banners, root } from "./lines.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const raftFile = path.join(root, "raft.ts");
 const readme = readFileSync(path.join(root, "README.md"), "utf8");

@@ -2,9 +2,12 @@
  * Keeps the project in shape: columns, length of functions, no `any`, and the line between the two
  * parts.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import ts from "typescript";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { banners, lineOf, nodes, parse, partII, raft } from "./lines.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 const COLUMNS = 100;
 const FUNCTION_LINES = 70;

@@ -1,9 +1,12 @@
 /**
  * Proves that the judge of the full stack notices each broken promise of Figure 3, and names it.
  */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Log, makeEntry, type Raft, type RoleName } from "../../raft.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { Figure3 } from "./full/figure3.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 /** As much of a server as is looked at. A log has an entry for each of the terms. */
 function server(

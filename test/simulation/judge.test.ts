@@ -2,7 +2,7 @@
  * Proves that the judge finds each kind of broken promise. A judge that can't find anything is
  * worth nothing. So a lawful server breaks each rule here, and the judge must name that rule.
  */
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { makeEntry, type Message, type Name, Raft } from "../../raft.ts";
@@ -19,7 +19,10 @@ import {
   THREE,
   voteReply,
 } from "../support/core.ts";
+import { PATIENCE_MS } from "../support/thorough.ts";
 import { Judge, type Saved, Violation } from "./judge.ts";
+
+setDefaultTimeout(PATIENCE_MS);
 
 /** A few servers, each step of which the judge is told about. */
 class Court {
