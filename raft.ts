@@ -2675,7 +2675,7 @@ function openFile(fd: number) {
     },
     /** Adds zeros, so that a sync after a later write has no new length to store. */
     extend: (size: number) => fs.ftruncateSync(fd, size),
-    /** Makes all writes durable. Throws from a second after the file was deleted. */
+    /** Makes all writes durable. Throws if the file was deleted more than a second ago. */
     sync() {
       fs.fdatasyncSync(fd);
       // Once a second, because fstat so soon after a sync takes half as long as the sync.
