@@ -1,5 +1,5 @@
 /**
- * Proves that the command line answers people and scripts clearly: each mistake gets one message
+ * Tests that the command line answers people and scripts clearly: each mistake gets one message
  * and the right exit code, and loses nothing. `RAFT_SHOW=1 bun test cli` prints a table of what was
  * done, what was printed, and the exit code.
  */

@@ -1,5 +1,5 @@
 /**
- * Proves with real processes, datagrams and disks what no simulation can: acknowledged writes are
+ * Tests with real processes, datagrams and disks what no simulation can: acknowledged writes are
  * there after a process was killed by `kill -9`, or stopped for a while.
  *
  * Longer runs, by hand: RAFT_KILLS=20 RAFT_DEAD=20 RAFT_STOP_MS=5000 RAFT_DEFAULTS=1 bun test

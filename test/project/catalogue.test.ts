@@ -1,7 +1,6 @@
 /**
- * Proves that the tests catch every bug of the catalogue. The thorough run plants one bug at a
- * time, and demands that the simulator or a small test notices it. The short run checks that the
- * text that each bug replaces is still there.
+ * Plants every bug of the catalogue, one at a time, and demands that the simulator or a small test
+ * notices it. That is the thorough run. The short run checks that each bug still fits raft.ts.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {

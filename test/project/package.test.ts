@@ -1,5 +1,5 @@
 /**
- * Proves that raft.ts works in other projects, copied or installed as a package, and passes their
+ * Tests that raft.ts works in other projects, copied or installed as a package, and passes their
  * type checks.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";

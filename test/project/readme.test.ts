@@ -1,4 +1,4 @@
-/** Proves that what the README says of the code is true: sections, messages, commands, programs. */
+/** Tests that the README is true of the code: sections, messages, commands, files, programs. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";

@@ -1,6 +1,6 @@
 /**
- * Proves that raft.ts masters the situations in which implementations of Raft have gone wrong most
- * often. Each has the name that it has in MIT's distributed systems course (6.5840, the Raft lab).
+ * Tests the situations in which implementations of Raft have gone wrong most often. Each has the
+ * name that it has in MIT's distributed systems course (6.5840, the Raft lab).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Sentence } from "../simulation/full/story.ts";

@@ -1,5 +1,5 @@
 /**
- * Proves that clients of the key-value store get the right answers while its servers fail. Each
+ * Tests that clients of the key-value store get the right answers while its servers fail. Each
  * situation has the name that it has in MIT's distributed systems course (6.5840, the lab with the
  * fault-tolerant key-value service).
  */

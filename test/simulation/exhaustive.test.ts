@@ -1,5 +1,5 @@
 /**
- * Proves that no order of messages breaks a promise in a few small worlds, whose states are visited
+ * Tests that no order of messages breaks a promise in a few small worlds, whose states are visited
  * one by one, up to some number; and that the search finds bugs that are planted.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

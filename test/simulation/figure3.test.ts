@@ -1,5 +1,5 @@
 /**
- * Proves that the judge of the full stack notices each broken promise of Figure 3, and names it.
+ * Tests that the judge of the full stack notices each broken promise of Figure 3, and names it.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Log, makeEntry, type Raft, type RoleName } from "../../raft.ts";

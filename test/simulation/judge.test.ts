@@ -1,5 +1,5 @@
 /**
- * Proves that the judge finds each kind of broken promise. A judge that can't find anything is
+ * Tests that the judge finds each kind of broken promise. A judge that can't find anything is
  * worth nothing. So a lawful server breaks each rule here, and the judge must name that rule.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";

@@ -1,5 +1,5 @@
 /**
- * Proves that the checker of linearizability is right in both directions: it accepts every history
+ * Tests that the checker of linearizability is right in both directions: it accepts every history
  * that one store explains, and rejects every other.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

@@ -1,5 +1,5 @@
 /**
- * Proves that no promise is broken in many hostile worlds, each drawn from its seed: of the full
+ * Tests that no promise is broken in many hostile worlds, each drawn from its seed: of the full
  * stack, and of the core alone. A failure names the command that tells the story of its seed.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

@@ -1,5 +1,5 @@
 /**
- * Proves what Part II expects of UDP, with real sockets on the loopback interface: a dead port costs
+ * Tests what Part II expects of UDP, with real sockets on the loopback interface: a dead port costs
  * a living one nothing, a probe tells a closed port from an open one, and addresses are read and
  * resolved. A test waits for what must happen, so it takes longer on a busy machine, and passes.
  */

@@ -1,5 +1,5 @@
 /**
- * Proves what a program that embeds a server may rely on: sizes, ownership of bytes, errors, and
+ * Tests what a program that embeds a server may rely on: sizes, ownership of bytes, errors, and
  * how everything ends.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

@@ -1,5 +1,5 @@
 /**
- * Proves that a server makes the right calls of the operating system, in the right order, and obeys
+ * Tests that a server makes the right calls of the operating system, in the right order, and obeys
  * their outcomes. Each call of `node:fs` is recorded, and fails when a test wants it to.
  */
 import { afterEach, describe, expect, mock, setDefaultTimeout, spyOn, test } from "bun:test";

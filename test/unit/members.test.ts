@@ -1,5 +1,5 @@
 /**
- * Proves that servers can be added and removed while others serve (thesis §4): one test for each
+ * Tests that servers can be added and removed while others serve (thesis §4): one test for each
  * rule, first of the algorithm alone, then of whole servers, whose network and disks the test
  * controls.
  */

@@ -1,5 +1,5 @@
 /**
- * Proves that whole servers and clients keep Raft's promises to their users. The test controls
+ * Tests that whole servers and clients keep Raft's promises to their users. The test controls
  * their network and disks.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

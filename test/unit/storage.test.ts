@@ -1,5 +1,5 @@
 /**
- * Proves that a restarted server still has all that it promised: after a kill, a power cut, or a
+ * Tests that a restarted server still has all that it promised: after a kill, a power cut, or a
  * failure of the disk.
  */
 import { decodeMulti, encode } from "@msgpack/msgpack";

@@ -1,5 +1,5 @@
 /**
- * Proves that a server accepts only datagrams that a member or client of its cluster has sent to it
+ * Tests that a server accepts only datagrams that a member or client of its cluster has sent to it
  * since its last start. Anyone can send others.
  */
 import { encode } from "@msgpack/msgpack";
