@@ -24,7 +24,7 @@ import {
 } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { type Answer, narrator, type Status, troublesOf } from "../../cli.ts";
+import { type Answer, narrator, plain, type Status, troublesOf } from "../../cli.ts";
 import type { Member, NodeEvent } from "../../raft.ts";
 import { configuration } from "../support/core.ts";
 import {
@@ -187,26 +187,26 @@ describe("bad input", () => {
       what: "no arguments",
       args: [],
       code: 2,
-      says: /^A server needs --host and --port, or a client a command: .*--test.*--help/,
+      says: /^Cannot start a server without --host and --port\. .*--test.*--help/,
     },
     {
       what: "an unknown flag",
       args: ["--prot", "48000"],
       code: 2,
-      says: /^There is no flag --prot\. 'bun cli\.ts --help' lists them/,
+      says: /^Unknown option '--prot'\..* See 'bun cli\.ts --help'\.$/,
     },
     { what: "a flag without its value", args: ["--port"], code: 2, says: /--port.*--help/ },
     {
       what: "a value that looks like a flag",
       args: ["put", "KEY", "-5"],
       code: 2,
-      says: /no flag -5\..* behind --\.$/,
+      says: /^Unknown option '-5'\..* after '--'/,
     },
     {
       what: "an unknown command",
       args: ["putt", "a", "b"],
       code: 2,
-      says: /^There is no command "putt"\. There are put, get,/,
+      says: /^There is no command "putt a b"\. Use one of .*put, get, .*--help/,
     },
     {
       what: "a command named like a property",
@@ -218,25 +218,25 @@ describe("bad input", () => {
       what: "too few words",
       args: ["put", "a"],
       code: 2,
-      says: /^Wrong number of words for "put": 1 instead of 2\. .*: bun cli\.ts put KEY VALUE$/,
+      says: /^Cannot run "put" with 1 words\. .*: bun cli\.ts put KEY VALUE$/,
     },
     {
       what: "too many words",
       args: ["put", "a", "hello", "world"],
       code: 2,
-      says: /^Wrong number of words for "put": 3 instead of 2\. .*quotes/,
+      says: /^Cannot run "put" with 3 words\. .*quotes/,
     },
     {
       what: "a server's flag at a client",
       args: ["status", "--port", "48000"],
       code: 2,
-      says: /^--port is for servers, .*--peers/,
+      says: /^Cannot use --port with "status", as it would have no effect: .*--help/,
     },
     {
       what: "a client's flag at a server",
       args: server("--timeout", "100"),
       code: 2,
-      says: /^--timeout is for clients/,
+      says: /^Cannot use --timeout with "--host", as it would have no effect/,
     },
     {
       what: "half a command",
@@ -251,12 +251,6 @@ describe("bad input", () => {
       says: /^"d" is not the address of a server\. Write HOST:PORT, or NAME=HOST:PORT/,
     },
     {
-      what: "--force where it has no effect",
-      args: ["members", "add", "d=h:1", "--force"],
-      code: 2,
-      says: /^--force is for "members remove"/,
-    },
-    {
       what: "to remove the last member",
       args: ["members", "remove", `127.0.0.1:${taken}`, ...where],
       code: 5,
@@ -266,7 +260,7 @@ describe("bad input", () => {
       what: "to remove a server that is no member",
       args: ["members", "remove", "127.0.0.1:9", ...where],
       code: 1,
-      says: /^127\.0\.0\.1:9 is no member\. The members are 127\.0\.0\.1:\d+\.$/,
+      says: /^127\.0\.0\.1:9 is no member\. See 'bun cli\.ts members list'\.$/,
     },
     {
       what: "to join nobody",
@@ -278,7 +272,7 @@ describe("bad input", () => {
       what: "--test with a flag of one server",
       args: ["--test", "--port", "48000"],
       code: 2,
-      says: /^--test takes no command/,
+      says: /^Cannot use --(port|json) with "--test"/,
     },
   ]);
 
@@ -287,15 +281,20 @@ describe("bad input", () => {
       what: "a port out of range",
       args: server("--port", "123456"),
       code: 2,
-      says: /^--port cannot be "123456"\. It takes a number from 1 to 65535/,
+      says: /^"127\.0\.0\.1:123456" is not the address of a server\. .* from 1 to 65535/,
     },
     {
       what: "a port that is no number",
       args: server("--port", "http"),
       code: 2,
-      says: /^--port cannot be "http"/,
+      says: /^"127\.0\.0\.1:http" is not the address of a server/,
     },
-    { what: "no port", args: ["--host", "127.0.0.1"], code: 2, says: /^A server needs --port/ },
+    {
+      what: "no port",
+      args: ["--host", "127.0.0.1"],
+      code: 2,
+      says: /^Cannot start a server without --host and --port/,
+    },
     {
       what: "a peer without a port",
       args: server("--peers", "127.0.0.1"),
@@ -324,13 +323,13 @@ describe("bad input", () => {
       what: "an empty list of peers",
       args: server("--peers", ""),
       code: 2,
-      says: /^--peers is empty\. Write HOST:PORT of the others, or leave it out/,
+      says: /^"" is not the address of a server\. Write HOST:PORT/,
     },
     {
       what: "a name that peers cannot write",
       args: server("--name", "a b"),
       code: 2,
-      says: /^--name cannot be "a b"/,
+      says: /^"a b=127\.0\.0\.1:\d+" is not the address of a server\. .* NAME=HOST:PORT/,
     },
     {
       what: "an address that no interface has",
@@ -373,13 +372,13 @@ describe("bad input", () => {
       what: "a time that is none",
       args: server("--heartbeat", "soon"),
       code: 2,
-      says: /^--heartbeat cannot be "soon"\. It takes whole milliseconds/,
+      says: /^Cannot use --heartbeat soon: it takes whole milliseconds/,
     },
     {
       what: "a time of nothing",
       args: ["get", "a", "--timeout", "0"],
       code: 2,
-      says: /^--timeout cannot be "0"/,
+      says: /^Cannot use --timeout 0: /,
     },
   ]);
 
@@ -391,82 +390,58 @@ describe("bad input", () => {
         what: "a secret that others can read",
         args: secret(secretFile(SECRET, 0o644)),
         code: 2,
-        says: /can be read by others\. Forbid it: chmod 600 .* read-only mount, set RAFT_SECRET /,
+        says: /: others can read it\. .*chmod 600 .* read-only mount, set RAFT_SECRET instead\.$/,
       },
       {
         what: "a secret that is too short",
         args: secret(secretFile("swordfish")),
         code: 2,
-        says: /has 9 characters, and needs at least 16\. Copy the cluster's own/,
+        says: /: it has 9 characters, and needs at least 16\. Copy the cluster's own/,
       },
       {
         what: "an empty secret",
         args: secret(secretFile("\n")),
         code: 2,
-        says: /is empty\. Copy the cluster's own/,
+        says: /: it is empty, or not there\. Copy the cluster's own/,
       },
       {
         what: "no such file",
         args: secret(`${temporaryDirectory()}/none`),
         code: 2,
-        says: /is not there\. Copy the .*\. Only for a new cluster: bun cli\.ts secret > .*none\.$/,
-      },
-      {
-        what: "no such file, to join",
-        code: 2,
-        args: secret(`${temporaryDirectory()}/none`, "--join", "--peers", where[1] ?? ""),
-        says: /none is not there\. Copy the cluster's own to here\.$/,
+        says:
+          /none: it is empty, or not there\. Copy .* only for a new cluster: bun cli\.ts secret > /,
       },
       {
         what: "no such file, at a client",
         code: 2,
         args: ["get", "a", ...where, "--secret-file", `${temporaryDirectory()}/none`],
-        says: /none is not there\. Copy the cluster's own to here\.$/,
+        says: /none: it is empty, or not there\. Copy the cluster's own to here/,
       },
       {
         what: "no such directory",
         args: secret(`${secretFile()}/none`),
         code: 2,
-        says: /--secret-file .* (is not there|cannot be read)\. /,
+        says: /^Cannot use --secret-file .*: it is empty, or not there\. /,
       },
       {
         what: "a directory in place of a file",
         args: secret(temporaryDirectory()),
         code: 2,
-        says: /cannot be read\. EISDIR/,
-      },
-      {
-        what: "a secret that is no text",
-        args: secret(secretFile(Buffer.alloc(32, 0xff))),
-        code: 2,
-        says: /holds bytes that are no text\. Copy the cluster's own/,
+        says: /^EISDIR/,
       },
       {
         what: "RAFT_SECRET too short",
         args: server(),
         options: { env: { RAFT_SECRET: "word" } },
         code: 2,
-        says: /^RAFT_SECRET has 4 characters, and needs at least 16/,
+        says: /^Cannot use RAFT_SECRET: it has 4 characters, and needs at least 16/,
       },
       {
         what: "RAFT_SECRET empty",
         args: ["get", "a", ...where],
         options: { env: { RAFT_SECRET: "" } },
         code: 2,
-        says: /^RAFT_SECRET is empty/,
-      },
-      {
-        what: "secret and key at once",
-        code: 2,
-        args: ["get", "a", ...where, "--secret-file", secretFile(), "--client-key-file", key],
-        says: /^--secret-file and --client-key-file are both given\. A client takes one/,
-      },
-      {
-        what: "both in the environment",
-        args: ["get", "a", ...where],
-        code: 2,
-        options: { env: { RAFT_SECRET: SECRET, RAFT_CLIENT_KEY: "ab".repeat(32) } },
-        says: /^RAFT_SECRET and RAFT_CLIENT_KEY are both set\. /,
+        says: /^Cannot use RAFT_SECRET: it is empty/,
       },
       {
         what: "a client's key that is none",
@@ -478,32 +453,26 @@ describe("bad input", () => {
         what: "a client's key that others can read",
         code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile("ab".repeat(32), 0o640)],
-        says: /^--client-key-file .* can be read by others\. Forbid it: .* set RAFT_CLIENT_KEY /,
+        says: /^Cannot use --client-key-file .*: others can read it\. .* set RAFT_CLIENT_KEY /,
       },
       {
         what: "no such key",
         code: 2,
         args: ["get", "a", ...where, "--client-key-file", `${temporaryDirectory()}/none`],
-        says: /is not there\. Copy the cluster's own to here/,
+        says: /none: it is empty, or not there\. Copy the cluster's own to here/,
       },
       {
         what: "a server with a client's key",
         args: server("--client-key-file", key),
         code: 2,
-        says: /^--client-key-file is for clients/,
-      },
-      {
-        what: "a server with only a client's key",
-        args: server(),
-        code: 2,
-        options: { env: { RAFT_CLIENT_KEY: "ab".repeat(32) } },
-        says: /^RAFT_CLIENT_KEY is for clients: .*--secret-file/,
+        says: /^Cannot use --client-key-file with "--host"/,
       },
       {
         what: "client-key without a secret",
         args: ["client-key"],
         code: 2,
-        says: /^The clients' key is made of the secret: give --secret-file, or RAFT_SECRET/,
+        says:
+          /^Cannot make the clients' key without the secret\. Give --secret-file, or RAFT_SECRET/,
       },
     ];
   });
@@ -532,20 +501,20 @@ describe("bad input", () => {
       args: ["put", "key", "-", ...where],
       code: 5,
       options: { input: new Uint8Array(10_000_000) },
-      says: /^Standard input has more than 64000 bytes.*Nothing was sent/,
+      says: /^10000\d+ bytes are too many for a datagram.*nothing was sent/,
     },
     {
       what: "bytes that are not UTF-8",
       args: ["get", ...where],
       code: 2,
       options: { shell: `exec "$0" "$@" "$(printf '\\303\\050')"` },
-      says: /has bytes that are not UTF-8, .*--base64/,
+      says: /^Cannot use ".*": it is not UTF-8\. .*--base64/,
     },
     {
       what: "no base64",
       args: ["get", "a key", "--base64", ...where],
       code: 2,
-      says: /^"a key" is not base64\. /,
+      says: /^Cannot use "a key": it is not base64\. /,
     },
     {
       what: "no such key",
@@ -657,8 +626,7 @@ describe("bad input about data", () => {
       keeps: path.join(data, old),
       options: { shell: inside },
       says: new RegExp(
-        `^raft-data/${old} holds the data of the server ${old} of the cluster `
-          + `raft, which does not run\\. Without --name this server is called localhost:${port}, `
+        `^Cannot start localhost:${port}: raft-data/${old} holds the data of the server ${old}\\. `
           + `.* add --name ${old}, .* add --data DIR\\.$`,
       ),
     });
@@ -667,9 +635,9 @@ describe("bad input about data", () => {
       start("localhost", "--name", old),
       `Server listening on localhost:${port} (127.0.0.1)\n`,
     );
-    // Beside a server that runs, another one is nothing special.
+    // Beside a peer on this machine, another server is nothing special.
     const other = await startInside(
-      ["--host", "127.0.0.2", ...start("localhost").slice(2)],
+      ["--host", "127.0.0.2", "--port", `${port}`, "--peers", old],
       "- Peers: [",
     );
     await eventually(
@@ -1001,17 +969,14 @@ describe("output", () => {
     return shown.split(/\r*\n/);
   }
 
-  slow("on a terminal of 80 columns breaks between words, and tables between columns", async () => {
+  slow("on a terminal of 80 columns breaks between words, and cuts tables", async () => {
     const absent = ["--peers", `${where[1]},a-name-of-some-length=127.0.0.1:9`, ...where.slice(2)];
     const wide = await onTerminal(200, ["status", ...absent]);
     const narrow = await onTerminal(80, ["status", ...absent]);
     for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
-    const words = (lines: string[]) => new Set(lines.join(" ").match(/\S+/g));
-    const volatile = /^\d+$|^ms$/;
-    const lasting = (lines: string[]) => [...words(lines)].filter((word) => !volatile.test(word));
-    expect(lasting(narrow).toSorted()).toEqual(lasting(wide).toSorted());
-    expect(narrow.filter((line) => line.startsWith("server "))).toHaveLength(2);
-    expect(wide.filter((line) => line.startsWith("server "))).toHaveLength(1);
+    expect(wide[0]).toMatch(/^name +role +term +.* +logBytes$/);
+    expect(narrow[0]?.length).toBe(80);
+    expect(wide[0]).toStartWith(narrow[0] ?? "no table");
     for (const line of await onTerminal(80, ["--help"])) {
       expect(line.length).toBeLessThanOrEqual(80);
     }
@@ -1034,9 +999,9 @@ describe("output", () => {
     };
     const [narrow, wide] = await Promise.all([story(80), story(200)]);
     for (const line of narrow) expect(line.length).toBeLessThanOrEqual(80);
-    expect(narrow[0]).toMatch(/^[\d:]+,\d{3} 127\.0\.0\.1:\d+ Starting server\.\.\.$/);
-    const warned = narrow.findIndex((line) => line.includes(" WARNING: No leader, and only 1"));
-    expect(narrow[warned + 1]).toMatch(/^ {13}\S/);
+    const warned = narrow.findIndex((line) => line.includes("WARNING - raft - "));
+    expect(narrow[warned]).toMatch(/ - 127\.0\.0\.1:\d+ - No leader, /);
+    expect(narrow[warned + 1]).toMatch(/^ {4}\S/);
     expect(wide[0]).toMatch(/^\d{4}-\d\d-\d\d [\d:]+,\d{3} - INFO - raft - \S+ - Starting server/);
   });
 });
@@ -1110,27 +1075,30 @@ const absent = (name: string): Answer => ({ name, silence: `${name} (never heard
 const leads = { role: "Leader", leader: "a" } as const;
 const follows = { leader: "a" };
 const asks = { role: "PreCandidate", votes: 1 } as const;
-const start = "Start those that do not run, and let UDP through to all.";
-const lost = "a has 1 of the 2 votes that are needed of 3";
-const underWay = "There is no leader yet: an election is under way, and nothing that can be seen "
-  + "from here stands against it. Ask again in a moment.";
+const lost = "a has 1 of the 2 votes that it needs of 3";
+const soon = "There is no leader yet, but nothing that can be seen from here stands against an "
+  + "election. Ask again in a moment.";
+const start = (address: string) => `start it, or let UDP through to ${address}`;
+const otherMembers =
+  "was founded with other members, or is of another cluster: give all servers one "
+  + "--cluster and the same --peers";
 
 const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ["all is well", [server("a", leads), server("b", follows), server("c", follows)], []],
-  ["nobody answers", [absent("a"), { name: "b", silence: "b (its name does not resolve)" }], [
-    "No server answers: a (never heard), b (its name does not resolve). Do they run ('bun cli.ts "
-    + "--test' starts three here), and are --peers, --cluster and the secret right? Who has them "
-    + "wrong gets no answer.",
+  ["no server answers", [absent("a"), { name: "b", silence: "b (ENOTFOUND)" }], [
+    "No server answers: a (never heard), b (ENOTFOUND). Start them ('bun cli.ts --test' starts three "
+    + "here). If they run, check --peers, --cluster and the secret: a client with wrong ones gets no "
+    + "answer.",
   ]],
   ["two have gone", [
-    server("a", asks, { b: { heardMs: 41_000, address: "b" }, c: { heardMs: 300_000 } }),
+    server("a", asks, { b: { heardMs: 41_000 }, c: { heardMs: 2_400 } }),
     absent("b"),
     absent("c"),
   ], [
-    `There is no leader: ${lost}; b has not been heard for 41 s; c has not been heard for 5 min, `
-    + `its name resolves to 10.0.0.2:48000. ${start}`,
+    `There is no leader: ${lost}; b has not been heard for 41 s: ${start("10.0.0.1:48000")}; c has `
+    + `not been heard for 2 s: ${start("10.0.0.2:48000")}.`,
   ]],
-  ["one was never there, its name is unknown, and the other has the newer log", [
+  ["one was never there, as its name is unknown, and the other has gone", [
     server("a", asks, {
       b: {
         heardMs: null,
@@ -1141,52 +1109,42 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
           reason: "getaddrinfo ENOTFOUND b",
         },
       },
+      c: { heardMs: 41_000 },
     }),
-    absent("b"),
-    server("c", { lastIndex: 11 }),
-  ], [
-    `There is no leader: ${lost}; b has never been heard, its name does not resolve; c refuses: `
-    + `its log is newer. ${start}`,
-  ]],
-  ["a longer log of an earlier term is not newer", [
-    server("a", asks, { b: { heardMs: null, address: "b" } }),
-    absent("b"),
-    server("c", { lastIndex: 20, lastTerm: 2 }),
-  ], [underWay]],
-  ["both others have voted for somebody else", [
-    server("a", { role: "Candidate", votes: 1, votedFor: "a" }),
-    server("b", { votedFor: "c" }),
-    server("c", { votedFor: "c" }),
-  ], [`There is no leader: ${lost}; b has voted for c; c has voted for c.`]],
-  ["all answer here, but do not hear one another", [
-    server("a", { ...asks, lastIndex: 12 }, {
-      b: { heardMs: 5000, address: "b" },
-      c: { heardMs: 7_200_000, address: "c" },
-    }),
-    server("b", asks),
-    server("c", asks),
-  ], [
-    `There is no leader: ${lost}; b has not been heard for 5 s, though it answers here; c has `
-    + `not been heard for 2 h, though it answers here. ${start}`,
-  ]],
-  ["the others were founded otherwise", [
-    server("a", asks, { b: { lastWarning: foreign }, c: { lastWarning: foreign } }),
-  ], [
-    `There is no leader: ${lost}; b was founded with other members, or is of another cluster; c `
-    + `was founded with other members, or is of another cluster. ${start}`,
-  ]],
-  ["an election is under way", [server("a", asks), server("b"), server("c")], [underWay]],
-  ["nobody has asked yet, and two do not answer", [
-    server("a", {}, { b: { heardMs: null, address: "b" }, c: { heardMs: null, address: "c" } }),
     absent("b"),
     absent("c"),
   ], [
-    "There is no leader: a has 0 of the 2 votes that are needed of 3; b has never been heard; c "
-    + `has never been heard. ${start}`,
+    `There is no leader: ${lost}; b has never been heard: getaddrinfo ENOTFOUND b; c has not been `
+    + `heard for 41 s: ${start("10.0.0.2:48000")}.`,
+  ]],
+  ["one is silent, and the other could vote", [
+    server("a", asks, { b: { heardMs: null } }),
+    absent("b"),
+    server("c", { lastIndex: 20, lastTerm: 2 }),
+  ], [soon]],
+  ["all answer here, but do not hear one another", [
+    server("a", { ...asks, lastIndex: 12 }, { b: { heardMs: 5000 }, c: { heardMs: 7000 } }),
+    server("b", asks),
+    server("c", asks),
+  ], [
+    `There is no leader: ${lost}; b has not been heard for 5 s: ${start("10.0.0.1:48000")}; c has `
+    + `not been heard for 7 s: ${start("10.0.0.2:48000")}.`,
+  ]],
+  ["the others were founded otherwise", [
+    server("a", asks, { b: { lastWarning: foreign }, c: { lastWarning: foreign } }),
+  ], [`There is no leader: ${lost}; b ${otherMembers}; c ${otherMembers}.`]],
+  ["an election is held", [server("a", asks), server("b"), server("c")], [soon]],
+  ["no server has asked yet, and two do not answer", [
+    server("a", {}, { b: { heardMs: null }, c: { heardMs: null } }),
+    absent("b"),
+    absent("c"),
+  ], [
+    "There is no leader: a has 0 of the 2 votes that it needs of 3; b has never been heard: "
+    + `${start("10.0.0.1:48000")}; c has never been heard: ${start("10.0.0.2:48000")}.`,
   ]],
   ["the leader does not answer here", [absent("a"), server("b", follows), server("c", follows)], [
-    "a leads, say those who follow it, but does not answer here: either it has just stopped, and "
-    + "another is elected soon, or this machine cannot reach it by UDP.",
+    "a leads, says b, but does not answer here. Ask again in a moment, as it may have just stopped; "
+    + "or let UDP through from this machine.",
   ]],
   ["a leader of an earlier term does not count", [
     server("a", { ...leads, term: 2 }),
@@ -1197,15 +1155,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("a", leads, { b: { heardMs: 41_000, matchIndex: 2 } }),
     absent("b"),
     server("c", follows),
-  ], [
-    "b has not been heard for 41 s, its name resolves to 10.0.0.1:48000. Start it, or let UDP "
-    + "through between it and a.",
-  ]],
-  ["a follower is heard by the leader only", [
-    server("a", leads),
-    absent("b"),
-    server("c", follows),
-  ], ["b does not answer here, though a hears it: can this machine reach 10.0.0.1:48000 by UDP?"]],
+  ], [`b has not been heard for 41 s: ${start("10.0.0.1:48000")}.`]],
   ["an entry never reaches a follower", [
     server("a", { ...leads, lastIndex: 12 }, {
       b: { stuck: { type: "stuck", server: "b", index: 11, bytes: 5000 } },
@@ -1214,162 +1164,111 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", follows),
     server("c", follows),
   ], [
-    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
-    + "them. Without them: b, c.",
     "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller "
-    + "datagrams do: the path loses large ones. Let IP fragments through (firewalls, tunnels), or "
-    + "keep commands below 1,200 bytes.",
+    + "datagrams do: let IP fragments through (firewalls, tunnels), or keep commands below 1,200 "
+    + "bytes.",
   ]],
-  ["a follower is far behind", [
-    server("a", { ...leads, lastIndex: 5000, commitIndex: 5000 }, {
-      b: { matchIndex: 3000 },
-      c: { matchIndex: 5000 },
-    }),
-    server("b", follows),
-    server("c", follows),
-  ], [
-    "b is 2000 entries behind, and is heard: it is catching up. If the number does not fall, its "
-    + "disk is slow, or the network loses datagrams of full size.",
-  ]],
-  ["an entry is not committed: the followers lack it", [
-    server("a", { ...leads, lastIndex: 11 }),
-    server("b", follows),
-    server("c", follows),
-  ], [
-    "The last entries of the log, from 11 to 11, are not committed yet: 2 of 3 disks must have "
-    + "them. Without them: b, c.",
-  ]],
-  ["entries are not committed: one has gone, and the leader's own disk is slow", [
-    server("a", { ...leads, lastIndex: 15, unsaved: 5 }, {
-      b: { heardMs: 3000, address: "b" },
-      c: { matchIndex: 15 },
-    }),
-    absent("b"),
-    server("c", follows),
-  ], [
-    "The last entries of the log, from 11 to 15, are not committed yet: 2 of 3 disks must have "
-    + "them. Without them: a, b.",
-    "b has not been heard for 3 s. Start it, or let UDP through between it and a.",
-  ]],
-  ["entries are on their way", [
-    server("a", { ...leads, lastIndex: 12 }, { b: { matchIndex: 12 }, c: { matchIndex: 11 } }),
-    server("b", follows),
-    server("c", follows),
-  ], [
-    "The last entries of the log, from 11 to 12, are not committed yet: 2 of 3 disks must have "
-    + "them. Ask again in a moment.",
-  ]],
-  ["one is of a cluster of another name, and does not answer", [
+  ["one is of another cluster", [
     server("a", leads, { b: { lastWarning: foreign, heardMs: null } }),
     absent("b"),
     server("c", follows),
-  ], [
-    "b was founded with other members, or is of another cluster. Give all the same --cluster and "
-    + "--peers.",
-  ]],
-  ["one that answers is of another cluster", [
-    server("a", leads, { b: { lastWarning: foreign, heardMs: null } }),
-    server("b", { id: "another" }),
-    server("c", follows),
-  ], [
-    "b is not of the cluster of a, and both refuse each other. If it should be, start it with "
-    + "--join and an empty --data, and write 'bun cli.ts members add'.",
-  ]],
-  ["somebody has another secret", [
+  ], [`b ${otherMembers}.`]],
+  ["a client has another secret", [
     server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
-    server("b", { ...follows, dropped: { unauthenticated: 17, foreign: 3, version: 9 } }),
+    server("b", { ...follows, dropped: { unauthenticated: 17, version: 9 } }),
     server("c", { ...follows, dropped: { misaddressed: 3 } }),
   ], [
-    "a has dropped datagrams of another secret or cluster (1): the WARNINGs there tell where from.",
-    "b has dropped datagrams of another secret or cluster (20): the WARNINGs there tell where "
-    + "from.",
+    "a has dropped datagrams of another secret or cluster (1): the warnings in its log say where "
+    + "they came from.",
+    "b has dropped datagrams of another secret or cluster (17): the warnings in its log say where "
+    + "they came from.",
   ]],
 ];
 
 const NEW_DISK = "has an empty or replaced disk, and no vote until a leader has given it the log";
-const [empty, newDisk] = [{ lastIndex: 0, lastTerm: 0, commitIndex: 0, founding: 0 }, {
-  isNamed: false,
-  founding: 0,
-}];
+const empty = { lastIndex: 0, lastTerm: 0, commitIndex: 0, founding: 0 };
+const newDisk = { isNamed: false, founding: 0 };
 const apart = (one: string, other: string) =>
-  `Two clusters have this name, and take nothing from each other: one of ${one}; one of ${other}. `
-  + "Keep one: stop the servers of the other, keep their directories aside, and if no majority is "
-  + "left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The others join it "
-  + "with an empty --data.";
+  `${one} is of another founding than ${other}: two clusters have this name, and take nothing from `
+  + "each other. Keep one: stop the servers of the other, keep their directories aside, and if no "
+  + "majority is left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The "
+  + "others join it with an empty --data.";
 
-TROUBLES.push(["two of three have lost their disks", [
-  server("a", asks, { b: newDisk, c: { ...newDisk, heardMs: null } }),
-  server("b", empty, { a: { founding: 1 } }),
-  absent("c"),
-], [
-  `There is no leader: ${lost}; b ${NEW_DISK}; c ${NEW_DISK}. Too few disks are left for any `
-  + "election. Bring the old disks back, or run 'bun cli.ts recover --data DIR' with that of a.",
-]], ["one has lost its disk, and another is silent: that one is the way out", [
-  server("a", asks, { b: newDisk, c: { heardMs: 5000, address: "c" } }),
-  server("b", empty, { a: { founding: 1 } }),
-  absent("c"),
-], [`There is no leader: ${lost}; b ${NEW_DISK}; c has not been heard for 5 s. ${start}`]], [
-  "disks that are empty wait for the server that has shown a log",
-  [
+TROUBLES.push(
+  ["two of three have lost their disks", [
+    server("a", asks, { b: newDisk, c: { ...newDisk, heardMs: null } }),
+    server("b", empty, { a: { founding: 1 } }),
+    absent("c"),
+  ], [
+    `There is no leader: ${lost}; b ${NEW_DISK}; c ${NEW_DISK}. Too few disks are left for any `
+    + "election. Bring the old disks back, or run 'bun cli.ts recover --data DIR' with that of a.",
+  ]],
+  ["one has lost its disk, and another is silent: that one is the way out", [
+    server("a", asks, { b: newDisk, c: { heardMs: 5000 } }),
+    server("b", empty, { a: { founding: 1 } }),
+    absent("c"),
+  ], [
+    `There is no leader: ${lost}; b ${NEW_DISK}; c has not been heard for 5 s: `
+    + `${start("10.0.0.2:48000")}.`,
+  ]],
+  ["disks that are empty wait for the server that has shown a log", [
     absent("a"),
     server("b", empty, { a: { founding: 1 }, c: { founding: 0 } }),
     server("c", empty, { a: { founding: 1 }, b: { founding: 0 } }),
-  ],
-  [
+  ], [
     "There is no leader: the disks of b, c are empty, and wait for the log of a. Start a, or let "
     + "UDP through. If it is gone for good, start the servers with empty disks again: they "
     + "found a new cluster.",
-  ],
-], ["empty disks are nothing wrong where no server has shown a log", [
-  server("a", { ...empty, ...asks }, { b: newDisk, c: newDisk }),
-  server("b", empty, { a: newDisk, c: newDisk }),
-  server("c", empty, { a: newDisk, b: newDisk }),
-], [underWay]], ["two clusters were founded apart, and one of them leads", [
-  server("a", { leader: "a" }, { b: { founding: 8 }, c: { founding: null } }),
-  server("b", { role: "Leader", leader: "b", founding: 8 }, {
-    a: { founding: 1, matchIndex: 0 },
-    c: { founding: 8, matchIndex: 10 },
-  }),
-  server("c", { leader: "b", founding: 8 }, { a: { founding: null }, b: { founding: 8 } }),
-], [apart("a", "b, c")]], ["a server of another founding does not answer here", [
-  server("a", { ...leads, founding: 1 }, { b: { founding: 8, matchIndex: 0 } }),
-  absent("b"),
-  server("c", follows, { b: { heardMs: 5000 } }),
-], [
-  apart("a, c", "b"),
-  "b does not answer here, though a hears it: can this machine reach 10.0.0.1:48000 by UDP?",
-]], ["a founding that is not fixed yet is no other cluster", [
-  server("a", leads),
-  server("b", { ...follows, founding: 8, lastIndex: 1, commitIndex: 0 }),
-  server("c", follows),
-], []], ["a follower has committed more than its leader has", [
-  server("a", leads),
-  server("b", { ...follows, lastIndex: 40, commitIndex: 30 }),
-  server("c", follows),
-], [
-  "b has committed entries up to 30, but the log of its leader a ends with 10: disks of a "
-  + "majority were lost, or put back from an older copy. Stop all servers, keep their directories "
-  + "aside, and run 'bun cli.ts recover --data DIR' with that of b.",
-]]);
+  ]],
+  ["empty disks are nothing wrong where no server has shown a log", [
+    server("a", { ...empty, ...asks }, { b: newDisk, c: newDisk }),
+    server("b", empty, { a: newDisk, c: newDisk }),
+    server("c", empty, { a: newDisk, b: newDisk }),
+  ], [soon]],
+  ["two clusters were founded apart, and one of them leads", [
+    server("a", { leader: "a" }, { b: { founding: 8 }, c: { founding: null } }),
+    server("b", { role: "Leader", leader: "b", founding: 8 }, {
+      a: { founding: 1, matchIndex: 0 },
+      c: { founding: 8, matchIndex: 10 },
+    }),
+    server("c", { leader: "b", founding: 8 }, { a: { founding: null }, b: { founding: 8 } }),
+  ], [apart("a", "b")]],
+  ["a server of another founding does not answer here", [
+    server("a", leads, { b: { founding: 8, matchIndex: 0 } }),
+    absent("b"),
+    server("c", follows),
+  ], [apart("b", "a")]],
+  ["a server of another founding has committed more", [
+    server("a", leads),
+    server("b", { ...follows, founding: 8, lastIndex: 40, commitIndex: 30 }),
+    server("c", follows),
+  ], [apart("b", "a")]],
+  ["a founding that is not fixed yet is no other cluster", [
+    server("a", leads),
+    server("b", { ...follows, founding: 8, lastIndex: 1, commitIndex: 0 }),
+    server("c", follows),
+  ], []],
+  ["a follower has committed more than its leader has", [
+    server("a", leads),
+    server("b", { ...follows, lastIndex: 40, commitIndex: 30 }),
+    server("c", follows),
+  ], [
+    "b has committed entries up to 30, but the log of its leader a ends with 10: disks of a "
+    + "majority were lost, or put back from an older copy. Stop all servers, keep their directories "
+    + "aside, and run 'bun cli.ts recover --data DIR' with that of b.",
+  ]],
+);
 
 describe("status says", () => {
   for (const [what, answers, sentences] of TROUBLES) {
     test(what, () => expect(troublesOf(answers)).toEqual(sentences));
   }
-
-  test("the same in whatever order they answer", () => {
-    for (const [, answers, sentences] of TROUBLES) {
-      if (answers.some(({ status }) => status)) {
-        expect(troublesOf(answers.toReversed())).toEqual(sentences);
-      }
-    }
-  });
 });
 
 describe("the story warns", () => {
-  const told = (event: NodeEvent, given = MEMBERS) => {
+  const told = (event: NodeEvent) => {
     const lines: string[] = [];
-    const tell = narrator("a", given, (message, level) => lines.push(`${level} ${message}`));
+    const tell = narrator("a", (message, level) => lines.push(`${level} ${plain(message)}`));
     tell({ type: "recovered", cutBytes: 0, members: configuration(MEMBERS) });
     tell(event);
     return lines;
@@ -1382,18 +1281,11 @@ describe("the story warns", () => {
     ]);
   });
 
-  test("of a cluster with the same members", () => {
-    const address = { host: "::1", port: 7 };
-    const event = {
-      type: "foreign",
-      server: "b",
-      address,
-      cluster: "2",
-      members: "a, b, c",
-    } as const;
-    expect(told(event)).toEqual([
-      "WARNING b is of another cluster with the same members, and we refuse each other. Give all "
-      + "the same --cluster",
+  test("of a server that was founded with other members", () => {
+    expect(told({ ...foreign, server: "b", members: "a, b" })).toEqual([
+      "WARNING b has other founding members or another cluster name, and we refuse each other. Its "
+      + "members are a, b. Start the one that is wrong again, with the right --peers and --cluster "
+      + "and an empty --data",
     ]);
   });
 
@@ -1401,8 +1293,8 @@ describe("the story warns", () => {
     const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
     expect(told({ type: "twice", server: "c", address, other })).toEqual([
       "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an "
-      + "earlier start or a disk that was replaced, and is not answered. Stop the one that is "
-      + "wrong. If there is only one, start it with an empty directory",
+      + "earlier start or a replaced disk, and gets no answer. Stop the one that is wrong. If there "
+      + "is only one, start it with an empty directory",
     ]);
   });
 
@@ -1416,8 +1308,8 @@ describe("the story warns", () => {
   test("of an entry that never arrives where smaller datagrams do", () => {
     expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
       "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though "
-      + "smaller datagrams do: the path loses large ones. Let IP fragments through (firewalls, "
-      + "tunnels), or keep commands below 1,200 bytes",
+      + "smaller datagrams do: let IP fragments through (firewalls, tunnels), or keep commands below "
+      + "1,200 bytes",
     ]);
   });
 
@@ -1428,20 +1320,9 @@ describe("the story warns", () => {
     expect(line).toMatch(/nothing is taken from it.* stop .* aside.* recover.* empty --data$/);
   });
 
-  test("with the members of the disk, not of the command line", () => {
-    const address = { host: "::1", port: 7 };
-    const event = { type: "foreign", server: "b", address, cluster: "2", members: "a, b" } as const;
-    expect(told(event, ["a", "d"])).toEqual([
-      "WARNING --peers lists d, by the log no member: to add one, write 'bun cli.ts members add "
-      + "NAME=HOST:PORT'. --peers only says where to look for the members",
-      "WARNING b was founded with other members, and we refuse each other: it with a, b, we with "
-      + "a, b, c. Start the one that is wrong again, with right --peers and an empty --data",
-    ]);
-  });
-
   test("once under each leader that there are too few votes, and tells its first commit", () => {
     const lines: string[] = [];
-    const tell = narrator("a", MEMBERS, (message, level) => lines.push(`${level} ${message}`));
+    const tell = narrator("a", (message, level) => lines.push(`${level} ${plain(message)}`));
     const lost = { type: "preVoteLost", votes: 1, needed: 2 } as const;
     const leads = { type: "leader", from: undefined, to: "a" } as const;
     for (let i = 1; i <= 3; i += 1) {
@@ -1557,7 +1438,6 @@ describe("servers", () => {
   test("an address of this machine alone is a warning, if a peer is elsewhere", async () => {
     const [port] = await freePorts(1);
     for (const host of ["127.0.0.1", "localhost"]) {
-      const is = host === "localhost" ? "is 127.0.0.1," : "is";
       const program = await startWarned(
         "a --host of this machine alone",
         [
@@ -1571,8 +1451,8 @@ describe("servers", () => {
           "127.0.0.1:9,far=203.0.113.7:9",
         ],
         new RegExp(
-          `${host} ${is} a loopback address, which reaches this machine only, and not `
-            + "far at 203\\.0\\.113\\.7\\. Give --host an address of this machine in that .*",
+          "This server listens on the loopback address 127\\.0\\.0\\.1, which reaches this machine "
+            + "only, and not far at 203\\.0\\.113\\.7\\. Give --host an address of this machine .*",
         ),
       );
       expect(program.output.match(/loopback/g)).toHaveLength(1);
@@ -1584,36 +1464,32 @@ describe("servers", () => {
     const [port] = await freePorts(1);
     const data = temporaryDirectory();
     const start = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data, ...QUICK];
-    const program = await startWarned("a peer's name does not resolve", [
-      ...start,
-      "--peers",
-      `lost=${NOWHERE}:1,127.0.0.1:1`,
-    ], /Cannot find lost at \S+: .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*'getent hosts .*/);
+    const program = await startWarned(
+      "a peer's name does not resolve",
+      [
+        ...start,
+        "--peers",
+        `lost=${NOWHERE}:1,127.0.0.1:1`,
+      ],
+      /Cannot resolve \S+ \(server lost\): .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*getent hosts .*/,
+    );
     await story(program, /WARNING - raft - \S+ - No leader, and only 1 of the 2 votes/);
     const status = await cli(["status", "--peers", `127.0.0.1:${port}`]);
     expect(status).toMatchObject({ code: 5 });
     expect(status.errors).toMatch(
-      /^There is no leader: \S+ has 1 of the 2 votes that are needed of 3; /,
+      /^There is no leader: \S+ has 1 of the 2 votes that it needs of 3; /,
     );
-    expect(status.errors).toContain("lost has never been heard, its name does not resolve");
-    expect(program.output.match(/Cannot find lost/g)?.length).toBe(1);
+    expect(status.errors).toMatch(/lost has never been heard: .*(ENOTFOUND|EAI_AGAIN)/);
+    expect(program.output.match(/Cannot resolve/g)?.length).toBe(1);
     program.signal("SIGTERM");
     expect(await program.exited).toBe(0);
-    // Membership is in the directory by now.
-    const other = [...start, "--peers", "127.0.0.1:2"];
-    const warned = await startWarned(
-      "other peers than at the first start",
-      other,
-      /--peers lists 127\.0\.0\.1:2, by the log no member: to add one, .*/,
-    );
-    await warned.kill();
-    const again = new Program(["--json", ...other]);
-    const line = await story(again, /^.*--peers lists .*$/m);
+    const again = new Program(["--json", ...start, "--peers", `lost=${NOWHERE}:1,127.0.0.1:1`]);
+    const line = await story(again, /^.*Cannot resolve .*$/m);
     expect(JSON.parse(line)).toEqual({
       time: expect.any(String),
       level: "WARNING",
       server: `127.0.0.1:${port}`,
-      message: expect.stringContaining("where to look for the members"),
+      message: expect.stringContaining("Retrying every second"),
     });
   });
 
@@ -1639,7 +1515,7 @@ describe("servers", () => {
       temporaryDirectory(),
       ...QUICK,
     ]);
-    await story(fourth, /fourth is no member yet, or no more: it waits for .*members add/);
+    await story(fourth, /fourth is not a member: it waits for .*members add/);
     expect(await ask("members", "add", `fourth=127.0.0.1:${port}`)).toEqual({ ok: true });
     await story(fourth, /Members: .*, fourth$/m);
     const { leader } = await ask("status");
@@ -1662,18 +1538,10 @@ describe("servers", () => {
     ]);
     expect(new Set(members.map((member: Member) => member.disk)).size).toBe(3);
     const told = await cli(["members", "list", "--peers", all.join(",")]);
-    expect(told.output).toMatch(new RegExp(`^member +address\n(.*\n){2}fourth +127.*:${port}\n$`));
+    expect(told.output).toMatch(
+      new RegExp(`^name +address +votes\n(.*\n){2}fourth +127.*:${port} +true\n$`),
+    );
     expect(await ask("put", "key", "value")).toEqual({ ok: true });
-  });
-
-  test("two names that resolve to one peer are a warning", async () => {
-    const [port] = await freePorts(1);
-    const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()];
-    await startWarned("two names that resolve to one peer", [
-      ...args,
-      "--peers",
-      "127.0.0.1:9,localhost:9",
-    ], /127\.0\.0\.1:9 and localhost:9 are two names for one server, .* List it once/);
   });
 
   test("servers that were given different lists refuse each other, and print both", async () => {
@@ -1690,13 +1558,13 @@ describe("servers", () => {
         "--peers",
         peers.join(","),
         ...QUICK,
-      ], /\S+ was founded with other members, .*/);
+      ], /\S+ has other founding members or another cluster name, .*/);
     const programs = await Promise.all([start(one, second), start(two, first, "127.0.0.1:9")]);
     const lists = [[first, second], [first, second, "127.0.0.1:9"]].map((list) =>
       list.toSorted().join(", ")
     );
     for (const [i, { output }] of programs.entries()) {
-      expect(output).toContain(`: it with ${lists[1 - i]}, we with ${lists[i]}. Start the one`);
+      expect(output).toContain(`Its members are ${lists[1 - i]}. Start the one`);
     }
   });
 
@@ -1712,13 +1580,15 @@ describe("servers", () => {
     expect(alone.code).toBe(5);
     for (const server of servers.slice(1)) {
       // Two followers have nothing to say to each other while there is a leader.
-      const silence = "has (never been heard|not been heard for \\d+ m?s)[;.]";
+      const silence = "has (never been heard|not been heard for \\d+ s): ";
       expect(alone.errors).toMatch(new RegExp(`${server} ${silence}`));
     }
     const lines = alone.output.trimEnd().split("\n");
-    expect(lines[0]).toMatch(/^server +role +term +last +committed +lag +heard +round trip +log/);
+    expect(lines[0]).toMatch(
+      /^name +role +term +lastIndex +commitIndex +lag +heardMs +roundTripMs/,
+    );
     expect(lines.length).toBe(4); // Who is not asked is known from who answers.
-    const columns = lines.map((line) => line.search(/Follower|no answer|role/));
+    const columns = lines.map((line) => line.search(/ (PreCandidate|Candidate|Follower|-|role) /));
     expect(columns).toEqual(Array(4).fill(columns[0] ?? -1));
   });
 
@@ -1796,7 +1666,7 @@ describe("servers", () => {
       for (const word of "bcdefghijklmnopqrstu") {
         expect(await ended(raft("put", word, word))).toMatchObject({ code: 0 });
       }
-      await story(trio, /(?:The next ones are not told[^]*){3}/);
+      await story(trio, /(?:Applied put "t"[^]*){3}/);
       expect(trio.output).not.toContain("put \"u\"");
       const [victim] = childrenOf(trio.pid);
       if (victim) process.kill(victim.pid, "SIGKILL");
@@ -1804,7 +1674,7 @@ describe("servers", () => {
       const second = await ended(raft("--test"));
       expect(second).toMatchObject({ code: 5, output: "" });
       expect(second.errors).toMatch(
-        /^Cannot listen on port 4800\d: .* another '\.\/raft --test'\. Use /,
+        /^Cannot listen on \S+:4800\d: another process has that port\. Stop it, /,
       );
       const help = await ended(raft("--help"));
       expect(help.output).toContain("./raft put KEY VALUE");
