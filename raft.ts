@@ -4334,9 +4334,9 @@ export class Client {
           this.target = this.servers[next % this.servers.length] ?? "";
         }
         this.ask(request);
+        this.endpoint.schedule();
       }
     }
-    this.endpoint.schedule();
     this.setTimer();
   }
 
