@@ -1,6 +1,6 @@
 /** Tests that the README is true of the code: sections, messages, commands, files, programs. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { clientMessages, KeyValueStore, messages, Node, operatorMessages } from "../../raft.ts";
@@ -47,6 +47,10 @@ test("every command, flag, file and directory of the README exists", () => {
   const files = readme.match(/\btest(\/[\w-]+)+(\.test)?(\.ts)?/g) ?? [];
   expect(files.length).toBeGreaterThan(8);
   expect(files.filter((file) => !existsSync(path.join(root, file)))).toEqual([]);
+  // Each directory of tests is named.
+  const directories = globSync("test/*/**/*.test.ts", { cwd: root })
+    .map((file) => file.split(path.sep).slice(0, 2).join("/"));
+  expect(new Set(directories).difference(new Set(files))).toEqual(new Set());
 });
 
 describe("the README's programs", () => {
