@@ -60,18 +60,20 @@ import { crc32 } from "node:zlib";
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
 
-/**
- * One entry of the log. "commands" are for the state machine, as many as were proposed together; a
- * "session" opens one for a client, "members" says who they are, a "noop" asks for nothing; the
- * files have more kinds (section 15). `data` is opaque until it is applied. `record` is the whole
- * entry as disk and wire know it, encoded once.
- */
+export const entryKinds = ["noop", "session", "commands", "members"] as const;
+/** An entry of the log (§5.3). */
 export type Entry = {
   readonly index: number;
   readonly term: number;
-  readonly kind: (typeof recordKinds)[number];
+  /**
+   * "commands" are for the state machine, as many as were proposed together. A "session" opens one
+   * for a client, "members" lists the members, and a "noop" asks for nothing.
+   */
+  readonly kind: (typeof entryKinds)[number];
+  /** The commands. They are opaque until they are applied. Empty in the other kinds. */
   readonly data: Buffer;
-  readonly record: Buffer;
+  /** The members, if it lists them. */
+  readonly listed?: Listed;
 };
 
 /** The messages between servers. */
@@ -139,7 +141,7 @@ const texts = [
   "asked",
   "members",
 ] as const;
-const blobs = ["data", "command", "question", "answer"] as const;
+const blobs = ["data", "commands", "question", "answer", "outcomes"] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
   : Field extends (typeof texts)[number] ? string
   : Field extends (typeof blobs)[number] ? Uint8Array
@@ -205,12 +207,22 @@ const NOTHING = Buffer.alloc(0);
 // entry that a snapshot has replaced (§7), or at 0, of term 0, an entry that is in every log. So
 // each entry has a predecessor to agree on (§5.3). All arithmetic with indexes is done here.
 
+/** How many bytes an entry takes beside its data, in a datagram as on a disk. */
+const ENTRY_HEADER = 17;
+
+/** Returns how many bytes an entry takes. For a list of members it may be a little less. */
+export const sizeOf = ({ data, listed }: Pick<Entry, "data" | "listed">): number =>
+  ENTRY_HEADER + data.length
+  + (listed ? Buffer.byteLength(JSON.stringify(listed.members.map(Object.values))) : 0);
+
+const noop = (index: number, term: number): Entry => ({ index, term, kind: "noop", data: NOTHING });
+
 export class Log {
   /** How far this log is on this server's disk. Nothing above it may be promised to anyone. */
   savedIndex = 0;
   baseIndex = 0;
   /** The base, and what is behind it. */
-  private entries = [makeEntry(0, 0, "noop", NOTHING)];
+  private entries = [noop(0, 0)];
   /** Where each entry ends, counted in bytes, so the size of a range is one subtraction. */
   private sizes = [0];
   /** Which of the entries list the members, and whom. */
@@ -242,12 +254,10 @@ export class Log {
   append(entry: Entry): void {
     assert(entry.index === this.lastIndex + 1, "a log has no gaps");
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
-    this.sizes.push((this.sizes.at(-1) ?? 0) + entry.record.length);
+    const { index, listed } = entry;
+    this.sizes.push((this.sizes.at(-1) ?? 0) + sizeOf(entry));
     this.entries.push(entry);
-    if (entry.kind !== "members") return;
-    const listed = readMembers(entry.data);
-    assert(listed, "a list of members can be read");
-    this.configurations.push({ index: entry.index, ...listed });
+    if (listed) this.configurations.push({ index, ...listed });
   }
 
   /** The last list of members that this log has, at or before `index`. */
@@ -293,7 +303,7 @@ export class Log {
     return this.slice(first, Math.min(last, lastIndex));
   }
 
-  /** How many bytes the entries from `first` to `last` take, on the wire as on the disk. */
+  /** Returns how many bytes the entries from `first` to `last` take. */
   bytes(first: number, last: number): number {
     const end = (index: number) => this.sizes[Math.max(0, index - this.baseIndex)] ?? 0;
     return last < first ? 0 : end(last) - end(first - 1);
@@ -325,7 +335,7 @@ export class Log {
 
   /** Begins anew behind an entry that is known by its place only, and durable. */
   reset(index: number, term: number): void {
-    this.entries = [makeEntry(index, term, "noop", NOTHING)];
+    this.entries = [noop(index, term)];
     this.sizes = [0];
     this.configurations = [];
     this.baseIndex = this.savedIndex = index;
@@ -594,10 +604,11 @@ export class Raft {
    * have succeeded only once an entry of this term is applied at that index. Returns undefined if
    * this server does not lead, or is handing its leadership over.
    */
-  propose(kind: Entry["kind"], data: Uint8Array): number | undefined {
-    if (this.role.name !== "Leader" || this.transferTarget) return undefined;
-    this.log.append(makeEntry(this.log.lastIndex + 1, this.currentTerm, kind, data));
-    return this.log.lastIndex;
+  propose(kind: Entry["kind"], data: Buffer = NOTHING): number | undefined {
+    const { role, log, currentTerm: term } = this;
+    if (role.name !== "Leader" || this.transferTarget) return undefined;
+    log.append({ index: log.lastIndex + 1, term, kind, data });
+    return log.lastIndex;
   }
 
   /**
@@ -863,7 +874,7 @@ export class Raft {
     // A term begins with a no-op, because entries of earlier terms are committed only below an
     // entry of the leader's own term (§5.4.2, §8). The first entry of all lists the members and
     // their disks (section 11). Sent at once, it is the first heartbeat, too.
-    if (firstIndex > 1) this.propose("noop", NOTHING);
+    if (firstIndex > 1) this.propose("noop");
     else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
   }
 
@@ -1385,10 +1396,10 @@ export class Raft {
   }
 
   private appendMembers(role: Leader, next: Configuration): number {
-    const { log, currentTerm, others } = this;
+    const { log, currentTerm: term, others } = this;
     const index = log.lastIndex + 1;
-    const founding = this.founding || drawId(this.#random);
-    log.append(makeEntry(index, currentTerm, "members", encodeMembers(next, founding)));
+    const listed = { founding: this.founding || drawId(this.#random), members: next };
+    log.append({ index, term, kind: "members", data: NOTHING, listed });
     // Nothing is known of a new server, even if an earlier one had its name.
     for (const name of this.others) if (!others.includes(name)) this.trackFollower(role, name);
     return index;
@@ -1624,6 +1635,10 @@ export class Raft {
   }
 }
 
+/** Draws a number from 1 to 2 ** 48 - 1, which is not drawn twice. */
+const drawId = (random: () => number) =>
+  1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
+
 const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
 // ------------------------------------------ 13 Sessions ------------------------------------------
@@ -1631,6 +1646,31 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // be applied only once (thesis §6.3). So it opens a session, by an entry whose index is the
 // session's id, and numbers its commands. The table of sessions is replicated like the state
 // machine: the same entries make the same table everywhere, and no clock has a say in it.
+
+/** Its `code` is for programs, its `message` for people. */
+export class RaftError extends Error {
+  override readonly name = "RaftError";
+
+  constructor(readonly code: Failure, message: string, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+type Failure =
+  | "storage"
+  | "network"
+  | "usage"
+  | "refused"
+  | "timeout"
+  | "outcomeUnknown"
+  /** A command was applied, but its answer is too large to be sent. */
+  | "applied"
+  | "closed"
+  | "stopped";
+
+/** Throws a RaftError for a mistake that only the caller or operator can fix. */
+function ensure(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
+  if (!condition) throw new RaftError(code, sentence);
+}
 
 /**
  * The state that is replicated. It must be deterministic: equal commands in equal order give equal
@@ -1662,12 +1702,31 @@ export interface StateMachine {
 /** How many sessions are kept. Beyond that, the one that was used least recently ends. */
 const MAX_SESSIONS = 10_000;
 
-type Session = { acknowledged: number; answers: Map<number, Buffer> };
-/**
- * The outcome of a command: an "answer"; or a sentence that says why it was not applied (a
- * "refusal"), or why there is no answer although it was "applied".
- */
-type Outcome = Pick<Entry, "kind" | "data">;
+/** The largest answer, in bytes. All servers refuse a larger one alike. */
+export const MAX_ANSWER_BYTES = 64_000;
+
+/** Commands that a client sends together. They are applied together, and only once. */
+export type SessionRequest = {
+  session: number;
+  /** Counts the requests of the session. */
+  sequence: number;
+  /** The client has the outcomes of all requests up to this one. */
+  acknowledged: number;
+  commands: readonly Uint8Array[];
+};
+/** The answer to a command that was applied; or if it is too large, a sentence that says so. */
+export type Outcome = Uint8Array | string;
+/** What became of a request: an outcome for each command, or a refusal. */
+export type Applied = { outcomes: readonly Outcome[]; refusal?: string };
+/** A session, and the requests that its client may still repeat, with their outcomes. */
+type SessionState = [
+  id: number,
+  acknowledged: number,
+  applied: [sequence: number, outcomes: readonly Outcome[]][],
+];
+type Session = { acknowledged: number; applied: Map<number, readonly Outcome[]> };
+
+const refuse = (refusal: string): Applied => ({ outcomes: [], refusal });
 const tooLarge = ({ length }: Uint8Array) =>
   `its answer has ${length} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for it in parts`;
 
@@ -1686,37 +1745,30 @@ export class Sessions {
   /** Which was used last, and so is at the end: most commands are of the same one as the last. */
   private latest = 0;
 
-  /** Applies a committed entry. Each command has its outcome, and so has a session that opens. */
-  apply({ kind, index, data }: Entry, machine: Pick<StateMachine, "apply">): Outcome[] {
-    if (kind === "commands") {
-      const commands = readCommands(data);
-      assert(commands, "the commands of an entry can be read");
-      return commands.map((packed) => this.applyCommand(packed, index, machine));
+  /** Applies a committed entry, which has these requests. Returns what became of each. */
+  apply(
+    { kind, index }: Entry,
+    requests: readonly SessionRequest[],
+    machine: Pick<StateMachine, "apply">,
+  ): Applied[] {
+    if (kind === "session") {
+      this.use(index, { acknowledged: 0, applied: new Map() });
+      const [oldest = 0] = this.open.keys();
+      if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
     }
-    if (kind !== "session") return [];
-    this.use(index, { acknowledged: 0, answers: new Map() });
-    const [oldest = 0] = this.open.keys();
-    if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
-    return [{ kind: "answer", data: Buffer.from(String(index)) }];
+    return requests.map((request) => this.applyRequest(request, index, machine));
   }
 
-  /** The sessions as they are now, in the order of their last use: state like any other. */
-  snapshot(): Iterable<Uint8Array> {
-    const all = [...this.open].map(([id, session]) =>
-      [makeEntry(id, session.acknowledged, "session", NOTHING), [...session.answers]] as const
-    );
-    return all.values().map(([session, answers]) => {
-      const each = answers.map(([sequence, answer]) => makeEntry(sequence, 0, "state", answer));
-      return Buffer.concat([session, ...each].map(({ record }) => record));
-    });
+  /** Returns the sessions as they are now, in the order of their last use. */
+  snapshot(): SessionState[] {
+    return [...this.open].map((
+      [id, { acknowledged, applied }],
+    ) => [id, acknowledged, [...applied]]);
   }
 
   /** Opens a session again, as it was in a snapshot. */
-  restore(bytes: Uint8Array): void {
-    const [session, ...answers] = readRecords(Buffer.from(bytes)) ?? [];
-    assert(session, "each session of a snapshot has its record");
-    const each = answers.map(({ index, data }) => [index, data] as const);
-    this.use(session.index, { acknowledged: session.term, answers: new Map(each) });
+  restore([id, acknowledged, applied]: SessionState): void {
+    this.use(id, { acknowledged, applied: new Map(applied) });
   }
 
   /** Moves a session to the end of the map: none was used more recently. */
@@ -1727,38 +1779,37 @@ export class Sessions {
     this.latest = id;
   }
 
-  private applyCommand(
-    { session: id, sequence, acknowledged, command }: PackedCommand,
+  private applyRequest(
+    { session: id, sequence, acknowledged, commands }: SessionRequest,
     index: number,
     machine: Pick<StateMachine, "apply">,
-  ): Outcome {
+  ): Applied {
     const session = this.open.get(id);
-    if (!session) {
-      return { kind: "refusal", data: Buffer.from("the session has ended, or never was") };
-    }
+    if (!session) return refuse("the session has ended, or never was");
+    if (commands.length === 0) return refuse("it is not a command");
     this.use(id, session);
-    // What the client has seen is forgotten. All else is kept, not only the latest answer:
-    // commands of a session may be under way together, and overtake each other.
+    // All outcomes that the client may still lack are kept, not only the latest: requests of a
+    // session may be in flight together, and overtake each other.
     if (acknowledged > session.acknowledged) {
       session.acknowledged = acknowledged;
-      for (const answered of session.answers.keys()) {
-        if (answered > acknowledged) break;
-        session.answers.delete(answered);
+      for (const known of session.applied.keys()) {
+        if (known > acknowledged) break;
+        session.applied.delete(known);
       }
     }
-    if (sequence <= session.acknowledged) {
-      return { kind: "refusal", data: Buffer.from("the client has already seen the answer") };
-    }
+    if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
+    const known = session.applied.get(sequence);
+    if (known) return { outcomes: known };
     try {
-      // Copies: the machine may change the command, and use the bytes of its answer again.
-      const data = session.answers.get(sequence)
-        ?? Buffer.from(checked("the answer of apply", machine.apply(Buffer.from(command), index)));
-      session.answers.set(sequence, data);
-      return data.length <= MAX_ANSWER_BYTES
-        ? { kind: "answer", data }
-        : { kind: "applied", data: Buffer.from(tooLarge(data)) };
+      const outcomes = commands.map((command): Outcome => {
+        // A copy: the machine may use the bytes of its answer again.
+        const answer = checked("the answer of apply", machine.apply(command, index));
+        return answer.length > MAX_ANSWER_BYTES ? tooLarge(answer) : Buffer.from(answer);
+      });
+      session.applied.set(sequence, outcomes);
+      return { outcomes };
     } catch (error) {
-      const what = `entry ${index}, command ${sequence} of session ${id}`;
+      const what = `entry ${index}, request ${sequence} of session ${id}`;
       throw new RaftError(
         "usage",
         `Cannot apply ${what}: every start stops here again. Correct `
@@ -1774,8 +1825,7 @@ export class Sessions {
 // ------------------------------------------ 14 The wire ------------------------------------------
 // A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
 // kind of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
-// at most 48 bits wide. An entry is encoded once, by the leader that accepts it: the bytes that
-// its datagrams carry are the bytes that every disk keeps.
+// at most 48 bits wide. Entries and commands are sequences of MessagePack, too.
 
 /** What servers answer. Texts are empty where nothing is known. */
 const answers = {
@@ -1784,17 +1834,17 @@ const answers = {
   Refused: ["reason"],
 } as const;
 /**
- * What clients ask of servers. Commands that are given in one turn are asked together. Their
- * outcomes are records with the place of the command for an index, in as many messages as it takes.
+ * What clients ask of servers. Commands that are given in one turn are one request. Their outcomes
+ * come in as many messages as it takes, each from the `first` command on that it is about.
  */
 export const clientMessages = {
   OpenSession: [],
-  Commands: ["data"],
+  Commands: ["session", "sequence", "acknowledged", "commands"],
   Read: ["question"],
   ReadIndex: [],
   Inspect: [],
   ...answers,
-  Outcomes: ["entries"],
+  Outcomes: ["first", "outcomes"],
 } as const;
 /**
  * What only operators may ask: to add a server, or without an address to remove one; and that
@@ -1837,9 +1887,7 @@ const envelopeFields = [
 ] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
-const VERSION = 4;
-/** The format before it had no foundings: all its logs are taken for one. */
-const FOUNDING_OF_VERSION_3 = 1;
+const VERSION = 5;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
@@ -1851,6 +1899,8 @@ const decoder = new Decoder({
   maxMapLength: 0,
   maxExtLength: 0,
 });
+/** Reads files, whose checksums are right. */
+const fileDecoder = new Decoder();
 
 /** Returns whether a server or a cluster may be called so. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
@@ -1872,7 +1922,7 @@ function readField(field: string, raw: unknown): unknown {
   return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
 }
 
-function readFields<List extends readonly string[]>(list: List, raw: unknown) {
+function readFields<const List extends readonly string[]>(list: List, raw: unknown) {
   if (!Array.isArray(raw) || raw.length !== list.length) return undefined;
   const fields: Record<string, unknown> = {};
   for (const [i, field] of list.entries()) {
@@ -1888,7 +1938,7 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
   const [, fields = []] = tables[kind][number] ?? [];
   const values = fields.map((field) => {
     const value: unknown = message[field as keyof AnyMessage];
-    return field === "entries" ? Buffer.concat((value as Entry[]).map((e) => e.record)) : value;
+    return field === "entries" ? Buffer.concat((value as Entry[]).map(encodeRecord)) : value;
   });
   return encoder.encode([number, message.id, ...values]);
 }
@@ -1907,102 +1957,40 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   if (m.type !== "AppendEntries") return m;
   // Entries must follow prevLogIndex without a gap, and cannot be of a later term than the leader.
   const fits = (e: Entry, i: number) =>
-    e.index === m.prevLogIndex + 1 + i && e.term <= m.term && entryKinds.includes(e.kind)
-    && (e.kind !== "members" || readMembers(e.data) !== undefined);
+    e.index === m.prevLogIndex + 1 + i && e.term <= m.term && isEntry(e);
   return m.entries.every(fits) ? m : undefined;
 }
 
-/** The founding, then each member's fields in order. */
-export const encodeMembers = (members: Configuration, founding: number): Buffer =>
-  Buffer.concat([founding, ...members.map((m) => memberFields.map((field) => m[field]))]
-    .map((part) => encoder.encode(part)));
+/** The most bytes that a request takes beside its commands, and each command beside its own. */
+const REQUEST_OVERHEAD = 33, COMMAND_OVERHEAD = 5;
 
-function readMembers(bytes: Uint8Array): Listed | undefined {
-  const parts = decodeAll(bytes);
-  const founding = Array.isArray(parts[0])
-    ? FOUNDING_OF_VERSION_3
-    : readField("founding", parts.shift());
-  const members = parts.map((raw) => readFields(memberFields, raw));
-  const isWhole = typeof founding === "number" && members.every((member) => member !== undefined);
-  return isWhole ? { founding, members } : undefined;
+const requestFields = clientMessages.Commands;
+/** An entry of commands has the fields of the requests that the leader has got together. */
+export const encodeRequests = (requests: readonly Fields<typeof requestFields>[]): Buffer =>
+  encodeAll(requests.map((request) => requestFields.map((field) => request[field])));
+
+/** Decodes the requests of an entry. One that has anything but commands gets none. */
+export function readRequests({ data }: Entry): SessionRequest[] {
+  // Version 4 had packed commands, each a request of its own, of a session below 2 ** 40.
+  const packed = data[0] === 0 ? unpack3(data, 6) : undefined;
+  const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(data);
+  return rows.map((raw) => {
+    const request = readFields(requestFields, raw);
+    assert(request, "the leader has encoded each request of an entry");
+    // One copy for all: the machine may change them, and a copy of each would take longer.
+    const commands = decodeAll(Buffer.from(request.commands));
+    const isWhole = commands.every((command) => command instanceof Uint8Array);
+    return { ...request, commands: isWhole ? commands : [] };
+  });
 }
 
-/** A command, its session, its sequence, and up to which its client has seen all answers. */
-type PackedCommand = { session: number; sequence: number; acknowledged: number; command: Buffer };
-
-/** Three numbers of 6 bytes each, and the length of the command (4), which follows; big-endian. */
-const COMMAND_HEADER = 22;
-
-/** As `readUIntBE` of 6 bytes, which takes four times as long. */
-const readNumber = (bytes: Buffer, at: number) =>
-  bytes.readUInt16BE(at) * 2 ** 32 + bytes.readUInt32BE(at + 2);
-
-function writeNumber(bytes: Buffer, n: number, at: number): void {
-  bytes.writeUInt16BE(Math.floor(n / 2 ** 32), at);
-  bytes.writeUInt32BE(n % 2 ** 32, at + 2);
+/** Decodes a session of a snapshot. */
+export function readSession(data: Buffer): SessionState {
+  // Version 4 had records: the session, and each answer.
+  const [session, ...answers] = readRecords(data) ?? [];
+  if (!session) return fileDecoder.decode(data) as SessionState;
+  return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
 }
-
-/** A copy of a command, with room for its numbers: they are known only when it is asked. */
-function packCommand(command: Uint8Array): Buffer {
-  const packed = Buffer.allocUnsafe(COMMAND_HEADER + command.length);
-  packed.writeUInt32BE(command.length, COMMAND_HEADER - 4);
-  packed.set(command, COMMAND_HEADER);
-  return packed;
-}
-
-function numberCommand(
-  packed: Buffer,
-  session: number,
-  sequence: number,
-  acknowledged: number,
-): void {
-  writeNumber(packed, session, 0);
-  writeNumber(packed, sequence, 6);
-  writeNumber(packed, acknowledged, 12);
-}
-
-/** Commands that are one behind the other, and how many. They are read only to be applied. */
-type CommandBatch = { data: Buffer; count: number };
-
-/**
- * Cuts what a client has sent into parts of at most so many bytes, or of one command. None, if it
- * is anything but commands.
- */
-function cutCommands(packed: Buffer, bytes: number): CommandBatch[] {
-  const parts: CommandBatch[] = [];
-  let [begin, at, count] = [0, 0, 0];
-  const cut = () => parts.push({ data: packed.subarray(begin, at), count });
-  while (at + COMMAND_HEADER <= packed.length) {
-    const end = at + COMMAND_HEADER + packed.readUInt32BE(at + COMMAND_HEADER - 4);
-    if (count > 0 && end - begin > bytes) {
-      cut();
-      [begin, count] = [at, 0];
-    }
-    [at, count] = [end, count + 1];
-  }
-  cut();
-  return at === packed.length && at > 0 ? parts : [];
-}
-
-/** The commands that `packed` consists of; undefined if it is anything else. */
-function readCommands(packed: Buffer): PackedCommand[] | undefined {
-  const commands: PackedCommand[] = [];
-  let at = 0;
-  while (at + COMMAND_HEADER <= packed.length) {
-    const begin = at + COMMAND_HEADER;
-    const end = begin + packed.readUInt32BE(begin - 4);
-    commands.push({
-      session: readNumber(packed, at),
-      sequence: readNumber(packed, at + 6),
-      acknowledged: readNumber(packed, at + 12),
-      command: packed.subarray(begin, end),
-    });
-    at = end;
-  }
-  return at === packed.length ? commands : undefined;
-}
-
-const recordBytes = ({ record }: Entry) => record.length;
 
 /** In their order, as many together as have at most so many bytes, or else one alone. */
 function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
@@ -2019,12 +2007,18 @@ function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: numbe
   if (group.length > 0) yield group;
 }
 
-/** Whoever can send can send anything: bytes that are not MessagePack hold nothing. */
+/** Encodes values as a sequence: without its header, an array can't claim a wrong length. */
+function encodeAll(values: readonly unknown[]): Buffer {
+  const headerBytes = values.length < 16 ? 1 : values.length < 2 ** 16 ? 3 : 5;
+  return asBuffer(encoder.encode(values)).subarray(headerBytes);
+}
+
+/** Input is untrusted: invalid MessagePack decodes to one value that fits no schema. */
 function decodeAll(bytes: Uint8Array): unknown[] {
   try {
     return [...decoder.decodeMulti(bytes)];
   } catch {
-    return [];
+    return [undefined];
   }
 }
 
@@ -2083,7 +2077,6 @@ function open(keys: Keys, sealed: Buffer): Opened | string {
   return isWhole ? { kind, envelope, messages } : "malformed";
 }
 
-const RECORD_HEADER = 17;
 const recordKinds = [
   "start",
   "vote",
@@ -2093,46 +2086,58 @@ const recordKinds = [
   "snapshot",
   "state",
   "members",
-  "answer",
-  "refusal",
-  "applied",
 ] as const;
-const entryKinds: Entry["kind"][] = ["noop", "session", "commands", "members"];
+/** An entry; or what else only files have, of the same shape. A snapshot's head lists members. */
+type LogRecord = Omit<Entry, "kind"> & { readonly kind: (typeof recordKinds)[number] };
+
+const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k === record.kind);
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
-export function makeEntry(
-  index: number,
-  term: number,
-  kind: Entry["kind"],
-  bytes: Uint8Array,
-): Entry {
-  const record = Buffer.allocUnsafeSlow(RECORD_HEADER + bytes.length);
-  record[0] = recordKinds.indexOf(kind);
-  writeNumber(record, term, 1);
-  writeNumber(record, index, 7);
-  record.writeUInt32BE(bytes.length, 13);
-  record.set(bytes, RECORD_HEADER);
-  return entryOf(index, term, kind, record);
+export function encodeRecord({ kind, term, index, data, listed }: LogRecord): Buffer {
+  const content = listed ? encodeMembers(listed) : data;
+  const header = Buffer.alloc(ENTRY_HEADER);
+  header[0] = recordKinds.indexOf(kind);
+  header.writeUIntBE(term, 1, 6);
+  header.writeUIntBE(index, 7, 6);
+  header.writeUInt32BE(content.length, 13);
+  return Buffer.concat([header, content]);
 }
 
-function entryOf(index: number, term: number, kind: Entry["kind"], record: Buffer): Entry {
-  return { index, term, kind, record, data: record.subarray(RECORD_HEADER) };
-}
-
-/** The records that `bytes` consists of; undefined if it is anything else. */
-function readRecords(raw: Uint8Array): Entry[] | undefined {
-  const records: Entry[] = [];
-  const bytes = asBuffer(raw);
+/** Cuts bytes into three numbers and data, again and again. The first number has `width` bytes. */
+function unpack3(bytes: Buffer, width: number): [number, number, number, Buffer][] | undefined {
+  const all: [number, number, number, Buffer][] = [];
   let at = 0;
-  while (at + RECORD_HEADER <= bytes.length) {
-    const kind = recordKinds[bytes[at] ?? -1];
-    const end = at + RECORD_HEADER + bytes.readUInt32BE(at + 13);
-    if (kind === undefined || end > bytes.length) return undefined;
-    const [term, index] = [readNumber(bytes, at + 1), readNumber(bytes, at + 7)];
-    records.push(entryOf(index, term, kind, bytes.subarray(at, end)));
+  while (at + width + 16 <= bytes.length) {
+    const begin = at + width + 16;
+    const end = begin + bytes.readUInt32BE(begin - 4);
+    const [second, third] = [bytes.readUIntBE(begin - 16, 6), bytes.readUIntBE(begin - 10, 6)];
+    all.push([bytes.readUIntBE(at, width), second, third, bytes.subarray(begin, end)]);
     at = end;
   }
-  return at === bytes.length ? records : undefined;
+  return at === bytes.length ? all : undefined;
+}
+
+/** Returns the records that `bytes` consists of; undefined if they are anything else. */
+function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
+  const records = unpack3(asBuffer(bytes), 1)?.map(([number, term, index, data]) => {
+    const kind = recordKinds[number];
+    if (kind !== "members" && kind !== "snapshot") return kind && { kind, term, index, data };
+    const listed = readMembers(data);
+    return listed && { kind, term, index, data: NOTHING, listed };
+  });
+  return records?.every((record) => record !== undefined) ? records : undefined;
+}
+
+/** The founding, then each member's fields in order. */
+const encodeMembers = ({ founding, members }: Listed): Buffer =>
+  encodeAll([founding, ...members.map((member) => memberFields.map((field) => member[field]))]);
+
+function readMembers(bytes: Uint8Array): Listed | undefined {
+  const [first, ...rest] = decodeAll(bytes);
+  const founding = readField("founding", first);
+  const members = rest.map((raw) => readFields(memberFields, raw));
+  const isWhole = typeof founding === "number" && members.every((member) => member !== undefined);
+  return isWhole ? { founding, members } : undefined;
 }
 
 // --------------------------------------- 15 Stable storage ---------------------------------------
@@ -2156,31 +2161,6 @@ function readRecords(raw: Uint8Array): Entry[] | undefined {
 // 4. The old log becomes `log.old`. The next `log.new` is written over it, which is faster than to
 //    take new space. Frames of the old log may then follow those of the new one. They have another
 //    marker, so a reader stops there. The first marker is random, so no client can forge a frame.
-
-/** "applied": a command was applied, but its answer is too large to be sent. */
-type Failure =
-  | "storage"
-  | "network"
-  | "usage"
-  | "refused"
-  | "timeout"
-  | "outcomeUnknown"
-  | "applied"
-  | "closed"
-  | "stopped";
-/** What went wrong: `code` for programs, `message` for people. */
-export class RaftError extends Error {
-  override readonly name = "RaftError";
-
-  constructor(readonly code: Failure, message: string, options?: ErrorOptions) {
-    super(message, options);
-  }
-}
-
-/** What is wrong in how this file is used, or in a directory, only its user can put right. */
-function ensure(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
-  if (!condition) throw new RaftError(code, sentence);
-}
 
 /** What a server is told at its first start. */
 type Founder = {
@@ -2211,8 +2191,8 @@ const EXTEND_BYTES = 4 << 20;
 const MAX_SPARE_BYTES = 64 << 20;
 
 /** Only a log needs a marker of its own. */
-export function encodeFrame(records: readonly Entry[], marker = 1): Buffer {
-  const frame = Buffer.concat([NO_FRAME, ...records.map(({ record }) => record)]);
+export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
+  const frame = Buffer.concat([NO_FRAME, ...records.map(encodeRecord)]);
   frame.writeUInt32BE(marker, 0);
   frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
   frame.writeUInt32BE(frameChecksum(frame), 8);
@@ -2248,7 +2228,7 @@ type LogFile = {
   /** How long the file is. */
   size: number;
   /** Records saved since this file was begun. They are added before it replaces the log. */
-  savedMeanwhile: Entry[];
+  savedMeanwhile: LogRecord[];
 };
 
 export class Storage {
@@ -2329,12 +2309,12 @@ export class Storage {
   }
 
   /** Yields the records of the draft, or else of the snapshot. Throws where it is damaged. */
-  *readSnapshot(): Generator<Entry[]> {
+  *readSnapshot(): Generator<LogRecord[]> {
     const [name, how] = this.draftBytes > 0
       ? ["/snapshot.new", ", as received"]
       : ["/snapshot", ""];
     const read = (at: number, length: number) => this.readChunk(at, length, name);
-    let [first, last]: (Entry | undefined)[] = [];
+    let [first, last]: (LogRecord | undefined)[] = [];
     let end = 0;
     for (const frame of readFrames(read)) {
       yield frame.records;
@@ -2343,7 +2323,7 @@ export class Storage {
       end = frame.end;
     }
     const isEnd = read(end, 1).length === 0;
-    const isWhole = isEnd && first !== last && first?.record.equals(last?.record ?? NOTHING);
+    const isWhole = isEnd && first !== last && Bun.deepEquals(first, last);
     this.ensure(isWhole, `it is damaged at byte ${end}${how}. ${RESTORE}`, name);
   }
 
@@ -2365,15 +2345,12 @@ export class Storage {
    * All its entries count, committed or not. Former members that return are refused.
    */
   formNewCluster(): void {
-    const { identity, base, entries, hardState: { currentTerm }, random } = this;
+    const { identity, base, entries, hardState: { currentTerm: term }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
-    const last = entries.findLast(({ kind }) => kind === "members");
-    const listed = last ? readMembers(last.data) : this.snapshot;
-    const members = encodeMembers(
-      [{ name, address: "", votes: true, disk: identity.disk }],
-      listed?.founding ?? drawId(random),
-    );
-    entries.push(makeEntry(index, currentTerm, "members", members));
+    const last = entries.findLast(({ listed }) => listed)?.listed ?? this.snapshot;
+    const members = [{ name, address: "", votes: true, disk: identity.disk }];
+    const listed = { founding: last?.founding ?? drawId(random), members };
+    entries.push({ index, term, kind: "members", data: NOTHING, listed });
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
     this.begin();
   }
@@ -2401,12 +2378,12 @@ export class Storage {
     entries: readonly Entry[] = this.entries,
     sliceBytes = EXTEND_BYTES,
   ): Generator<void> {
-    const identity = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
-    const start = makeEntry(index, term, "start", identity);
+    const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
+    const start = { index, term, kind: "start", data } as const;
     const next = this.next = this.createLog();
     try {
       this.append(next, [start, this.voteRecord()]);
-      for (const slice of batches(entries, recordBytes, sliceBytes)) {
+      for (const slice of batches(entries, sizeOf, sliceBytes)) {
         yield;
         this.append(next, slice);
       }
@@ -2433,12 +2410,12 @@ export class Storage {
     });
   }
 
-  private voteRecord(): Entry {
-    const { currentTerm, votedFor = "", commitIndex } = this.hardState;
-    return makeEntry(commitIndex, currentTerm, "vote", Buffer.from(votedFor));
+  private voteRecord(): LogRecord {
+    const { currentTerm: term, votedFor = "", commitIndex: index } = this.hardState;
+    return { index, term, kind: "vote", data: Buffer.from(votedFor) };
   }
 
-  private append(log: LogFile, records: readonly Entry[]): void {
+  private append(log: LogFile, records: readonly LogRecord[]): void {
     this.withErrorContext("write", log === this.log ? "/log" : "/log.new", () => {
       const frame = encodeFrame(records, log.marker);
       const end = log.end + frame.length;
@@ -2463,7 +2440,7 @@ export class Storage {
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
-            version === VERSION || version === 3,
+            version === VERSION || version === 4,
             "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
           identity = found;
@@ -2471,7 +2448,9 @@ export class Storage {
         } else if (kind === "vote") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
         } // An entry that was written later replaces all that conflicted with it.
-        else this.entries.splice(index - this.base.index - 1, Infinity, record);
+        else if (isEntry(record)) {
+          this.entries.splice(index - this.base.index - 1, Infinity, record);
+        }
       }
       end = frame.end;
     }
@@ -2505,9 +2484,8 @@ export class Storage {
 
   private readHead(): Snapshot {
     const [[head] = []] = this.readSnapshot();
-    assert(head, "a snapshot begins with what it is");
-    const { index, term, data } = head;
-    const listed = readMembers(data) ?? { founding: 0, members: [] };
+    assert(head?.listed, "a snapshot begins with the members");
+    const { index, term, listed } = head;
     return this.snapshot = { index, term, size: this.find("/snapshot")?.size ?? 0, ...listed };
   }
 
@@ -2567,9 +2545,6 @@ function foundCluster(founder: Founder, random: () => number): Identity {
   const id = Bun.CryptoHasher.hash("sha256", digested, "hex").slice(0, 16);
   return { ...founder, members, id: members.length === 0 ? "" : id, disk, boot: 0 };
 }
-
-const drawId = (random: () => number) =>
-  1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
 
 function syncDirectory(directory: string): void {
   const fd = fs.openSync(directory, "r");
@@ -3324,8 +3299,6 @@ export type NodeOptions = {
 
 /** The largest command or question, in bytes, that fits a datagram. */
 export const MAX_COMMAND_BYTES = 64_000;
-/** The largest answer, in bytes, for the same reason. All servers refuse a larger one alike. */
-export const MAX_ANSWER_BYTES = MAX_COMMAND_BYTES;
 /** Entries applied in one turn, in bytes. The rest waits for the next turn, like new commands. */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot that is written or read in a few milliseconds, between other work. */
@@ -3353,9 +3326,8 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 type ClientRequest = ClientMessage & Pick<Peer, "calls">;
 type ReadRequest = ClientRequest & { type: "Read" | "ReadIndex" };
 type Commands = ClientRequest & { type: "Commands" };
-/** A request that waits for `count` outcomes (default: 1), from its command `first` on. */
-type Waiter = { request: ClientRequest; first?: number; count?: number };
-type Proposal = { shares: readonly Waiter[]; term: number };
+/** The requests that wait for an entry, which was proposed in a term. */
+type Proposal = { requests: readonly ClientRequest[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -3375,7 +3347,7 @@ export class Node {
   /** Requests that wait for the entry at an index, proposed in a term. */
   private readonly proposals = new Map<number, Proposal>();
   /** Commands of this turn that are in no entry yet. */
-  private batch: (Waiter & { data: Buffer })[] = [];
+  private batch: Commands[] = [];
   /** Leader: reads that wait for the core, in the order of `core.read`. */
   private readonly reads: ReadRequest[] = [];
   /** Follower: reads that came since the leader was last asked for its commit index. */
@@ -3483,7 +3455,7 @@ export class Node {
       batchBytes,
       windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
     };
-    this.entryBytes = batchBytes - RECORD_HEADER;
+    this.entryBytes = batchBytes - ENTRY_HEADER;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     const remembered = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
@@ -3748,7 +3720,7 @@ export class Node {
     if (m.calls.has(m.id)) return; // A retry of a request that still waits.
     m.calls.add(m.id);
     if (m.type === "Commands") this.accept(m);
-    else if (m.type === "OpenSession") this.append("session", NOTHING, [{ request: m }]);
+    else if (m.type === "OpenSession") this.append("session", NOTHING, [m]);
     else if (this.core.read()) this.reads.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
@@ -3777,31 +3749,23 @@ export class Node {
    * as many commands do. Only a large command has a larger one, for itself.
    */
   private accept(request: Commands): void {
-    // What no AppendEntries can carry would hold up all that comes behind it.
-    if (request.data.length > MAX_COMMAND_BYTES + COMMAND_HEADER) {
-      return this.refuse(request, "it is too large");
-    }
-    const parts = cutCommands(asBuffer(request.data), this.entryBytes);
-    if (parts.length === 0) return this.refuse(request, "it is not a command");
-    let first = 0;
-    for (const { data, count } of parts) {
-      this.batch.push({ request, data, first, count });
-      first += count;
-    }
+    // An entry that no AppendEntries can carry would hold up all later ones.
+    const isSmall = request.commands.length <= MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
+    if (isSmall) this.batch.push(request);
+    else this.refuse(request, "it is too large");
   }
 
   private proposeBatch(): void {
-    for (
-      const shares of batches(this.batch.splice(0), ({ data }) => data.length, this.entryBytes)
-    ) {
-      this.append("commands", Buffer.concat(shares.map(({ data }) => data)), shares);
+    const sizeOf = ({ commands }: Commands) => REQUEST_OVERHEAD + commands.length;
+    for (const requests of batches(this.batch.splice(0), sizeOf, this.entryBytes)) {
+      this.append("commands", encodeRequests(requests), requests);
     }
   }
 
-  private append(kind: Entry["kind"], data: Buffer, shares: readonly Waiter[]): void {
+  private append(kind: Entry["kind"], data: Buffer, requests: readonly ClientRequest[]): void {
     const index = this.core.propose(kind, data);
-    if (index !== undefined) this.proposals.set(index, { shares, term: this.core.currentTerm });
-    else for (const { request } of shares) this.redirect(request);
+    if (index !== undefined) this.proposals.set(index, { requests, term: this.core.currentTerm });
+    else for (const request of requests) this.redirect(request);
   }
 
   private changeMembersFor(request: ClientRequest & { type: "ChangeMembers" }): void {
@@ -3814,7 +3778,7 @@ export class Node {
     if ("refused" in change) return this.refuse(request, change.refused);
     // If the entry was appended earlier, a later retry is answered once the entry is applied.
     const { index } = change;
-    if (index > lastIndex) this.proposals.set(index, { shares: [{ request }], term });
+    if (index > lastIndex) this.proposals.set(index, { requests: [request], term });
     if (index <= core.lastApplied) this.answer(request, NOTHING);
   }
 
@@ -3843,28 +3807,25 @@ export class Node {
   }
 
   private apply(entry: Entry): void {
-    const outcomes = this.sessions.apply(entry, this.options.machine);
+    const applied = this.sessions.apply(entry, readRequests(entry), this.options.machine);
     const proposal = this.proposals.get(entry.index);
     this.proposals.delete(entry.index);
-    for (const { request, first = 0, count = 1 } of proposal?.shares ?? []) {
-      const own = outcomes.splice(0, count);
+    for (const [i, request] of proposal?.requests.entries() ?? []) {
+      const { outcomes, refusal } = applied[i] ?? {};
       // Another leader's entry may have taken its place.
       if (proposal?.term !== entry.term) this.redirect(request);
-      else if (request.type === "Commands") this.answerCommands(request, first, own);
-      else this.answer(request, own[0]?.data ?? NOTHING);
+      else if (refusal !== undefined) this.refuse(request, refusal);
+      else if (outcomes) this.answerCommands(request, outcomes);
+      else this.answer(request, Buffer.from(`${entry.index}`));
     }
   }
 
-  private answerCommands(request: Commands, first: number, outcomes: readonly Outcome[]): void {
-    const isOwn = request.from === this.endpoint.self.name; // No datagram needs their records.
-    const all = outcomes.map(({ kind, data }, i) =>
-      isOwn
-        ? { index: first + i, term: 0, kind, data, record: NOTHING }
-        : makeEntry(first + i, 0, kind, data)
-    );
-    const room = this.core.settings.batchBytes;
-    for (const entries of batches(all, recordBytes, room)) {
-      this.reply(request, { type: "Outcomes", entries });
+  private answerCommands(request: ClientRequest, all: readonly Outcome[]): void {
+    const sizeOf = ({ length }: Outcome) => COMMAND_OVERHEAD + length;
+    let first = 0;
+    for (const outcomes of batches(all, sizeOf, this.core.settings.batchBytes)) {
+      this.reply(request, { type: "Outcomes", first, outcomes: encodeAll(outcomes) });
+      first += outcomes.length;
     }
   }
 
@@ -3884,19 +3845,23 @@ export class Node {
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
-    const head = [encodeMembers(core.membersAt(lastApplied), core.founding)];
+    const listed = { founding: core.founding, members: core.membersAt(lastApplied) };
+    const head: LogRecord = { index, term, kind: "snapshot", data: NOTHING, listed };
     const state = machine.snapshot();
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
-    const ends = ["snapshot", head] as const;
-    const parts = [ends, ["session", sessions.snapshot()], ["state", state], ends] as const;
-    // Each chunk is copied before the machine continues, because it may reuse the bytes.
-    const records = parts.values().flatMap(([kind, chunks]) =>
-      Iterator.from(chunks).map((chunk) =>
-        makeEntry(index, term, kind, checked("a chunk of snapshot", chunk))
-      )
-    );
+    const open = sessions.snapshot();
+    const record = (kind: "session" | "state", chunk: Uint8Array): LogRecord => {
+      // A copy before the machine continues, because it may reuse the bytes.
+      return { index, term, kind, data: Buffer.from(checked("a chunk of snapshot", chunk)) };
+    };
+    function* records(): Generator<LogRecord> {
+      yield head;
+      for (const session of open) yield record("session", encoder.encode(session));
+      for (const chunk of state) yield record("state", chunk);
+      yield head;
+    }
     let at = 0;
-    for (const group of batches(records, recordBytes, this.sliceBytes)) {
+    for (const group of batches(records(), sizeOf, this.sliceBytes)) {
       const frame = encodeFrame(group);
       storage.writeSnapshot(at, frame);
       at += frame.length;
@@ -3920,7 +3885,7 @@ export class Node {
     const take = checked("the result of restore", this.options.machine.restore(), Function);
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
-        if (kind === "session") sessions.restore(data);
+        if (kind === "session") sessions.restore(readSession(data));
         if (kind !== "state") continue;
         ensure(
           !(take(data) as unknown instanceof Promise),
@@ -3968,8 +3933,8 @@ export class Node {
 
   /** Redirects all clients that wait: without leadership their entries may never be committed. */
   private redirectAll(): void {
-    for (const { shares } of this.proposals.values()) {
-      for (const { request } of shares) this.redirect(request);
+    for (const { requests } of this.proposals.values()) {
+      for (const request of requests) this.redirect(request);
     }
     for (const request of this.reads.splice(0)) this.redirect(request);
     this.proposals.clear();
@@ -4026,7 +3991,7 @@ export type ClientOptions = {
 type Waiting = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
-  packed?: Buffer;
+  command?: Buffer;
   isRepeated?: boolean;
 };
 type PendingRequest = {
@@ -4056,10 +4021,6 @@ const ADVICE = {
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
 
-/** Of the first command, or 0. */
-const firstNumber = ({ content }: PendingRequest) =>
-  content.type === "Commands" ? readNumber(asBuffer(content.data), 6) : 0;
-
 const kindOf = (type: Content["type"]) =>
   type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
 
@@ -4073,8 +4034,8 @@ export class Client {
   /** Undefined before a session is open, and after it may have ended. */
   private session: number | undefined;
   private isOpening = false;
-  /** The commands that are not asked yet, and the number of the last one that is. */
-  private commands: (Waiting & { packed: Buffer })[] = [];
+  /** The commands that are in no request yet, and the number of the last request. */
+  private commands: (Waiting & { command: Buffer })[] = [];
   private sequence = 0;
   /** The server that is asked first: the leader, as far as this client knows. */
   private target: Name;
@@ -4134,7 +4095,7 @@ export class Client {
     return new Promise((resolve, reject) => {
       checkSize(command);
       if (this.closed) throw this.failure("Commands", 0, CLOSED[this.closed]);
-      this.commands.push({ packed: packCommand(command), resolve, reject });
+      this.commands.push({ command: Buffer.from(command), resolve, reject });
       this.endpoint.schedule();
     });
   }
@@ -4145,16 +4106,18 @@ export class Client {
     if (this.commands.length === 0) return;
     if (session === undefined) return void this.openSession();
     const target = this.endpoint.peer("client", this.target);
-    const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;
-    for (const batch of batches(this.commands.splice(0), ({ packed }) => packed.length, room)) {
-      // Commands are under way in the order of their numbers: all below the first are answered.
-      const numbers = this.pending.values().map(firstNumber).filter((number) => number > 0);
-      const [oldest = this.sequence + 1] = numbers;
-      for (const { packed } of batch) {
-        numberCommand(packed, session, this.sequence += 1, oldest - 1);
-      }
-      const data = Buffer.concat(batch.map(({ packed }) => packed));
-      this.start({ type: "Commands", data }, batch);
+    const overhead = MESSAGE_BYTES + ENTRY_HEADER + REQUEST_OVERHEAD;
+    const room = this.endpoint.roomFor(target) - overhead;
+    const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
+    for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
+      const sequence = this.sequence += 1;
+      // Requests are in flight in the order of their numbers: all before the first are answered.
+      const [oldest = sequence] = this.pending.values().flatMap(({ content }) =>
+        content.type === "Commands" ? [content.sequence] : []
+      );
+      const commands = encodeAll(batch.map(({ command }) => command));
+      const request = { session, sequence, acknowledged: oldest - 1, commands };
+      this.start({ type: "Commands", ...request }, batch);
     }
   }
 
@@ -4226,31 +4189,36 @@ export class Client {
     this.lastReplies.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
     if (operation.content.type !== "Inspect") this.endpoint.joinCluster();
-    if (answer.type === "Answer") {
-      this.conclude(operation, 0, { kind: "answer", data: asBuffer(answer.answer) });
-    }
-    if (answer.type === "Refused") this.fail(operation, this.refusal(operation, answer.reason));
+    if (answer.type === "Answer") this.conclude(operation, 0, answer.answer);
+    if (answer.type === "Refused") this.onRefusal(operation, answer.reason);
     if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
-    for (const outcome of answer.entries) this.conclude(operation, outcome.index, outcome);
+    for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
+      this.conclude(operation, answer.first + i, outcome);
+    }
   }
 
-  private conclude(operation: PendingRequest, place: number, { kind, data }: Outcome): void {
+  private conclude(operation: PendingRequest, place: number, outcome: unknown): void {
     const waiting = operation.waiting[place];
     if (!waiting) return;
     operation.waiting[place] = undefined;
     operation.missing -= 1;
     if (operation.missing === 0) this.pending.delete(operation.id);
-    // A copy: whoever keeps an answer does not keep the whole datagram, nor change what is kept.
-    if (kind === "answer") return waiting.resolve(Buffer.from(data));
-    const { packed, resolve, reject, isRepeated } = waiting;
-    const why = data.toString();
-    if (kind === "applied") {
-      return reject(new RaftError(kind, `The command was applied, but ${why}.`));
+    // A copy, or an answer would keep its whole datagram, or change what a session keeps.
+    if (outcome instanceof Uint8Array) waiting.resolve(Buffer.from(outcome));
+    else waiting.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
+  }
+
+  private onRefusal(operation: PendingRequest, reason: string): void {
+    const { content, times, waiting } = operation;
+    const isOfSession = content.type === "Commands" && content.session === this.session;
+    if (isOfSession) this.session = undefined;
+    // A request that was sent once and is refused was not applied: another session may apply it.
+    for (const [i, each] of times > 1 ? [] : waiting.entries()) {
+      if (!each?.command || each.isRepeated) continue;
+      this.commands.push({ ...each, command: each.command, isRepeated: true });
+      waiting[i] = undefined;
     }
-    if (packed && readNumber(packed, 0) === this.session) this.session = undefined;
-    // A command that was sent once and is refused was not applied, so a new session may apply it.
-    if (operation.times > 1 || !packed || isRepeated) return reject(this.refusal(operation, why));
-    this.commands.push({ packed, resolve, reject, isRepeated: true });
+    this.fail(operation, this.refusal(operation, reason));
     this.endpoint.schedule();
   }
 

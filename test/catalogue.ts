@@ -203,7 +203,7 @@ export const planted: readonly Planted[] = [
     id: "15",
     name: "The no-op at the start of a term is left out.",
     changes: [[
-      `if (firstIndex > 1) this.propose("noop", NOTHING);`,
+      `if (firstIndex > 1) this.propose("noop");`,
       "if (firstIndex > 1) return;",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
@@ -309,7 +309,7 @@ export const planted: readonly Planted[] = [
   {
     id: "27",
     name: "A retried command is applied twice.",
-    changes: [["session.answers.get(sequence)\n        ?? Buffer.from(", "Buffer.from("]],
+    changes: [["const known = session.applied.get(sequence);", "const known = undefined;"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -340,13 +340,13 @@ export const planted: readonly Planted[] = [
     id: "30",
     name: "A session is forgotten at different points of the log on different servers.",
     changes: [[
-      "const outcomes = this.sessions.apply(",
+      "const applied = this.sessions.apply(",
       `const now = this.world.clock.now();
     if (now > (this.forgetAt ??= now + 4000)) {
       this.forgetAt = undefined;
       this.sessions["open"].clear();
     }
-    const outcomes = this.sessions.apply(`,
+    const applied = this.sessions.apply(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -450,12 +450,12 @@ export const planted: readonly Planted[] = [
     id: "47",
     name: "A reordered command of a session is taken for a duplicate and lost.",
     changes: [[
-      "if (sequence <= session.acknowledged) {",
-      `const newest = Math.max(session.acknowledged, ...session.answers.keys());
-    if (sequence <= newest && !session.answers.has(sequence)) {`,
+      "if (sequence <= session.acknowledged) return",
+      `const newest = Math.max(session.acknowledged, ...session.applied.keys());
+    if (sequence <= newest && !session.applied.has(sequence)) return`,
     ]],
     caughtBy: [
-      { mode: "full", seed: 17 },
+      { mode: "full", seed: 56 },
       { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
     ],
   },
@@ -492,22 +492,17 @@ export const planted: readonly Planted[] = [
     id: "52",
     name: "A retry is a new command: it gets another sequence number.",
     changes: [[
-      `this.start({ type: "Commands", data }, batch);`,
-      `const again = () => {
-        for (const { packed } of batch) {
-          numberCommand(packed, session, this.sequence += 1, oldest - 1);
-        }
-        return Buffer.concat(batch.map(({ packed }) => packed));
-      };
-      this.start({ type: "Commands", get data() { return data && again(); } }, batch);`,
+      `this.start({ type: "Commands", ...request }, batch);`,
+      `const next = () => this.sequence += 1;
+      this.start({ type: "Commands", ...request, get sequence() { return next(); } }, batch);`,
     ]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "53",
     name: "A client acknowledges answers that it still waits for.",
-    changes: [["this.sequence += 1, oldest - 1", "this.sequence += 1, this.sequence - 1"]],
-    caughtBy: [{ mode: "full", seed: 17 }],
+    changes: [["acknowledged: oldest - 1", "acknowledged: sequence - 1"]],
+    caughtBy: [{ mode: "full", seed: 56 }],
   },
   {
     id: "54",
@@ -564,8 +559,8 @@ export const planted: readonly Planted[] = [
     id: "62",
     name: "What an overwritten entry left behind it comes back at a start.",
     changes: [[
-      "else this.entries.splice(index - this.base.index - 1, Infinity, record);",
-      "else this.entries[index - this.base.index - 1] = record;",
+      "this.entries.splice(index - this.base.index - 1, Infinity, record);",
+      "this.entries[index - this.base.index - 1] = record;",
     ]],
     caughtBy: [{
       file: "storage",
@@ -646,15 +641,15 @@ export const planted: readonly Planted[] = [
   {
     id: "32",
     name: "The snapshot leaves out the client sessions.",
-    changes: [[`["session", sessions.snapshot()]`, `["session", []]`]],
+    changes: [["const session of open) yield", "const session of []) yield"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "33",
     name: "The snapshot leaves out the members.",
     changes: [[
-      "[encodeMembers(core.membersAt(lastApplied), core.founding)]",
-      "[encodeMembers([], 1)]",
+      "members: core.membersAt(lastApplied)",
+      "members: []",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -1005,25 +1000,22 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "105",
-    name: "All commands of an entry get the answer to the first.",
-    changes: [["outcomes.splice(0, count)", "outcomes.slice(0, count)"]],
+    name: "All requests of an entry get the answer to the first.",
+    changes: [["applied[i] ?? {}", "applied[0] ?? {}"]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "106",
-    name: "What a client sends is put beside the commands of others, whatever it is.",
-    changes: [[
-      "if (parts.length === 0) return this.refuse(request, \"it is not a command\");",
-      "if (parts.length === 0) parts.push({ data: asBuffer(request.data), count: 1 });",
-    ]],
+    name: "What a client sends is applied as a command, whatever it is.",
+    changes: [["isWhole ? commands : []", "commands"]],
     caughtBy: [{ file: "wire", title: "refuses what is no command" }],
   },
   {
     id: "107",
     name: "Commands share an entry that no datagram carries.",
     changes: [[
-      "({ data }) => data.length, this.entryBytes)",
-      "({ data }) => data.length, Infinity)",
+      "batches(this.batch.splice(0), sizeOf, this.entryBytes)",
+      "batches(this.batch.splice(0), sizeOf, Infinity)",
     ]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
@@ -1045,14 +1037,14 @@ export const planted: readonly Planted[] = [
   {
     id: "110",
     name: "Outcomes say wrongly which commands they are of.",
-    changes: [["makeEntry(first + i, 0,", "makeEntry(first + i % 5, 0,"]],
+    changes: [["first += outcomes.length;", "first += 1;"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
     id: "111",
     name: "All commands of a turn are asked in one message, however large.",
     changes: [[
-      "const room = this.endpoint.roomFor(target) - MESSAGE_BYTES - RECORD_HEADER;",
+      "const room = this.endpoint.roomFor(target) - overhead;",
       "const room = Infinity;",
     ]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
@@ -1060,7 +1052,7 @@ export const planted: readonly Planted[] = [
   {
     id: "112",
     name: "All outcomes of what was asked together go in one message, however large.",
-    changes: [["batches(all, recordBytes, room)", "[all]"]],
+    changes: [["batches(all, sizeOf, this.core.settings.batchBytes)", "[all]"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
@@ -1071,8 +1063,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "114",
-    name: "What a client asks together is in one entry, though no datagram carries that.",
-    changes: [["if (count > 0 && end - begin > bytes) {", "if (count < 0) {"]],
+    name: "Requests share entries by their number, not by their size.",
+    changes: [["REQUEST_OVERHEAD + commands.length", "REQUEST_OVERHEAD"]],
     caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
   },
   {
@@ -1403,8 +1395,8 @@ export const planted: readonly Planted[] = [
     id: "153",
     name: "A snapshot lists the sessions in another order than that of their last use.",
     changes: [[
-      "const all = [...this.open].map(",
-      "const all = [...this.open].toSorted(([a], [b]) => a - b).map(",
+      "return [...this.open].map(",
+      "return [...this.open].toSorted(([a], [b]) => a - b).map(",
     ]],
     caughtBy: [{ file: "sessions", title: "answer every later command as the original does" }],
   },
@@ -1419,11 +1411,11 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "155",
-    name: "A restored session keeps views of the bytes that it was read from.",
-    changes: [["readRecords(Buffer.from(bytes)) ?? []", "readRecords(asBuffer(bytes)) ?? []"]],
+    name: "A state machine that changes a command changes the log.",
+    changes: [["decodeAll(Buffer.from(request.commands))", "decodeAll(request.commands)"]],
     caughtBy: [{
-      file: "sessions",
-      title: "when the chunks that they were read from are overwritten",
+      file: "embedding",
+      title: "that either side overwrites at once change nothing, on any server",
     }],
   },
   {

@@ -2,7 +2,8 @@
  * Tests that the judge of the full stack notices each broken promise of Figure 3, and names it.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { Log, makeEntry, type Raft, type RoleName } from "../../raft.ts";
+import { Log, type Raft, type RoleName } from "../../raft.ts";
+import { makeEntry } from "../support/entries.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { Figure3 } from "./full/figure3.ts";
 
@@ -15,7 +16,7 @@ function server(
   role: RoleName = "Follower",
 ) {
   const log = new Log();
-  terms.forEach((term, i) => log.append(makeEntry(i + 1, term, "noop", Buffer.alloc(0))));
+  terms.forEach((term, i) => log.append(makeEntry(i + 1, term, "noop")));
   const core = {
     log,
     role: { name: role },
@@ -51,7 +52,7 @@ describe("the judge of the full stack", () => {
   test("names a leader that deletes what it has", () => {
     const [judge, core] = [new Figure3(), server([1, 1], {}, "Leader")];
     judge.judge("a", core);
-    core.log.merge([makeEntry(2, 2, "noop", Buffer.alloc(0))], 0);
+    core.log.merge([makeEntry(2, 2, "noop")], 0);
     expect(() => judge.judge("a", core)).toThrow("Leader Append-Only");
   });
 

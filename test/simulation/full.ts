@@ -3,7 +3,7 @@
  * codec and retries. After the faults of the seed, a majority is healed, and must serve; then all
  * servers are healed, and must agree.
  */
-import { Client, KeyValues } from "../../raft.ts";
+import { Client, encodeRecord, KeyValues } from "../../raft.ts";
 import { pick, type Random, randomFrom, shuffle } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { Cluster, type Trace } from "./full/cluster.ts";
@@ -152,10 +152,8 @@ function healAll(cluster: Cluster): void {
   const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
   const contents = members.map(({ node, core, ledger }) =>
     JSON.stringify([
-      core?.log.slice(base + 1).map(({ record }) => record.toString("latin1")),
-      [...node?.["sessions"].snapshot() ?? []].map((bytes) =>
-        Buffer.from(bytes).toString("latin1")
-      ),
+      core?.log.slice(base + 1).map((entry) => encodeRecord(entry).toString("latin1")),
+      node?.["sessions"].snapshot() ?? [],
       [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`),
     ])
   );

@@ -5,7 +5,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { makeEntry, type Message, type Name, Raft } from "../../raft.ts";
+import { type Message, type Name, Raft } from "../../raft.ts";
 import {
   appendEntries,
   appendReply,
@@ -19,6 +19,7 @@ import {
   THREE,
   voteReply,
 } from "../support/core.ts";
+import { makeEntry } from "../support/entries.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { Judge, type Saved, Violation } from "./judge.ts";
 

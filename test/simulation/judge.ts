@@ -4,7 +4,6 @@
  * breaks a promise of Figure 3, or a rule that supports one, it throws a sentence. It examines only
  * changes, so that thousands of runs can be judged in minutes.
  */
-import { decodeMulti } from "@msgpack/msgpack";
 import type {
   Configuration,
   Entry,
@@ -17,6 +16,7 @@ import type {
   Raft,
   Role,
 } from "../../raft.ts";
+import { isSameEntry } from "../support/entries.ts";
 
 /** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
 export type Saved = HardState & { entries: readonly Entry[] };
@@ -38,7 +38,7 @@ const show = (entry: Entry | undefined) =>
 /** Whether two entries are the same, or both of them are none. */
 function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
   if (a === b || !a || !b) return a === b;
-  return a.index === b.index && a.term === b.term && a.record.equals(b.record);
+  return isSameEntry(a, b);
 }
 
 /**
@@ -82,12 +82,12 @@ class Disk {
  * The members after an entry that lists them, behind its founding: [name, address, whether it
  * votes, its disk] each.
  */
-const rowsOf = (entry: Entry) => [...decodeMulti(entry.data)].slice(1) as Row[];
+const rowsOf = ({ listed }: Entry): Row[] =>
+  listed?.members.map(({ name, address, votes, disk }) => [name, address, votes, disk]) ?? [];
 type Row = [Name, string, boolean, number];
 const isList = ({ kind }: Entry) => kind === "members";
 /** The founding that a log belongs to. */
-const foundingOf = ([first]: readonly Entry[]) =>
-  first && isList(first) ? Number([...decodeMulti(first.data)][0]) : 0;
+const foundingOf = ([first]: readonly Entry[]) => first?.listed?.founding ?? 0;
 /** The rows of a configuration as text, or those of the entry that lists them. */
 const textOf = (list: Entry | Configuration): string =>
   JSON.stringify(

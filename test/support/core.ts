@@ -5,10 +5,8 @@
  */
 import {
   type Configuration,
-  encodeMembers,
   type Entry,
   type Incoming,
-  makeEntry,
   type Message,
   type Name,
   type Position,
@@ -18,7 +16,9 @@ import {
   type Snapshot,
   type Unsaved,
 } from "../../raft.ts";
+import { makeEntry, membersEntry } from "./entries.ts";
 import { randomFrom } from "./random.ts";
+export { membersEntry };
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
@@ -68,14 +68,6 @@ export function entry(index: number, term: number, data = `${index} of term ${te
 export function entries(terms: readonly number[], after = 0): Entry[] {
   return terms.map((term, i) => entry(after + 1 + i, term));
 }
-
-/** An entry that lists the members. */
-export const membersEntry = (
-  index: number,
-  term: number,
-  members: Configuration,
-  founding = 1,
-): Entry => makeEntry(index, term, "members", encodeMembers(members, founding));
 
 export function termsOf(log: Raft | readonly Entry[]): number[] {
   const list = log instanceof Raft ? log.log.slice(log.log.baseIndex + 1) : log;
@@ -389,16 +381,11 @@ export function propose(raft: Raft, data = "command"): number {
  */
 const writeState = (of: Name, applied: readonly Entry[]) =>
   Buffer.from(
-    JSON.stringify([of, applied.map((e) => [e.term, e.kind, e.data.toString("latin1")])]),
+    JSON.stringify([of, applied.map((e) => ({ ...e, data: e.data.toString("latin1") }))]),
   );
 function readState(bytes: Uint8Array): Entry[] {
-  const [, rows] = JSON.parse(Buffer.from(bytes).toString()) as [
-    Name,
-    [number, Entry["kind"], string][],
-  ];
-  return rows.map(([term, kind, data], i) =>
-    makeEntry(i + 1, term, kind, Buffer.from(data, "latin1"))
-  );
+  const [, rows]: [Name, (Entry & { data: string })[]] = JSON.parse(Buffer.from(bytes).toString());
+  return rows.map((row) => ({ ...row, data: Buffer.from(row.data, "latin1") }));
 }
 
 /** Servers in one process. A message takes no time, unless a test loses it. */

@@ -73,7 +73,7 @@ export function seal(
   parts: readonly Uint8Array[],
   { secret = SECRET, as = kind } = {},
 ): Buffer {
-  const rest = Buffer.concat([Buffer.from([4, KINDS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([5, KINDS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
 
@@ -95,42 +95,26 @@ export function open(sealed: Buffer, secret = SECRET): Opened {
   };
 }
 
-const NUMBER_BYTES = 6;
+/** Values in a row, without the header of an array. */
+export const sequence = (values: readonly unknown[]): Buffer =>
+  Buffer.concat(values.map((value) => encode(value)));
 
-/**
- * A command as it is in the log: of a session, with the answers up to a number acknowledged. Several
- * in a row are an entry.
- */
-export function makeCommand(
-  numbers: readonly [number, number, number],
-  command: Uint8Array,
-): Buffer {
-  const header = Buffer.alloc(3 * NUMBER_BYTES + 4);
-  header.writeUInt32BE(command.length, 3 * NUMBER_BYTES);
-  for (const [i, n] of numbers.entries()) header.writeUIntBE(n, i * NUMBER_BYTES, NUMBER_BYTES);
-  return Buffer.concat([header, command]);
-}
+type Numbers = readonly [session: number, sequence: number, acknowledged: number];
 
-const RECORD_HEADER = 17, REFUSAL = 9;
+/** The fields of a request with these commands. */
+export const commandsOf = (numbers: Numbers, ...commands: Uint8Array[]) =>
+  [...numbers, sequence(commands)] as const;
+
+/** A request with one command as it is in the log. Several in a row are an entry. */
+export const makeCommand = (numbers: Numbers, command: Uint8Array): Buffer =>
+  Buffer.from(encode(commandsOf(numbers, command)));
 
 /** What came of commands that were asked together: of each its place and its outcome. */
-export function readOutcomes(records: Uint8Array): { place: number; outcome: string }[] {
-  const [bytes, outcomes]: [Buffer, { place: number; outcome: string }[]] = [
-    Buffer.from(records),
-    [],
-  ];
-  for (let at = 0; at < bytes.length;) {
-    const [begin, place] = [at + RECORD_HEADER, bytes.readUIntBE(at + 7, 6)];
-    const end = begin + bytes.readUInt32BE(at + 13);
-    const isRefused = bytes[at] === REFUSAL;
-    outcomes.push({
-      place,
-      outcome: `${isRefused ? "Refused " : ""}${bytes.toString("utf8", begin, end)}`,
-    });
-    at = end;
-  }
-  return outcomes;
-}
+export const readOutcomes = ([first, outcomes]: readonly unknown[]) =>
+  [...decodeMulti(outcomes as Uint8Array)].map((outcome, i) => ({
+    place: Number(first) + i,
+    outcome: Buffer.from(outcome as Uint8Array).toString(),
+  }));
 
 const VERBS = ["get", "put", "delete", "cas"] as const;
 

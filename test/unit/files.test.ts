@@ -6,7 +6,8 @@ import { afterEach, describe, expect, mock, setDefaultTimeout, spyOn, test } fro
 import fs from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { encodeFrame, type Entry, makeEntry, Storage, systemWorld } from "../../raft.ts";
+import { encodeFrame, type Entry, Storage, systemWorld } from "../../raft.ts";
+import { makeEntry } from "../support/entries.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -126,7 +127,8 @@ describe("stable storage", () => {
     const { calls } = watch();
     const storage = open(directory);
     calls.splice(0);
-    const frame = encodeFrame([makeEntry(1, 1, "snapshot", Buffer.alloc(0))]);
+    const listed = { founding: 1, members: [] };
+    const frame = encodeFrame([{ ...makeEntry(1, 1, "snapshot"), listed }]);
     storage.writeSnapshot(0, frame);
     storage.writeSnapshot(frame.length, frame);
     storage.keepSnapshot();

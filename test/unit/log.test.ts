@@ -1,6 +1,6 @@
 /** Tests that the log does what a plain list of entries does, in random histories. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { type Entry, Log } from "../../raft.ts";
+import { type Entry, Log, sizeOf } from "../../raft.ts";
 import { entry } from "../support/core.ts";
 import { randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
@@ -16,7 +16,7 @@ test("after appends, truncations and compactions, the log answers as a plain lis
     const last = () => base + list.length;
     const bytesOf = (from: number, to: number) =>
       list.filter(({ index }) => index >= from && index <= to)
-        .reduce((sum, { record }) => sum + record.length, 0);
+        .reduce((sum, entry) => sum + sizeOf(entry), 0);
     for (let i = 0; i < 60; i += 1) {
       const act = draw(4);
       if (act === 0) {

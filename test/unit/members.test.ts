@@ -726,7 +726,9 @@ describe("a cluster", () => {
     cluster.advance(20 * T);
     expect(cluster.leaders).toHaveLength(1);
     for (const raft of cluster.up) expect(raft.commitIndex).toBeGreaterThanOrEqual(index);
-    const logs = FOUR.map((name) => cluster.applied.get(name)?.map(({ record }) => `${record}`));
+    const logs = FOUR.map((name) =>
+      cluster.applied.get(name)?.map((entry) => JSON.stringify(entry))
+    );
     for (const log of logs) {
       expect(logs[0]?.slice(0, log?.length)).toEqual(log?.slice(0, logs[0]?.length));
     }

@@ -11,7 +11,6 @@ import {
   type HardState,
   KeyValues,
   KeyValueStore,
-  makeEntry,
   MAX_COMMAND_BYTES,
   messages,
   Node,
@@ -26,12 +25,14 @@ import {
 import { whatIsLeft } from "../simulation/full/quiet.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Keep } from "../support/disk.ts";
+import { applyTo, makeEntry } from "../support/entries.ts";
 import { startNode } from "../support/nodes.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import {
   answerOf,
   askStore,
+  commandsOf,
   fromClient,
   makeCommand,
   open,
@@ -45,11 +46,8 @@ setDefaultTimeout(PATIENCE_MS);
 
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
-/** The outcome of a command: its answer, or why there is none. */
-const told = (outcome: { kind: string; data: Uint8Array } | undefined) =>
-  outcome && `${outcome.kind === "answer" ? "" : `${outcome.kind}: `}${text(outcome.data)}`;
-const ENDED = "refusal: the session has ended, or never was";
-const SEEN = "refusal: the client has already seen the answer";
+const ENDED = "refused: the session has ended, or never was";
+const SEEN = "refused: the client has already seen the answer";
 
 /** Remembers, in order, what it was told, and answers with the count and the command. */
 class Diary implements StateMachine {
@@ -425,10 +423,10 @@ describe("servers", () => {
         if (packet?.to.host !== "10.9.9.9") return;
         const { types, bodies } = open(packet.bytes);
         types.forEach((type, i) => {
-          const [, id, what] = bodies[i] ?? [];
-          const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+          const [, id, ...fields] = bodies[i] ?? [];
+          const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
           const all = outcomes.map(({ outcome }) => outcome).join();
-          said.push(`${id} ${type} ${type === "Answer" ? text(what as Buffer) : all}`.trim());
+          said.push(`${id} ${type} ${type === "Answer" ? text(fields[0] as Buffer) : all}`.trim());
         });
       };
       let sequence = 0;
@@ -460,7 +458,7 @@ describe("servers", () => {
       const command = (
         id: number,
         line: string,
-      ) => [1, id, makeCommand([session, id, 0], bytes(line))];
+      ) => [1, id, ...commandsOf([session, id, 0], bytes(line))];
       ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
       ask(heir, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
       simulation.run(1000);
@@ -1055,7 +1053,7 @@ describe("nothing that promises leaves before the sync", () => {
       const last = records.length > 0 ? Number(fields[4]) + 1 : 0;
       count(disk.entries.length < last ? "early" : "heartbeat");
     } else if (type === "Outcomes") {
-      for (const { outcome } of readOutcomes(fields[2] as unknown as Uint8Array)) {
+      for (const { outcome } of readOutcomes(fields.slice(2))) {
         const [, line = ""] = outcome.split(" ");
         count("answer");
         const holders = cluster.names.filter((name) => durable(cluster.machine(name)).has(line));
@@ -1164,7 +1162,7 @@ describe("nothing that promises leaves before the sync", () => {
     const { node, reasons } = cluster.life("a");
     simulation.settle(node.propose(bytes("x")));
     expect(codeOf(simulation, node.propose(bytes("throw")))).toBe("outcomeUnknown");
-    const sentence = "Cannot apply entry 4, command 2 of session 2: every start stops here again. "
+    const sentence = "Cannot apply entry 4, request 2 of session 2: every start stops here again. "
       + "Correct the state machine, in the same way on all servers. It says: Error: This command is "
       + "too much for me.";
     const cause = new Error("This command is too much for me.");
@@ -1234,28 +1232,28 @@ describe("a command is applied once", () => {
     expect(Math.min(counts.kills, counts.duplicates)).toBeGreaterThan(10);
   });
 
-  const session = makeEntry(1, 1, "session", bytes(""));
+  const session = makeEntry(1, 1, "session");
   type Fields = readonly [session: number, sequence: number, acknowledged: number, data: Buffer];
   const command = (index: number, [session, sequence, acknowledged, data]: Fields) =>
     makeEntry(index, 1, "commands", makeCommand([session, sequence, acknowledged], data));
   const open1 = (machine: StateMachine = new Diary()) => {
     const sessions = new Sessions();
-    sessions.apply(session, machine);
-    return (index: number, fields: Fields) => sessions.apply(command(index, fields), machine)[0];
+    applyTo(sessions, session, machine);
+    return (index: number, fields: Fields) => applyTo(sessions, command(index, fields), machine)[0];
   };
 
   test("its first answer is repeated, also when later commands were applied between", () => {
     const apply = open1();
-    expect(told(apply(2, [1, 1, 0, bytes("x")]))).toBe("1 x");
-    expect(told(apply(3, [1, 2, 0, bytes("y")]))).toBe("2 y");
-    expect(told(apply(4, [1, 1, 0, bytes("x")]))).toBe("1 x");
+    expect(apply(2, [1, 1, 0, bytes("x")])).toBe("1 x");
+    expect(apply(3, [1, 2, 0, bytes("y")])).toBe("2 y");
+    expect(apply(4, [1, 1, 0, bytes("x")])).toBe("1 x");
   });
 
   test("a command that was overtaken by a later one is no duplicate (catalogue 47)", () => {
     const apply = open1();
-    expect(told(apply(2, [1, 3, 0, bytes("third")]))).toBe("1 third");
-    expect(told(apply(3, [1, 1, 0, bytes("first")]))).toBe("2 first");
-    expect(told(apply(4, [1, 2, 1, bytes("second")]))).toBe("3 second");
+    expect(apply(2, [1, 3, 0, bytes("third")])).toBe("1 third");
+    expect(apply(3, [1, 1, 0, bytes("first")])).toBe("2 first");
+    expect(apply(4, [1, 2, 1, bytes("second")])).toBe("3 second");
   });
 
   test("what its client has seen is forgotten, and refused if it comes again", () => {
@@ -1263,14 +1261,14 @@ describe("a command is applied once", () => {
     const apply = open1(machine);
     apply(2, [1, 1, 0, bytes("x")]);
     apply(3, [1, 2, 1, bytes("y")]);
-    expect(told(apply(4, [1, 1, 0, bytes("x")]))).toBe(SEEN);
+    expect(apply(4, [1, 1, 0, bytes("x")])).toBe(SEEN);
     expect(machine.lines).toEqual(["x", "y"]);
   });
 
   test("what is of no session, or was seen, is refused, and all else of its entry is done", () => {
     const machine = new Diary();
     const sessions = new Sessions();
-    sessions.apply(session, machine);
+    applyTo(sessions, session, machine);
     const of = (numbers: [number, number, number], data: string) =>
       makeCommand(numbers, bytes(data));
     const data = Buffer.concat([
@@ -1282,20 +1280,20 @@ describe("a command is applied once", () => {
       of([1, 2, 1], "d"),
       of([1, 1, 0], "a"),
     ]);
-    const outcomes = sessions.apply(makeEntry(2, 1, "commands", data), machine);
-    expect(outcomes.map(told)).toEqual(["1 a", ENDED, "2 ", "1 a", SEEN, "3 d", SEEN]);
+    const outcomes = applyTo(sessions, makeEntry(2, 1, "commands", data), machine);
+    expect(outcomes).toEqual(["1 a", ENDED, "2 ", "1 a", SEEN, "3 d", SEEN]);
     expect(machine.lines).toEqual(["a", "", "d"]);
   });
 
-  test("an entry whose commands cannot be read stops the server", () => {
+  test("an entry whose requests cannot be decoded stops the server", () => {
     const machine = new Diary();
     const whole = makeCommand([1, 1, 0], bytes("x"));
     const apply = (data: Buffer) =>
-      new Sessions().apply(makeEntry(2, 1, "commands", data), machine);
+      applyTo(new Sessions(), makeEntry(2, 1, "commands", data), machine);
     for (let length = 1; length < whole.length; length += 1) {
       const part = whole.subarray(0, length);
       for (const data of [part, Buffer.concat([whole, part])]) {
-        expect(() => apply(data)).toThrow("the commands of an entry can be read");
+        expect(() => apply(data)).toThrow("the leader has encoded each request of an entry");
       }
     }
   });
@@ -1305,31 +1303,31 @@ describe("a command is applied once", () => {
     const machine = new Diary();
     const openUpTo = (first: number, last: number) => {
       for (let index = first; index <= last; index += 1) {
-        sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
+        applyTo(sessions, makeEntry(index, 1, "session"), machine);
       }
     };
     openUpTo(1, 10_000);
-    sessions.apply(command(10_001, [1, 1, 0, bytes("x")]), machine);
+    applyTo(sessions, command(10_001, [1, 1, 0, bytes("x")]), machine);
     openUpTo(10_002, 10_002);
-    const use = (id: number) => sessions.apply(command(20_000, [id, 5, 0, bytes("y")]), machine)[0];
-    expect(told(use(2))).toBe(ENDED);
-    for (const id of [1, 3, 10_000, 10_002]) expect(use(id)?.kind).toBe("answer");
+    const use = (id: number) =>
+      applyTo(sessions, command(20_000, [id, 5, 0, bytes("y")]), machine)[0];
+    expect(use(2)).toBe(ENDED);
+    for (const id of [1, 3, 10_000, 10_002]) expect(use(id)).toEndWith(" y");
   });
 
   test("a session that is used, then another opened, and used again is the latest again", () => {
     const sessions = new Sessions();
     const machine = new Diary();
-    const open = (index: number) =>
-      sessions.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    const open = (index: number) => applyTo(sessions, makeEntry(index, 1, "session"), machine);
     const use = (id: number, sequence: number) =>
-      sessions.apply(command(30_000, [id, sequence, 0, bytes("y")]), machine)[0];
+      applyTo(sessions, command(30_000, [id, sequence, 0, bytes("y")]), machine)[0];
     open(1);
     use(1, 1);
     open(2);
     use(1, 2);
     for (let index = 3; index <= 10_001; index += 1) open(index);
-    expect(use(1, 3)?.kind).toBe("answer");
-    expect(told(use(2, 1))).toBe(ENDED);
+    expect(use(1, 3)).toEndWith(" y");
+    expect(use(2, 1)).toBe(ENDED);
   });
 });
 
@@ -1342,8 +1340,9 @@ test("who starts again is not given the answers to what it asked before (full se
   const { ip } = cluster.machine(leader);
   simulation.route = ({ to, bytes: sealed }) =>
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
-  const data = makeCommand([999, 1, 0], bytes("of a session that never was"));
-  cluster.life(asker).node["client"].request({ type: "Commands", data }).catch(() => {});
+  const [session, sequence, acknowledged, commands] = commandsOf([999, 1, 0], bytes("x"));
+  const fields = { session, sequence, acknowledged, commands };
+  cluster.life(asker).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
   simulation.run(250);
   cluster.kill(asker);
   cluster.start(asker);
@@ -1378,9 +1377,9 @@ test("commands of one turn are asked together, and answered in as many parts as 
     simulation.watch = ({ packet }) => {
       const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
       types.forEach((type, i) => {
-        const [, id, what] = bodies[i] ?? [];
+        const [, id, ...fields] = bodies[i] ?? [];
         if (type === "Commands") asked.add(id);
-        const outcomes = type === "Outcomes" ? readOutcomes(what as Uint8Array) : [];
+        const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
         if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
         const isSmall = type !== "Outcomes" && type !== "Commands";
         if (!isSmall) expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
@@ -1673,10 +1672,10 @@ describe("snapshots", () => {
     const { cluster, simulation, away, leader } = withoutOne(1);
     const node = cluster.start(away);
     // A session that ended at the others while this server was away.
-    node["sessions"]["open"].set(1e9, { acknowledged: 0, answers: new Map() });
+    node["sessions"]["open"].set(1e9, { acknowledged: 0, applied: new Map() });
     expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
     expectAgreement(cluster);
-    const table = (name: string) => [...cluster.life(name).node["sessions"].snapshot()].map(text);
+    const table = (name: string) => JSON.stringify(cluster.life(name).node["sessions"].snapshot());
     expect(table(away)).toEqual(table(leader));
   });
 
@@ -1832,11 +1831,12 @@ describe("snapshots", () => {
       numbers: [number, number, number],
       data: string,
     ) =>
-      sessions.apply(
+      applyTo(
+        sessions,
         makeEntry(index, 1, "commands", makeCommand(numbers, bytes(data))),
         machine,
       )[0];
-    for (const index of [1, 2, 3]) before.apply(makeEntry(index, 1, "session", bytes("")), machine);
+    for (const index of [1, 2, 3]) applyTo(before, makeEntry(index, 1, "session"), machine);
     apply(before, 4, [1, 1, 0], "x");
     apply(before, 5, [1, 3, 1], "z");
     const chunks = before.snapshot();
@@ -1844,9 +1844,9 @@ describe("snapshots", () => {
     const after = new Sessions();
     for (const chunk of chunks) after.restore(chunk);
     expect(machine.lines).toEqual(["x", "z", "later"]);
-    expect(told(apply(after, 7, [1, 3, 1], "z"))).toBe("2 z");
-    expect(told(apply(after, 8, [1, 1, 0], "x"))).toBe(SEEN);
-    expect(told(apply(after, 9, [2, 1, 0], "y"))).toBe("4 y");
+    expect(apply(after, 7, [1, 3, 1], "z")).toBe("2 z");
+    expect(apply(after, 8, [1, 1, 0], "x")).toBe(SEEN);
+    expect(apply(after, 9, [2, 1, 0], "y")).toBe("4 y");
     expect([...after["open"].keys()]).toEqual([3, 1, 2]);
   });
 });
@@ -2005,11 +2005,11 @@ describe("a client", () => {
     const { node } = life;
     const applied: number[] = [];
     // As if thousands of others opened sessions before each of its commands.
-    const applyCommand = ({ session }: { session: number }) => {
+    const applyRequest = ({ session }: { session: number }) => {
       applied.push(session);
-      return { kind: "refusal", data: bytes("the session has ended, or never was") };
+      return { outcomes: [], refusal: "the session has ended, or never was" };
     };
-    Object.assign(node["sessions"], { applyCommand });
+    Object.assign(node["sessions"], { applyRequest });
     expect(failureOf(simulation, node.propose(bytes("x")))).toEqual(
       new RaftError("refused", "The server refuses: the session has ended, or never was."),
     );

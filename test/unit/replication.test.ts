@@ -3,7 +3,7 @@
  * in flight, retransmission, and the order of sending and saving (thesis §10.2.1).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { type Message, Raft } from "../../raft.ts";
+import { type Message, Raft, sizeOf } from "../../raft.ts";
 import {
   acknowledge,
   appendReply,
@@ -217,7 +217,7 @@ describe("The window to a follower", () => {
       cluster.elect("a");
       const raft = cluster.at("a");
       const isLarge = (m: Message) =>
-        m.type === "AppendEntries" && m.entries.some((e) => e.record.length > 1_000);
+        m.type === "AppendEntries" && m.entries.some((e) => sizeOf(e) > 1_000);
       cluster.lost = isLarge;
       const index = cluster.propose("a", "x".repeat(5_000));
       cluster.sent.length = 0;
@@ -234,7 +234,7 @@ describe("The window to a follower", () => {
       expect(cluster.sent.length).toBeLessThan(1_500);
       expect(only("AppendEntries", cluster.sent).every((m) => m.entries.length < 4)).toBe(true);
       expect(raft.role.name).toBe("Leader");
-      const { length: bytes } = raft.log.at(index).record;
+      const bytes = sizeOf(raft.log.at(index));
       expect(raft.events.filter((event) => event.type === "stuck")).toEqual(
         ["b", "c"].map((server) => ({ type: "stuck", server, index, bytes })),
       );

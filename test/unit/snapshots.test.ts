@@ -3,7 +3,7 @@
  * retransmitted, and that a compacted log answers as the whole log does.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { type Message, Raft } from "../../raft.ts";
+import { type Message, Raft, sizeOf } from "../../raft.ts";
 import {
   appendEntries,
   appendReply,
@@ -43,7 +43,7 @@ setDefaultTimeout(PATIENCE_MS);
 
 describe("A snapshot", () => {
   test("some of the log is kept for followers that lag a little", () => {
-    const two = entry(1, 1).record.length * 2;
+    const two = sizeOf(entry(1, 1)) * 2;
     expect(compacted(4, two).log.baseIndex).toBe(2);
     expect(compacted(4, two - 1).log.baseIndex).toBe(3);
     expect(compacted(4, 1e9).log.baseIndex).toBe(0);
@@ -274,8 +274,8 @@ describe("A compacted log", () => {
         const terms = Array.from({ length: 12 }, () => 1 + draw(4)).sort((a, b) => a - b);
         const whole = server({ log: terms }).log;
         const { log } = server({ log: terms });
-        log.compact(3 + draw(3), kept * entry(1, 1).record.length - 1);
-        log.compact(6 + draw(4), kept * entry(1, 1).record.length - 1);
+        log.compact(3 + draw(3), kept * sizeOf(entry(1, 1)) - 1);
+        log.compact(6 + draw(4), kept * sizeOf(entry(1, 1)) - 1);
         const { baseIndex } = log;
         for (let index = baseIndex; index <= 13; index += 1) {
           const term = draw(5);

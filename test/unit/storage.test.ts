@@ -2,26 +2,25 @@
  * Tests that a restarted server still has all that it promised: after a kill, a power cut, or a
  * failure of the disk.
  */
-import { decodeMulti, encode } from "@msgpack/msgpack";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import {
   encodeFrame,
-  encodeMembers,
+  encodeRecord,
   type Entry,
   type Files,
   type HardState,
-  makeEntry,
   type Position,
-  Raft,
   RaftError,
+  readRequests,
   Storage,
   systemWorld,
 } from "../../raft.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "../support/disk.ts";
+import { type LogRecord, makeEntry, membersEntry, packed } from "../support/entries.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 
@@ -343,54 +342,40 @@ describe("the end of the log", () => {
     }
   });
 
-  test("a log of version 3, which had no foundings, is read and written again", () => {
+  test("a log of version 4, whose commands were packed, is read and written again", () => {
     const disk = new Disk(randomFrom(1));
-    const head = makeEntry(
-      0,
-      0,
-      "start",
-      Buffer.from(
-        JSON.stringify({ version: 3, ...founder, id: "0123456789abcdef", disk: 7, boot: 1 }),
-      ),
-    );
-    const list = Buffer.concat(
-      ["a", "b", "c"].map((name) => Buffer.from(encode([name, "", true, 7]))),
-    );
+    const identity = { ...founder, id: "0123456789abcdef", disk: 7, boot: 1 };
+    const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version: 4, ...identity })));
+    const commands = [packed([2, 1, 0], 6, "one"), packed([2, 2, 1], 6, "two")];
     const records = [
       head,
       makeEntry(0, 4, "vote", Buffer.from("b")),
-      makeEntry(1, 4, "members", list),
-      command(2, 4, "kept"),
+      membersEntry(1, 4, configuration(founder.members), 9),
+      makeEntry(2, 4, "session"),
+      makeEntry(3, 4, "commands", Buffer.concat(commands)),
     ];
     disk.put(LOG, padded(encodeFrame(records)));
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
-      expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "commands"]);
-      const raft = new Raft(
-        {
-          name: "a",
-          disk: 7,
-          members: [],
-          electionTimeoutMs: 1000,
-          heartbeatMs: 100,
-          batchBytes: 1000,
-          windowBytes: 1000,
-        },
-        { ...storage.hardState, entries: storage.entries },
-        0,
-        () => 0.5,
-      );
-      expect(raft.founding).toBe(1);
-      expect(raft.members.map(({ name }) => name)).toEqual(["a", "b", "c"]);
+      expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "session", "commands"]);
+      expect(storage.entries[0]?.listed).toEqual({
+        founding: 9,
+        members: configuration(founder.members),
+      });
+      const requests = storage.entries.slice(2).flatMap(readRequests);
+      expect(requests).toEqual([
+        { session: 2, sequence: 1, acknowledged: 0, commands: [Buffer.from("one")] },
+        { session: 2, sequence: 2, acknowledged: 1, commands: [Buffer.from("two")] },
+      ]);
       storage.close();
     }
-    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":4");
+    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":5");
   });
 
   test("a log of another version is refused by name, and left as it is", () => {
     const founded = { ...founder, id: "", disk: 1, boot: 1 };
-    for (const version of [undefined, 2, 5, "3"]) {
+    for (const version of [undefined, 3, 6, "4"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
       const log = encodeFrame([head]);
@@ -498,7 +483,7 @@ describe("the end of the log", () => {
 
   test("commands that look like frames and records neither hide damage nor invent it", () => {
     // A client may have read an old log, whose marker is another one, and send it as a command.
-    const looksLikeLog = Buffer.concat([bytes, command(9, 9, "forged").record, bytes]);
+    const looksLikeLog = Buffer.concat([bytes, encodeRecord(command(9, 9, "forged")), bytes]);
     const disk = new Disk(randomFrom(1));
     const storage = start(disk, randomFrom(99));
     const kept = {
@@ -731,14 +716,14 @@ describe("a disk that fails", () => {
 
 describe("a snapshot", () => {
   const SNAPSHOT = "data/snapshot";
-  const record = (kind: Entry["kind"], data: string | Buffer, index: number, term: number) =>
+  const record = (kind: LogRecord["kind"], data: string, index: number, term: number): LogRecord =>
     makeEntry(index, term, kind, Buffer.from(data));
   const members = configuration(founder.members, ["d"]);
 
   /** Writes, slice by slice, the state after an entry, and returns how long it is. */
   function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
     let at = 0;
-    const head = record("snapshot", encodeMembers(members, 7), index, term);
+    const head = { ...record("snapshot", "", index, term), listed: { founding: 7, members } };
     for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
       const frame = encodeFrame([slice]);
       storage.writeSnapshot(at, frame);
@@ -1236,8 +1221,9 @@ describe("when the majority is gone for good", () => {
       [2, 4, "commands"],
       [3, 4, "members"],
     ]);
-    const [, alone] = decodeMulti(entries.at(-1)?.data ?? []);
-    expect(alone).toEqual(["a", "", true, identity.disk]);
+    expect(entries.at(-1)?.listed?.members).toEqual([
+      { name: "a", address: "", votes: true, disk: identity.disk },
+    ]);
   });
 
   test("it is either what it was or a cluster of its own, wherever the power fails", () => {

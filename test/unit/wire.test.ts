@@ -8,11 +8,11 @@ import {
   clientKey,
   type ClientMessage,
   clientMessages,
+  encodeRecord,
   Endpoint,
   type EndpointEvent,
   KeyValueStore,
   type Kind,
-  makeEntry,
   type Member,
   type Message,
   messages,
@@ -20,14 +20,17 @@ import {
   type NodeEvent,
   operatorMessages,
   serverKeys,
+  sizeOf,
   Storage,
 } from "../../raft.ts";
 import { configuration, voteReply as makeVoteReply } from "../support/core.ts";
+import { makeEntry } from "../support/entries.ts";
 import { forSeeds, isReplay, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import {
   answerOf,
   askStore,
+  commandsOf,
   type Envelope,
   floats,
   inOrder,
@@ -37,6 +40,7 @@ import {
   readOutcomes,
   seal as sealWith,
   SECRET,
+  sequence,
   TYPES,
 } from "../support/wire.ts";
 import { type Packet, Simulation } from "../support/world.ts";
@@ -66,7 +70,7 @@ const record = (
   index: number,
   term: number,
   kind: "start" | "vote" | "noop" | "commands" = "noop",
-) => makeEntry(index, term, kind, Buffer.from("data")).record;
+) => encodeRecord(makeEntry(index, term, kind, Buffer.from("data")));
 
 // ------------------------------------- An ear, to hear them -------------------------------------
 
@@ -230,7 +234,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
       expectDropped(two, bytes);
       if (bytes.length > 18) {
-        bytes[16] = 4;
+        bytes[16] = 5;
         bytes[17] = Math.floor(random() * 2);
         expectDropped(two, bytes, "unauthenticated");
       }
@@ -601,6 +605,8 @@ describe("who speaks is known by a code", () => {
     entries: record(1, 1),
     data: Buffer.from("da"),
     question: Buffer.from("q"),
+    commands: sequence([Buffer.from("c")]),
+    outcomes: sequence([Buffer.from("o")]),
     answer: Buffer.from("a"),
     leader: "a",
     servers: "a=a:1",
@@ -1580,7 +1586,7 @@ describe("a running server", () => {
       const [number, , what = "nothing"] = answers[0] ?? [];
       const type = TYPES.client[Number(number)];
       if (type !== "Outcomes") return `${type} ${Buffer.from(what as string | Uint8Array)}`;
-      const parts = answers.flatMap(([, , records]) => readOutcomes(records as Uint8Array));
+      const parts = answers.flatMap((answer) => readOutcomes(answer.slice(2)));
       expect(parts.map(({ place }) => place)).toEqual(parts.map((_, place) => place));
       return `${type} ${parts.map(({ outcome }) => outcome).join()}`;
     });
@@ -1595,34 +1601,35 @@ describe("a running server", () => {
     const cas = (i: number) =>
       askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
     const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
-    const packed = commands.map((command, i) => makeCommand([2, i + 1, 0], command));
-    // Some are asked alone, some with others; those of the last request are too many for an entry.
-    const ends = [1, 2, 3, 10, 100, 101, 120, 200];
+    // Some are asked alone, some with others.
+    const ends = [1, 2, 3, 10, 11, ...Array.from({ length: 47 }, (_, i) => 16 + 4 * i)];
     const spans = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const);
     const requests = spans.map((
       [begin, end],
-    ) => [1, 10 + begin, Buffer.concat(packed.slice(begin, end))]);
+    ) => [1, 10 + begin, ...commandsOf([2, end, 0], ...commands.slice(begin, end))]);
     const outcomes = commands.map((_, i) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0");
     expect(ask(server, requests)).toEqual(
       spans.map(([begin, end]) => `Outcomes ${outcomes.slice(begin, end).join()}`),
     );
     const { lastIndex, batchBytes } = server.node.status();
-    const bytes = requests.reduce((sum, [, , data]) => sum + (data as Buffer).length, 0);
+    const bytes = requests.reduce((sum, fields) => sum + (fields.at(-1) as Buffer).length, 0);
     expect(lastIndex - before).toBeLessThan(1.5 * bytes / batchBytes);
-    for (const { record } of server.node["core"].log.slice(before + 1)) {
-      expect(record.length).toBeLessThanOrEqual(batchBytes);
+    for (const entry of server.node["core"].log.slice(before + 1)) {
+      expect(encodeRecord(entry).length).toBeLessThanOrEqual(sizeOf(entry));
+      expect(sizeOf(entry)).toBeLessThanOrEqual(batchBytes);
     }
   });
 
   test("refuses what is no command, and does what came with it", () => {
     const server = alone(1);
     expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
-    const whole = makeCommand([2, 9, 0], Buffer.from("x"));
+    const whole = sequence([Buffer.from("x")]);
     const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
     wrong.push(...wrong.slice(1).map((part) => Buffer.concat([whole, part])));
-    const good = (sequence: number) =>
-      makeCommand([2, sequence, 0], askStore("put", Buffer.from("k"), Buffer.from("v")));
-    const answers = ask(server, [good(1), ...wrong, good(2)].map((data, i) => [1, 10 + i, data]));
+    wrong.push(...[1, "x", null, [whole], { x: whole }].map((value) => sequence([value, whole])));
+    const good = sequence([askStore("put", Buffer.from("k"), Buffer.from("v"))]);
+    const all = [good, ...wrong, good];
+    const answers = ask(server, all.map((commands, i) => [1, 10 + i, 2, i + 1, 0, commands]));
     expect(answers).toEqual([
       "Outcomes \x01",
       ...wrong.map(() => "Refused it is not a command"),
@@ -1636,7 +1643,7 @@ describe("a running server", () => {
     server.send("client", [0, 1]); // Opens a session, at index 2 behind the term's first entry.
     server.simulation.run(50);
     const seen = 1e8; // It would be 2**47, but then a failure of this test would never end.
-    server.send("client", [1, 2, makeCommand([2, seen + 1, seen], Buffer.from("x"))]);
+    server.send("client", [1, 2, ...commandsOf([2, seen + 1, seen], Buffer.from("x"))]);
     const begin = performance.now();
     server.simulation.run(50);
     expect(performance.now() - begin).toBeLessThan(200);

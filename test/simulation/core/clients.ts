@@ -47,7 +47,7 @@ export class Machine {
 type Operation = {
   id: number;
   kind: "session" | "command" | "read";
-  data: Uint8Array;
+  data: Buffer;
   sequence: number;
   committed: number;
   askAt: number;
@@ -70,7 +70,7 @@ export class Client {
     private readonly servers: readonly Server[],
   ) {
     this.target = scene.pick(servers);
-    this.perform("session", new Uint8Array(0));
+    this.perform("session", Buffer.alloc(0));
   }
 
   get isIdle(): boolean {
@@ -103,7 +103,7 @@ export class Client {
 
   read(): void {
     const key = Math.floor(this.scene.random() * KEYS);
-    this.perform("read", Uint8Array.of(key), 0, this.begin("get", key));
+    this.perform("read", Buffer.of(key), 0, this.begin("get", key));
   }
 
   /** Nothing happens before it has a session. */
@@ -143,7 +143,7 @@ export class Client {
     call.result = call.what === "put" || (write === 0 ? undefined : `${write}`);
   }
 
-  private perform(kind: Operation["kind"], data: Uint8Array, sequence = 0, call?: Call): void {
+  private perform(kind: Operation["kind"], data: Buffer, sequence = 0, call?: Call): void {
     this.lastId += 1;
     const committed = this.scene.judge.committed.length;
     const operation = { id: this.lastId, kind, data, sequence, committed, askAt: 0, call };

@@ -10,6 +10,7 @@ import {
   type Name,
   type Position,
   Raft,
+  readRequests,
   type Remembered,
   Sessions,
 } from "../../../raft.ts";
@@ -26,7 +27,7 @@ export type Request = {
   client: Name;
   id: number;
   kind: "session" | "command" | "read" | "index";
-  data: Uint8Array;
+  data: Buffer;
   reply(reply: Reply): void;
 };
 export type Reply =
@@ -482,8 +483,10 @@ export class Server {
 
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
-    const [{ kind, data: answer } = { kind: "answer", data: Buffer.alloc(0) }] = sessions
-      .apply(entry, this.machine);
+    const [applied] = sessions.apply(entry, readRequests(entry), this.machine);
+    const [outcome = entry.kind === "session" ? `${entry.index}` : ""] = applied?.outcomes ?? [];
+    const refusal = applied?.refusal;
+    const answer = Buffer.from(refusal ?? outcome);
     this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
     scene.judge.applied(this.name, entry, this.state);
     scene.mix(4, this.index, entry.index, entry.term, this.state);
@@ -493,7 +496,7 @@ export class Server {
     this.underWay.delete(`${asker.client} ${asker.id}`);
     const { index } = entry;
     if (asker.term !== entry.term) this.redirect(asker);
-    else if (kind !== "answer") asker.reply({ type: "Refused", reason: answer.toString() });
+    else if (refusal !== undefined) asker.reply({ type: "Refused", reason: refusal });
     else asker.reply({ type: "Answer", answer, index });
   }
 
@@ -523,7 +526,7 @@ export class Server {
     const kept = scene.snapshots.keep({
       snapshot: { index, term, size, founding: raft.founding, members },
       state,
-      sessions: [...this.sessions.snapshot()],
+      sessions: this.sessions.snapshot(),
       machine: new Machine(this.machine),
     });
     this.begin((later) => {
@@ -594,12 +597,8 @@ export class Server {
   /** Everything that its clients could ever be told by it. */
   get contents(): string {
     const open = [...this.sessions["open"]].map((
-      [id, { acknowledged, answers }],
-    ) => [
-      id,
-      acknowledged,
-      [...answers].map(([sequence, answer]) => [sequence, Buffer.from(answer).toString("hex")]),
-    ]);
+      [id, { acknowledged, applied }],
+    ) => [id, acknowledged, [...applied]]);
     return JSON.stringify([open, [...this.machine.values]]);
   }
 }

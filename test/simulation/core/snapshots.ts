@@ -1,12 +1,12 @@
 /** What stands for a state on disks and in messages: bytes that tell it from all others. */
-import { type Snapshot } from "../../../raft.ts";
+import { type Sessions, type Snapshot } from "../../../raft.ts";
 import { Violation } from "../judge.ts";
 import { type Machine } from "./clients.ts";
 
 /** Everything as it was after an entry. `state` is the digest of it. */
 export type State = {
   snapshot: Snapshot;
-  sessions: readonly Uint8Array[];
+  sessions: ReturnType<Sessions["snapshot"]>;
   machine: Machine;
   state: number;
   bytes: Buffer;

@@ -9,9 +9,7 @@
  * the election timer has run out. It may decide differently at each step.
  */
 import {
-  encodeMembers,
   type Entry,
-  makeEntry,
   type Message,
   type Name,
   Progress,
@@ -21,6 +19,7 @@ import {
   type Unsaved,
 } from "../../../raft.ts";
 import { configuration } from "../../support/core.ts";
+import { makeEntry, membersEntry } from "../../support/entries.ts";
 import { Violation } from "../judge.ts";
 import { Lexicon, NOBODY, type Place, renamePlace } from "./lexicon.ts";
 
@@ -89,19 +88,16 @@ function entryOf(index: number, code: Code): Entry {
   const known = knownEntries.get(key);
   if (known) return known;
   const command = code % COMMANDS;
-  const [kind, data] = command > 0
-    ? ["commands", Buffer.from(`${command}`)] as const
-    : firstOf(index);
-  const entry = makeEntry(index, termOf(code), kind, data);
+  const entry = command > 0
+    ? makeEntry(index, termOf(code), "commands", Buffer.from(`${command}`))
+    : firstOf(index, termOf(code));
   knownEntries.set(key, entry);
   return entry;
 }
 
 /** A term begins with an entry that asks for nothing, or the log with one that lists the members. */
-const firstOf = (index: number) =>
-  index === 1
-    ? ["members", encodeMembers(configuration(NAMES), 1)] as const
-    : ["noop", Buffer.alloc(0)] as const;
+const firstOf = (index: number, term: number): Entry =>
+  index === 1 ? membersEntry(index, term, configuration(NAMES)) : makeEntry(index, term, "noop");
 
 export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
   codeOf(term, kind === "commands" ? Number(data.toString()) : 0);

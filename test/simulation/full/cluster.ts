@@ -1,5 +1,5 @@
 /** The whole simulated cluster in its world, and the checks after every step of it. */
-import { type NodeEvent } from "../../../raft.ts";
+import { encodeRecord, type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Machine, type Packet, type Route, Simulation } from "../../support/world.ts";
@@ -301,7 +301,7 @@ export class Cluster {
   private noteMembers({ core }: Server): void {
     for (const { index } of core?.log["configurations"] ?? []) {
       const entry = core && index > core.log.baseIndex ? core.log.at(index) : undefined;
-      if (entry) this.lists.read(entry.record);
+      if (entry) this.lists.read(encodeRecord(entry));
     }
   }
 

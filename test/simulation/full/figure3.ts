@@ -3,6 +3,7 @@
  * the core alone another judge looks more closely; this one is a second opinion, on the full stack.
  */
 import type { Entry, Raft } from "../../../raft.ts";
+import { isSameEntry } from "../../support/entries.ts";
 
 /** A server in one of its lives. Of its log, what lies before the base may be missing. */
 type Seen = {
@@ -63,7 +64,7 @@ export class Figure3 {
       const key = `${entry.term} ${index}`;
       const before = this.known.get(key);
       if (!before) this.known.set(key, { entry, prevTerm });
-      else if (before.prevTerm !== prevTerm || !before.entry.record.equals(entry.record)) {
+      else if (before.prevTerm !== prevTerm || !isSameEntry(before.entry, entry)) {
         throw new Error(
           `Log Matching: ${name} has another entry ${index} of term ${entry.term} `
             + "than others, or another one before it",
@@ -101,7 +102,7 @@ export class Figure3 {
       const entry = log[index - 1];
       if (!entry) throw new Error(`${name} takes entry ${index} for committed, and has none`);
       const other = this.committed[index - 1] ??= entry;
-      if (other.term === entry.term && other.record.equals(entry.record)) continue;
+      if (other.term === entry.term && isSameEntry(other, entry)) continue;
       throw new Error(
         `State Machine Safety: ${name} has entry ${index} of term ${entry.term} `
           + `for committed, and others that of term ${other.term}`,
