@@ -35,8 +35,8 @@ import {
 // ------------------------------------- The table of commands -------------------------------------
 
 /**
- * People read this table, and so does `main`: the words and flags of each command, which flags take
- * a value, and which belong to one server, to servers, to clients, or to all.
+ * The one table of commands and flags: people read it as help, and `main` reads it as grammar. A
+ * row has the words and flags that a command needs, and the section of a flag says what takes it.
  */
 const HELP = `raft.ts: Raft in one file, with a replicated key-value store on top.
 
@@ -168,7 +168,9 @@ const ACTIONS: Record<string, Action> = {
   },
 };
 
+/** Finds the command in the table, refuses what the table does not allow, and runs the action. */
 async function main(): Promise<Result> {
+  // In the table, a flag with a word in capitals after it takes a value.
   const flags = HELP.matchAll(/^ +(?:bun cli.ts )?--(\S+)( [A-Z])?/gm).map((
     [, flag = "", form],
   ) => [flag, { type: form ? "string" : "boolean" }] as const);
@@ -185,8 +187,10 @@ async function main(): Promise<Result> {
   const commands = Object.keys(ACTIONS);
   const name = commands.find((command) => `${line} `.startsWith(`${command} `)) ?? "";
   const words = typed.slice(name.split(" ").length);
+  // The row of the command, such as "transfer [NAME]". A word in brackets may be left out.
   const [, row = ""] = new RegExp(`bun cli.ts (${name}\\b.*?)(  |$)`, "m").exec(HELP) ?? [];
   const forms = row.match(/(?<!--\S+|>) [[A-Z]\S*/g) ?? [];
+  // Beside the flags in its row, a command takes those of some sections.
   const [, , , one = "", servers = "", clients = "", all = ""] = HELP.split("\n\n");
   const own = name === "--host" ? one + servers : name === "--test" ? servers : clients;
   const stray = Object.keys(values).find((flag) => !`${row} ${own}${all}`.includes(`--${flag} `));
@@ -687,13 +691,13 @@ const STORY: {
     `Rejected a datagram from ${writeAddress(event.address)}: wrong secret or cluster. If it is a
       member, give it the same --secret-file and --cluster`,
   twice: ({ server, address, other }) =>
-    `Two servers run under the name ${server}: one at ${writeAddress(other)}, and one at
-      ${
+    `Two servers run under the name ${server}: one at ${writeAddress(other)}, and another one, which
+      gets no answer, at ${
       writeAddress(address)
-    } that has an earlier start or a replaced disk, and gets no answer. Stop
-      the one that is wrong. If there is only one, start it with an empty directory`,
+    }, with an earlier start or a replaced disk. Stop the
+      wrong one. If there is only one, start it with an empty directory`,
   lostDisk: (event) =>
-    `${event.server} has lost its disk, or what was on it. It gets the log again from scratch, and
+    `${event.server} has lost its disk, or the data on it. It gets the log again from scratch, and
       has no vote until then`,
   otherFounding: (event) =>
     `Two clusters have this name: ${event.server} is of another founding, and nothing is taken from

@@ -138,7 +138,7 @@ async function wrongSecret(lan: Lan): Promise<void> {
 }
 
 async function wrongCluster(lan: Lan): Promise<void> {
-  const warning = /WARNING.* is of another cluster with the same members/;
+  const warning = /WARNING.* has other founding members or another cluster name/;
   await misfit(lan, { cluster: "other" }, warning, warning);
 }
 

@@ -1,7 +1,7 @@
 /**
  * Tests that the command line answers people and scripts clearly: each mistake gets one message
- * and the right exit code, and loses nothing. `RAFT_SHOW=1 bun test cli` prints a table of what was
- * done, what was printed, and the exit code.
+ * and the right exit code, and loses nothing. `RAFT_SHOW=1 bun test cli` prints a table of
+ * all mistakes with the command, what it prints, and the exit code.
  */
 import {
   afterAll,
@@ -44,7 +44,7 @@ const SECRET = "a secret of the tests, of 16 characters or more";
 const TIMING = { electionTimeoutMs: 300, heartbeatMs: 50 };
 const QUICK = ["--election-timeout", "300", "--heartbeat", "50"];
 /** A name that no resolver has, whether or not there is a network. */
-const NOWHERE = `${"no".repeat(32)}where`;
+const UNKNOWN_HOST = `${"no".repeat(32)}where`;
 
 setDefaultTimeout(100_000);
 
@@ -52,7 +52,7 @@ setDefaultTimeout(100_000);
 
 type Options = { env?: Record<string, string>; input?: Uint8Array | string; shell?: string };
 
-/** Runs a command to its end. A shell may write what no argument of a program can hold. */
+/** Runs a command to its end. A shell can write bytes that an argument cannot hold. */
 async function cli(args: readonly string[], { env = {}, input = "", shell }: Options = {}) {
   const command = shell === undefined
     ? [process.execPath, CLI, ...args]
@@ -84,14 +84,14 @@ const log = (directory: string) => readFileSync(path.join(directory, "log")).toS
 
 // ------------------------------------------ Bad input -------------------------------------------
 
-/** What somebody did wrong, what they must be told, and the exit code. */
+/** A mistake, the sentence that answers it, and the exit code. */
 type Wrong = {
   what: string;
   args: string[];
   code: number;
   says: RegExp;
   options?: Options;
-  /** A directory of data, of which nothing may be lost. */
+  /** A data directory whose log must stay as it is. */
   keeps?: string;
 };
 const shown: string[] = [];
@@ -263,7 +263,7 @@ describe("bad input", () => {
       says: /^127\.0\.0\.1:9 is no member\. See 'bun cli\.ts members list'\.$/,
     },
     {
-      what: "to join nobody",
+      what: "to join without peers",
       args: server("--join"),
       code: 2,
       says: /^Cannot join a cluster without the addresses of some of its members.*--peers/,
@@ -346,7 +346,7 @@ describe("bad input", () => {
     },
     {
       what: "its own name does not resolve",
-      args: server("--host", NOWHERE),
+      args: server("--host", UNKNOWN_HOST),
       code: 5,
       says: /^Cannot listen on .*: the name does not resolve\. Use one of/,
     },
@@ -369,7 +369,7 @@ describe("bad input", () => {
       says: /^With a heartbeat every 600 ms and an election timeout of 1000 ms, one lost/,
     },
     {
-      what: "a time that is none",
+      what: "a time that is no number",
       args: server("--heartbeat", "soon"),
       code: 2,
       says: /^Cannot use --heartbeat soon: it takes whole milliseconds/,
@@ -444,7 +444,7 @@ describe("bad input", () => {
         says: /^Cannot use RAFT_SECRET: it is empty/,
       },
       {
-        what: "a client's key that is none",
+        what: "a client's key of the wrong form",
         code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile()],
         says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/,
@@ -535,7 +535,7 @@ describe("bad input", () => {
       says: /^The value of "precious" is not "other", and stays as it is\.$/,
     },
     {
-      what: "nobody there",
+      what: "no server there",
       args: ["get", "a", "--peers", `127.0.0.1:${port}`, "--timeout", "300"],
       code: 5,
       says: /^No answer in 300 ms\. .*never heard/,
@@ -695,7 +695,7 @@ describe("bad input about data", () => {
       keeps: mine.data,
       says: /log: it does not begin as a log of raft\.ts\. Restore it, or/,
     });
-    // One bit in the first frame behind the one with which every log begins.
+    // Flips one bit in the second frame. Every log begins with the same first frame.
     const second = good.indexOf(good.subarray(0, 4), 4);
     expect(second).toBeGreaterThan(0);
     const damaged = Buffer.from(good);
@@ -805,7 +805,7 @@ describe("clients and scripts", () => {
     expect(await cli(["get", "dash", ...where])).toMatchObject({ output: "-5" });
   });
 
-  test("--json has one shape, whatever is asked", async () => {
+  test("--json has one shape for all commands", async () => {
     const json = async (...args: string[]) => {
       const { code, output, errors } = await cli([...args, "--json", ...where]);
       expect(errors).toBe("");
@@ -867,7 +867,7 @@ describe("clients and scripts", () => {
     relay.close();
   });
 
-  test("secrets go to files that nobody else can read", async () => {
+  test("secrets go to files that only their owner can read", async () => {
     const file = path.join(temporaryDirectory(), "secret");
     const output = openSync(file, "w", 0o644);
     const child = Bun.spawn([process.execPath, CLI, "secret"], { stdout: output });
@@ -928,7 +928,7 @@ describe("output", () => {
     expect(await cli(["get"], { shell })).toMatchObject({ code: 2 });
   });
 
-  slow("that nobody reads is no error: only a closed pipe is quiet", async () => {
+  slow("without a reader is no error: a closed pipe is quiet", async () => {
     const closed = "{ sleep 0.5; \"$0\" \"$@\"; echo \"ended with $?\" >&2; } | true";
     const { errors } = await cli(["get", "word", ...where], { shell: closed });
     expect(errors).toBe("ended with 0");
@@ -1010,7 +1010,7 @@ describe("output", () => {
 
 const MEMBERS = ["a", "b", "c"];
 
-/** A follower of `a` in term 3, whose log ends at 10, committed, and to whom all peers speak. */
+/** Returns a follower in term 3 that hears all its peers. Its log ends at 10, and is committed. */
 function server(
   name: string,
   status: Partial<Status> = {},
@@ -1292,15 +1292,15 @@ describe("the story warns", () => {
   test("of two servers of one name, and where each is", () => {
     const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
     expect(told({ type: "twice", server: "c", address, other })).toEqual([
-      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and one at [::1]:7 that has an "
-      + "earlier start or a replaced disk, and gets no answer. Stop the one that is wrong. If there "
+      "WARNING Two servers run under the name c: one at 10.0.0.3:8, and another one, which gets no "
+      + "answer, at [::1]:7, with an earlier start or a replaced disk. Stop the wrong one. If there "
       + "is only one, start it with an empty directory",
     ]);
   });
 
   test("of a server that has lost its disk, and what becomes of it", () => {
     expect(told({ type: "lostDisk", server: "c" })).toEqual([
-      "WARNING c has lost its disk, or what was on it. It gets the log again from scratch, and "
+      "WARNING c has lost its disk, or the data on it. It gets the log again from scratch, and "
       + "has no vote until then",
     ]);
   });
@@ -1469,7 +1469,7 @@ describe("servers", () => {
       [
         ...start,
         "--peers",
-        `lost=${NOWHERE}:1,127.0.0.1:1`,
+        `lost=${UNKNOWN_HOST}:1,127.0.0.1:1`,
       ],
       /Cannot resolve \S+ \(server lost\): .*(ENOTFOUND|EAI_AGAIN).*\. Retrying .*getent hosts .*/,
     );
@@ -1483,7 +1483,12 @@ describe("servers", () => {
     expect(program.output.match(/Cannot resolve/g)?.length).toBe(1);
     program.signal("SIGTERM");
     expect(await program.exited).toBe(0);
-    const again = new Program(["--json", ...start, "--peers", `lost=${NOWHERE}:1,127.0.0.1:1`]);
+    const again = new Program([
+      "--json",
+      ...start,
+      "--peers",
+      `lost=${UNKNOWN_HOST}:1,127.0.0.1:1`,
+    ]);
     const line = await story(again, /^.*Cannot resolve .*$/m);
     expect(JSON.parse(line)).toEqual({
       time: expect.any(String),
@@ -1587,7 +1592,7 @@ describe("servers", () => {
     expect(lines[0]).toMatch(
       /^name +role +term +lastIndex +commitIndex +lag +heardMs +roundTripMs/,
     );
-    expect(lines.length).toBe(4); // Who is not asked is known from who answers.
+    expect(lines.length).toBe(4); // The servers that answer name the third, which was not asked.
     const columns = lines.map((line) => line.search(/ (PreCandidate|Candidate|Follower|-|role) /));
     expect(columns).toEqual(Array(4).fill(columns[0] ?? -1));
   });
