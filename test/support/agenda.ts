@@ -1,4 +1,4 @@
-/** Plans in simulated time, in the order of their instants; equal instants keep the order of adding. */
+/** Plans in simulated time, in the order of their instants, then in the order of adding. */
 
 /** An action at an instant. A plan that is cancelled has none. */
 type Plan = { at: number; order: number; action: (() => void) | undefined };

@@ -8,7 +8,7 @@ const NOISE = 0xee;
 
 type Caller = Pick<Client, "propose" | "read">;
 
-/** Takes an object apart, with all that it holds, after the program has read it. */
+/** Overwrites an object and all that it holds, after the program has read it. */
 export function spoil(given: unknown): void {
   if (typeof given !== "object" || given === null) return;
   for (const each of Object.values(given)) spoil(each);
@@ -16,7 +16,7 @@ export function spoil(given: unknown): void {
   if (Array.isArray(given)) given.length = 0;
 }
 
-/** The same way to a cluster, for a caller that overwrites commands, questions and answers. */
+/** Returns a client that overwrites commands, questions and answers after their use. */
 export function carelessCaller(via: Caller): Caller {
   const ask = async (what: keyof Caller, bytes: Uint8Array) => {
     const given = Uint8Array.from(bytes);
@@ -33,7 +33,7 @@ export function carelessCaller(via: Caller): Caller {
   };
 }
 
-/** The same state machine, which overwrites what it is given, and what it gave when it is called. */
+/** Returns a state machine that overwrites its inputs, and at the next call its last outputs. */
 export function carelessMachine(machine: StateMachine): StateMachine {
   const given: Uint8Array[] = [];
   const overwrite = () => {
@@ -48,7 +48,7 @@ export function carelessMachine(machine: StateMachine): StateMachine {
     overwrite();
     const found = find();
     const answered = give(found);
-    found.fill(NOISE); // A machine may be a part of another one.
+    found.fill(NOISE); // The machine may be part of another one.
     bytes.fill(NOISE);
     return answered;
   };

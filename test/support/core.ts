@@ -22,13 +22,13 @@ export { membersEntry };
 
 export type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 
-/** The election timeout T: who hears nobody for T to 1.5T, as chance has it, campaigns. */
+/** The election timeout T: a follower that hears no leader for T to 1.5 T campaigns. */
 export const T = 1_000;
 export const HEARTBEAT = 100;
 export const THREE = ["a", "b", "c"];
 export const FIVE = ["a", "b", "c", "d", "e"];
 
-/** A configuration: who has a vote, and who is there without one. */
+/** Returns a configuration of voters and learners. */
 export const configuration = (
   voters: readonly Name[],
   learners: readonly Name[] = [],
@@ -50,7 +50,7 @@ const defaults: Settings = {
   windowBytes: 10_000,
 };
 
-/** The only element: a test that expects one message must not be content with two. */
+/** Returns the only element. Throws unless there is exactly one. */
 export function one<Element>(elements: readonly Element[]): Element {
   const [first, ...rest] = elements;
   if (first === undefined || rest.length > 0) throw new Error(`${elements.length} are not one`);
@@ -59,12 +59,12 @@ export function one<Element>(elements: readonly Element[]): Element {
 
 // ----------------------------------------- The log ---------------------------------------------
 
-/** A command that tells where it comes from, so that two entries are equal only if they ought. */
+/** Returns an entry. Its command names its index and term, so different entries are never equal. */
 export function entry(index: number, term: number, data = `${index} of term ${term}`): Entry {
   return makeEntry(index, term, "commands", Buffer.from(data));
 }
 
-/** A log as the paper draws it, as a row of terms; `after` is the index before its first entry. */
+/** Returns a log as the paper draws it, a row of terms after index `after`. */
 export function entries(terms: readonly number[], after = 0): Entry[] {
   return terms.map((term, i) => entry(after + 1 + i, term));
 }
@@ -77,22 +77,22 @@ export function termsOf(log: Raft | readonly Entry[]): number[] {
 // ------------------------------------ A server and its turns -----------------------------------
 
 export type Options = Partial<Omit<Settings, "members">> & {
-  /** Who has founded the cluster. */
+  /** The founding members. */
   members?: readonly Name[];
-  /** The terms of its entries, from index 1 on, or from that behind the base. */
+  /** The terms of the entries after the base, or from index 1 on. */
   log?: readonly number[];
-  /** What a snapshot has replaced. */
+  /** The last entry that a snapshot has replaced. */
   base?: Position;
   term?: number;
   commitIndex?: number;
   votedFor?: Name | undefined;
-  /** It has heard of no other founder yet. By itself all have shown it empty logs. */
+  /** Whether the server has heard of no other founder yet. By default all have shown empty logs. */
   isAlone?: boolean;
   now?: number;
   random?: () => number;
 };
 
-/** A server that has just started from a disk with this log, term and vote. */
+/** Returns a server that has just started from a disk with this log, term and vote. */
 export function server(options: Options = {}): Raft {
   const { log = [], base = { index: 0, term: 0 }, votedFor, now = 0, ...rest } = options;
   const {
@@ -123,7 +123,7 @@ export function server(options: Options = {}): Raft {
   return raft;
 }
 
-/** The snapshot of a server as it is after an entry that it has applied. */
+/** Returns a server's snapshot of the state after an entry. */
 export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
   return {
     index,
@@ -134,9 +134,9 @@ export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
   };
 }
 
-/** What one step did. */
+/** The outcome of one step. */
 export type Turn = {
-  /** The messages that were sent first, before the disk has written. */
+  /** The messages that left before the save. */
   early: readonly Message[];
   saved: Unsaved | undefined;
   late: readonly Message[];
@@ -157,25 +157,25 @@ export function flush(raft: Raft): Turn {
   return turn;
 }
 
-/** Ends a turn, and returns what was sent. */
+/** Ends a turn. Returns the messages that the server sends. */
 export function turn(raft: Raft): Message[] {
   const { early, late } = flush(raft);
   return [...early, ...late];
 }
 
-/** A message arrives, alone in its turn. Returns what was sent. */
+/** Delivers one message in a turn of its own. Returns the messages that the server sends. */
 export function step(raft: Raft, message: Message, now = raft.now): Message[] {
   raft.receive(message, now);
   return turn(raft);
 }
 
-/** Time passes, and nothing else happens. Returns what was sent. */
+/** Lets time pass. Returns the messages that the server sends. */
 export function wait(raft: Raft, ms: number): Message[] {
   raft.tick(raft.now + ms);
   return turn(raft);
 }
 
-/** The election timeout elapses. */
+/** Lets the election timeout elapse. Returns the messages that the server sends. */
 export function timeOut(raft: Raft): Message[] {
   raft.tick(Math.max(raft.now, raft.electionDueAt));
   return turn(raft);
@@ -262,13 +262,13 @@ export function timeoutNow(term: number, rest: Rest<"TimeoutNow"> = {}): Of<"Tim
   return { type: "TimeoutNow", ...envelope, term, ...rest };
 }
 
-/** The leader's heartbeat to a follower whose log equals its own. */
+/** Returns the heartbeat of a leader whose log equals the follower's. */
 export function heartbeat(raft: Raft, rest: Rest<"AppendEntries"> = {}): Of<"AppendEntries"> {
   const { lastIndex: prevLogIndex, lastTerm: prevLogTerm } = raft.log;
   return appendEntries(raft.currentTerm, { prevLogIndex, prevLogTerm, ...rest });
 }
 
-/** A candidate's request whose log equals the receiver's. */
+/** Returns the request of a candidate whose log equals the receiver's. */
 export function request(
   raft: Raft,
   term: number,
@@ -285,7 +285,7 @@ function withTerm(options: Options): Options & { term: number } {
   return { term: (options.log?.at(-1) ?? options.base?.term ?? 0) + 1, ...options };
 }
 
-/** A follower that has just heard its leader, "b" unless told otherwise. */
+/** Returns a follower that has just heard its leader, by default "b". */
 export function follower(options: Options = {}, leader: Name = "b"): Raft {
   const raft = server(withTerm(options));
   step(raft, heartbeat(raft, { from: leader }));
@@ -298,12 +298,12 @@ export function preCandidate(options: Options = {}): Raft {
   return raft;
 }
 
-/** Of the others, as many as make a majority together with the server itself. */
+/** Returns just enough other servers for a majority. */
 function supporters(raft: Raft): Name[] {
   return raft.others.slice(0, raft.majority - 1);
 }
 
-/** The others grant the pre-vote that is under way, and the campaign begins. */
+/** Grants the pending pre-vote, so that the campaign begins. */
 export function grantPreVotes(raft: Raft): Message[] {
   const { campaigns: campaign } = raft;
   for (const from of supporters(raft)) {
@@ -326,14 +326,14 @@ export function candidate(options: Options = {}): Raft {
   return raft;
 }
 
-/** A leader that was just elected: its no-op is saved and sent, and nobody has answered. */
+/** Returns a leader that was just elected: its no-op is saved and sent, but not acknowledged. */
 export function leader(options: Options = {}): Raft {
   const raft = candidate(options);
   grantVotes(raft);
   return raft;
 }
 
-/** A leader whose no-op is on every server and committed. */
+/** Returns a leader whose no-op is committed and on every server. */
 export function settledLeader(options: Options = {}): Raft {
   const raft = leader(options);
   for (const name of raft.others) acknowledge(raft, name);
@@ -350,7 +350,7 @@ export function unsavedLeader(): { raft: Raft; index: number } {
   return { raft, index };
 }
 
-/** A follower confirms the latest round, and that it has all up to `matchIndex`. */
+/** Delivers a follower's acknowledgement of the latest round, and of entries up to `matchIndex`. */
 export function acknowledge(raft: Raft, from: Name, matchIndex = raft.log.lastIndex): Message[] {
   return step(raft, appendReply(raft.currentTerm, { from, matchIndex, round: roundOf(raft) }));
 }
@@ -366,7 +366,7 @@ export function progress({ role }: Raft, name: Name): Progress {
   return found;
 }
 
-/** A client's command, for a leader. Returns its index. */
+/** Proposes a client's command to a leader. Returns its index. */
 export function propose(raft: Raft, data = "command"): number {
   const index = raft.propose("commands", Buffer.from(data));
   if (index === undefined) throw new Error(`a ${raft.role.name} takes no commands`);
@@ -376,8 +376,8 @@ export function propose(raft: Raft, data = "command"): number {
 // ----------------------------------------- A cluster -------------------------------------------
 
 /**
- * What a server's snapshot is made of: all that it has applied, which is the state, and its name,
- * so that no two servers have the same bytes for the same state.
+ * Returns the bytes of a server's snapshot: all applied entries, which are the state, and its name,
+ * so that two servers have different bytes for the same state.
  */
 const writeState = (of: Name, applied: readonly Entry[]) =>
   Buffer.from(
@@ -392,18 +392,18 @@ function readState(bytes: Uint8Array): Entry[] {
 export class Cluster {
   now = 0;
   readonly applied = new Map<Name, Entry[]>();
-  /** All that was ever sent, whether it arrived or not. */
+  /** All messages that were ever sent, including lost ones. */
   readonly sent: Message[] = [];
-  /** Which messages do not arrive. */
+  /** Decides which messages are lost. */
   lost: (message: Message) => boolean = () => false;
-  /** Which of the messages under way arrives next: the oldest, unless a test reorders. */
+  /** Picks the message in flight that arrives next: the oldest, unless a test reorders. */
   next: (underWay: number) => number = () => 0;
-  /** Sees every server after every turn of it. */
+  /** Called with a server after each of its turns. */
   watch: (raft: Raft) => void = () => {};
   readonly down = new Set<Name>();
-  /** A log of more bytes is replaced by a snapshot. */
+  /** The size of a log at which a snapshot is taken. */
   snapshotBytes = Number.POSITIVE_INFINITY;
-  /** What each server's disk has as its snapshot. */
+  /** The snapshot on each server's disk. */
   readonly snapshots = new Map<Name, { snapshot: Snapshot; bytes: Buffer }>();
   private readonly drafts = new WeakMap<Incoming, Uint8Array[]>();
   private readonly servers = new Map<Name, Raft>();
@@ -420,12 +420,12 @@ export class Cluster {
     this.applied.set(name, []);
   }
 
-  /** A new server, which knows of no members. */
+  /** Starts a new server that knows no members. */
   join(name: Name): void {
     this.begin(name, { members: [], log: [], term: 0 });
   }
 
-  /** Asks the leader for a change. Returns what it says. */
+  /** Asks the leader for a change. Returns its answer. */
   change(leader: Name, name: Name, address = ""): ReturnType<Raft["changeMembers"]> {
     const raft = this.at(leader);
     const outcome = raft.changeMembers(name, address);
@@ -448,7 +448,7 @@ export class Cluster {
     return this.up.filter((raft) => raft.role.name === "Leader");
   }
 
-  /** Ends a server's turn: its messages are under way, its committed entries are applied. */
+  /** Ends a server's turn: sends its messages, and applies its committed entries. */
   flush(raft: Raft): void {
     const { early, late, applied } = flush(raft);
     const { name } = raft.settings;
@@ -465,7 +465,7 @@ export class Cluster {
     if (raft.needsStep) this.flush(raft);
   }
 
-  /** As of the snapshot that has these bytes, whoever has written it. */
+  /** Returns the members in the snapshot with these bytes, on any server. */
   private membersOf(bytes: Buffer): Configuration {
     const origin = [...this.snapshots.values()].find((other) => other.bytes.equals(bytes));
     return origin?.snapshot.members ?? [];
@@ -495,7 +495,7 @@ export class Cluster {
     raft.onSnapshot(snapshot, 0);
   }
 
-  /** Delivers until nobody has anything to say. */
+  /** Delivers messages until no server sends another one. */
   settle(): void {
     for (let delivered = 0; this.wire.length > 0; delivered += 1) {
       if (delivered > 5_000) throw new Error("the servers never stop talking");
@@ -507,7 +507,7 @@ export class Cluster {
     }
   }
 
-  /** Time passes, and every server wakes when it wants to. */
+  /** Lets time pass. Every server wakes when it asks to. */
   advance(ms: number): void {
     const end = this.now + ms;
     for (let woken = 0; this.now < end; woken += 1) {
@@ -522,8 +522,8 @@ export class Cluster {
   }
 
   /**
-   * Nobody hears anybody for long, so a leader steps down; then `name` campaigns, alone, until it
-   * wins or gives up.
+   * Lets 2 T pass without messages, so that a leader steps down. Then `name` alone
+   * campaigns until it wins or has used up its attempts. Returns whether it leads.
    */
   elect(name: Name, attempts = 5): boolean {
     const raft = this.at(name);
@@ -538,7 +538,7 @@ export class Cluster {
     return raft.role.name === "Leader";
   }
 
-  /** A command, for the server that leads. Returns its index. */
+  /** Proposes a command to the leader `name`, and delivers all messages. Returns its index. */
   propose(name: Name, data = "command"): number {
     const raft = this.at(name);
     const index = propose(raft, data);
@@ -551,7 +551,7 @@ export class Cluster {
     for (const name of names) this.down.add(name);
   }
 
-  /** Starts a server again with what its disk remembers, and nothing else. */
+  /** Restarts servers from their disks. */
   restart(...names: Name[]): void {
     for (const name of names) {
       const { settings, saved, log } = this.at(name);
@@ -573,7 +573,7 @@ export class Cluster {
 
 // ------------------------------------------ Snapshots ------------------------------------------
 
-/** A leader of three whose log was replaced by a snapshot, but for `kept` bytes of it. */
+/** Returns a leader of three with a compacted log. Up to `kept` bytes of old entries remain. */
 export function compacted(index = 5, kept = 0, settings: Parameters<typeof leader>[0] = {}): Raft {
   const raft = settledLeader({ log: [1, 1, 1, 1], ...settings });
   for (let i = 0; i < 3; i += 1) propose(raft);
@@ -583,7 +583,7 @@ export function compacted(index = 5, kept = 0, settings: Parameters<typeof leade
   return raft;
 }
 
-/** What a follower that has `matchIndex` entries, and no more, makes its leader send. */
+/** Lets a follower refuse with an empty log. Returns the chunks that its leader sends. */
 export function fallBehind(raft: Raft, name: Name): Of<"InstallSnapshot">[] {
   progress(raft, name).matchIndex = 0;
   const { currentTerm } = raft;
@@ -594,7 +594,7 @@ export function fallBehind(raft: Raft, name: Name): Of<"InstallSnapshot">[] {
   );
 }
 
-/** All chunks of a snapshot of 30 bytes. */
+/** Returns all chunks of a snapshot of 30 bytes. */
 export const chunks = (term = 2, rest: Partial<Of<"InstallSnapshot">> = {}) =>
   [0, 10, 20].map((offset) => installSnapshot(term, { offset, ...rest }));
 

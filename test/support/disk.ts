@@ -9,17 +9,17 @@ export type Operation = {
   what: "create" | "write" | "extend" | "sync" | "link" | "rename" | "remove";
   file: string;
 };
-/** How an operation fails, and which share of it, from 0 to 1, is done all the same. */
+/** How an operation fails, and which share of it, from 0 to 1, is done nevertheless. */
 export type Fault = { code: "ENOSPC" | "EIO"; share: number };
-/** What a power cut leaves of what was not synced. In parts: any sectors of any of the writes. */
+/** The share of unsynced writes that survives a power cut. "parts": any sectors of any writes. */
 export type Keep = "nothing" | "everything" | "parts";
 
-/** How many of the zeros at the end of a file are shown to a reader: more only cost time. */
+/** The number of zeros at the end of a file that a reader sees. More would only cost time. */
 const ZEROS_SHOWN = 64;
-/** The log, the next one, and a file that is open for one read or write. */
+/** The most files open at a time: the log, the next log, and a file for one read or write. */
 const MAX_OPEN = 3;
 
-/** Bytes that can be written anywhere. They grow in big steps, as copying them each time is slow. */
+/** Bytes that can be written at any offset. They grow in big steps, to be copied rarely. */
 class Bytes {
   private space: Buffer = Buffer.alloc(0);
   length = 0;
@@ -47,15 +47,15 @@ class Bytes {
 }
 
 class Content {
-  /** What a reader sees, what the platters hold, and what lies between the two. */
+  /** The content in the page cache, the content on the platters, and the writes between the two. */
   seen = new Bytes();
   durable = new Bytes();
   unsynced: { at: number; bytes: Uint8Array }[] = [];
-  /** How long the file is, with the zeros that it was extended by; and what of that was synced. */
+  /** The length of the file, with zeros at its end, and the length that is durable. */
   size = 0;
   durableSize = 0;
 
-  /** Returns what a reader gets. */
+  /** Returns the content that a reader sees. */
   get shown(): Buffer {
     const zeros = Math.min(this.size - this.seen.length, ZEROS_SHOWN);
     return Buffer.concat([this.seen.all, Buffer.alloc(zeros)]);
@@ -73,7 +73,7 @@ class Content {
     this.durableSize = this.size;
   }
 
-  /** Forgets what was not synced, but for what chance has brought to the platters in time. */
+  /** Drops unsynced writes, except those that reached the platters by chance. */
   forget(keep: Keep, random: Random): void {
     const sector = [1, 16, 512][Math.floor(random() * 3)] ?? 512;
     for (const { at, bytes } of keep === "nothing" ? [] : this.unsynced) {
@@ -91,17 +91,17 @@ class Content {
   }
 }
 
-/** One directory on one disk. It outlives the programs that use it, and the power supply. */
+/** One directory on one disk. It outlives programs and power cuts. */
 export class Disk {
   fault: (operation: Operation) => Fault | undefined = () => undefined;
-  /** Whether what a program reads of a file fails now. */
+  /** Decides whether a read fails. */
   isUnreadable: (file: string) => boolean = () => false;
   private names = new Map<string, Content>();
   private durableNames = new Map<string, Content>();
   private renamed: Map<string, Content>[] = [];
   private life = 0;
   private lockedIn = -1;
-  /** The files that the program of this life has open. */
+  /** The files that the running program has open. */
   private readonly handles = new Set<OpenFile>();
 
   constructor(
@@ -109,7 +109,7 @@ export class Disk {
     private readonly watch: (operation: Operation) => void = () => {},
   ) {}
 
-  /** The file system as the program sees it that is started now. It dies with that program. */
+  /** Returns the file system for a program that starts now. It fails once the program is dead. */
   files(): Files {
     const life = this.life;
     return {
@@ -154,22 +154,22 @@ export class Disk {
     return this.names.get(file)?.shown;
   }
 
-  /** What would be left of a file if the power failed now. */
+  /** Returns the content of a file that would survive a power cut now. */
   durable(file: string): Buffer | undefined {
     return this.durableNames.get(file)?.durable.all;
   }
 
-  /** How long the file would be if the power failed now. */
+  /** Returns the length of a file that would survive a power cut now. */
   durableSize(file: string): number {
     return this.durableNames.get(file)?.durableSize ?? 0;
   }
 
-  /** The file itself, whatever else had that name before. */
+  /** Returns the content that has this name now. */
   inode(file: string): unknown {
     return this.durableNames.get(file);
   }
 
-  /** Puts a file there, durably, for a test that has its own idea of what happened to it. */
+  /** Writes a file durably, as a test wants it. */
   put(file: string, bytes: Uint8Array): void {
     const content = new Content();
     content.write(0, bytes);
@@ -178,7 +178,7 @@ export class Disk {
     this.durableNames.set(file, content);
   }
 
-  /** Turns one bit over, in what is seen as on the platters. To do it twice undoes it. */
+  /** Flips one bit, in the page cache and on the platters. A second flip undoes the first. */
   flip(file: string, at: number, bit: number): void {
     const content = this.names.get(file);
     for (const bytes of [content?.seen, content?.durable]) {
@@ -186,19 +186,19 @@ export class Disk {
     }
   }
 
-  /** A file is gone, durably, and not by the program. */
+  /** Removes a file durably, without the program. */
   lose(file: string): void {
     this.names.delete(file);
     this.durableNames.delete(file);
   }
 
-  /** Another disk takes its place, on which there is nothing. */
+  /** Replaces the disk by an empty one. */
   wipe(): void {
     this.kill();
     [this.names, this.durableNames, this.renamed] = [new Map(), new Map(), []];
   }
 
-  /** The program ends where it is. What it has written is in the page cache, and stays there. */
+  /** Kills the program. Its writes stay in the page cache. */
   kill(): void {
     this.life += 1;
     this.lockedIn = -1;
@@ -223,7 +223,7 @@ export class Disk {
     if (this.isUnreadable(file)) throw Object.assign(new Error("EIO: read"), { code: "EIO" });
   }
 
-  /** Only the program that has closed all its files lets go of the directory. */
+  /** Unlocks the directory, once the program has closed all its files. */
   private unlock(life: number): void {
     if (this.lockedIn !== life) return;
     if (this.handles.size > 0) {
@@ -239,7 +239,7 @@ export class Disk {
     return this.handle(life, file, content);
   }
 
-  /** A link that fails is no error. It may be there, or not. */
+  /** A link that fails is not reported: it may exist or not. */
   private link(life: number, file: string, name: string): void {
     const content = this.names.get(file);
     if (!content || this.names.has(name)) return;
@@ -252,7 +252,7 @@ export class Disk {
   }
 
   private handle(life: number, file: string, content: Content): OpenFile {
-    /** A handle that is closed is of no use, and may by then be the number of another file. */
+    /** Throws if the handle is closed: its number may belong to another file by then. */
     const check = () => {
       this.alive(life);
       if (!this.handles.has(handle)) throw new Error(`EBADF: ${file} is closed`);

@@ -9,7 +9,7 @@ function helpOf(file: string): string {
   return comment.replace(/^ \* ?/gm, "");
 }
 
-/** Returns the values of a program's flags. Ends the program for `--help`, or if a flag is unknown. */
+/** Returns the values of a program's flags. Exits after `--help`, or if a flag is unknown. */
 export function readFlags<Options extends NonNullable<ParseArgsConfig["options"]>>(
   file: string,
   options: Options,

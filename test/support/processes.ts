@@ -11,7 +11,7 @@ import { Client, KeyValues } from "../../raft.ts";
 const CLI = path.join(import.meta.dir, "../../cli.ts");
 const GENEROUS_MS = 30_000;
 
-// What the shell that runs the tests shares with some cluster is not for theirs.
+// The tests have secrets of their own: the shell's may belong to a real cluster.
 delete process.env["RAFT_SECRET"];
 delete process.env["RAFT_CLIENT_KEY"];
 
@@ -33,8 +33,8 @@ export function temporaryDirectory(): string {
 }
 
 /**
- * Asks again until there is an answer. How long things take says little on a busy machine, so the
- * limit is far beyond what is expected.
+ * Asks again until there is an answer. The limit is far beyond the expected time, because a busy
+ * machine may be slow.
  */
 export async function eventually<T>(
   what: string,
@@ -45,7 +45,7 @@ export async function eventually<T>(
   for (;;) {
     const found = await probe();
     if (found !== undefined) return found;
-    if (performance.now() > deadlineAt) throw new Error(`Waited ${withinMs} ms in vain: ${what}`);
+    if (performance.now() > deadlineAt) throw new Error(`Not within ${withinMs} ms: ${what}`);
     await Bun.sleep(20);
   }
 }
@@ -57,13 +57,13 @@ export class Program {
   output = "";
   errors = "";
   /**
-   * Resolves when nobody can write to the output any more: neither this process, nor any that it
-   * started and that has inherited the pipe.
+   * Resolves when the output is closed: this process has ended, and so have all that it started and
+   * that inherited the pipe.
    */
   readonly closed: Promise<void>;
   private readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
-  /** `via` is a command that runs the rest of its line, elsewhere. */
+  /** `via` is a command that runs the rest of its line in another place. */
   constructor(
     args: readonly string[],
     env: Record<string, string> = {},
@@ -73,8 +73,8 @@ export class Program {
     this.child = Bun.spawn([...via, process.execPath, CLI, ...args], {
       env: { ...inherited, NO_COLOR: "1", ...env },
       stdio: ["ignore", "pipe", "pipe"],
-      // A server ends with the process that holds the other end of this channel. If the test run
-      // is killed, its servers do not stay behind.
+      // A server ends when the other end of this channel closes, so a killed test run leaves no
+      // servers behind.
       ipc: () => {},
     });
     endings.push(() => this.kill());
@@ -93,12 +93,12 @@ export class Program {
     return this.child.exitCode === null && this.child.signalCode === null;
   }
 
-  /** To this process only, and not to whoever has its number after its end. */
+  /** Signals this process, and after its end no other one that reuses its id. */
   signal(signal: NodeJS.Signals): void {
     if (this.isRunning) this.child.kill(signal);
   }
 
-  /** As `kill -9` does: the process has no say in it. */
+  /** Kills as `kill -9` does. */
   async kill(): Promise<void> {
     this.signal("SIGKILL");
     await this.exited;
@@ -116,7 +116,7 @@ export class Program {
   }
 }
 
-/** Runs a command to its end; one that does not end is killed. */
+/** Runs a command to its end. Kills it if it takes too long. */
 export async function run(...args: string[]) {
   const program = new Program(args);
   const tooLong = setTimeout(() => program.kill(), GENEROUS_MS);
@@ -126,7 +126,7 @@ export async function run(...args: string[]) {
   return { code, output: program.output.trim(), errors: program.errors.trim() };
 }
 
-/** The processes that a process has started and that still run, with their command lines. */
+/** Returns the running children of a process, with their command lines. */
 export function childrenOf(parent: number): { pid: number; command: string }[] {
   const all = readdirSync("/proc").filter((entry) => /^\d+$/.test(entry));
   return all.map(Number).flatMap((pid) => {
@@ -136,16 +136,16 @@ export function childrenOf(parent: number): { pid: number; command: string }[] {
   });
 }
 
-/** A zombie has ended: it only waits for a parent that asks how. */
+/** Returns whether a process runs. A zombie has ended: it waits for its parent to collect it. */
 export function isAlive(pid: number): boolean {
   const state = processStatus(pid)?.state;
   return state !== undefined && state !== "Z" && state !== "X";
 }
 
-/** Ends, at the latest with its test, a process that a program of ours has started. */
+/** Registers a process that a program of a test has started, so that it ends with the test. */
 export function adopt({ pid, command }: { pid: number; command: string }): void {
   endings.push(() => {
-    // After its end its number may belong to somebody else.
+    // After its end another process may have its id.
     if (isAlive(pid) && commandOf(pid) === command) process.kill(pid, "SIGKILL");
   });
 }
@@ -155,7 +155,7 @@ const commandOf = (pid: number) =>
 
 function processStatus(pid: number): { state: string; parent: number } | undefined {
   try {
-    // The name, in parentheses, may hold anything; the state and the parent follow it.
+    // The name, in parentheses, may contain any characters. State and parent follow it.
     const [state = "", parent] = readFileSync(`/proc/${pid}/stat`, "latin1")
       .replace(/^.*\) /s, "")
       .split(" ");
@@ -167,7 +167,7 @@ function processStatus(pid: number): { state: string; parent: number } | undefin
 
 // ------------------------------------------- Ports -------------------------------------------
 
-/** Whether nobody has the port now, on any address of this machine. */
+/** Returns whether a port is free on all addresses of this machine. */
 export async function isFree(port: number): Promise<boolean> {
   const socket = dgram.createSocket("udp4");
   const { promise, resolve } = Promise.withResolvers<boolean>();
@@ -179,8 +179,8 @@ export async function isFree(port: number): Promise<boolean> {
 }
 
 /**
- * Free ports below those that the system hands out by itself: while a server is down, no client's
- * socket must get the port to which that server returns.
+ * Returns free ports outside the system's ephemeral range: while a server is down, no client's
+ * socket may get its port.
  */
 export async function freePorts(count: number): Promise<number[]> {
   const ports = new Set<number>();
@@ -196,7 +196,7 @@ export async function freePorts(count: number): Promise<number[]> {
 export type Status = Awaited<ReturnType<Client["inspect"]>>;
 export type Timing = { electionTimeoutMs: number; heartbeatMs: number };
 
-/** Servers that know each other, each by the name under which `start` and `kill` know it. */
+/** A cluster of processes, under the names by which the servers know each other. */
 export class Cluster {
   readonly servers: readonly string[];
   readonly name = `test-${crypto.randomUUID().slice(0, 8)}`;
@@ -209,12 +209,12 @@ export class Cluster {
     this.servers = ports.map((port) => `127.0.0.1:${port}`);
   }
 
-  /** A cluster of which no server runs yet. */
+  /** Returns a cluster whose servers are not started yet. */
   static async create(timing: Timing, size = 3): Promise<Cluster> {
     return new Cluster(await freePorts(size), timing);
   }
 
-  /** A cluster that has a leader whom all follow. */
+  /** Returns a cluster whose servers agree on a leader. */
   static async start(timing: Timing, size = 3): Promise<Cluster> {
     const cluster = await Cluster.create(timing, size);
     cluster.startAll();
@@ -250,7 +250,7 @@ export class Cluster {
     return program;
   }
 
-  /** The signals are on their way when this returns; the promise is for their effect. */
+  /** Sends the signals before it returns. Resolves when the processes have ended. */
   kill(...servers: string[]): Promise<unknown> {
     return Promise.all(servers.map((server) => this.program(server).kill()));
   }
@@ -265,7 +265,7 @@ export class Cluster {
     this.program(server).signal("SIGCONT");
   }
 
-  /** Those that are neither dead nor paused. */
+  /** The servers that are neither dead nor paused. */
   get running(): string[] {
     const runs = (server: string) => this.programs.get(server)?.isRunning ?? false;
     return this.servers.filter((server) => runs(server) && !this.stopped.has(server));
@@ -275,14 +275,14 @@ export class Cluster {
     return this.servers.filter((other) => other !== server);
   }
 
-  /** What a server says of itself; undefined if it does not answer soon. */
+  /** Returns a server's status, or undefined if it does not answer soon. */
   async status(server: string): Promise<Status | undefined> {
     this.observer ??= this.connect(this.servers, 1000);
     const observer = await this.observer;
     return await observer.inspect(server).catch(() => undefined);
   }
 
-  /** What each of some servers says of itself, when all of them answer. */
+  /** Returns the status of servers once all of them answer. */
   statuses(servers: readonly string[] = this.running): Promise<Status[]> {
     return eventually(`${servers.join(", ")} answer`, async () => {
       const all = await Promise.all(servers.map((server) => this.status(server)));
@@ -291,7 +291,7 @@ export class Cluster {
     });
   }
 
-  /** Waits until all that run agree on a leader among them and its term, and tells who leads. */
+  /** Waits until all running servers agree on a leader and its term. Returns the leader. */
   agreement(): Promise<string> {
     return eventually(`${this.running.join(", ")} agree on a leader`, async () => {
       const all = await this.statuses();
@@ -301,7 +301,7 @@ export class Cluster {
     });
   }
 
-  /** Waits until all that run have applied the same commands, as far as one can see from here. */
+  /** Waits until all running servers have applied the whole log. Returns its last index. */
   convergence(): Promise<number> {
     return eventually(`${this.running.join(", ")} have applied the same`, async () => {
       const all = await this.statuses();
@@ -317,13 +317,13 @@ export class Cluster {
     return client;
   }
 
-  /** A client of its own that remembers what the cluster owes it. */
+  /** Returns a new client with a ledger of acknowledged writes. */
   async ledger(servers?: readonly string[]): Promise<Ledger> {
     return new Ledger(new KeyValues(await this.connect(servers)));
   }
 }
 
-/** What was put and acknowledged, and so must be there for ever. */
+/** The writes that were acknowledged, and so must be there forever. */
 export class Ledger {
   readonly acknowledged = new Map<string, string>();
 
@@ -334,10 +334,10 @@ export class Ledger {
     this.acknowledged.set(key, value);
   }
 
-  /** Puts that are all under way at the same time. */
+  /** Starts many puts at the same time. */
   putMany(prefix: string, count: number): Promise<void>[] {
     const puts = Array.from({ length: count }, (_, i) => this.put(`${prefix}, number ${i}`));
-    for (const put of puts) put.catch(() => {}); // Whoever awaits it hears of it.
+    for (const put of puts) put.catch(() => {}); // The caller that awaits a put sees its error.
     return puts;
   }
 
@@ -345,7 +345,7 @@ export class Ledger {
     return text(await this.store.get(bytes(key)));
   }
 
-  /** Reads all of it back. Returns what is not there, or not with the value that it should have. */
+  /** Reads all keys back. Returns those that are missing or have a wrong value. */
   async missing(store = this.store): Promise<string[]> {
     const missing: string[] = [];
     const check = async ([key, value]: [string, string]) => {

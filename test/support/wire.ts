@@ -3,10 +3,10 @@ import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
 import { createHmac } from "node:crypto";
 import type { Kind } from "../../raft.ts";
 
-/** What the servers of these tests share. */
+/** The secret of the simulated clusters. */
 export const SECRET = "open sesame";
 export const KINDS = ["peer", "client", "operator"] as const;
-/** The places of the messages in the tables of their kinds. */
+/** The number of each message in the table of its kind. */
 export const TYPES = {
   peer: [
     "RequestVote",
@@ -58,7 +58,7 @@ export const inOrder = (
   "founding" in e ? e.founding : 0,
 ];
 
-/** Whole numbers as floats, too: no other encoding has a -0. */
+/** Encodes whole numbers as floats, too, because only floats have a -0. */
 export const floats = new Encoder({ forceIntegerToFloat: true });
 
 function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
@@ -79,7 +79,7 @@ export function seal(
 
 export type Opened = { kind: Kind; envelope: unknown[]; bodies: unknown[][]; types: string[] };
 
-/** What a server has sent. Throws if it is not sealed with this secret. A knock says nothing. */
+/** Reads a datagram of a server. Throws if it is not sealed with this secret. */
 export function open(sealed: Buffer, secret = SECRET): Opened {
   if (sealed.length === 0) return { kind: "peer", envelope: [], bodies: [], types: [] };
   const kind = KINDS[sealed[17] ?? -1] ?? "peer";
@@ -109,7 +109,7 @@ export const commandsOf = (numbers: Numbers, ...commands: Uint8Array[]) =>
 export const makeCommand = (numbers: Numbers, command: Uint8Array): Buffer =>
   Buffer.from(encode(commandsOf(numbers, command)));
 
-/** What came of commands that were asked together: of each its place and its outcome. */
+/** Reads the outcomes of commands that were sent together, each with its place. */
 export const readOutcomes = ([first, outcomes]: readonly unknown[]) =>
   [...decodeMulti(outcomes as Uint8Array)].map((outcome, i) => ({
     place: Number(first) + i,
@@ -118,7 +118,7 @@ export const readOutcomes = ([first, outcomes]: readonly unknown[]) =>
 
 const VERBS = ["get", "put", "delete", "cas"] as const;
 
-/** What a store is asked: a verb (1 byte), and the parts, each behind its length (4 bytes). */
+/** Returns a request to the store: a verb (1 byte), then each part after its length (4 bytes). */
 export function askStore(verb: (typeof VERBS)[number], ...parts: readonly Uint8Array[]): Buffer {
   const framed = parts.map((part) => {
     const length = Buffer.alloc(4);
@@ -128,11 +128,11 @@ export function askStore(verb: (typeof VERBS)[number], ...parts: readonly Uint8A
   return Buffer.concat([Buffer.of(VERBS.indexOf(verb)), ...framed]);
 }
 
-/** What a store has answered: whether it was done, or else the value that was found. */
+/** Reads an answer of the store: whether it was done, or the value that was found. */
 export const answerOf = (answer: Uint8Array): boolean | string =>
   answer.length > 1 ? Buffer.from(answer.subarray(5)).toString("latin1") : answer[0] === 1;
 
-/** A datagram from a client that nobody knows yet, with any number of messages. */
+/** Returns a datagram from an unknown client, with any number of messages. */
 export function fromClient(
   to: { id: string; name: string; boot: number },
   bodies: readonly unknown[],

@@ -10,14 +10,14 @@ import { Agenda } from "./agenda.ts";
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
 
-/** Of a knock, which is empty, `onPortClosed` is what comes of it where nobody has that port. */
+/** A datagram. A port probe is empty, and `onRefused` is called if the port is closed. */
 export type Packet = { from: Address; to: Address; bytes: Buffer; onRefused?: () => void };
-/** Each route brings the datagram once; without any it is lost. `bytes` replaces what was sent. */
+/** One arrival of a datagram: without a route it is lost. `bytes` replaces its content. */
 export type Route = { afterMs: number; bytes?: Buffer };
-/** What a test may watch: all that leaves a machine, and all that its disk has done, in order. */
+/** What a test may watch: each datagram that leaves a machine, each operation of its disk. */
 export type Happening = { machine: Machine; packet?: Packet; operation?: Operation };
 
-/** Does what is due. Plans that it adds wait for the next turn; plans that it cancels are not done. */
+/** Does what is due. Plans added meanwhile wait for the next turn; cancelled ones are dropped. */
 function act(agenda: Agenda, now: number): void {
   const due = [];
   while (agenda.nextAt <= now) due.push(agenda.takeFirst());
@@ -30,7 +30,7 @@ function act(agenda: Agenda, now: number): void {
 
 /** How a machine's clock differs from the simulation's: where it began, and how fast it is. */
 export type Drift = { startedAt: number; rate: number };
-/** No timer is finer than this, or rounding could let one fall due again and again at once. */
+/** The shortest timer. Rounding could make a shorter one fire again at the same instant. */
 const FINEST_MS = 0.01;
 
 /** A running program: the queues of its event loop, and the ports that it holds. */
@@ -41,7 +41,7 @@ class Program {
   deferred: (() => void)[] = [];
   readonly ports = new Map<number, Receive>();
   pausedUntil = Number.NEGATIVE_INFINITY;
-  /** How long the turn that is being taken has been blocked: what it does now, it does later. */
+  /** How long the current turn has been blocked: its effects are that much later. */
   lag = 0;
 
   constructor(readonly drift: Drift) {}
@@ -51,7 +51,7 @@ class Program {
     return Math.max(this.pausedUntil, isIdle ? this.timers.nextAt : Number.NEGATIVE_INFINITY);
   }
 
-  /** One turn, in the order of Bun's event loop: timers, then what has arrived, then the end. */
+  /** Runs one turn in the order of Bun's event loop: timers, arrivals, deferred actions. */
   turn(now: number, turnMs: number): void {
     this.lag = turnMs;
     act(this.timers, now);
@@ -74,10 +74,10 @@ export class Machine {
   readonly disk: Disk;
   drift: Drift = { startedAt: 0, rate: 1 };
   receiveBufferBytes = 4 << 20;
-  /** How long every turn of the event loop takes, and so gathers what arrives meanwhile. */
+  /** How long every turn of the event loop takes. Meanwhile arrivals gather. */
   turnMs = 0;
   program: Program | undefined;
-  /** Without power nobody is there to refuse what is sent to a port that is closed. */
+  /** A machine without power has no kernel that could refuse a datagram to a closed port. */
   private hasPower = true;
 
   constructor(private readonly simulation: Simulation, readonly name: string, public ip: string) {
@@ -87,7 +87,7 @@ export class Machine {
     });
   }
 
-  /** Starts a program: what it gets is the world as it sees it, until it is killed. */
+  /** Starts a program. Returns its world, which works until the program is killed. */
   boot(): World {
     const { simulation } = this;
     const program = this.program = new Program(this.drift);
@@ -111,7 +111,7 @@ export class Machine {
     };
   }
 
-  /** `kill -9`. The disk keeps what was written. */
+  /** Kills the program as `kill -9` does. The disk keeps all writes. */
   kill(): void {
     this.program = undefined;
     this.disk.kill();
@@ -123,12 +123,12 @@ export class Machine {
     this.disk.powerCut(keep);
   }
 
-  /** SIGSTOP, and SIGCONT after that time: meanwhile timers fall due, and datagrams queue. */
+  /** Sends SIGSTOP, and later SIGCONT. Meanwhile timers fall due, and datagrams queue. */
   pause(ms: number): void {
     if (this.program) this.program.pausedUntil = this.simulation.now + ms;
   }
 
-  /** The program waits, and what it does then is done that much later. */
+  /** Blocks the program, so that its further effects are later. */
   block(ms: number): void {
     if (this.program) this.program.lag += ms;
   }
@@ -157,7 +157,7 @@ export class Machine {
     };
   }
 
-  /** Whoever is blocked sends later, if it is still there. */
+  /** Sends a datagram: after the block of a blocked program, if that still runs. */
   private depart(program: Program, packet: Packet): void {
     const { simulation } = this;
     if (program.lag === 0) return simulation.send(this, packet);
@@ -166,7 +166,7 @@ export class Machine {
     });
   }
 
-  /** A datagram is there. It waits for the program's next turn, unless its buffer is full. */
+  /** Queues a datagram for the program's next turn, unless the buffer is full. */
   arrive(packet: Packet): void {
     const { program } = this;
     if (packet.onRefused && this.hasPower && !program?.ports.has(packet.to.port)) {
@@ -182,10 +182,10 @@ export class Machine {
 export class Simulation {
   now = 0;
   readonly random: Random;
-  /** What becomes of a datagram. By default it takes up to a millisecond. */
+  /** Decides how a datagram travels. By default it takes up to a millisecond. */
   route: (packet: Packet) => Route[] = () => [{ afterMs: 0.1 + 0.9 * this.random() }];
   watch: (happening: Happening) => void = () => {};
-  /** How long a sync takes: until then the machine's program is blocked. */
+  /** Decides how long a sync takes. Meanwhile the machine's program is blocked. */
   syncMs: (machine: Machine) => number = () => 0;
   /** Called after each turn of a machine's program. */
   afterTurn: (machine: Machine) => void = () => {};
@@ -196,7 +196,7 @@ export class Simulation {
     this.random = randomFrom(seed);
   }
 
-  /** The machine of that name. It is known by it on the network, too. */
+  /** Returns the machine with this name, which is also its host name. */
   machine(name: string): Machine {
     const known = this.machines.get(name);
     if (known) return known;
@@ -205,7 +205,7 @@ export class Simulation {
     return made;
   }
 
-  /** What the world does by itself, at an instant that is no program's. Returns what cancels it. */
+  /** Plans an action of the world, outside all programs. Returns a function that cancels it. */
   plan(afterMs: number, action: () => void): () => void {
     return this.network.add(this.now + afterMs, action);
   }
@@ -224,12 +224,12 @@ export class Simulation {
     }
   }
 
-  /** Brings a datagram to whoever has that port when it arrives: also one that nobody sent. */
+  /** Delivers a datagram, which may be a forged one. */
   deliver(packet: Packet, afterMs = 0): void {
     this.plan(afterMs, () => this.machineAt(packet.to.host)?.arrive(packet));
   }
 
-  /** What a kernel answers for a port that nobody has. It goes the way that datagrams go. */
+  /** Sends a kernel's refusal for a closed port, by the route of a datagram. */
   refuse({ from: to, to: from }: Packet, onRefused: () => void): void {
     const routes = this.route({ from, to, bytes: Buffer.alloc(0) });
     for (const { afterMs } of routes) this.plan(afterMs, onRefused);
@@ -239,7 +239,7 @@ export class Simulation {
     return this.machines.values().find((machine) => machine.ip === ip);
   }
 
-  /** Lets time pass until `isEnough`, but no longer than `ms`. Returns whether it was enough. */
+  /** Lets time pass until `isEnough`, at most `ms`. Returns whether it was enough. */
   run(ms: number, isEnough: () => boolean = () => false): boolean {
     const end = this.now + ms;
     for (drainMicrotasks(); !isEnough();) {
