@@ -382,7 +382,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 19 },
-      { file: "members", title: "is no voter to those who have started again meanwhile" },
+      { file: "members", title: "is no voter for a server that has restarted" },
     ],
   },
   {
@@ -391,7 +391,7 @@ export const planted: readonly Planted[] = [
     changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
       { mode: "core", seed: 19 },
-      { file: "members", title: "that is not named does not count" },
+      { file: "members", title: "that is not named counts neither for an entry, nor" },
     ],
   },
   {
@@ -429,7 +429,7 @@ export const planted: readonly Planted[] = [
     id: "45",
     name: "A send error loses the datagram of a healthy peer.",
     changes: [["const SEND_TRIES = 5;", "const SEND_TRIES = 1;"]],
-    caughtBy: [{ file: "datagrams", title: "a dead port costs a living one nothing" }],
+    caughtBy: [{ file: "datagrams", title: "datagrams to a closed port cost an open port no" }],
   },
   {
     id: "46",
@@ -744,7 +744,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 8 },
-      { file: "members", title: "waits for the one before it to be committed" },
+      { file: "members", title: "waits until the change before it is committed" },
     ],
   },
   {
@@ -753,7 +753,7 @@ export const planted: readonly Planted[] = [
     changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
     caughtBy: [
       { mode: "core", seed: 9 },
-      { file: "members", title: "waits for an entry of the leader's own term" },
+      { file: "members", title: "waits until an entry of the leader's own term is" },
     ],
   },
   {
@@ -762,7 +762,7 @@ export const planted: readonly Planted[] = [
     changes: [["const values = voters.map(", "const values = this.members.map("]],
     caughtBy: [
       { mode: "core", seed: 8 },
-      { file: "members", title: "of entries counts no learner" },
+      { file: "members", title: "for an entry counts no learner (catalogue 38)" },
     ],
   },
   {
@@ -774,7 +774,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 1 },
-      { file: "members", title: "does not campaign any more when that is committed" },
+      { file: "members", title: "does not campaign once its removal is committed" },
     ],
   },
   {
@@ -784,7 +784,7 @@ export const planted: readonly Planted[] = [
       "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
     ]],
-    caughtBy: [{ file: "members", title: "is gone when its entry is truncated away" }],
+    caughtBy: [{ file: "members", title: "gives way to the one before it when its entry is" }],
   },
   {
     id: "78",
@@ -798,7 +798,7 @@ export const planted: readonly Planted[] = [
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
       { mode: "core", seed: 3 },
-      { file: "members", title: "may be needed to lead until then" },
+      { file: "members", title: "may lead until its removal is committed, but does" },
     ],
   },
   {
@@ -806,14 +806,14 @@ export const planted: readonly Planted[] = [
     name: "Who was never heard in this term is taken for a part of a working majority.",
     changes: [["return confirmedRound > 0 && this.now", "return this.now"]],
     caughtBy: [
-      { file: "members", title: "that would leave no majority that is heard" },
+      { file: "members", title: "that would leave no reachable majority is refused" },
     ],
   },
   {
     id: "81",
     name: "An answer of a server that was removed counts for the next one of that name.",
     changes: [["if (!follower || m.round <= follower.sinceRound) return", "if (!follower) return"]],
-    caughtBy: [{ file: "members", title: "that is added again may be another" }],
+    caughtBy: [{ file: "members", title: "that is added again starts with nothing" }],
   },
   {
     id: "82",
@@ -822,7 +822,7 @@ export const planted: readonly Planted[] = [
       "this.identity.id = id; for (const _ of this.rewriteLog());",
       "this.identity.id = id;",
     ]],
-    caughtBy: [{ file: "members", title: "remembers which cluster it joined" }],
+    caughtBy: [{ file: "members", title: "saves its cluster before it acknowledges an entry" }],
   },
   {
     id: "83",
@@ -845,7 +845,7 @@ export const planted: readonly Planted[] = [
     name: "A new disk is named and keeps the vote of the lost one.",
     changes: [["{ ...this.nameDisk(member), votes: false }", "this.nameDisk(member)"]],
     caughtBy: [
-      { file: "members", title: "that was lost is named anew without a vote" },
+      { file: "members", title: "that replaces a lost one is named for a learner" },
     ],
   },
   {
@@ -855,7 +855,7 @@ export const planted: readonly Planted[] = [
       "(follower && !this.isActive(follower)) || !this.isNamed(voter);",
       "follower && !this.isActive(follower);",
     ]],
-    caughtBy: [{ file: "members", title: "that is not named is no part of a majority" }],
+    caughtBy: [{ file: "members", title: "that is not named is no part of a reachable" }],
   },
   {
     id: "87",
@@ -866,7 +866,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 417 },
-      { file: "members", title: "does not lead, nor is asked to, unless it is named" },
+      { file: "members", title: "that is not named neither leads nor becomes the" },
     ],
   },
   {
@@ -877,7 +877,7 @@ export const planted: readonly Planted[] = [
       "return;",
     ]],
     caughtBy: [
-      { file: "members", title: "that has lost a tail of what it had" },
+      { file: "members", title: "that has lost a tail of its log is treated as" },
     ],
   },
   {
@@ -897,7 +897,7 @@ export const planted: readonly Planted[] = [
     name: "What a lost disk had acknowledged is taken for what the new one has.",
     changes: [["    this.trackFollower(role, member.name);\n", ""]],
     caughtBy: [
-      { file: "members", title: "that takes the place of another has nothing of what that had" },
+      { file: "members", title: "that replaces another one has acknowledged nothing" },
     ],
   },
   // A leader whose port is closed.
@@ -960,7 +960,7 @@ export const planted: readonly Planted[] = [
     id: "99",
     name: "A machine that cannot be reached is taken for one that refuses.",
     changes: [["if (code === \"ECONNREFUSED\") onRefused();", "onRefused();"]],
-    caughtBy: [{ file: "datagrams", title: "at what cannot be reached" }],
+    caughtBy: [{ file: "datagrams", title: "of an unreachable address or an invalid port is" }],
   },
   {
     id: "100",
@@ -1083,7 +1083,7 @@ export const planted: readonly Planted[] = [
       "clock.setTimer(settings.electionTimeoutMs, () => void this.stop())",
       "clock.setTimer(0, () => void this.stop())",
     ]],
-    caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
+    caughtBy: [{ file: "members", title: "gives its clients the addresses of the other" }],
   },
   {
     id: "117",
@@ -1092,7 +1092,7 @@ export const planted: readonly Planted[] = [
       "this.endpoint.addressesOf(this.members,",
       "this.endpoint.addressesOf(this.members.filter(({ name }) => name === leader),",
     ]],
-    caughtBy: [{ file: "members", title: "tells clients that knew nobody else" }],
+    caughtBy: [{ file: "members", title: "gives its clients the addresses of the other" }],
   },
   // What is there to be fast.
   {
@@ -1154,7 +1154,7 @@ export const planted: readonly Planted[] = [
       "    fs.renameSync(from, to);\n    syncDirectory(path.dirname(to));",
       "    fs.renameSync(from, to);",
     ]],
-    caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
+    caughtBy: [{ file: "files", title: "syncs the directory before a rename or a removal" }],
   },
   {
     id: "125",
@@ -1163,7 +1163,7 @@ export const planted: readonly Planted[] = [
       "    fs.rmSync(file, { force: true });\n    syncDirectory(path.dirname(file));",
       "    fs.rmSync(file, { force: true });",
     ]],
-    caughtBy: [{ file: "files", title: "a rename and a removal are durable" }],
+    caughtBy: [{ file: "files", title: "syncs the directory before a rename or a removal" }],
   },
   {
     id: "126",
@@ -1172,7 +1172,7 @@ export const planted: readonly Planted[] = [
       "for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));",
       "syncDirectory(directory);",
     ]],
-    caughtBy: [{ file: "files", title: "a new directory is durable" }],
+    caughtBy: [{ file: "files", title: "makes a new directory durable, with all parents" }],
   },
   {
     id: "127",
@@ -1336,14 +1336,14 @@ export const planted: readonly Planted[] = [
     id: "146",
     name: "A second request to hand over ends the attempt that is under way.",
     changes: [[`if (core.transferTarget) return this.refuse(request, "it is handing over");`, ""]],
-    caughtBy: [{ file: "members", title: "is refused while another is tried" }],
+    caughtBy: [{ file: "members", title: "is refused while another transfer is in progress" }],
   },
   {
     id: "147",
     name: "A server hands over to one that was not heard for an election timeout.",
     changes: [["voters.filter(([, follower]) => this.isActive(follower))", "voters"]],
     caughtBy: [
-      { file: "members", title: "to a server that was not heard for an election timeout" },
+      { file: "members", title: "to a server silent for an election timeout is" },
       { file: "transfer", title: "a follower that was silent for an election timeout is refused" },
     ],
   },
@@ -1413,10 +1413,7 @@ export const planted: readonly Planted[] = [
     id: "155",
     name: "A state machine that changes a command changes the log.",
     changes: [["decodeAll(Buffer.from(request.commands))", "decodeAll(request.commands)"]],
-    caughtBy: [{
-      file: "embedding",
-      title: "that either side overwrites at once change nothing, on any server",
-    }],
+    caughtBy: [{ file: "embedding", title: "that the program or the server overwrites after a" }],
   },
   {
     id: "156",
@@ -1473,7 +1470,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 8 },
-      { file: "members", title: "that comes with a snapshot takes the place of all before" },
+      { file: "members", title: "that comes with a snapshot replaces the one in the" },
     ],
   },
   {

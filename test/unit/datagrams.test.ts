@@ -1,7 +1,7 @@
 /**
- * Tests what Part II expects of UDP, with real sockets on the loopback interface: a dead port costs
- * a living one nothing, a probe tells a closed port from an open one, and addresses are read and
- * resolved. A test waits for what must happen, so it takes longer on a busy machine, and passes.
+ * Tests what Part II expects of UDP, with real sockets on the loopback interface: a closed port
+ * costs an open one nothing, a probe tells them apart, and addresses are parsed and resolved. Each
+ * test waits for events, never for a time, so a busy machine only makes it slower.
  */
 import {
   afterAll,
@@ -68,29 +68,29 @@ async function expectTexts(count: number): Promise<{ port: number; texts: Promis
   return { port, texts };
 }
 
-async function refusal(promise: Promise<unknown>): Promise<RaftError> {
+async function rejection(promise: Promise<unknown>): Promise<RaftError> {
   const error = await promise.then(() => undefined, (reason: unknown) => reason);
   if (error instanceof RaftError) return error;
-  throw new Error(`It should have been refused by a RaftError, not: ${error}`);
+  throw new Error(`The promise must be rejected with a RaftError, not: ${error}`);
 }
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 /**
- * Sends as a pattern says, again and again: D to a dead port, L to the living one; a point lets
- * the event loop turn. Resolves to how many of the datagrams to the living one were lost.
+ * Sends datagrams in a pattern, 20 times: D to a closed port, L to the open one; a point lets the
+ * event loop turn. Resolves to the number of datagrams that the open port did not receive.
  */
-async function lost(pattern: string): Promise<number> {
+async function countLost(pattern: string): Promise<number> {
   const rounds = 20;
   const sent = rounds * pattern.split("").filter((letter) => letter === "L").length;
   const { port, texts } = await expectTexts(sent);
-  const dead = [await freePort(), await freePort(), await freePort()];
+  const closedPorts = [await freePort(), await freePort(), await freePort()];
   const socket = await bind(0);
   for (let round = 0; round < rounds; round += 1) {
     for (const [i, letter] of pattern.split("").entries()) {
       if (letter === ".") await turn();
       else {
-        const to = letter === "L" ? port : dead[i % dead.length] ?? port;
+        const to = letter === "L" ? port : closedPorts[i % closedPorts.length] ?? port;
         socket.send(Buffer.from(`${round}.${i}`), { host: HOST, port: to });
       }
     }
@@ -99,24 +99,24 @@ async function lost(pattern: string): Promise<number> {
   return sent - new Set(await texts).size;
 }
 
-describe("a dead port costs a living one nothing (catalogue 45)", () => {
+describe("datagrams to a closed port cost an open port no datagram (catalogue 45)", () => {
   test.each(["DL", "LDL", "DDL", "DDLL", "LDDL", "DLDL", "D.L", "D.DL", "DD.L", "D.LDL"])(
-    "when datagrams leave in the order %p",
+    "when they leave in the order %p",
     async (pattern) => {
-      expect(await lost(pattern)).toBe(0);
+      expect(await countLost(pattern)).toBe(0);
     },
   );
 
-  test("when datagrams leave in the order DDDLL", async () => {
-    expect(await lost("DDDLL")).toBe(0);
+  test("when they leave in the order DDDLL", async () => {
+    expect(await countLost("DDDLL")).toBe(0);
   });
 
-  test("when datagrams leave in the order DLD.L", async () => {
-    expect(await lost("DLD.L")).toBe(0);
+  test("when they leave in the order DLD.L", async () => {
+    expect(await countLost("DLD.L")).toBe(0);
   });
 
-  test("when fifty to either port leave in one turn", async () => {
-    expect(await lost("DL".repeat(50))).toBe(0);
+  test("when fifty to each port leave in one turn", async () => {
+    expect(await countLost("DL".repeat(50))).toBe(0);
   });
 });
 
@@ -128,7 +128,7 @@ describe("a socket", () => {
     expect(receiveBufferBytes).toBeGreaterThanOrEqual(Math.min(4 << 20, allowed));
   });
 
-  test("carries 65,507 bytes; what is larger, or goes nowhere, is lost in silence", async () => {
+  test("carries 65,507 bytes, and silently loses larger or undeliverable datagrams", async () => {
     const { port, texts } = await expectTexts(2);
     const socket = await bind(0);
     socket.send(Buffer.alloc(65_508, "x"), { host: HOST, port });
@@ -138,22 +138,22 @@ describe("a socket", () => {
     expect((await texts).map(({ length }) => length)).toEqual([65_507, 7]);
   });
 
-  test("tells from where a datagram came, so that it can be answered there", async () => {
+  test("passes the sender's address with each datagram, so that a reply reaches it", async () => {
     const { port, texts } = await expectTexts(1);
     const echo = await freePort();
-    const answering = await datagrams.bind({ host: HOST, port: echo }, (bytes, from) => {
-      answering.send(Buffer.from(`${bytes} back`), from);
+    const replier = await datagrams.bind({ host: HOST, port: echo }, (bytes, from) => {
+      replier.send(Buffer.from(`${bytes} back`), from);
     });
-    closing.push(() => answering.close());
-    // The first socket is the one that is answered: it has to be the one that sends.
-    const asking = dgram.createSocket("udp4");
-    closing.push(() => asking.close());
-    asking.on("message", (bytes) => asking.send(bytes, port, HOST));
-    asking.send("there and", echo, HOST);
+    closing.push(() => replier.close());
+    // The reply must reach the first socket, which then sends the final text.
+    const requester = dgram.createSocket("udp4");
+    closing.push(() => requester.close());
+    requester.on("message", (bytes) => requester.send(bytes, port, HOST));
+    requester.send("there and", echo, HOST);
     expect(await texts).toEqual(["there and back"]);
   });
 
-  test("gives each datagram a buffer of its own, to be kept", async () => {
+  test("gives each datagram a buffer of its own, which may be kept", async () => {
     const heard: Buffer[] = [];
     const { promise, resolve } = Promise.withResolvers<void>();
     const port = await freePort();
@@ -167,43 +167,45 @@ describe("a socket", () => {
   });
 });
 
-/** Probes a port, and resolves once the probe is refused. */
-function refused(socket: Socket, port: number, host = HOST): Promise<void> {
+/** Probes a port, and resolves when the probe is refused. */
+function untilRefused(socket: Socket, port: number, host = HOST): Promise<void> {
   return new Promise((resolve) => socket.probePort({ host, port }, resolve));
 }
 
 /**
- * Returns whether a probe is refused. As silence can last forever, a second socket probes a closed
- * port after this one, twice: if it is refused and the first is not, the first never will be.
+ * Returns whether a probe is refused. Silence alone proves nothing, so a second socket then probes
+ * a closed port, twice: once it is refused, a refusal of the first probe would have arrived too.
  */
 async function isRefused(socket: Socket, port: number, host = HOST): Promise<boolean> {
   let count = 0;
   socket.probePort({ host, port }, () => count += 1);
-  for (let i = 0; i < 2; i += 1) await refused(control, await freePort());
+  for (let i = 0; i < 2; i += 1) await untilRefused(controlSocket, await freePort());
   return count > 0;
 }
 
-let control: Socket;
+let controlSocket: Socket;
 const openFiles = () => existsSync("/proc/self/fd") ? readdirSync("/proc/self/fd").length : 0;
 
-/** Resolves once no more than `limit` files are open: a socket is closed some turns after the call. */
+/**
+ * Resolves once no more than `limit` files are open: a socket is closed some turns after the call.
+ */
 async function untilOpenFiles(limit: number): Promise<void> {
   while (openFiles() > limit) await Bun.sleep(1);
 }
 
 describe("a probe", () => {
   beforeAll(async () => {
-    control = await datagrams.bind({ host: HOST, port: 0 }, () => {});
+    controlSocket = await datagrams.bind({ host: HOST, port: 0 }, () => {});
   });
-  afterAll(() => control.close());
+  afterAll(() => controlSocket.close());
 
   test("of a closed port is refused, every time", async () => {
     const socket = await bind(0);
     const port = await freePort();
-    for (let i = 0; i < 5; i += 1) await refused(socket, port);
+    for (let i = 0; i < 5; i += 1) await untilRefused(socket, port);
   });
 
-  test("of an open port brings an empty datagram, and is not refused", async () => {
+  test("of an open port delivers an empty datagram, and is not refused", async () => {
     const heard = Promise.withResolvers<number>();
     const port = await freePort();
     await bind(port, ({ length }) => heard.resolve(length));
@@ -211,7 +213,7 @@ describe("a probe", () => {
     expect(await heard.promise).toBe(0);
   });
 
-  test("of a stopped process is not refused; once that process is killed, it is", async () => {
+  test("of a stopped process's port is refused only once that process is killed", async () => {
     const port = await freePort();
     const script = `const socket = require("node:dgram").createSocket("udp4");
       socket.bind(${port}, "${HOST}", () => console.log("here"));`;
@@ -223,45 +225,45 @@ describe("a probe", () => {
     expect(await isRefused(socket, port)).toBe(false);
     child.kill("SIGKILL");
     await child.exited;
-    await refused(socket, port);
+    await untilRefused(socket, port);
   });
 
-  test("at what cannot be reached, or is no port, is no refusal, and throws nothing", async () => {
+  test("of an unreachable address or an invalid port is not refused, and throws no error", async () => {
     const socket = await bind(0);
     expect(await isRefused(socket, 9, "255.255.255.255")).toBe(false);
     expect(await isRefused(socket, 9, "fe80::1%nowhere")).toBe(false);
     expect(await isRefused(socket, 0)).toBe(false);
-    socket.send(Buffer.from("x"), { host: HOST, port: 0 }); // As from a forged source, to answer.
+    socket.send(Buffer.from("x"), { host: HOST, port: 0 }); // As in a reply to a forged source.
   });
 
-  test("goes to an IPv6 address too", async () => {
+  test("reaches an IPv6 address, too", async () => {
     if (!hasIPv6) return;
-    await refused(await bind(0), await freePort(), "::1");
+    await untilRefused(await bind(0), await freePort(), "::1");
   });
 
-  test("leaves no socket open, and says nothing once its own is closed", async () => {
+  test("leaves no socket open, and calls nothing back after its own socket is closed", async () => {
     const socket = await datagrams.bind({ host: HOST, port: 0 }, () => {});
     const [port, closed] = [await freePort(), await freePort()];
     await bind(port);
     const before = openFiles();
-    for (let i = 0; i < 20; i += 1) await refused(socket, closed);
+    for (let i = 0; i < 20; i += 1) await untilRefused(socket, closed);
     await untilOpenFiles(before);
     for (let i = 0; i < 20; i += 1) expect(await isRefused(socket, port)).toBe(false);
     await untilOpenFiles(before + 1); // The last probe still waits for a refusal.
     let late = 0;
     socket.probePort({ host: HOST, port: closed }, () => late += 1);
     socket.close();
-    for (let i = 0; i < 2; i += 1) await refused(control, closed);
+    for (let i = 0; i < 2; i += 1) await untilRefused(controlSocket, closed);
     expect(late).toBe(0);
     await untilOpenFiles(before - 1);
   });
 });
 
-describe("a socket that cannot be had says why", () => {
-  test("another has the port", async () => {
+describe("a socket that cannot be bound fails with the reason", () => {
+  test("if another process has the port", async () => {
     const port = await freePort();
     await bind(port);
-    const { code, message } = await refusal(bind(port));
+    const { code, message } = await rejection(bind(port));
     expect(code).toBe("network");
     expect(message).toBe(
       `Cannot listen on ${HOST}:${port}: another process has that port. `
@@ -269,8 +271,8 @@ describe("a socket that cannot be had says why", () => {
     );
   });
 
-  test("no interface has the address, and these are those that some have", async () => {
-    const { code, message } = await refusal(
+  test("if no interface has the address, and with the addresses that interfaces have", async () => {
+    const { code, message } = await rejection(
       datagrams.bind({ host: "203.0.113.7", port: 9 }, () => {}),
     );
     expect(code).toBe("network");
@@ -282,8 +284,8 @@ describe("a socket that cannot be had says why", () => {
     expect(message).toEndWith("or 0.0.0.0.");
   });
 
-  test("the name does not resolve", async () => {
-    const { code, message } = await refusal(
+  test("if the name does not resolve", async () => {
+    const { code, message } = await rejection(
       datagrams.bind({ host: "nowhere.invalid", port: 9 }, () => {}),
     );
     expect(code).toBe("network");
@@ -298,7 +300,7 @@ describe("an address", () => {
     ["a=10.0.0.1:65535", { name: "a", host: "10.0.0.1", port: 65_535 }],
     ["[::1]:48000", { name: "[::1]:48000", host: "::1", port: 48_000 }],
     ["a=[fe80::1%eth0]:1", { name: "a", host: "fe80::1%eth0", port: 1 }],
-  ])("%s is read", (text, server) => {
+  ])("%s is parsed", (text, server) => {
     expect(parseServer(text)).toEqual(server);
   });
 
@@ -324,14 +326,14 @@ describe("an address", () => {
     "a b:1",
     "a:1,b:1",
     "a:1 ",
-  ])("%p is refused, and says how to write one", (text) => {
+  ])("%p is refused with the right format", (text) => {
     expect(() => parseServer(text)).toThrow(
       `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, with a port `
         + "from 1 to 65535; an IPv6 address as in [::1]:48000.",
     );
   });
 
-  test("with a name of more than 255 bytes is refused, and says so", () => {
+  test("with a name of more than 255 bytes is refused with that limit", () => {
     const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
     expect(parseServer(`${longest}=a:1`).name).toBe(longest);
     for (const text of [`${long}=a:1`, `${long}:1`]) {
@@ -339,7 +341,7 @@ describe("an address", () => {
     }
   });
 
-  test("of the machine itself is IPv4 where it can be, and of the asker's family", async () => {
+  test("resolves to IPv4 if possible, and to the family of the local address", async () => {
     expect(await datagrams.resolve("localhost")).toBe("127.0.0.1");
     expect(await datagrams.resolve("localhost", "10.0.0.1")).toBe("127.0.0.1");
     expect(await datagrams.resolve("::1")).toBe("::1");
@@ -350,7 +352,7 @@ describe("an address", () => {
     expect(await message("10.0.0.1", "::1")).toBe(
       "10.0.0.1 is 10.0.0.1, and ::1 reaches IPv6 only",
     );
-    // On Linux a socket at :: reaches both, and prefers its own family.
+    // On Linux a socket at :: reaches both families, and prefers IPv6.
     const isLinux = process.platform === "linux";
     expect(await message("::1", "::")).toBe("resolved");
     expect(await message("10.0.0.1", "::"))
@@ -359,14 +361,14 @@ describe("an address", () => {
   });
 });
 
-/** Some machines have no IPv6. There, what would need it is refused with a sentence. */
+/** Whether this machine has IPv6. Without it, binding an IPv6 address fails with a RaftError. */
 const hasIPv6 = Object.values(networkInterfaces()).flat().some((own) => own?.address === "::1");
 
 test("a server and a client talk over IPv6", async () => {
   const directory = mkdtempSync(`${tmpdir()}/raft-ipv6-`);
   closing.push(() => rmSync(directory, { recursive: true }));
   const port = await freePort();
-  const started = Node.start({
+  const starting = Node.start({
     host: "::1",
     port,
     peers: [],
@@ -374,10 +376,10 @@ test("a server and a client talk over IPv6", async () => {
     machine: new KeyValueStore(),
   });
   if (!hasIPv6) {
-    expect((await refusal(started)).message).toStartWith(`Cannot listen on [::1]:${port}: `);
+    expect((await rejection(starting)).message).toStartWith(`Cannot listen on [::1]:${port}: `);
     return;
   }
-  const node = await started;
+  const node = await starting;
   closing.push(() => void node.stop());
   expect(node.status().name).toBe(`[::1]:${port}`);
   const client = await Client.connect({ servers: [`[::1]:${port}`] });
@@ -388,15 +390,18 @@ test("a server and a client talk over IPv6", async () => {
 });
 
 test.skipIf(!hasIPv6 || process.platform !== "linux")(
-  "a server at :: talks to those at IPv4 addresses, and shows these as they are",
+  "a server at :: exchanges datagrams with IPv4 addresses, and shows them as IPv4",
   async () => {
     const heard = Promise.withResolvers<Address>();
-    const [any, four] = [{ host: "::", port: await freePort() }, { host: "127.0.0.1", port: 0 }];
-    const socket = await datagrams.bind(any, (_, from) => heard.resolve(from));
+    const [everywhere, ipv4] = [{ host: "::", port: await freePort() }, {
+      host: "127.0.0.1",
+      port: 0,
+    }];
+    const socket = await datagrams.bind(everywhere, (_, from) => heard.resolve(from));
     const echo = Promise.withResolvers<string>();
-    const other = await datagrams.bind(four, (bytes) => echo.resolve(`${bytes}`));
+    const other = await datagrams.bind(ipv4, (bytes) => echo.resolve(`${bytes}`));
     closing.push(() => socket.close(), () => other.close());
-    other.send(Buffer.from("hello"), { host: "127.0.0.1", port: any.port });
+    other.send(Buffer.from("hello"), { host: "127.0.0.1", port: everywhere.port });
     const from = await heard.promise;
     expect(from.host).toBe("127.0.0.1");
     socket.send(Buffer.from("hello back"), from);
@@ -404,8 +409,8 @@ test.skipIf(!hasIPv6 || process.platform !== "linux")(
   },
 );
 
-test("an IPv6 address that no interface has is refused with those that some have", async () => {
-  const { code, message } = await refusal(
+test("an IPv6 address that no interface has is refused, with those that they have", async () => {
+  const { code, message } = await rejection(
     datagrams.bind({ host: "2001:db8::1", port: 9 }, () => {}),
   );
   expect(code).toBe("network");
@@ -418,7 +423,7 @@ test("an IPv6 address that no interface has is refused with those that some have
   expect(message).not.toContain(HOST);
 });
 
-test("a client that is closed when it has just asked throws nothing later", async () => {
+test("a client that is closed right after a request throws no later error", async () => {
   const script = `import { Client } from ${JSON.stringify(`${import.meta.dir}/../../raft.ts`)};
     const client = await Client.connect({ servers: ["127.0.0.1:${await freePort()}"] });
     const asked = client.read(new Uint8Array()).catch((error) => error.code);

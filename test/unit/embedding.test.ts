@@ -22,7 +22,7 @@ setDefaultTimeout(PATIENCE_MS);
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
 
-/** Remembers the commands, in order, and answers with the count of them and what it was told. */
+/** Keeps the commands in order. Answers with their number and with the command or query itself. */
 class Lines implements StateMachine {
   lines: string[] = [];
   apply(command: Uint8Array): Uint8Array {
@@ -41,13 +41,13 @@ class Lines implements StateMachine {
   }
 }
 
-/** Answers with as many bytes as the command or the question says. */
+/** Returns a state machine whose answers have as many bytes as the command or query asks for. */
 const sized = (): StateMachine => {
   const answer = (size: Uint8Array) => new Uint8Array(Number(text(size)));
   return { apply: answer, query: answer, snapshot: () => [], restore: () => () => {} };
 };
 
-/** Servers a, b and c, or fewer of them. */
+/** A cluster whose servers' state machines and reasons to stop a test can see. */
 class Cluster {
   readonly simulation = new Simulation(1);
   readonly nodes = new Map<string, Node>();
@@ -83,7 +83,7 @@ class Cluster {
     this.nodes.delete(name);
   }
 
-  /** The name of the leader, once there is one that all follow. */
+  /** Waits until all servers follow one leader, and returns its name. */
   leader(): string {
     const nodes = [...this.nodes.values()];
     const leaders = () => new Set(nodes.map((node) => node.status().leader));
@@ -98,14 +98,14 @@ class Cluster {
     return this.simulation.settle(Client.connect({ servers, secret: SECRET, world }));
   }
 
-  /** The RaftError of a call that fails. */
+  /** Returns the RaftError of a call that must fail. */
   errorOf(promise: Promise<unknown>): RaftError {
     const error = this.simulation.settle(promise.then(() => {}, (reason: unknown) => reason));
     expect(error).toBeInstanceOf(RaftError);
     return error as RaftError;
   }
 
-  /** Why a server stopped. */
+  /** Waits until a server stops, and returns the reason. */
   reason(): RaftError {
     expect(this.simulation.run(60_000, () => this.reasons.length > 0)).toBe(true);
     expect(this.reasons[0]).toBeInstanceOf(RaftError);
@@ -113,7 +113,7 @@ class Cluster {
   }
 }
 
-function alone(machine: StateMachine, options: Partial<NodeOptions> = {}) {
+function single(machine: StateMachine, options: Partial<NodeOptions> = {}) {
   const cluster = new Cluster(["a"]);
   return { cluster, node: cluster.start("a", { machine, ...options }) };
 }
@@ -123,7 +123,7 @@ describe("an answer that is too large", () => {
   const sentence = `its answer has ${large} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for `
     + "it in parts.";
 
-  test("is refused with its size by every server, and the caller is told what was applied", () => {
+  test("is refused with its size, and the caller learns that a command was applied", () => {
     const cluster = new Cluster(["a", "b", "c"]);
     for (const name of cluster.names) cluster.start(name, { machine: sized() });
     cluster.leader();
@@ -142,13 +142,13 @@ describe("an answer that is too large", () => {
     expect(cluster.reasons).toEqual([]);
   });
 
-  test("is refused again when its command is repeated, and the command is applied once", () => {
+  test("is refused again when the command is repeated, which is applied only once", () => {
     let applied = 0;
     const apply = () => {
       applied += 1;
       return new Uint8Array(MAX_ANSWER_BYTES + 1);
     };
-    const { cluster } = alone({ ...sized(), apply });
+    const { cluster } = single({ ...sized(), apply });
     const client = cluster.connect();
     cluster.simulation.run(2000);
     let losses = 0;
@@ -162,8 +162,8 @@ describe("an answer that is too large", () => {
   });
 });
 
-describe("bytes", () => {
-  test("that either side overwrites at once change nothing, on any server", () => {
+describe("buffers", () => {
+  test("that the program or the server overwrites after a call change nothing, on any server", () => {
     const cluster = new Cluster(["a", "b", "c"]);
     const machines = new Map<string, Lines>();
     const start = (name: string) => {
@@ -177,10 +177,10 @@ describe("bytes", () => {
     };
     for (const name of cluster.names) start(name);
     const leader = cluster.leader();
-    const [behind = "", other = ""] = cluster.names.filter((name) => name !== leader);
-    cluster.kill(behind); // It gets a snapshot, and then the log.
-    const vias = [cluster.nodes.get(leader), cluster.nodes.get(other), cluster.connect()];
-    const callers = vias.map((via) => carelessCaller(via as Client));
+    const [lagging = "", other = ""] = cluster.names.filter((name) => name !== leader);
+    cluster.kill(lagging); // So it receives a snapshot later, and then the log.
+    const callees = [cluster.nodes.get(leader), cluster.nodes.get(other), cluster.connect()];
+    const callers = callees.map((via) => carelessCaller(via as Client));
     const expected: string[] = [];
     const settle = (answers: Promise<Uint8Array>[]) =>
       cluster.simulation.settle(Promise.all(answers)).map(text);
@@ -194,18 +194,18 @@ describe("bytes", () => {
         expect(settle(lines.map((line) => read(bytes(line)))))
           .toEqual(lines.map((line) => `${expected.length} ${line}`));
       }
-      if (round === 20) start(behind);
+      if (round === 20) start(lagging);
       for (const node of cluster.nodes.values()) spoil(node.status());
     }
     cluster.simulation.run(2000);
     for (const name of cluster.names) expect(machines.get(name)?.lines).toEqual(expected);
-    // The answers that are kept, to be repeated, are those that were given.
+    // The answers that sessions keep are those that clients received.
     const kept = [...cluster.nodes.values()].map((node) =>
       structuredClone(node["sessions"].snapshot())
     );
     for (const sessions of kept) expect(sessions).toEqual(kept[0] ?? []);
     cluster.kill(other);
-    start(other); // From its own snapshot and log.
+    start(other); // It restarts from its own snapshot and log.
     cluster.simulation.run(2000);
     expect(machines.get(other)?.lines).toEqual(expected);
     expect(cluster.reasons).toEqual([]);
@@ -215,9 +215,9 @@ describe("bytes", () => {
 describe("a state machine", () => {
   const promise = (() => Promise.resolve()) as () => never;
   const start = (wrong: object, options: Partial<NodeOptions> = {}) =>
-    alone(Object.assign(new Lines(), wrong), options);
+    single(Object.assign(new Lines(), wrong), options);
 
-  test("whose apply returns a promise, or no bytes, is refused with the first command", () => {
+  test("whose apply returns no bytes, or a promise, stops the server at the first command", () => {
     for (const [answer, type] of [[Promise.resolve(), "Promise"], ["text", "String"]] as const) {
       const { cluster, node } = start({ apply: () => answer });
       cluster.simulation.settle(node.propose(bytes("x")).catch(() => {}));
@@ -229,7 +229,7 @@ describe("a state machine", () => {
     }
   });
 
-  test("whose query throws, or returns a promise, refuses the question, and goes on", () => {
+  test("whose query throws, or returns a promise, fails that query only", () => {
     const query = (question: Uint8Array) => {
       if (text(question) === "throw") throw new Error("What is that?");
       return text(question) === "promise" ? promise() : bytes("fine");
@@ -247,7 +247,7 @@ describe("a state machine", () => {
     expect(cluster.reasons).toEqual([]);
   });
 
-  test("whose snapshot is a promise, or has chunks that are no bytes, is refused", () => {
+  test("whose snapshot is a promise, or has chunks that are not bytes, stops the server", () => {
     const wrongs = [
       [promise, "the result of snapshot is [object Promise]"],
       [() => undefined, "the result of snapshot is [object Undefined]"],
@@ -257,16 +257,16 @@ describe("a state machine", () => {
     ] as const;
     for (const [snapshot, sentence] of wrongs) {
       const { cluster, node } = start({ snapshot }, { snapshotBytes: 100 });
-      const many = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
-      cluster.simulation.settle(Promise.allSettled(many));
+      const commands = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
+      cluster.simulation.settle(Promise.allSettled(commands));
       expect(cluster.reason().message).toContain(sentence);
     }
   });
 
-  test("whose restore is not done when it returns is refused at the start", () => {
+  test("whose restore is asynchronous is refused at the start", () => {
     const { cluster, node } = start({}, { snapshotBytes: 300 });
-    const many = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
-    cluster.simulation.settle(Promise.all(many));
+    const commands = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
+    cluster.simulation.settle(Promise.all(commands));
     expect(cluster.simulation.run(5000, () => node.status().snapshotIndex > 0)).toBe(true);
     cluster.kill("a");
     const wrongs = [
@@ -288,7 +288,7 @@ describe("an error in onEvent", () => {
     if (event.type === type) throw wrong;
   };
 
-  test("rejects the start, and lets go of port and directory", () => {
+  test("rejects the start, and releases the port and the directory", () => {
     const cluster = new Cluster(["a"]);
     const { simulation } = cluster;
     const started = cluster.begin("a", { machine: new Lines(), onEvent: throwAt("recovered") });
@@ -296,7 +296,7 @@ describe("an error in onEvent", () => {
     cluster.start("a", { machine: new Lines() });
   });
 
-  test("stops a server that runs, wherever the event comes from", () => {
+  test("stops a running server, for every kind of event", () => {
     for (const type of ["leader", "committed", "unauthenticated", "unresolved"] as const) {
       const cluster = new Cluster(["a", "b"]);
       const { simulation } = cluster;
@@ -308,16 +308,16 @@ describe("an error in onEvent", () => {
       });
       simulation.run(3000);
       const to = { host: simulation.machine("a").ip, port: 1 };
-      const forged = seal("peer", [], { secret: "another" });
-      simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: forged });
+      const foreign = seal("peer", [], { secret: "another" });
+      simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: foreign });
       expect(simulation.run(60_000, () => cluster.reasons.length > 0)).toBe(true);
       expect(cluster.reasons).toEqual([wrong]);
     }
   });
 });
 
-describe("what has ended", () => {
-  test("says so by the code of its errors, and a command that was sent stays unknown", () => {
+describe("a stopped node and a closed client", () => {
+  test("fail every call with their code, and a command in flight with outcomeUnknown", () => {
     const cluster = new Cluster(["a"]);
     const { simulation } = cluster;
     const node = cluster.start("a", { machine: new Lines() });
@@ -342,22 +342,22 @@ describe("what has ended", () => {
     }
   });
 
-  test("ended at the end of its block, with `await using`", () => {
+  test("result from the end of a block with `await using`", () => {
     const cluster = new Cluster(["a"]);
     const { simulation } = cluster;
-    const use = async () => {
+    const useAndLeave = async () => {
       await using node = await cluster.begin("a", { machine: new Lines() });
       await using client = cluster.connect();
       await client.propose(bytes("x"));
       return { node, client };
     };
-    const { node, client } = simulation.settle(use());
+    const { node, client } = simulation.settle(useAndLeave());
     simulation.settle(node.stopped);
     expect(cluster.errorOf(node.read(bytes(""))).code).toBe("stopped");
     expect(cluster.errorOf(client.read(bytes(""))).code).toBe("closed");
   });
 
-  test("has errors with a name of their own", () => {
+  test("throw errors named RaftError", () => {
     const { name, message } = new RaftError("usage", "A sentence.");
     expect(`${new RaftError("usage", message)}`).toBe("RaftError: A sentence.");
     expect(name).toBe("RaftError");

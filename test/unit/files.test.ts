@@ -20,7 +20,7 @@ const command = (index: number, data: string | Buffer) =>
 const promise = { currentTerm: 1, votedFor: "b", commitIndex: 0 };
 const save = (storage: Storage, ...entries: Entry[]) => storage.save({ ...promise, entries });
 
-/** A call, and its file: the path, also of a descriptor that was opened with it. */
+/** A call and its file: for a descriptor, the path that was opened. */
 type Call = { what: string; file: string; to?: string };
 const byDescriptor = [
   "writeSync",
@@ -45,7 +45,7 @@ afterEach(() => {
   }
 });
 
-/** Records every call; `before` may throw instead. `opened` has the files that are open. */
+/** Records every call, unless `before` throws. `opened` has the files that are open. */
 function watch(before: (call: Call) => void = () => {}) {
   const calls: Call[] = [];
   const opened = new Map<number, string>();
@@ -81,7 +81,7 @@ const take = (calls: Call[], file: string) =>
   calls.splice(0).filter((call) => call.file === file).map(({ what }) => what);
 
 describe("stable storage", () => {
-  test("has written and synced the frame, in the log itself, when a save returns", () => {
+  test("has written and synced a frame to the log when a save returns", () => {
     const directory = fresh();
     const { calls } = watch();
     const storage = open(directory);
@@ -107,7 +107,7 @@ describe("stable storage", () => {
     storage.close();
   });
 
-  test("extends a log by zeros, durably, before it writes there", () => {
+  test("extends the log by zeros, durably, before it writes there", () => {
     const directory = fresh();
     const { calls } = watch();
     const storage = open(directory);
@@ -147,7 +147,7 @@ describe("stable storage", () => {
     storage.close();
   });
 
-  test("a rename and a removal are durable when they return: the directory is synced", () => {
+  test("syncs the directory before a rename or a removal returns", () => {
     const directory = fresh();
     const [a, b] = [`${directory}/a`, `${directory}/b`];
     const { calls, opened } = watch();
@@ -156,7 +156,7 @@ describe("stable storage", () => {
       const [what, action] of [
         ["renameSync", () => files.rename(a, b)],
         ["rmSync", () => files.remove(b)],
-        ["rmSync", () => files.remove(b)], // It is missing, but perhaps not durably.
+        ["rmSync", () => files.remove(b)], // The file is missing, but perhaps not durably.
       ] as const
     ) {
       calls.splice(0);
@@ -173,7 +173,7 @@ describe("stable storage", () => {
     expect(opened.size).toBe(0);
   });
 
-  test("a new directory is durable, with all parents that were made for it", () => {
+  test("makes a new directory durable, with all parents that it created", () => {
     const top = fresh();
     const names: string[][] = [];
     const { calls, opened } = watch(({ what, file }) => {
@@ -190,7 +190,7 @@ describe("stable storage", () => {
 });
 
 describe("a file", () => {
-  test("is written whole, though the system may write less than it was given", () => {
+  test("is written whole, even if the system writes fewer bytes than it was given", () => {
     const file = `${fresh()}/file`;
     const write = fs.writeSync as (...all: unknown[]) => number;
     let writes = 0;
@@ -209,19 +209,20 @@ describe("a file", () => {
     handle.close();
   });
 
-  test("is read at a place, up to its end", () => {
+  test("is read from an offset, up to its end", () => {
     const file = `${fresh()}/file`;
     fs.writeFileSync(file, "0123456789");
     const handle = files.open(file, "r");
     const read = (at: number, length: number) => handle.read(at, length).toString();
     expect([read(0, 3), read(8, 5), read(10, 5), read(50, 5)]).toEqual(["012", "89", "", ""]);
-    expect(read(8, 2 ** 45)).toBe("89"); // No memory is taken for what a damaged header claims.
+    // No memory is allocated for a length that a damaged header claims.
+    expect(read(8, 2 ** 45)).toBe("89");
     handle.close();
     expect(files.find(file)?.size).toBe(10);
     expect(files.find(`${file}.other`)).toBeUndefined();
   });
 
-  test("gets a second name if it can, and otherwise that is no error", () => {
+  test("gets a second name, and keeps one that it already has", () => {
     const directory = fresh();
     const [a, b] = [`${directory}/a`, `${directory}/b`];
     fs.writeFileSync(a, "content");
@@ -232,8 +233,8 @@ describe("a file", () => {
   });
 });
 
-describe("a log that is rewritten many times in one life", () => {
-  test("alternates between two files, keeps one of them open, and each time has every entry", () => {
+describe("a log that is rewritten many times while the server runs", () => {
+  test("alternates between two files, keeps one of them open, and always has every entry", () => {
     const directory = fresh();
     const { opened } = watch();
     const storage = open(directory);
@@ -266,8 +267,8 @@ describe("a log that is rewritten many times in one life", () => {
   });
 });
 
-describe("a directory that is not whole", () => {
-  const used = (): string => {
+describe("a directory that is incomplete", () => {
+  const usedDirectory = (): string => {
     const directory = fresh();
     const storage = open(directory);
     save(storage, command(1, "one"));
@@ -275,7 +276,7 @@ describe("a directory that is not whole", () => {
     return directory;
   };
 
-  test("is started if its first start was cut short, at any call", () => {
+  test("is usable if its first start was cut short, at any call", () => {
     let n = 0;
     for (let isDone = false; !isDone; n += 1) {
       const directory = `${fresh()}/data`;
@@ -283,7 +284,7 @@ describe("a directory that is not whole", () => {
       watch(({ what }) => {
         left -= 1;
         // Closing always succeeds: the kernel does it when a process ends.
-        if (left < 0 && what !== "closeSync") throw new Error("EIO: the power failed");
+        if (left < 0 && what !== "closeSync") throw new Error("EIO: simulated power failure");
       });
       try {
         open(directory).close();
@@ -297,11 +298,11 @@ describe("a directory that is not whole", () => {
     expect(n).toBeGreaterThan(20);
   });
 
-  test("is refused if its log is missing, with any other file of a server", () => {
-    for (const also of [[], ["log.old"], ["log.cut"], ["snapshot.new"]]) {
-      const directory = used();
+  test("is refused if its log is missing, with or without other files of a server", () => {
+    for (const others of [[], ["log.old"], ["log.cut"], ["snapshot.new"]]) {
+      const directory = usedDirectory();
       fs.renameSync(`${directory}/log`, `${directory}/elsewhere`);
-      for (const name of also) fs.copyFileSync(`${directory}/elsewhere`, `${directory}/${name}`);
+      for (const name of others) fs.copyFileSync(`${directory}/elsewhere`, `${directory}/${name}`);
       const before = fs.readdirSync(directory);
       expect(() => open(directory)).toThrow(
         `Cannot use ${directory}/log: it is missing, but this is not the first start.`,
@@ -310,14 +311,14 @@ describe("a directory that is not whole", () => {
     }
   });
 
-  /** Saves again and again: a deleted file is noticed within a second. */
+  /** Saves again and again: the server notices a deleted file within a second. */
   function keepSaving(storage: Storage): void {
     const end = performance.now() + 20_000;
     while (performance.now() < end) save(storage, command(2, "two"));
   }
 
-  test("that is deleted under a running server soon fails a save", () => {
-    const directory = used();
+  test("that is deleted under a running server soon makes a save fail", () => {
+    const directory = usedDirectory();
     const storage = open(directory);
     fs.rmSync(directory, { recursive: true });
     expect(() => keepSaving(storage)).toThrow(
@@ -328,9 +329,9 @@ describe("a directory that is not whole", () => {
   }, 60_000);
 
   test(
-    "without its lock file admits no second server until the operator makes the file again",
+    "without its lock file admits no second server until the operator makes that file again",
     () => {
-      const directory = used();
+      const directory = usedDirectory();
       const storage = open(directory);
       fs.rmSync(`${directory}/lock`);
       expect(() => open(directory)).toThrow(
@@ -342,14 +343,14 @@ describe("a directory that is not whole", () => {
       storage.close();
       expect(() => open(directory)).toThrow("was deleted");
       fs.writeFileSync(`${directory}/lock`, "");
-      const again = open(directory);
-      expect(again.entries).toHaveLength(2);
+      const restarted = open(directory);
+      expect(restarted.entries).toHaveLength(2);
       // If the operator is wrong, the first server stops within a second.
       fs.rmSync(`${directory}/lock`);
       fs.writeFileSync(`${directory}/lock`, "");
       const second = open(directory);
-      expect(() => keepSaving(again)).toThrow("the file was deleted while the server ran");
-      again.close();
+      expect(() => keepSaving(restarted)).toThrow("the file was deleted while the server ran");
+      restarted.close();
       second.close();
     },
     60_000,

@@ -61,7 +61,7 @@ setDefaultTimeout(PATIENCE_MS);
 const FOUR = [...THREE, "d"];
 const namesIn = (raft: Raft) => namesOf(raft.members);
 
-/** The entry at `index`, as a request brings it to a follower of term 1 that has all before it. */
+/** Sends a follower the next entry of its log, which holds these members. */
 const append = (raft: Raft, members: Configuration, leaderCommit = 0) =>
   step(
     raft,
@@ -73,8 +73,8 @@ const append = (raft: Raft, members: Configuration, leaderCommit = 0) =>
     }),
   );
 
-/** A leader of `names` to which `d` was just added, without a vote. Nobody has answered. */
-function adding(names = THREE): Raft {
+/** Returns a leader of `names` that has just added the learner `d`. No reply has arrived yet. */
+function leaderAdding(names = THREE): Raft {
   const raft = settledLeader({ members: names });
   expect(raft.changeMembers("d", "d:1")).toEqual({ index: raft.log.lastIndex });
   turn(raft);
@@ -90,7 +90,7 @@ describe("a configuration", () => {
     expect([namesIn(raft), raft.majority, raft.commitIndex]).toEqual(["a b", 2, 0]);
   });
 
-  test("is gone when its entry is truncated away, and the one before it is in force again", () => {
+  test("gives way to the one before it when its entry is truncated away", () => {
     const raft = follower();
     append(raft, configuration(FOUR));
     append(raft, configuration(["a", "b"]));
@@ -104,7 +104,7 @@ describe("a configuration", () => {
     expect(namesIn(raft)).toBe("a b c");
   });
 
-  test("is a part of the snapshot, as of its index, not of the end of the log", () => {
+  test("belongs to a snapshot as of the snapshot's index, not as of the end of the log", () => {
     const raft = follower();
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["a"]), 1);
@@ -120,14 +120,14 @@ describe("a configuration", () => {
     expect(namesIn(raft)).toBe("a b");
   });
 
-  test("that comes with a snapshot takes the place of all before", () => {
+  test("that comes with a snapshot replaces the one in the log", () => {
     const raft = follower();
     append(raft, configuration(["a"]));
     raft.onSnapshot({ index: 9, term: 1, size: 10, founding: 1, members: configuration(FOUR) }, 0);
     expect(namesIn(raft)).toBe("a b c d");
   });
 
-  test("decides what is counted, never what is heard (thesis §4.1)", () => {
+  test("decides which servers are counted, and none whose messages are handled (thesis §4.1)", () => {
     const raft = server({ members: ["a", "b"] });
     expect(one(step(raft, appendEntries(1, { from: "x", entries: entries([1]) })))).toMatchObject({
       to: "x",
@@ -142,7 +142,7 @@ describe("a configuration", () => {
 });
 
 describe("a majority", () => {
-  test("of a configuration that is not committed yet is one of the new, not of the old", () => {
+  test("is one of the new configuration, even before that is committed", () => {
     const raft = settledLeader({ members: FOUR });
     raft.changeMembers("d", "");
     const index = raft.log.lastIndex;
@@ -153,15 +153,15 @@ describe("a majority", () => {
     expect(raft.commitIndex).toBe(index);
   });
 
-  test("of entries counts no learner (catalogue 38)", () => {
-    const raft = adding();
+  test("for an entry counts no learner (catalogue 38)", () => {
+    const raft = leaderAdding();
     acknowledge(raft, "d");
     expect(raft.commitIndex).toBe(1);
     acknowledge(raft, "b");
     expect(raft.commitIndex).toBe(2);
   });
 
-  test("of votes counts no learner, and learners are not asked (catalogue 38)", () => {
+  test("of votes counts no learner, and no learner is asked (catalogue 38)", () => {
     const raft = follower();
     append(raft, configuration(THREE, ["d"]));
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b", "c"]);
@@ -176,8 +176,8 @@ describe("a majority", () => {
     expect(raft.role.name).toBe("Leader");
   });
 
-  test("of confirmations, for a read or for CheckQuorum, counts no learner (catalogue 38)", () => {
-    const raft = adding();
+  test("for a read or for CheckQuorum counts no learner (catalogue 38)", () => {
+    const raft = leaderAdding();
     commitOn(raft, "b");
     flush(raft);
     raft.read();
@@ -200,13 +200,13 @@ describe("a majority", () => {
 });
 
 describe("a learner", () => {
-  test("neither campaigns nor takes leadership over, and yet votes for who asks", () => {
+  test("neither campaigns nor accepts a transfer, but votes for a candidate that asks it", () => {
     const raft = server({ name: "d", members: [] });
     append(raft, configuration(THREE, ["d"]));
     raft.tick(raft.now + 10 * T);
     expect(turn(raft)).toEqual([]);
     expect([raft.role.name, raft.currentTerm]).toEqual(["Follower", 0]);
-    expect(raft.leader).toBeUndefined(); // Nor does it send clients to one that is silent.
+    expect(raft.leader).toBeUndefined(); // So it does not redirect clients to a silent leader.
     step(raft, heartbeat(raft));
     expect(step(raft, timeoutNow(raft.currentTerm))).toEqual([]);
     raft.tick(raft.now + 2 * T);
@@ -215,7 +215,7 @@ describe("a learner", () => {
     ]);
   });
 
-  test("gets a vote by itself when it has almost all of the log, and not before", () => {
+  test("is promoted as soon as it has almost all of the log", () => {
     const raft = settledLeader({ windowBytes: 200, batchBytes: 100 });
     for (let i = 0; i < 20; i += 1) propose(raft, `command ${i}`);
     commitOn(raft, "b", "c");
@@ -234,8 +234,8 @@ describe("a learner", () => {
     expect(raft.commitIndex).toBe(last + 1);
   });
 
-  test("waits for its vote as long as another change is under way", () => {
-    const raft = adding();
+  test("is not promoted while another change is in progress", () => {
+    const raft = leaderAdding();
     acknowledge(raft, "d");
     expect(namesIn(raft)).toBe("a b c (d)");
     commitOn(raft, "b");
@@ -244,8 +244,8 @@ describe("a learner", () => {
     expect(namesIn(raft)).toBe("a b c d");
   });
 
-  test("whose entries only a snapshot has gets no vote for what it has of the log", () => {
-    const raft = adding();
+  test("that needs a snapshot first is not promoted", () => {
+    const raft = leaderAdding();
     commitOn(raft, "b", "c");
     flush(raft);
     raft.onSnapshot(snapshotOf(raft, raft.lastApplied), 0);
@@ -253,8 +253,8 @@ describe("a learner", () => {
     expect(namesIn(raft)).toBe("a b c (d)");
   });
 
-  test("is no heir", () => {
-    const raft = adding();
+  test("is no target of a leadership transfer", () => {
+    const raft = leaderAdding();
     expect(raft.transfer("d")).toEqual({ refused: "d has no vote here" });
     expect(raft.transfer()).toBeUndefined();
     expect(only("TimeoutNow", acknowledge(raft, "d"))).toEqual([]);
@@ -262,23 +262,23 @@ describe("a learner", () => {
   });
 });
 
-describe("a change", () => {
-  test("waits for the one before it to be committed (catalogue 36)", () => {
-    const raft = adding();
+describe("a change of the members", () => {
+  test("waits until the change before it is committed (catalogue 36)", () => {
+    const raft = leaderAdding();
     expect(raft.changeMembers("c", "")).toBeUndefined();
     expect(raft.changeMembers("e", "e:1")).toBeUndefined();
     commitOn(raft, "b");
     expect(raft.changeMembers("c", "")).toEqual({ index: 3 });
   });
 
-  test("waits for an entry of the leader's own term to be committed (catalogue 37)", () => {
+  test("waits until an entry of the leader's own term is committed (catalogue 37)", () => {
     const raft = leader({ log: [1, 1] });
     expect(raft.changeMembers("d", "d:1")).toBeUndefined();
     commitOn(raft, "b");
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 4 });
   });
 
-  test("is the leader's alone, and not while it hands over", () => {
+  test("needs a leader that is not handing over its leadership", () => {
     expect(follower().changeMembers("d", "d:1")).toBeUndefined();
     expect(candidate().changeMembers("d", "d:1")).toBeUndefined();
     const raft = settledLeader();
@@ -286,8 +286,8 @@ describe("a change", () => {
     expect(raft.changeMembers("d", "d:1")).toBeUndefined();
   });
 
-  test("that is asked for twice is made once", () => {
-    const raft = adding();
+  test("that is requested twice is made once", () => {
+    const raft = leaderAdding();
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
     commitOn(raft, "b");
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
@@ -298,7 +298,7 @@ describe("a change", () => {
     expect(raft.log.lastIndex).toBe(3);
   });
 
-  test("that gives another address corrects it, and leaves vote and disk as they are", () => {
+  test("that gives a member another address leaves its vote and its disk as they are", () => {
     const raft = settledLeader();
     const [before] = raft.members.filter(({ name }) => name === "c");
     expect(raft.changeMembers("c", "elsewhere:1")).toEqual({ index: 2 });
@@ -309,7 +309,7 @@ describe("a change", () => {
     expect(raft.log.lastIndex).toBe(2);
   });
 
-  test("that would leave nobody who votes is refused, forced or not", () => {
+  test("that would leave no voter is refused, even if it is forced", () => {
     const raft = settledLeader({ members: ["a"] });
     for (const force of [false, true]) {
       expect(raft.changeMembers("a", "", force)).toEqual({
@@ -318,7 +318,7 @@ describe("a change", () => {
     }
   });
 
-  test("that would leave no majority that is heard is refused with the reason, or forced", () => {
+  test("that would leave no reachable majority is refused unless it is forced", () => {
     const raft = settledLeader();
     raft.now += T - 1;
     acknowledge(raft, "b");
@@ -340,34 +340,38 @@ describe("a change", () => {
   });
 });
 
-/** The three, with disks that have these numbers, as an entry of the log names them. */
-const named = (...disks: readonly number[]): Configuration =>
+/** Returns a, b and c as an entry of the log names them, with these disks. */
+const membersWithDisks = (...disks: readonly number[]): Configuration =>
   configuration(THREE).map((member, i) => ({ ...member, disk: disks[i] ?? 0 }));
 
-/** A follower of term 1 whose log names disk 1 for itself, 2 for "b" and 3 for "c". */
+/** Returns a follower of term 1 whose log names disk 1 for itself, 2 for "b" and 3 for "c". */
 function namedFollower(): Raft {
   const raft = follower({ disk: 1, term: 1 });
-  append(raft, named(1, 2, 3));
+  append(raft, membersWithDisks(1, 2, 3));
   return raft;
 }
 
-/** As it leads in term 2, and has heard both of the others. */
+/** Returns that server as the leader of term 2, which has heard both followers. */
 function namedLeader(): Raft {
   const raft = namedFollower();
   timeOut(raft);
   grantPreVotes(raft);
   grantVotes(raft);
-  answer(raft, "b", 2);
-  answer(raft, "c", 3);
+  acknowledgeFromDisk(raft, "b", 2);
+  acknowledgeFromDisk(raft, "c", 3);
   expect(raft.commitIndex).toBe(raft.log.lastIndex);
   return raft;
 }
 
-/** A follower acknowledges all up to `matchIndex`, from a disk. */
-const answer = (raft: Raft, from: Name, disk: number, matchIndex = raft.log.lastIndex) =>
-  step(raft, appendReply(raft.currentTerm, { from, disk, matchIndex, round: roundOf(raft) }));
+/** Acknowledges all entries up to `matchIndex`, from a disk. */
+const acknowledgeFromDisk = (
+  raft: Raft,
+  from: Name,
+  disk: number,
+  matchIndex = raft.log.lastIndex,
+) => step(raft, appendReply(raft.currentTerm, { from, disk, matchIndex, round: roundOf(raft) }));
 
-/** What a server says that has lost its disk: it first refuses, as it has nothing. */
+/** Replies as a server with a new, empty disk does: it refuses the entries first. */
 function replaceDisk(raft: Raft, from: Name, disk: number): void {
   wait(raft, T / 10);
   step(raft, appendReply(raft.currentTerm, { from, disk, success: false, round: roundOf(raft) }));
@@ -375,44 +379,45 @@ function replaceDisk(raft: Raft, from: Name, disk: number): void {
 }
 
 describe("a disk", () => {
-  test("has a vote only if the candidate's log names it", () => {
+  test("has a vote if the candidate's log names it", () => {
     for (const preVote of [false, true]) {
-      const ask = (voterDisk: number) =>
+      const voteReplyTo = (voterDisk: number) =>
         one(
           step(
             server({ disk: 7, log: [1] }),
             requestVote(2, { preVote, voterDisk, lastLogIndex: 1, lastLogTerm: 1 }),
           ),
         );
-      expect(ask(7)).toMatchObject({ voteGranted: true });
-      expect(ask(6)).toMatchObject({ voteGranted: false });
-      expect(ask(0)).toMatchObject({ voteGranted: false });
+      expect(voteReplyTo(7)).toMatchObject({ voteGranted: true });
+      expect(voteReplyTo(6)).toMatchObject({ voteGranted: false });
+      expect(voteReplyTo(0)).toMatchObject({ voteGranted: false });
     }
   });
 
-  test("has one where nothing was ever promised, as there is no log", () => {
-    const ask = (log: number[]) => one(step(server({ disk: 7, log, term: 1 }), requestVote(2)));
-    expect(ask([])).toMatchObject({ voteGranted: true });
-    expect(ask([1])).toMatchObject({ voteGranted: false });
+  test("has a vote if the candidate's log is empty, because no vote was given before it", () => {
+    const voteReplyTo = (log: number[]) =>
+      one(step(server({ disk: 7, log, term: 1 }), requestVote(2)));
+    expect(voteReplyTo([])).toMatchObject({ voteGranted: true });
+    expect(voteReplyTo([1])).toMatchObject({ voteGranted: false });
   });
 
-  test("is what a vote is asked of", () => {
-    const asked = only("RequestVote", timeOut(namedFollower()));
-    expect(asked.map(({ to, voterDisk }) => [to, voterDisk])).toEqual([["b", 2], ["c", 3]]);
+  test("is what a candidate asks for its vote, by the number in its own log", () => {
+    const requests = only("RequestVote", timeOut(namedFollower()));
+    expect(requests.map(({ to, voterDisk }) => [to, voterDisk])).toEqual([["b", 2], ["c", 3]]);
   });
 
-  test("is named by the first entry of all, if its server has said a word by then", () => {
+  test("is named by the first entry of the log if its server has replied by then", () => {
     const raft = candidate({ disk: 1 });
     step(raft, voteReply(1, { from: "b", disk: 2 }));
     expect([raft.log.lastIndex, raft.log.at(1).kind]).toEqual([1, "members"]);
-    expect(raft.members).toEqual(named(1, 2, 0));
-    answer(raft, "b", 2);
+    expect(raft.members).toEqual(membersWithDisks(1, 2, 0));
+    acknowledgeFromDisk(raft, "b", 2);
     expect(raft.commitIndex).toBe(1);
   });
 
-  test("that is not named does not count: not for an entry, a read, or who leads", () => {
+  test("that is not named counts neither for an entry, nor for a read, nor for CheckQuorum", () => {
     const raft = namedLeader();
-    raft.changeMembers("d", "d:1"); // While that is under way, nobody else can be named.
+    raft.changeMembers("d", "d:1"); // While this change is in progress, no disk can be named.
     const index = propose(raft);
     raft.read();
     turn(raft);
@@ -423,22 +428,23 @@ describe("a disk", () => {
     expect(flush(raft).reads).toBe(0);
     expect(raft.commitIndex).toBeLessThan(index);
     wait(raft, T / 2);
-    answer(raft, "b", 99);
+    acknowledgeFromDisk(raft, "b", 99);
     wait(raft, T / 2);
     expect(raft.role.name).toBe("Follower");
   });
 
-  test("that takes the place of another has nothing of what that had", () => {
+  test("that replaces another one has acknowledged nothing", () => {
     const raft = namedLeader();
     expect(progress(raft, "b").matchIndex).toBe(2);
     const sinceRound = roundOf(raft);
-    answer(raft, "b", 99, 1); // It has what came before, in a request that was late.
+    // This disk has earlier entries, from a request that was late.
+    acknowledgeFromDisk(raft, "b", 99, 1);
     expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, sinceRound });
   });
 
-  test("does not lead, nor is asked to, unless it is named", () => {
+  test("that is not named neither leads nor becomes the target of a transfer", () => {
     const raft = follower({ disk: 9, term: 1 });
-    append(raft, named(1, 2, 3));
+    append(raft, membersWithDisks(1, 2, 3));
     timeOut(raft);
     expect([raft.role.name, raft["outbox"]]).toEqual(["Follower", []]);
     step(raft, heartbeat(raft));
@@ -450,13 +456,13 @@ describe("a disk", () => {
     expect([other.transfer(), other.transferTarget]).toEqual([undefined, "c"]);
   });
 
-  test("that is empty does not lead because the one before it was asked to", () => {
+  test("that is empty does not lead because of a TimeoutNow to the disk before it", () => {
     const raft = follower({ disk: 9, term: 1 });
     expect(step(raft, timeoutNow(1))).toEqual([]);
     expect(raft).toMatchObject({ currentTerm: 1, role: { name: "Follower" } });
   });
 
-  test("that is not named is no part of a majority that works", () => {
+  test("that is not named is no part of a reachable majority", () => {
     const raft = namedLeader();
     raft.disks.set("b", 99);
     expect(raft.changeMembers("c", "")).toEqual({
@@ -464,55 +470,57 @@ describe("a disk", () => {
     });
   });
 
-  test("that was lost is named anew without a vote, by the others, and has one when it has the log", () => {
+  test("that replaces a lost one is named for a learner, which is promoted with the whole log", () => {
     const raft = namedLeader();
     replaceDisk(raft, "b", 99);
     step(raft, appendReply(2, { from: "b", disk: 99, round: roundOf(raft) }));
     expect(namesIn(raft)).toBe("a (b) c");
-    expect(raft.members).toMatchObject(named(1, 99, 3).map(({ disk }) => ({ disk })));
+    expect(raft.members).toMatchObject(membersWithDisks(1, 99, 3).map(({ disk }) => ({ disk })));
     expect(raft.events).toContainEqual({ type: "lostDisk", server: "b" });
-    // Its own word does not make that true.
-    answer(raft, "b", 99);
-    answer(raft, "b", 99);
+    // Its own acknowledgement does not commit that entry.
+    acknowledgeFromDisk(raft, "b", 99);
+    acknowledgeFromDisk(raft, "b", 99);
     expect(raft.commitIndex).toBeLessThan(raft.log.lastIndex);
     expect(namesIn(raft)).toBe("a (b) c");
-    answer(raft, "c", 3);
-    answer(raft, "b", 99);
+    acknowledgeFromDisk(raft, "c", 3);
+    acknowledgeFromDisk(raft, "b", 99);
     expect(namesIn(raft)).toBe("a b c");
-    answer(raft, "b", 99); // Two of three are a majority again, with the disk that is named.
+    // Two of the three are a majority again, because this disk is named now.
+    acknowledgeFromDisk(raft, "b", 99);
     expect(raft.commitIndex).toBe(raft.log.lastIndex);
   });
 
-  test("is not named while the others are no majority, or another change is under way", () => {
-    const alone = namedLeader();
+  test("is not named while the others are no majority, or another change is in progress", () => {
+    const withoutC = namedLeader();
     for (let i = 0; i < 10; i += 1) {
-      wait(alone, T / 20);
-      answer(alone, "b", 2);
+      wait(withoutC, T / 20);
+      acknowledgeFromDisk(withoutC, "b", 2);
     }
-    wait(alone, T / 2 + 1);
-    answer(alone, "b", 99); // "c" is silent by now.
-    propose(alone);
-    turn(alone);
-    answer(alone, "b", 99);
-    expect([alone.role.name, namesIn(alone)]).toEqual(["Leader", "a b c"]);
-    const busy = namedLeader();
-    busy.changeMembers("d", "d:1");
-    turn(busy);
-    replaceDisk(busy, "b", 99);
-    answer(busy, "b", 99, 0);
-    expect(namesIn(busy)).toBe("a b c (d)");
+    wait(withoutC, T / 2 + 1);
+    acknowledgeFromDisk(withoutC, "b", 99); // "c" is silent by now.
+    propose(withoutC);
+    turn(withoutC);
+    acknowledgeFromDisk(withoutC, "b", 99);
+    expect([withoutC.role.name, namesIn(withoutC)]).toEqual(["Leader", "a b c"]);
+    const changing = namedLeader();
+    changing.changeMembers("d", "d:1");
+    turn(changing);
+    replaceDisk(changing, "b", 99);
+    acknowledgeFromDisk(changing, "b", 99, 0);
+    expect(namesIn(changing)).toBe("a b c (d)");
   });
 
-  test("that has lost a tail of what it had is worth no more than another", () => {
+  test("that has lost a tail of its log is treated as replaced", () => {
     const raft = namedLeader();
     propose(raft);
     turn(raft);
     const round = roundOf(raft);
-    answer(raft, "b", 2);
-    answer(raft, "c", 3);
+    acknowledgeFromDisk(raft, "b", 2);
+    acknowledgeFromDisk(raft, "c", 3);
     const refuse = (fields: { round: number; hintIndex: number }) =>
       step(raft, appendReply(2, { from: "b", disk: 2, success: false, hintTerm: 1, ...fields }));
-    refuse({ round, hintIndex: 1 }); // It was asked before it had it, and is answered late.
+    // This refusal was sent before the acknowledgement, and arrives late.
+    refuse({ round, hintIndex: 1 });
     expect(namesIn(raft)).toBe("a b c");
     wait(raft, T / 10);
     refuse({ round: roundOf(raft), hintIndex: raft.log.lastIndex });
@@ -524,23 +532,24 @@ describe("a disk", () => {
 });
 
 describe("a removed server", () => {
-  const removing = (name: Name) => {
+  const leaderRemoving = (name: Name) => {
     const raft = settledLeader({ members: FOUR });
     expect(raft.changeMembers(name, "")).toEqual({ index: 2 });
     return { raft, sent: turn(raft) };
   };
 
-  test("is sent the entry that removes it, and told when it has it and that is committed", () => {
-    const { raft, sent } = removing("d");
+  test("receives the entry that removes it, and Removed once that is committed", () => {
+    const { raft, sent } = leaderRemoving("d");
     expect(one(only("AppendEntries", to("d", sent))).entries).toHaveLength(1);
     commitOn(raft, "b", "c");
     expect(only("Removed", acknowledge(raft, "d", 1))).toEqual([]);
     expect(only("Removed", acknowledge(raft, "d"))).toMatchObject([{ to: "d", term: 1 }]);
-    expect(only("Removed", acknowledge(removing("d").raft, "d"))).toEqual([]); // Not committed.
+    // Here the removal is not committed.
+    expect(only("Removed", acknowledge(leaderRemoving("d").raft, "d"))).toEqual([]);
   });
 
-  test("is not sent anything any more when it was silent for ten election timeouts", () => {
-    const { raft } = removing("d");
+  test("is sent nothing more after ten election timeouts of silence", () => {
+    const { raft } = leaderRemoving("d");
     for (let i = 0; i < 9; i += 1) {
       raft.now += T;
       commitOn(raft, "b", "c");
@@ -552,10 +561,11 @@ describe("a removed server", () => {
     expect(() => progress(raft, "d")).toThrow();
   });
 
-  test("is done when its leader says so, in its term, and its log does", () => {
+  test("knows its removal when its own leader says so, in its term, and its log agrees", () => {
     const raft = follower({ name: "d", members: FOUR });
     step(raft, removed(1, { to: "d" }));
-    expect(raft.isRemoved).toBe(false); // An old one, from before it was added again.
+    // This message is from an earlier removal, before the server was added again.
+    expect(raft.isRemoved).toBe(false);
     append(raft, configuration(THREE));
     step(raft, removed(1, { from: "c", to: "d" }));
     expect(raft.isRemoved).toBe(false);
@@ -563,21 +573,21 @@ describe("a removed server", () => {
     expect(raft.isRemoved).toBe(true);
   });
 
-  test("that starts again, to be added again, is not told what it knew", () => {
+  test("that restarts to be added again ignores an earlier Removed", () => {
     const raft = server({ name: "d", members: THREE });
     step(raft, heartbeat(raft));
     step(raft, removed(0, { to: "d" }));
     expect(raft.isRemoved).toBe(false);
   });
 
-  test("does not campaign any more when that is committed (catalogue 39)", () => {
+  test("does not campaign once its removal is committed (catalogue 39)", () => {
     const raft = follower({ name: "d", members: FOUR });
     append(raft, configuration(THREE), 1);
     raft.tick(raft.now + 10 * T);
     expect([turn(raft), raft.role.name]).toEqual([[], "Follower"]);
   });
 
-  test("may be needed to lead until then, but does not count itself (thesis §4.2.2)", () => {
+  test("may lead until its removal is committed, but does not count itself (thesis §4.2.2)", () => {
     const raft = follower({ name: "a", members: ["a", "b"] });
     append(raft, configuration(["b"]));
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
@@ -588,16 +598,16 @@ describe("a removed server", () => {
     expect([raft.commitIndex, raft.isRemoved]).toEqual([2, true]);
   });
 
-  test("may be needed also when it does not know any more that it ever had a vote", () => {
+  test("campaigns even if its log no longer shows that it ever had a vote", () => {
     const raft = follower({ name: "a", members: ["b"] });
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["b"]));
-    expect([raft.commitIndex, namesOf(raft.membersAt(0))]).toEqual([0, "b"]); // As after a start.
+    expect([raft.commitIndex, namesOf(raft.membersAt(0))]).toEqual([0, "b"]); // As after a restart.
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
   });
 
-  test("that has missed it gets no vote, and the log of the leader that it asks", () => {
-    const { raft } = removing("d");
+  test("that missed its removal gets no vote, but the leader's log", () => {
+    const { raft } = leaderRemoving("d");
     commitOn(raft, "b", "c");
     for (let i = 0; i < 10; i += 1) {
       raft.now += T;
@@ -613,8 +623,8 @@ describe("a removed server", () => {
     expect(only("Removed", acknowledge(raft, "d"))).toHaveLength(1);
   });
 
-  test("that is added again may be another: what was known of it does not count", () => {
-    const { raft } = removing("d");
+  test("that is added again starts with nothing acknowledged, because it may have a new disk", () => {
+    const { raft } = leaderRemoving("d");
     commitOn(raft, "b", "c");
     acknowledge(raft, "d");
     const late = appendReply(1, { from: "d", matchIndex: 2, round: roundOf(raft) });
@@ -626,8 +636,8 @@ describe("a removed server", () => {
     expect(progress(raft, "d").matchIndex).toBe(2);
   });
 
-  test("that leads goes on until that is committed, without counting itself", () => {
-    const { raft } = removing("a");
+  test("that leads continues until its removal is committed, without counting itself", () => {
+    const { raft } = leaderRemoving("a");
     expect(propose(raft)).toBe(3);
     turn(raft);
     acknowledge(raft, "b");
@@ -637,8 +647,8 @@ describe("a removed server", () => {
     expect([raft.commitIndex, raft.isRemoved]).toEqual([3, true]);
   });
 
-  test("that leads then hands over, and if nobody takes over, steps down", () => {
-    const { raft } = removing("a");
+  test("that leads then hands over, and steps down if the transfer fails", () => {
+    const { raft } = leaderRemoving("a");
     commitOn(raft, "b", "c");
     expect([raft.transferTarget, raft.role.name]).toEqual(["b", "Leader"]);
     expect(only("TimeoutNow", acknowledge(raft, "b"))).toMatchObject([{ to: "b" }]);
@@ -652,18 +662,18 @@ describe("a removed server", () => {
     expect(raft.role.name).toBe("Follower");
   });
 
-  test("that has a vote by its own log only does not win with it", () => {
+  test("that is a voter by its own log alone gets no vote from the others", () => {
     const raft = preCandidate({ name: "d", members: FOUR, log: [1] });
     const others = settledLeader();
-    const asked = only("RequestVote", turn(raft))[0] ?? request(raft, 2, { from: "d" });
-    expect(only("RequestVoteReply", step(others, { ...asked, to: "a" }))).toMatchObject([
+    const preVote = only("RequestVote", turn(raft))[0] ?? request(raft, 2, { from: "d" });
+    expect(only("RequestVoteReply", step(others, { ...preVote, to: "a" }))).toMatchObject([
       { voteGranted: false },
     ]);
   });
 });
 
 describe("a cluster", () => {
-  test("grows from one server to five and shrinks to one, and every one of the first is gone", () => {
+  test("grows from one server to five and shrinks to two, without any of the first ones", () => {
     const cluster = new Cluster(["a"]);
     cluster.advance(T);
     for (const name of ["b", "c", "d", "e"]) {
@@ -693,7 +703,7 @@ describe("a cluster", () => {
     }
   });
 
-  test("brings up a new server with a snapshot, which has the members", () => {
+  test("brings a new server up to date with a snapshot that contains the members", () => {
     const cluster = new Cluster(THREE);
     cluster.snapshotBytes = 200;
     cluster.elect("a");
@@ -711,8 +721,8 @@ describe("a cluster", () => {
     expect(cluster.applied.get("d")).toEqual(cluster.applied.get("a") ?? []);
   });
 
-  test("loses nothing in the case of which Ongaro warned in 2015", () => {
-    // Two leaders, each cut off, append one change each, to different majorities of four.
+  test("loses no entry in the counterexample that Ongaro published in 2015", () => {
+    // Two partitioned leaders append one change each, to different majorities of four.
     const cluster = new Cluster(FOUR);
     cluster.elect("a");
     cluster.lost = (m) => m.from === "a" || m.to === "a";
@@ -745,7 +755,7 @@ const get = async (node: Pick<Node, "propose" | "read">, key: string) => {
 };
 
 describe("a new server", () => {
-  test("joins through any server, gets the log, then a vote, and serves", () => {
+  test("joins through any server, receives the log, is promoted, and serves", () => {
     const world = new World().found();
     const { simulation } = world;
     simulation.settle(put(world.at("a"), "before"));
@@ -761,7 +771,7 @@ describe("a new server", () => {
     for (const name of THREE) expect(world.told(name, "lostDisk")).toEqual([]);
   });
 
-  test("remembers which cluster it joined before it acknowledges anything, and goes on with it", () => {
+  test("saves its cluster before it acknowledges an entry, and restarts without peers", () => {
     const world = new World().found();
     const { simulation } = world;
     const { id } = world.at("a").status();
@@ -777,7 +787,7 @@ describe("a new server", () => {
     world.agree("a b c d");
     expect(acknowledged).toBeGreaterThan(1);
     simulation.machine("d").powerCut("nothing");
-    // It knows all by now, so it needs to be told nobody; nor does it found anything.
+    // The server knows the members by now, so it needs no peers, and founds no cluster.
     world.start("d", [], {});
     world.agree("a b c d");
     world.kill("a");
@@ -788,7 +798,7 @@ describe("a new server", () => {
     expect(simulation.settle(get(world.at("d"), "after"))).toBe("value");
   });
 
-  test("does not join a cluster of another name, nor one that it was not added to", () => {
+  test("does not join a cluster of another name, or one that it was not added to", () => {
     const world = new World().found();
     const node = world.start("d", THREE, { join: true, cluster: "another" });
     const promise = world.at("a").changeMembers("d", "d:1");
@@ -799,7 +809,7 @@ describe("a new server", () => {
     expect(() => world.start("e", [], { join: true })).toThrow(/without the addresses of some/);
   });
 
-  test("is redirected to by its address, when it leads", () => {
+  test("that leads is found by clients at its address in the log", () => {
     const world = new World().found(["a"]);
     const client = world.client();
     world.simulation.settle(put(client, "x"));
@@ -811,39 +821,44 @@ describe("a new server", () => {
     expect(world.simulation.settle(get(client, "x"))).toBe("value");
   });
 
-  test("that takes the name of a removed one, with another disk, is heard", () => {
+  test("that takes a removed server's name, with another disk, takes part", () => {
     const world = new World().found();
     world.until(() => world.leader() !== undefined);
-    const gone = THREE.find((name) => name !== world.leader()) ?? "";
-    world.change(gone);
-    world.until(() => world.told(gone, "removed").length > 0);
-    world.kill(gone);
-    world.start(gone, THREE.filter((name) => name !== gone), { join: true, directory: "new" });
-    world.change(gone, `${gone}:1`);
-    world.until(() => world.at(gone).status().members.length === 3);
-    world.until(() => world.at(gone).status().members.every(({ votes }) => votes));
-    expect(world.at(gone).status().lastApplied).toBeGreaterThan(2);
+    const removedName = THREE.find((name) => name !== world.leader()) ?? "";
+    world.change(removedName);
+    world.until(() => world.told(removedName, "removed").length > 0);
+    world.kill(removedName);
+    world.start(removedName, THREE.filter((name) => name !== removedName), {
+      join: true,
+      directory: "new",
+    });
+    world.change(removedName, `${removedName}:1`);
+    world.until(() => world.at(removedName).status().members.length === 3);
+    world.until(() => world.at(removedName).status().members.every(({ votes }) => votes));
+    expect(world.at(removedName).status().lastApplied).toBeGreaterThan(2);
   });
 });
 
 describe("the addresses of servers", () => {
   const at = (world: World, name: Name) => `${world.simulation.machine(name).ip}:1`;
   const others = (name: Name) => THREE.filter((other) => other !== name);
-  /** Starts a server again, at another address, with peers where they are said to be. */
+  /** Restarts a server at another address, with these peers. */
   function move(world: World, name: Name, ip: string, peers: readonly string[]): void {
     world.kill(name);
     world.simulation.machine(name).ip = ip;
     world.start(name, [], { peers });
   }
   function lead(world: World, name: Name): void {
-    const heirs = () => world.at(world.leader() ?? name).status().peers;
+    const peersOfLeader = () => world.at(world.leader() ?? name).status().peers;
     world.until(() => world.leader() !== undefined);
-    world.until(() => heirs().every(({ heardMs, matchIndex }) => heardMs !== null && matchIndex));
+    world.until(() =>
+      peersOfLeader().every(({ heardMs, matchIndex }) => heardMs !== null && matchIndex)
+    );
     world.at(world.leader() ?? "").transfer(name);
     world.until(() => world.leader() === name);
   }
 
-  test("that listen everywhere are not in the log, and yet clients of others find the leader", () => {
+  test("that listen on 0.0.0.0 are not in the log, but clients of the others find the leader", () => {
     const world = new World().found(THREE, { host: "0.0.0.0" });
     const leader = world.leader() ?? "";
     const { members } = world.at(leader).status();
@@ -855,7 +870,7 @@ describe("the addresses of servers", () => {
     }
   });
 
-  test("are received when one comes back elsewhere and leads, and told before those of the log", () => {
+  test("are updated when a server moves and leads, before the log has the new address", () => {
     const world = new World();
     for (const name of THREE) world.simulation.machine(name);
     const peersOf = (name: Name) => others(name).map((peer) => `${peer}=${at(world, peer)}`);
@@ -865,7 +880,8 @@ describe("the addresses of servers", () => {
     lead(world, "c");
     const { members } = world.at("a").status();
     expect(members.find(({ name }) => name === "c")?.address).toBe(old.slice(2));
-    // Neither the servers' own clients, nor those that know another server, or only an old address.
+    // Covers the servers' own clients, clients that know another server, and clients with an old
+    // address.
     for (const name of ["a", "b"]) world.simulation.settle(put(world.at(name), name));
     for (const servers of [[`a=${at(world, "a")}`], [old, `b=${at(world, "b")}`]]) {
       const client = world.client({ servers });
@@ -882,8 +898,8 @@ describe("the addresses of servers", () => {
     expect(world.at("c").status().needed).toBe(2);
   });
 
-  test("may all change at once, even be exchanged: one of them is enough for a client", () => {
-    // Each is called by the address that it had at first.
+  test("may all change together, or be exchanged, and a client needs to know only one", () => {
+    // Each server is named after its first address.
     const world = new World();
     const names = THREE.map((name) => at(world, name));
     const machineOf = new Map(THREE.map((name, i) => [names[i] ?? "", name]));
@@ -916,8 +932,8 @@ describe("the addresses of servers", () => {
   });
 });
 
-describe("the members", () => {
-  test("are told when they change, and a snapshot that lists them is no change", () => {
+describe("the event \"members\"", () => {
+  test("is emitted when the members change, and not when a snapshot lists them", () => {
     const world = new World().found(THREE, { snapshotBytes: 500 });
     for (let n = 0; n < 100; n += 1) world.simulation.settle(put(world.at("a"), `key ${n % 5}`));
     for (const name of THREE) {
@@ -931,18 +947,18 @@ describe("the members", () => {
 });
 
 describe("a server that is removed", () => {
-  test("stops by itself, and says so; one that leads hands over first", () => {
+  test("stops with the event \"removed\", and hands over first if it leads", () => {
     for (const isLeader of [false, true]) {
       const world = new World().found([...THREE, "d", "e"]);
       const { simulation } = world;
       const leader = world.leader() ?? "";
-      const gone = isLeader ? leader : leader === "e" ? "d" : "e";
-      const node = world.at(gone);
+      const removedName = isLeader ? leader : leader === "e" ? "d" : "e";
+      const node = world.at(removedName);
       const { term } = node.status();
-      world.change(gone);
+      world.change(removedName);
       simulation.settle(node.stopped);
-      world.nodes.delete(gone);
-      expect(world.told(gone, "removed")).toHaveLength(1);
+      world.nodes.delete(removedName);
+      expect(world.told(removedName, "removed")).toHaveLength(1);
       world.until(() => world.leader() !== undefined);
       simulation.settle(put([...world.nodes.values()][0] ?? node, "x"));
       const next = world.at(world.leader() ?? "").status();
@@ -951,63 +967,63 @@ describe("a server that is removed", () => {
         4,
         3,
       ]);
-      // Started again, it waits for somebody to add it, and disturbs nobody.
-      world.start(gone, [], {});
+      // After a restart it waits to be added again, and disturbs nothing.
+      world.start(removedName, [], {});
       simulation.run(20_000);
       expect(world.at(world.leader() ?? "").status().term).toBe(next.term);
-      expect(world.at(gone).status()).toMatchObject({ role: "Follower", votes: null });
-      expect(world.told(gone, "removed")).toEqual([]);
+      expect(world.at(removedName).status()).toMatchObject({ role: "Follower", votes: null });
+      expect(world.told(removedName, "removed")).toEqual([]);
     }
   });
 
-  test("tells clients that knew nobody else who is left, before it stops", () => {
+  test("gives its clients the addresses of the other members before it stops", () => {
     const world = new World().found();
-    const [gone = "", client] = [
+    const [removedName = "", client] = [
       world.leader(),
       world.client({ servers: [`${world.leader()}:1`] }),
     ];
-    const { stopped } = world.at(gone);
+    const { stopped } = world.at(removedName);
     world.simulation.settle(put(client, "x"));
-    world.change(gone);
-    world.until(() => world.told(gone, "removed").length > 0);
+    world.change(removedName);
+    world.until(() => world.told(removedName, "removed").length > 0);
     expect(world.simulation.settle(get(client, "x"))).toBe("value");
     world.simulation.settle(stopped);
-    expect(world.told(gone, "removed")).toHaveLength(1);
+    expect(world.told(removedName, "removed")).toHaveLength(1);
     world.simulation.settle(put(client, "x", "next"));
     expect(world.simulation.settle(get(client, "x"))).toBe("next");
   });
 
-  test("while it was down learns of it when it comes back, and disturbs nobody", () => {
+  test("while it is down learns of its removal when it restarts, and deposes no leader", () => {
     const world = new World().found();
     const leader = world.leader() ?? "";
-    const gone = THREE.find((name) => name !== leader) ?? "";
-    world.kill(gone);
+    const removedName = THREE.find((name) => name !== leader) ?? "";
+    world.kill(removedName);
     world.simulation.run(500);
-    world.change(gone);
-    world.simulation.run(30_000); // The leader has stopped speaking to it.
+    world.change(removedName);
+    world.simulation.run(30_000); // The leader no longer sends to it.
     const { term } = world.at(leader).status();
-    const { stopped } = world.start(gone, THREE.filter((name) => name !== gone));
+    const { stopped } = world.start(removedName, THREE.filter((name) => name !== removedName));
     world.simulation.settle(stopped);
-    expect(world.told(gone, "removed")).toHaveLength(1);
+    expect(world.told(removedName, "removed")).toHaveLength(1);
     expect(world.at(leader).status()).toMatchObject({ role: "Leader", term });
   });
 });
 
-describe("a request to hand over", () => {
+describe("a transfer request", () => {
   const others = (leader: Name) => THREE.filter((name) => name !== leader);
   const servers = THREE.map((name) => `${name}:1`);
 
-  test("is answered by who leads then: whom it names, or whoever has most of the log", () => {
+  test("is answered by the new leader: the target, or the follower with most of the log", () => {
     const world = new World().found();
     const [client, leader = ""] = [world.client(), world.leader()];
-    const [heir = ""] = others(leader);
-    expect(world.simulation.settle(client.transfer(leader, heir))).toBe(heir);
-    expect(world.leader()).toBe(heir);
-    const next = world.simulation.settle(client.transfer(heir));
-    expect([others(heir).includes(next), world.leader()]).toEqual([true, next]);
+    const [target = ""] = others(leader);
+    expect(world.simulation.settle(client.transfer(leader, target))).toBe(target);
+    expect(world.leader()).toBe(target);
+    const next = world.simulation.settle(client.transfer(target));
+    expect([others(target).includes(next), world.leader()]).toEqual([true, next]);
   });
 
-  test("that is repeated, because its answer was lost, does not hand over once more", () => {
+  test("that is repeated because its answer was lost causes no second transfer", () => {
     const world = new World().found();
     const [client, leader = ""] = [world.client(), world.leader()];
     const answer = client.transfer(leader);
@@ -1022,27 +1038,27 @@ describe("a request to hand over", () => {
     expect(world.at(next ?? "").status()).toMatchObject({ role: "Leader", term });
   });
 
-  test("makes one attempt, however often it is repeated, and is told that it has failed", () => {
+  test("makes one attempt, however often it is repeated, and reports its failure", () => {
     const world = new World().found();
     const { simulation } = world;
     const [client, leader = ""] = [world.client({ servers }), world.leader()];
-    const [heir = ""] = others(leader);
+    const [target = ""] = others(leader);
     simulation.run(500);
-    world.kill(heir);
+    world.kill(target);
     // What the client sends in the last 200 ms of the attempt arrives after its end.
     const { ip } = simulation.machine("client");
-    const begun = simulation.now;
+    const startedAt = simulation.now;
     simulation.route = ({ from }) =>
-      from.host === ip && simulation.now > begun + 800
-        ? [{ afterMs: 1 }, { afterMs: 400 }].slice(simulation.now > begun + 900 ? 0 : 1)
+      from.host === ip && simulation.now > startedAt + 800
+        ? [{ afterMs: 1 }, { afterMs: 400 }].slice(simulation.now > startedAt + 900 ? 0 : 1)
         : [{ afterMs: 1 }];
-    const { message, code } = world.failure(client.transfer(leader, heir));
+    const { message, code } = world.failure(client.transfer(leader, target));
     expect([code, message]).toEqual([
       "refused",
-      `The server refuses: ${heir} did not take over in time.`,
+      `The server refuses: ${target} did not take over in time.`,
     ]);
     const failedAt = simulation.now;
-    expect(failedAt - begun).toBeLessThan(1400);
+    expect(failedAt - startedAt).toBeLessThan(1400);
     for (let i = 0; i < 20; i += 1) {
       simulation.settle(put(world.at(leader), `${i}`));
       simulation.run(20);
@@ -1051,14 +1067,14 @@ describe("a request to hand over", () => {
     expect(world.at(leader).status().role).toBe("Leader");
   });
 
-  test("is refused while another is tried", () => {
+  test("is refused while another transfer is in progress", () => {
     const world = new World().found();
     const { simulation } = world;
     const [first, leader = ""] = [world.client({ servers }), world.leader()];
-    const [heir = "", other = ""] = others(leader);
+    const [target = "", other = ""] = others(leader);
     simulation.run(500);
-    world.kill(heir);
-    const failed = first.transfer(leader, heir).catch((error: RaftError) => error.message);
+    world.kill(target);
+    const failed = first.transfer(leader, target).catch((error: RaftError) => error.message);
     simulation.run(100);
     const second = simulation.settle(
       Client.connect({
@@ -1068,35 +1084,35 @@ describe("a request to hand over", () => {
       }),
     );
     expect(world.failure(second.transfer(leader, other)).message).toContain("it is handing over");
-    expect(simulation.settle(failed)).toContain(`${heir} did not take over in time`);
+    expect(simulation.settle(failed)).toContain(`${target} did not take over in time`);
     expect(simulation.settle(second.transfer(leader, other))).toBe(other);
   });
 
-  test("to a server that was not heard for an election timeout is refused, and stops nothing", () => {
+  test("to a server silent for an election timeout is refused, and delays no command", () => {
     const world = new World().found();
     const { simulation } = world;
     const [client, leader = ""] = [world.client({ servers }), world.leader()];
-    const [heir = "", other = ""] = others(leader);
-    world.kill(heir);
+    const [target = "", other = ""] = others(leader);
+    world.kill(target);
     simulation.run(1500);
-    const begun = simulation.now;
-    const { code, message } = world.failure(client.transfer(leader, heir));
+    const startedAt = simulation.now;
+    const { code, message } = world.failure(client.transfer(leader, target));
     expect([code, message]).toEqual([
       "refused",
-      `The server refuses: ${heir} was not heard for 1000 ms.`,
+      `The server refuses: ${target} was not heard for 1000 ms.`,
     ]);
     simulation.settle(put(world.at(leader), "x"));
-    expect(simulation.now - begun).toBeLessThan(100);
+    expect(simulation.now - startedAt).toBeLessThan(100);
     expect(simulation.settle(client.transfer(leader))).toBe(other);
   });
 
-  test("is refused if nobody of that name has a vote, or if another leads", () => {
+  test("is refused if the target has no vote, or if another server leads", () => {
     const world = new World().found();
     const [client, leader = ""] = [world.client(), world.leader()];
-    const [one = "", other = ""] = others(leader);
+    const [target = "", other = ""] = others(leader);
     const refusal = (promise: Promise<unknown>) => world.failure(promise).message;
     expect(refusal(client.transfer(leader, "ghost"))).toContain("ghost has no vote here");
-    expect(refusal(client.transfer(one, other))).toContain(`${leader} leads already`);
+    expect(refusal(client.transfer(target, other))).toContain(`${leader} leads already`);
     expect(world.leader()).toBe(leader);
     const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
     expect(world.failure(withKey.transfer(leader))).toMatchObject({ code: "usage" });
@@ -1104,7 +1120,7 @@ describe("a request to hand over", () => {
 });
 
 describe("a request to change the members", () => {
-  test("comes from who has the secret: the clients' key is not enough", () => {
+  test("needs the secret: the client key is not enough", () => {
     const world = new World().found(["a"]);
     const withKey = world.client({ clientKey: clientKey(SECRET, "raft") });
     expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({
@@ -1118,12 +1134,12 @@ describe("a request to change the members", () => {
     expect(namesOf(world.at("a").status().members)).toBe("a (d)");
   });
 
-  test("is no request when it comes with the clients' key", () => {
+  test("is malformed if it comes with the client key", () => {
     const world = new World().found(["a"]);
     const { id, name, boot } = world.at("a").status();
     const from = { host: world.simulation.machine("client").ip, port: 1 };
     const to = { host: world.simulation.machine("a").ip, port: 1 };
-    // As a client, it would be the message after the last of the table, or the first, a session.
+    // With the client key, its number would be beyond the client's table, or that of a session.
     for (const number of [0, 8, 9]) {
       const body = [number, 1, "d", "d:1", false];
       world.simulation.deliver({
@@ -1136,7 +1152,7 @@ describe("a request to change the members", () => {
     expect(world.at("a").status()).toMatchObject({ dropped: { malformed: 3 }, lastIndex: 1 });
   });
 
-  test("is refused with the reason, and then nothing has changed", () => {
+  test("that is refused states the reason, and changes nothing", () => {
     const world = new World().found();
     const leader = world.leader() ?? "";
     const [first = "", second = ""] = THREE.filter((name) => name !== leader);
@@ -1160,7 +1176,7 @@ describe("a request to change the members", () => {
     );
   });
 
-  test("is done once, however often and of whomever it is asked", () => {
+  test("is carried out once, even if it is repeated and sent through every server", () => {
     const world = new World().found();
     const { simulation } = world;
     simulation.route = () =>
@@ -1180,7 +1196,7 @@ describe("a request to change the members", () => {
     expect(lists).toEqual(["a b c (d)", "a b c d", "a b c"]);
   });
 
-  test("is answered when it has to wait for another change", () => {
+  test("is answered even if it has to wait for another change", () => {
     const world = new World().found();
     for (const name of ["d", "e"]) world.start(name, THREE, { join: true });
     const leader = world.at(world.leader() ?? "");
@@ -1192,23 +1208,23 @@ describe("a request to change the members", () => {
 });
 
 describe("a server that has lost its disk", () => {
-  /** It is killed, and starts again with the same words and an empty directory. */
-  function loseDisk(world: World, name: Name): void {
+  /** Kills a server, and starts it again with the same options and an empty directory. */
+  function restartWithEmptyDisk(world: World, name: Name): void {
     world.kill(name);
     world.simulation.machine(name).disk.wipe();
     world.start(name, THREE.filter((other) => other !== name));
   }
 
-  const another = (world: World) => THREE.find((name) => name !== world.leader()) ?? "";
+  const followerName = (world: World) => THREE.find((name) => name !== world.leader()) ?? "";
 
-  test("comes back by itself, without a vote at first, and has all that it had", () => {
+  test("returns as a learner, is promoted again, and has all its data", () => {
     for (const isLeader of [false, true]) {
       const world = new World().found();
       const { simulation } = world;
       simulation.settle(put(world.at("a"), "before"));
-      const lost = isLeader ? world.leader() ?? "" : another(world);
+      const lost = isLeader ? world.leader() ?? "" : followerName(world);
       const { disk } = world.at(lost).status();
-      loseDisk(world, lost);
+      restartWithEmptyDisk(world, lost);
       expect(world.at(lost).status().disk).not.toBe(disk);
       world.until(() => world.leader() !== undefined && world.leader() !== lost);
       world.until(() => world.told(lost, "members").length > 1);
@@ -1220,23 +1236,23 @@ describe("a server that has lost its disk", () => {
       const leader = world.leader() ?? "";
       expect(world.told(leader, "lostDisk")).toMatchObject([{ server: lost }]);
       expect(simulation.settle(get(world.at(lost), "before"))).toBe("value");
-      // It is a voter again: one of the others may go.
+      // It is a voter again, so another server may fail.
       world.kill(THREE.find((name) => name !== lost && name !== leader) ?? "");
       simulation.settle(put(world.at(lost), "after"));
     }
   });
 
-  test("is no voter to those who have started again meanwhile, either (catalogue 42)", () => {
+  test("is no voter for a server that has restarted meanwhile (catalogue 42)", () => {
     const world = new World().found();
     const { simulation } = world;
     simulation.settle(put(world.at("a"), "x"));
-    // The leader and one more have it; whoever is left would be elected by a server without memory.
+    // Only the leader and the server that loses its disk have the last entries.
     const leader = world.leader() ?? "";
     const [lost = "", late = ""] = THREE.filter((name) => name !== leader);
     for (let n = 0; n < 20; n += 1) simulation.settle(put(world.at(leader), `key ${n}`));
     world.kill(leader);
     world.kill(late);
-    loseDisk(world, lost);
+    restartWithEmptyDisk(world, lost);
     world.start(late, THREE.filter((name) => name !== late));
     simulation.run(20_000);
     for (const name of [late, lost]) expect(world.told(name, "campaign")).toEqual([]);
@@ -1245,26 +1261,28 @@ describe("a server that has lost its disk", () => {
     expect(simulation.settle(get(world.at(lost), "key 19"))).toBe("value");
   });
 
-  test("may join under its name after it was removed, also where that was missed", () => {
-    const five = [...FOUR, "e"];
-    const world = new World().found(five);
+  test("joins under its old name after its removal, even if another server missed the removal", () => {
+    const names = [...FOUR, "e"];
+    const world = new World().found(names);
     const leader = world.leader() ?? "";
-    const [lost = "", away = ""] = five.filter((name) => name !== leader);
-    world.kill(away);
+    const [lost = "", absent = ""] = names.filter((name) => name !== leader);
+    world.kill(absent);
     world.change(lost);
     world.until(() => world.told(lost, "removed").length > 0);
     world.kill(lost);
     world.simulation.machine(lost).disk.wipe();
-    world.start(away, []);
+    world.start(absent, []);
     world.start(lost, [leader], { join: true });
     world.change(lost, `${lost}:1`);
-    const isOne = ({ name, votes }: Member) => name === lost && votes;
-    world.until(() => [...world.nodes.values()].every((node) => node.status().members.some(isOne)));
+    const isLostVoter = ({ name, votes }: Member) => name === lost && votes;
+    world.until(() =>
+      [...world.nodes.values()].every((node) => node.status().members.some(isLostVoter))
+    );
   });
 });
 
-describe("all servers", () => {
-  test("of a cluster are replaced under load, and no write is lost", () => {
+describe("all servers of a cluster", () => {
+  test("are replaced under load, and no write is lost", () => {
     const world = new World().found(THREE, { snapshotBytes: 2000 });
     const { simulation } = world;
     const client = world.client({
@@ -1279,7 +1297,7 @@ describe("all servers", () => {
       }
     };
     void work();
-    for (const [i, gone] of THREE.entries()) {
+    for (const [i, removedName] of THREE.entries()) {
       const name = `n${i}`;
       world.start(name, ["a", "b", "c", "n0", "n1"].filter((peer) => world.nodes.has(peer)), {
         join: true,
@@ -1288,10 +1306,10 @@ describe("all servers", () => {
       world.change(name, `${name}:1`);
       world.until(() => world.at(name).status().members.some((m) => m.name === name && m.votes));
       world.until(() => world.leader() !== undefined);
-      const { stopped } = world.at(gone);
-      world.change(gone);
+      const { stopped } = world.at(removedName);
+      world.change(removedName);
       simulation.settle(stopped);
-      world.nodes.delete(gone);
+      world.nodes.delete(removedName);
       world.until(() => world.leader() !== undefined);
     }
     world.until(() => written.length === 1000);
