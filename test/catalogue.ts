@@ -496,7 +496,7 @@ export const planted: readonly Planted[] = [
       `const next = () => this.sequence += 1;
       this.start({ type: "Commands", ...request, get sequence() { return next(); } }, batch);`,
     ]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "53",

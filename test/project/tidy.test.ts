@@ -33,6 +33,27 @@ describe("raft.ts", () => {
     );
   });
 
+  test("Part I uses nothing that Part II declares", () => {
+    const declared = new Set(
+      raft.statements.filter((statement) => lineOf(statement.getStart(raft)) > partII)
+        .flatMap((statement): readonly ts.Node[] =>
+          ts.isVariableStatement(statement)
+            ? [...statement.declarationList.declarations]
+            : [statement]
+        )
+        .flatMap((node) => "name" in node ? (node.name as ts.Identifier).text : []),
+    );
+    expect(declared.size).toBeGreaterThan(100);
+    const guilty = nodes(raft).filter((node) =>
+      ts.isIdentifier(node) && declared.has(node.text) && lineOf(node.getStart(raft)) < partII
+      && (ts.isCallExpression(node.parent) || ts.isNewExpression(node.parent)
+        || ts.isTypeReferenceNode(node.parent) || ts.isTypeQueryNode(node.parent))
+    );
+    expect(guilty.map((node) => `${lineOf(node.getStart(raft))}: ${node.getText(raft)}`)).toEqual(
+      [],
+    );
+  });
+
   test("has no long functions", () => {
     const long = nodes(raft).filter(ts.isFunctionLike).map((node) => {
       const first = lineOf(node.getStart(raft));
