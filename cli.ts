@@ -291,7 +291,8 @@ async function startThree(flags: Flags) {
     (await systemWorld.datagrams.bind(server, () => {})).close();
   }
   const data = flags.data ?? fs.mkdtempSync(path.join(os.tmpdir(), "raft-"));
-  let [isStopping, isWhole] = [false, true];
+  let isStopping = false;
+  let isWhole = true;
   const children = THREE_SERVERS.map((server) => {
     const [host = "", port = ""] = server.split(":");
     const peers = THREE_SERVERS.filter((other) => other !== server).join();
@@ -320,7 +321,10 @@ async function startThree(flags: Flags) {
   });
   onStop(() => {
     isStopping = true;
-    for (const child of children) child.disconnect();
+    for (const child of children) {
+      child.kill();
+      child.disconnect(); // Told twice, a server stops at once.
+    }
   });
   void write(named(`Three servers on this machine:
 ${THREE_SERVERS.map((server, i) => `  ${server} is process ${children[i]?.pid}`).join("\n")}
@@ -337,10 +341,8 @@ Kill one with 'kill -9'. Ctrl-C stops them all.
 
 /** Stops by a signal, or when the parent process is gone. What nohup has started ignores SIGHUP. */
 function onStop(stop: () => void) {
-  const hangsUp = ofProcess("status", /^SigIgn:.*[02468ace]$/m);
-  for (const event of ["SIGINT", "SIGTERM", "disconnect", ...hangsUp ? ["SIGHUP"] : []]) {
-    process.on(event, stop);
-  }
+  const hangup = ofProcess("status", /^SigIgn:.*[02468ace]$/m) ? ["SIGHUP"] : [];
+  for (const event of ["SIGINT", "SIGTERM", "disconnect", ...hangup]) process.on(event, stop);
 }
 
 /** Forms a new cluster of one server. Without `--yes` it only says what would be left. */
@@ -408,7 +410,7 @@ const serversOf = ({ peers }: Flags) => peers?.split(/[\s,]+/) ?? THREE_SERVERS;
 /** Connects a client. A secret by flag counts first, then a key, then RAFT_SECRET. */
 async function connect(flags: Flags, limitMs = Infinity) {
   const key = flags["secret-file"] ? undefined : readPrivate(flags, "client-key-file");
-  return await Client.connect({
+  return Client.connect({
     servers: serversOf(flags),
     cluster: flags.cluster,
     timeoutMs: Math.min(milliseconds(flags, "timeout"), limitMs),
