@@ -370,7 +370,7 @@ export const planted: readonly Planted[] = [
     changes: [["this.ensure(framesIn(log.subarray(at)).next().done,", "this.ensure(true,"]],
     caughtBy: [
       { mode: "full", seed: 2 },
-      { file: "storage", title: "one flipped bit is refused if a good frame is behind it" },
+      { file: "storage", title: "refuses a flipped bit before a whole frame, and" },
     ],
   },
   {
@@ -440,10 +440,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
-      {
-        file: "storage",
-        title: "writes and syncs what it read, before anything is promised by it",
-      },
+      { file: "storage", title: "writes and syncs what it read before any promise" },
     ],
   },
   {
@@ -562,10 +559,7 @@ export const planted: readonly Planted[] = [
       "this.entries.splice(index - this.base.index - 1, Infinity, record);",
       "this.entries[index - this.base.index - 1] = record;",
     ]],
-    caughtBy: [{
-      file: "storage",
-      title: "an entry that takes the place of another takes away all that followed it",
-    }],
+    caughtBy: [{ file: "storage", title: "no entry that followed a replaced entry" }],
   },
   {
     id: "63",
@@ -635,7 +629,7 @@ export const planted: readonly Planted[] = [
     changes: [["file.write(bytes, at); file.sync();", "file.write(bytes, at);"]],
     caughtBy: [
       { mode: "full", seed: 1 },
-      { file: "storage", title: "that is interrupted anywhere loses nothing" },
+      { file: "storage", title: "that is interrupted at any operation loses nothing" },
     ],
   },
   {
@@ -711,7 +705,7 @@ export const planted: readonly Planted[] = [
       "    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];\n",
       "",
     ]],
-    caughtBy: [{ file: "storage", title: "takes the place of a log that has not its last entry" }],
+    caughtBy: [{ file: "storage", title: "that was received replaces a log without the" }],
   },
   {
     id: "75",
@@ -890,7 +884,7 @@ export const planted: readonly Planted[] = [
     id: "90",
     name: "Two starts of one copied directory are the same life.",
     changes: [["1 + Math.floor(random() * 2 ** 20)", "1"]],
-    caughtBy: [{ file: "storage", title: "of two copies of one directory begins two lives" }],
+    caughtBy: [{ file: "storage", title: "from copies of one directory draws different boot" }],
   },
   {
     id: "91",
@@ -1101,7 +1095,7 @@ export const planted: readonly Planted[] = [
     changes: [["const marker = 1 + (this.log?.marker", "const marker = (this.log?.marker"]],
     caughtBy: [
       { mode: "full", seed: 1 },
-      { file: "storage", title: "is followed by a log that is written over an old one" },
+      { file: "storage", title: "is followed by a log that overwrites an older one" },
     ],
   },
   {
@@ -1144,7 +1138,7 @@ export const planted: readonly Planted[] = [
     id: "122",
     name: "A log is made anew although a file that is of no use any more could be written over.",
     changes: [["if (isSmall) this.files.link(name, `${name}.old`);", ""]],
-    caughtBy: [{ file: "storage", title: "is followed by a log that is written over an old one" }],
+    caughtBy: [{ file: "storage", title: "is followed by a log that overwrites an older one" }],
   },
   // Real files.
   {
@@ -1211,7 +1205,7 @@ export const planted: readonly Planted[] = [
       "for (const log of [this.log, this.next]) log?.file.close(); this.release();",
       "this.release(); for (const log of [this.log, this.next]) log?.file.close();",
     ]],
-    caughtBy: [{ file: "storage", title: "is refused while another server has the directory" }],
+    caughtBy: [{ file: "storage", title: "is refused while another server uses the directory" }],
   },
   {
     id: "132",
@@ -1229,13 +1223,13 @@ export const planted: readonly Planted[] = [
     id: "134",
     name: "A log grows in the same sync as the frame that needs the room.",
     changes: [["      log.file.sync(); // So that", "      // So that"]],
-    caughtBy: [{ file: "storage", title: "a log ends with zeros at all times" }],
+    caughtBy: [{ file: "storage", title: "finds zeros at the end even if the power failed" }],
   },
   {
     id: "135",
     name: "A log that was cut off between two frames is taken for a whole one.",
     changes: [["rest.subarray(-FRAME_HEADER).equals(NO_FRAME)", "true"]],
-    caughtBy: [{ file: "storage", title: "a log that was cut off anywhere" }],
+    caughtBy: [{ file: "storage", title: "refuses a log that does not end with zeros, and" }],
   },
   {
     id: "136",
@@ -1263,7 +1257,7 @@ export const planted: readonly Planted[] = [
       `using file = this.files.open(\`\${this.directory}\${name}\`, "r");
       return file.read(at, length);`,
     ]],
-    caughtBy: [{ file: "storage", title: "that cannot be read is an error" }],
+    caughtBy: [{ file: "storage", title: "that cannot be read causes an error with its name" }],
   },
   // Sending again, and handing over.
   {
@@ -1655,10 +1649,7 @@ export const planted: readonly Planted[] = [
       "this.append(next, [start, this.voteRecord()]);",
       "this.append(next, [start, this.voteRecord()]); yield;",
     ]],
-    caughtBy: [{
-      file: "storage",
-      title: "that was received has replaced the log before the next entry is saved",
-    }],
+    caughtBy: [{ file: "storage", title: "that was received replaces the log before the next" }],
   },
 ];
 

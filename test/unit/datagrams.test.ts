@@ -1,7 +1,7 @@
 /**
  * Tests what Part II expects of UDP, with real sockets on the loopback interface: a closed port
  * costs an open one nothing, a probe tells them apart, and addresses are parsed and resolved. Each
- * test waits for events, never for a time, so a busy machine only makes it slower.
+ * test waits for events, so a busy machine only makes it slower.
  */
 import {
   afterAll,

@@ -29,7 +29,7 @@ setDefaultTimeout(PATIENCE_MS);
 const founder = { cluster: "test", name: "a", members: ["a", "b", "c"] };
 const LOG = "data/log";
 
-/** What the disk must remember, in a form that a failed comparison shows well. */
+/** What the disk must remember. */
 type State = HardState & { entries: readonly Entry[] };
 const show = ({ currentTerm, votedFor, commitIndex, entries }: State) => ({
   currentTerm,
@@ -42,7 +42,9 @@ const show = ({ currentTerm, votedFor, commitIndex, entries }: State) => ({
 const remembered = ({ hardState, entries }: Storage) => show({ ...hardState, entries });
 const NOTHING: State = { currentTerm: 0, votedFor: undefined, commitIndex: 0, entries: [] };
 
-/** What is known once `change` is saved: its entries take the place of what conflicts with them. */
+/**
+ * Returns the state after `change` is saved: its entries replace the entries from their index on.
+ */
 function after(before: State, change: State): State {
   const first = change.entries[0]?.index ?? before.entries.length + 1;
   return { ...change, entries: [...before.entries.slice(0, first - 1), ...change.entries] };
@@ -51,27 +53,30 @@ function after(before: State, change: State): State {
 const command = (index: number, term: number, data: string | Uint8Array) =>
   makeEntry(index, term, "commands", Buffer.from(data));
 
-const start = (disk: Disk, random = randomFrom(7), who = founder) =>
-  new Storage(disk.files(), "data", who, random);
+const start = (disk: Disk, random = randomFrom(7), identity = founder) =>
+  new Storage(disk.files(), "data", identity, random);
 
-/** The error that an action throws. That it throws none is a failure. */
-function failure(action: () => unknown): RaftError {
+/** Returns the error that an action throws. Fails if it throws none. */
+function errorOf(action: () => unknown): RaftError {
   try {
     action();
   } catch (error) {
     expect(error).toBeInstanceOf(RaftError);
     if (error instanceof RaftError) return error;
   }
-  throw new Error("It should have failed.");
+  throw new Error("The action must throw.");
 }
 
 function expectRefusal(action: () => unknown, sentence: string): void {
-  const { code, message } = failure(action);
+  const { code, message } = errorOf(action);
   expect(code).toBe("storage");
   expect(message).toContain(sentence);
 }
 
-/** A turn of a server's life: a new term, a vote, entries behind the others or in their place. */
+/**
+ * Draws what a server saves in one turn: perhaps a new term, a vote, more entries, or entries that
+ * replace others.
+ */
 function drawChange(random: Random, before: State): State {
   const draw = (n: number) => Math.floor(random() * n);
   const isNewTerm = random() < 0.3;
@@ -100,7 +105,10 @@ const faults: Fault[] = [0, 0.5, 1].flatMap((share) => [
 ]);
 const keeps: Keep[] = ["nothing", "everything", "parts"];
 
-/** Where the frames of a log end: each begins with marker, length and checksum, 4 bytes each. */
+/**
+ * Returns where the frames of a log end: each begins with marker, length and checksum, of 4 bytes
+ * each.
+ */
 function frameEnds(log: Buffer = Buffer.alloc(0)): number[] {
   const ends: number[] = [];
   for (let at = 0; at + 12 <= log.length && log.readUInt32BE(at) !== 0; ends.push(at)) {
@@ -109,7 +117,7 @@ function frameEnds(log: Buffer = Buffer.alloc(0)): number[] {
   return ends;
 }
 
-/** A log of one frame per save, where these end, and what must be known after each of them. */
+/** Returns a log with one frame for each change, where the frames end, and the state after each. */
 function smallLog(changes: State[]): { bytes: Buffer; ends: number[]; states: State[] } {
   const disk = new Disk(randomFrom(1));
   const storage = start(disk);
@@ -136,7 +144,7 @@ const fourFrames = () =>
     { currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [command(3, 3, "last")] },
   ]);
 
-/** A log as it is on a disk: with zeros after what was written. */
+/** Returns a log as it is on a disk: with zeros after the last frame. */
 const padded = (bytes: Uint8Array) => Buffer.concat([bytes, Buffer.alloc(500)]);
 
 function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
@@ -145,13 +153,13 @@ function recover(bytes: Uint8Array): { disk: Disk; storage: Storage } {
   return { disk, storage: start(disk) };
 }
 
-/** A life of which nobody can foresee the number, but that it is later than the last one. */
+/** A boot number is random, but greater than the last one. */
 function expectNextBoot(last: number, next: number): void {
   expect(next).toBeWithin(last + 1, last + 2 ** 20 + 1);
 }
 
-describe("what is saved is found again", () => {
-  test("an empty directory is founded: no term, no vote, no entry, a first boot", () => {
+describe("what a server finds at its start", () => {
+  test("in an empty directory: no term, no vote, no entry, and a first boot", () => {
     const { hardState, entries, identity, cutBytes } = start(new Disk(randomFrom(1)));
     expect(show({ ...hardState, entries })).toEqual(show(NOTHING));
     expect(identity).toMatchObject(founder);
@@ -159,7 +167,7 @@ describe("what is saved is found again", () => {
     expect(cutBytes).toBe(0);
   });
 
-  test("whatever is saved, killed, cut off and started again, no completed save is lost", () => {
+  test("every completed save, after any sequence of saves, kills and power cuts", () => {
     let [starts, cuts, conflicts] = [0, 0, 0];
     forSeeds(600, (random) => {
       const disk = new Disk(random);
@@ -185,12 +193,12 @@ describe("what is saved is found again", () => {
         cuts += storage.cutBytes;
       }
     });
-    // A run that restarts nothing proves nothing. Between two saves there is nothing to cut.
+    // A run without restarts proves nothing. Between two saves there is nothing to cut.
     expect(cuts).toBe(0);
     if (!isReplay) expect(Math.min(starts, conflicts)).toBeGreaterThan(100);
   });
 
-  test("a save that the power cut interrupts is there as a whole, or not at all", () => {
+  test("an interrupted save as a whole, or not at all", () => {
     const outcomes = { lost: 0, kept: 0, cut: 0 };
     forSeeds(600, (random) => {
       const disk = new Disk(random);
@@ -202,7 +210,7 @@ describe("what is saved is found again", () => {
           storage.save(change);
           known = after(known, change);
         }
-        // The kill comes at the very moment of the sync: the write was done, nothing is certain.
+        // The server is killed during the sync: the frame is written, but perhaps not durable.
         const last = drawChange(random, known);
         disk.fault = ({ what }) => {
           if (what === "sync") disk.powerCut("parts");
@@ -221,7 +229,7 @@ describe("what is saved is found again", () => {
     if (!isReplay) expect(Math.min(...Object.values(outcomes))).toBeGreaterThan(10);
   });
 
-  test("an entry that takes the place of another takes away all that followed it", () => {
+  test("no entry that followed a replaced entry", () => {
     const disk = new Disk(randomFrom(1));
     const storage = start(disk);
     const old = [1, 2, 3].map((index) => command(index, 1, `old ${index}`));
@@ -237,7 +245,7 @@ describe("what is saved is found again", () => {
     expect(entries.map(({ data }) => data.toString())).toEqual(["old 1", "new"]);
   });
 
-  test("thousands of entries come back in order, and again from the file that replaces it", () => {
+  test("thousands of entries in order, also from the log that replaces the first one", () => {
     const disk = new Disk(randomFrom(1));
     const entries = Array.from({ length: 2500 }, (_, i) => command(i + 1, 1, `command ${i}`));
     start(disk).save({ currentTerm: 1, votedFor: "a", commitIndex: 0, entries });
@@ -251,8 +259,8 @@ describe("what is saved is found again", () => {
 });
 
 /**
- * What is kept of an unfinished write: as much as its header claims, unless that is all zeros. What
- * else is there may be of an earlier use of the file.
+ * Returns what a start keeps of an unfinished write: as many bytes as its header claims, unless the
+ * header is all zeros. The bytes after that may be from an earlier use of the file.
  */
 function torn(rest: Buffer): Buffer {
   const header = Buffer.concat([rest], 12);
@@ -261,12 +269,12 @@ function torn(rest: Buffer): Buffer {
     : rest.subarray(0, 12 + header.readUInt32BE(4));
 }
 
-describe("the end of the log", () => {
+describe("recovery of a log", () => {
   const { bytes, ends, states } = fourFrames();
   const [first = 0] = ends;
   const [lastBegin = 0, end = 0] = ends.slice(-2);
 
-  test("a log is recovered up to its last whole frame, and the rest is kept", () => {
+  test("keeps all whole frames, and saves the rest in log.cut", () => {
     for (let length = first; length <= bytes.length; length += 1) {
       const whole = ends.findLastIndex((frameEnd) => frameEnd <= length);
       const log = padded(bytes.subarray(0, length));
@@ -280,7 +288,7 @@ describe("the end of the log", () => {
     }
   });
 
-  test("a log that was cut off anywhere, also between two frames, is refused and left there", () => {
+  test("refuses a log that does not end with zeros, and leaves it alone", () => {
     for (let length = first; length < bytes.length + 12; length += 1) {
       const cut = padded(bytes).subarray(0, length);
       const disk = new Disk(randomFrom(1));
@@ -295,18 +303,18 @@ describe("the end of the log", () => {
     expect(remembered(storage)).toEqual(show(states.at(-1) ?? NOTHING));
   });
 
-  test("a log ends with zeros at all times, also when the power fails while it grows", () => {
+  test("finds zeros at the end even if the power failed while the log grew", () => {
     let grown = 0;
     forSeeds(100, (random) => {
       const disk = new Disk(random);
       const storage = start(disk, random);
       const promise = { currentTerm: 1, votedFor: "a", commitIndex: 0 };
-      /** Saves an entry, after which there is room for so many bytes. */
-      const fill = (index: number, left: number) => {
+      /** Saves an entry that leaves so many bytes free in the file. */
+      const fill = (index: number, countdown: number) => {
         const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
         const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
         const empty = encodeFrame(records).length;
-        const length = disk.durableSize(LOG) - end - empty - left;
+        const length = disk.durableSize(LOG) - end - empty - countdown;
         storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
       };
       fill(1, 500);
@@ -317,8 +325,8 @@ describe("the end of the log", () => {
         if (syncs === 0) disk.powerCut("parts");
         return undefined;
       };
-      // It ends a few bytes before the end of the room, or there, or after it.
-      failureOf(() => fill(2, Math.floor(random() * 40) - 20));
+      // The entry ends a few bytes before the end of the file, at its end, or after it.
+      throws(() => fill(2, Math.floor(random() * 40) - 20));
       disk.fault = () => undefined;
       disk.powerCut("parts");
       if (disk.durableSize(LOG) > size) grown += 1;
@@ -327,11 +335,11 @@ describe("the end of the log", () => {
     if (!isReplay) expect(grown).toBeGreaterThan(10);
   }, 60_000);
 
-  test("a log without its first frame is of nobody: refused by name, and left as it is", () => {
+  test("refuses a log without its first frame, and leaves it alone", () => {
     for (let length = 0; length < first; length += 1) {
       const disk = new Disk(randomFrom(1));
       disk.put(LOG, bytes.subarray(0, length));
-      disk.put(`${LOG}.old`, bytes); // As other programs call what is theirs, too.
+      disk.put(`${LOG}.old`, bytes); // Another program's file may have this name, too.
       expectRefusal(
         () => start(disk),
         `Cannot use ${LOG}: it does not begin as a log of raft.ts. Restore it, or use another `
@@ -342,7 +350,7 @@ describe("the end of the log", () => {
     }
   });
 
-  test("a log of version 4, whose commands were packed, is read and written again", () => {
+  test("reads a log of version 4, whose commands were packed, and writes it again", () => {
     const disk = new Disk(randomFrom(1));
     const identity = { ...founder, id: "0123456789abcdef", disk: 7, boot: 1 };
     const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version: 4, ...identity })));
@@ -373,7 +381,7 @@ describe("the end of the log", () => {
     expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":5");
   });
 
-  test("a log of another version is refused by name, and left as it is", () => {
+  test("refuses a log of any other version, and leaves it alone", () => {
     const founded = { ...founder, id: "", disk: 1, boot: 1 };
     for (const version of [undefined, 3, 6, "4"]) {
       const disk = new Disk(randomFrom(1));
@@ -389,7 +397,7 @@ describe("the end of the log", () => {
     }
   });
 
-  test("a last frame of which any part is missing was promised to nobody, and is cut", () => {
+  test("cuts a last frame with any part missing, because nothing was promised by it", () => {
     const previous = show(states.at(-2) ?? NOTHING);
     const zeros = Buffer.alloc(100);
     for (let at = lastBegin; at < end; at += 1) {
@@ -407,7 +415,7 @@ describe("the end of the log", () => {
     }
   });
 
-  test("after a cut the log goes on, and holds", () => {
+  test("is followed by saves that last, even after a cut", () => {
     const { disk, storage } = recover(padded(bytes.subarray(0, end - 3)));
     const change = {
       currentTerm: 4,
@@ -417,12 +425,12 @@ describe("the end of the log", () => {
     };
     storage.save(change);
     disk.powerCut("nothing");
-    const again = start(disk);
-    expect(remembered(again)).toEqual(show(after(states.at(-2) ?? NOTHING, change)));
-    expect(again.cutBytes).toBe(0);
+    const restarted = start(disk);
+    expect(remembered(restarted)).toEqual(show(after(states.at(-2) ?? NOTHING, change)));
+    expect(restarted.cutBytes).toBe(0);
   });
 
-  test("what is cut is refused where the disk fails to keep it, and no file stays open", () => {
+  test("fails if log.cut cannot be saved, and leaves no file open", () => {
     const disk = new Disk(randomFrom(1));
     disk.put(LOG, padded(bytes.subarray(0, end - 3)));
     for (const what of ["create", "write", "sync"] as const) {
@@ -430,16 +438,17 @@ describe("the end of the log", () => {
         operation.what === what && operation.file === "data/log.cut"
           ? { code: "EIO", share: 0.5 }
           : undefined;
-      expectRefusal(() => start(disk), "data/log.cut"); // The disk refuses to unlock an open one.
+      // The simulated disk refuses to unlock a directory with an open file.
+      expectRefusal(() => start(disk), "data/log.cut");
     }
     disk.fault = () => undefined;
     expect(start(disk).cutBytes).toBeGreaterThan(0);
   });
 
-  test("one flipped bit is refused if a good frame is behind it; else that frame is cut", () => {
+  test("refuses a flipped bit before a whole frame, and cuts the last frame for one", () => {
     let [refused, cut] = [0, 0];
     const log = padded(bytes);
-    const next = end + 12; // The zeros where the next frame would begin.
+    const next = end + 12; // Includes the zeros where the next frame would begin.
     for (let bit = 0; bit < next * 8; bit += 1) {
       const flipped = Buffer.from(log);
       flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
@@ -460,7 +469,7 @@ describe("the end of the log", () => {
     expect([refused, cut]).toEqual([lastBegin * 8, (next - lastBegin) * 8]);
   });
 
-  test("a frame that is missing in the middle is refused, not closed up", () => {
+  test("refuses a log with a missing frame in the middle", () => {
     for (const [i, begin] of ends.slice(0, -2).entries()) {
       const hole = Buffer.from(bytes).fill(0, begin, ends[i + 1]);
       const disk = new Disk(randomFrom(1));
@@ -473,7 +482,7 @@ describe("the end of the log", () => {
     }
   });
 
-  test("a refused directory is let go, so that it can be mended and started", () => {
+  test("releases the directory when it refuses a log, so that the log can be repaired", () => {
     const disk = new Disk(randomFrom(1));
     disk.put(LOG, Buffer.from(bytes).fill(0, first, first + 1));
     expectRefusal(() => start(disk), "damaged");
@@ -481,22 +490,22 @@ describe("the end of the log", () => {
     expect(remembered(start(disk))).toEqual(show(states.at(-1) ?? NOTHING));
   });
 
-  test("commands that look like frames and records neither hide damage nor invent it", () => {
-    // A client may have read an old log, whose marker is another one, and send it as a command.
-    const looksLikeLog = Buffer.concat([bytes, encodeRecord(command(9, 9, "forged")), bytes]);
+  test("is not deceived by commands that look like frames and records", () => {
+    // A client may have read an old log, which has another marker, and send it as a command.
+    const logAsCommand = Buffer.concat([bytes, encodeRecord(command(9, 9, "forged")), bytes]);
     const disk = new Disk(randomFrom(1));
     const storage = start(disk, randomFrom(99));
     const kept = {
       currentTerm: 5,
       votedFor: "a",
       commitIndex: 0,
-      entries: [command(1, 5, looksLikeLog)],
+      entries: [command(1, 5, logAsCommand)],
     };
     storage.save(kept);
     const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
-    storage.save({ ...kept, entries: [command(2, 5, looksLikeLog)] });
+    storage.save({ ...kept, entries: [command(2, 5, logAsCommand)] });
     const log = disk.read(LOG) ?? Buffer.alloc(0);
-    for (let length = end; length < end + looksLikeLog.length; length += 7) {
+    for (let length = end; length < end + logAsCommand.length; length += 7) {
       const cut = recover(padded(log.subarray(0, length)));
       expect(remembered(cut.storage)).toEqual(show(kept));
       expect(cut.storage.cutBytes).toBe(torn(padded(log.subarray(end, length))).length);
@@ -506,7 +515,7 @@ describe("the end of the log", () => {
 });
 
 describe("a start", () => {
-  test("writes and syncs what it read, before anything is promised by it (catalogue 46)", () => {
+  test("writes and syncs what it read before any promise is made (catalogue 46)", () => {
     const disk = new Disk(randomFrom(1));
     const storage = start(disk);
     const change = {
@@ -521,13 +530,14 @@ describe("a start", () => {
     };
     expectRefusal(() => storage.save(change), "killed");
     disk.fault = () => undefined;
-    // The page cache has it, so this start believes it and may promise by it. Then power fails.
+    // The page cache has the frame, so this start reads it and may promise by it. Then the power
+    // fails.
     expect(remembered(start(disk))).toEqual(show(change));
     disk.powerCut("nothing");
     expect(remembered(start(disk))).toEqual(show(change));
   });
 
-  test("has synced its new file before the file takes the place of the old one", () => {
+  test("syncs its new file before that replaces the old one", () => {
     const done: string[] = [];
     const disk = new Disk(randomFrom(1), ({ what, file }) => done.push(`${what} ${file}`));
     start(disk);
@@ -535,7 +545,7 @@ describe("a start", () => {
     expect(done.indexOf("write data/log.new")).toBe(done.length - 3);
   });
 
-  test("is counted durably: the boot rises each time, whatever became of the last one", () => {
+  test("saves a greater boot number each time, however the last run ended", () => {
     forSeeds(50, (random) => {
       const disk = new Disk(random);
       for (let [life, before] = [1, 0]; life < 10; life += 1) {
@@ -546,13 +556,13 @@ describe("a start", () => {
         else disk.powerCut(random() < 0.5 ? "nothing" : "parts");
       }
     });
-    const unlucky = new Disk(randomFrom(1));
-    const { boot } = start(unlucky).identity;
-    unlucky.kill();
-    expect(start(unlucky, () => 0).identity.boot).toBe(boot + 1);
+    const drawingZero = new Disk(randomFrom(1));
+    const { boot } = start(drawingZero).identity;
+    drawingZero.kill();
+    expect(start(drawingZero, () => 0).identity.boot).toBe(boot + 1);
   });
 
-  test("of two copies of one directory begins two lives, of one disk (a cloned machine)", () => {
+  test("from copies of one directory draws different boot numbers, with one disk number", () => {
     forSeeds(50, (random) => {
       const disk = new Disk(random);
       const { disk: id, boot } = start(disk, random).identity;
@@ -568,17 +578,17 @@ describe("a start", () => {
     });
   });
 
-  test("is refused where the log is lost, but not where the first one was cut short", () => {
+  test("is refused if the log is lost, but not if the first start was cut short", () => {
     for (const keep of keeps) {
       for (let n = 0; n < 12; n += 1) {
         const disk = new Disk(randomFrom(n));
-        let left = n;
+        let countdown = n;
         disk.fault = () => {
-          if (left === 0) disk.powerCut(keep);
-          left -= 1;
+          if (countdown === 0) disk.powerCut(keep);
+          countdown -= 1;
           return undefined;
         };
-        const wasCut = failureOf(() => start(disk));
+        const wasCut = throws(() => start(disk));
         disk.fault = () => undefined;
         expect(wasCut).toBe(n < 8);
         disk.powerCut(keep);
@@ -593,7 +603,7 @@ describe("a start", () => {
     }
   });
 
-  test("is refused while another server has the directory", () => {
+  test("is refused while another server uses the directory", () => {
     const disk = new Disk(randomFrom(1));
     const storage = start(disk);
     expectRefusal(() => start(disk), "Cannot use data: a running server has it");
@@ -601,7 +611,7 @@ describe("a start", () => {
     expectNextBoot(storage.identity.boot, start(disk).identity.boot);
   });
 
-  test("is refused for another server or another cluster, and says whose the directory is", () => {
+  test("is refused for another server or cluster, and names the owner of the directory", () => {
     const disk = new Disk(randomFrom(1));
     start(disk).close();
     const before = disk.read(LOG);
@@ -615,7 +625,7 @@ describe("a start", () => {
     expect(disk.read(LOG)).toEqual(before);
   });
 
-  test("remembers the founding members, whatever list it is given later", () => {
+  test("remembers the founding members, even if it is given another list later", () => {
     const disk = new Disk(randomFrom(1));
     const { id } = start(disk).identity;
     disk.kill();
@@ -623,7 +633,7 @@ describe("a start", () => {
     expect(later.identity).toMatchObject({ id, members: founder.members });
   });
 
-  test("gives one id to servers of one list in any order, another to each other list", () => {
+  test("gives one id to servers with the same members, in any order", () => {
     const id = (members: string[], name = "a", cluster = "test", seed = 1) =>
       start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity.id;
     expect(id(["c", "a", "b"], "b", "test", 2)).toBe(id(["a", "b", "c"]));
@@ -638,9 +648,9 @@ describe("a start", () => {
   });
 });
 
-describe("a disk that fails", () => {
-  /** Starts twice and saves between, with the n-th operation failing. Returns what was promised. */
-  function live(disk: Disk, random: Random): { completed: State; attempted: State } {
+describe("a failing disk", () => {
+  /** Starts twice with saves between; the n-th operation of the disk fails. Returns the states. */
+  function runTwice(disk: Disk, random: Random): { completed: State; attempted: State } {
     let completed = NOTHING;
     let attempted = NOTHING;
     const live = () => {
@@ -655,11 +665,11 @@ describe("a disk that fails", () => {
         storage.close();
       }
     };
-    expect(failure(live).code).toBe("storage");
+    expect(errorOf(live).code).toBe("storage");
     return { completed, attempted };
   }
 
-  test("stops whoever writes, at any operation, and what was promised is there again", () => {
+  test("stops the server at any operation, and every completed save is found again", () => {
     const failed = new Set<string>();
     let cases = 0;
     forSeeds(4, (random, seed) => {
@@ -674,7 +684,7 @@ describe("a disk that fails", () => {
               failed.add(operation.what);
               return fault;
             };
-            const { completed, attempted } = live(disk, randomFrom(seed));
+            const { completed, attempted } = runTwice(disk, randomFrom(seed));
             disk.fault = () => undefined;
             disk.powerCut(keep);
             const found = remembered(start(disk, random));
@@ -690,7 +700,7 @@ describe("a disk that fails", () => {
     expect(cases % (18 * 12)).toBe(0);
   });
 
-  test("says which file, and what the system said", () => {
+  test("is reported with the file and the system's message", () => {
     const disk = new Disk(randomFrom(1));
     const storage = start(disk);
     disk.fault = () => ({ code: "EIO", share: 0 });
@@ -699,18 +709,18 @@ describe("a disk that fails", () => {
     expectRefusal(() => storage.save(change), "EIO");
   });
 
-  test("says what to do when it is full", () => {
+  test("is reported with the advice to make room if it is full", () => {
     const disk = new Disk(randomFrom(1));
     disk.fault = () => ({ code: "ENOSPC", share: 0 });
     expectRefusal(() => start(disk), "Make room on that disk, and start again.");
   });
 
-  test("at a start lets go of the directory, so that the next start can have it", () => {
+  test("at a start releases the directory, so that the next start can use it", () => {
     const disk = new Disk(randomFrom(1));
     disk.fault = () => ({ code: "ENOSPC", share: 0 });
     expectRefusal(() => start(disk), "ENOSPC");
     disk.fault = () => undefined;
-    expectNextBoot(0, start(disk).identity.boot); // That start has left nothing.
+    expectNextBoot(0, start(disk).identity.boot); // The failed start has left no data.
   });
 });
 
@@ -720,7 +730,7 @@ describe("a snapshot", () => {
     makeEntry(index, term, kind, Buffer.from(data));
   const members = configuration(founder.members, ["d"]);
 
-  /** Writes, slice by slice, the state after an entry, and returns how long it is. */
+  /** Writes the state after an entry, slice by slice, and returns its length. */
   function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
     let at = 0;
     const head = { ...record("snapshot", "", index, term), listed: { founding: 7, members } };
@@ -732,13 +742,16 @@ describe("a snapshot", () => {
     return at;
   }
 
-  /** Takes one of all up to `index`, and keeps the entries behind the base. */
+  /**
+   * Takes a snapshot of all entries up to `index`, and rewrites the log with the entries after the
+   * base.
+   */
   function take(storage: Storage, { index, term }: Position, entries: Entry[], base = index): void {
     write(storage, { index, term }, ["this", "and that"]);
     storage.keepSnapshot();
     const rest = entries.filter((entry) => entry.index > base);
     for (const _ of storage.rewriteLog({ index: base, term }, rest, 1)) {
-      storage.save({ ...storage.hardState, entries: [] }); // Saves go on meanwhile.
+      storage.save({ ...storage.hardState, entries: [] }); // The server saves meanwhile.
     }
   }
 
@@ -746,17 +759,17 @@ describe("a snapshot", () => {
     [...storage.readSnapshot()].flat().filter(({ kind }) => kind === "state").map(({ data }) =>
       `${data}`
     );
-  const five = [1, 2, 3, 4, 5].map((index) => command(index, 1, `number ${index}`));
-  const saved = (disk: Disk, random?: Random) => {
+  const fiveEntries = [1, 2, 3, 4, 5].map((index) => command(index, 1, `number ${index}`));
+  const storageWithFive = (disk: Disk, random?: Random) => {
     const storage = start(disk, random);
-    storage.save({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: five });
+    storage.save({ currentTerm: 2, votedFor: "b", commitIndex: 0, entries: fiveEntries });
     return storage;
   };
   const indexes = ({ entries }: Storage) => entries.map(({ index }) => index);
 
-  test("is found again, in order, with the log behind its base, the term and the vote", () => {
+  test("is found again, with the log after its base, the term and the vote", () => {
     const disk = new Disk(randomFrom(1));
-    take(saved(disk), { index: 4, term: 1 }, five, 3);
+    take(storageWithFive(disk), { index: 4, term: 1 }, fiveEntries, 3);
     disk.powerCut("nothing");
     for (let life = 0; life < 2; life += 1) {
       const storage = start(disk);
@@ -781,67 +794,69 @@ describe("a snapshot", () => {
     expect(storage.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
   });
 
-  test("that is interrupted anywhere loses nothing (catalogue 31)", () => {
+  test("that is interrupted at any operation loses nothing (catalogue 31)", () => {
     const found = new Set<string>();
     forSeeds(20, (random, seed) => {
       for (const keep of keeps) {
         for (let n = 0; n < 40; n += 1) {
           const disk = new Disk(random);
-          const storage = saved(disk, randomFrom(seed));
-          let left = n;
+          const storage = storageWithFive(disk, randomFrom(seed));
+          let countdown = n;
           disk.fault = () => {
-            if (left === 0) disk.powerCut(keep);
-            left -= 1;
+            if (countdown === 0) disk.powerCut(keep);
+            countdown -= 1;
             return undefined;
           };
           try {
-            take(storage, { index: 4, term: 1 }, five, 3);
+            take(storage, { index: 4, term: 1 }, fiveEntries, 3);
             storage.save({
               currentTerm: 2,
               votedFor: "b",
               commitIndex: 0,
               entries: [command(6, 2, "more")],
             });
-          } catch {} // It was killed there.
+          } catch {} // The server was killed.
           disk.fault = () => undefined;
-          if (left >= 0) disk.powerCut(keep);
-          const again = start(disk, randomFrom(seed));
-          const { snapshot: { index } = { index: 0 } } = again;
+          if (countdown >= 0) disk.powerCut(keep);
+          const restarted = start(disk, randomFrom(seed));
+          const { snapshot: { index } = { index: 0 } } = restarted;
           expect([0, 4]).toContain(index);
-          expect([0, index === 0 ? 0 : 3]).toContain(again.base.index);
-          const first = again.base.index + 1;
-          expect(indexes(again).slice(0, 6 - first)).toEqual([1, 2, 3, 4, 5].slice(first - 1));
-          expect(again.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
-          expect(index === 0 ? [] : states(again)).toEqual(index === 0 ? [] : ["this", "and that"]);
+          expect([0, index === 0 ? 0 : 3]).toContain(restarted.base.index);
+          const first = restarted.base.index + 1;
+          expect(indexes(restarted).slice(0, 6 - first)).toEqual([1, 2, 3, 4, 5].slice(first - 1));
+          expect(restarted.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
+          expect(index === 0 ? [] : states(restarted)).toEqual(
+            index === 0 ? [] : ["this", "and that"],
+          );
           expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
-          found.add(`${index} ${again.base.index} ${again.entries.at(-1)?.index}`);
+          found.add(`${index} ${restarted.base.index} ${restarted.entries.at(-1)?.index}`);
         }
       }
     });
     if (isReplay) return;
-    // Before the switch, between the switch and the cut, behind both, and when all was over.
+    // Before the rename, between the rename and the new log, after both, and after the last save.
     expect([...found].sort()).toEqual(["0 0 5", "4 0 5", "4 3 5", "4 3 6"]);
   });
 
-  test("whose disk fails stops the server, and what was promised is there again", () => {
+  test("stops the server when the disk fails, and every completed save is found again", () => {
     const failed = new Set<string>();
     for (const fault of faults) {
       for (let n = 0; n < 26; n += 1) {
         const disk = new Disk(randomFrom(n));
-        const storage = saved(disk);
-        let left = n;
+        const storage = storageWithFive(disk);
+        let countdown = n;
         disk.fault = ({ what, file }) => {
-          if (what === "link") return undefined; // To fail in that is no failure.
-          left -= 1;
-          if (left === -1) failed.add(`${what} ${file}`);
-          return left === -1 ? fault : undefined;
+          if (what === "link") return undefined; // A failing link is not an error.
+          countdown -= 1;
+          if (countdown === -1) failed.add(`${what} ${file}`);
+          return countdown === -1 ? fault : undefined;
         };
-        const { code } = failure(() => take(storage, { index: 4, term: 1 }, five, 3));
+        const { code } = errorOf(() => take(storage, { index: 4, term: 1 }, fiveEntries, 3));
         expect(code).toBe("storage");
         disk.fault = () => undefined;
         disk.powerCut("parts");
-        const again = start(disk);
-        expect(indexes(again)).toEqual([1, 2, 3, 4, 5].slice(again.base.index));
+        const restarted = start(disk);
+        expect(indexes(restarted)).toEqual([1, 2, 3, 4, 5].slice(restarted.base.index));
       }
     }
     expect([...failed].sort()).toEqual([
@@ -858,8 +873,8 @@ describe("a snapshot", () => {
   });
 
   /**
-   * The log anew, of all entries, as nobody asks for but a test. Changes are saved meanwhile; it is
-   * left half done where there is none.
+   * Rewrites the log with all entries, and saves changes meanwhile. Leaves the new log unfinished
+   * when `draw` returns none.
    */
   function rewrite(
     storage: Storage,
@@ -876,21 +891,27 @@ describe("a snapshot", () => {
     return now;
   }
 
-  /** The power fails in the middle of a write, or of a new log, and nobody knows how far it came. */
-  function interrupt(disk: Disk, storage: Storage, known: State, keep: Keep, left: number): void {
+  /** Cuts the power in the middle of a save or of a rewritten log. */
+  function interrupt(
+    disk: Disk,
+    storage: Storage,
+    known: State,
+    keep: Keep,
+    countdown: number,
+  ): void {
     disk.fault = () => {
-      if (left === 0) disk.powerCut(keep);
-      left -= 1;
+      if (countdown === 0) disk.powerCut(keep);
+      countdown -= 1;
       return undefined;
     };
-    const again = () => rewrite(storage, known, () => ({ ...known, entries: [] }));
+    const restarted = () => rewrite(storage, known, () => ({ ...known, entries: [] }));
     expectRefusal(() => {
-      for (;;) again();
+      for (;;) restarted();
     }, "killed");
     disk.fault = () => undefined;
   }
 
-  test("is followed by a log that is written over an old one, of which nothing comes back", () => {
+  test("is followed by a log that overwrites an older one, whose entries never return", () => {
     let [reused, made, starts] = [0, 0, 0];
     forSeeds(300, (random) => {
       const disk = new Disk(random);
@@ -919,7 +940,8 @@ describe("a snapshot", () => {
           storage = start(disk, random);
           expect(remembered(storage)).toEqual(show(known));
           starts += 1;
-          // What an earlier life has written is never written over: others may have that file.
+          // A start never overwrites files of the run before: another program may have a link to
+          // them.
           [current, inodes] = [disk.inode(LOG), new Set()];
         }
       }
@@ -927,54 +949,55 @@ describe("a snapshot", () => {
     if (!isReplay) expect(Math.min(reused, made, starts)).toBeGreaterThan(300);
   });
 
-  test("is followed by a log that ends where it ends, whatever lies behind it", () => {
+  test("is followed by a log that ends at its last frame, with old bytes after it", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
+    const storage = storageWithFive(disk);
     const long = command(6, 1, "x".repeat(5000));
     storage.save({ ...storage.hardState, entries: [long] });
     const lengths = [1, 2, 3, 4].map(() => {
-      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, Infinity));
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, fiveEntries, Infinity));
       return disk.read(LOG)?.length ?? 0;
     });
-    expect(lengths[1]).toBeGreaterThan(5000); // The long entry is there, but nobody's.
+    // The file still has the long entry's bytes, but the log does not.
+    expect(lengths[1]).toBeGreaterThan(5000);
     disk.powerCut("nothing");
-    const again = start(disk);
-    expect(indexes(again)).toEqual([1, 2, 3, 4, 5]);
-    expect(again.cutBytes).toBe(0);
+    const restarted = start(disk);
+    expect(indexes(restarted)).toEqual([1, 2, 3, 4, 5]);
+    expect(restarted.cutBytes).toBe(0);
     expect(disk.read("data/log.cut")).toBeUndefined();
     expect(disk.read(`${LOG}.old`)).toBeUndefined();
   });
 
-  test("is followed by a start that removes log.old, which may be the log itself", () => {
+  test("is followed by a start that removes log.old, even if it is the log itself", () => {
     for (let n = 0; n < 12; n += 1) {
       const disk = new Disk(randomFrom(n));
-      const storage = saved(disk);
+      const storage = storageWithFive(disk);
       disk.fault = ({ what, file }) => {
         if (what === "rename" && file === LOG) disk.powerCut("everything");
         return undefined;
       };
-      expectRefusal(() => [...storage.rewriteLog({ index: 0, term: 0 }, five)], "killed");
+      expectRefusal(() => [...storage.rewriteLog({ index: 0, term: 0 }, fiveEntries)], "killed");
       expect(disk.inode(`${LOG}.old`)).toBe(disk.inode(LOG));
-      let left = n;
+      let countdown = n;
       disk.fault = () => {
-        if (left === 0) disk.powerCut("parts");
-        left -= 1;
+        if (countdown === 0) disk.powerCut("parts");
+        countdown -= 1;
         return undefined;
       };
-      expect(failureOf(() => start(disk))).toBe(left < 0);
+      expect(throws(() => start(disk))).toBe(countdown < 0);
       disk.fault = () => undefined;
       disk.powerCut("nothing");
       expect(indexes(start(disk))).toEqual([1, 2, 3, 4, 5]);
     }
   });
 
-  test("is followed by a log in new space, where the one before the last was large", () => {
+  test("is followed by a log in a new file if the one before the last was large", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
+    const storage = storageWithFive(disk);
     storage.save({ ...storage.hardState, entries: [command(6, 1, Buffer.alloc(64 << 20))] });
     const inodes = new Set<unknown>([disk.inode(LOG)]);
     for (let i = 0; i < 2; i += 1) {
-      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, fiveEntries, 1));
       inodes.add(disk.inode(LOG));
     }
     expect(inodes.size).toBe(3);
@@ -982,13 +1005,13 @@ describe("a snapshot", () => {
     storage.close();
   });
 
-  test("is followed by a log in new space, where a file cannot have two names", () => {
+  test("is followed by a log in a new file if the file system has no hard links", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
+    const storage = storageWithFive(disk);
     const inodes = new Set<unknown>();
     disk.fault = ({ what }) => what === "link" ? { code: "EIO", share: 0 } : undefined;
     for (let i = 0; i < 4; i += 1) {
-      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, five, 1));
+      for (const _ of storage.rewriteLog({ index: 0, term: 0 }, fiveEntries, 1));
       inodes.add(disk.inode(LOG));
     }
     expect(inodes.size).toBe(4);
@@ -996,13 +1019,13 @@ describe("a snapshot", () => {
     expect(indexes(start(disk))).toEqual([1, 2, 3, 4, 5]);
   });
 
-  test("is followed by what was saved while the log was written anew, or that comes to nothing", () => {
+  test("is followed by all saves made during the rewriting, even if that is abandoned", () => {
     for (const isLeft of [false, true]) {
       const disk = new Disk(randomFrom(1));
-      const storage = saved(disk);
+      const storage = storageWithFive(disk);
       write(storage, { index: 2, term: 1 }, ["two"]);
       storage.keepSnapshot();
-      const slices = storage.rewriteLog({ index: 2, term: 1 }, five.slice(2), 1);
+      const slices = storage.rewriteLog({ index: 2, term: 1 }, fiveEntries.slice(2), 1);
       slices.next();
       storage.save({
         currentTerm: 3,
@@ -1026,36 +1049,36 @@ describe("a snapshot", () => {
         entries: [command(6, 3, "the last")],
       });
       disk.powerCut("nothing");
-      const again = start(disk);
-      expect(again.base.index).toBe(isLeft ? 0 : 2);
-      expect(again.entries.slice(-4).map(({ data }) => `${data}`)).toEqual([
+      const restarted = start(disk);
+      expect(restarted.base.index).toBe(isLeft ? 0 : 2);
+      expect(restarted.entries.slice(-4).map(({ data }) => `${data}`)).toEqual([
         "number 3",
         "another",
         "and more",
         "the last",
       ]);
-      expect(again.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
+      expect(restarted.hardState).toMatchObject({ currentTerm: 3, votedFor: "c" });
     }
   });
 
-  test("that was received takes the place of a log that has not its last entry", () => {
+  test("that was received replaces a log without the snapshot's last entry", () => {
     for (const position of [{ index: 9, term: 2 }, { index: 4, term: 2 }]) {
       const disk = new Disk(randomFrom(1));
-      const storage = saved(disk);
+      const storage = storageWithFive(disk);
       write(storage, position, ["theirs"]);
       expect(storage.keepSnapshot()).toMatchObject(position);
-      disk.powerCut("nothing"); // Its log is not cut yet.
-      const again = start(disk);
-      expect([again.base, again.entries]).toMatchObject([position, []]);
-      expect(again.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
-      expect(states(again)).toEqual(["theirs"]);
+      disk.powerCut("nothing"); // The log is not rewritten yet.
+      const restarted = start(disk);
+      expect([restarted.base, restarted.entries]).toMatchObject([position, []]);
+      expect(restarted.hardState).toMatchObject({ currentTerm: 2, votedFor: "b" });
+      expect(states(restarted)).toEqual(["theirs"]);
     }
   });
 
-  test("that was received has replaced the log before the next entry is saved", () => {
+  test("that was received replaces the log before the next entry is saved", () => {
     for (const position of [{ index: 9, term: 2 }, { index: 4, term: 2 }]) {
       const disk = new Disk(randomFrom(1));
-      const storage = saved(disk);
+      const storage = storageWithFive(disk);
       write(storage, position, ["theirs"]);
       storage.keepSnapshot();
       const slices = storage.rewriteLog(position, [], 1);
@@ -1063,23 +1086,23 @@ describe("a snapshot", () => {
       const next = command(position.index + 1, 2, "after it");
       storage.save({ ...storage.hardState, entries: [next] });
       disk.powerCut("nothing");
-      const again = start(disk);
-      expect(again.base).toMatchObject(position);
-      expect(indexes(again)).toEqual([next.index]);
+      const restarted = start(disk);
+      expect(restarted.base).toMatchObject(position);
+      expect(indexes(restarted)).toEqual([next.index]);
     }
   });
 
-  test("that is not finished is removed by the next start", () => {
+  test("that is unfinished is removed by the next start", () => {
     const disk = new Disk(randomFrom(1));
-    write(saved(disk), { index: 4, term: 1 }, ["much"]);
+    write(storageWithFive(disk), { index: 4, term: 1 }, ["much"]);
     expect(disk.read(`${SNAPSHOT}.new`)).toBeDefined();
     disk.kill();
     expect(start(disk).snapshot).toBeUndefined();
     expect(disk.read(`${SNAPSHOT}.new`)).toBeUndefined();
   });
 
-  test("has no gaps, and a new one begins at its beginning (catalogue 35)", () => {
-    const storage = saved(new Disk(randomFrom(1)));
+  test("is written without gaps, and a new one begins at offset 0 (catalogue 35)", () => {
+    const storage = storageWithFive(new Disk(randomFrom(1)));
     const size = write(storage, { index: 3, term: 1 }, ["a long one, that will not be kept"]);
     for (const at of [size - 1, size + 1]) {
       expect(() => storage.writeSnapshot(at, Buffer.alloc(1))).toThrow("a snapshot has no gaps");
@@ -1087,22 +1110,22 @@ describe("a snapshot", () => {
     write(storage, { index: 4, term: 1 }, ["another"]);
     expect(storage.keepSnapshot().index).toBe(4);
     expect(states(storage)).toEqual(["another"]);
-    storage.close(); // Here and elsewhere: the disk demands that every file is closed by then.
+    storage.close(); // In all tests the simulated disk demands that every file is closed by now.
   });
 
-  test("can be read in pieces, to be sent", () => {
+  test("can be read in chunks", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
-    take(storage, { index: 4, term: 1 }, five);
+    const storage = storageWithFive(disk);
+    take(storage, { index: 4, term: 1 }, fiveEntries);
     const whole = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
     write(storage, { index: 5, term: 1 }, ["the next one, in the making"]);
     const pieces = [storage.readChunk(0, 7), storage.readChunk(7, 50), storage.readChunk(57, 5000)];
     expect(Buffer.concat(pieces).equals(whole)).toBe(true);
   });
 
-  test("with a flipped bit, or an end that is missing, is refused by name, and left there", () => {
+  test("with a flipped bit or a missing end is refused with its name, and left alone", () => {
     const disk = new Disk(randomFrom(1));
-    take(saved(disk), { index: 4, term: 1 }, five);
+    take(storageWithFive(disk), { index: 4, term: 1 }, fiveEntries);
     const [log, whole] = [LOG, SNAPSHOT].map((file) => disk.read(file) ?? Buffer.alloc(0));
     const damaged = [...Array(whole?.length ?? 0).keys()].flatMap((at) => {
       const flipped = Buffer.from(whole ?? []);
@@ -1120,18 +1143,19 @@ describe("a snapshot", () => {
     expect(damaged.length).toBeGreaterThan(100);
   });
 
-  test("that cannot be read is an error that names it, at each of the reads", () => {
+  test("that cannot be read causes an error with its name, at each read", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
-    take(storage, { index: 4, term: 1 }, five);
+    const storage = storageWithFive(disk);
+    take(storage, { index: 4, term: 1 }, fiveEntries);
     const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
-    /** Repeats the action, with another of its reads failing, until it succeeds. */
+    /** Repeats the action, each time with a later read failing, until it succeeds. */
     const failures = (action: () => unknown): number => {
       for (let n = 0;; n += 1) {
-        let left = n;
+        let countdown = n;
         disk.isUnreadable = (file) => {
-          if (file.startsWith(SNAPSHOT)) left -= 1; // It may be open by its earlier name.
-          return left === -1;
+          // The file may be open under its earlier name.
+          if (file.startsWith(SNAPSHOT)) countdown -= 1;
+          return countdown === -1;
         };
         try {
           action();
@@ -1142,21 +1166,22 @@ describe("a snapshot", () => {
       }
     };
     expect(failures(() => storage.readChunk(0, 10))).toBe(2);
-    expect(failures(() => states(storage))).toBeGreaterThan(8); // Two for each of four frames.
+    // Two reads for each of four frames.
+    expect(failures(() => states(storage))).toBeGreaterThan(8);
     storage.close();
-    // The last one succeeds, so each of them has let go of the directory.
+    // Each failed start has released the directory, so the last one succeeds.
     expect(failures(() => start(disk).close())).toBeGreaterThan(3);
   });
 
-  test("that does not fit its log, or has none, is refused", () => {
+  test("that does not fit its log, or has no log, is refused", () => {
     const disk = new Disk(randomFrom(1));
-    const storage = saved(disk);
-    take(storage, { index: 2, term: 1 }, five);
+    const storage = storageWithFive(disk);
+    take(storage, { index: 2, term: 1 }, fiveEntries);
     const old = disk.read(SNAPSHOT) ?? Buffer.alloc(0);
-    take(storage, { index: 4, term: 1 }, five);
+    take(storage, { index: 4, term: 1 }, fiveEntries);
     const log = disk.read(LOG) ?? Buffer.alloc(0);
     for (
-      const [has, sentence] of [
+      const [content, sentence] of [
         [
           { [LOG]: log, [SNAPSHOT]: old },
           `Cannot use ${LOG}: it begins after entry 4, and ${SNAPSHOT} ends before.`,
@@ -1169,15 +1194,15 @@ describe("a snapshot", () => {
         [{ [SNAPSHOT]: old, [`${LOG}.new`]: log }, `${LOG}: it is missing`],
       ] as const
     ) {
-      const mixed = new Disk(randomFrom(1));
-      for (const [file, bytes] of Object.entries(has)) mixed.put(file, bytes);
-      expectRefusal(() => start(mixed), sentence);
+      const mixedDisk = new Disk(randomFrom(1));
+      for (const [file, bytes] of Object.entries(content)) mixedDisk.put(file, bytes);
+      expectRefusal(() => start(mixedDisk), sentence);
     }
   });
 });
 
-describe("when the majority is gone for good", () => {
-  const used = (): Disk => {
+describe("recovery after the majority is lost forever", () => {
+  const usedDisk = (): Disk => {
     const disk = new Disk(randomFrom(5));
     const storage = start(disk);
     storage.save({
@@ -1189,25 +1214,25 @@ describe("when the majority is gone for good", () => {
     storage.close();
     return disk;
   };
-  const look = (disk: Disk) => new Storage(disk.files(), "data", undefined, randomFrom(9));
+  const inspect = (disk: Disk) => new Storage(disk.files(), "data", undefined, randomFrom(9));
 
-  test("who looks at a directory sees what it holds, and changes nothing", () => {
-    const disk = used();
+  test("begins with a look at a directory that changes nothing", () => {
+    const disk = usedDisk();
     const before = disk.read(LOG);
-    const storage = look(disk);
+    const storage = inspect(disk);
     const { disk: id, boot } = start(new Disk(randomFrom(5))).identity;
-    // It is no start, so the life is the one that there was.
+    // A look is no start, so the boot number is the last start's.
     expect(storage.identity).toMatchObject({ name: "a", cluster: "test", disk: id, boot });
     expect(remembered(storage)).toMatchObject({ currentTerm: 4, entries: { length: 2 } });
     storage.close();
     expect(disk.read(LOG)).toEqual(before as Buffer);
-    expectRefusal(() => look(new Disk(randomFrom(1))), "data/log: it is missing");
+    expectRefusal(() => inspect(new Disk(randomFrom(1))), "data/log: it is missing");
   });
 
-  test("a server becomes a cluster of its own: all entries, another id, and one member", () => {
-    const disk = used();
-    const id = look(used()).identity.id;
-    const storage = look(disk);
+  test("makes a server a cluster of its own: with all entries, another id and one member", () => {
+    const disk = usedDisk();
+    const id = inspect(usedDisk()).identity.id;
+    const storage = inspect(disk);
     storage.formNewCluster();
     storage.close();
     disk.powerCut("nothing");
@@ -1226,19 +1251,19 @@ describe("when the majority is gone for good", () => {
     ]);
   });
 
-  test("it is either what it was or a cluster of its own, wherever the power fails", () => {
+  test("leaves either the old server or the new cluster, wherever the power fails", () => {
     const ids = new Set<string>();
-    const old = look(used()).identity.id;
+    const old = inspect(usedDisk()).identity.id;
     for (const keep of keeps) {
       for (let n = 0; n < 12; n += 1) {
-        const disk = used();
-        const storage = look(disk);
-        let left = n;
+        const disk = usedDisk();
+        const storage = inspect(disk);
+        let countdown = n;
         disk.fault = () => {
-          left -= 1;
-          return left < 0 ? { code: "EIO", share: 0.5 } : undefined;
+          countdown -= 1;
+          return countdown < 0 ? { code: "EIO", share: 0.5 } : undefined;
         };
-        if (failureOf(() => storage.formNewCluster())) storage.close();
+        if (throws(() => storage.formNewCluster())) storage.close();
         disk.fault = () => undefined;
         disk.powerCut(keep);
         const { identity, entries } = start(disk);
@@ -1250,8 +1275,8 @@ describe("when the majority is gone for good", () => {
   });
 });
 
-/** Whether it fails at all. */
-function failureOf(action: () => void): boolean {
+/** Returns whether the action throws. */
+function throws(action: () => void): boolean {
   try {
     action();
     return false;
@@ -1262,7 +1287,7 @@ function failureOf(action: () => void): boolean {
 
 describe("real files", () => {
   const directories: string[] = [];
-  const fresh = () => {
+  const freshDirectory = () => {
     const directory = mkdtempSync(path.join(tmpdir(), "raft-storage-"));
     directories.push(directory);
     return path.join(directory, "cluster", "a");
@@ -1279,8 +1304,8 @@ describe("real files", () => {
     entries: [command(1, 2, "x".repeat(5000))],
   };
 
-  test("remember, with a boot that rises, and a tail that is cut and kept", () => {
-    const directory = fresh();
+  test("keep the saves of a restarted server, and its cut tail in log.cut", () => {
+    const directory = freshDirectory();
     const storage = open(directory);
     storage.save(change);
     storage.save({ ...change, entries: [command(2, 2, "torn")] });
@@ -1288,16 +1313,16 @@ describe("real files", () => {
     const log = readFileSync(`${directory}/log`);
     const end = log.findLastIndex((byte) => byte !== 0) + 1;
     writeFileSync(`${directory}/log`, log.fill(0, end - 1));
-    const again = open(directory);
-    expect(remembered(again)).toEqual(show(change));
-    expectNextBoot(storage.identity.boot, again.identity.boot);
-    expect(readFileSync(`${directory}/log.cut`).length).toBe(again.cutBytes);
-    expect(again.cutBytes).toBeGreaterThan(0);
-    again.close();
+    const restarted = open(directory);
+    expect(remembered(restarted)).toEqual(show(change));
+    expectNextBoot(storage.identity.boot, restarted.identity.boot);
+    expect(readFileSync(`${directory}/log.cut`).length).toBe(restarted.cutBytes);
+    expect(restarted.cutBytes).toBeGreaterThan(0);
+    restarted.close();
   });
 
-  test("are the server's alone: modes 0600, in a directory of mode 0700", () => {
-    const directory = fresh();
+  test("are readable by their owner only: modes 0600, in a directory of mode 0700", () => {
+    const directory = freshDirectory();
     const before = process.umask(0);
     try {
       open(directory).close();
@@ -1320,8 +1345,8 @@ describe("real files", () => {
     }
   });
 
-  test("grow in big steps, and a zero tail ends them", () => {
-    const directory = fresh();
+  test("grow in big steps, with zeros at their end", () => {
+    const directory = freshDirectory();
     const storage = open(directory);
     const sizes = new Set<number>();
     for (let index = 1; index <= 40; index += 1) {
@@ -1330,24 +1355,24 @@ describe("real files", () => {
       sizes.add(statSync(`${directory}/log`).size);
     }
     storage.close();
-    // A sync of a file that has grown must store its new length, too: that is to be rare.
+    // A sync of a file that has grown must store its new length, too, so growth must be rare.
     expect(sizes.size).toBeLessThanOrEqual(2);
     expect(Math.min(...sizes)).toBeGreaterThan(1 << 20);
     const log = readFileSync(`${directory}/log`);
     expect(log.subarray(40 * 61_000).every((byte) => byte === 0)).toBe(true);
-    const again = open(directory);
-    expect([again.entries.length, again.cutBytes]).toEqual([40, 0]);
-    again.close();
+    const restarted = open(directory);
+    expect([restarted.entries.length, restarted.cutBytes]).toEqual([40, 0]);
+    restarted.close();
   });
 
   test("are locked against a second server, in any process, until kill -9", async () => {
-    const directory = fresh();
+    const directory = freshDirectory();
     const storage = open(directory);
     expectRefusal(() => open(directory), "a running server has it");
     storage.close();
     const raft = JSON.stringify(path.join(import.meta.dir, "../../raft.ts"));
-    // It keeps what it made, or the garbage collector would let the lock go; and it ends in time,
-    // however this test does.
+    // The process keeps its storage, because the garbage collector would release the lock. It ends
+    // after ten seconds, even if this test fails.
     const script = `import { Storage, systemWorld } from ${raft};
       const founder = ${JSON.stringify(founder)};
       const storage = new Storage(systemWorld.files, ${JSON.stringify(directory)}, founder,
@@ -1363,18 +1388,18 @@ describe("real files", () => {
       child.kill("SIGKILL");
       await child.exited;
     }
-    const again = open(directory);
-    // The other process has started from it, too, and so it is the third life.
-    expect(again.identity.boot).toBeGreaterThanOrEqual(storage.identity.boot + 2);
-    expect(again.identity.boot).toBeLessThanOrEqual(storage.identity.boot + 2 * 2 ** 20);
-    again.close();
+    const restarted = open(directory);
+    // The other process has started here, too, so this is the third start.
+    expect(restarted.identity.boot).toBeGreaterThanOrEqual(storage.identity.boot + 2);
+    expect(restarted.identity.boot).toBeLessThanOrEqual(storage.identity.boot + 2 * 2 ** 20);
+    restarted.close();
   });
 
-  test("that are in no directory we may use are refused with a sentence", () => {
-    const directory = fresh();
+  test("in a directory that cannot be used are refused with the file's name", () => {
+    const directory = freshDirectory();
     open(directory).close();
     for (const file of [`${directory}/log`, `${directory}/log/below`]) {
-      const { message } = failure(() => open(file));
+      const { message } = errorOf(() => open(file));
       expect(message).toStartWith(`Cannot use ${file}: E`);
       expect(message).toEndWith("Use a directory that this user may write to.");
     }
