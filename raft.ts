@@ -203,14 +203,14 @@ export function assert(condition: unknown, sentence: string): asserts condition 
 const NOTHING = Buffer.alloc(0);
 
 // ------------------------------------------ 2 The log -------------------------------------------
-// Entries are numbered from 1. Before the first one that a log still has lies its base: the last
-// entry that a snapshot has replaced (§7), or at 0, of term 0, an entry that is in every log. So
+// Entries are numbered from 1. The base is the entry before the first one that the log still has:
+// the last entry that a snapshot has replaced (§7), or a no-op at index 0 that begins every log. So
 // each entry has a predecessor to agree on (§5.3). All arithmetic with indexes is done here.
 
-/** How many bytes an entry takes beside its data, in a datagram as on a disk. */
+/** The bytes of an entry beside its data, on the wire and on the disk. */
 const ENTRY_HEADER = 17;
 
-/** Returns how many bytes an entry takes. For a list of members it may be a little less. */
+/** Returns the size of an entry in bytes, or a little more for a list of members. */
 export const sizeOf = ({ data, listed }: Pick<Entry, "data" | "listed">): number =>
   ENTRY_HEADER + data.length
   + (listed ? Buffer.byteLength(JSON.stringify(listed.members.map(Object.values))) : 0);
@@ -218,14 +218,14 @@ export const sizeOf = ({ data, listed }: Pick<Entry, "data" | "listed">): number
 const noop = (index: number, term: number): Entry => ({ index, term, kind: "noop", data: NOTHING });
 
 export class Log {
-  /** How far this log is on this server's disk. Nothing above it may be promised to anyone. */
+  /** The last entry on this server's disk. It promises nothing about later ones. */
   savedIndex = 0;
   baseIndex = 0;
-  /** The base, and what is behind it. */
+  /** The base, and the entries after it. */
   private entries = [noop(0, 0)];
-  /** Where each entry ends, counted in bytes, so the size of a range is one subtraction. */
+  /** Where each entry ends, in bytes, so that the size of a range is one subtraction. */
   private sizes = [0];
-  /** Which of the entries list the members, and whom. */
+  /** The lists of members among the entries. */
   private configurations: (Listed & { index: number })[] = [];
 
   get lastIndex(): number {
@@ -238,14 +238,13 @@ export class Log {
 
   at(index: number): Entry {
     const entry = this.entries[index - this.baseIndex];
-    // The sentence is made only if it is needed: this is asked for every entry.
     if (!entry) assert(false, `a log up to ${this.lastIndex} is not asked for ${index}`);
     return entry;
   }
 
   /**
-   * Whether there is an entry at `index`, and it is of `term`. What lies before the base is
-   * committed, and no leader's log differs there.
+   * Returns whether the entry at `index` has this `term`. True for every index before the base:
+   * those entries are committed, so all logs agree on them.
    */
   matches(index: number, term: number): boolean {
     return index < this.baseIndex || this.entries[index - this.baseIndex]?.term === term;
@@ -260,16 +259,15 @@ export class Log {
     if (listed) this.configurations.push({ index, ...listed });
   }
 
-  /** The last list of members that this log has, at or before `index`. */
+  /** Returns the last list of members at or before `index`, if the log has one. */
   configuration(index = this.lastIndex): (Listed & { index: number }) | undefined {
     return this.configurations.findLast((configuration) => configuration.index <= index);
   }
 
   /**
-   * AppendEntries, steps 3 and 4 (Figure 2). An entry that conflicts with a new one is deleted
-   * with all that follow it. What agrees stays, and so does what comes behind it: a delayed,
-   * shorter request must not delete the entries that a later one brought and we have
-   * acknowledged.
+   * AppendEntries, steps 3 and 4 (Figure 2). Only an entry that conflicts with a new one is
+   * deleted, with all that follow it. Otherwise a delayed, shorter request would delete later
+   * entries that this server has acknowledged.
    */
   merge(entries: readonly Entry[], commitIndex: number): void {
     for (const entry of entries) {
@@ -289,14 +287,11 @@ export class Log {
   }
 
   slice(first: number, last = this.lastIndex): Entry[] {
-    assert(first > this.baseIndex, "nobody asks for entries that a snapshot has replaced");
+    assert(first > this.baseIndex, "entries that a snapshot has replaced are not in the log");
     return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
   }
 
-  /**
-   * The entries from `first` on, up to `lastIndex`: as many as fit into `bytes`, but at least one
-   * if there is any.
-   */
+  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`, but at least one. */
   batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
     while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
@@ -310,8 +305,8 @@ export class Log {
   }
 
   /**
-   * The last index, at or before `index`, whose entry is of `term` or an earlier one. If none is
-   * that this log still has, it lies before the base, and nobody knows where.
+   * Returns the last index, at or before `index`, whose entry has this `term` or an earlier one.
+   * Returns `baseIndex - 1` if no remaining entry qualifies.
    */
   lastUpTo(index: number, term: number): number {
     let [low, high] = [Math.min(index, this.baseIndex - 1), Math.min(index, this.lastIndex)];
@@ -333,7 +328,7 @@ export class Log {
     this.baseIndex = base;
   }
 
-  /** Begins anew behind an entry that is known by its place only, and durable. */
+  /** Discards the log and restarts it after a snapshot's last entry, which is durable. */
   reset(index: number, term: number): void {
     this.entries = [noop(index, term)];
     this.sizes = [0];
@@ -1642,10 +1637,10 @@ const drawId = (random: () => number) =>
 const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
 // ------------------------------------------ 13 Sessions ------------------------------------------
-// A client that gets no answer must ask again, perhaps another server, and its command must still
-// be applied only once (thesis §6.3). So it opens a session, by an entry whose index is the
-// session's id, and numbers its commands. The table of sessions is replicated like the state
-// machine: the same entries make the same table everywhere, and no clock has a say in it.
+// A client that gets no answer retries, perhaps on another server, and its command must still be
+// applied only once (thesis §6.3). So it opens a session, by an entry whose index is the id of the
+// session, and numbers its requests. The table of sessions is replicated like the state machine:
+// the same entries give the same table on every server, and no clock ends a session.
 
 /** Its `code` is for programs, its `message` for people. */
 export class RaftError extends Error {
@@ -1673,33 +1668,32 @@ function ensure(condition: unknown, sentence: string, code: Failure = "usage"): 
 }
 
 /**
- * The state that is replicated. It must be deterministic: equal commands in equal order give equal
- * answers. Each method does its work before it returns, because no promise is waited for. The bytes
- * that a method is given are its own to change and to keep, and so are the bytes that it returns.
+ * The state to replicate. It must be deterministic: the same commands in the same order give the
+ * same answers. Each method finishes before it returns, because promises are not awaited. A method
+ * may keep and change the bytes that it receives and the bytes that it returns.
  */
 export interface StateMachine {
   /**
-   * Applies a committed command and returns its answer, of MAX_ANSWER_BYTES at most: a larger one
-   * reaches no caller. An error stops the server, and stops it again at every start, because the
-   * command stays in the log. So a command that is wrong should get an answer that says so. The
-   * commands of one entry have the same `index`, the entry's.
+   * Applies a committed command and returns its answer, of at most MAX_ANSWER_BYTES. All commands
+   * of an entry have its `index`. An error stops the server, at every start again, because the
+   * command stays in the log. So a wrong command should get an answer that says so.
    */
   apply(command: Uint8Array, index: number): Uint8Array;
   /**
-   * Answers a question about the state, without changing it, in MAX_ANSWER_BYTES at most. An error
-   * refuses the question, and the server goes on.
+   * Answers a question about the state, with at most MAX_ANSWER_BYTES, and does not change it. An
+   * error refuses the question.
    */
   query(question: Uint8Array): Uint8Array;
   /**
-   * The state as it is now, in chunks that are worth a moment each. They are taken one by one, and
-   * between them commands are applied, which must not show in the chunks that follow.
+   * Returns the state as it is now, in chunks that take a moment each. Commands are applied between
+   * two chunks, and must not show in the later ones.
    */
   snapshot(): Iterable<Uint8Array>;
-  /** Forgets its state. It gets another, chunk by chunk, by the function that it returns. */
+  /** Forgets the state, and returns a function that takes another one, chunk by chunk. */
   restore(): (chunk: Uint8Array) => void;
 }
 
-/** How many sessions are kept. Beyond that, the one that was used least recently ends. */
+/** The most sessions at a time. A new one ends the session that was used least recently. */
 const MAX_SESSIONS = 10_000;
 
 /** The largest answer, in bytes. All servers refuse a larger one alike. */
@@ -1742,10 +1736,10 @@ function checked<T>(what: string, result: T, wanted: Function = Uint8Array): T {
 
 export class Sessions {
   private readonly open = new Map<number, Session>();
-  /** Which was used last, and so is at the end: most commands are of the same one as the last. */
+  /** The session that was used last, at the end of the map. Most requests are of this one. */
   private latest = 0;
 
-  /** Applies a committed entry, which has these requests. Returns what became of each. */
+  /** Applies the requests of a committed entry, and returns what became of each. */
   apply(
     { kind, index }: Entry,
     requests: readonly SessionRequest[],
@@ -1771,7 +1765,7 @@ export class Sessions {
     this.use(id, { acknowledged, applied: new Map(applied) });
   }
 
-  /** Moves a session to the end of the map: none was used more recently. */
+  /** Moves a session to the end of the map, as the one used most recently. */
   private use(id: number, session: Session): void {
     if (id === this.latest) return;
     this.open.delete(id);
