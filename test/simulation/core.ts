@@ -13,10 +13,10 @@ import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
 const HOSTILE_MS = 30_000;
-/** Within how many election timeouts a cluster in which nothing goes wrong has a leader. */
+/** Election timeouts after which a cluster without faults must have a leader. */
 const PATIENCE = 10;
 
-/** Runs one seed. Throws what is found wrong. */
+/** Runs one seed. Throws at a broken promise. */
 export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): Report {
   const cluster = new Cluster(new Scene(seed, trace));
   const { scene } = cluster;
@@ -68,7 +68,7 @@ class Cluster {
     return client;
   }
 
-  // --------------------------------------- What goes wrong ---------------------------------------
+  // ------------------------------------------- Faults --------------------------------------------
 
   suffer(): void {
     const { scene, network } = this;
@@ -93,7 +93,7 @@ class Cluster {
     for (const client of this.clients) client.finish();
   }
 
-  /** Happens again and again, as long as things go wrong at all. */
+  /** Repeats an action at random intervals while the world is hostile. */
   private every(ms: number, action: () => void): void {
     if (ms === Number.POSITIVE_INFINITY) return;
     this.scene.plan(2 * ms * this.scene.random(), () => {
@@ -103,7 +103,7 @@ class Cluster {
     });
   }
 
-  /** Anyone, but more often the leader, with whom more depends on it. */
+  /** Returns any server, but more often the leader, whose faults matter most. */
   private victim(): Server {
     const leader = this.servers.find(({ isLeader }) => isLeader);
     return leader && this.scene.chance(0.5) ? leader : this.scene.pick(this.servers);
@@ -125,9 +125,9 @@ class Cluster {
   }
 
   /**
-   * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
-   * cluster; but nothing that a server has saved as committed is ever replaced, which the judge sees
-   * to, and each founding keeps its promises.
+   * Heals a cluster that may have lost any number of disks. There may be no leader any more, or
+   * another founding. But the judge sees that no entry is replaced that a server has saved as
+   * committed, and that each founding keeps its promises.
    */
   survive(): Report {
     const { scene, network } = this;
@@ -144,7 +144,7 @@ class Cluster {
 
   // ------------------------------------ What must work again -------------------------------------
 
-  /** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
+  /** Heals a majority only, which must be enough (TigerBeetle's rule). */
   healMajority(): void {
     const { scene, network, timeoutMs } = this;
     const core = this.drawMajority();
@@ -154,7 +154,7 @@ class Cluster {
     for (const server of core) server.heal();
     const isLed = () => core.some(({ isLeader }) => isLeader);
     this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
-    // What was sent before may still be under way, and bring a later term.
+    // A message that is still in flight may bring a later term.
     scene.run(6 * timeoutMs);
     this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
     this.use(core);
@@ -166,7 +166,7 @@ class Cluster {
     }
   }
 
-  /** A majority of the members, whichever of the changes that have been begun is the last. */
+  /** Returns a majority of the members, even if any of the pending changes is committed. */
   private drawMajority(): readonly Server[] {
     const core: Server[] = [];
     const names = () => core.map(({ name }) => name);
@@ -177,7 +177,7 @@ class Cluster {
     return core;
   }
 
-  /** Who is deaf talks to all others, and must not disturb them. */
+  /** Isolates a server. A deaf one still sends, and must not disrupt the others. */
   private isolate(server: Server): void {
     const how = this.scene.pick(["down", "deaf", "cut off"]);
     if (how === "down") server.kill("for good");
@@ -198,7 +198,7 @@ class Cluster {
     ).join(", ");
   }
 
-  /** A write and a read succeed, and so does all that clients still wait for. */
+  /** Demands that a write, a read and all pending requests succeed. */
   private use(core: readonly Server[]): void {
     const probe = this.addClient();
     const limitMs = PATIENCE * this.timeoutMs + this.catchUpMs(core);
@@ -209,7 +209,7 @@ class Cluster {
     this.expect(limitMs, isIdle, "A healthy majority answers");
   }
 
-  /** How long it takes to send a whole log, one entry after another if they are large. */
+  /** Returns how long it takes to send a whole log, one large entry after another. */
   private catchUpMs(servers: readonly Server[]): number {
     const { latencyMs, jitterMs, turnMs, batchBytes, snapshotMs } = this.scene.conditions;
     const entries = Math.max(...servers.map(({ raft }) => raft?.log.lastIndex ?? 0));
@@ -217,7 +217,7 @@ class Cluster {
     return 2 * (entries + chunks) * (latencyMs + jitterMs + turnMs) + 4 * snapshotMs;
   }
 
-  /** All come back, and end with the same log, all of it committed, and the same state. */
+  /** Heals all servers. They must end with equal, committed logs and equal states. */
   healAll(): void {
     const { scene, network, servers } = this;
     scene.tell(() => "network  is healed");
@@ -236,13 +236,13 @@ class Cluster {
     this.expect(limitMs, () => this.isAgreed, "Healthy servers agree");
   }
 
-  /** Who has a vote, or will have one: others are not told of everything. */
+  /** Returns the voters and learners. Other servers need not have the log. */
   private get members(): readonly Server[] {
     const { voters } = this.scene.judge;
     return this.servers.filter(({ name }) => voters.includes(name));
   }
 
-  /** All that were added have a vote by now, as nobody keeps them from having the log. */
+  /** Demands that all added servers have been promoted, as no fault keeps the log from them. */
   private get isAgreed(): boolean {
     const { length } = this.scene.judge.committed;
     const leader = this.servers.find(({ isLeader }) => isLeader);
@@ -252,7 +252,7 @@ class Cluster {
       );
   }
 
-  /** Who was away and comes back does not depose a leader that works (thesis §9.6). */
+  /** Demands that a returning server does not depose a working leader (thesis §9.6). */
   rejoin(): void {
     const { scene, network, timeoutMs } = this;
     scene.run(timeoutMs);
@@ -274,7 +274,7 @@ class Cluster {
     }
   }
 
-  /** A leader that is cut off stops leading, and the others find another. */
+  /** Demands that a partitioned leader steps down, and that the others elect another one. */
   failOver(): void {
     const { scene, network, servers, timeoutMs } = this;
     const leader = this.leader;

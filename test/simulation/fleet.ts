@@ -17,8 +17,8 @@ export type Options = {
 export type Result = { outcomes: readonly Outcome[]; seconds: number };
 
 /**
- * Runs seed after seed until there are enough, time is up, or one finds something wrong. With
- * several workers a later seed may be done before the first that fails: all that were begun count.
+ * Runs seeds until there are enough, time is up, or one fails. With several workers a later seed
+ * may end before the first that fails: all seeds that were begun count.
  */
 export async function runSeeds(options: Options): Promise<Result> {
   const { from, seeds, minutes, mode, workers, onProgress } = options;
@@ -61,28 +61,31 @@ export const hasFailed = (outcome: Outcome): outcome is Task & { sentence: strin
 const reportsOf = (outcomes: readonly Outcome[]): Report[] =>
   outcomes.flatMap((outcome) => "report" in outcome ? [outcome.report] : []);
 
-/** What all together saw. */
+/** Returns the sum of all reports. */
 export function sumOf(outcomes: readonly Outcome[]): Report {
   const sum = emptyReport();
   for (const report of reportsOf(outcomes)) addReport(sum, report);
   return sum;
 }
 
-/** How many runs had all of what makes a run worth running. */
+/** Returns how many runs had elections, operations, crashes and lost messages. */
 export const livelyOnes = (outcomes: readonly Outcome[]): number =>
   reportsOf(outcomes).filter(({ elections, operations, crashes, messagesLost }) =>
     elections > 0 && operations > 0 && crashes > 0 && messagesLost > 0
   ).length;
 
-/** Of so many seeds each kind of fault and operation occurs in some, or something is broken. */
+/**
+ * Among this many seeds, each kind of fault and operation occurs; otherwise the simulator is
+ * broken.
+ */
 const ENOUGH_SEEDS = 50;
 
-/** What never happened in a run that is long enough for all of it. */
+/** Returns the kinds of events that are missing from a run that is long enough for all of them. */
 export function neverHappened(outcomes: readonly Outcome[]): string[] {
   if (outcomes.length < ENOUGH_SEEDS) return [];
   const { hash: _, ...counts } = sumOf(outcomes);
   const isFull = outcomes.some(({ mode }) => mode === "full");
-  // One seed in ten loses disks without number, and not each of those has a majority of them empty.
+  // One seed in ten loses any number of disks, and not each of these loses a majority.
   const isLong = outcomes.length >= 10 * ENOUGH_SEEDS;
   const isExpected = (name: string) =>
     (isFull || (name !== "powerCuts" && name !== "diskFaults"))
@@ -93,7 +96,7 @@ export function neverHappened(outcomes: readonly Outcome[]): string[] {
 
 const HOUR_MS = 3_600_000;
 
-/** The whole run in lines for people. */
+/** Returns a summary of a run, to be read. */
 export function tellSum({ outcomes, seconds }: Result): string {
   const sum = sumOf(outcomes);
   const count = (value: number) => Math.round(value).toLocaleString("en");

@@ -13,14 +13,14 @@ import { PORT, type Server } from "./full/server.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
-/** Runs one seed. Throws what is found wrong. */
+/** Runs one seed. Throws at a broken promise. */
 export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {}): Report {
   const cluster = new Cluster(seed, trace);
   const { workload, simulation, names, servers, clients } = cluster;
   for (const server of servers) server.start();
   for (const client of clients) void workload.beClient(client, names);
   workload.beServers(() => {
-    // Who is no member does not know how far it would have to be for a read.
+    // A server that is no member does not know the index that a read needs.
     const [chosen] = shuffle(workload.random, cluster.up).filter(({ name, core }) =>
       core?.members.some((member) => member.name === name)
     );
@@ -43,8 +43,9 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
 }
 
 /**
- * Any number of disks were lost. Perhaps there is no leader any more, or another founding of the
- * cluster; but each keeps its promises, and no disk has replaced what it had saved as committed.
+ * Heals a cluster that may have lost any number of disks. There may be no leader any more, or
+ * another founding. But each founding keeps its promises, and no disk replaces entries saved as
+ * committed.
  */
 function survive(cluster: Cluster): Report {
   const { servers, network, hostility, simulation, names, report } = cluster;
@@ -58,7 +59,7 @@ function survive(cluster: Cluster): Report {
   return report;
 }
 
-/** A server that is whole again, and whose disk and network are. */
+/** Heals a server with its disk and its network. */
 function heal(cluster: Cluster, server: Server): void {
   server.mend();
   server.fullUntil = 0;
@@ -66,7 +67,7 @@ function heal(cluster: Cluster, server: Server): void {
   else cluster.revive(server);
 }
 
-/** TigerBeetle's rule: a majority that works is enough, whatever becomes of the others. */
+/** Heals a majority only, which must be enough (TigerBeetle's rule). */
 function healMajority(cluster: Cluster, seed: number): void {
   const { servers, network, hostility, simulation, names } = cluster;
   const random = randomFrom(seed + 5e9);
@@ -93,7 +94,7 @@ function healMajority(cluster: Cluster, seed: number): void {
   }
 }
 
-/** A majority of the members, whichever of the changes that have been begun is the last. */
+/** Returns a majority of the members, even if any of the pending changes is committed. */
 function drawMajority(cluster: Cluster, random: Random): Server[] {
   const { servers, lists, committed, diskOf } = cluster;
   const core: Server[] = [];
@@ -105,7 +106,7 @@ function drawMajority(cluster: Cluster, random: Random): Server[] {
   return core;
 }
 
-/** Who is deaf still talks to all, which must not disturb them. */
+/** Isolates a server. A deaf one still sends, and must not disrupt the others. */
 function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut off"): void {
   if (how === "down" && server.isUp) server.machine.kill();
   for (const { name } of cluster.servers) {
@@ -114,7 +115,7 @@ function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut o
   }
 }
 
-/** A write and a read succeed. */
+/** Demands that a write and a read succeed. */
 function useIt(cluster: Cluster, limitMs: number): void {
   const { simulation, names } = cluster;
   const done: string[] = [];
@@ -130,14 +131,14 @@ function useIt(cluster: Cluster, limitMs: number): void {
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
   };
   use().catch((error: unknown) => void done.push(String(error)));
-  const lookingMs = 1000 * names.length; // It asks one after the other, and some are not there.
+  const lookingMs = 1000 * names.length; // It asks one server after the other, and some are down.
   cluster.run(limitMs + lookingMs, () => done.length > 0);
   if (done[0] !== "works") {
     throw new Error(`a healthy majority cannot be used: ${done[0] ?? "no answer"}`);
   }
 }
 
-/** All come back, and end with the same log, all of it committed, and the same state. */
+/** Heals all servers. They must end with equal, committed logs and equal states. */
 function healAll(cluster: Cluster): void {
   const { servers, network, hostility, names } = cluster;
   network.calmDown([...names, "probe"]);
@@ -164,8 +165,8 @@ function healAll(cluster: Cluster): void {
 }
 
 /**
- * Once every call is answered or given up, neither members nor clients keep anything of it. (A
- * removed server that missed its removal may wait for entries that it never gets.)
+ * Demands that members and clients keep nothing of a call that was answered or given up. (A removed
+ * server that missed its removal may wait for entries that never come.)
  */
 function calmDown(cluster: Cluster): void {
   const { members, hostility, workload } = cluster;
@@ -182,7 +183,7 @@ function howFar({ name, core }: Server): string {
   return `${core.log.lastIndex} entries, ${core.lastApplied} applied, term ${core.currentTerm}`;
 }
 
-/** All that were added have a vote by now, as nobody keeps them from having the log. */
+/** Demands that all added servers have been promoted, as no fault keeps the log from them. */
 const isDone = (members: readonly Server[]) =>
   members.every(({ core }) =>
     core && core.lastApplied === core.log.lastIndex && core.members.every(({ votes }) => votes)

@@ -18,7 +18,9 @@ import type {
 } from "../../raft.ts";
 import { isSameEntry } from "../support/entries.ts";
 
-/** What one save makes durable: a term, a vote, and entries in place of all from the first on. */
+/**
+ * What one save makes durable: a term, a vote, and entries, which replace all from the first on.
+ */
 export type Saved = HardState & { entries: readonly Entry[] };
 
 /** A broken promise, as a sentence that names the rule, the server and the facts. */
@@ -35,25 +37,25 @@ function demand(condition: boolean, rule: string, facts: () => string): asserts 
 const show = (entry: Entry | undefined) =>
   entry ? `entry ${entry.index} of term ${entry.term}` : "no entry";
 
-/** Whether two entries are the same, or both of them are none. */
+/** Returns whether two entries are equal, or both are missing. */
 function isSame(a: Entry | undefined, b: Entry | undefined): boolean {
   if (a === b || !a || !b) return a === b;
   return isSameEntry(a, b);
 }
 
 /**
- * What a disk durably holds, whatever its server believes. What a snapshot has replaced is held by
- * that, so it stays here; and who installs one holds all the entries that are in it.
+ * The durable content of a disk, apart from its server's memory. Entries that a snapshot has
+ * replaced are still listed here, and a server that installs a snapshot holds all entries in it.
  */
 class Disk {
-  /** As the lists of members name it. */
+  /** The number that the lists of members have for this disk. */
   id = 0;
   currentTerm = 0;
   votedFor: Name | undefined;
   commitIndex = 0;
-  /** From index 1 on, at place 0. */
+  /** The entry at index 1 is at place 0. */
   readonly entries: Entry[] = [];
-  /** What was being written when the server was killed may be durable, or not. */
+  /** A save that a kill interrupted: it may be durable or not. */
   pending: Saved | undefined;
 
   apply({ currentTerm, votedFor, commitIndex, entries }: Saved): void {
@@ -78,17 +80,14 @@ class Disk {
   }
 }
 
-/**
- * The members after an entry that lists them, behind its founding: [name, address, whether it
- * votes, its disk] each.
- */
+/** Reads the entry that lists the members: for each [name, address, has a vote, disk]. */
 const rowsOf = ({ listed }: Entry): Row[] =>
   listed?.members.map(({ name, address, votes, disk }) => [name, address, votes, disk]) ?? [];
 type Row = [Name, string, boolean, number];
 const isList = ({ kind }: Entry) => kind === "members";
 /** The founding that a log belongs to. */
 const foundingOf = ([first]: readonly Entry[]) => first?.listed?.founding ?? 0;
-/** The rows of a configuration as text, or those of the entry that lists them. */
+/** Returns a configuration, or that of an entry, as text. */
 const textOf = (list: Entry | Configuration): string =>
   JSON.stringify(
     "data" in list
@@ -98,13 +97,14 @@ const textOf = (list: Entry | Configuration): string =>
 const votersIn = (entry: Entry): Name[] =>
   rowsOf(entry).filter(([, , votes]) => votes).map(([name]) => name);
 
-/** Whether `some` are a majority of those who have a vote. */
+/** Returns whether `some` contain a majority of the voters. */
 const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
 /**
- * Sending began anew at `begunAt` when it last did; `refusals` counts how often in a row that was
- * further back. `round` is the latest that was answered, at `heardAt`.
+ * A leader's view of a follower. `begunAt`: the index at which sending last restarted; `refusals`:
+ * how often in a row it restarted further back; `round`: the latest one that was answered, at
+ * `heardAt`.
  */
 type Followed = {
   progress: Progress;
@@ -115,23 +115,23 @@ type Followed = {
   heardAt: number;
   round: number;
 };
-/** What was so when a read came to a server. The round is a leader's. */
+/** The state of things when a read came to a server. The round is a leader's. */
 export type Question = { role: Role; round: number; committed: number };
 
-/** Two findings that a leader is not there count only if they lie further apart than that. */
+/** Two refusals by a leader's port count only if they are further apart than this. */
 const LEAST_APART_MS = 4;
 
 /** A server as it was after its last step. */
 class Server {
   disk = new Disk();
-  /** For whom it voted with this disk, by what is on it or by a reply that left. */
+  /** The votes of this disk by term: durable ones, and those in replies that left. */
   votes = new Map<number, Name>();
-  /** What is lost, and what others may have been promised on it: "term candidate" for each vote. */
+  /** Lost disks, and the promises made on them: "term candidate" for each vote. */
   readonly lostDisks: Disk[] = [];
   readonly lostVotes = new Set<string>();
   raft: Raft | undefined;
   log: Entry[] = [];
-  /** Who has a vote by its log, and had before its last step. */
+  /** The voters by its log, now and before its last step. */
   voters: readonly Name[] = [];
   votersBefore: readonly Name[] = [];
   role: Role | undefined;
@@ -139,23 +139,23 @@ class Server {
   votedFor: Name | undefined;
   commitIndex = 0;
   lastApplied = 0;
-  /** The list of members that was last found to be in force, and the entry that has it. */
+  /** The list of members in force, and its entry. */
   members: Configuration = [];
   list: Entry | undefined;
   /** The last term in which it led. */
   ledTerm = 0;
-  /** The members that a leader has yet to send the first entry of its term. */
+  /** The members to which a leader has not yet sent the first entry of its term. */
   unopened = new Set<Name>();
-  /** Of a leader: what it knows of its followers, and when they last answered it. */
+  /** A leader's followers, and when they last answered. */
   followers = new Map<Name, Followed>();
   electionDueAt = 0;
   timerFrom = 0;
-  /** When the leader was found not to be there, since it was last heard. */
+  /** When the leader's port refused a probe, since the leader was last heard. */
   refusedAt: number[] = [];
-  /** When two such findings made it forget its leader. */
+  /** When two refusals made it give up its leader. */
   forgotAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
-  /** The last election timeout that was drawn for a campaign. */
+  /** The last election timeout drawn for a campaign. */
   drawnMs = 0;
 
   constructor(readonly name: Name) {}
@@ -169,28 +169,28 @@ class Server {
 const keyOf = ({ index, term }: { index: number; term: number }) => term * 2 ** 26 + index;
 
 /**
- * A cluster as it was founded once. If a majority of the founders lose their disks, those may found
- * it again: that is another cluster, with promises of its own.
+ * One founding of a cluster. If a majority of the founders lose their disks, they may found it
+ * again: that is another cluster, with promises of its own.
  */
 class Founding {
   readonly leaders = new Map<number, { name: Name; role: Role }>();
-  /** Every entry that any log ever held, and the term of the one before it. */
+  /** Every entry that any log ever held, with the term of its predecessor. */
   readonly known = new Map<number, { entry: Entry; prevTerm: number }>();
-  /** What is committed, and in which term, from index 1 on, at place 0. */
+  /** The committed entries and the terms of their commitment. Index 1 is at place 0. */
   readonly committed: Entry[] = [];
   readonly committedIn: number[] = [];
-  /** The state after each index, as the first server that applied it had it. */
+  /** The state after each index, of the first server that applied it. */
   readonly states: (number | undefined)[] = [];
 }
 
 export class Judge {
   private readonly servers = new Map<Name, Server>();
   private readonly foundings = new Map<number, Founding>();
-  /** With which log who campaigns, by term and name. */
+  /** The log of each candidate, by term and name. */
   private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
   /**
-   * `founders` are the members at first, `others` may join them. `maxReads`: how many reads may wait
-   * in a server, as many as its clients can have asked.
+   * `founders` are the first members; `others` may join. `maxReads` bounds the reads that wait in a
+   * server by what its clients can have asked.
    */
   constructor(
     private readonly founders: readonly Name[],
@@ -200,12 +200,12 @@ export class Judge {
     for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
   }
 
-  /** How many terms had a leader. */
+  /** Returns how many terms had a leader. */
   get elections(): number {
     return [...this.foundings.values()].reduce((sum, { leaders }) => sum + leaders.size, 0);
   }
 
-  /** How often the cluster was founded, and something committed. */
+  /** Returns how many foundings have committed an entry. */
   get founded(): number {
     return [...this.foundings.values()].filter(({ committed }) => committed.length > 0).length;
   }
@@ -220,7 +220,10 @@ export class Judge {
     return this.foundingOf(raft?.founding ?? foundingOf(disk.entries));
   }
 
-  /** The founding in which most is committed: the only one, unless a majority of disks is lost. */
+  /**
+   * Returns the founding with the most committed entries. Without lost majorities it is the only
+   * one.
+   */
   private get main(): Founding {
     return [...this.foundings.values()].reduce(
       (most, other) => other.committed.length > most.committed.length ? other : most,
@@ -232,21 +235,21 @@ export class Judge {
     return this.main.committed;
   }
 
-  /** Who has a vote by a log, which begins with the founders'. */
+  /** Returns the voters by a log, at first the founders. */
   private votersOf(log: readonly Entry[]): readonly Name[] {
     const last = log.findLast(({ kind }) => kind === "members");
     return last ? votersIn(last) : this.founders;
   }
 
-  /** Who has a vote by what is committed. */
+  /** Returns the voters by the committed entries. */
   get voters(): readonly Name[] {
     return this.votersOf(this.committed);
   }
 
   /**
-   * Whether these servers can do without the others: they are a majority by what is committed, and
-   * by all that may be committed yet, with the disks that are named there; and who is about to get a
-   * vote is one of them.
+   * Returns whether these servers can work without the others. With the disks that the lists name,
+   * they must be a majority by the committed entries and by all that may still be committed, and
+   * they must include a learner that is about to be promoted.
    */
   canDoAlone(some: readonly Name[]): boolean {
     return isMajority(some, this.voters)
@@ -260,9 +263,9 @@ export class Judge {
   }
 
   /**
-   * Whether the disk of this server may be lost: all others are there, by what is committed and by
-   * all that may be committed yet, and are a majority with the disks that they have; and those
-   * founders whose disks are empty are none, for they would found the cluster again.
+   * Returns whether the disk of this server may be lost. The others must be a majority with the
+   * disks that they have, by the committed entries and by all that may still be committed; and the
+   * founders with empty disks must be no majority, because they would found the cluster again.
    */
   canLoseDisk(lost: Name): boolean {
     const lists = this.lists();
@@ -271,29 +274,31 @@ export class Judge {
     );
     return lists.length > 0 && !isMajority(empty, this.founders) && this.isWhole()
       && lists.every((entry) => {
-        // Who is about to get a vote may get it before anybody knows what it has lost.
+        // A learner may be promoted before its loss is noticed.
         const others = votersIn(entry).filter((name) => name !== lost);
         const isMember = rowsOf(entry).some(([name]) => name === lost);
         return !isMember || isMajority(others, [...others, lost]);
       });
   }
 
-  /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
+  /**
+   * Returns whether every voter has the disk that the list names. Until then removals should wait.
+   */
   isWhole(): boolean {
     return this.lists().every((entry) =>
       rowsOf(entry).every(([name, , votes, disk]) => !votes || this.isNamed(name, disk))
     );
   }
 
-  /** A founder that was not there when the cluster was founded has no disk in the list yet. */
+  /** A founder that was absent at the founding has no disk in the list yet. */
   private isNamed(name: Name, disk: number): boolean {
     return disk !== 0 && this.at(name).disk.id === disk;
   }
 
-  /** The members by what is committed, and by all that may be committed yet. */
+  /** Returns the lists of members that are committed, or may still be. */
   private lists(): Entry[] {
     const { main, main: { committed } } = this;
-    // Before anything is committed, the founding of any leader may come to be the one.
+    // Before an entry is committed, the founding of any leader may prevail.
     const foundings = committed.length > 0 ? [main] : [...this.foundings.values()];
     const last = committed.findLast(({ kind }) => kind === "members");
     const lists = foundings.flatMap(({ known }) => [...known.values()]).map(({ entry }) => entry)
@@ -307,9 +312,9 @@ export class Judge {
     return server;
   }
 
-  // ------------------------------------- What is reported ---------------------------------------
+  // ----------------------------------------- Reports --------------------------------------------
 
-  /** A server starts, for the first time or again, with what its disk remembers. */
+  /** Reports that a server starts from its disk, for the first time or again. */
   started(name: Name, raft: Raft): void {
     const server = this.at(name);
     const { disk } = server;
@@ -356,12 +361,12 @@ export class Judge {
     this.checkDisk(server);
   }
 
-  /** A server was killed, or has stopped. Its disk stays. */
+  /** Reports that a server was killed or has stopped. Its disk stays. */
   stopped(name: Name): void {
     this.at(name).raft = undefined;
   }
 
-  /** A server that is down loses its disk, with all that it had promised. */
+  /** Reports that a server that is down loses its disk, with all promises on it. */
   lostDisk(name: Name): void {
     const server = this.at(name);
     server.lostDisks.push(server.disk);
@@ -369,12 +374,12 @@ export class Judge {
     Object.assign(server, { disk: new Disk(), votes: new Map(), ledTerm: 0 });
   }
 
-  /** A save begins: from now on it may be durable. */
+  /** Reports that a save begins: it may be durable from now on. */
   saving(name: Name, record: Saved): void {
     this.at(name).disk.pending = record;
   }
 
-  /** What was being saved is durable from now on. */
+  /** Reports that the save is durable. */
   saved(name: Name): void {
     const server = this.at(name);
     const { disk } = server;
@@ -406,8 +411,8 @@ export class Judge {
   }
 
   /**
-   * A server's state after an entry is durable as a snapshot: its own, or `installed`. To be told
-   * before its log is cut. `state` is the digest that its state machine has with it.
+   * Reports that a snapshot is durable, a server's own or an installed one, before the log is
+   * compacted. `state` is the digest of the state machine.
    */
   snapshotted(
     name: Name,
@@ -470,7 +475,7 @@ export class Judge {
   private checkUpToDate({ name, disk }: Server, term: number, to: Name): void {
     const candidate = this.candidates.get(`${term} ${to}`);
     const last = disk.entries.at(-1);
-    // What is of the candidate's own term came after the vote.
+    // Entries of the candidate's own term came after the vote.
     if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
     const { lastLogTerm, lastLogIndex } = candidate;
     demand(
@@ -482,7 +487,7 @@ export class Judge {
     );
   }
 
-  /** A message leaves a server for the network. */
+  /** Reports that a message leaves a server. */
   sent(m: Message): void {
     const server = this.at(m.from);
     const { disk: { currentTerm, votedFor, entries }, name } = server;
@@ -512,7 +517,7 @@ export class Judge {
       const first = server.raft?.role.name === "Leader" ? server.raft.role.firstIndex : 0;
       if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
     } else if (m.type === "AppendEntriesReply" && m.success) {
-      // In a turn that ends in a later term, what was accepted before may be overwritten already.
+      // In a turn that ends in a later term, entries accepted before may already be overwritten.
       demand(
         !isLatest || entries.length >= m.matchIndex,
         "Only what is durable is acknowledged",
@@ -522,7 +527,7 @@ export class Judge {
     }
   }
 
-  /** As long as the leader leads, its log is the truth of its term. */
+  /** Judges entries that a leader sends: while it leads, its log is the truth of its term. */
   private checkAcknowledgement(server: Server, term: number, matchIndex: number): void {
     const { name, disk } = server;
     const { name: leader = "", role } = this.of(server).leaders.get(term) ?? {};
@@ -536,7 +541,7 @@ export class Judge {
     );
   }
 
-  /** A server has received a message. To be told before anything else happens to it. */
+  /** Reports that a server has received a message, before anything else happens to the server. */
   received(m: Message): void {
     const server = this.at(m.to);
     const { raft, name } = server;
@@ -555,7 +560,7 @@ export class Judge {
     }
     const follower = server.followers.get(m.from);
     if (m.type === "AppendEntriesReply" && !m.success && role.name === "Leader" && follower) {
-      // A refusal that says more than was known lets sending begin further on: nothing is sent yet.
+      // A refusal with news lets sending restart at a later entry, which is not sent yet.
       const { nextIndex } = role.followers.get(m.from) ?? follower;
       if (nextIndex > follower.nextIndex) follower.begunAt = follower.nextIndex = nextIndex;
     }
@@ -566,7 +571,7 @@ export class Judge {
     follower.round = Math.max(follower.round, m.round);
   }
 
-  /** A server was told that nobody is there where `peer` should be. */
+  /** Reports that a server found the port of `peer` closed. */
   refused(name: Name, peer: Name): void {
     const server = this.at(name);
     const { raft, role, refusedAt, timerFrom } = server;
@@ -594,7 +599,7 @@ export class Judge {
     this.stepped(name);
   }
 
-  /** A server has heard that another has started again. */
+  /** Reports that a server heard of another one's restart. */
   restarted(name: Name, peer: Name): void {
     const server = this.at(name);
     const { raft, role } = server;
@@ -615,7 +620,7 @@ export class Judge {
     this.stepped(name);
   }
 
-  /** A read comes to a server, which leads or follows. */
+  /** Reports that a read comes to a leader or follower. */
   asked(name: Name): Question {
     const server = this.at(name);
     const { role } = server.raft ?? {};
@@ -625,8 +630,8 @@ export class Judge {
   }
 
   /**
-   * A read is answered from the state machine as it is now. The log is the order of all that ever
-   * happened, so reads are linearizable if they see all that was committed when they came.
+   * Reports that a read is answered from the current state. The log orders all commands, so reads
+   * are linearizable if they see all entries that were committed when they came.
    */
   answered(name: Name, { role, round, committed }: Question): void {
     const { raft, followers, lastApplied, voters } = this.at(name);
@@ -657,7 +662,7 @@ export class Judge {
     );
   }
 
-  /** Time has passed for a server: what it had received before was read. */
+  /** Reports that time has passed for a server, which had read all messages before. */
   ticked(name: Name): void {
     this.stepped(name);
     const { raft, followers, voters } = this.at(name);
@@ -675,7 +680,10 @@ export class Judge {
     );
   }
 
-  /** A server has applied an entry. `state` is a digest of its state machine after that. */
+  /**
+   * Reports that a server has applied an entry. `state` is the digest of its state machine after
+   * it.
+   */
   applied(name: Name, entry: Entry, state: number): void {
     const server = this.at(name);
     const { committed, states } = this.of(server);
@@ -701,7 +709,7 @@ export class Judge {
     server.lastApplied = entry.index;
   }
 
-  /** A server has done a step: handled a message, a tick or a request, or ended its turn. */
+  /** Reports that a server has handled a message, a tick or a request, or ended its turn. */
   stepped(name: Name): void {
     const server = this.at(name);
     const { raft } = server;
@@ -727,7 +735,7 @@ export class Judge {
     Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
   }
 
-  /** A turn of a server has ended: all that it decided has left. */
+  /** Reports that a server's turn has ended, and its messages have left. */
   turned(name: Name): void {
     const { raft, unopened } = this.at(name);
     // A server that was elected by its own save appends its first entry after that.
@@ -741,9 +749,9 @@ export class Judge {
     );
   }
 
-  // -------------------------------- The promises, one after another ------------------------------
+  // ----------------------------------- The promises, one by one ----------------------------------
 
-  /** Terms never go back, a vote never changes, and nobody takes for durable what is not. */
+  /** Terms never go back, a vote never changes, and no server believes durable what is not. */
   private checkTerm(server: Server, raft: Raft): void {
     const { name, disk } = server;
     const { currentTerm, votedFor, saved, log } = raft;
@@ -772,7 +780,9 @@ export class Judge {
     );
   }
 
-  /** Only the leader of the term, or a candidate that gets the vote, postpones an election. */
+  /**
+   * Only the leader of the term, or a candidate that receives the vote, resets the election timer.
+   */
   private checkTimer(server: Server, raft: Raft, m: Message): void {
     const { name } = server;
     const isSame = raft.electionDueAt === server.electionDueAt
@@ -784,7 +794,7 @@ export class Judge {
     const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
       && m.term === raft.currentTerm;
     const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
-    // It may lead only as long as its log is empty, and has got a snapshot since it asked.
+    // An empty candidate may lead only while it is empty. This one has installed a snapshot since.
     const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
       && raft.role.name === "Follower";
     demand(
@@ -794,10 +804,11 @@ export class Judge {
     );
   }
 
-  /** A timeout is drawn anew for every campaign, or two candidates split the vote again. */
+  /** Every campaign draws its own timeout; otherwise two candidates could split votes forever. */
   private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
     if (campaigns === server.campaigns) return;
-    // Who is to be removed may be needed until that is committed, and so the list before counts too.
+    // A removed member may be needed until its removal is committed, so the list before counts,
+    // too.
     const { log, commitIndex } = server;
     const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
     const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
@@ -831,7 +842,7 @@ export class Judge {
     const { baseIndex } = raft.log;
     const { term } = raft.log.at(baseIndex);
     if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
-      // Only a snapshot can have taken its place. What it has is committed, so others know it.
+      // Only a snapshot can have replaced it, and its entries are committed, so others know them.
       demand(
         committed[baseIndex - 1]?.term === term,
         "A log begins with what is committed",
@@ -864,7 +875,7 @@ export class Judge {
     server.voters = this.votersOf(log);
   }
 
-  /** One at a time, and none that an earlier leader may have begun may be under way either. */
+  /** One change at a time, and none while an earlier leader's change may still be pending. */
   private checkChange(
     { log, name, role: before }: Server,
     { role, commitIndex }: Raft,
@@ -892,8 +903,8 @@ export class Judge {
   }
 
   /**
-   * The last list in a log is in force, committed or not; without any it is that of the founders
-   * (thesis §4.1). It is read here from the entries themselves.
+   * The last list in a log is in force, committed or not (thesis §4.1). Without a list, the
+   * founders are the members. It is read here from the entries themselves.
    */
   private checkMembers(server: Server, { members, settings }: Raft): void {
     const list = server.log.findLast(isList);
@@ -914,7 +925,7 @@ export class Judge {
       "Leader append-only",
       () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`,
     );
-    // One that is replaced by its equal is not lost.
+    // An entry that is replaced by an equal one is not lost.
     const now = (at: number) => at < log.lastIndex ? log.at(at + 1) : undefined;
     let at = common;
     while (at < server.log.length && isSame(server.log[at], now(at))) at += 1;
@@ -932,7 +943,7 @@ export class Judge {
     );
   }
 
-  /** An index and a term are one entry everywhere, and so is all that comes before it. */
+  /** An index and a term name one entry in all logs, and its predecessors are equal, too. */
   private checkEntry(name: Name, entry: Entry, prevTerm?: number): void {
     const key = keyOf(entry);
     const founding = this.of(this.at(name));
@@ -981,7 +992,8 @@ export class Judge {
         `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of `
         + `${server.votersBefore.join(", ")}`,
     );
-    // A leader whose votes came late may have a term that was over when the last were committed.
+    // A leader whose votes came late may have a term that had ended when later entries were
+    // committed.
     const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
     const missing = committed[count - 1];
     demand(
@@ -995,7 +1007,9 @@ export class Judge {
     return [...this.servers.values()].filter(isOne).map(({ name }) => name);
   }
 
-  /** What is committed stays, and is the same for all; what becomes so is durable on a majority. */
+  /**
+   * Committed entries stay, and are equal for all; newly committed ones are durable on a majority.
+   */
   private checkCommitted(server: Server): void {
     const { raft, name } = server;
     if (!raft || raft.commitIndex === server.commitIndex) return;
@@ -1032,7 +1046,9 @@ export class Judge {
     server.commitIndex = commitIndex;
   }
 
-  /** Who has an entry on a disk that a log names for it, or had, if that is lost since. */
+  /**
+   * Returns the servers that have an entry on the disk that a log names, or had it on a lost one.
+   */
   private holders(entry: Entry, log: readonly Entry[]): Name[] {
     const list = log.findLast(({ kind }) => kind === "members");
     const named = new Map(list ? rowsOf(list).map(([name, , , disk]) => [name, disk]) : []);
@@ -1049,7 +1065,7 @@ export class Judge {
     const { committed, committedIn } = this.of(server);
     const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
     const holders = this.holders(entry, log);
-    // Who has committed may change the members in the same step: then it counted the ones before.
+    // A leader may commit and change the members in one step: it counted the members before.
     demand(
       isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
       "What is committed is on a majority of disks",
@@ -1070,7 +1086,7 @@ export class Judge {
     committedIn.push(ledTerm);
   }
 
-  /** What waits in a server is bounded, or a slow peer would be the end of a fast one. */
+  /** What waits in a server is bounded; otherwise a slow peer could exhaust a fast one. */
   private checkQueues({ name }: Server, raft: Raft): void {
     const { role } = raft;
     const { length } = raft["outbox"];
@@ -1088,14 +1104,14 @@ export class Judge {
     );
   }
 
-  /** What a leader knows of its followers only grows, and what is under way to them is bounded. */
+  /** A leader's knowledge of its followers only grows, and the bytes in flight are bounded. */
   private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
     if (role.name !== "Leader") return;
     const { name, followers } = server;
     for (const [to, progress] of role.followers) {
       const { matchIndex, nextIndex } = progress;
       const before = followers.get(to);
-      // Who is added anew may be another server of that name.
+      // A member that is added again may be another server of that name.
       const known = before?.progress === progress
         ? before
         : {
@@ -1133,7 +1149,7 @@ export class Judge {
     }
   }
 
-  /** A conflict costs a round trip per term, and not per entry. */
+  /** A conflict costs one round trip per term, not per entry. */
   private checkRefusal(
     { name, raft, log }: Server,
     to: Name,
@@ -1153,7 +1169,7 @@ export class Judge {
     known.begunAt = nextIndex;
   }
 
-  /** At the end, or now and then: everything, not only what seems to have changed. */
+  /** Judges everything, at the end or now and then, not only recent changes. */
   checkAll(): void {
     for (const server of this.servers.values()) {
       this.checkLog(server);
@@ -1172,7 +1188,7 @@ export class Judge {
     }
   }
 
-  /** Once all is healed and quiet: the members have equal logs, all committed and applied. */
+  /** Judges the end, when all is healed: the members have equal logs, committed and applied. */
   checkAgreement(members: readonly Name[] = this.founders): void {
     for (const { name, raft } of members.map((member) => this.at(member))) {
       const { lastIndex = 0 } = raft?.log ?? {};

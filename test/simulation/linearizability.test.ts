@@ -278,8 +278,8 @@ function ask(store: KeyValueStore, { what, key, value, expected }: Call): Call["
 type Shape = { calls: number; clients: number; lost: number; values?: number };
 
 /**
- * A history of a real store, so a legal one. Each call is asked, happens, and is answered at instants
- * of their own, unless the answer is lost; then it happens later or never.
+ * A history of a real store, so a legal one. Each call is asked, happens, and is answered at
+ * instants of their own, unless the answer is lost; then it happens later or never.
  */
 function live(random: Random, { calls, clients, lost, values }: Shape): Call[] {
   const store = new KeyValueStore();
@@ -407,7 +407,8 @@ describe("random histories", () => {
           count.unanswered += history.filter(({ returned }) => returned === NEVER).length;
           expect(checkLinearizable(history)).toBeUndefined();
         }
-        // Where every write has a value of its own, a read of another value is hardly ever explained.
+        // Where every write has a value of its own, a read of another value is hardly ever
+        // explained.
         const [, history] = histories;
         for (let lies = 0; lies < 3; lies += 1) {
           count.lies += 1;

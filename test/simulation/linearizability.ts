@@ -13,12 +13,15 @@ import { type Call, tellCall } from "./full/workload.ts";
 /** Undefined: there is no value. */
 type Value = string | undefined;
 
-/** A call, its bit in the sets of calls, and the bit of an earlier one for which it can stand in. */
+/**
+ * A call, its bit in the sets of calls, and the bit of an earlier one for which it can stand in.
+ */
 type Candidate = { call: Call; bit: bigint; twin: bigint };
 
 /**
- * Calls that are in order, by the last of them. `value` is what they leave, `open` how many answered
- * calls are still to come, and `from` where in the list of answered ones the first of those is.
+ * Calls that are in order, by the last of them. `value` is what they leave, `open` how many
+ * answered calls are still to come, and `from` where in the list of answered ones the first of
+ * those is.
  */
 type Order = {
   last: Call | undefined;
@@ -29,7 +32,9 @@ type Order = {
   from: number;
 };
 
-/** Orders of one key that may be looked at. A history that needs more proves nothing, and says so. */
+/**
+ * Orders of one key that may be looked at. A history that needs more proves nothing, and says so.
+ */
 const BOUND = 1_000_000;
 const LINES = 8;
 

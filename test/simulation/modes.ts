@@ -7,15 +7,15 @@ export const modes = ["full", "core"] as const;
 export type Mode = (typeof modes)[number];
 type Trace = (line: string) => void;
 
-/** The seed decides: odd ones run the full stack, even ones the core alone. */
+/** Odd seeds run the full stack, even ones the core alone. */
 export const modeOf = (seed: number): Mode => seed % 2 === 1 ? "full" : "core";
 
-/** Runs a seed. Throws what is found wrong. */
+/** Runs a seed. Throws at a broken promise. */
 export function simulate(seed: number, mode: Mode, trace?: Trace): Report {
   const run = mode === "full" ? simulateFullStack : simulateCore;
   return run(seed, trace ? { trace } : {});
 }
 
-/** The command that runs one seed again. */
+/** Returns the command that runs a seed again. */
 export const replayOf = (seed: number, mode: Mode): string =>
   `bun test/simulator.ts --seed ${seed}${mode === modeOf(seed) ? "" : ` --mode ${mode}`}`;

@@ -13,26 +13,26 @@ export type Report = {
   restarts: number;
   pauses: number;
   partitions: number;
-  /** Knocks that were refused, and those of them that a living server would not have refused. */
+  /** Port probes that were refused, and those of them that were forged. */
   refusals: number;
   forgeries: number;
   diskFaults: number;
-  /** How often a server had to start with an empty disk. */
+  /** Starts with an empty disk instead of a lost one. */
   lostDisks: number;
-  /** How often servers with empty disks founded the cluster again. */
+  /** Foundings of the cluster after the first one. */
   refoundings: number;
   elections: number;
-  /** Of the members: who was added, got a vote, or was removed. */
+  /** Changes of the members: additions, promotions and removals. */
   changes: number;
-  /** Taken by a server itself, and installed from its leader. */
+  /** Snapshots that servers took themselves, and snapshots installed from a leader. */
   snapshots: number;
   installs: number;
-  /** How often a leader was asked to hand over. */
+  /** Requests to a leader to hand over. */
   transfers: number;
-  /** Client operations that were answered, and those of which nobody knows what became of them. */
+  /** Client operations that were answered, and those whose outcome is unknown. */
   operations: number;
   unknown: number;
-  /** Of everything that happened, in order. */
+  /** A hash of all that happened, in order. */
   hash: number;
 };
 
@@ -62,12 +62,12 @@ export const emptyReport = (servers = 0): Report => ({
   hash: 0,
 });
 
-/** Makes the hash depend on what just happened, and on all that happened before. */
+/** Adds an event to the hash. */
 export function record(report: Report, happened: string | Uint8Array): void {
   report.hash = crc32(happened, report.hash);
 }
 
-/** Seeds and their sum: counts add up, and the hashes become one, in the order of the seeds. */
+/** Adds a seed's report to the sum of the seeds before it. */
 export function addReport(sum: Report, { hash, ...counts }: Report): void {
   for (const [name, count] of Object.entries(counts)) sum[name as keyof typeof counts] += count;
   record(sum, String(hash));
