@@ -413,7 +413,7 @@ export const planted: readonly Planted[] = [
       "return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
       `return typeof raw === "number" || isNatural ? raw : undefined;`,
     ]],
-    caughtBy: [{ file: "wire", title: "no natural number where" }],
+    caughtBy: [{ file: "wire", title: "a value other than a natural number for one in %p" }],
   },
   {
     id: "44b",
@@ -423,7 +423,7 @@ export const planted: readonly Planted[] = [
       "raw.length > list.length) return undefined;\n  learnAddresses = learnAddresses.slice(0, raw.length) as never;\n"
       + "  const fields",
     ]],
-    caughtBy: [{ file: "wire", title: "fields that are missing or too many" }],
+    caughtBy: [{ file: "wire", title: "missing or additional fields, and messages that" }],
   },
   {
     id: "45",
@@ -463,10 +463,7 @@ export const planted: readonly Planted[] = [
       " || toBoot !== this.self.boot) return \"misaddressed\";",
       ") return \"misaddressed\";",
     ]],
-    caughtBy: [{
-      file: "wire",
-      title: "a datagram from before the receiver's restart is worthless",
-    }],
+    caughtBy: [{ file: "wire", title: "a datagram from before the receiver's restart has" }],
   },
   {
     id: "50",
@@ -878,7 +875,7 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server returns to a disk that it has lost.",
     changes: [["boot < from.boot : from.ended.has(disk)", "boot < from.boot : false"]],
-    caughtBy: [{ file: "wire", title: "another disk, in what is meant" }],
+    caughtBy: [{ file: "wire", title: "a new disk, in a datagram for our present boot" }],
   },
   {
     id: "90",
@@ -990,7 +987,7 @@ export const planted: readonly Planted[] = [
       "seen: new Float64Array(SEEN), calls: new Set() }",
       "seen: new Float64Array(SEEN) }",
     ]],
-    caughtBy: [{ file: "wire", title: "the next one gives the same ids to others" }],
+    caughtBy: [{ file: "wire", title: "a sender's pending requests are forgotten after" }],
   },
   {
     id: "105",
@@ -1002,7 +999,7 @@ export const planted: readonly Planted[] = [
     id: "106",
     name: "What a client sends is applied as a command, whatever it is.",
     changes: [["isWhole ? commands : []", "commands"]],
-    caughtBy: [{ file: "wire", title: "refuses what is no command" }],
+    caughtBy: [{ file: "wire", title: "refuses malformed commands, and applies the ones" }],
   },
   {
     id: "107",
@@ -1011,7 +1008,7 @@ export const planted: readonly Planted[] = [
       "batches(this.batch.splice(0), sizeOf, this.entryBytes)",
       "batches(this.batch.splice(0), sizeOf, Infinity)",
     ]],
-    caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
+    caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
   },
   {
     id: "108",
@@ -1059,7 +1056,7 @@ export const planted: readonly Planted[] = [
     id: "114",
     name: "Requests share entries by their number, not by their size.",
     changes: [["REQUEST_OVERHEAD + commands.length", "REQUEST_OVERHEAD"]],
-    caughtBy: [{ file: "wire", title: "share entries as large as a datagram" }],
+    caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
   },
   {
     id: "115",
@@ -1502,7 +1499,7 @@ export const planted: readonly Planted[] = [
     id: "164",
     name: "A datagram that was overtaken takes its sender back to an earlier address.",
     changes: [["if (sequence > from.newest) {", "if (sequence > 0) {"]],
-    caughtBy: [{ file: "wire", title: "one that was overtaken does not take its sender back" }],
+    caughtBy: [{ file: "wire", title: "a datagram that was overtaken does not take its" }],
   },
   {
     id: "165",
@@ -1511,7 +1508,7 @@ export const planted: readonly Planted[] = [
       "this.known.entries().filter(([, { places }]) => places.length === 0)",
       "this.known.entries()",
     ]],
-    caughtBy: [{ file: "wire", title: "met before thousands of strangers" }],
+    caughtBy: [{ file: "wire", title: "heard before thousands of strangers" }],
   },
   {
     id: "166",
@@ -1523,7 +1520,7 @@ export const planted: readonly Planted[] = [
   const fits = codes.some((one) => one && timingSafeEqual(one, sealed.subarray(0, MAC_BYTES)));
   if (!fits) return`,
     ]],
-    caughtBy: [{ file: "wire", title: "a whole operator ChangeMembers is worth nothing" }],
+    caughtBy: [{ file: "wire", title: "a whole operator ChangeMembers has no effect" }],
   },
   {
     id: "167",

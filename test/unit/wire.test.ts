@@ -1,6 +1,6 @@
 /**
  * Tests that a server accepts only datagrams that a member or client of its cluster has sent to it
- * since its last start. Anyone can send others.
+ * since its last start. Everyone on the network can send it any other datagram.
  */
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -72,9 +72,9 @@ const record = (
   kind: "start" | "vote" | "noop" | "commands" = "noop",
 ) => encodeRecord(makeEntry(index, term, kind, Buffer.from("data")));
 
-// ------------------------------------- An ear, to hear them -------------------------------------
+// ---------------------------- Endpoints that record what they accept -----------------------------
 
-type Ear = {
+type Listener = {
   endpoint: Endpoint;
   heard: Message[];
   calls: (Set<number> | undefined)[];
@@ -84,16 +84,16 @@ type Ear = {
   receive: (bytes: Buffer, host?: string) => void;
 };
 
-/** An endpoint on a machine of the simulation that keeps what it hears. */
+/** Returns an endpoint on a simulated machine, with a record of the messages that it accepts. */
 function listen(
   simulation: Simulation,
   name: string,
   { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = KINDS as readonly Kind[] } = {},
-): Ear {
+): Listener {
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
   const heard: Message[] = [];
-  const calls: Ear["calls"] = [];
+  const calls: Listener["calls"] = [];
   const events: EndpointEvent[] = [];
   const restarted: string[] = [];
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
@@ -123,7 +123,7 @@ function listen(
   };
 }
 
-/** Two servers that know each other, and what else a test needs of them. */
+/** Returns two servers that have each other's address, with what most tests need of them. */
 function pair(seed = 1) {
   const simulation = new Simulation(seed);
   const [a, b] = [listen(simulation, "a"), listen(simulation, "b")];
@@ -143,7 +143,7 @@ function pair(seed = 1) {
     toBoot: b.storage.identity.boot,
     sequence: sequence += 1,
   });
-  /** What `a` would send to `b`, but with a body, or an envelope, that it would not send. */
+  /** Returns a datagram as `a` would send it to `b`, but with any bodies and any envelope. */
   const from = (
     bodies: unknown[],
     change: Partial<Envelope> = {},
@@ -153,9 +153,10 @@ function pair(seed = 1) {
   return { simulation, a, b, sent, from };
 }
 
-const total = ({ endpoint }: Ear) => Object.values(endpoint.dropped).reduce((sum, n) => sum + n, 0);
+const total = ({ endpoint }: Listener) =>
+  Object.values(endpoint.dropped).reduce((sum, n) => sum + n, 0);
 
-/** It is counted, not heard, not answered, and throws nothing. */
+/** Expects that a datagram is counted, but neither accepted nor answered, and throws no error. */
 function expectDropped(
   { simulation, b, sent }: ReturnType<typeof pair>,
   bytes: Buffer,
@@ -173,12 +174,15 @@ function expectDropped(
   if (reason) expect(b.endpoint.dropped[reason]).toBe(before.reason + 1);
 }
 
-/** So that a test of what is dropped cannot pass because everything is. */
+/**
+ * Expects that a datagram is accepted. Otherwise a test of dropped datagrams would pass if all were
+ * dropped.
+ */
 function expectHeard({ b, simulation }: ReturnType<typeof pair>, bytes: Buffer, count = 1): void {
   b.heard.length = 0;
   const before = total(b);
   b.receive(bytes);
-  simulation.run(5); // A new life of the sender is told of its receiver's.
+  simulation.run(5); // A restarted sender receives the receiver's boot number.
   expect(b.heard).toHaveLength(count);
   expect(total(b)).toBe(before);
 }
@@ -188,8 +192,8 @@ const isGreeting = ({ bytes }: Packet) => {
   return types.join() === "Greeting" && bodies[0]?.[3] === MEMBERS.join(", ");
 };
 
-describe("what is no message is dropped and counted, never thrown, never answered", () => {
-  test("a datagram that is as it should be is heard: every type, alone or with others", () => {
+describe("malformed datagrams are dropped and counted, without an error or an answer", () => {
+  test("well-formed messages of every type are accepted, alone or with others", () => {
     const two = pair();
     const entries = Buffer.concat([record(1, 4), record(2, 5)]);
     for (
@@ -228,7 +232,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectHeard(two, two.from([]), 0);
   });
 
-  test("random bytes of any length, with the version and a kind in their places or not", () => {
+  test("random bytes of any length, even with a right version and kind", () => {
     const two = pair();
     forSeeds(300, (random) => {
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
@@ -242,7 +246,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectDropped(two, Buffer.alloc(65_507, 0x91));
   });
 
-  test("but an empty one only asks whether somebody is here, and is not even counted", () => {
+  test("an empty datagram is a probe, and is not even counted", () => {
     const { simulation, b, sent } = pair();
     const before = { dropped: { ...b.endpoint.dropped }, events: [...b.events] };
     b.receive(Buffer.alloc(0));
@@ -252,7 +256,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expect({ dropped: b.endpoint.dropped, events: b.events }).toEqual(before);
   });
 
-  test("every corruption of one byte, every truncation, every byte too many", () => {
+  test("a whole datagram with a changed byte, a missing end or an additional byte", () => {
     const two = pair();
     const random = randomFrom(1);
     for (const kind of KINDS) {
@@ -271,12 +275,12 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  test("claims of huge sizes, by strangers and by those who have the secret", () => {
+  test("a datagram that claims a huge size, with or without the secret", () => {
     const two = pair();
     const header = encode(
       inOrder({ cluster: "x", from: "a", to: "b", disk: 1, boot: 1, toBoot: 1, sequence: 9999 }),
     );
-    const huge = [
+    const hugeClaims = [
       "ddffffffff",
       "dcffff",
       "dfffffffff",
@@ -289,7 +293,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
       "91".repeat(50_000),
       "81".repeat(2000),
     ];
-    for (const claim of huge) {
+    for (const claim of hugeClaims) {
       const bytes = Buffer.from(claim, "hex");
       for (const parts of [[bytes], [header, bytes], [bytes, header]]) {
         expectDropped(two, seal("peer", parts, "a stranger's"), "unauthenticated");
@@ -298,10 +302,10 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  test("memory is not taken on the mere word of a datagram", () => {
+  test("claims of nested arrays, without allocating memory for them", () => {
     const two = pair();
     const before = process.memoryUsage().rss;
-    // Two hundred arrays within each other, each of which says that it has half a million elements.
+    // Two hundred nested arrays that claim half a million elements each.
     expectDropped(two, seal("peer", [Buffer.from("dd0007ffff".repeat(200), "hex")]), "malformed");
     expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(100);
   });
@@ -333,7 +337,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
   };
 
   test.each(Object.entries(bodies))(
-    "no natural number where %p has one (catalogue 44)",
+    "a value other than a natural number for one in %p (catalogue 44)",
     (_, body) => {
       const two = pair();
       for (let at = 1; at < body.length; at += 1) {
@@ -352,7 +356,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     },
   );
 
-  test.each(Object.entries(bodies))("another kind of value anywhere in %p", (_, body) => {
+  test.each(Object.entries(bodies))("a value of a wrong type anywhere in %p", (_, body) => {
     const two = pair();
     const values = [null, true, 1, "text", Buffer.from("bytes"), [1], undefined, new Date(0)];
     for (let at = 1; at < body.length; at += 1) {
@@ -363,7 +367,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  test("fields that are missing or too many, and messages that are no arrays", () => {
+  test("missing or additional fields, and messages that are no arrays", () => {
     const two = pair();
     for (const body of Object.values(bodies)) {
       expectDropped(two, two.from([body.slice(0, -1)]), "malformed");
@@ -375,20 +379,20 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  test("a chunk that reaches beyond its snapshot", () => {
+  test("a chunk that reaches beyond the end of its snapshot", () => {
     const two = pair();
     for (const [size, offset] of [[30, 21], [9, 0], [0, 2 ** 47]] as const) {
       expectDropped(two, two.from([install(size, offset, Buffer.alloc(10))]), "malformed");
     }
   });
 
-  test("a snapshot without a byte, which no file is", () => {
+  test("a chunk of an empty snapshot, because every snapshot has bytes", () => {
     const two = pair();
     expectDropped(two, two.from([install(0, 0, Buffer.alloc(0))]), "malformed");
     expectHeard(two, two.from([install(1, 0, Buffer.alloc(0))]));
   });
 
-  test("a sender with a name of more than 255 bytes", () => {
+  test("a sender's name of more than 255 bytes", () => {
     const two = pair();
     for (const kind of KINDS) {
       const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
@@ -397,7 +401,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectHeard(two, two.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
   });
 
-  test("types that no table has", () => {
+  test("an unknown type of message", () => {
     const two = pair();
     for (
       const type of [
@@ -422,16 +426,16 @@ describe("what is no message is dropped and counted, never thrown, never answere
     }
   });
 
-  test("a type that is not a number, but would find its place in a table like one", () => {
+  test("a type that is no number, but converts to the key of one", () => {
     const two = pair();
     for (const type of ["0", [0], [[0]]]) {
       expectDropped(two, two.from([vote.with(0, type)]), "malformed");
     }
-    const negative = two.from([vote.with(0, -0)], {}, "peer", (value) => floats.encode(value));
-    expectDropped(two, negative, "malformed");
+    const minusZero = two.from([vote.with(0, -0)], {}, "peer", (value) => floats.encode(value));
+    expectDropped(two, minusZero, "malformed");
   });
 
-  test("envelopes with anything wrong in them, ill-formed texts among it", () => {
+  test("an error anywhere in the envelope, ill-formed text included", () => {
     const two = pair();
     const texts = ["a\uD800", "\uDFFF", 1, null, Buffer.from("a")];
     for (const field of ["cluster", "from", "to"]) {
@@ -450,7 +454,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectHeard(two, two.from([vote]));
   });
 
-  test("entries with a gap, of a later term than the leader, or of a kind that is no entry", () => {
+  test("entries with a gap, of a later term than the leader's, or of a kind not in a log", () => {
     const two = pair();
     const good = record(1, 4);
     const wrong = [
@@ -470,7 +474,7 @@ describe("what is no message is dropped and counted, never thrown, never answere
     expectHeard(two, two.from([append(Buffer.concat([good, record(2, 5)]))]));
   });
 
-  test("entries whose bytes are not records from the first to the last", () => {
+  test("entries whose bytes are not whole records", () => {
     const two = pair();
     const whole = Buffer.concat([record(1, 4), record(2, 4)]);
     for (let length = 1; length < whole.length; length += 1) {
@@ -486,9 +490,9 @@ describe("what is no message is dropped and counted, never thrown, never answere
   });
 });
 
-describe("who speaks is known by a code", () => {
-  /** `a`, which has something wrong, asks `b` `times` times in each way that there is. */
-  function ask(wrong: { secret?: string; cluster?: string }, times = 1) {
+describe("authentication", () => {
+  /** Lets `a`, with a wrong secret or cluster, send `b` a message of each kind `times` times. */
+  function sendWrongly(wrong: { secret?: string; cluster?: string }, times = 1) {
     const simulation = new Simulation(1);
     const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
     const senders: string[] = [];
@@ -506,20 +510,20 @@ describe("who speaks is known by a code", () => {
     return { simulation, a, b, senders };
   }
 
-  test("with another secret there is no answer at all, and one warning a minute", () => {
+  test("a sender with another secret gets no answer, and causes one warning a minute", () => {
     for (const secret of ["another", ""]) {
-      const { simulation, a, b, senders } = ask({ secret }, 150);
+      const { simulation, a, b, senders } = sendWrongly({ secret }, 150);
       expect(new Set(senders)).toEqual(new Set(["a"]));
       expect(senders).toHaveLength(150 * KINDS.length);
       expect(a.events).toEqual([]);
       expect(b.endpoint.dropped).toEqual({ unauthenticated: senders.length });
       const from = { host: simulation.machine("a").ip, port: 1 };
-      // At the beginning, after one minute, and after two.
+      // After 0, 1 and 2 minutes.
       expect(b.events).toEqual(Array(3).fill({ type: "unauthenticated", address: from }));
     }
   });
 
-  test("warnings name each address, but not any number of them", () => {
+  test("warnings name each address, up to a hundred of them", () => {
     const { simulation, b } = pair();
     const forged = seal("peer", [encode([])], "another");
     for (let n = 0; n < 5000; n += 1) b.receive(forged, `10.1.${n >> 8}.${n & 255}`);
@@ -532,7 +536,7 @@ describe("who speaks is known by a code", () => {
     expect(b.events.at(-1)).toMatchObject({ address: { host: "10.2.2.2" } });
   });
 
-  test("what has another version, or is damaged beyond that, is nobody's wrong secret", () => {
+  test("a datagram of another version, or with a damaged head, causes no warning", () => {
     const two = pair();
     const old = two.from([vote]);
     old[16] = 1;
@@ -541,8 +545,8 @@ describe("who speaks is known by a code", () => {
     expect(two.b.events).toEqual([]);
   });
 
-  test("in a cluster of another name servers tell each other, and clients get no answer", () => {
-    const { simulation, a, b, senders } = ask({ cluster: "other" }, 3);
+  test("servers of clusters with different names warn each other, and clients get no answer", () => {
+    const { simulation, a, b, senders } = sendWrongly({ cluster: "other" }, 3);
     void b.endpoint.resolvePeer(address("a"));
     simulation.run(100);
     const from = (name: string) => ({ host: simulation.machine(name).ip, port: 1 });
@@ -561,7 +565,7 @@ describe("who speaks is known by a code", () => {
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
   });
 
-  test("a client's key is of one cluster, and no peer's: others cannot be made of it", () => {
+  test("each cluster has its own client key, and no other key can be derived from it", () => {
     const key = clientKey(SECRET, "raft");
     expect(key).toMatch(/^[0-9a-f]{64}$/);
     expect(key).toBe(clientKey(SECRET, "raft"));
@@ -589,13 +593,13 @@ describe("who speaks is known by a code", () => {
           forged[bit >> 3] = (forged[bit >> 3] ?? 0) ^ (1 << (bit & 7));
           expectDropped(two, forged, "unauthenticated");
         }
-        const anyone = seal(kind, [bytes.subarray(18)], "a stranger's secret");
-        expectDropped(two, anyone, "unauthenticated");
+        const byStranger = seal(kind, [bytes.subarray(18)], "a stranger's secret");
+        expectDropped(two, byStranger, "unauthenticated");
       }
     }
   });
 
-  /** A value for each field that is no number; and those numbers that must fit other fields. */
+  /** Values for the fields that are not numbers, and for the numbers that must fit other fields. */
   const values: Record<string, unknown> = {
     preVote: true,
     transfer: false,
@@ -630,7 +634,7 @@ describe("who speaks is known by a code", () => {
   );
 
   test.each(everyType)(
-    "a whole %s %s is worth nothing without the code of its kind's key",
+    "a whole %s %s has no effect without the code of its kind's key",
     (kind, type, number) => {
       const two = pair();
       const { b, sent } = two;
@@ -658,7 +662,8 @@ describe("who speaks is known by a code", () => {
       }
       const { heardMs: _, ...now } = b.endpoint.peerStatus(kind, "a");
       expect(known).toMatchObject(now);
-      // So nothing of it was taken: what is sealed as it should be is heard, and answered there.
+      // The forged ones changed nothing: a valid datagram is accepted, and its sender's address is
+      // used.
       expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
       sent.length = 0;
       b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
@@ -670,18 +675,18 @@ describe("who speaks is known by a code", () => {
     },
   );
 
-  test("a client's key makes no peer: neither under the peers' kind, nor under its own", () => {
+  test("the client key makes no peer's message, neither as a peer nor as a client", () => {
     const two = pair();
     for (const body of [vote, voteReply, append(record(1, 4)), appendReply]) {
       const bytes = two.from([body], {}, "client");
       expectDropped(two, seal("client", [bytes.subarray(18)], SECRET, "peer"), "unauthenticated");
       expectDropped(two, bytes, "malformed");
     }
-    const asClient = two.from([[0, 77]]);
-    expectDropped(two, seal("peer", [asClient.subarray(18)], SECRET, "client"), "unauthenticated");
+    const fromPeer = two.from([[0, 77]]);
+    expectDropped(two, seal("peer", [fromPeer.subarray(18)], SECRET, "client"), "unauthenticated");
   });
 
-  test("a program that has only the clients' key hears no peer", () => {
+  test("a program that has only the client key accepts no peer's message", () => {
     const simulation = new Simulation(1);
     const client = listen(simulation, "b", { kinds: ["client"] });
     const { id, boot } = client.storage.identity;
@@ -695,8 +700,8 @@ describe("who speaks is known by a code", () => {
   });
 });
 
-describe("a datagram is accepted once", () => {
-  test("however often it arrives, and in whatever order within the window", () => {
+describe("repeated datagrams", () => {
+  test("a datagram is accepted once, however often it arrives, in any order in the window", () => {
     let [duplicates, overtaken] = [0, 0];
     forSeeds(20, (random, seed) => {
       const { simulation, a, b } = pair(seed);
@@ -722,7 +727,7 @@ describe("a datagram is accepted once", () => {
     expect(overtaken).toBeGreaterThan(0);
   });
 
-  test("and not at all when it is so late that nobody could remember it", () => {
+  test("a datagram is dropped if so many later ones arrived that its number is forgotten", () => {
     const two = pair();
     const late = two.from([vote], { sequence: 2000 });
     const early = two.from([vote], { sequence: 2001 });
@@ -733,7 +738,7 @@ describe("a datagram is accepted once", () => {
     expectDropped(two, early, "repeated");
   });
 
-  test("and one that was overtaken does not take its sender back to an earlier address", () => {
+  test("a datagram that was overtaken does not take its sender back to an earlier address", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     const answers: Record<Kind, Message | ClientMessage> = {
@@ -743,11 +748,12 @@ describe("a datagram is accepted once", () => {
     };
     const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
     for (const kind of KINDS) {
-      // It moves from 10.1.1.1 to 10.2.2.2; its earlier datagrams arrive later, one of them twice.
-      const [early, earlier, moved] = [2001, 2000, 2002].map((sequence) =>
+      // The sender moves from 10.1.1.1 to 10.2.2.2. Its earlier datagrams arrive later, one of them
+      // twice.
+      const [early, earlier, afterMove] = [2001, 2000, 2002].map((sequence) =>
         two.from([asks[kind]], { sequence }, kind)
       );
-      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [moved, "10.2.2.2", "10.2.2.2"], [
+      const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [afterMove, "10.2.2.2", "10.2.2.2"], [
         earlier,
         "10.1.1.1",
         "10.2.2.2",
@@ -766,7 +772,7 @@ describe("a datagram is accepted once", () => {
   });
 
   test.each(["before", "after"])(
-    "also of a server that was met %s thousands of strangers",
+    "a server that was heard %s thousands of strangers is still known",
     (when) => {
       const simulation = new Simulation(1);
       const b = listen(simulation, "b");
@@ -780,7 +786,7 @@ describe("a datagram is accepted once", () => {
         );
       const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
-      const meet = () => {
+      const resolveBoth = () => {
         for (const name of ["a", "c"]) void b.endpoint.resolvePeer(address(name));
         simulation.run(10);
       };
@@ -797,12 +803,12 @@ describe("a datagram is accepted once", () => {
         }
       };
       if (when === "after") strangers("early");
-      meet();
+      resolveBoth();
       const recorded = KINDS.map((kind) => from(kind, "a", asks[kind], 7));
       for (const bytes of recorded) b.receive(bytes, ips[0]);
       strangers("late");
       expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * KINDS.length);
-      // It is known as well as before: by its numbers, its life and its address.
+      // The sender's sequence number, boot, disk and address are still known.
       const { repeated = 0 } = b.endpoint.dropped;
       b.heard.length = 0;
       for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
@@ -818,12 +824,12 @@ describe("a datagram is accepted once", () => {
     },
   );
 
-  test("a sequence number of zero was never sent", () => {
+  test("a sequence number of zero is invalid", () => {
     const two = pair();
     expectDropped(two, two.from([vote], { sequence: 0 }), "repeated");
   });
 
-  test("what comes back to its sender is dropped", () => {
+  test("a datagram that is reflected to its sender is dropped", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
@@ -833,7 +839,7 @@ describe("a datagram is accepted once", () => {
     expectDropped(two, own?.bytes ?? Buffer.alloc(0), "reflected", "b");
   });
 
-  test("what was sent to somebody else is not heard, but corrected", () => {
+  test("a datagram for another server is dropped, and its sender is greeted", () => {
     const two = pair();
     two.simulation.run(20);
     two.b.receive(two.from([vote], { to: "c" }));
@@ -845,7 +851,7 @@ describe("a datagram is accepted once", () => {
   });
 });
 
-/** A status as it must be after `ms` in which nothing was heard: no timer was reset. */
+/** Returns a status as it must be `ms` later if no message was accepted and no timer was reset. */
 function later({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: number) {
   const add = (before: number | null) => before === null ? null : before + ms;
   const silent = peers.map((peer) => ({ ...peer, heardMs: add(peer.heardMs) }));
@@ -854,7 +860,7 @@ function later({ silentMs, peers, ...rest }: ReturnType<Node["status"]>, ms: num
 
 const sum = (counts: Record<string, number>) => Object.values(counts).reduce((x, y) => x + y, 0);
 
-/** Three servers that have served for a while, and all the datagrams that it took. */
+/** Returns three servers that have served for a while, and all datagrams sent meanwhile. */
 function captured() {
   const simulation = new Simulation(1);
   const history: Packet[] = [];
@@ -884,26 +890,28 @@ function captured() {
   return { simulation, history, start, nodes, events };
 }
 
-describe("a life, a disk, a cluster", () => {
-  test("what was recorded changes nothing in a running cluster, and earns greetings only", () => {
+describe("boots, disks and clusters", () => {
+  test("recorded datagrams change nothing in a running cluster, and only earn greetings", () => {
     const { simulation, history, nodes } = captured();
-    simulation.route = () => []; // Now only the records arrive, and answers go nowhere.
+    simulation.route = () => []; // From here only the records arrive, and answers are lost.
     simulation.run(20);
-    const thief = { host: "10.9.9.9", port: 9 };
+    const recorder = { host: "10.9.9.9", port: 9 };
     const answers: Packet[] = [];
     simulation.watch = ({ packet }) =>
-      void (packet?.to.host === thief.host && answers.push(packet));
+      void (packet?.to.host === recorder.host && answers.push(packet));
     const before = nodes.map((node) => structuredClone(node.status()));
     const ips = MEMBERS.map((name) => simulation.machine(name).ip);
     for (const packet of history) {
-      for (const host of ips) simulation.deliver({ ...packet, from: thief, to: { host, port: 1 } });
+      for (const host of ips) {
+        simulation.deliver({ ...packet, from: recorder, to: { host, port: 1 } });
+      }
     }
     simulation.run(300);
     for (const [i, node] of nodes.entries()) {
-      const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+      const { dropped: droppedBefore, ...state } = later(before[i] ?? never(), 300);
       const { dropped, ...now } = later(node.status(), 0);
       expect(now).toEqual(state);
-      expect(sum(dropped) - sum(then)).toBe(history.length);
+      expect(sum(dropped) - sum(droppedBefore)).toBe(history.length);
     }
     expect(answers.length).toBeGreaterThan(0);
     expect(answers.every(isGreeting)).toBe(true);
@@ -911,13 +919,13 @@ describe("a life, a disk, a cluster", () => {
     simulation.settle(nodes[0]?.propose(Buffer.alloc(9)) ?? never());
   });
 
-  test("a datagram from before the receiver's restart is worthless after it (catalogue 49)", () => {
+  test("a datagram from before the receiver's restart has no effect after it (catalogue 49)", () => {
     const { simulation, history, start } = captured();
     for (const name of MEMBERS) {
       const machine = simulation.machine(name);
       machine.kill();
       const node = start(name);
-      simulation.route = () => []; // Now only the records arrive, and answers go nowhere.
+      simulation.route = () => []; // From here only the records arrive, and answers are lost.
       simulation.run(20);
       const answers: Packet[] = [];
       simulation.watch = ({ machine: from, packet }) =>
@@ -935,7 +943,7 @@ describe("a life, a disk, a cluster", () => {
     }
   });
 
-  test("what a server said before it lost its disk is worthless then, and no second server", () => {
+  test("a datagram from a disk that its sender has lost has no effect, and causes no event", () => {
     for (const lost of MEMBERS) {
       const { simulation, history, start, nodes, events } = captured();
       const machine = simulation.machine(lost);
@@ -945,13 +953,13 @@ describe("a life, a disk, a cluster", () => {
       const isMember = ({ name, votes, disk }: Member) =>
         name !== lost || (votes && disk === again.status().disk);
       const all = nodes.map((node, i) => MEMBERS[i] === lost ? again : node);
-      const isBack = () => all.every((node) => node.status().members.every(isMember));
-      expect(simulation.run(20_000, isBack)).toBe(true);
+      const isMemberAgain = () => all.every((node) => node.status().members.every(isMember));
+      expect(simulation.run(20_000, isMemberAgain)).toBe(true);
       expect(events.filter(({ type }) => type === "lostDisk")).toEqual([
         { type: "lostDisk", server: lost },
       ]);
       simulation.run(5000);
-      simulation.route = () => []; // Now only the records arrive.
+      simulation.route = () => []; // From here only the records arrive.
       simulation.run(20);
       events.length = 0;
       const before = all.map((node) => structuredClone(node.status()));
@@ -961,29 +969,29 @@ describe("a life, a disk, a cluster", () => {
       }
       simulation.run(300);
       for (const [i, node] of all.entries()) {
-        const { dropped: then, ...state } = later(before[i] ?? never(), 300);
+        const { dropped: droppedBefore, ...state } = later(before[i] ?? never(), 300);
         const { dropped, ...now } = later(node.status(), 0);
         expect(now).toEqual(state);
-        expect(sum(dropped) - sum(then)).toBe(history.length);
+        expect(sum(dropped) - sum(droppedBefore)).toBe(history.length);
       }
       expect(events).toEqual([]);
     }
   });
 
-  test("a datagram of the sender's earlier life is dropped, without an answer", () => {
+  test("a datagram from before its sender's restart is dropped, without an answer", () => {
     const two = pair();
     const first = two.a.storage.identity.boot;
     expectHeard(two, two.from([vote], { boot: first + 2, sequence: 1 }));
     for (const boot of [0, 1, first, first + 1]) {
       expectDropped(two, two.from([vote], { boot, sequence: 9999 }), "outdated");
     }
-    // In its next life a sender counts from one again.
+    // After a restart, a sender's sequence numbers begin at one again.
     expectDropped(two, two.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
     expectHeard(two, two.from([vote], { boot: first + 3, sequence: 1 }));
     expectDropped(two, two.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
   });
 
-  test("what a sender waits for is of its life: the next one gives the same ids to others", () => {
+  test("a sender's pending requests are forgotten after its restart, which reuses their ids", () => {
     const two = pair();
     const { boot } = two.a.storage.identity;
     const callsOf = (life: number, sequence: number) => {
@@ -996,7 +1004,7 @@ describe("a life, a disk, a cluster", () => {
     expect(callsOf(boot + 2, 1)).toEqual(new Set());
   });
 
-  test("what is not meant for our present life teaches neither boot nor disk of its sender", () => {
+  test("a datagram that is not for us teaches us neither its sender's boot nor its disk", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     const { disk, boot } = two.a.storage.identity;
@@ -1016,11 +1024,11 @@ describe("a life, a disk, a cluster", () => {
         simulation.run(5);
         expect(b.heard).toEqual([]);
         expect(b.endpoint.dropped["misaddressed"]).toBe(misaddressed + 1);
-        // It is told how to speak to us, in the life that it says it has.
+        // Its sender is greeted with the boot that it claims.
         expect(sent.every(isGreeting)).toBe(true);
         const answered = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
         expect(answered).toEqual([["10.9.9.9", claim.boot ?? boot]]);
-        // A greeting that names no cluster comes from who is to join one, and may be meant for us.
+        // A greeting without a cluster comes from a server that joins, so it may be meant for us.
         if ("cluster" in wrong) continue;
         expectDropped(two, two.from([greeting], { ...wrong, ...claim }), "misaddressed");
       }
@@ -1029,7 +1037,7 @@ describe("a life, a disk, a cluster", () => {
     expect(b.events).toEqual([]);
   });
 
-  /** Who has this disk and this boot is heard, and it is them that is spoken to. */
+  /** Expects that this disk and this boot are accepted, and used in answers. */
   function expectPresentLife(two: ReturnType<typeof pair>, life: { disk: number; boot: number }) {
     const { b, sent } = two;
     expectHeard(two, two.from([vote], life));
@@ -1041,35 +1049,35 @@ describe("a life, a disk, a cluster", () => {
     expect(said).toEqual([["a", life.boot]]);
   }
 
-  test("another disk, in what is meant for our present life, is a new life, and for good", () => {
+  test("a new disk, in a datagram for our present boot, replaces the old one forever", () => {
     const two = pair();
     const { disk, boot } = two.a.storage.identity;
     const [second, third] = [(disk + 1) % 2 ** 48, (disk + 2) % 2 ** 48];
     expectPresentLife(two, { disk, boot });
-    // Its boots begin anew, and so do the numbers of its datagrams.
-    const reborn = two.from([vote], { disk: second, boot: 5, sequence: 1 });
-    expectHeard(two, reborn);
-    expectDropped(two, reborn, "repeated");
-    // Nobody returns to a disk that is lost, whatever its boot, ...
-    for (const wherever of [0, 1, 5, 6, boot, boot + 1, 2 ** 47]) {
-      expectDropped(two, two.from([vote], { disk, boot: wherever }), "outdated");
+    // Its boots and its sequence numbers begin again.
+    const firstOfNewDisk = two.from([vote], { disk: second, boot: 5, sequence: 1 });
+    expectHeard(two, firstOfNewDisk);
+    expectDropped(two, firstOfNewDisk, "repeated");
+    // A lost disk never returns, with any boot.
+    for (const lostBoot of [0, 1, 5, 6, boot, boot + 1, 2 ** 47]) {
+      expectDropped(two, two.from([vote], { disk, boot: lostBoot }), "outdated");
     }
-    // ... nor to an earlier life of the present disk.
+    // An earlier boot of the present disk never returns either.
     expectDropped(two, two.from([vote], { disk: second, boot: 4 }), "outdated");
     expectPresentLife(two, { disk: second, boot: 5 });
     expectPresentLife(two, { disk: second, boot: 6 });
-    // And so it is each time.
+    // The same holds for the next disk.
     expectPresentLife(two, { disk: third, boot: 1 });
     for (const lost of [disk, second]) {
-      for (const wherever of [1, 5, 6, 7, boot, 2 ** 47]) {
-        expectDropped(two, two.from([vote], { disk: lost, boot: wherever }), "outdated");
+      for (const lostBoot of [1, 5, 6, 7, boot, 2 ** 47]) {
+        expectDropped(two, two.from([vote], { disk: lost, boot: lostBoot }), "outdated");
       }
     }
     expectPresentLife(two, { disk: third, boot: 1 });
     expectPresentLife(two, { disk: third, boot: 2 });
   });
 
-  test("a disk that is lost takes nothing of the others of its server's kinds with it", () => {
+  test("a lost disk of one kind's sender does not affect the other kinds", () => {
     const two = pair();
     const { disk } = two.a.storage.identity;
     const other = (disk + 1) % 2 ** 48;
@@ -1077,13 +1085,13 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([asks], {}, "operator"));
     expectHeard(two, two.from([vote], { disk: other }));
     expectDropped(two, two.from([vote]), "outdated");
-    // As an operator it has not spoken from the other one yet, and until then it is who it was.
+    // No operator's datagram came from the new disk yet, so the old one's are accepted.
     expectHeard(two, two.from([asks], {}, "operator"));
     expectHeard(two, two.from([asks], { disk: other }, "operator"));
     expectDropped(two, two.from([asks], {}, "operator"), "outdated");
   });
 
-  test("who comes back without its disk, again and again, is heard by who has run on", () => {
+  test("a server that loses its disk again and again is accepted by a server that runs on", () => {
     const { simulation, b } = pair();
     const disks = new Set<number>();
     for (let id = 1; id <= 3; id += 1) {
@@ -1094,9 +1102,9 @@ describe("a life, a disk, a cluster", () => {
       disks.add(again.storage.identity.disk);
       void again.endpoint.resolvePeer(address("b"));
       simulation.run(20);
-      const say = (ear: Ear, from: string, to: string) => {
-        ear.endpoint.send("peer", makeVoteReply(1, { from, to, id }));
-        ear.endpoint.flush();
+      const say = (listener: Listener, from: string, to: string) => {
+        listener.endpoint.send("peer", makeVoteReply(1, { from, to, id }));
+        listener.endpoint.flush();
         simulation.run(2000);
       };
       b.heard.length = 0;
@@ -1106,16 +1114,16 @@ describe("a life, a disk, a cluster", () => {
       expect(again.heard).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
     }
     expect(disks.size).toBe(3);
-    expect(b.events).toEqual([]); // One after the other is no second server.
+    expect(b.events).toEqual([]); // One server after another is no second server.
   });
 
-  /** How there can be two servers of one name. Whose life began later has it. */
-  const twins: [how: string, newer: { disk?: number; boot: number }][] = [
+  /** How two servers can have the same name. The later boot or disk wins. */
+  const duplicates: [how: string, newer: { disk?: number; boot: number }][] = [
     ["with a disk each", { disk: 4711, boot: 1 }],
     ["with copies of one directory", { boot: 2 ** 40 }],
   ];
 
-  test("what was heard in any life is a recording, however many began since", () => {
+  test("a datagram of any earlier boot is a recording, after any number of restarts", () => {
     const two = pair();
     const recorded = two.from([vote]);
     expectHeard(two, recorded);
@@ -1125,8 +1133,8 @@ describe("a life, a disk, a cluster", () => {
     expect(two.b.events).toEqual([]);
   });
 
-  test.each(twins)(
-    "of two servers of one name, %s, the older life is dropped, and told",
+  test.each(duplicates)(
+    "of two servers with one name, %s, the older one is dropped, and reported",
     (_, newer) => {
       const two = pair();
       const { simulation, b } = two;
@@ -1136,23 +1144,23 @@ describe("a life, a disk, a cluster", () => {
       simulation.run(1);
       const expectDroppedFrom = (host: string, bytes = two.from([vote])) =>
         expectDropped(two, bytes, "outdated", host);
-      // What was on its way when the new life began arrives within a second.
+      // Datagrams in flight when the new server started arrive within a second.
       expectDroppedFrom("10.8.8.8");
       simulation.run(993);
       expectDroppedFrom("10.8.8.8");
-      // And what was heard before is a recording, whenever it comes, and from wherever.
+      // Datagrams that were accepted before are recordings, at any time and from any address.
       for (const host of ["10.7.7.7", "10.8.8.8"]) {
         for (const bytes of recorded) expectDroppedFrom(host, bytes);
       }
       expect(b.events).toEqual([]);
-      // Who then says something new is there.
+      // A new datagram shows that the older server still runs.
       const from = (host: string) => ({ host, port: 1 });
       const twice = (
         host: string,
       ) => ({ type: "twice", server: "a", address: from(host), other: from("10.9.9.9") } as const);
       expectDroppedFrom("10.8.8.8");
       expect(b.events).toEqual([twice("10.8.8.8")]);
-      // It is told once a minute, of each address.
+      // The event is emitted once a minute for each address.
       for (let second = 1; second < 60; second += 1) {
         simulation.run(995);
         expectDroppedFrom("10.8.8.8");
@@ -1169,14 +1177,14 @@ describe("a life, a disk, a cluster", () => {
     },
   );
 
-  test("a copy of a directory that starts with an earlier boot than the other is told, too", () => {
+  test("a copied directory with an earlier boot than the original is reported, too", () => {
     const two = pair();
     const { simulation, b } = two;
     const { boot } = two.a.storage.identity;
     expectHeard(two, two.from([vote]));
     expectHeard(two, two.from([vote], { boot: boot + 2 }));
     simulation.run(2000);
-    // This life was never heard, so it cannot be a recording, whatever was heard of the last one.
+    // No datagram of this boot was accepted before, so it cannot be a recording.
     expectDropped(two, two.from([vote], { boot: boot + 1, sequence: 1 }), "outdated", "10.8.8.8");
     expect(b.events).toEqual([{
       type: "twice",
@@ -1187,12 +1195,12 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote], { boot: boot + 2 }));
   });
 
-  test("of two servers of one name the one that is heard is told by where it was heard", () => {
+  test("of two servers with one name, the newer one's address is the one that it sent from", () => {
     const two = pair();
     const { simulation, b } = two;
     expectHeard(two, two.from([vote]));
     b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
-    // Meanwhile it is silent, and its name still leads to the older one.
+    // The newer server is silent, and the name still resolves to the older one.
     for (let second = 0; second < 3; second += 1) {
       b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
       b.endpoint.flush();
@@ -1209,7 +1217,7 @@ describe("a life, a disk, a cluster", () => {
     }]);
   });
 
-  test("a second server of a name is told only once, although it is known in three ways", () => {
+  test("a second server with one name is reported once, although every kind knows it", () => {
     const two = pair();
     const { simulation, b } = two;
     const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
@@ -1227,7 +1235,7 @@ describe("a life, a disk, a cluster", () => {
     expect(b.events).toMatchObject([{ type: "twice" }]);
   });
 
-  test("after a restart both servers find each other again, and hear nothing twice", () => {
+  test("after a restart both servers find each other again, and accept no message twice", () => {
     const { simulation, a, b } = pair();
     simulation.machine("b").kill();
     const again = listen(simulation, "b");
@@ -1236,13 +1244,13 @@ describe("a life, a disk, a cluster", () => {
       a.endpoint.flush();
       simulation.run(20);
     };
-    send(1); // Meant for the life before: `b` corrects it.
+    send(1); // This datagram is for the earlier boot, so `b` answers with a greeting.
     send(2);
     expect(b.heard).toEqual([]);
     expect(again.heard.map(({ id }) => id)).toEqual([2]);
   });
 
-  test("a peer that starts again is told of once, and told of the life of who hears it", () => {
+  test("a restarted peer is reported once, and receives our boot", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     b.restarted.length = sent.length = 0;
@@ -1250,13 +1258,13 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote], { boot: 2 ** 40 }));
     expect(b.restarted).toEqual(["a"]);
     expect(sent.map(({ bytes }) => open(bytes).types)).toEqual([[]]);
-    // What may be a recording tells nothing.
+    // A datagram that may be a recording is no sign of a restart.
     b.receive(two.from([vote], { boot: 2 ** 41, toBoot: 7 }));
     simulation.run(100);
     expect(b.restarted).toEqual(["a"]);
   });
 
-  test("two servers know of each other's restarts before they have anything to say", () => {
+  test("two servers learn of each other's restart before either has a message to send", () => {
     const { simulation, a, b } = pair();
     a.restarted.length = 0;
     simulation.machine("b").kill();
@@ -1270,7 +1278,7 @@ describe("a life, a disk, a cluster", () => {
     expect([...a.heard, ...b.heard, ...again.heard]).toEqual([]);
   });
 
-  test("who is wrong is greeted, but not at any rate", () => {
+  test("misaddressed datagrams are answered by greetings at a limited rate", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     simulation.run(100);
@@ -1287,7 +1295,7 @@ describe("a life, a disk, a cluster", () => {
     expect(b.heard).toEqual([]);
   });
 
-  test("a greeting is never answered by a greeting, or two would greet each other for ever", () => {
+  test("a greeting is never answered by a greeting, because that would never end", () => {
     const two = pair();
     two.simulation.run(10_000);
     expect(two.sent).toEqual([]);
@@ -1298,7 +1306,7 @@ describe("a life, a disk, a cluster", () => {
     }
   });
 
-  test("a stranger of another cluster changes nothing that is known of one of ours", () => {
+  test("a server of another cluster with the name of one of ours does not affect ours", () => {
     const two = pair();
     const { simulation, b, sent } = two;
     expectHeard(two, two.from([vote]));
@@ -1308,7 +1316,7 @@ describe("a life, a disk, a cluster", () => {
       b.receive(two.from([vote], stranger), "10.9.9.9");
     }
     simulation.run(5);
-    // It is greeted in its present life, so that it can tell which cluster it has met.
+    // The greeting has its present boot, so that it can report the cluster that it has reached.
     expect(sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]])).toEqual(
       Array(3).fill(["10.9.9.9", 99]),
     );
@@ -1317,7 +1325,7 @@ describe("a life, a disk, a cluster", () => {
     expectHeard(two, two.from([vote]));
     const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", "a, x", "another"];
     b.receive(two.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
-    expect(b.events).toEqual([]); // It was not meant for this life.
+    expect(b.events).toEqual([]); // The greeting was not for this boot.
     for (let n = 0; n < 3; n += 1) b.receive(two.from([greeting], stranger), "10.9.9.9");
     expect(b.events).toEqual([{
       type: "foreign",
@@ -1334,7 +1342,7 @@ describe("a life, a disk, a cluster", () => {
     expect(sent.at(-1)?.to.host).not.toBe("10.9.9.9");
   });
 
-  test("servers with different lists refuse each other, and each is told the other's list", () => {
+  test("servers with different founders reject each other, and report each other's list", () => {
     const simulation = new Simulation(1);
     const [a, b] = [listen(simulation, "a"), listen(simulation, "b", { members: ["a", "b"] })];
     void a.endpoint.resolvePeer(address("b"));
@@ -1370,7 +1378,7 @@ describe("a life, a disk, a cluster", () => {
     }]);
   });
 
-  test("a name that does not resolve is told once, and asked for again until it does", () => {
+  test("a name that does not resolve is reported once, and retried until it resolves", () => {
     const simulation = new Simulation(1);
     const a = listen(simulation, "a");
     void a.endpoint.resolvePeer(address("b"));
@@ -1399,7 +1407,7 @@ describe("a life, a disk, a cluster", () => {
     expect(a.endpoint.peerStatus("peer", "b")).toMatchObject(known);
   });
 
-  test("a silent server is spoken to wherever it may be, and one that is heard only there", () => {
+  test("a silent server is sent to at all its addresses, and a heard one at that address", () => {
     const { simulation, a, b, sent } = pair();
     const { ip } = simulation.machine("b");
     const hosts = () => {
@@ -1414,7 +1422,7 @@ describe("a life, a disk, a cluster", () => {
     a.endpoint.learnAddresses(places);
     simulation.run(5);
     expect(hosts()).toEqual([ip, "10.7.7.7", "10.8.8.8"].toSorted());
-    // It moves to the last of them.
+    // The server moves to the last of them.
     simulation.machine("b").ip = "10.8.8.8";
     expect(hosts()).toHaveLength(3);
     b.endpoint.send("peer", { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 });
@@ -1423,14 +1431,14 @@ describe("a life, a disk, a cluster", () => {
     expect(hosts()).toEqual(["10.8.8.8"]);
   });
 
-  test("an address on the loopback is told to clients that are on it, too", () => {
+  test("a loopback address is given only to clients on the loopback", () => {
     const two = pair();
     const { b, simulation } = two;
     const members = configuration(["a", "b"]).map((member) => ({
       ...member,
       address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1",
     }));
-    const told = (client: string) => {
+    const addressesFor = (client: string) => {
       b.receive(
         two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
         client,
@@ -1439,37 +1447,37 @@ describe("a life, a disk, a cluster", () => {
     };
     const from = (host: string) => b.receive(two.from([vote]), host);
     from("127.0.0.9");
-    expect(told("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
-    expect(told("::1")).toBe(told("127.0.0.1"));
-    expect(told("10.9.9.9")).toBe("b=10.5.5.5:1");
+    expect(addressesFor("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    expect(addressesFor("::1")).toBe(addressesFor("127.0.0.1"));
+    expect(addressesFor("10.9.9.9")).toBe("b=10.5.5.5:1");
     from("10.6.6.6");
-    expect(told("10.9.9.9")).toBe("a=10.6.6.6:1,b=10.5.5.5:1");
-    expect(told("::1")).toBe("a=10.6.6.6:1,a=127.0.0.7:1,b=10.5.5.5:1");
+    expect(addressesFor("10.9.9.9")).toBe("a=10.6.6.6:1,b=10.5.5.5:1");
+    expect(addressesFor("::1")).toBe("a=10.6.6.6:1,a=127.0.0.7:1,b=10.5.5.5:1");
     simulation.run(1);
   });
 
-  test("a greeting takes no name from a server that already answers to it", () => {
+  test("a greeting does not take over the name of a server that answers to it", () => {
     const simulation = new Simulation(1);
     const [a, b, c] = [listen(simulation, "a"), listen(simulation, "b"), listen(simulation, "c")];
-    const ears = [a, b, c];
-    for (const { endpoint } of ears) {
+    const listeners = [a, b, c];
+    for (const { endpoint } of listeners) {
       for (const name of MEMBERS) {
         if (name !== endpoint.self.name) void endpoint.resolvePeer(address(name));
       }
     }
     simulation.run(50);
-    const say = (from: Ear, to: string) => {
+    const say = (from: Listener, to: string) => {
       from.endpoint.send("peer", makeVoteReply(1, { from: from.endpoint.self.name, to, id: 1 }));
       from.endpoint.flush();
       simulation.run(20);
     };
-    // A datagram from a to b reaches c, once: somebody has sent it there, or addresses changed.
+    // A datagram from a to b reaches c once, because it was misrouted or addresses changed.
     const { ip } = simulation.machine("c");
     simulation.watch = ({ packet }) =>
       packet && simulation.deliver({ ...packet, to: { host: ip, port: 1 } });
     say(a, "b");
     simulation.watch = () => {};
-    for (const ear of ears) ear.heard.length = 0;
+    for (const listener of listeners) listener.heard.length = 0;
     say(a, "b");
     say(b, "a");
     expect(b.heard.map(({ from, to }) => [from, to])).toEqual([["a", "b"]]);
@@ -1482,8 +1490,8 @@ function never(): never {
 }
 
 describe("a running server", () => {
-  /** A cluster of one, which leads, and a way to send it whatever a client could. */
-  function alone(seed: number) {
+  /** Returns a cluster of one server, and a function that sends it datagrams as a client. */
+  function singleServer(seed: number) {
     const simulation = new Simulation(seed);
     const events: NodeEvent[] = [];
     const node = simulation.settle(
@@ -1526,16 +1534,16 @@ describe("a running server", () => {
     return { simulation, node, send, reasons };
   }
 
-  const isServing = ({ simulation, node, reasons }: ReturnType<typeof alone>) => {
+  const isServing = ({ simulation, node, reasons }: ReturnType<typeof singleServer>) => {
     expect(reasons).toEqual([]);
     const answer = simulation.settle(node.propose(askStore("delete", Buffer.from("k"))));
     expect(answerOf(answer)).toBe(false);
   };
 
-  test("is not stopped, nor moved to another term, by anything that a client sends", () => {
+  test("is neither stopped nor moved to another term by anything that a client sends", () => {
     let dropped = 0;
     forSeeds(100, (random, seed) => {
-      const server = alone(seed);
+      const server = singleServer(seed);
       const pick = <T>(list: readonly T[]): T | undefined =>
         list[Math.floor(random() * list.length)];
       const { term } = server.node.status();
@@ -1573,8 +1581,8 @@ describe("a running server", () => {
     if (!isReplay) expect(dropped).toBeGreaterThan(100);
   });
 
-  /** What a server answers to requests of one turn: of each, the type and what it says. */
-  function ask(server: ReturnType<typeof alone>, requests: readonly unknown[][]): string[] {
+  /** Sends requests of one turn. Returns the type and the content of each answer. */
+  function ask(server: ReturnType<typeof singleServer>, requests: readonly unknown[][]): string[] {
     const said: unknown[][] = [];
     server.simulation.watch = ({ packet }) => {
       if (packet?.to.host === "10.9.9.9") said.push(...open(packet.bytes).bodies);
@@ -1583,25 +1591,25 @@ describe("a running server", () => {
     server.simulation.run(50);
     return requests.map(([, id]) => {
       const answers = said.filter((body) => body[1] === id);
-      const [number, , what = "nothing"] = answers[0] ?? [];
+      const [number, , content = "nothing"] = answers[0] ?? [];
       const type = TYPES.client[Number(number)];
-      if (type !== "Outcomes") return `${type} ${Buffer.from(what as string | Uint8Array)}`;
+      if (type !== "Outcomes") return `${type} ${Buffer.from(content as string | Uint8Array)}`;
       const parts = answers.flatMap((answer) => readOutcomes(answer.slice(2)));
       expect(parts.map(({ place }) => place)).toEqual(parts.map((_, place) => place));
       return `${type} ${parts.map(({ outcome }) => outcome).join()}`;
     });
   }
 
-  test("answers each command of a turn, which share entries as large as a datagram", () => {
-    const server = alone(1);
+  test("answers each command of a turn, in shared entries as large as a datagram", () => {
+    const server = singleServer(1);
     expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
     const before = server.node.status().lastIndex;
-    // Of each key, the last of these is to find what the first has put there.
+    // The last command for each key finds the value that the first one has put there.
     const put = (i: number) => askStore("put", Buffer.of(i), Buffer.alloc(100));
     const cas = (i: number) =>
       askStore("cas", Buffer.of(i), Buffer.of(i), i % 3 === 0 ? Buffer.of(i) : Buffer.alloc(100));
     const commands = Array.from({ length: 200 }, (_, i) => i < 100 ? put(i) : cas(i - 100));
-    // Some are asked alone, some with others.
+    // Some commands are sent alone, some with others.
     const ends = [1, 2, 3, 10, 11, ...Array.from({ length: 47 }, (_, i) => 16 + 4 * i)];
     const spans = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const);
     const requests = spans.map((
@@ -1620,8 +1628,8 @@ describe("a running server", () => {
     }
   });
 
-  test("refuses what is no command, and does what came with it", () => {
-    const server = alone(1);
+  test("refuses malformed commands, and applies the ones that came with them", () => {
+    const server = singleServer(1);
     expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
     const whole = sequence([Buffer.from("x")]);
     const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
@@ -1638,11 +1646,12 @@ describe("a running server", () => {
     expect(server.reasons).toEqual([]);
   });
 
-  test("is not held up by a client that claims to have seen answers without end", () => {
-    const server = alone(1);
-    server.send("client", [0, 1]); // Opens a session, at index 2 behind the term's first entry.
+  test("is not delayed by a client that claims to have seen a huge number of answers", () => {
+    const server = singleServer(1);
+    server.send("client", [0, 1]); // Opens a session, at index 2 after the term's first entry.
     server.simulation.run(50);
-    const seen = 1e8; // It would be 2**47, but then a failure of this test would never end.
+    // The real limit is 2**47, but then a failure of this test would take forever.
+    const seen = 1e8;
     server.send("client", [1, 2, ...commandsOf([2, seen + 1, seen], Buffer.from("x"))]);
     const begin = performance.now();
     server.simulation.run(50);
@@ -1650,8 +1659,8 @@ describe("a running server", () => {
     isServing(server);
   });
 
-  test("is not stopped by a redirection to what is no address", () => {
-    const server = alone(1);
+  test("is not stopped by a redirection to an invalid address", () => {
+    const server = singleServer(1);
     const operation = server.node.read(askStore("get", Buffer.from("k")));
     for (let id = 0; id < 5; id += 1) server.send("client", [5, id, "elsewhere", "no address"]);
     server.simulation.run(50);
