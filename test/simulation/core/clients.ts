@@ -21,7 +21,7 @@ export class Machine {
   private readonly applied: Set<number>;
   private readonly answer = new Uint32Array(1);
 
-  /** It begins as it is, or as a copy of another. */
+  /** Starts empty, or as a copy of another one. */
   constructor(from?: Machine) {
     this.values = new Map(from?.values);
     this.applied = new Set(from?.applied);
@@ -59,7 +59,7 @@ export class Client {
   private sequence = 0;
   private lastId = 0;
   private readonly operations = new Map<number, Operation>();
-  /** What was answered, as the answer may come again, and must be the same. */
+  /** Past answers: if an answer comes again, it must be the same. */
   private readonly answers = new Map<number, string>();
   private target: Server;
   private isDone = false;
@@ -77,12 +77,12 @@ export class Client {
     return this.operations.size === 0;
   }
 
-  /** Asks nothing new. What is under way is repeated until it is answered. */
+  /** Stops asking. Pending requests are repeated until they are answered. */
   finish(): void {
     this.isDone = true;
   }
 
-  /** It is gone, and what becomes of what it asked nobody will know. */
+  /** Ends without waiting for the outcomes of its requests. */
   kill(): number {
     const unknown = this.operations.size;
     this.finish();
@@ -106,7 +106,7 @@ export class Client {
     this.perform("read", Buffer.of(key), 0, this.begin("get", key));
   }
 
-  /** Nothing happens before it has a session. */
+  /** Opens a session, which comes before all commands. */
   write(): void {
     const { session, operations, scene } = this;
     if (session === undefined) return;
@@ -120,7 +120,7 @@ export class Client {
     this.perform("command", data, sequence, this.begin("put", key, write));
   }
 
-  /** Adds to the history. Of who asks and who is answered at the same instant none is first. */
+  /** Adds a call to the history. A call and an answer at the same instant have no order. */
   private begin(what: "get" | "put", key: number, write?: number): Call {
     const call: Call = {
       who: this.name,
@@ -136,7 +136,7 @@ export class Client {
     return call;
   }
 
-  /** A read is answered with the number of a write, or 0. */
+  /** Handles the answer to a read: the number of a write, or 0. */
   private end(call: Call, answer: Uint8Array): void {
     const [write = 0] = new Uint32Array(Uint8Array.from(answer).buffer);
     call.returned = this.scene.now;
@@ -172,7 +172,7 @@ export class Client {
     });
   }
 
-  /** Between clients and servers, too, everything may be lost, late, and come twice. */
+  /** Sends a message between a client and a server. It may be lost, late or duplicated, too. */
   private travel(arrive: () => void): void {
     const { scene } = this;
     const { loss, duplication, delay, delayMs, latencyMs, jitterMs } = scene.conditions;
@@ -187,7 +187,7 @@ export class Client {
   private onReply(operation: Operation, from: Server, reply: Reply): void {
     const { scene } = this;
     const { id, kind } = operation;
-    // Where disks are lost without number, a client may be answered by another founding.
+    // If any number of disks may be lost, another founding may answer a client.
     const { wipes } = scene.conditions;
     if (reply.type === "Answer" && !wipes) this.checkAnswer(operation, reply.answer, reply.index);
     if (!this.operations.has(id)) return;

@@ -7,7 +7,7 @@ import { type Random } from "../../support/random.ts";
 /** Chances are per message or per turn; what happens `EveryMs` happens so on average. */
 export type Conditions = {
   servers: number;
-  /** Servers that may join those that have founded the cluster. */
+  /** Servers that are no founders and may join. */
   spares: number;
   changeEveryMs: number;
   electionTimeoutMs: number;
@@ -31,7 +31,7 @@ export type Conditions = {
   transferEveryMs: number;
   killInTurn: number;
   diskLoss: number;
-  /** Whether disks are lost however many, so that the cluster may end, or be founded again. */
+  /** Whether any number of disks may be lost, so that the cluster may end, or be founded again. */
   wipes: boolean;
   slowSave: number;
   slowSaveMs: number;
@@ -42,11 +42,11 @@ export type Conditions = {
   reads: number;
   snapshotBytes: number;
   snapshotMs: number;
-  /** Of the knocks at a server: how many are refused by somebody who is not asked. */
+  /** The share of port probes that a forger refuses. */
   forgery: number;
 };
 
-/** In one seed of ten everything is on, in very few nothing is. */
+/** Draws the conditions of a seed. In one of ten all faults are on, in very few none. */
 export function drawConditions(random: Random): Conditions {
   const between = (low: number, high: number) => low + (high - low) * random();
   const pick = (...list: number[]) => list[Math.floor(random() * list.length)] ?? 0;
@@ -55,7 +55,7 @@ export function drawConditions(random: Random): Conditions {
   const chance = (highest: number) => random() < share ? highest * random() : 0;
   const every = (low: number, high: number) =>
     random() < share ? between(low, high) : Number.POSITIVE_INFINITY;
-  /** Servers that crash are what all of this is for. */
+  /** Crashes are on more often, because they matter most. */
   const often = (low: number, high: number) =>
     share > 0 && random() < 0.9 ? between(low, high) : every(low, high);
   const T = pick(300, 400, 600, 1000);

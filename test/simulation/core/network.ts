@@ -8,7 +8,7 @@ import { tellMessage } from "./words.ts";
 export class Network extends Links<Message> {
   deliver: (message: Message) => void = () => {};
   hear: (name: Name, restarted: Name) => void = () => {};
-  /** A follower's question reaches its leader. */
+  /** Delivers a follower's request for a read index to its leader. */
   ask: (name: Name, request: Request) => void = () => {};
   isRunning: (name: Name) => boolean = () => true;
 
@@ -34,8 +34,8 @@ export class Network extends Links<Message> {
   }
 
   /**
-   * One server asks whether another's process is there. A refusal takes its way back, if it is not,
-   * and may be lost or late like a message. A forger need not know.
+   * Probes another server's port. If its process is down, a refusal travels back, and may be lost
+   * or late like a message. A forger may refuse in any case.
    */
   probePort(from: Name, to: Name, onRefused: () => void): void {
     const { scene } = this;
@@ -53,7 +53,7 @@ export class Network extends Links<Message> {
     scene.plan(scene.random() * 2 * conditions.heartbeatMs, onRefused);
   }
 
-  /** The first word of a life, which may be lost, or late. */
+  /** Announces a restart, in a message that may be lost or late. */
   announce(from: Name): void {
     for (const to of this.scene.names) {
       if (to !== from) this.travel(from, to, () => this.hear(to, from));
@@ -84,7 +84,7 @@ export class Network extends Links<Message> {
     scene.plan(heldMs + latencyMs + scene.random() * jitter + lateMs, () => this.deliver(message));
   }
 
-  /** Sends an old message again, sometimes, whatever has happened to both servers since. */
+  /** Sometimes sends an old message again. */
   private replay(message: Message): void {
     const { scene } = this;
     const old = this.recall(message, scene.conditions.replay);

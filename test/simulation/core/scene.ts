@@ -15,14 +15,14 @@ export class Scene {
   readonly random: Random;
   readonly conditions: Conditions;
   readonly names: readonly Name[];
-  /** Who of them are the members at first. */
+  /** The first members. */
   readonly founders: readonly Name[];
   readonly report: Report;
   readonly judge: Judge;
   readonly snapshots = new Snapshots();
-  /** What clients asked, and were answered. */
+  /** All calls of clients, with their answers. */
   readonly history: Call[] = [];
-  /** Whether faults still happen. */
+  /** Whether faults still occur. */
   isHostile = true;
   private readonly agenda = new Agenda();
   private disks = 0;
@@ -38,7 +38,7 @@ export class Scene {
     this.judge = new Judge(this.founders, undefined, this.names.slice(servers));
   }
 
-  /** The number of a disk that nobody had before. */
+  /** Returns the number of a new disk. */
   makeDisk(): number {
     return this.disks += 1;
   }
@@ -59,12 +59,12 @@ export class Scene {
     return shuffle(this.random, list);
   }
 
-  /** Tells what happens now. Nothing is put into words for nobody. */
+  /** Adds a line to the story, if there is a reader. */
   tell(words: () => string): void {
     this.trace?.(`${this.now.toFixed(1).padStart(8)} ms  ${words()}`);
   }
 
-  /** Makes the hash depend on what happens now, and on all that has happened before. */
+  /** Adds facts and the time to the hash. */
   mix(...facts: number[]): void {
     for (const fact of [this.now * 1000, ...facts]) {
       this.hash = Math.imul(this.hash ^ (fact | 0), 0x01000193);
@@ -77,7 +77,7 @@ export class Scene {
     this.agenda.add(this.now + afterMs, action);
   }
 
-  /** Lets time pass until `isEnough`, but no longer than `ms`. Returns whether it was enough. */
+  /** Lets time pass until `isEnough`, at most `ms`. Returns whether it was enough. */
   run(ms: number, isEnough: () => boolean = () => false): boolean {
     const end = this.now + ms;
     while (!isEnough()) {

@@ -22,7 +22,7 @@ import { type Network } from "./network.ts";
 import { type Scene } from "./scene.ts";
 import { type State } from "./snapshots.ts";
 
-/** A client's request, or a follower's for the index of a read, and how it gets an answer. */
+/** A client's request, or a follower's for a read index, with its reply function. */
 export type Request = {
   client: Name;
   id: number;
@@ -35,28 +35,28 @@ export type Reply =
   | { type: "NotLeader"; leader: Name | undefined }
   | { type: "Refused"; reason: string };
 
-/** What takes a while, and is complete at the end of a later turn. */
+/** Work that takes a while, and ends with a later turn. */
 type Work = { complete: (raft: Raft) => void; isDone: boolean };
 
 export class Server {
   raft: Raft | undefined;
-  /** Its disk: a number of its own, the log behind its base, in records, and a snapshot. */
+  /** Its disk: a number, the records of the log after its base, and a snapshot. */
   private disk = 0;
   private records: Saved[] = [];
   private base: Position = { index: 0, term: 0 };
   private kept: State | undefined;
-  /** What has come of a snapshot; and one that is being written or installed. */
+  /** The chunks received so far, and the snapshot that is being written or installed. */
   private draft = Buffer.alloc(0);
   private work: Work | undefined;
   private unfinished: Saved | undefined;
-  /** Counts its starts: what an earlier life has planned does not happen. */
+  /** Counts its starts: plans of an earlier run are dropped. */
   private life = 0;
   private rate = 1;
   private originMs = 0;
   private inbox: (() => void)[] = [];
-  /** The disks of all others, as far as it has heard of them in this life. */
+  /** The disks of the others, as heard since the start. */
   private heardDisks = new Map<Name, number>();
-  /** Why it does not read what arrives: it is paused, or waits for its disk. */
+  /** Why it does not read messages: it is paused, or waits for its disk. */
   private busy: "" | "paused" | "saving" = "";
   private isScheduled = false;
   private isTickDue = false;
@@ -67,7 +67,7 @@ export class Server {
   private readonly proposals = new Map<number, Request & { term: number }>();
   private readonly underWay = new Set<string>();
   private questions: (Request & { asked: Question })[] = [];
-  /** Reads at a follower that wait until it has applied its log up to `index`. */
+  /** Reads at a follower that wait until `index` is applied. */
   private awaited: (Request & { asked: Question; index: number })[] = [];
 
   constructor(
@@ -80,7 +80,7 @@ export class Server {
     return this.raft?.role.name === "Leader";
   }
 
-  /** What its own clock says: it may be fast or slow, and begins anywhere. */
+  /** Returns the time of its own clock, which may be fast or slow, and starts at any value. */
   private get localNow(): number {
     return this.originMs + this.scene.now * this.rate;
   }
@@ -96,13 +96,13 @@ export class Server {
     };
   }
 
-  // ------------------------------------- Its life and death --------------------------------------
+  // ------------------------------------- Starts and crashes --------------------------------------
 
   start(): void {
     const { scene, name } = this;
     if (this.raft) return;
     const { conditions, judge } = scene;
-    // What was being written when it was killed may have been written.
+    // An interrupted write may be complete.
     if (this.unfinished && scene.chance(0.5)) this.records.push(this.unfinished);
     this.life += 1;
     Object.assign(this, {
@@ -146,7 +146,7 @@ export class Server {
     this.state = from?.state ?? 0;
   }
 
-  /** What the disk remembers: every record takes the place of what it conflicts with. */
+  /** Reads the disk: every record replaces earlier ones that conflict with it. */
   private recover(): Remembered {
     const entries: Entry[] = [];
     for (const { entries: [first, ...rest] } of this.records) {
@@ -159,7 +159,7 @@ export class Server {
     const { index, term } = snapshot ?? this.base;
     const last = index === this.base.index ? this.base : entries[index - this.base.index - 1];
     if (last?.term !== term) {
-      // It was installed, and the log not cut any more.
+      // The snapshot was installed, but the log not yet compacted.
       [this.base, this.records] = [{ index, term }, [{
         currentTerm,
         votedFor,
@@ -184,7 +184,7 @@ export class Server {
     scene.tell(() => `${name}  is killed ${why}`);
   }
 
-  /** What its disk remembered is gone, and it starts with another one. */
+  /** Replaces its disk by an empty one. */
   private loseDisk(): void {
     const { scene, name } = this;
     Object.assign(this, {
@@ -200,7 +200,7 @@ export class Server {
     scene.tell(() => `${name}  loses its disk`);
   }
 
-  /** It is killed, and starts again after a while. */
+  /** Kills it, and restarts it after a while. */
   crash(why: string): void {
     const { scene, name } = this;
     if (!this.raft) return;
@@ -226,7 +226,7 @@ export class Server {
     this.later(ms, () => this.resume());
   }
 
-  /** What has arrived meanwhile is read before a late tick judges anybody's silence. */
+  /** Resumes: messages that have arrived are read before a late tick judges any silence. */
   private resume(): void {
     this.busy = "";
     const { life } = this;
@@ -256,7 +256,7 @@ export class Server {
   receive(message: Message): void {
     const { from, disk = 0 } = message;
     this.input((raft) => {
-      // Nobody returns to a disk that it has lost: `Endpoint` sees to that.
+      // A server never returns to a lost disk: `Endpoint` sees to that.
       if (disk < (this.heardDisks.get(from) ?? 0)) return;
       this.heardDisks.set(from, disk);
       raft.receive(message, this.localNow);
@@ -273,7 +273,7 @@ export class Server {
     });
   }
 
-  /** It hears of another life of a peer, in which that has said nothing else yet. */
+  /** Handles the announcement of a peer's restart. */
   onRestarted(peer: Name): void {
     this.input((raft) => {
       raft.onRestarted(peer, this.localNow);
@@ -323,7 +323,7 @@ export class Server {
     network.travel(name, leader, () => network.ask(leader, question));
   }
 
-  /** It is told to hand over, to one by name or, if that is itself, to whoever has most. */
+  /** Hands over, to a server by name, or to the best one if that is itself. */
   transfer(heir: Name): void {
     this.input((raft) => {
       if (raft.transfer(heir === this.name ? undefined : heir)) return;
@@ -332,11 +332,11 @@ export class Server {
     });
   }
 
-  /** It is asked to add a server, or to remove one, itself perhaps. */
+  /** Adds or removes a server, perhaps itself. */
   change(): void {
     this.input((raft) => {
       const { scene, name } = this;
-      // Who is left might need the one that is removed.
+      // The remaining servers may need the removed one.
       if (!scene.isHostile || !scene.judge.isWhole()) return;
       const isMember = (one: Name) => raft.members.some((member) => member.name === one);
       const [strangers, members] = [
@@ -383,7 +383,7 @@ export class Server {
   private schedule(): void {
     if (this.isScheduled) return;
     this.isScheduled = true;
-    // What arrives until then is carried out together.
+    // Messages that arrive until then share the turn.
     this.later(this.scene.random() * this.scene.conditions.turnMs, () => {
       if (this.busy === "" && this.isScheduled) this.flush();
     });
@@ -404,11 +404,11 @@ export class Server {
     this.receiveSnapshot(raft);
     if (this.work?.isDone) this.complete(raft, this.work.complete);
     if (this.raft !== raft) return;
-    // A leader applies one entry in a turn, so that it often has answers to give before it saves.
+    // A leader applies one entry a turn, so that it often answers before it saves.
     this.carryOut(raft, raft.step(this.isLeader ? 1 : undefined));
   }
 
-  /** Carries out the rest of a step. It may be killed between two acts, and a save may be slow. */
+  /** Carries out the rest of a step. A kill may come between two acts, and a save may be slow. */
   private carryOut(raft: Raft, step: Iterator<Effect, void>): void {
     const { value: effect } = step.next();
     this.scene.judge.stepped(this.name);
@@ -447,7 +447,7 @@ export class Server {
     });
   }
 
-  /** What else a turn has brought. */
+  /** Handles the other results of a turn. */
   private finish(raft: Raft): void {
     const { scene, name } = this;
     const isReady = ({ index }: { index: number }) =>
@@ -502,7 +502,7 @@ export class Server {
 
   // ------------------------------------------ Snapshots ------------------------------------------
 
-  /** Begins what takes a while. It comes to nothing if something newer comes before it is done. */
+  /** Begins slow work. Newer work cancels it. */
   private begin(complete: (raft: Raft) => void): void {
     const work: Work = this.work = { complete, isDone: false };
     this.later(this.scene.random() * this.scene.conditions.snapshotMs, () => {
@@ -555,7 +555,7 @@ export class Server {
     });
   }
 
-  /** The snapshot is durable, and the log is cut. Between the two it may be killed. */
+  /** Makes a snapshot durable, then compacts the log. A kill may come between the two. */
   private switchSnapshot(raft: Raft, kept: State): void {
     const { scene, name } = this;
     const { log } = raft;
@@ -588,13 +588,13 @@ export class Server {
 
   // ------------------------------------------ At the end -----------------------------------------
 
-  /** What is left of a pause or of a slow save is over. */
+  /** Ends a pause or a slow save. */
   heal(): void {
     if (!this.raft) this.start();
     else if (this.busy === "paused") this.resume();
   }
 
-  /** Everything that its clients could ever be told by it. */
+  /** Returns all answers that its clients could get from it. */
   get contents(): string {
     const open = [...this.sessions["open"]].map((
       [id, { acknowledged, applied }],

@@ -1,9 +1,9 @@
-/** What stands for a state on disks and in messages: bytes that tell it from all others. */
+/** Gives every state bytes of its own, which stand for it on disks and in messages. */
 import { type Sessions, type Snapshot } from "../../../raft.ts";
 import { Violation } from "../judge.ts";
 import { type Machine } from "./clients.ts";
 
-/** Everything as it was after an entry. `state` is the digest of it. */
+/** All state after an entry. `state` is its digest. */
 export type State = {
   snapshot: Snapshot;
   sessions: ReturnType<Sessions["snapshot"]>;
@@ -15,7 +15,7 @@ export type State = {
 export class Snapshots {
   private readonly all: State[] = [];
 
-  /** Makes bytes for a state. No two snapshots have the same, not even of the same state. */
+  /** Returns bytes for a state. Two snapshots have different bytes, even of the same state. */
   keep({ snapshot, ...rest }: Omit<State, "bytes">): State {
     const bytes = Buffer.alloc(
       snapshot.size,
@@ -26,7 +26,7 @@ export class Snapshots {
     return kept;
   }
 
-  /** Which state these bytes are. */
+  /** Returns the state with these bytes. */
   find(bytes: Buffer): State {
     const kept = this.all[new Uint32Array(Uint8Array.from(bytes.subarray(0, 4)).buffer)[0] ?? 0];
     if (!kept?.bytes.equals(bytes)) {

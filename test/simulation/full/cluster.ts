@@ -14,7 +14,7 @@ import { isStorageError, Server, SNAPSHOT } from "./server.ts";
 import { readDatagram, tellMessage } from "./story.ts";
 import { Workload } from "./workload.ts";
 
-/** More than any queue of a server may ever hold. */
+/** A bound on every queue of a server. */
 const QUEUE_BOUND = 2_000;
 export type Trace = ((line: string) => void) | undefined;
 
@@ -27,20 +27,20 @@ export class Cluster {
   readonly servers: Server[];
   readonly names: readonly string[];
   readonly clients: readonly string[];
-  /** Whether the world still harms anybody. */
+  /** Whether faults still occur. */
   isHostile = true;
-  /** Until then the last request to change the members may be granted yet. */
+  /** Until then the last membership change may still be granted. */
   changesUntil = 0;
-  /** The first thing that went wrong where nobody can throw it. */
+  /** The first error in a place from which it cannot be thrown. */
   broken: unknown;
   /** The terms of the committed entries, by index, and the state after each command. */
   readonly committed: number[] = [0];
   readonly lists: Lists;
   private readonly states = new Map<string, number>();
-  /** The judges of each founding of the cluster. There is one, unless `wipes` is on. */
+  /** A judge for each founding of the cluster. There is one, unless `wipes` is on. */
   private readonly figures = new Map<number, Figure3>();
   private readonly byName: Map<string, Server>;
-  /** Of which index the snapshot was that was last looked at. */
+  /** The index of the last snapshot that was judged. */
   private readonly judged = new Map<string, number>();
   private readonly random: Random;
 
@@ -91,7 +91,7 @@ export class Cluster {
         this.tell(server.name, () => "HAS STOPPED");
         server.machine.kill();
         if (this.isHostile) this.reviveLater(server);
-        else this.revive(server); // It was told in the hostile time, and took its time.
+        else this.revive(server); // It was told to stop while faults still occurred.
       },
     });
     machine.disk.fault = (operation) => this.onOperation(server, operation);
@@ -108,7 +108,7 @@ export class Cluster {
     return this.servers.filter((server) => server.isUp);
   }
 
-  /** Lets time pass until `isEnough`. Returns whether it was. Throws what is found wrong. */
+  /** Lets time pass until `isEnough`. Returns whether it was enough. Throws at a broken promise. */
   run(ms: number, isEnough: () => boolean = () => false): boolean {
     const isBroken = () => this.broken !== undefined || this.workload.broken !== undefined;
     const was = this.simulation.run(ms, () => isBroken() || isEnough());
@@ -116,7 +116,7 @@ export class Cluster {
     return was;
   }
 
-  // ------------------------------------ What happens to servers ------------------------------------
+  // ------------------------------------ Crashes and restarts -------------------------------------
 
   crash(server: Server, how: "killed" | "power cut"): void {
     if (!server.isUp) return;
@@ -143,7 +143,7 @@ export class Cluster {
   private loseDisk(server: Server): void {
     const { lists, committed, report, random, hostility } = this;
     if (!this.isHostile || server.damage || random() >= hostility.diskLoss) return;
-    // Who is left might need the one that is removed.
+    // The remaining servers may need the removed one.
     if (this.simulation.now < this.changesUntil) return;
     for (const each of this.servers) each.readPlatter(hostility.wipes ? [] : committed);
     if (!hostility.wipes && !lists.canLoseDisk(server.name, committed, this.diskOf)) return;
@@ -169,7 +169,7 @@ export class Cluster {
     server.start();
   }
 
-  /** It ended by itself. It may only do so if its disk failed or is damaged. */
+  /** Handles a server that stopped. Only a failed or damaged disk is a valid reason. */
   private onStopped(server: Server, reason: unknown): void {
     const mayStop = (server.isFaulted || server.damage) && isStorageError(reason);
     if (!mayStop) this.broken ??= new Error(`${server.name} stops: ${String(reason)}`);
@@ -179,7 +179,7 @@ export class Cluster {
     this.reviveLater(server);
   }
 
-  /** Before a disk does anything: its server may be killed, or the disk may fail. */
+  /** Decides, before an operation of a disk, whether it fails, or whether the server is killed. */
   private onOperation(server: Server, { what, file }: Operation): Fault | undefined {
     const { random, hostility, report } = this;
     if (what === "rename" && file === SNAPSHOT) this.judgeBeforeCut(server);
@@ -193,12 +193,12 @@ export class Cluster {
     if (!isFull && random() >= hostility.diskFault) return undefined;
     if (!isFull && random() < 0.3) server.fullUntil = this.simulation.now + hostility.downMs;
     report.diskFaults += 1;
-    server.isFaulted ||= what !== "link"; // Without a link it goes on.
+    server.isFaulted ||= what !== "link"; // A server works without a link.
     this.tell(server.name, () => `CANNOT ${what.toUpperCase()}`);
     return { code: isFull ? "ENOSPC" : "EIO", share: random() };
   }
 
-  // --------------------------------------- What is looked at ---------------------------------------
+  // ------------------------------------------ Judgement ------------------------------------------
 
   private onPacket(packet: Packet): Route[] {
     const { simulation, report, hostility } = this;
@@ -228,7 +228,7 @@ export class Cluster {
     return routes;
   }
 
-  /** Somebody knocks, or a kernel refuses that; and perhaps somebody else forges a refusal. */
+  /** Handles a port probe or its refusal. Sometimes a refusal is forged. */
   private onKnock(from: string, to: string, packet: Packet): Route[] {
     const { simulation, report, hostility, network } = this;
     const { onRefused } = packet;
@@ -253,10 +253,10 @@ export class Cluster {
     this.tell(server.name, () => `${tellEvent(event, server.core?.currentTerm ?? 0)}`);
   }
 
-  /** State Machine Safety, by its fruits: who has applied as much is in the same state. */
+  /** State Machine Safety: servers that have applied the same entries are in the same state. */
   private onApplied(server: Server, index: number, place: string, hash: number): void {
     const { workload, hostility } = this;
-    // Another founding may have applied less, and its clients are told what that has.
+    // Another founding may have applied fewer entries, and answers its clients from those.
     if (!hostility.wipes) workload.newestApplied = Math.max(workload.newestApplied, index);
     const key = `${place} ${server.core?.founding}`;
     const expected = this.states.get(key) ?? hash;
@@ -265,7 +265,7 @@ export class Cluster {
     this.broken ??= new Error(`${server.name} is in another state than others after ${place}`);
   }
 
-  /** When the log is cut, what was committed in this turn might not be there any more to be seen. */
+  /** Judges before the log is compacted, because entries committed in this turn may go. */
   private judgeBeforeCut(server: Server): void {
     try {
       this.judge(server.machine);
@@ -286,18 +286,18 @@ export class Cluster {
     const figure3 = this.figures.get(core.founding) ?? new Figure3();
     this.figures.set(core.founding, figure3);
     figure3.judge(name, core);
-    if (wipes) return this.judgeQueues(server); // What is committed depends on the founding.
+    if (wipes) return this.judgeQueues(server); // Each founding has committed entries of its own.
     this.judgeCommitted(server, core);
     this.judgeSnapshot(server);
     this.judgeQueues(server);
   }
 
-  /** How often the cluster was founded, and something committed. */
+  /** Returns how many foundings have committed an entry. */
   get founded(): number {
     return [...this.figures.values()].filter(({ isUsed }) => isUsed).length;
   }
 
-  /** What lists of members its log has. */
+  /** Returns the lists of members in a log. */
   private noteMembers({ core }: Server): void {
     for (const { index } of core?.log["configurations"] ?? []) {
       const entry = core && index > core.log.baseIndex ? core.log.at(index) : undefined;
@@ -305,13 +305,13 @@ export class Cluster {
     }
   }
 
-  /** Who has a vote by what is committed. */
+  /** Returns the voters by the committed entries. */
   get members(): Server[] {
     const voters = this.lists.votersAfter(this.committed);
     return this.servers.filter(({ name }) => voters.includes(name));
   }
 
-  /** What is committed is durable then, on a majority of a list that was in force in this turn. */
+  /** Committed entries are durable on a majority of a list that was in force in this turn. */
   private judgeCommitted(
     { name }: Server,
     { log, commitIndex }: NonNullable<Server["core"]>,
@@ -338,7 +338,7 @@ export class Cluster {
     }
   }
 
-  /** A snapshot has the members as of its own index; who is yet to join may know of none. */
+  /** A snapshot has the members as of its index. A server that is yet to join may know none. */
   private judgeSnapshot({ name, platter: { snapshotIndex, snapshotList } }: Server): void {
     if (this.judged.get(name) === snapshotIndex) return;
     this.judged.set(name, snapshotIndex);

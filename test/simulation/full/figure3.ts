@@ -5,7 +5,7 @@
 import type { Entry, Raft } from "../../../raft.ts";
 import { isSameEntry } from "../../support/entries.ts";
 
-/** A server in one of its lives. Of its log, what lies before the base may be missing. */
+/** A server since its last start. Entries before the base of its log may be missing. */
 type Seen = {
   core: Raft;
   log: Entry[];
@@ -17,22 +17,23 @@ type Seen = {
 
 export class Figure3 {
   private readonly leaders = new Map<number, string>();
-  /** Every entry that was ever in a log, by term and index, and the term of the one before it. */
+  /** Every entry that was ever in a log, by term and index, with the term of its predecessor. */
   private readonly known = new Map<string, { entry: Entry; prevTerm: number }>();
   private readonly servers = new Map<string, Seen>();
   private readonly committed: Entry[] = [];
 
-  /** Whether anything was ever committed. */
+  /** Returns whether an entry was ever committed. */
   get isUsed(): boolean {
     return this.committed.length > 0;
   }
 
-  /** Throws the sentence of a promise that is broken. */
+  /** Throws at a broken promise. */
   judge(name: string, core: Raft): void {
     const { currentTerm, commitIndex, lastApplied } = core;
     let seen = this.servers.get(name);
     if (seen?.core !== core) {
-      // What it had saved as committed is judged again: it may have died before it was seen.
+      // Entries that it had saved as committed are judged again: it may have died before the judge
+      // saw them.
       seen = { core, log: [], currentTerm, commitIndex: 0, lastApplied, ledTerm: 0 };
       this.servers.set(name, seen);
     }
@@ -47,7 +48,7 @@ export class Figure3 {
     Object.assign(seen, { currentTerm, commitIndex, lastApplied });
   }
 
-  /** Log Matching, and Leader Append-Only: entries that are still the same objects are the same. */
+  /** Log Matching and Leader Append-Only. Unchanged objects are unchanged entries. */
   private judgeLog(name: string, { core, log, currentTerm, ledTerm }: Seen): void {
     const now = core.log;
     let same = Math.min(log.length, now.lastIndex);
@@ -74,7 +75,7 @@ export class Figure3 {
     }
   }
 
-  /** Election Safety, and Leader Completeness: who is elected has all that is committed. */
+  /** Election Safety and Leader Completeness: a new leader has all committed entries. */
   private judgeLeader(name: string, seen: Seen): void {
     const { core, log } = seen;
     const { currentTerm } = core;
@@ -95,7 +96,7 @@ export class Figure3 {
     );
   }
 
-  /** State Machine Safety: nobody has another entry for committed where one is. */
+  /** State Machine Safety: servers commit the same entry at an index. */
   private judgeCommitted(name: string, { core, log, commitIndex }: Seen): void {
     const first = Math.max(commitIndex, core.log.baseIndex) + 1;
     for (let index = first; index <= core.commitIndex; index += 1) {

@@ -4,10 +4,12 @@
  */
 import { between, pick, type Random } from "../../support/random.ts";
 
-/** Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average. */
+/**
+ * Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average.
+ */
 export type Hostility = {
   servers: number;
-  /** Servers that may join those that have founded the cluster. */
+  /** Servers that are no founders and may join. */
   spares: number;
   changeEveryMs: number;
   clients: number;
@@ -39,18 +41,18 @@ export type Hostility = {
   slowSyncMs: number;
   bitFlip: number;
   diskLoss: number;
-  /** Whether disks are lost however many, so that the cluster may end, or be founded again. */
+  /** Whether any number of disks may be lost, so that the cluster may end, or be founded again. */
   wipes: boolean;
   downMs: number;
   operationsUnderWay: number;
   thinkMs: number;
   timeoutMs: number;
   snapshotBytes: number;
-  /** Of the knocks at a port: how many are refused by somebody who has it in for us. */
+  /** The share of port probes that an attacker refuses. */
   forgery: number;
 };
 
-/** Draws the hostility of a seed. In one of ten everything is on, in very few nothing is. */
+/** Draws the hostility of a seed. In one of ten all faults are on, in very few none. */
 export function drawHostility(random: Random): Hostility {
   const mood = random();
   const share = mood < 0.03 ? 0 : mood < 0.13 ? 1 : between(random, 0.3, 0.8);
@@ -58,7 +60,7 @@ export function drawHostility(random: Random): Hostility {
   const chance = (highest: number) => isOn() ? highest * random() : 0;
   const every = (low: number, high: number) =>
     isOn() ? between(random, low, high) : Number.POSITIVE_INFINITY;
-  /** Servers that crash are what all of this is for. */
+  /** Crashes are on more often, because they matter most. */
   const often = (low: number, high: number) =>
     share > 0 && random() < 0.9 ? between(random, low, high) : every(low, high);
   const T = pick(random, [200, 300, 500, 1000]);

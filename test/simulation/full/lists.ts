@@ -8,7 +8,7 @@ const RECORD_HEADER = 17;
 const MEMBERS = 7;
 
 export type Voters = readonly string[];
-/** `disks` are those that the list names. */
+/** A list of members. `disks` are the disks that it names. */
 type List = {
   index: number;
   term: number;
@@ -16,21 +16,21 @@ type List = {
   learners: readonly string[];
   disks: ReadonlyMap<string, number>;
 };
-/** What a server's disk is, and whether there is any entry on it. */
+/** The number of a server's disk, and whether it holds an entry. */
 export type DiskOf = (name: string) => { disk: number; isEmpty: boolean };
 
-/** Whether `some` are a majority of those who have a vote. */
+/** Returns whether `some` contain a majority of the voters. */
 export const isMajority = (some: readonly string[], voters: Voters): boolean =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
-/** Behind the founding: [name, address, whether it votes, its disk] each. */
+/** A member in an entry: [name, address, has a vote, disk]. */
 const rowsOf = (list: Uint8Array) =>
   [...decodeMulti(list)].slice(1) as [string, string, boolean, number][];
-/** Who has a vote by a list. */
+/** Returns the voters of a list. */
 export const votersIn = (list: Uint8Array, isVoter = true): Voters =>
   rowsOf(list).filter(([, , votes]) => votes === isVoter).map(([name]) => name);
 
-/** A founder that was not there when the cluster was founded has no disk in the list yet. */
+/** A founder that was absent at the founding has no disk in the list yet. */
 const isNamed = (name: string, disks: ReadonlyMap<string, number>, diskOf: DiskOf) =>
   disks.get(name) === diskOf(name).disk && disks.get(name) !== 0;
 
@@ -39,7 +39,7 @@ export class Lists {
 
   constructor(readonly founders: Voters) {}
 
-  /** What an entry's record, and all that follow it, say: kind (1 byte), term (6), index (6). */
+  /** Reads records: kind (1 byte), term (6), index (6), length (4) and data of each. */
   read(records: Buffer): void {
     for (let at = 0, next = at; at + RECORD_HEADER <= records.length; at = next) {
       next = at + RECORD_HEADER + records.readUInt32BE(at + 13);
@@ -52,12 +52,12 @@ export class Lists {
     }
   }
 
-  /** How many of the entries with these terms, by index, list the members. */
+  /** Returns how many of the entries with these terms list the members. */
   count(terms: readonly number[]): number {
     return this.all.values().filter(({ index, term }) => terms[index] === term).toArray().length;
   }
 
-  /** Who has a vote after those entries. */
+  /** Returns the voters after these entries. */
   votersAfter(terms: readonly number[]): Voters {
     return this.listAfter(terms).voters;
   }
@@ -68,7 +68,7 @@ export class Lists {
     return last ?? { voters: this.founders, learners: [], disks: new Map() };
   }
 
-  /** What is in force after those entries, or comes to be by one that may be committed later. */
+  /** Returns the lists in force after these entries, or after later ones that may be committed. */
   possibleAfter(
     terms: readonly number[],
     isThere: (index: number, term: number) => boolean = () => true,
@@ -80,8 +80,8 @@ export class Lists {
   }
 
   /**
-   * Whether some can do without the others, with the disks that are named, and who is about to get a
-   * vote is one of them.
+   * Returns whether some servers can work without the others: with the disks that are named they
+   * are a majority, and they include a learner that is about to be promoted.
    */
   canDoAlone(some: readonly string[], terms: readonly number[], diskOf: DiskOf): boolean {
     return this.possibleAfter(terms).every(({ voters, learners, disks }) => {
@@ -92,21 +92,23 @@ export class Lists {
   }
 
   /**
-   * Whether one disk may be lost: all others are there, and a majority, whatever is committed; and
-   * those founders whose disks are empty are none, for they would found the cluster again.
+   * Returns whether one disk may be lost. The others must be a majority by every list that may be
+   * committed, and the founders with empty disks none, because they would found the cluster again.
    */
   canLoseDisk(lost: string, terms: readonly number[], diskOf: DiskOf): boolean {
     const empty = this.founders.filter((name) => name === lost || diskOf(name).isEmpty);
     return !isMajority(empty, this.founders) && this.isWhole(terms, diskOf)
       && this.possibleAfter(terms).every(({ voters, learners }) => {
-        // Who is about to get a vote may get it before anybody knows what it has lost.
+        // A learner may be promoted before its loss is noticed.
         const others = voters.filter((name) => name !== lost);
         const isMember = [...voters, ...learners].includes(lost);
         return !isMember || isMajority(others, [...others, lost]);
       });
   }
 
-  /** Whether everybody who has a vote has the disk for it. Until then nobody should be removed. */
+  /**
+   * Returns whether every voter has the disk that the list names. Until then removals should wait.
+   */
   isWhole(terms: readonly number[], diskOf: DiskOf): boolean {
     return this.possibleAfter(terms).every(({ voters, disks }) =>
       voters.every((name) => isNamed(name, disks, diskOf))

@@ -38,7 +38,7 @@ export class Nemesis {
     });
   }
 
-  /** Leaders suffer more often than others: that is where it hurts. */
+  /** Picks a server, and the leader more often, whose faults matter most. */
   private onVictim(act: (server: Server) => void): void {
     const { up } = this.cluster;
     const leader = up.find((server) => server.isLeader);
@@ -54,7 +54,7 @@ export class Nemesis {
     server.machine.pause(ms);
   }
 
-  /** Leadership changes hands without anybody's silence, or tries to. */
+  /** Asks the leader to hand over. */
   private transfer(): void {
     const { cluster, random } = this;
     const leader = cluster.up.find((server) => server.isLeader);
@@ -62,15 +62,15 @@ export class Nemesis {
     const heir = random() < 0.5 ? undefined : name;
     if (!leader?.node?.transfer(heir)) return;
     cluster.report.transfers += 1;
-    cluster.tell(leader.name, () => `IS TOLD to hand over to ${heir ?? "whoever has most"}`);
+    cluster.tell(leader.name, () => `IS TOLD to hand over to ${heir ?? "the best follower"}`);
   }
 
-  /** Somebody asks any server to add one, or to remove one. */
+  /** Asks any server to add or to remove a server. */
   private change(): void {
     const { cluster, random } = this;
     const { node, name } = pick(random, cluster.servers);
     const { timeoutMs, electionTimeoutMs: T } = cluster.hostility;
-    // What is still asked for when only a majority is healed might remove one that it needs.
+    // A removal that is pending when only a majority is healed might remove a server that it needs.
     if (!node || cluster.simulation.now + timeoutMs + 10 * T > HOSTILE_MS) return;
     if (!cluster.lists.isWhole(cluster.committed, cluster.diskOf)) return;
     const isMember = (one: string) => node.status().members.some((member) => member.name === one);
@@ -90,13 +90,13 @@ export class Nemesis {
     );
   }
 
-  /** As on SIGTERM, and sometimes a second one. A leader hands over first. */
+  /** Stops a server as SIGTERM does, sometimes twice. A leader hands over first. */
   private stop({ name, node, isLeader }: Server): void {
     const { cluster } = this;
     if (!node) return;
     if (isLeader) cluster.report.transfers += 1;
     cluster.tell(name, () => "IS TOLD TO STOP");
-    void node.stop().catch(() => {}); // Who watches it knows.
+    void node.stop().catch(() => {}); // `stopped` reports the error.
     if (this.random() < 0.2) void node.stop().catch(() => {});
   }
 

@@ -11,7 +11,7 @@ const [START, VOTE] = [0, 1];
 
 type Frame = { begin: number; end: number };
 
-/** The whole frame at `at`: marker, length and checksum (4 bytes each), then its records. */
+/** Returns the whole frame at `at`: marker, length and checksum (4 bytes each), then records. */
 function frameAt(log: Buffer, at: number): Frame | undefined {
   if (at + FRAME_HEADER > log.length) return undefined;
   const [marker, length] = [log.readUInt32BE(at), log.readUInt32BE(at + 4)];
@@ -21,7 +21,7 @@ function frameAt(log: Buffer, at: number): Frame | undefined {
   return sum === log.readUInt32BE(at + 8) ? { begin, end } : undefined;
 }
 
-/** Where the last whole frame of a log begins: what is damaged before it can be told. */
+/** Returns where the last whole frame of a log begins: damage before it can be detected. */
 export function lastFrameAt(log: Buffer): number {
   let last = 0;
   for (let at = 0, frame = frameAt(log, 0); frame; frame = frameAt(log, at)) {
@@ -30,7 +30,7 @@ export function lastFrameAt(log: Buffer): number {
   return last;
 }
 
-/** The records of a frame: kind (1 byte), term (6), index (6), length of the data (4), data. */
+/** Reads the records of a frame: kind (1 byte), term (6), index (6), length (4), data. */
 function recordsOf(file: Buffer, { begin, end }: Frame): Buffer[] {
   const records: Buffer[] = [];
   for (let at = begin, next = at; at < end; at = next) {
@@ -40,24 +40,24 @@ function recordsOf(file: Buffer, { begin, end }: Frame): Buffer[] {
   return records;
 }
 
-/** One server's platters, all its lives long, unless it loses them. */
+/** The platters of a server, across restarts, until the disk is lost. */
 export class Platter {
-  /** The number that its server has drawn for it. */
+  /** The number of the disk. */
   disk = 0;
   term = 0;
   votedFor = "";
-  /** What is saved as committed, and never replaced. */
+  /** The saved commit index: entries up to it are never replaced. */
   commitIndex = 0;
-  /** The last entry that its snapshot includes. */
+  /** The last entry in its snapshot. */
   snapshotIndex = 0;
-  /** Whom it lists as the members. */
+  /** The members that it lists. */
   snapshotList: Uint8Array = Buffer.alloc(0);
-  /** The term of the entry at each index, from the base of its log on. */
+  /** The term of each entry, by index, from the base of the log on. */
   private terms: number[] = [0];
-  /** For whom it ever durably voted, by term. */
+  /** All durable votes, by term. */
   private readonly votes = new Map<number, string>();
   private highestTerm = 0;
-  /** What had these names when they were last read. */
+  /** The files that had these names when they were last read. */
   private log: unknown;
   private snapshot: unknown;
   private end = 0;
@@ -73,8 +73,8 @@ export class Platter {
   }
 
   /**
-   * Reads what has become durable since. `committed` are the terms of the committed entries: what
-   * a server had of them, it still has.
+   * Reads what has become durable since the last call. `committed` are the terms of the committed
+   * entries: a server that had one of them still has it.
    */
   read(disk: Disk, names: { log: string; snapshot: string }, committed: readonly number[]): void {
     const [log, snapshot] = [disk.durable(names.log), disk.durable(names.snapshot)];
@@ -86,7 +86,7 @@ export class Platter {
     this.log = disk.inode(names.log);
   }
 
-  /** It is whole: the first record is also the last, and tells where its state is in the log. */
+  /** Reads a snapshot. A whole one ends with its first record, which has its place in the log. */
   private readSnapshot(snapshot: Buffer): void {
     const records: Buffer[] = [];
     let at = 0;
@@ -127,7 +127,7 @@ export class Platter {
 
   private readOn(log: Buffer): void {
     for (let frame = frameAt(log, this.end); frame; frame = frameAt(log, this.end)) {
-      const { commitIndex } = this; // What the frame itself says of it is about its own entries too.
+      const { commitIndex } = this; // The frame's own commit index may cover its own entries.
       for (const record of recordsOf(log, frame)) this.readRecord(record, commitIndex);
       this.end = frame.end;
     }

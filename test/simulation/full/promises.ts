@@ -2,7 +2,7 @@
 import { type Platter } from "./platter.ts";
 import { type Sentence, tellMessage } from "./story.ts";
 
-/** Throws if a server says to another what its disk does not have. */
+/** Throws if a message promises something that the sender's disk does not have. */
 export function judgePromise(from: string, to: string, sentence: Sentence, disk: Platter): void {
   const wrong = whatIsMissing(from, to, sentence, disk);
   if (wrong === undefined) return;
@@ -16,7 +16,7 @@ function whatIsMissing(from: string, to: string, { type, fields }: Sentence, dis
   const term = Number(fields["term"]);
   if (type === "Greeting" || fields["preVote"] === true) return undefined;
   if (disk.term < term) return `its disk only knows term ${disk.term}`;
-  if (disk.term > term) return undefined; // It said so about a term that is over for it.
+  if (disk.term > term) return undefined; // The message is about an earlier term.
   const votedFor = `its disk has its vote for ${disk.votedFor === "" ? "nobody" : disk.votedFor}`;
   if (type === "RequestVote" && disk.votedFor !== from) return votedFor;
   if (type === "RequestVoteReply" && fields["voteGranted"] === true && disk.votedFor !== to) {

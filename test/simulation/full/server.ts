@@ -19,20 +19,20 @@ const LOG = "data/log";
 export const SNAPSHOT = "data/snapshot";
 export const PORT = 1;
 
-/** The last chunk of a state. */
+/** Marks the last chunk of a state. */
 const END = Buffer.of(0);
 
-/** What a server has applied: its state, and after which commands it was in which state. */
+/** The state machine of a server, with the state after each command. */
 class Ledger implements StateMachine {
   readonly store = new KeyValueStore();
   private hash = 0;
   private index = 0;
-  /** How many commands of the entry at `index` were applied. */
+  /** The number of applied commands of the entry at `index`. */
   private count = 0;
-  /** Whether a part of its state is missing, because not all chunks of it were restored yet. */
+  /** Whether the state is incomplete, because chunks are still to be restored. */
   private isPartial = false;
 
-  /** `onApplied` is told the hash of all that was applied up to a place, answers included. */
+  /** `onApplied` receives the hash of all applied commands up to a place, with their answers. */
   constructor(private readonly listener: Pick<Listener, "onApplied" | "onBroken">) {}
 
   apply(command: Uint8Array, index: number): Uint8Array {
@@ -44,7 +44,9 @@ class Ledger implements StateMachine {
     return answer;
   }
 
-  /** Judges the read, too: it sees all that was applied anywhere when its client asked. */
+  /**
+   * Answers a read, and judges it: it must see all entries applied anywhere when its client asked.
+   */
   query(question: Uint8Array): Uint8Array {
     const known = readMark(question);
     if (this.isPartial) this.listener.onBroken("answers a read from a state that is partial");
@@ -54,7 +56,7 @@ class Ledger implements StateMachine {
     return this.store.query(question);
   }
 
-  /** As it is when it is asked, however late the chunks are taken. */
+  /** Returns the state at the call, even if the chunks are taken later. */
   snapshot(): Iterable<Uint8Array> {
     const [head, rest] = [Buffer.from(`${this.hash} ${this.index}`), this.store.snapshot()];
     return function*() {
@@ -77,29 +79,29 @@ class Ledger implements StateMachine {
   }
 }
 
-/** What the cluster wants to know of a server. */
+/** Calls of a server to its cluster. */
 export type Listener = {
   onEvent(event: NodeEvent): void;
   onApplied(index: number, place: string, hash: number): void;
-  /** It does what no server may do. */
+  /** Reports a broken promise. */
   onBroken(what: string): void;
-  /** It stopped by itself, or did not start. */
+  /** Reports that the server stopped by itself, or did not start. */
   onStopped(reason: unknown): void;
-  /** It was told to stop, and has. */
+  /** Reports that the server stopped as told. */
   onEnded(): void;
 };
 
 export class Server {
   platter: Platter;
-  /** What it had promised on disks that it has lost. */
+  /** The platters of its lost disks, with the promises on them. */
   readonly lostPlatters: Platter[] = [];
   node: Node | undefined;
   ledger: Ledger | undefined;
-  /** Whether its disk has failed in this life: then it must not say another word. */
+  /** Whether its disk has failed since the start: then it must send nothing more. */
   isFaulted = false;
-  /** Until then nothing more fits on its disk. */
+  /** Until then its disk is full. */
   fullUntil = 0;
-  /** Where a bit of its log, or of its snapshot, is flipped while it is down. */
+  /** The bit of its log or snapshot that is flipped while it is down. */
   damage: { file: string; at: number; bit: number } | undefined;
 
   constructor(
@@ -127,7 +129,7 @@ export class Server {
     return this.isUp ? this.node?.["core"] : undefined;
   }
 
-  /** Starts the program: it runs at the machine's next turn. */
+  /** Starts the program, which runs at the machine's next turn. */
   start(): void {
     const { listener, founders, hostility } = this;
     const { electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes } = hostility;
@@ -170,16 +172,14 @@ export class Server {
     );
   }
 
-  /** Takes what has become durable into account. What is damaged is not read: it will be mended. */
+  /** Reads what has become durable. A damaged file is not read, because it will be repaired. */
   readPlatter(committed: readonly number[]): void {
     if (!this.damage) {
       this.platter.read(this.machine.disk, { log: LOG, snapshot: SNAPSHOT }, committed);
     }
   }
 
-  /**
-   * Flips a bit of what was synced, of a log before its last frame; whoever starts must find out.
-   */
+  /** Flips a synced bit, in a log before its last frame. The next start must detect it. */
   flipBit(random: Random): boolean {
     const { disk } = this.machine;
     const file = random() < 0.5 ? LOG : SNAPSHOT;
@@ -192,14 +192,16 @@ export class Server {
     return true;
   }
 
-  /** Whatever its disk remembered is gone, and it starts with another one. */
+  /** Replaces its disk by an empty one. */
   loseDisk(): void {
     this.lostPlatters.push(this.platter);
     this.platter = new Platter(this.name);
     this.machine.disk.wipe();
   }
 
-  /** Whether it has an entry on the disk that has this number, or had, before that was lost. */
+  /**
+   * Returns whether it has an entry on the disk with this number, or had before the disk was lost.
+   */
   hasEntry(index: number, term: number, named: number | undefined): boolean {
     return [this.platter, ...this.lostPlatters].some((platter) =>
       platter.disk === (named ?? platter.disk) && platter.has(index, term)

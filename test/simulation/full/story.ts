@@ -12,11 +12,11 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
 };
 const kinds = ["peer", "client", "operator"] as const;
 
-/** What a datagram says, and to whom; the fields of its messages by name. */
+/** The content of a datagram, with the fields of its messages by name. */
 export type Said = { kind: Kind; from: string; to: string; said: Sentence[] };
 export type Sentence = { type: string; id: number; fields: Record<string, unknown> };
 
-/** Reads a datagram that a correct sender made, without asking whether its code fits. */
+/** Reads a datagram of a correct sender, without checking its code. */
 export function readDatagram(sealed: Buffer): Said {
   const kind = kinds[sealed[MAC_VERSION_AND_KIND - 1] ?? -1] ?? "peer";
   const [envelope, ...bodies] = [
@@ -33,7 +33,7 @@ export function readDatagram(sealed: Buffer): Said {
   return { kind, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
 }
 
-/** The records in the `entries` of an AppendEntries: each has its data's length at byte 13. */
+/** Counts the records in the `entries` of an AppendEntries: each has its length at byte 13. */
 function countEntries(raw: unknown): number {
   if (!(raw instanceof Uint8Array)) return 0;
   const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
@@ -42,7 +42,7 @@ function countEntries(raw: unknown): number {
   return count;
 }
 
-/** One message in words. What has no sentence of its own is told by its fields. */
+/** Returns a message in words. */
 export function tellMessage({ type, id, fields: f }: Sentence): string {
   const ask = f["preVote"] === true ? "PreVote" : "Vote";
   switch (type) {

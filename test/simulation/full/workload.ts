@@ -8,7 +8,7 @@ import { type Report } from "../report.ts";
 import { type Hostility } from "./hostility.ts";
 import { markReads } from "./marks.ts";
 
-/** One call, in the order of `invoked` and `returned`; who was never answered returns never. */
+/** A call with the instants of its start and end. An unanswered call never ends. */
 export type Call = {
   who: string;
   what: "put" | "get" | "delete" | "cas";
@@ -20,23 +20,23 @@ export type Call = {
   result: string | boolean | undefined;
 };
 
-/** Through whom a call goes, and whether its program still is there to hear the answer. */
+/** The client or server of a call, and whether its program still runs. */
 type Through = { who: string; store: KeyValues; isAlive: () => boolean };
 
-/** Old keys are left alone after a while, so that no history of a key becomes endless. */
+/** Keys are replaced by new ones after a while, so that the history of a key stays short. */
 const KEYS_LAST_MS = 4_000;
 const bytes = (text: string | undefined) => text === undefined ? undefined : Buffer.from(text);
 
 export class Workload {
   readonly history: Call[] = [];
-  /** The first error that no client may ever see. */
+  /** The first error that no client may see. */
   broken: unknown;
-  /** The index of the newest entry with commands that any server has applied. */
+  /** The index of the newest applied entry with commands. */
   newestApplied = 0;
   private instants = 0;
   private written = 0;
   private isOver = false;
-  /** The clients that live, by name. */
+  /** The running clients by name. */
   readonly clients = new Map<string, Client>();
   private readonly lastSeen = new Map<string, string | undefined>();
 
@@ -48,12 +48,12 @@ export class Workload {
     private readonly tell: (who: string, line: () => string) => void,
   ) {}
 
-  /** From now on nobody begins anything new. */
+  /** Ends new calls. */
   end(): void {
     this.isOver = true;
   }
 
-  /** A client on a machine of its own, which now and then is closed or killed, and comes again. */
+  /** Runs a client on its own machine. It is sometimes closed or killed, and starts again. */
   async beClient(name: string, servers: readonly string[]): Promise<void> {
     const { simulation, random, hostility } = this;
     const machine = simulation.machine(name);
@@ -83,7 +83,7 @@ export class Workload {
     return new KeyValues(markReads(carelessCaller(via), () => this.newestApplied));
   }
 
-  /** Calls made on servers themselves, whichever runs. */
+  /** Makes calls on the servers themselves. */
   beServers(choose: () => { name: string; node: Node; isAlive: () => boolean } | undefined): void {
     void this.work(() => {
       const chosen = choose();
@@ -99,10 +99,10 @@ export class Workload {
       if (this.isOver || !goesOn()) return;
       const through = choose();
       if (!through) continue;
-      // Commands of one turn are asked and answered together.
+      // Commands of one turn are sent and answered together.
       const calls = random() < 0.8 ? 1 : 2 + Math.floor(4 * random());
       const all = Promise.all(Array.from({ length: calls }, () => this.call(through)));
-      // Who waits for a program that was killed waits in vain.
+      // A killed program never answers.
       await Promise.race([all, this.sleep(2 * hostility.timeoutMs)]);
     }
   }
@@ -158,12 +158,12 @@ export class Workload {
     }
     this.tell(call.who, () => `gives up: ${tellCall(call)}: ${error.code}`);
     this.report.unknown += 1;
-    // A command may still be applied. A read, or a command that found no session, leaves no trace.
+    // A command may still be applied. A read, or a command without a session, has no effect.
     if (error.code !== "outcomeUnknown") this.history.splice(this.history.indexOf(call), 1);
   }
 }
 
-/** Does what a call says, and resolves to what it has for its result. */
+/** Makes a call. Resolves to its result. */
 export async function perform(
   store: KeyValues,
   { what, key, value = "", expected }: Call,
