@@ -3321,7 +3321,6 @@ type ClientRequest = ClientMessage & Pick<Peer, "calls">;
 type ReadRequest = ClientRequest & { type: "Read" | "ReadIndex" };
 type Commands = ClientRequest & { type: "Commands" };
 /** The requests that wait for an entry, which was proposed in a term. */
-type Proposal = { requests: readonly ClientRequest[]; term: number };
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -3338,8 +3337,8 @@ export class Node {
   private slices: Generator<void> | undefined;
   /** How many bytes of commands fit an entry. */
   private readonly entryBytes: number;
-  /** Requests that wait for the entry at an index, proposed in a term. */
-  private readonly proposals = new Map<number, Proposal>();
+  /** Leader: requests that wait for the entry at an index to be applied. */
+  private readonly proposals = new Map<number, readonly ClientRequest[]>();
   /** Commands of this turn that are in no entry yet. */
   private batch: Commands[] = [];
   /** Leader: reads that wait for the core, in the order of `core.read`. */
@@ -3608,6 +3607,9 @@ export class Node {
     const { core, endpoint } = this;
     this.client.sendCommands();
     this.proposeBatch();
+    // Before the step: it may apply another leader's entries in place of those that clients wait
+    // for.
+    if (core.role.name !== "Leader") this.redirectAll();
     // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
@@ -3615,7 +3617,6 @@ export class Node {
     if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
     }
-    if (core.role.name !== "Leader") this.redirectAll();
     endpoint.flush();
     for (const event of core.events.splice(0)) this.emit(event);
     for (const peer of core.portProbes.splice(0)) {
@@ -3758,12 +3759,12 @@ export class Node {
 
   private append(kind: Entry["kind"], data: Buffer, requests: readonly ClientRequest[]): void {
     const index = this.core.propose(kind, data);
-    if (index !== undefined) this.proposals.set(index, { requests, term: this.core.currentTerm });
+    if (index !== undefined) this.proposals.set(index, requests);
     else for (const request of requests) this.redirect(request);
   }
 
   private changeMembersFor(request: ClientRequest & { type: "ChangeMembers" }): void {
-    const { core, core: { currentTerm: term, log: { lastIndex } } } = this;
+    const { core, core: { log: { lastIndex } } } = this;
     const { name, address, force } = request;
     const isAddress = readServer(`${name}=${address || "any:1"}`) !== undefined;
     if (!isAddress) return this.refuse(request, "it has no such address");
@@ -3772,7 +3773,7 @@ export class Node {
     if ("refused" in change) return this.refuse(request, change.refused);
     // If the entry was appended earlier, a later retry is answered once the entry is applied.
     const { index } = change;
-    if (index > lastIndex) this.proposals.set(index, { requests: [request], term });
+    if (index > lastIndex) this.proposals.set(index, [request]);
     if (index <= core.lastApplied) this.answer(request, NOTHING);
   }
 
@@ -3802,13 +3803,11 @@ export class Node {
 
   private apply(entry: Entry): void {
     const applied = this.sessions.apply(entry, readRequests(entry), this.options.machine);
-    const proposal = this.proposals.get(entry.index);
+    const requests = this.proposals.get(entry.index) ?? [];
     this.proposals.delete(entry.index);
-    for (const [i, request] of proposal?.requests.entries() ?? []) {
+    for (const [i, request] of requests.entries()) {
       const { outcomes, refusal } = applied[i] ?? {};
-      // Another leader's entry may have taken its place.
-      if (proposal?.term !== entry.term) this.redirect(request);
-      else if (refusal !== undefined) this.refuse(request, refusal);
+      if (refusal !== undefined) this.refuse(request, refusal);
       else if (outcomes) this.answerCommands(request, outcomes);
       else this.answer(request, Buffer.from(`${entry.index}`));
     }
@@ -3927,9 +3926,7 @@ export class Node {
 
   /** Redirects all clients that wait: without leadership their entries may never be committed. */
   private redirectAll(): void {
-    for (const { requests } of this.proposals.values()) {
-      for (const request of requests) this.redirect(request);
-    }
+    for (const request of [...this.proposals.values()].flat()) this.redirect(request);
     for (const request of this.reads.splice(0)) this.redirect(request);
     this.proposals.clear();
   }
@@ -4088,7 +4085,7 @@ export class Client {
   propose(command: Uint8Array): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       checkSize(command);
-      if (this.closed) throw this.failure("Commands", 0, CLOSED[this.closed]);
+      if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
       this.commands.push({ command: Buffer.from(command), resolve, reject });
       this.endpoint.schedule();
     });
@@ -4162,7 +4159,7 @@ export class Client {
   close(code: keyof typeof CLOSED = "closed"): void {
     this.closed = code;
     for (const request of this.pending.values()) this.giveUp(request, CLOSED[code]);
-    const error = this.failure("Commands", 0, CLOSED[code]);
+    const error = this.failure(code, CLOSED[code]);
     for (const { reject } of this.commands.splice(0)) reject(error);
     this.endpoint.socket.close();
   }
@@ -4178,71 +4175,67 @@ export class Client {
   }
 
   onAnswer(answer: ClientMessage): void {
-    const operation = this.pending.get(answer.id);
-    if (!operation) return;
+    const request = this.pending.get(answer.id);
+    if (!request) return;
     this.lastReplies.delete(answer.from);
-    if (answer.type === "NotLeader") return this.onRedirect(operation, answer);
-    if (operation.content.type !== "Inspect") this.endpoint.joinCluster();
-    if (answer.type === "Answer") this.conclude(operation, 0, answer.answer);
-    if (answer.type === "Refused") this.onRefusal(operation, answer.reason);
+    if (answer.type === "NotLeader") return this.onRedirect(request, answer);
+    if (request.content.type !== "Inspect") this.endpoint.joinCluster();
+    if (answer.type === "Answer") this.conclude(request, 0, answer.answer);
+    if (answer.type === "Refused") this.onRefusal(request, answer.reason);
     if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
     for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
-      this.conclude(operation, answer.first + i, outcome);
+      this.conclude(request, answer.first + i, outcome);
     }
   }
 
-  private conclude(operation: PendingRequest, place: number, outcome: unknown): void {
-    const waiting = operation.waiting[place];
+  private conclude(request: PendingRequest, place: number, outcome: unknown): void {
+    const waiting = request.waiting[place];
     if (!waiting) return;
-    operation.waiting[place] = undefined;
-    operation.missing -= 1;
-    if (operation.missing === 0) this.pending.delete(operation.id);
+    request.waiting[place] = undefined;
+    request.missing -= 1;
+    if (request.missing === 0) this.pending.delete(request.id);
     // A copy, or an answer would keep its whole datagram, or change what a session keeps.
     if (outcome instanceof Uint8Array) waiting.resolve(Buffer.from(outcome));
     else waiting.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
 
-  private onRefusal(operation: PendingRequest, reason: string): void {
-    const { content, times, waiting } = operation;
+  private onRefusal(request: PendingRequest, reason: string): void {
+    const { content, times, waiting } = request;
     const isOfSession = content.type === "Commands" && content.session === this.session;
     if (isOfSession) this.session = undefined;
-    // A request that was sent once and is refused was not applied: another session may apply it.
+    // If commands were sent once and are refused, they were not applied: another session may apply
+    // them. If they were sent again, only the retry may be refused.
     for (const [i, each] of times > 1 ? [] : waiting.entries()) {
       if (!each?.command || each.isRepeated) continue;
       this.commands.push({ ...each, command: each.command, isRepeated: true });
       waiting[i] = undefined;
     }
-    this.fail(operation, this.refusal(operation, reason));
+    const why = `The server refuses: ${reason}`;
+    const isRetry = content.type === "Commands" && times > 1;
+    const error = isRetry
+      ? this.failure("outcomeUnknown", why)
+      : new RaftError("refused", `${why}.`);
+    this.fail(request, error);
     this.endpoint.schedule();
   }
 
-  private fail(operation: PendingRequest, error: RaftError): void {
-    this.pending.delete(operation.id);
-    for (const waiting of operation.waiting) waiting?.reject(error);
-  }
-
-  /** A command that is refused when it is repeated may have been done the first time. */
-  private refusal(operation: PendingRequest, reason: string): RaftError {
-    const { content: { type }, times } = operation;
-    const why = `The server refuses: ${reason}`;
-    const isRepeated = type === "Commands" && times > 1;
-    return isRepeated
-      ? this.failure(type, times, why)
-      : new RaftError("refused", `${why}.`);
+  private fail(request: PendingRequest, error: RaftError): void {
+    this.pending.delete(request.id);
+    for (const waiting of request.waiting) waiting?.reject(error);
   }
 
   /** Follows a redirect at the next tick: during an election, servers may redirect in a circle. */
   private onRedirect(
-    operation: PendingRequest,
+    request: PendingRequest,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
   ): void {
     this.lastReplies.set(from, leader ? `says that ${leader} leads` : "knows no leader");
-    operation.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
+    request.askAt = this.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
     for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
     this.endpoint.learnAddresses(listed, from);
     if (leader === "") return;
-    operation.asked = undefined;
+    request.asked = undefined;
     this.target = leader;
   }
 
@@ -4259,8 +4252,9 @@ export class Client {
       this.endpoint.keys.has(kindOf(content.type)),
       "A client key cannot change the members or the leader. Give the secret: --secret-file.",
     );
+    if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
     const id = this.lastId += 1;
-    const operation: PendingRequest = {
+    const request: PendingRequest = {
       id,
       content,
       only,
@@ -4271,17 +4265,16 @@ export class Client {
       askAt: 0,
       times: 0,
     };
-    this.pending.set(id, operation);
-    if (this.closed) this.giveUp(operation, CLOSED[this.closed]);
-    else this.ask(operation);
+    this.pending.set(id, request);
+    this.ask(request);
     if (!this.isTicking) this.setTimer();
   }
 
-  private ask(operation: PendingRequest): void {
-    const { id, content, only: to = this.target } = operation;
-    operation.asked = to;
-    operation.times += 1;
-    operation.askAt = this.clock.now() + (operation.times === 1 ? RETRY_MS : RETRY_MS / 2);
+  private ask(request: PendingRequest): void {
+    const { id, content, only: to = this.target } = request;
+    request.asked = to;
+    request.times += 1;
+    request.askAt = this.clock.now() + (request.times === 1 ? RETRY_MS : RETRY_MS / 2);
     this.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
   }
 
@@ -4307,19 +4300,17 @@ export class Client {
     if (this.isTicking) this.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp(operation: PendingRequest, why: string): void {
+  private giveUp(request: PendingRequest, why: string): void {
     this.session = undefined; // While there is no leader, later commands are not even sent.
-    const { content: { type }, times, only } = operation;
-    this.fail(operation, this.failure(type, times, why, only));
+    const { content: { type }, only } = request;
+    const isWrite = type === "Commands" || type === "ChangeMembers";
+    const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
+    this.fail(request, this.failure(code, why, only));
   }
 
-  /** Returns the error of a request that was sent so many `times`. */
-  private failure(type: Content["type"], times: number, why: string, only?: Name): RaftError {
+  private failure(code: keyof typeof ADVICE, why: string, only?: Name): RaftError {
     const names = new Set((only ? [only] : this.servers).map((name) => this.describe(name)));
-    const asked = [...names].join(", ");
-    const isWrite = type === "Commands" || type === "ChangeMembers";
-    const code = times > 0 && isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
-    return new RaftError(code, `${why}${ADVICE[code]} Asked: ${asked}.`);
+    return new RaftError(code, `${why}${ADVICE[code]} Asked: ${[...names].join(", ")}.`);
   }
 
   /** Returns a server's name, and why it may not have answered. */

@@ -604,13 +604,10 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client is answered when another leader's entry is applied in place of its own.",
     changes: [
-      [
-        "if (proposal?.term !== entry.term) this.redirect(request);",
-        "if (proposal?.term === -1) this.redirect(request);",
-      ],
-      [`    if (core.role.name !== "Leader") this.redirectAll();\n`, ""],
+      ["for (const request of [...this.proposals.values()].flat()) this.redirect(request);", ""],
+      ["    this.proposals.clear();\n", ""],
     ],
-    caughtBy: [{ mode: "full", seed: 8 }],
+    caughtBy: [{ mode: "full", seed: 31 }],
   },
   {
     id: "70",
@@ -1049,7 +1046,7 @@ export const planted: readonly Planted[] = [
   {
     id: "113",
     name: "A client that has heard one outcome waits for no other.",
-    changes: [["if (operation.missing === 0) this.pending", "this.pending"]],
+    changes: [["if (request.missing === 0) this.pending", "this.pending"]],
     caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
   },
   {
