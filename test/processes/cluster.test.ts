@@ -309,7 +309,7 @@ describe("a single server", () => {
       const program = cluster.start(only);
       await Promise.all(ledger.putMany(`in life ${start}`, 50));
       expect(await ledger.missing()).toEqual([]);
-      expect(program.output).toContain(" - No peers configured, starting as Leader\n");
+      expect(program.output).toContain(" - 0 peers configured, starting as Follower\n");
       const [status] = await cluster.statuses();
       expect(status).toMatchObject({ role: "Leader", leader: only });
       terms.push(status?.term ?? 0);

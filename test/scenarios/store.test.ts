@@ -5,6 +5,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { forSeeds } from "../support/random.ts";
+import { slow } from "../support/thorough.ts";
 import { linesOf } from "./journal.ts";
 import { type Plan, serve, Service } from "./service.ts";
 import { within } from "./stage.ts";
@@ -114,19 +115,19 @@ describe("the store, divided", () => {
   });
 
   test("many partitions, one client", () => serveAll(3, { clients: 1, isPartitioned: true }));
-  test("many partitions, many clients", () => serveAll(2, { clients: 5, isPartitioned: true }));
+  slow("many partitions, many clients", () => serveAll(2, { clients: 5, isPartitioned: true }));
 });
 
 describe("the store, restarted", () => {
   const restarts = true;
   test("persist, one client", () => serveAll(2, { clients: 1, restarts }));
-  test("persist, concurrent", () => serveAll(2, { clients: 5, restarts }));
+  slow("persist, concurrent", () => serveAll(2, { clients: 5, restarts }));
   test("persist, concurrent, unreliable", () =>
     serveAll(2, { clients: 5, restarts, isUnreliable: true }));
-  test("persist, partitions", () => serveAll(2, { clients: 5, restarts, isPartitioned: true }));
+  slow("persist, partitions", () => serveAll(2, { clients: 5, restarts, isPartitioned: true }));
   test("persist, partitions, unreliable", () =>
     serveAll(2, { clients: 5, restarts, isPartitioned: true, isUnreliable: true }));
-  test("persist, partitions, unreliable, random keys", () =>
+  slow("persist, partitions, unreliable, random keys", () =>
     serveAll(2, {
       clients: 15,
       servers: 7,
@@ -194,13 +195,13 @@ describe("the store, with snapshots", () => {
 
   const restarts = true;
   test("recover, one client", () => serveAll(2, { clients: 1, restarts, snapshotBytes }));
-  test("recover, many clients", () => serveAll(1, { clients: 20, restarts, snapshotBytes }));
+  slow("recover, many clients", () => serveAll(1, { clients: 20, restarts, snapshotBytes }));
   test("unreliable", () => serveAll(2, { clients: 5, isUnreliable: true, snapshotBytes }));
   test("unreliable, recover", () =>
     serveAll(2, { clients: 5, restarts, isUnreliable: true, snapshotBytes }));
   test("unreliable, recover, partitions", () =>
     serveAll(2, { clients: 5, restarts, isUnreliable: true, isPartitioned: true, snapshotBytes }));
-  test("unreliable, recover, partitions, random keys", () =>
+  slow("unreliable, recover, partitions, random keys", () =>
     serveAll(2, {
       clients: 15,
       servers: 7,

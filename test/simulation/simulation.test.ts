@@ -4,7 +4,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import path from "node:path";
-import { isThorough, SEEDS } from "../support/thorough.ts";
+import { isThorough, SEEDS, slow } from "../support/thorough.ts";
 import { hasFailed, livelyOnes, neverHappened, type Outcome, runSeeds, tellSum } from "./fleet.ts";
 import { type Mode, modeOf, modes, replayOf, simulate } from "./modes.ts";
 
@@ -57,7 +57,7 @@ describe("the simulator", () => {
     ],
   ] as const;
 
-  test.each(REGRESSIONS)("finds none where it once did (%s, seed %d)", (mode, seed) => {
+  slow.each(REGRESSIONS)("finds none where it once did (%s, seed %d)", (mode, seed) => {
     expect(simulate(seed, mode).simulatedMs).toBeGreaterThanOrEqual(LEAST_MS);
   });
 
