@@ -2909,7 +2909,7 @@ export type EndpointEvent =
 
 /** Handles what happens to an endpoint. The optional handlers are a node's. */
 type Receiver = {
-  /** Ends a turn of the event loop in which `schedule` was called: calls the endpoint's `flush`. */
+  /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
   onMessage(message: Message | ClientMessage, sender: Peer): void;
   onGreeting(kind: Kind, greeting: Greeting): void;
@@ -3348,7 +3348,7 @@ export class Node {
   private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
   private readonly awaited: { index: number; reads: ReadRequest[] }[] = [];
-  /** The members of which the program and the endpoint know. */
+  /** The members that program and endpoint were told last. */
   private members: Configuration;
   /** The ids of this server's own requests to itself that wait for a reply. */
   private readonly ownCalls = new Set<number>();
@@ -3978,13 +3978,16 @@ export type ClientOptions = {
   world?: World;
 };
 
-/** A caller that waits for an outcome, with its command, which is repeated in one more session. */
+/** A caller that waits for an outcome. */
 type Waiting = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
+  /** The command that it proposed, if it proposed one. */
   command?: Buffer;
+  /** Set once the command was moved to another session, which happens at most once. */
   isRepeated?: boolean;
 };
+
 type PendingRequest = {
   id: number;
   content: Content;
@@ -4025,8 +4028,9 @@ export class Client {
   /** Undefined before a session is open, and after it may have ended. */
   private session: number | undefined;
   private isOpening = false;
-  /** The commands that are in no request yet, and the number of the last request. */
+  /** Commands that are in no request yet. */
   private commands: (Waiting & { command: Buffer })[] = [];
+  /** The number of the last request of commands. */
   private sequence = 0;
   /** The server that is asked first: the leader, as far as this client knows. */
   private target: Name;
@@ -4091,7 +4095,7 @@ export class Client {
     });
   }
 
-  /** All that was proposed in this turn is asked together, as far as a datagram has room. */
+  /** Sends the commands of this turn together, in as many requests as they need datagrams. */
   sendCommands(): void {
     const { session } = this;
     if (this.commands.length === 0) return;
@@ -4182,7 +4186,7 @@ export class Client {
     if (request.content.type !== "Inspect") this.endpoint.joinCluster();
     if (answer.type === "Answer") this.conclude(request, 0, answer.answer);
     if (answer.type === "Refused") this.onRefusal(request, answer.reason);
-    if (answer.type !== "Outcomes") return; // Or it is a question, and this is no server.
+    if (answer.type !== "Outcomes") return;
     for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
       this.conclude(request, answer.first + i, outcome);
     }
@@ -4194,7 +4198,7 @@ export class Client {
     request.waiting[place] = undefined;
     request.missing -= 1;
     if (request.missing === 0) this.pending.delete(request.id);
-    // A copy, or an answer would keep its whole datagram, or change what a session keeps.
+    // A copy, because an answer is a view of its datagram, or of an outcome that a session keeps.
     if (outcome instanceof Uint8Array) waiting.resolve(Buffer.from(outcome));
     else waiting.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
