@@ -32,9 +32,9 @@ export const BOUNDS: Bounds = {
 /** Where searches begin. */
 export const SCENES = {
   beginning: "",
-  /** "a" has just been elected by "b", and nobody has heard of it yet. */
+  /** "a" has just been elected by "b", and its first message is still in flight. */
   elected: "a.timer,0,2",
-  /** "a" leads in term 1, and "b", elected by "c", in term 2. Nobody else has their entries. */
+  /** "a" leads in term 1, and "b", elected by "c", in term 2. No other server has their entries. */
   rivals: "a.timer,0,2,b.timer,6,7",
   /** The same, but "a" has two entries, and "b" one of a later term. */
   longer: "a.timer,0,2,a.propose,b.timer,6,7",
@@ -48,7 +48,7 @@ export const SCENES = {
   answered: "a.timer,0,2,3,5.stay,a.propose",
 } as const;
 
-/** What a search has found, and how it can be had again. */
+/** A violation, and the path to it. */
 export type Found = { sentence: string; path: Action[] };
 
 /** Visits states until there are no more, or enough. Returns the shortest way to a violation. */
@@ -108,7 +108,7 @@ export function report(search: Search): string {
 export const commandOf = (path: readonly Action[], bounds: Bounds): string =>
   `bun test/exhaustive.ts --replay ${write(path)} ${flagsOf(bounds)}`;
 
-/** The story of a path, as far as it goes, and the sentence in which it ends. */
+/** Returns the story of a path, and the sentence in which it ends. */
 export function tellStory(path: readonly Action[], bounds: Bounds): string {
   const lines: string[] = [];
   try {

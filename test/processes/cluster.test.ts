@@ -41,13 +41,13 @@ const STOP_MS = byHand("RAFT_STOP_MS", 2000);
 const DEFAULTS = { electionTimeoutMs: 1000, heartbeatMs: 100 };
 const QUICK = { electionTimeoutMs: 300, heartbeatMs: 50 };
 const TIMING = process.env.RAFT_DEFAULTS === "1" ? DEFAULTS : QUICK;
-/** For tests in which nobody may call an election only because this machine is busy. */
+/** Timing for tests in which a busy machine must not cause an election. */
 const PATIENT = TIMING === DEFAULTS ? DEFAULTS : { electionTimeoutMs: 500, heartbeatMs: 50 };
 
 setDefaultTimeout(100_000 + 20_000 * (KILLS - 3 + DEAD - 2));
 afterAll(endAll);
 
-/** What was measured, for people: how long things take is no matter of pass or fail. */
+/** Prints durations. They are for information: no test passes or fails by them. */
 function report(what: string, durations: readonly number[]): void {
   const sorted = durations.toSorted((a, b) => a - b);
   const median = Math.round(sorted[Math.floor(sorted.length / 2)] ?? Number.NaN);
@@ -55,7 +55,7 @@ function report(what: string, durations: readonly number[]): void {
   console.log(`  ${what}, ${times}: ${median} ms median, ${Math.round(sorted.at(-1) ?? 0)} ms max`);
 }
 
-/** Work that is awaited later: should it fail before, that is not yet anybody's business. */
+/** Starts work that is awaited later, so that an earlier failure is not reported as unhandled. */
 function background(work: Promise<unknown>[]): Promise<unknown> {
   const all = Promise.all(work);
   all.catch(() => {});
@@ -91,7 +91,7 @@ describe("a cluster", () => {
     expect(recoveries.filter((ms) => ms > limitMs)).toEqual([]);
   });
 
-  slow("all are killed at once during writes: what was acknowledged is there", async () => {
+  slow("all are killed together during writes: every acknowledged write is there", async () => {
     const cluster = await Cluster.start(TIMING);
     const ledgers = await Promise.all([cluster.ledger(), cluster.ledger(), cluster.ledger()]);
     const acknowledged = () => ledgers.reduce((sum, { acknowledged: a }) => sum + a.size, 0);
@@ -109,14 +109,14 @@ describe("a cluster", () => {
     isOver = true;
     const owed = acknowledged();
     cluster.startAll();
-    await writing; // The last put of each writer was under way, and it ends well.
+    await writing; // The last put of each writer was in flight, and succeeds.
     const [reader] = await Promise.all([cluster.ledger(), cluster.agreement()]);
     for (const ledger of ledgers) expect(await ledger.missing(reader.store)).toEqual([]);
     expect(owed).toBeGreaterThanOrEqual(1000);
     expect(acknowledged()).toBeGreaterThan(owed);
   });
 
-  slow("its leader is killed among commands: what is asked again is applied once", async () => {
+  slow("its leader is killed among commands: a retried command is applied once", async () => {
     const cluster = await Cluster.start(TIMING);
     const { store } = await cluster.ledger();
     const counts = Array.from({ length: 200 }, () => 0);
@@ -126,7 +126,7 @@ describe("a cluster", () => {
       const key = bytes(`counter ${counter}`);
       for (let before: Uint8Array | undefined; !isOver;) {
         const next = bytes(`counted to ${counts[counter]}`);
-        // Nobody else counts here. If this were applied a second time, that time it would fail.
+        // This client alone counts here. A second application would fail.
         if (!(await store.cas(key, before, next))) twice.push(`${text(next)} (${counter})`);
         before = next;
         counts[counter] = (counts[counter] ?? 0) + 1;
@@ -148,8 +148,8 @@ describe("a cluster", () => {
   });
 
   slow("one of three was never started: the other two elect and serve", async () => {
-    // Every datagram to a port where nobody listens makes the kernel fail the next one, to whom it
-    // may concern: the dead server must not silence the living ones, wherever in the list it is.
+    // A datagram to a closed port makes the kernel fail the next send, to any receiver: the dead
+    // server must not silence the living ones, wherever in the list it is.
     const durations: number[] = [];
     for (let time = 0; time < DEAD; time += 1) {
       const cluster = await Cluster.create(TIMING);
@@ -188,7 +188,7 @@ describe("a cluster", () => {
     expect(await answer).toBe("the new leader");
     expect(await cluster.agreement()).toBe(leader);
     await cluster.convergence();
-    await Bun.sleep(2000); // Whoever wanted another election would have called it by now.
+    await Bun.sleep(2000); // Any server that wanted another election would have started it by now.
     const after = (await cluster.statuses(cluster.servers)).map(({ term }) => term);
     expect(after).toEqual(Array(3).fill(Math.max(...terms)));
     expect(await ledger.missing()).toEqual([]);
@@ -221,9 +221,9 @@ describe("a cluster", () => {
     const value = ledger.get("before, number 0");
     const put = ledger.put("alone");
     const both = background([value, put]);
-    const silence = Bun.sleep(1000).then(() => "nobody has answered");
-    expect(await Promise.race([value, put, silence])).toBe("nobody has answered");
-    await eventually("the leader steps down, as nobody follows", async () => {
+    const silence = Bun.sleep(1000).then(() => "no answer");
+    expect(await Promise.race([value, put, silence])).toBe("no answer");
+    await eventually("the leader steps down without followers", async () => {
       const status = await cluster.status(leader);
       return (status && status.role !== "Leader") || undefined;
     });
@@ -231,7 +231,7 @@ describe("a cluster", () => {
     await cluster.kill(leader);
     for (const follower of followers) cluster.resume(follower);
     expect(followers).toContain(await cluster.agreement());
-    await both; // The client has gone on asking, and now there is somebody to answer.
+    await both; // The client has retried, and now a server can answer.
     expect(ledger.acknowledged.get("before, number 0")).toBe((await value) ?? "nothing");
     expect(await ledger.missing()).toEqual([]);
   });
@@ -351,7 +351,7 @@ describe("a single server", () => {
     ]);
     for (const { code, errors } of wrong) {
       expect(errors).not.toBe("");
-      expect(errors).not.toMatch(/^ +at /m); // A stack trace says nothing to whoever mistyped.
+      expect(errors).not.toMatch(/^ +at /m); // A stack trace does not help after a typing error.
       expect(code).toBe(2);
     }
   });
@@ -399,7 +399,7 @@ describe("clients", () => {
     expect(await ledger.get("counter")).toBe(String(20 * stores.length));
   });
 
-  test("keys and values are bytes, whatever they look like", async () => {
+  test("keys and values are arbitrary bytes", async () => {
     const { store } = ledger;
     const all = Uint8Array.from({ length: 256 }, (_, i) => i);
     const keys = [all, bytes("__proto__"), bytes("constructor"), Uint8Array.of(0), bytes("é")];
@@ -427,7 +427,7 @@ describe("clients", () => {
     expect(cluster.running).toEqual([...cluster.servers]);
   });
 
-  test("whichever server a client asks first, it finds the leader", async () => {
+  test("a client finds the leader from any server", async () => {
     for (const server of cluster.servers) {
       const lone = await cluster.ledger([server]);
       await lone.put(`by way of ${server}`, "done");
@@ -505,7 +505,7 @@ describe.if(existsSync("/proc/self/stat"))("bun cli.ts --test", () => {
   const PORTS = [48000, 48001, 48002];
   type Trio = { program: Program; servers: { pid: number; command: string }[] };
 
-  /** Their ports are fixed: the servers of somebody else may have them for a while. */
+  /** Starts a trio. Its ports are fixed, and other servers may hold them for a while. */
   async function startTrio(...flags: string[]): Promise<Trio> {
     const start = async () => {
       if ((await Promise.all(PORTS.map(isFree))).includes(false)) return undefined;
@@ -562,7 +562,7 @@ describe.if(existsSync("/proc/self/stat"))("bun cli.ts --test", () => {
     });
     const tookMs = performance.now() - since;
     await program.exited;
-    await program.closed; // Whatever else might still run would hold the pipe of the output.
+    await program.closed; // A process that still ran would hold the pipe of the output.
     return tookMs;
   }
 

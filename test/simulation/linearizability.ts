@@ -184,7 +184,7 @@ class Search {
     return [...unanswered, ...answered].map((candidate) => this.append(order, candidate));
   }
 
-  /** The answered calls of which one must come next: no other was answered before they asked. */
+  /** Returns the answered calls that can come next: no open call was answered before they began. */
   private wait({ done, from }: Order): { waiting: Candidate[]; firstReturn: number } {
     const waiting: Candidate[] = [];
     let firstReturn = Number.POSITIVE_INFINITY;

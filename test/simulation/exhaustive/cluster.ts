@@ -19,7 +19,7 @@ import {
 
 /**
  * How far a world goes. `inputs` is how many a turn may have. Without `preVotes` a pre-vote is
- * granted to whoever wants one.
+ * granted to every server that asks.
  */
 export type Bounds = {
   terms: number;
@@ -61,7 +61,7 @@ function demand(condition: boolean, rule: string, facts: () => string): asserts 
 
 const nameOf = ({ self }: ServerState) => NAMES[self] ?? "nobody";
 
-/** What a server has committed is what all have; what becomes so is durable on a majority. */
+/** Committed entries are equal on all servers; newly committed ones are durable on a majority. */
 export function commit(
   history: History,
   server: ServerState,
@@ -100,7 +100,7 @@ export function commit(
   return { ...history, committed: [...committed, ...codes], committedIn };
 }
 
-/** Everything that is a matter of more than one server. `underWay` is all that was ever sent. */
+/** Judges all promises between servers. `underWay` holds all messages that were ever sent. */
 export function checkCluster(
   all: readonly ServerState[],
   underWay: Iterable<number>,
@@ -115,7 +115,7 @@ export function checkCluster(
   }
 }
 
-/** Election safety, and one vote per term: by all words that were ever given, and by the disks. */
+/** Election safety, and one vote per term: by all votes ever sent, and by the disks. */
 function checkPromises(sent: readonly Message[], all: readonly ServerState[]): void {
   const leaders = new Map<number, string>();
   const votes = new Map<string, string>();
@@ -167,7 +167,7 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
   }
 }
 
-/** Logs that agree on an entry's term agree up to it, and on what it is. */
+/** Log matching: logs that agree on an entry's term are equal up to that entry. */
 function checkLogMatching(one: ServerState, other: ServerState): void {
   const { length } = one.log.slice(0, other.log.length);
   const agree = (i: number) => termOf(one.log[i] ?? -1) === termOf(other.log[i] ?? -1);
@@ -184,7 +184,7 @@ function checkLogMatching(one: ServerState, other: ServerState): void {
   }
 }
 
-/** What is committed in a term is in the logs of the leaders of all later terms. */
+/** Entries committed in a term are in the logs of the leaders of all later terms. */
 function checkCompleteness(leader: ServerState, { committed, committedIn }: History): void {
   for (const [i, code] of committed.entries()) {
     if ((committedIn[i] ?? 0) >= leader.term) continue;
@@ -198,7 +198,7 @@ function checkCompleteness(leader: ServerState, { committed, committedIn }: Hist
   }
 }
 
-/** What a leader counts is on the follower's disk, as long as that is in no later term. */
+/** Entries that a leader counts are on the follower's disk, while that has no later term. */
 function checkFollowers(leader: ServerState, all: readonly ServerState[]): void {
   if (leader.role.name !== "Leader") return;
   for (const [at, followed] of leader.role.followers.entries()) {
@@ -217,6 +217,6 @@ function checkFollowers(leader: ServerState, all: readonly ServerState[]): void 
   }
 }
 
-/** All entries that a message carries, in words. */
+/** Returns the entries of a message in words. */
 export const showEntries = (m: Message): string =>
   m.type === "AppendEntries" ? m.entries.map((e) => showCode(codeOfEntry(e))).join(", ") : "";

@@ -8,7 +8,7 @@
 export type Place = number;
 export const NOBODY: Place = -1;
 
-/** Every way to give the three places to the three servers. */
+/** All permutations of the three servers. */
 export const RENAMINGS: readonly (readonly Place[])[] = [
   [0, 1, 2],
   [0, 2, 1],
@@ -70,7 +70,7 @@ export class Lexicon<Thing> {
   }
 }
 
-/** A set of 64-bit hashes that takes 8 bytes for a place, of which a third or more stay free. */
+/** A set of 64-bit hashes, with 8 bytes for each place. A third of the places or more stay free. */
 export class HashSet {
   size = 0;
   private readonly low: Uint32Array;
@@ -82,7 +82,7 @@ export class HashSet {
     this.high = new Uint32Array(places);
   }
 
-  /** Whether it is new. */
+  /** Adds a hash. Returns whether it is new. */
   add(low: number, high: number): boolean {
     const mask = this.low.length - 1;
     const some = low === 0 && high === 0 ? 1 : low; // Zero is an empty place.

@@ -27,7 +27,7 @@ const KINDS = [
 ] as const;
 const ENDS = ["flush", "die", "stay"] as const;
 
-/** `at` is a message's place in the order in which all were sent first, or else a server. */
+/** An action. `at` is the number of a message, in the order of first sending, or a server. */
 export type Action = { kind: Input["kind"]; end: End; at: number };
 const encode = ({ kind, end, at }: Action) => at * 32 + KINDS.indexOf(kind) * 4 + ENDS.indexOf(end);
 const decode = (code: number): Action => ({
@@ -46,7 +46,7 @@ export type State = {
   last: number;
 };
 
-/** What was seen: how many distinct states, and how many of them of each kind. */
+/** The numbers of distinct states of each kind. */
 export const noSights = () => ({
   twoLeaders: 0,
   committed: 0,
@@ -70,7 +70,9 @@ type Hashes = Pick<Lexicon<unknown>, "low" | "high">;
 
 export class Search {
   readonly sights = noSights();
-  /** How many states have their highest term at 0, 1, 2, ... and how many are so many steps away. */
+  /**
+   * How many states have their highest term at 0, 1, 2, ... and how many are so many steps away.
+   */
   readonly byTerm: number[] = [];
   readonly byDepth: number[] = [];
   transitions = 0;
@@ -82,11 +84,13 @@ export class Search {
   private readonly steps: (Map<number, Step> | undefined)[] = [];
   private readonly lows = new Uint32Array(WAYS);
   private readonly highs = new Uint32Array(WAYS);
-  /** The state from which steps are being tried, and the action that was tried last. */
+  /** The state whose steps are being tried, and the last action tried. */
   private current: State | undefined;
   private attempted = 0;
 
-  /** With `classes` it tells states apart that differ only in names, and adds there what does not. */
+  /**
+   * With `classes` it tells states apart that differ only in names, and adds there what does not.
+   */
   constructor(
     readonly bounds: Bounds,
     private readonly most: number,
@@ -105,12 +109,12 @@ export class Search {
   /** All states that are at most this many steps away were visited. */
   completeDepth = 0;
 
-  /** Whether there are no more, as far as `deepest` lets it look. */
+  /** Whether all states up to `deepest` were visited. */
   get isComplete(): boolean {
     return this.queue.isEmpty;
   }
 
-  /** Throws the first violation, of which `path` then tells how it came to be. */
+  /** Visits states. Throws the first violation, and `path` then returns the way to it. */
   run(start: State): void {
     this.seen.add(1, 1);
     this.visit({ ...start, depth: 0, number: 0, last: 0 });
@@ -121,7 +125,7 @@ export class Search {
     }
   }
 
-  /** The actions that led to what was tried last. */
+  /** Returns the actions up to the last one that was tried. */
   path(): Action[] {
     const codes = [this.attempted];
     for (let at = this.current?.number ?? 0; at > 0; at = this.parents[at] ?? 0) {
@@ -132,7 +136,9 @@ export class Search {
 
   // ---------------------------------------- What can happen --------------------------------------
 
-  /** Within a turn of a server nothing else happens, because nobody could tell the difference. */
+  /**
+   * Returns the possible actions. During a turn there are no others: the order would not matter.
+   */
   private expand(state: State): void {
     this.current = state;
     this.addUp(state);
@@ -181,7 +187,7 @@ export class Search {
     }
   }
 
-  /** An input, with every way in which the turn can go on. */
+  /** Tries an input with every continuation of the turn. */
   private take(state: State, server: ServerState, input: Input, at: number): void {
     const { bounds } = this;
     const whole = this.attempt(state, server, input, "flush", at);
@@ -245,7 +251,7 @@ export class Search {
   private readonly nextLows = new Uint32Array(WAYS);
   private readonly nextHighs = new Uint32Array(WAYS);
 
-  /** Of all renamings of a state, the one with the least hash stands for them. */
+  /** Returns the least hash of all renamings of a state, which stands for all of them. */
   private isNew(before: State, after: State, changed: Place): boolean {
     const { nextLows: lows, nextHighs: highs } = this;
     lows.set(this.lows);
@@ -326,7 +332,7 @@ export class Search {
     if (isVote && step.refused) sights.refusedForLeader += 1;
   }
 
-  /** Whether a message that has just arrived did so before, or came later than its successors. */
+  /** Records whether a message arrived before, or later than a successor. */
   private noteArrival(state: State, { kind }: Input, at: number): void {
     if (kind !== "deliver" && kind !== "deliverLate") return;
     const { from, to } = messages.at(state.sent[at] ?? -1);
@@ -344,7 +350,7 @@ export class Search {
   }
 }
 
-/** The state after a step; undefined if it changes nothing. */
+/** Returns the state after a step, or undefined if nothing changes. */
 export function succeed(state: State, server: ServerState, input: Input, end: End, step: Step):
   | State
   | undefined

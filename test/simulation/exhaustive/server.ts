@@ -95,7 +95,9 @@ function entryOf(index: number, code: Code): Entry {
   return entry;
 }
 
-/** A term begins with an entry that asks for nothing, or the log with one that lists the members. */
+/**
+ * A term begins with an entry that asks for nothing, or the log with one that lists the members.
+ */
 const firstOf = (index: number, term: number): Entry =>
   index === 1 ? membersEntry(index, term, configuration(NAMES)) : makeEntry(index, term, "noop");
 
@@ -269,10 +271,10 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
 }
 
 /**
- * What this check knows of a server. A field that it does not know would be lost in every step.
- * No server is asked here to take a snapshot, to hand over or to change the members, no port is
- * probed, and no restart is reported, as all elections begin at once. `snapshot` and `stuck` make no
- * difference either.
+ * What this check knows of a server. A field that it does not know would be lost in every step. No
+ * server is asked here to take a snapshot, to hand over or to change the members, no port is
+ * probed, and no restart is reported, as all elections begin at once. `snapshot` and `stuck` make
+ * no difference either.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   [
@@ -291,7 +293,7 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   ],
 ];
 
-/** Says what a server has that this check does not know of. */
+/** Returns the fields of a server that this check does not know. */
 export function unknownFields(): string[] {
   const raft = restore(FRESH(0));
   return FIELDS.flatMap(([what, of, fields]) => {
@@ -303,7 +305,7 @@ export function unknownFields(): string[] {
 export const diskOf = ({ turn, term, votedFor, log }: ServerState): Disk =>
   turn?.disk ?? { term, votedFor, log };
 
-/** A server that starts for the first time. */
+/** Returns a server that starts for the first time. */
 export const FRESH = (self: Place): ServerState =>
   start(self, { term: 0, votedFor: NOBODY, log: [] });
 
@@ -323,7 +325,10 @@ function start(self: Place, { term, votedFor, log }: Disk): ServerState {
 
 // -------------------------------------------- A step ---------------------------------------------
 
-/** What happens to a server. `number` is a message, a command, or how many entries a read has to see. */
+/**
+ * What happens to a server. `number` is a message, a command, or how many entries a read has to
+ * see.
+ */
 export type Input = {
   kind: "deliver" | "deliverLate" | "timer" | "beat" | "propose" | "read" | "turn" | "crash";
   number: number;
@@ -331,7 +336,9 @@ export type Input = {
 /** The turn ends as it should, or with a power cut before it saves; or it goes on. */
 export type End = "flush" | "die" | "stay";
 
-/** What comes of a step. `lived` is the state whose decisions count: `next`, but for a power cut. */
+/**
+ * The outcome of a step. `lived` is the state whose decisions count: `next`, without a power cut.
+ */
 export type Step = {
   next: number;
   lived: number;
@@ -352,7 +359,7 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
   if (kind === "deliver") raft.receive(messages.at(number), 0);
   else if (kind === "deliverLate") {
     raft.receive(messages.at(number), T);
-    raft.now = 0; // That a leader owes a heartbeat by now is another input, of which few are enough.
+    raft.now = 0; // A heartbeat that is due is a separate input, of which a few are enough.
   } else if (kind === "propose") raft.propose("commands", Buffer.from(`${number}`));
   else if (kind === "read") raft.read();
   else if (kind === "turn") return; // Without an input, because the last turn has left something.
@@ -360,7 +367,7 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
   else {
     raft.tick(2 * T);
     if (preVotes || raft.role.name !== "PreCandidate") return;
-    // A pre-vote binds nobody, so somebody may grant it at any time: it need not be asked.
+    // A pre-vote binds no server, so it may be granted at any time without a request.
     const [from = ""] = raft.others;
     raft.receive({
       type: "RequestVoteReply",
@@ -376,8 +383,8 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
 }
 
 /**
- * Rounds are counted for all followers together, though nobody compares those of two of them. Here
- * what goes out in a turn has the same numbers for each, so that it does not matter who comes first.
+ * Numbers the rounds of a turn from the same start for each follower, so that the order of
+ * followers does not matter. The rounds of two followers are never compared.
  */
 function alignRounds({ role }: Raft, outbox: readonly Message[], before: number): void {
   if (role.name !== "Leader") return;
@@ -492,7 +499,7 @@ function capture(
   };
 }
 
-/** It loses power between two turns, and comes back with what is on its disk. */
+/** Returns a server that lost power between two turns and restarted from its disk. */
 function crash(before: ServerState): Step {
   const next = servers.numberOf(start(before.self, diskOf(before)));
   return {
@@ -507,7 +514,7 @@ function crash(before: ServerState): Step {
   };
 }
 
-/** What a save makes of a disk, whatever the server believes. */
+/** Returns the disk after a save. */
 function save(disk: Disk, unsaved: Unsaved): Disk {
   const { currentTerm: term, votedFor, entries: [first, ...rest] } = unsaved;
   const log = first
@@ -518,7 +525,7 @@ function save(disk: Disk, unsaved: Unsaved): Disk {
 
 // ------------------------------------ What one server may do -------------------------------------
 
-/** A server's memory after a turn is what is on its disk, or a power cut would take it back. */
+/** Memory equals disk after a turn; otherwise a power cut would undo decisions. */
 function checkSaved(raft: Raft, disk: Disk): void {
   const name = raft.settings.name;
   demand(
@@ -535,7 +542,7 @@ function checkSaved(raft: Raft, disk: Disk): void {
   );
 }
 
-/** Nothing is promised that is not durable. */
+/** A promise is durable when it leaves. */
 function checkPromise(m: Message, disk: Disk): void {
   const isProposed = (m.type === "RequestVote" && m.preVote)
     || (m.type === "RequestVoteReply" && m.preVote && m.voteGranted);
@@ -563,7 +570,7 @@ function checkPromise(m: Message, disk: Disk): void {
   );
 }
 
-/** Whether anything was deleted from a log, which only a conflict excuses, and never in a leader. */
+/** Entries are deleted only after a conflict, and never by a leader. */
 function checkLog({ log, self }: ServerState, after: readonly Code[]): boolean {
   const kept = log.findIndex((code, i) => after[i] !== code);
   if (kept === -1) return false;

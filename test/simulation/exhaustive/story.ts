@@ -46,7 +46,7 @@ export function read(text: string): Action[] {
   });
 }
 
-/** The state in which nothing has happened yet. */
+/** Returns the initial state. */
 export const beginning = (): State => ({
   servers: NAMES.map((_, at) => servers.numberOf(FRESH(at))),
   history: histories.numberOf(NO_HISTORY),
@@ -56,7 +56,7 @@ export const beginning = (): State => ({
   last: 0,
 });
 
-/** Goes along a path. Throws if it ends in a violation, after telling what was done. */
+/** Follows a path, and tells each step. Throws if it ends in a violation. */
 export function follow(
   path: readonly Action[],
   bounds: Bounds,
@@ -101,7 +101,7 @@ function tellInput(server: ServerState, { kind, number }: Input): string {
   const { log } = diskOf(server);
   if (kind === "deliver") return `receives ${tellMessage(messages.at(number))}`;
   if (kind === "deliverLate") {
-    return `has heard nobody for T, and receives ${tellMessage(messages.at(number))}`;
+    return `has heard no leader for T, and receives ${tellMessage(messages.at(number))}`;
   }
   if (kind === "timer") return role.name === "Leader" ? "hears no majority" : "hears no leader";
   if (kind === "beat") return "owes a heartbeat";
