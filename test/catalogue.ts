@@ -67,7 +67,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 1 },
-      { file: "node", title: "neither vote, nor RequestVote, nor acknowledgement, nor answer" },
+      { file: "node", title: "neither a vote, nor a RequestVote, nor an" },
     ],
   },
   {
@@ -361,7 +361,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
-      { file: "node", title: "when the disk fails at a sync, the server stops" },
+      { file: "node", title: "a server whose disk fails at a sync stops with the" },
     ],
   },
   {
@@ -469,7 +469,7 @@ export const planted: readonly Planted[] = [
     id: "50",
     name: "After a pause, a server judges its leader silent before reading what has arrived.",
     changes: [["clock.defer(() => clock.defer(() => this.guard(tick)))", "this.guard(tick)"]],
-    caughtBy: [{ file: "node", title: "do not judge a leader's silence before they have read" }],
+    caughtBy: [{ file: "node", title: "keeps its leader after a follower's pause: the" }],
   },
 
   // Mistakes that this implementation in particular invites.
@@ -709,7 +709,7 @@ export const planted: readonly Planted[] = [
       "this.awaited.push({ index, reads: this.followerReads.splice(0) });",
     ], ["of reads) this.redirect(read);", "of this.followerReads.splice(0)) this.redirect(read);"]],
     caughtBy: [
-      { file: "node", title: "that comes while the leader is being asked waits for another" },
+      { file: "node", title: "that arrives while a request for the read index is" },
     ],
   },
   {
@@ -718,7 +718,7 @@ export const planted: readonly Planted[] = [
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
       { mode: "full", seed: 5 },
-      { file: "node", title: "waits until that follower has what was committed when it came" },
+      { file: "node", title: "waits until the follower has every entry that was" },
     ],
   },
 
@@ -826,7 +826,7 @@ export const planted: readonly Planted[] = [
     id: "84",
     name: "Who starts again is given the answers to what it asked before.",
     changes: [["    if (calls && calls !== to.calls) return;\n", ""]],
-    caughtBy: [{ file: "node", title: "who starts again is not given the answers" }],
+    caughtBy: [{ file: "node", title: "a restarted server gets no answers to its earlier" }],
   },
   {
     id: "85",
@@ -954,7 +954,7 @@ export const planted: readonly Planted[] = [
     id: "100",
     name: "A read that is repeated is another read.",
     changes: [["if (m.calls.has(m.id)) return;", "if (!isQuestion && m.calls.has(m.id)) return;"]],
-    caughtBy: [{ file: "node", title: "that is repeated is one read" }],
+    caughtBy: [{ file: "node", title: "that is repeated stays one read, on a follower as" }],
   },
   {
     id: "101",
@@ -975,7 +975,7 @@ export const planted: readonly Planted[] = [
     id: "103",
     name: "A session that is opened is not the latest, so the one before it is not used again.",
     changes: [["    this.use(index, {", "    this.open.set(index, {"]],
-    caughtBy: [{ file: "node", title: "used again is the latest again" }],
+    caughtBy: [{ file: "node", title: "a session that is used again becomes the most" }],
   },
   {
     id: "104",
@@ -1011,7 +1011,7 @@ export const planted: readonly Planted[] = [
     id: "108",
     name: "A leader that has started again is waited for.",
     changes: [["this.receiver.onRestarted?.(of.name);", ""]],
-    caughtBy: [{ file: "node", title: "start again at once are replaced" }],
+    caughtBy: [{ file: "node", title: "replaces a leader that restarts as fast" }],
   },
   {
     id: "109",
@@ -1026,7 +1026,7 @@ export const planted: readonly Planted[] = [
     id: "110",
     name: "Outcomes say wrongly which commands they are of.",
     changes: [["first += outcomes.length;", "first += 1;"]],
-    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+    caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "111",
@@ -1035,19 +1035,19 @@ export const planted: readonly Planted[] = [
       "const room = this.endpoint.roomFor(target) - overhead;",
       "const room = Infinity;",
     ]],
-    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+    caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "112",
     name: "All outcomes of what was asked together go in one message, however large.",
     changes: [["batches(all, sizeOf, this.core.settings.batchBytes)", "[all]"]],
-    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+    caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "113",
     name: "A client that has heard one outcome waits for no other.",
     changes: [["if (request.missing === 0) this.pending", "this.pending"]],
-    caughtBy: [{ file: "node", title: "asked together, and answered in as many parts" }],
+    caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "114",
@@ -1062,7 +1062,7 @@ export const planted: readonly Planted[] = [
       "for (const { reject } of this.commands.splice(0)) reject(error); this.endpoint.socket",
       "this.endpoint.socket",
     ]],
-    caughtBy: [{ file: "node", title: "leaves nobody waiting" }],
+    caughtBy: [{ file: "node", title: "rejects its command if its node stops as soon as" }],
   },
   {
     id: "116",
@@ -1126,7 +1126,7 @@ export const planted: readonly Planted[] = [
     id: "121",
     name: "A leader syncs in each of its turns, before it gives the answers that it has.",
     changes: [[`this.role.name === "Leader" && this.hasApplicable`, "false"]],
-    caughtBy: [{ file: "node", title: "a leader gives its answers turn by turn" }],
+    caughtBy: [{ file: "node", title: "a leader has one sync for all commands that" }],
   },
   {
     id: "122",
@@ -1340,7 +1340,7 @@ export const planted: readonly Planted[] = [
     name: "Without a name the first server of the list is to lead, even if it has just died.",
     changes: [["role.transferTargets?.includes(m.from)", "role.transferTargets?.[0] === m.from"]],
     caughtBy: [
-      { file: "node", title: "never hand over to a server that has just died" },
+      { file: "node", title: "does not hand over to a server that has just died" },
       { file: "transfer", title: "a follower that has just died is not chosen" },
     ],
   },
@@ -1348,7 +1348,7 @@ export const planted: readonly Planted[] = [
     id: "149",
     name: "An answer from before a server died shows that it can lead.",
     changes: [["follower.sinceRound = role.round; // Only an answer", "// Only an answer"]],
-    caughtBy: [{ file: "node", title: "never hand over to a server that has just died" }],
+    caughtBy: [{ file: "node", title: "does not hand over to a server that has just died" }],
   },
   {
     id: "150",
@@ -1373,7 +1373,7 @@ export const planted: readonly Planted[] = [
       "if (follower.attempts > 0) return;",
     ]],
     caughtBy: [
-      { file: "node", title: "says which entry never arrives where only small datagrams do" },
+      { file: "node", title: "shows an entry that is too large to arrive, as an" },
       { file: "replication", title: "a chunk that a path always loses is sent as rarely" },
     ],
   },
@@ -1410,7 +1410,7 @@ export const planted: readonly Planted[] = [
       "const isReady = () => !core.isInstalling && awaited",
       "const isReady = () => awaited",
     ]],
-    caughtBy: [{ file: "node", title: "that are half installed answer no read" }],
+    caughtBy: [{ file: "node", title: "that are only partly installed answer no read" }],
   },
   {
     id: "157",
@@ -1489,7 +1489,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { mode: "core", seed: 1 },
-      { file: "node", title: "send the first entry of their term in that instant" },
+      { file: "node", title: "receives the first entry of a term as soon as its" },
     ],
   },
   {
@@ -1525,14 +1525,14 @@ export const planted: readonly Planted[] = [
     changes: [["    calls.delete(id);\n", ""]],
     caughtBy: [
       { mode: "full", seed: 1 },
-      { file: "node", title: "although datagrams are lost, repeated, overtaken" },
+      { file: "node", title: "although datagrams are lost or repeated, servers" },
     ],
   },
   {
     id: "168",
     name: "The reads that are answered are the ones that came last, not first.",
     changes: [["of reads.splice(0, count)", "of reads.splice(-count || Infinity)"]],
-    caughtBy: [{ file: "node", title: "reads are answered in the order in which they came" }],
+    caughtBy: [{ file: "node", title: "reads are answered in their order, each after a" }],
   },
   {
     id: "169",
@@ -1634,7 +1634,7 @@ export const planted: readonly Planted[] = [
       "    const sessions = new Sessions();\n    const take",
       "    const { sessions } = this;\n    const take",
     ]],
-    caughtBy: [{ file: "node", title: "installed take the place of every session that was there" }],
+    caughtBy: [{ file: "node", title: "that are installed replace all sessions of the" }],
   },
   {
     id: "181",

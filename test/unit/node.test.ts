@@ -1,6 +1,6 @@
 /**
- * Tests that whole servers and clients keep Raft's promises to their users. The test controls
- * their network and disks.
+ * Tests that whole servers and clients keep Raft's promises to their users. The tests control the
+ * simulated network and disks.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -49,7 +49,7 @@ const text = (raw: Uint8Array) => Buffer.from(raw).toString();
 const ENDED = "refused: the session has ended, or never was";
 const SEEN = "refused: the client has already seen the answer";
 
-/** Remembers, in order, what it was told, and answers with the count and the command. */
+/** Keeps the commands in order, and answers with their number and the command. */
 class Diary implements StateMachine {
   readonly lines: string[] = [];
   apply(command: Uint8Array): Uint8Array {
@@ -71,7 +71,7 @@ class Diary implements StateMachine {
 
 type Life = { node: Node; machine: StateMachine; events: NodeEvent[]; reasons: unknown[] };
 
-/** Servers named like their machines, and what they tell. */
+/** Servers named after their machines, with their state machines and their events. */
 class Cluster {
   readonly simulation: Simulation;
   readonly lives = new Map<string, Life>();
@@ -116,11 +116,11 @@ class Cluster {
 
   life(name: string): Life {
     const life = this.lives.get(name);
-    if (!life) throw new Error(`${name} does not run.`);
+    if (!life) throw new Error(`Server ${name} does not run.`);
     return life;
   }
 
-  /** The name of the leader, after as much time as it takes to have a single one. */
+  /** Waits until all running servers follow one leader, and returns its name. */
   leader(): string {
     const leaders = () =>
       [...this.lives].filter(([, { node }]) => node.status().role === "Leader").map(([name]) =>
@@ -155,14 +155,14 @@ class Cluster {
   }
 }
 
-/** A server without peers. */
-function alone() {
+/** Returns a server without peers, which leads. */
+function single() {
   const cluster = new Cluster(1, ["a"]);
   cluster.leader();
   return { simulation: cluster.simulation, life: cluster.life("a") };
 }
 
-/** The RaftError that it rejects with, or undefined if it resolves. */
+/** Returns the RaftError that a promise rejects with, or undefined if it resolves. */
 function failureOf(simulation: Simulation, promise: Promise<unknown>): RaftError | undefined {
   try {
     simulation.settle(promise);
@@ -176,8 +176,8 @@ function failureOf(simulation: Simulation, promise: Promise<unknown>): RaftError
 const codeOf = (simulation: Simulation, promise: Promise<unknown>): string =>
   failureOf(simulation, promise)?.code ?? "none";
 
-describe("servers", () => {
-  test("elect a leader, replicate what is proposed to any of them, and serve it", () => {
+describe("a cluster", () => {
+  test("elects a leader, and replicates commands proposed to any server", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     for (const name of cluster.names) {
@@ -192,7 +192,7 @@ describe("servers", () => {
     }
   });
 
-  test("of which one is dead elect a leader all the same, and another when that one dies", () => {
+  test("elects another leader after each of two leaders in five has died", () => {
     forSeeds(20, (_, seed) => {
       const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
       for (let dead = 0; dead < 2; dead += 1) cluster.kill(cluster.leader());
@@ -202,7 +202,7 @@ describe("servers", () => {
     });
   });
 
-  test("have names of at most 255 bytes, and so has their cluster", () => {
+  test("has names of at most 255 bytes, for each server and for itself", () => {
     const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
     const start = (options: Partial<NodeOptions>) => () =>
       new Cluster(1, ["a"], undefined, options);
@@ -216,40 +216,40 @@ describe("servers", () => {
     expect(code).toBe("refused");
   });
 
-  test("tell who leads, in what role they are, and what is committed", () => {
+  test("emits events about the leader, each server's role and the commit index", () => {
     const cluster = new Cluster(1);
     const leader = cluster.leader();
-    const told = (name: string, types: string[]) =>
+    const eventsOf = (name: string, types: string[]) =>
       cluster.life(name).events.filter(({ type }) => types.includes(type));
-    expect(told(leader, ["recovered"])).toEqual([{
+    expect(eventsOf(leader, ["recovered"])).toEqual([{
       type: "recovered",
       cutBytes: 0,
       members: configuration(cluster.names),
     }]);
-    expect(told(leader, ["role"])).toEqual([
+    expect(eventsOf(leader, ["role"])).toEqual([
       { type: "role", from: "Follower", to: "PreCandidate" },
       { type: "role", from: "PreCandidate", to: "Candidate" },
       { type: "role", from: "Candidate", to: "Leader" },
     ]);
     for (const name of cluster.names) {
-      expect(told(name, ["leader"]).at(-1)).toMatchObject({ from: undefined, to: leader });
+      expect(eventsOf(name, ["leader"]).at(-1)).toMatchObject({ from: undefined, to: leader });
     }
     cluster.simulation.settle(cluster.life(leader).node.propose(bytes("x")));
     cluster.simulation.run(500);
     for (const name of cluster.names) {
-      const commits = told(name, ["committed"]).map((event) =>
+      const commits = eventsOf(name, ["committed"]).map((event) =>
         event.type === "committed" ? event.commitIndex : 0
       );
       expect(commits).toEqual(commits.toSorted((x, y) => x - y));
-      expect(commits.at(-1)).toBe(3); // The term's no-op, a session, the command.
+      expect(commits.at(-1)).toBe(3); // The term's no-op, a session and the command.
     }
     cluster.kill(leader);
     const next = cluster.leader();
     expect(next).not.toBe(leader);
-    expect(told(next, ["leader"]).at(-1)).toMatchObject({ to: next });
+    expect(eventsOf(next, ["leader"]).at(-1)).toMatchObject({ to: next });
   });
 
-  test("come back with what they had, after kills and power cuts of all at once", () => {
+  test("finds all completed commands again after kills and power cuts of all its servers", () => {
     forSeeds(20, (random, seed) => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -270,7 +270,7 @@ describe("servers", () => {
     });
   });
 
-  test("alone, open a new and durable term at each start, and serve at once", () => {
+  test("of one server begins a new, durable term at each start, and serves immediately", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
     for (let [term, last] = [1, 0]; term <= 5; term += 1) {
@@ -288,7 +288,7 @@ describe("servers", () => {
     }
   });
 
-  test("do not judge a leader's silence before they have read what arrived in a pause", () => {
+  test("keeps its leader after a follower's pause: the follower first reads what has arrived", () => {
     forSeeds(20, (random, seed) => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -305,7 +305,7 @@ describe("servers", () => {
     });
   });
 
-  test("that lead and pause are replaced, and then follow without a further term", () => {
+  test("replaces a leader that pauses, which then follows without another election", () => {
     forSeeds(20, (_, seed) => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -322,9 +322,12 @@ describe("servers", () => {
     });
   });
 
-  /** How long the next command takes when a leader is struck: the median of fifty worlds, and all. */
-  function strikeLeaders(
-    strike: (cluster: Cluster, leader: string, random: Random) => void,
+  /**
+   * Returns the time that the next command takes after the leader fails: in fifty clusters, and the
+   * median.
+   */
+  function failLeaders(
+    fail: (cluster: Cluster, leader: string, random: Random) => void,
     connect: (cluster: Cluster, other: string) => Pick<Node, "propose">,
   ) {
     const tookMs: number[] = [];
@@ -333,12 +336,12 @@ describe("servers", () => {
       const { simulation } = cluster;
       const leader = cluster.leader();
       const other = cluster.follower();
-      const asker = connect(cluster, other);
-      simulation.settle(asker.propose(bytes("x")));
+      const proposer = connect(cluster, other);
+      simulation.settle(proposer.propose(bytes("x")));
       simulation.run(1000 + 7 * (seed % 100));
       const { now } = simulation;
-      strike(cluster, leader, random);
-      expect(text(simulation.settle(asker.propose(bytes("y"))))).toBe("2 y");
+      fail(cluster, leader, random);
+      expect(text(simulation.settle(proposer.propose(bytes("y"))))).toBe("2 y");
       tookMs.push(simulation.now - now);
       expect(cluster.life(other).node.status().term).toBeLessThan(4);
     });
@@ -346,44 +349,44 @@ describe("servers", () => {
     return { medianMs: tookMs[Math.floor(tookMs.length / 2)], tookMs };
   }
 
-  const another = (cluster: Cluster, name: string) => cluster.life(name).node;
+  const otherNode = (cluster: Cluster, name: string) => cluster.life(name).node;
 
-  test("that lead and are killed are replaced long before an election timeout", () => {
-    const { medianMs, tookMs } = strikeLeaders((cluster, leader) => cluster.kill(leader), another);
+  test("replaces a killed leader long before an election timeout", () => {
+    const { medianMs, tookMs } = failLeaders((cluster, leader) => cluster.kill(leader), otherNode);
     expect(medianMs).toBeLessThan(150);
     expect(tookMs.at(-1)).toBeLessThan(1000);
   });
 
-  test("that lead and start again at once are replaced as soon", () => {
-    const { medianMs, tookMs } = strikeLeaders((cluster, leader, random) => {
+  test("replaces a leader that restarts as fast", () => {
+    const { medianMs, tookMs } = failLeaders((cluster, leader, random) => {
       cluster.kill(leader);
       cluster.simulation.run(100 * random());
       cluster.start(leader);
-    }, another);
-    expect(medianMs).toBeLessThan(200); // Of which it was dead for 50.
+    }, otherNode);
+    expect(medianMs).toBeLessThan(200); // The server was dead for 50 of them.
     expect(tookMs.at(-1)).toBeLessThan(1000);
   });
 
-  test("that lead and are killed keep a client waiting hardly longer", () => {
+  test("hardly delays a client when its leader is killed", () => {
     const connect = (cluster: Cluster) => cluster.connect("client");
-    const { medianMs } = strikeLeaders((cluster, leader) => cluster.kill(leader), connect);
+    const { medianMs } = failLeaders((cluster, leader) => cluster.kill(leader), connect);
     expect(medianMs).toBeLessThan(190);
   });
 
-  test("that lead and vanish with their machine, or stop, are waited for as long as ever", () => {
-    const { medianMs, tookMs } = strikeLeaders((cluster, leader, random) => {
+  test("replaces a leader that loses power, stops or is cut off after an election timeout", () => {
+    const { medianMs, tookMs } = failLeaders((cluster, leader, random) => {
       const { simulation } = cluster;
       const { ip } = cluster.machine(leader);
-      const how = random();
-      if (how < 0.3) cluster.kill(leader, "parts");
-      else if (how < 0.6) cluster.machine(leader).pause(60_000);
+      const kindOfFailure = random();
+      if (kindOfFailure < 0.3) cluster.kill(leader, "parts");
+      else if (kindOfFailure < 0.6) cluster.machine(leader).pause(60_000);
       else simulation.route = (p) => [p.from.host, p.to.host].includes(ip) ? [] : [{ afterMs: 1 }];
-    }, another);
-    expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Since the last heartbeat.
+    }, otherNode);
+    expect(tookMs[0]).toBeGreaterThan(1000 - 101); // Counted from the last heartbeat.
     expect(medianMs).toBeLessThan(1150);
   });
 
-  test("that are elected send the first entry of their term in that instant, to all others", () => {
+  test("receives the first entry of a term as soon as its leader is elected", () => {
     forSeeds(10, (_, seed) => {
       const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
       const { simulation } = cluster;
@@ -411,7 +414,7 @@ describe("servers", () => {
     });
   });
 
-  test("that are elected in the turn after a pause do all that was asked in that turn", () => {
+  test("serves every request that a paused candidate finds together with its votes", () => {
     let elected = 0;
     forSeeds(10, (_, seed) => {
       const cluster = new Cluster(seed);
@@ -438,31 +441,32 @@ describe("servers", () => {
       ask(old, [[0, 1]]);
       simulation.run(300);
       const session = Number(said.pop()?.split(" ")[2]);
-      // It is stopped in the turn in which it campaigns, and finds votes and requests after that.
+      // The candidate pauses after it has asked for votes, and then finds votes and requests.
       cluster.kill(old);
-      let heir = "";
+      let winner = "";
       simulation.afterTurn = ({ name }) => {
-        if (heir !== "" || cluster.life(name).node.status().role !== "Candidate") return;
-        heir = name;
+        if (winner !== "" || cluster.life(name).node.status().role !== "Candidate") return;
+        winner = name;
         cluster.machine(name).pause(400);
       };
-      expect(simulation.run(5000, () => heir !== "")).toBe(true);
+      expect(simulation.run(5000, () => winner !== "")).toBe(true);
       said.length = 0;
-      ask(heir, [[2, 2, bytes("")]]); // Before the votes: it does not know yet that it leads.
+      // This read arrives before the votes, so the server does not lead yet.
+      ask(winner, [[2, 2, bytes("")]]);
       simulation.run(50);
       const isSplit = [...cluster.lives].some(([name, { node }]) =>
-        name !== heir && node.status().role !== "Follower"
+        name !== winner && node.status().role !== "Follower"
       );
-      if (isSplit) return; // The votes are split, and the next election is another story.
+      if (isSplit) return; // The votes are split, so another server may win the next election.
       elected += 1;
       const command = (
         id: number,
         line: string,
       ) => [1, id, ...commandsOf([session, id, 0], bytes(line))];
-      ask(heir, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
-      ask(heir, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
+      ask(winner, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
+      ask(winner, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
       simulation.run(1000);
-      const { lastApplied } = cluster.life(heir).node.status();
+      const { lastApplied } = cluster.life(winner).node.status();
       expect(said.toSorted()).toEqual([
         "10 Answer x,y,z",
         "11 Outcomes 2 y",
@@ -472,36 +476,36 @@ describe("servers", () => {
         `15 Answer ${lastApplied}`,
         "2 NotLeader",
       ]);
-      expect(cluster.lines(heir)).toEqual(["x", "y", "z"]);
-      expect(whatIsLeft(cluster.life(heir).node)).toBe("");
+      expect(cluster.lines(winner)).toEqual(["x", "y", "z"]);
+      expect(whatIsLeft(cluster.life(winner).node)).toBe("");
     });
     if (!isReplay) expect(elected).toBeGreaterThan(5);
   });
 
-  test("that no longer lead keep no client waiting", () => {
+  test("answers the waiting clients of a leader that steps down", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
     const { ip } = cluster.machine(leader);
-    // A client that asks once, and a leader that hears nobody else.
+    // A client that sends once, and a leader that hears no other server.
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: ip, port: 1 }];
     simulation.route = (packet) =>
       packet.from.host === ip || packet.to.host === ip ? [] : [{ afterMs: 1 }];
-    const told: unknown[] = [];
+    const received: unknown[] = [];
     simulation.watch = ({ packet }) => {
       if (packet?.to.host !== from.host) return;
       const { types, bodies } = open(packet.bytes);
-      told.push(...types.map((type, n) => `${type} ${bodies[n]?.[1]}`));
+      received.push(...types.map((type, n) => `${type} ${bodies[n]?.[1]}`));
     };
     const asked = fromClient(cluster.life(leader).node.status(), [[0, 41], [2, 42, bytes("")]], 1);
     simulation.deliver({ from, to, bytes: asked });
     simulation.run(50);
-    expect(told).toEqual([]);
+    expect(received).toEqual([]);
     simulation.run(2500);
-    expect(told.toSorted()).toEqual(["NotLeader 41", "NotLeader 42"]);
+    expect(received.toSorted()).toEqual(["NotLeader 41", "NotLeader 42"]);
   });
 
-  test("are not stuck by a dead peer, whose port loses what is sent next to a living one", () => {
+  test("is not blocked by a dead peer whose closed port loses datagrams to others", () => {
     forSeeds(20, (random, seed) => {
       const cluster = new Cluster(seed);
       cluster.kill("c");
@@ -523,7 +527,7 @@ describe("servers", () => {
     });
   });
 
-  test("stop when they are told to: port and directory are free, and nothing more is sent", () => {
+  test("loses a stopped server, which frees its port and directory, and sends nothing more", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -542,17 +546,17 @@ describe("servers", () => {
     expect(cluster.names).toContain(cluster.leader());
   });
 
-  test("hand over before they stop, so that nobody waits for an election timeout", () => {
+  test("hands over before its leader stops, so that no command waits for an election", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     for (let i = 1; i <= 5; i += 1) {
       const leader = cluster.leader();
       const { node } = cluster.life(cluster.follower());
       simulation.settle(node.propose(bytes("before")));
-      const begun = simulation.now;
+      const startedAt = simulation.now;
       simulation.settle(cluster.life(leader).node.stop());
       simulation.settle(node.propose(bytes("after")));
-      expect(simulation.now - begun).toBeLessThan(400); // Of the clock that a test moves.
+      expect(simulation.now - startedAt).toBeLessThan(400); // In simulated time.
       cluster.start(leader);
     }
     cluster.leader();
@@ -560,7 +564,7 @@ describe("servers", () => {
     expect(cluster.lines("a").length).toBe(10);
   });
 
-  test("never hand over to a server that has just died, whichever that is", () => {
+  test("does not hand over to a server that has just died, when its leader stops", () => {
     const names = ["a", "b", "c", "d", "e"];
     for (const place of [0, 1, 2, 3]) {
       const cluster = new Cluster(1, names);
@@ -577,34 +581,34 @@ describe("servers", () => {
       expect(simulation.run(1000, () => isAnswering)).toBe(true);
       cluster.kill(dead); // Its last answer is still in flight.
       const { node } = cluster.life(names.find((name) => ![leader, dead].includes(name)) ?? "");
-      const begun = simulation.now;
+      const startedAt = simulation.now;
       simulation.settle(cluster.life(leader).node.stop());
       simulation.settle(node.propose(bytes("after")));
-      expect(simulation.now - begun).toBeLessThan(200);
+      expect(simulation.now - startedAt).toBeLessThan(200);
     }
   });
 
-  test("stop without an heir when nobody takes over, or at once when told twice", () => {
+  test("lets a leader stop if no handover succeeds, and at the second call of stop", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const [leader, follower] = [cluster.leader(), cluster.follower()];
-    simulation.run(500); // The leader has heard them.
+    simulation.run(500); // So the leader has heard both followers.
     cluster.names.filter((name) => name !== leader).forEach((name) => cluster.kill(name));
     const { node } = cluster.life(leader);
-    const begun = simulation.now;
+    const startedAt = simulation.now;
     simulation.settle(node.stop());
-    expect(simulation.now - begun).toBeGreaterThan(0);
-    expect(simulation.now - begun).toBeLessThanOrEqual(1100);
+    expect(simulation.now - startedAt).toBeGreaterThan(0);
+    expect(simulation.now - startedAt).toBeLessThanOrEqual(1100);
     for (const name of cluster.names) cluster.start(name);
     expect(cluster.names).toContain(follower);
-    const impatient = cluster.life(cluster.leader()).node;
-    void impatient.stop();
+    const stopping = cluster.life(cluster.leader()).node;
+    void stopping.stop();
     const second = simulation.now;
-    simulation.settle(impatient.stop());
+    simulation.settle(stopping.stop());
     expect(simulation.now).toBe(second);
   });
 
-  test("find each other again, when all of them have moved to new addresses at once", () => {
+  test("finds itself again after all its servers moved to new addresses together", () => {
     const cluster = new Cluster(3);
     cluster.leader();
     cluster.names.forEach((name, i) => cluster.machine(name).ip = `10.0.9.${i}`);
@@ -612,7 +616,7 @@ describe("servers", () => {
     cluster.leader();
   });
 
-  test("that cannot start let go of what they had taken", () => {
+  test("frees the port and the directory of a server that cannot start", () => {
     const { simulation, names } = new Cluster(1, []);
     const world = simulation.machine("a").boot();
     const options = {
@@ -626,13 +630,15 @@ describe("servers", () => {
       machine: new Diary(),
     };
     const onEvent = () => {
-      throw new Error("I do not like events.");
+      throw new Error("Cannot handle this event.");
     };
-    expect(() => simulation.settle(Node.start({ ...options, onEvent }))).toThrow("like events");
+    expect(() => simulation.settle(Node.start({ ...options, onEvent }))).toThrow(
+      "handle this event",
+    );
     simulation.settle(simulation.settle(Node.start(options)).stop());
   });
 
-  test("do not start on contradictory options, a taken port, a held directory", () => {
+  test("refuses a server with contradictory options, a taken port or a directory in use", () => {
     const simulation = new Simulation(1);
     const machine = new Diary();
     const world = simulation.machine("a").boot();
@@ -661,36 +667,36 @@ describe("servers", () => {
     const socket = simulation.settle(world.datagrams.bind({ host: "a", port: 1 }, () => {}));
     expect(start({})).toBe("network");
     socket.close();
-    expect(start({})).toBe("none"); // The start that failed has let the directory go.
+    expect(start({})).toBe("none"); // The failed start has released the directory.
     expect(start({ port: 2 })).toBe("storage");
   });
 });
 
-describe("two servers of one name", () => {
+describe("two servers with one name", () => {
   type Directory = "an empty directory" | "a copy of the directory";
 
-  /** The same name, and what else it was started with, on another machine. */
-  function startTwin(cluster: Cluster, of: string, kind: Directory): Node {
-    const twin = cluster.machine("twin");
+  /** Starts a second server with this name on another machine. */
+  function startSecond(cluster: Cluster, of: string, kind: Directory): Node {
+    const second = cluster.machine("second");
     const log = cluster.machine(of).disk.read("data/log");
-    if (kind === "a copy of the directory") twin.disk.put("data/log", log ?? Buffer.alloc(0));
+    if (kind === "a copy of the directory") second.disk.put("data/log", log ?? Buffer.alloc(0));
     const peers = cluster.names.filter((name) => name !== of).map((name) => `${name}=${name}:1`);
     return cluster.simulation.settle(
       Node.start({
-        host: "twin",
+        host: "second",
         port: 1,
         name: of,
         peers,
         directory: "data",
         secret: SECRET,
         machine: cluster.create(),
-        world: twin.boot(),
+        world: second.boot(),
       }),
     );
   }
 
   test.each(["an empty directory", "a copy of the directory"] as const)(
-    "with %s: who began later is a member, and the others tell of the older one",
+    "with %s: the later one is the member, and the others report the older one",
     (kind) => {
       forSeeds(6, (_, seed) => {
         const cluster = new Cluster(seed);
@@ -698,30 +704,30 @@ describe("two servers of one name", () => {
         const leader = cluster.leader();
         const name = seed % 2 === 0 ? leader : cluster.follower();
         simulation.settle(cluster.life(leader).node.propose(bytes("before")));
-        simulation.run(500); // So that all of it is on each disk.
+        simulation.run(500); // So that each disk has the whole log.
         const others = cluster.names.filter((other) => other !== name);
-        const told = () =>
+        const reportsOfTwo = () =>
           others.map((other) => cluster.life(other).events.filter(({ type }) => type === "twice"));
         const older = cluster.life(name).node;
-        const newer = startTwin(cluster, name, kind);
+        const newer = startSecond(cluster, name, kind);
         const from = (machine: string) => ({ host: cluster.machine(machine).ip, port: 1 });
         simulation.run(990);
-        expect(told()).toEqual([[], []]);
+        expect(reportsOfTwo()).toEqual([[], []]);
         simulation.run(9000);
         const twice = {
           type: "twice",
           server: name,
           address: from(name),
-          other: from("twin"),
+          other: from("second"),
         } as const;
-        expect(told()).toEqual([[twice], [twice]]);
+        expect(reportsOfTwo()).toEqual([[twice], [twice]]);
         const isSame = newer.status().disk === older.status().disk;
         expect(isSame).toBe(kind === "a copy of the directory");
         const lost = others.flatMap((other) =>
           cluster.life(other).events.filter(({ type }) => type === "lostDisk")
         );
         expect(lost).toEqual(isSame ? [] : [{ type: "lostDisk", server: name }]);
-        // Nobody follows the older one, nor it anybody, and the rest goes on as one cluster.
+        // The older server has no leader and no followers, and the others remain one cluster.
         expect(older.status()).toMatchObject({ leader: undefined });
         const rest = others.map((other) => cluster.life(other).node);
         const [leading = newer] = rest.filter((node) => node.status().role === "Leader");
@@ -737,14 +743,14 @@ describe("two servers of one name", () => {
           });
         }
         simulation.run(60_000);
-        expect(told()).toEqual([[twice, twice], [twice, twice]]);
+        expect(reportsOfTwo()).toEqual([[twice, twice], [twice, twice]]);
       });
     },
   );
 });
 
-describe("a server that strangers could reach", () => {
-  /** Tries to start one at an address that its machine has. Returns the error, if there is one. */
+describe("a server that others on the network could reach", () => {
+  /** Tries to start a server at this address. Returns the error, if there is one. */
   function tryStart(ip: string, options: Partial<NodeOptions> = {}) {
     const simulation = new Simulation(1);
     const machine = simulation.machine("a");
@@ -761,7 +767,7 @@ describe("a server that strangers could reach", () => {
     return failureOf(simulation, started);
   }
 
-  test("does not start with timeouts that contradict each other", () => {
+  test("does not start if its timeouts contradict each other", () => {
     const wrong = [[501, 1000], [0, 1000], [-1, 1000], [Number.NaN, 1000], [100, Number.NaN]];
     for (const [heartbeatMs = 0, electionTimeoutMs = 0] of wrong) {
       const { code, message } = tryStart("127.0.0.1", { heartbeatMs, electionTimeoutMs }) ?? {};
@@ -774,7 +780,7 @@ describe("a server that strangers could reach", () => {
     expect(tryStart("127.0.0.1", { heartbeatMs: 500, electionTimeoutMs: 1000 })).toBeUndefined();
   });
 
-  test("does not start without a secret, and says how to make one", () => {
+  test("does not start without a secret, and the error says how to make one", () => {
     for (const ip of ["10.0.0.1", "192.168.1.7", "0.0.0.0", "::", "fe80::1", "2001:db8::127"]) {
       const { code, message } = tryStart(ip, { name: "a" }) ?? {};
       expect([ip, code]).toEqual([ip, "usage"]);
@@ -787,7 +793,7 @@ describe("a server that strangers could reach", () => {
     for (const ip of ["127.0.0.1", "127.9.9.9", "::1"]) expect(tryStart(ip)).toBeUndefined();
   });
 
-  test("lets go of the port that it had, and has not touched its directory", () => {
+  test("releases its port, and leaves its directory alone, if it does not start", () => {
     const simulation = new Simulation(1);
     const machine = simulation.machine("a");
     const options = {
@@ -803,7 +809,7 @@ describe("a server that strangers could reach", () => {
     expect(codeOf(simulation, Node.start({ ...options, secret: SECRET }))).toBe("none");
   });
 
-  test("on every address of its machine needs a name that its peers know", () => {
+  test("needs a name that its peers know if it listens on every address of its machine", () => {
     for (const [ip, host] of [["0.0.0.0", "0.0.0.0"], ["::", "::"], ["::", "[::]"]] as const) {
       const { code, message } = tryStart(ip, { host, secret: SECRET }) ?? {};
       expect(code).toBe("usage");
@@ -812,7 +818,7 @@ describe("a server that strangers could reach", () => {
     }
   });
 
-  test("is named as an address is written, also in IPv6", () => {
+  test("is named as its address is written, also for IPv6", () => {
     for (const host of ["::1", "[::1]"]) {
       const simulation = new Simulation(1);
       const machine = simulation.machine("a");
@@ -830,7 +836,7 @@ describe("a server that strangers could reach", () => {
     }
   });
 
-  test("serves whoever has the secret or the clients' key, and nobody else", () => {
+  test("serves clients with the secret or the client key, and no others", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -867,7 +873,7 @@ describe("a server that strangers could reach", () => {
     expect(node.status().dropped["unauthenticated"]).toBeGreaterThan(4);
   });
 
-  test("gives no client a key that is none", () => {
+  test("rejects a client key that is malformed", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("client").boot();
     for (const clientKey of ["", "secret", "ab".repeat(31), `${"ab".repeat(32)}\n`]) {
@@ -882,7 +888,7 @@ describe("a server that strangers could reach", () => {
 });
 
 describe("a server's status", () => {
-  test("says what a leader knows of its followers, and a follower of its leader", () => {
+  test("shows a leader's view of its followers, and a follower's view of its leader", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -911,7 +917,7 @@ describe("a server's status", () => {
         isNamed: true,
         stuck: null,
       });
-      // Since the last heartbeat, which takes up to a millisecond, and so does its answer.
+      // A heartbeat and its answer take up to a millisecond each.
       expect(heardMs).toBeWithin(0, 103);
       expect(roundTripMs).toBeWithin(0, 5);
       expect(of(name).silentMs).toBeWithin(0, 102);
@@ -919,7 +925,7 @@ describe("a server's status", () => {
     }
   });
 
-  test("says why there is no leader: who is silent, whose name is unknown, how many votes", () => {
+  test("shows why there is no leader: silent peers, unresolved names, and the votes", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     for (const name of ["a", "c"]) cluster.kill(name);
@@ -932,7 +938,7 @@ describe("a server's status", () => {
     expect(silentMs).toBeWithin(9000, 12_000);
     expect(peers).toMatchObject([
       { name: "b", address: `${cluster.machine("b").ip}:1`, lastWarning: null, matchIndex: null },
-      // The log knows better where it is than who has started this server.
+      // The log has the right address, although the option has a wrong one.
       {
         name: "c",
         address: `${cluster.machine("c").ip}:1`,
@@ -944,25 +950,25 @@ describe("a server's status", () => {
     expect(peers[0]?.heardMs).toBeWithin(9900, 10_200);
   });
 
-  test("says which entry never arrives where only small datagrams do, and so does an event", () => {
+  test("shows an entry that is too large to arrive, as an event does", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    const [lossy = ""] = cluster.names.filter((name) => name !== leader);
-    const { ip } = cluster.machine(lossy);
+    const [receiver = ""] = cluster.names.filter((name) => name !== leader);
+    const { ip } = cluster.machine(receiver);
     simulation.route = ({ to, bytes: { length } }) =>
       to.host === ip && length > 1400 ? [] : [{ afterMs: 1 }];
     const { node, events } = cluster.life(leader);
     simulation.settle(node.propose(Buffer.alloc(5000)));
     simulation.run(5000);
     const { lastIndex: index, peers, logBytes } = node.status();
-    const [stuck] = peers.flatMap((peer) => peer.name === lossy ? peer.stuck ?? [] : []);
-    expect(stuck).toMatchObject({ server: lossy, index });
+    const [stuck] = peers.flatMap((peer) => peer.name === receiver ? peer.stuck ?? [] : []);
+    expect(stuck).toMatchObject({ server: receiver, index });
     expect(stuck?.bytes).toBeWithin(5000, logBytes);
     expect(events.filter(({ type }) => type === "stuck")).toEqual(stuck ? [stuck] : []);
   });
 
-  test("survives the way to a client, with what is not known as null", () => {
+  test("reaches a client unchanged, with null for unknown values", () => {
     const cluster = new Cluster(1, ["a", "b"]);
     const client = cluster.connect("client");
     cluster.kill("b");
@@ -986,7 +992,7 @@ describe("a server's status", () => {
     }]);
   });
 
-  test("tells once that a name does not resolve, although it is known in two ways", () => {
+  test("reports once that a name does not resolve, although two kinds of peers have it", () => {
     const simulation = new Simulation(1);
     const peers = ["ghost=ghost:1"];
     const events: NodeEvent[] = [];
@@ -1014,7 +1020,7 @@ describe("a server's status", () => {
   });
 });
 
-/** What a server would remember if its power failed now. */
+/** Returns the state that a server would find if its power failed now. */
 function durable(machine: Machine): HardState & { entries: Entry[]; has(line: string): boolean } {
   const disk = new Disk(randomFrom(1));
   const log = machine.disk.durable("data/log");
@@ -1024,9 +1030,9 @@ function durable(machine: Machine): HardState & { entries: Entry[]; has(line: st
   return { ...hardState, entries, has: (line) => entries.some(({ data }) => data.includes(line)) };
 }
 
-describe("nothing that promises leaves before the sync", () => {
-  /** Compares a message that leaves with what its sender's disk holds at that very moment. */
-  function judge(
+describe("no promise leaves before the sync", () => {
+  /** Compares a message with what its sender's disk holds as the message leaves. */
+  function checkPromise(
     cluster: Cluster,
     machine: Machine,
     type: string,
@@ -1062,7 +1068,7 @@ describe("nothing that promises leaves before the sync", () => {
     }
   }
 
-  test("neither vote, nor RequestVote, nor acknowledgement, nor answer; AppendEntries may", () => {
+  test("neither a vote, nor a RequestVote, nor an acknowledgement, nor an answer does", () => {
     const counts: Record<string, number> = {};
     forSeeds(12, (random, seed) => {
       const cluster = new Cluster(seed);
@@ -1072,15 +1078,15 @@ describe("nothing that promises leaves before the sync", () => {
         const { kind, bodies, types, envelope } = open(packet.bytes);
         types.forEach((type, n) => {
           if (kind === "peer" || type === "Outcomes") {
-            judge(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
+            checkPromise(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
           }
         });
       };
       simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
       const client = cluster.connect("client");
       for (let n = 0; n < 6; n += 1) {
-        const several = ["x", "y", "z"].map((word) => client.propose(bytes(`${word}${n}`)));
-        const outcomes = simulation.settle(Promise.allSettled(several));
+        const commands = ["x", "y", "z"].map((word) => client.propose(bytes(`${word}${n}`)));
+        const outcomes = simulation.settle(Promise.allSettled(commands));
         counts["done"] = (counts["done"] ?? 0)
           + outcomes.filter(({ status }) => status === "fulfilled").length;
         if (random() < 0.7) continue;
@@ -1095,12 +1101,12 @@ describe("nothing that promises leaves before the sync", () => {
   });
 
   test.each(["write", "sync"] as const)(
-    "when the disk fails at a %s, the server stops, says why, and sends nothing more",
+    "a server whose disk fails at a %s stops with the reason, and sends nothing more",
     (what) => {
       forSeeds(30, (random, seed) => {
         const cluster = new Cluster(seed);
         const { simulation } = cluster;
-        if (seed % 3 > 0) cluster.leader(); // Otherwise it fails while they elect the first one.
+        if (seed % 3 > 0) cluster.leader(); // Otherwise the disk fails during the first election.
         const victim = seed % 3 === 1 ? cluster.leader() : cluster.names[seed % 2] ?? "a";
         const after: unknown[] = [];
         let failures = 0;
@@ -1115,13 +1121,13 @@ describe("nothing that promises leaves before the sync", () => {
         const command = cluster.life(other).node.propose(bytes("x"));
         expect(text(simulation.settle(command))).toBe("1 x");
         simulation.run(3000);
-        expect(failures).toBe(1); // A disk that failed once is not asked a second time.
+        expect(failures).toBe(1); // The server does not use a failed disk again.
         expect(after).toEqual([]);
         const { reasons } = cluster.life(victim);
         expect(reasons).toHaveLength(1);
         expect(reasons[0]).toMatchObject({ code: "storage" });
         expect(reasons[0]).toBeInstanceOf(RaftError);
-        // Once the disk is mended, it starts again from what it had promised.
+        // With the disk repaired, the server restarts with all that it had promised.
         cluster.machine(victim).disk.fault = () => undefined;
         cluster.kill(victim, "parts");
         cluster.start(victim);
@@ -1131,7 +1137,7 @@ describe("nothing that promises leaves before the sync", () => {
     },
   );
 
-  test("a leader gives its answers turn by turn, and has one sync for what is asked meanwhile", () => {
+  test("a leader has one sync for all commands that arrived during the turn before", () => {
     const order: string[] = [];
     class Slow extends Diary {
       override apply(command: Uint8Array): Uint8Array {
@@ -1148,15 +1154,15 @@ describe("nothing that promises leaves before the sync", () => {
       if (what === "sync") order.push(what);
       return undefined;
     };
-    const asks = async (letter: string) => {
-      await node.propose(bytes(letter.repeat(40_000))); // Of these an entry has no two.
+    const proposeTwo = async (letter: string) => {
+      await node.propose(bytes(letter.repeat(40_000))); // Two of these do not fit into one entry.
       await node.propose(bytes(letter.toUpperCase()));
     };
-    simulation.settle(Promise.all(["x", "y", "z"].map(asks)));
+    simulation.settle(Promise.all(["x", "y", "z"].map(proposeTwo)));
     expect(order.join(" ")).toBe("sync x y z sync X Y Z");
   });
 
-  test("a state machine that throws stops its server, with what it threw, at every start", () => {
+  test("a state machine that throws stops its server, with its error, at every start", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
     const { node, reasons } = cluster.life("a");
@@ -1179,7 +1185,7 @@ describe("nothing that promises leaves before the sync", () => {
 });
 
 describe("a command is applied once", () => {
-  test("although datagrams are lost, repeated, overtaken, servers die, clients retry", () => {
+  test("although datagrams are lost or repeated, servers crash, and clients retry", () => {
     const counts = { done: 0, unknown: 0, kills: 0, duplicates: 0 };
     forSeeds(40, (random, seed) => {
       const cluster = new Cluster(seed);
@@ -1212,17 +1218,18 @@ describe("a command is applied once", () => {
         for (const outcome of simulation.settle(Promise.allSettled(lines))) {
           if (outcome.status === "fulfilled") counts.done += 1;
           else if (["outcomeUnknown", "timeout"].includes(outcome.reason.code)) counts.unknown += 1;
-          else throw outcome.reason; // Above all no command may be taken for another's repetition.
+          // In particular no command may be taken for another one's repetition.
+          else throw outcome.reason;
         }
       }
       simulation.route = () => [{ afterMs: random() }];
       simulation.settle(cluster.life(cluster.leader()).node.propose(bytes("the end")));
       simulation.run(1000);
-      const story = cluster.lines("a");
-      for (const name of cluster.names) expect(cluster.lines(name)).toEqual(story);
-      expect(new Set(story).size).toBe(story.length);
+      const history = cluster.lines("a");
+      for (const name of cluster.names) expect(cluster.lines(name)).toEqual(history);
+      expect(new Set(history).size).toBe(history.length);
       for (const [line, answer] of answers) {
-        expect(answer).toBe(`${story.indexOf(line) + 1} ${line}`);
+        expect(answer).toBe(`${history.indexOf(line) + 1} ${line}`);
       }
       const all = [...cluster.names.map((name) => cluster.life(name).node), ...clients];
       expect(all.map(whatIsLeft)).toEqual(all.map(() => ""));
@@ -1236,36 +1243,36 @@ describe("a command is applied once", () => {
   type Fields = readonly [session: number, sequence: number, acknowledged: number, data: Buffer];
   const command = (index: number, [session, sequence, acknowledged, data]: Fields) =>
     makeEntry(index, 1, "commands", makeCommand([session, sequence, acknowledged], data));
-  const open1 = (machine: StateMachine = new Diary()) => {
+  const openFirst = (machine: StateMachine = new Diary()) => {
     const sessions = new Sessions();
     applyTo(sessions, session, machine);
     return (index: number, fields: Fields) => applyTo(sessions, command(index, fields), machine)[0];
   };
 
-  test("its first answer is repeated, also when later commands were applied between", () => {
-    const apply = open1();
+  test("a repeated command gets its first answer, even after later commands", () => {
+    const apply = openFirst();
     expect(apply(2, [1, 1, 0, bytes("x")])).toBe("1 x");
     expect(apply(3, [1, 2, 0, bytes("y")])).toBe("2 y");
     expect(apply(4, [1, 1, 0, bytes("x")])).toBe("1 x");
   });
 
   test("a command that was overtaken by a later one is no duplicate (catalogue 47)", () => {
-    const apply = open1();
+    const apply = openFirst();
     expect(apply(2, [1, 3, 0, bytes("third")])).toBe("1 third");
     expect(apply(3, [1, 1, 0, bytes("first")])).toBe("2 first");
     expect(apply(4, [1, 2, 1, bytes("second")])).toBe("3 second");
   });
 
-  test("what its client has seen is forgotten, and refused if it comes again", () => {
+  test("a command is refused if it is repeated after the client has seen its answer", () => {
     const machine = new Diary();
-    const apply = open1(machine);
+    const apply = openFirst(machine);
     apply(2, [1, 1, 0, bytes("x")]);
     apply(3, [1, 2, 1, bytes("y")]);
     expect(apply(4, [1, 1, 0, bytes("x")])).toBe(SEEN);
     expect(machine.lines).toEqual(["x", "y"]);
   });
 
-  test("what is of no session, or was seen, is refused, and all else of its entry is done", () => {
+  test("commands without a session or with a seen answer are refused, and the rest applied", () => {
     const machine = new Diary();
     const sessions = new Sessions();
     applyTo(sessions, session, machine);
@@ -1285,7 +1292,7 @@ describe("a command is applied once", () => {
     expect(machine.lines).toEqual(["a", "", "d"]);
   });
 
-  test("an entry whose requests cannot be decoded stops the server", () => {
+  test("an entry with a request that cannot be decoded stops the server", () => {
     const machine = new Diary();
     const whole = makeCommand([1, 1, 0], bytes("x"));
     const apply = (data: Buffer) =>
@@ -1298,7 +1305,7 @@ describe("a command is applied once", () => {
     }
   });
 
-  test("the session that was used least recently ends, when there are more than 10,000", () => {
+  test("beyond 10,000 sessions the least recently used one ends", () => {
     const sessions = new Sessions();
     const machine = new Diary();
     const openUpTo = (first: number, last: number) => {
@@ -1315,7 +1322,7 @@ describe("a command is applied once", () => {
     for (const id of [1, 3, 10_000, 10_002]) expect(use(id)).toEndWith(" y");
   });
 
-  test("a session that is used, then another opened, and used again is the latest again", () => {
+  test("a session that is used again becomes the most recently used one", () => {
     const sessions = new Sessions();
     const machine = new Diary();
     const open = (index: number) => applyTo(sessions, makeEntry(index, 1, "session"), machine);
@@ -1331,32 +1338,32 @@ describe("a command is applied once", () => {
   });
 });
 
-test("who starts again is not given the answers to what it asked before (full seed 32379)", () => {
+test("a restarted server gets no answers to its earlier requests (full seed 32379)", () => {
   const cluster = new Cluster(1);
   const { simulation } = cluster;
   const leader = cluster.leader();
-  const asker = cluster.names.find((name) => name !== leader) ?? "";
-  // Nobody answers the leader, so what it is asked has to wait.
+  const requester = cluster.names.find((name) => name !== leader) ?? "";
+  // No server answers the leader, so its clients have to wait.
   const { ip } = cluster.machine(leader);
   simulation.route = ({ to, bytes: sealed }) =>
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
   const [session, sequence, acknowledged, commands] = commandsOf([999, 1, 0], bytes("x"));
   const fields = { session, sequence, acknowledged, commands };
-  cluster.life(asker).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
+  cluster.life(requester).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
   simulation.run(250);
-  cluster.kill(asker);
-  cluster.start(asker);
-  // The first thing that it asks in its new life has the number of the first in its old one.
-  const done = cluster.life(asker).node.propose(bytes("x"));
+  cluster.kill(requester);
+  cluster.start(requester);
+  // The first request after the restart has the same number as the first one before it.
+  const done = cluster.life(requester).node.propose(bytes("x"));
   simulation.run(250);
   expect(cluster.life(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
   simulation.route = () => [{ afterMs: 1 }];
   expect(text(simulation.settle(done))).toBe("1 x");
 });
 
-test("commands of one turn are asked together, and answered in as many parts as it takes", () => {
-  /** What it answers is longer than what it is told. */
-  const loud = (): StateMachine => {
+test("commands of one turn are sent together, and answered in as many parts as necessary", () => {
+  /** Returns a state machine whose answers are longer than its commands. */
+  const longAnswers = (): StateMachine => {
     const diary = new Diary();
     const apply = (command: Uint8Array) => bytes(`${text(diary.apply(command))} `.repeat(9));
     return {
@@ -1368,7 +1375,7 @@ test("commands of one turn are asked together, and answered in as many parts as 
   };
   let parts = 0;
   forSeeds(10, (random, seed) => {
-    const cluster = new Cluster(seed, ["a", "b", "c"], loud);
+    const cluster = new Cluster(seed, ["a", "b", "c"], longAnswers);
     const { simulation } = cluster;
     cluster.leader();
     const client = cluster.connect("client");
@@ -1398,14 +1405,14 @@ test("commands of one turn are asked together, and answered in as many parts as 
   if (!isReplay) expect(parts).toBeGreaterThan(10);
 });
 
-test("reads are answered in the order in which they came, each after a round of its own", () => {
+test("reads are answered in their order, each after a round of its own", () => {
   const cluster = new Cluster(1);
   const { simulation } = cluster;
   const leader = cluster.leader();
   const { node } = cluster.life(leader);
   simulation.settle(node.propose(bytes("x")));
   simulation.run(500);
-  // Replies to the leader wait, until a test lets them through one by one.
+  // Replies to the leader are held, and delivered one by one.
   const { ip } = cluster.machine(leader);
   const held: Packet[] = [];
   simulation.route = (packet) => {
@@ -1433,8 +1440,11 @@ test("reads are answered in the order in which they came, each after a round of 
 describe("a follower's read", () => {
   const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
 
-  /** A leader, a follower whose traffic is watched, and the other one; all have the first value. */
-  function trio() {
+  /**
+   * Returns a cluster with one value everywhere, and functions to write to the leader and to read
+   * from the watched follower.
+   */
+  function watchedFollower() {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -1455,8 +1465,8 @@ describe("a follower's read", () => {
     return { cluster, simulation, leader, watched, ipOf, write, read, answers };
   }
 
-  test("is answered from its own state, and asks the leader only how far that must be", () => {
-    const { simulation, leader, watched, ipOf, read, answers } = trio();
+  test("is answered from the follower's state, and asks the leader only for the read index", () => {
+    const { simulation, leader, watched, ipOf, read, answers } = watchedFollower();
     const asked: string[] = [];
     simulation.route = ({ from, to, bytes: sealed }) => {
       const { kind, types } = open(sealed);
@@ -1467,11 +1477,11 @@ describe("a follower's read", () => {
     for (let n = 0; n < 20; n += 1) read();
     simulation.run(100);
     expect(answers).toEqual(Array.from({ length: 20 }, () => "x"));
-    expect(asked).toEqual(["ReadIndex"]); // One question for all reads of a turn.
+    expect(asked).toEqual(["ReadIndex"]); // One request for all reads of a turn.
   });
 
-  test("waits until that follower has what was committed when it came", () => {
-    const { simulation, watched, ipOf, write, read, answers } = trio();
+  test("waits until the follower has every entry that was committed when the read arrived", () => {
+    const { simulation, watched, ipOf, write, read, answers } = watchedFollower();
     simulation.route = (packet) =>
       isFromPeer(packet) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
     write("y");
@@ -1483,15 +1493,15 @@ describe("a follower's read", () => {
     expect(answers).toEqual(["x,y"]);
   });
 
-  test("that comes while the leader is being asked waits for another question", () => {
-    const { simulation, leader, watched, ipOf, write, read, answers } = trio();
+  test("that arrives while a request for the read index is in flight needs another one", () => {
+    const { simulation, leader, watched, ipOf, write, read, answers } = watchedFollower();
     let heldMs = 200;
     simulation.route = (packet) => {
       const isAnswer = packet.from.host === ipOf(leader) && packet.to.host === ipOf(watched);
       if (isFromPeer(packet) && packet.to.host === ipOf(watched)) return [];
       return [{ afterMs: isAnswer ? heldMs : 1 }];
     };
-    // It keeps a leader, and learns nothing from it.
+    // The follower keeps its leader, and receives no entries from it.
     read();
     simulation.run(50);
     write("y");
@@ -1506,12 +1516,12 @@ describe("a follower's read", () => {
     expect(answers).toEqual(["x", "x,y"]);
   });
 
-  test("that is repeated is one read, at a follower as at a leader", () => {
-    const { cluster, simulation, leader, watched } = trio();
+  test("that is repeated stays one read, on a follower as on a leader", () => {
+    const { cluster, simulation, leader, watched } = watchedFollower();
     const client = cluster.connect("client");
     simulation.settle(client.read(bytes("")));
     simulation.run(50); // A repetition of that read may still be in flight.
-    // Nobody confirms that the leader leads, nor tells the follower how far to wait.
+    // The leader is not confirmed, and the follower gets no read index.
     simulation.route = ({ bytes: sealed }) => {
       const { types } = open(sealed);
       const isLost = types.includes("AppendEntriesReply") || types.includes("ReadIndex");
@@ -1519,7 +1529,8 @@ describe("a follower's read", () => {
     };
     const reads = [client.read(bytes(""), leader), client.read(bytes(""), watched)];
     simulation.run(50);
-    reads.push(client.read(bytes(""), watched)); // One that comes while the leader is asked.
+    // This read arrives while the request for the read index is in flight.
+    reads.push(client.read(bytes(""), watched));
     simulation.run(500);
     const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
     expect(at["reads"].length).toBe(1);
@@ -1532,8 +1543,8 @@ describe("a follower's read", () => {
     }
   });
 
-  test("has no answer if it cannot reach the leader, or has none", () => {
-    const { simulation, watched, ipOf, read, answers } = trio();
+  test("fails if the leader is unreachable or unknown", () => {
+    const { simulation, watched, ipOf, read, answers } = watchedFollower();
     simulation.route = ({ from, to }) =>
       [from.host, to.host].includes(ipOf(watched)) ? [] : [{ afterMs: 1 }];
     read();
@@ -1547,7 +1558,8 @@ describe("a follower's read", () => {
 describe("snapshots", () => {
   const options = { snapshotBytes: 20_000 };
   const line = (i: number) => `${i} ${"x".repeat(1000)}`;
-  const grown = (seed: number) => new Cluster(seed, ["a", "b", "c"], () => new Diary(), options);
+  const withSnapshots = (seed: number) =>
+    new Cluster(seed, ["a", "b", "c"], () => new Diary(), options);
 
   function propose(cluster: Cluster, lines: number, name: string): void {
     const { node } = cluster.life(name);
@@ -1555,7 +1567,7 @@ describe("snapshots", () => {
     cluster.simulation.settle(Promise.all(proposed));
   }
 
-  /** That many lines more, by the leader's own client, and time for snapshots of them. */
+  /** Appends so many lines through the leader, and leaves time for snapshots of them. */
   function grow(cluster: Cluster, lines: number): void {
     for (let left = lines; left > 0; left -= 25) {
       propose(cluster, Math.min(left, 25), cluster.leader());
@@ -1563,9 +1575,9 @@ describe("snapshots", () => {
     }
   }
 
-  /** A cluster that has taken snapshots while one of its servers was away. */
-  function withoutOne(seed: number) {
-    const cluster = grown(seed);
+  /** Returns a cluster that has taken snapshots while one of its servers was down. */
+  function withOneDown(seed: number) {
+    const cluster = withSnapshots(seed);
     cluster.leader();
     const away = cluster.follower();
     cluster.kill(away);
@@ -1573,7 +1585,7 @@ describe("snapshots", () => {
     return { cluster, simulation: cluster.simulation, away, leader: cluster.leader() };
   }
 
-  /** Of all that leaves a machine: what kind of message, and when. */
+  /** Records the messages that leave a machine: type, time and receiver. */
   function listen(simulation: Simulation, name: string) {
     const said: { type: string; at: number; to: string }[] = [];
     simulation.watch = ({ machine, packet }) => {
@@ -1594,8 +1606,8 @@ describe("snapshots", () => {
     for (const name of cluster.names) expect(cluster.lines(name)).toEqual(cluster.lines("a"));
   };
 
-  test("take the place of the log on every server, and a restart begins with them", () => {
-    const cluster = grown(1);
+  test("replace the log on every server, and are where a restart begins", () => {
+    const cluster = withSnapshots(1);
     grow(cluster, 100);
     for (let life = 0; life < 3; life += 1) {
       cluster.simulation.run(1000);
@@ -1620,9 +1632,9 @@ describe("snapshots", () => {
     }
   });
 
-  test("bring up who was away, in chunks of which several are under way, whatever is lost", () => {
+  test("bring a server that was down up to date, in parallel chunks, even if some are lost", () => {
     forSeeds(5, (random, seed) => {
-      const { cluster, simulation, away, leader } = withoutOne(seed);
+      const { cluster, simulation, away, leader } = withOneDown(seed);
       simulation.route = () =>
         random() < 0.1 ? [] : [{ afterMs: 1 + 5 * random() }, { afterMs: 20 * random() }];
       const said = listen(simulation, leader);
@@ -1638,8 +1650,8 @@ describe("snapshots", () => {
     });
   });
 
-  test("are installed while the others go on, and nobody campaigns", () => {
-    const cluster = grown(1);
+  test("are installed while the cluster serves, without an election", () => {
+    const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const away = cluster.follower();
     cluster.kill(away);
@@ -1651,7 +1663,7 @@ describe("snapshots", () => {
     const said = listen(simulation, away);
     let [done, sent] = [0, 0];
     simulation.run(20_000, () => {
-      // One after the other: each is committed before the next is asked for.
+      // One command after the other: each is committed before the next one is proposed.
       if (sent === done) {
         sent += 1;
         void cluster.life(leader).node.propose(bytes("x")).then(() => done += 1);
@@ -1660,7 +1672,7 @@ describe("snapshots", () => {
     });
     expect(snapshotsOf(cluster, away)).toHaveLength(1);
     expect(done).toBeGreaterThan(20);
-    // The last bytes came long before: it was busy with them, and answered heartbeats meanwhile.
+    // The last chunk came long before, and heartbeats were answered during the installation.
     const answers = said.filter(({ type }) => type === "InstallSnapshotReply").map(({ at }) => at);
     expect(simulation.now - (answers[0] ?? 0)).toBeGreaterThan(300);
     expect(longestPause([...answers, simulation.now])).toBeLessThan(200);
@@ -1668,10 +1680,10 @@ describe("snapshots", () => {
     expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
   });
 
-  test("that are installed take the place of every session that was there", () => {
-    const { cluster, simulation, away, leader } = withoutOne(1);
+  test("that are installed replace all sessions of the server", () => {
+    const { cluster, simulation, away, leader } = withOneDown(1);
     const node = cluster.start(away);
-    // A session that ended at the others while this server was away.
+    // A session that ended on the other servers while this one was down.
     node["sessions"]["open"].set(1e9, { acknowledged: 0, applied: new Map() });
     expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
     expectAgreement(cluster);
@@ -1679,21 +1691,21 @@ describe("snapshots", () => {
     expect(table(away)).toEqual(table(leader));
   });
 
-  test("that are half installed answer no read, however early it was asked", () => {
-    /** Its answer is how many lines it has. */
+  test("that are only partly installed answer no read, even an early one", () => {
+    /** Answers a query with the number of lines. */
     class Count extends Diary {
       override query(): Uint8Array {
         return bytes(`${this.lines.length}`);
       }
     }
-    const patient = { ...options, timeoutMs: 60_000 };
-    const cluster = new Cluster(1, ["a", "b", "c"], () => new Count(), patient);
+    const longTimeout = { ...options, timeoutMs: 60_000 };
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new Count(), longTimeout);
     const { simulation } = cluster;
     const leader = cluster.leader();
     const away = cluster.follower();
     grow(cluster, 25);
     simulation.run(500);
-    // The leader tells how far the follower must be, but that takes its time, as all else does.
+    // The leader sends a read index to the follower, which is held like all its messages.
     const [from, to] = [cluster.machine(leader).ip, cluster.machine(away).ip];
     const held: Packet[] = [];
     simulation.route = (packet) => {
@@ -1727,8 +1739,8 @@ describe("snapshots", () => {
     expect(Number(answers[0])).toBeGreaterThan(25);
   });
 
-  test("are written in slices, between which heartbeats leave", () => {
-    const cluster = grown(1);
+  test("are written in slices, between which heartbeats are sent", () => {
+    const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
     grow(cluster, 300);
@@ -1752,9 +1764,9 @@ describe("snapshots", () => {
     expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(lastIndex);
   });
 
-  test("that the leader leaves half sent are sent again by the next one, and do no harm", () => {
+  test("that a crashed leader has sent in part are sent again by the next leader", () => {
     forSeeds(5, (random, seed) => {
-      const { cluster, simulation, away, leader } = withoutOne(seed);
+      const { cluster, simulation, away, leader } = withOneDown(seed);
       const said = listen(simulation, leader);
       cluster.start(away);
       const chunks = 1 + 80 * random();
@@ -1770,25 +1782,25 @@ describe("snapshots", () => {
     });
   });
 
-  test("are not for who is only a little behind", () => {
-    const cluster = grown(1);
+  test("are not sent to a server that is only a little behind", () => {
+    const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    const behind = cluster.follower();
+    const lagging = cluster.follower();
     grow(cluster, 18);
-    cluster.kill(behind);
+    cluster.kill(lagging);
     grow(cluster, 4);
     expect(snapshotsOf(cluster, leader)).toHaveLength(1);
-    const { entries } = durable(cluster.machine(behind));
+    const { entries } = durable(cluster.machine(lagging));
     expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(entries.length);
     const said = listen(simulation, leader);
-    cluster.start(behind);
+    cluster.start(lagging);
     expectAgreement(cluster);
     expect(said.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
   });
 
-  test("that come damaged stop the server, which says where they came from", () => {
-    const cluster = grown(1);
+  test("that arrive damaged stop the server, with an error that says so", () => {
+    const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const away = cluster.follower();
     cluster.kill(away);
@@ -1801,8 +1813,8 @@ describe("snapshots", () => {
     );
   });
 
-  test("that cannot be read stop the server, which names the file, when it sends or starts", () => {
-    const cluster = grown(1);
+  test("that cannot be read stop the server, with the file's name, when it sends or starts", () => {
+    const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const away = cluster.follower();
     cluster.kill(away);
@@ -1810,7 +1822,7 @@ describe("snapshots", () => {
     const leader = cluster.leader();
     const { node } = cluster.life(leader);
     const { disk } = cluster.machine(leader);
-    disk.isUnreadable = (file) => file.startsWith("data/snapshot"); // Or its earlier name.
+    disk.isUnreadable = (file) => file.startsWith("data/snapshot"); // Also under its earlier name.
     cluster.start(away);
     const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
     expect(failureOf(simulation, node.stopped)).toMatchObject(error);
@@ -1822,7 +1834,7 @@ describe("snapshots", () => {
     expectAgreement(cluster);
   });
 
-  test("have the sessions, in the order of their use: what was answered is answered again", () => {
+  test("contain the sessions in the order of their use, with their answers", () => {
     const machine = new Diary();
     const before = new Sessions();
     const apply = (
@@ -1840,7 +1852,7 @@ describe("snapshots", () => {
     apply(before, 4, [1, 1, 0], "x");
     apply(before, 5, [1, 3, 1], "z");
     const chunks = before.snapshot();
-    apply(before, 6, [2, 1, 0], "later"); // It must not show.
+    apply(before, 6, [2, 1, 0], "later"); // The snapshot must not contain this command.
     const after = new Sessions();
     for (const chunk of chunks) after.restore(chunk);
     expect(machine.lines).toEqual(["x", "z", "later"]);
@@ -1863,7 +1875,7 @@ describe("a client", () => {
     });
   });
 
-  test("goes to the next server when one does not answer, and follows a new leader", () => {
+  test("tries the next server when one does not answer, and follows a new leader", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client");
@@ -1876,7 +1888,7 @@ describe("a client", () => {
     }
   });
 
-  test("is told in time that an outcome is unknown, or that there is no answer", () => {
+  test("learns in time that an outcome is unknown, or that there is no answer", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client", ["a:1", "b:1", "c:1"], 800);
@@ -1888,20 +1900,21 @@ describe("a client", () => {
     expect(codeOf(simulation, client.propose(bytes("y")))).toBe("outcomeUnknown");
     expect(simulation.now - before).toBeWithin(790, 850);
     expect(codeOf(simulation, client.read(bytes("")))).toBe("timeout");
-    expect(codeOf(simulation, client.propose(bytes("z")))).toBe("timeout"); // It got no session.
+    // The client got no session.
+    expect(codeOf(simulation, client.propose(bytes("z")))).toBe("timeout");
     const [dead] = cluster.names.filter((name) => !cluster.lives.has(name));
     expect(codeOf(simulation, client.inspect(`${dead}:1`))).toBe("timeout");
     const [alive] = cluster.lives.keys();
     expect(simulation.settle(client.inspect(`${alive}:1`))).toMatchObject({ name: alive });
   });
 
-  test("that gets no answer says what it knows of each server", () => {
+  test("that gets no answer reports the state of each server", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client", ["a:1", "b:1", "c:1", "ghost:1"], 2000);
     simulation.settle(client.propose(bytes("x")));
     for (const name of ["a", "b"]) cluster.kill(name);
-    simulation.run(5000); // The third one notices that it has lost the others.
+    simulation.run(5000); // The third server notices that it has lost the others.
     simulation.settle(client.inspect("c"));
     const said = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
     expect(said(client.propose(bytes("y")))).toMatch(
@@ -1913,7 +1926,7 @@ describe("a client", () => {
     expect(said(client.inspect("b:1"))).toMatch(/\. Asked: b \(last heard \d+ ms ago\)\.$/);
   });
 
-  test("that meets a server of another cluster says so", () => {
+  test("reports a server that belongs to another cluster", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client", ["a:1", "stranger:1"], 3000);
@@ -1933,12 +1946,13 @@ describe("a client", () => {
     expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
   });
 
-  test("serves itself of a cluster that has a leader, whichever server greets it first", () => {
+  test("uses a cluster that has a leader, even if another server greets it first", () => {
     for (let seed = 1; seed <= 20; seed += 1) {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
       cluster.leader();
-      // It was given a wrong list: it belongs to another cluster, and that one is never complete.
+      // This server has a wrong list of founders, so it belongs to a cluster that never has a
+      // majority.
       simulation.settle(
         Node.start({
           host: "d",
@@ -1956,7 +1970,7 @@ describe("a client", () => {
     }
   });
 
-  test("is refused what no datagram can hold, before anybody logs it", () => {
+  test("cannot propose a command too large for a datagram, which is never logged", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client");
@@ -1969,7 +1983,7 @@ describe("a client", () => {
     for (const name of cluster.names) expect(cluster.lines(name)).toHaveLength(1);
   });
 
-  test("may propose a command of MAX_COMMAND_BYTES, as its name says", () => {
+  test("may propose a command of MAX_COMMAND_BYTES", () => {
     const cluster = new Cluster(1, ["a"]);
     const largest = Buffer.alloc(MAX_COMMAND_BYTES, 0x41);
     const client = cluster.connect("client");
@@ -1977,7 +1991,7 @@ describe("a client", () => {
     expect(cluster.lines("a")).toEqual([text(largest)]);
   });
 
-  /** Ten thousand others open sessions of their own. */
+  /** Opens ten thousand other sessions. */
   function openSessions(cluster: Cluster): void {
     const { simulation } = cluster;
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
@@ -1988,7 +2002,7 @@ describe("a client", () => {
     }
   }
 
-  test("whose session has ended repeats in another one what it has asked once", () => {
+  test("whose session has ended sends its commands once more, in another session", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
     const client = cluster.connect("client");
@@ -2001,10 +2015,10 @@ describe("a client", () => {
   });
 
   test("whose sessions end again and again is refused in the end", () => {
-    const { simulation, life } = alone();
+    const { simulation, life } = single();
     const { node } = life;
     const applied: number[] = [];
-    // As if thousands of others opened sessions before each of its commands.
+    // Behaves as if thousands of clients opened sessions before each command.
     const applyRequest = ({ session }: { session: number }) => {
       applied.push(session);
       return { outcomes: [], refusal: "the session has ended, or never was" };
@@ -2016,7 +2030,7 @@ describe("a client", () => {
     expect(new Set(applied).size).toBe(2);
   });
 
-  test("whose session has ended is not told that nothing was done, if it had asked before", () => {
+  test("whose session has ended after a command was sent reports an unknown outcome", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
     const client = cluster.connect("client");
@@ -2038,7 +2052,7 @@ describe("a client", () => {
     expect(cluster.lines("a")).toEqual(["x", "y"]);
   });
 
-  test("that is closed gives up what is not answered", () => {
+  test("that is closed rejects its pending requests", () => {
     const cluster = new Cluster(1);
     const client = cluster.connect("client");
     const read = client.read(bytes(""));
@@ -2048,20 +2062,20 @@ describe("a client", () => {
     expect(error?.message).toStartWith("The client was closed: nothing was done. Connect another");
   });
 
-  test("whose node stops in the turn in which a session was opened leaves nobody waiting", () => {
-    const { simulation, life } = alone();
+  test("rejects its command if its node stops as soon as the session opens", () => {
+    const { simulation, life } = single();
     const onEvent = ({ type }: NodeEvent) => void (type === "committed" && life.node.stop());
     Object.assign(life.node["options"], { onEvent });
     expect(codeOf(simulation, life.node.propose(bytes("x")))).toBe("stopped");
   });
 
-  test("that has been closed, or whose node has stopped, rejects at once and for ever", () => {
-    const { simulation, life } = alone();
+  test("that is closed, or whose node has stopped, rejects every request immediately", () => {
+    const { simulation, life } = single();
     const { node } = life;
     simulation.settle(node.propose(bytes("before")));
-    const busy = node.propose(bytes("while it stops"));
+    const pending = node.propose(bytes("while it stops"));
     void node.stop();
-    expect(codeOf(simulation, busy)).toBe("stopped"); // It was not even asked.
+    expect(codeOf(simulation, pending)).toBe("stopped"); // This command was not even sent.
     expect(codeOf(simulation, node.propose(bytes("after")))).toBe("stopped");
     const error = failureOf(simulation, node.read(bytes("")));
     expect(error?.code).toBe("stopped");
@@ -2072,23 +2086,23 @@ describe("a client", () => {
     expect(codeOf(simulation, client.read(bytes("")))).toBe("closed");
   });
 
-  test("that is not heard for long is still heard, when thousands of others have come by", () => {
-    const { simulation } = alone();
+  test("that was silent is still served after thousands of others have come and gone", () => {
+    const { simulation } = single();
     const [old, others] = [simulation.machine("old").boot(), simulation.machine("others").boot()];
     const connect = (world: World) =>
       simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
-    const faithful = connect(old);
-    for (let i = 0; i < 300; i += 1) simulation.settle(faithful.read(bytes("")));
+    const early = connect(old);
+    for (let i = 0; i < 300; i += 1) simulation.settle(early.read(bytes("")));
     for (let i = 0; i < 4200; i += 1) {
-      const passing = connect(others);
-      simulation.settle(passing.read(bytes("")));
-      passing.close();
+      const visitor = connect(others);
+      simulation.settle(visitor.read(bytes("")));
+      visitor.close();
     }
-    simulation.settle(faithful.read(bytes("")));
+    simulation.settle(early.read(bytes("")));
   });
 
-  test("finds its servers again, when one after the other has moved to a new address", () => {
-    // Whether a redirection has told it their names meanwhile, or it knows its own words only.
+  test("finds its servers again after they have moved to new addresses one by one", () => {
+    // Either a redirection has given it their names meanwhile, or it has only its first addresses.
     forSeeds(20, (_, seed) => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -2108,7 +2122,7 @@ describe("a client", () => {
     });
   });
 
-  test("that asks again while its command is under way does not make the log longer", () => {
+  test("that repeats a command in flight does not make the log longer", () => {
     const cluster = new Cluster(5);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -2121,8 +2135,8 @@ describe("a client", () => {
     expect(node.status().lastIndex).toBe(before + 1);
   });
 
-  test("keeps its name, whatever another one greets the server with", () => {
-    const { simulation, life } = alone();
+  test("keeps its name when another client greets the server with it", () => {
+    const { simulation, life } = single();
     let known: unknown;
     simulation.watch = ({ machine, packet }) => {
       if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
@@ -2139,23 +2153,23 @@ describe("a client", () => {
     simulation.settle(client.read(bytes("")));
   });
 
-  test("of another make cannot have logged what no server could pass on", () => {
+  test("that is another program cannot make the leader log what fits into no AppendEntries", () => {
     const cluster = new Cluster(6);
     const { simulation } = cluster;
     const { node } = cluster.life(cluster.leader());
     const { id, name, boot } = node.status();
-    // As much as its own datagram holds is more than an AppendEntries can hold beside the record.
+    // A client's datagram has room for more than an AppendEntries has beside the record.
     const odd = (size: number) =>
       fromClient({ id, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
     const datagram = odd(65_507 - odd(65_000).length + 65_000);
     expect(datagram.length).toBe(65_507);
     const to = { host: cluster.machine(name).ip, port: 1 };
     simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
-    simulation.settle(node.propose(bytes("what comes behind it")));
+    simulation.settle(node.propose(bytes("what follows it")));
     expect(node.status().commitIndex).toBe(node.status().lastIndex);
   });
 
-  test("cannot be had for no servers", () => {
+  test("cannot connect to an empty list of servers", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("client").boot();
     expect(codeOf(simulation, Client.connect({ servers: [], world }))).toBe("usage");
@@ -2197,7 +2211,7 @@ describe("the key-value store", () => {
     expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
   });
 
-  test("tells keys apart by their bytes, whatever text they are, or are not", () => {
+  test("distinguishes keys by their bytes, even if these are no text", () => {
     const store = new KeyValueStore();
     const words = ["__proto__", "constructor", "toString", "no key"].map((word) => bytes(word));
     const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], [], ...words].map((
@@ -2210,7 +2224,7 @@ describe("the key-value store", () => {
     }
   });
 
-  test("keeps its own copy of a value, not a view of the command's buffer", () => {
+  test("keeps a copy of a value, not a view of the command's buffer", () => {
     const store = new KeyValueStore();
     const command = askStore("put", key, bytes("kept"));
     store.apply(command);
@@ -2218,7 +2232,7 @@ describe("the key-value store", () => {
     expect(answerOf(store.query(askStore("get", key)))).toBe("kept");
   });
 
-  test("answers what is malformed without doing it, and never throws", () => {
+  test("answers malformed commands without applying them, and never throws", () => {
     const store = new KeyValueStore();
     store.apply(askStore("put", key, one));
     const whole = askStore("put", key, two);
@@ -2244,7 +2258,7 @@ describe("the key-value store", () => {
     expect(answerOf(store.query(askStore("get", key)))).toBe("1");
   });
 
-  test("has a snapshot of what it was when that was begun, whatever is done meanwhile", () => {
+  test("writes a snapshot as of its beginning, although commands are applied meanwhile", () => {
     forSeeds(200, (random) => {
       const draw = (n: number) => Math.floor(random() * n);
       const change = (store: KeyValueStore) => {
@@ -2254,7 +2268,7 @@ describe("the key-value store", () => {
       const store = new KeyValueStore();
       for (let i = 0; i < 30; i += 1) change(store);
       void [...store.snapshot()].length;
-      store.snapshot(); // One that nobody takes.
+      store.snapshot(); // This snapshot is never read.
       const before = new Map(store["values"]);
       const chunks: Uint8Array[] = [];
       for (const chunk of store.snapshot()) {
@@ -2268,7 +2282,8 @@ describe("the key-value store", () => {
       const sorted = ({ values }: { values: Map<string, string> }) =>
         [...values].map(([key, value]) => `${key}: ${value}`).sort();
       expect(sorted({ values: restored["values"] })).toEqual(sorted({ values: before }));
-      expect(store["old"]).toBeUndefined(); // It is over: nothing is remembered for it any more.
+      // The snapshot is complete, so no old value is kept for it any more.
+      expect(store["old"]).toBeUndefined();
     });
   });
 
@@ -2292,24 +2307,24 @@ describe("the key-value store", () => {
     expect(get()).toBe("3");
   });
 
-  test("takes any bytes for keys and values: none at all, words of JavaScript, no text", () => {
+  test("takes any bytes as keys and values: empty, words of JavaScript, or no text", () => {
     const cluster = new Cluster(1, ["a", "b", "c"], () => new KeyValueStore());
     const { simulation } = cluster;
     const values = new KeyValues(cluster.connect("client"));
-    const odd = [
+    const unusual = [
       Buffer.alloc(0),
       bytes("__proto__"),
       bytes("constructor"),
       Buffer.from([0xFF, 0xC3, 0]),
     ];
-    for (const one of odd) {
+    for (const one of unusual) {
       expect(simulation.settle(values.get(one))).toBeUndefined();
       simulation.settle(values.put(one, one));
       expect(simulation.settle(values.get(one))).toEqual(Uint8Array.from(one));
       expect(simulation.settle(values.cas(one, one, Buffer.alloc(0)))).toBe(true);
       expect(simulation.settle(values.get(one))).toEqual(new Uint8Array());
     }
-    for (const one of odd) expect(simulation.settle(values.delete(one))).toBe(true);
+    for (const one of unusual) expect(simulation.settle(values.delete(one))).toBe(true);
     const large = Buffer.alloc(MAX_COMMAND_BYTES);
     const before = cluster.life("a").node.status().lastIndex;
     for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
