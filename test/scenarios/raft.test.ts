@@ -216,7 +216,9 @@ describe("agreement", () => {
     writers.agree("one right log for all");
     writers.expectOneStory();
     expect(writers.story).toHaveLength(5 + 50 + 1 + 50 + 1);
-    expect(traffic.refusals).toBeGreaterThanOrEqual(3);
+    // The first leader and its friend refuse. The second leader's log is right up to the entry that
+    // the new leader probes, so its wrong end is overwritten without a refusal.
+    expect(traffic.refusals).toBeGreaterThanOrEqual(2);
     within("Refusals until four followers have the right log", traffic.refusals, 3 * 4);
   });
 

@@ -570,7 +570,9 @@ function checkPromise(m: Message, disk: Disk): void {
   );
 }
 
-/** Entries are deleted only after a conflict, and never by a leader. */
+/**
+ * Judges deletions: only of conflicting entries, never by a leader. Returns whether there were any.
+ */
 function checkLog({ log, self }: ServerState, after: readonly Code[]): boolean {
   const kept = log.findIndex((code, i) => after[i] !== code);
   if (kept === -1) return false;
