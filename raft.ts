@@ -25,7 +25,7 @@
  * apply. Read it beside Figure 2. A first reading ends after section 7.
  *
  * Part II is the machine room: datagrams, disk, timers, promises. It carries out what `Raft.step`
- * yields, the one method that turns decisions into facts. Everything impure enters through four
+ * yields: what to send, what to save, what to apply. Everything impure enters through four
  * small interfaces, so the same code runs on a LAN and in a simulated world.
  *
  *   Part I    1 Vocabulary and messages   2 The log   3 A server's state
@@ -66,17 +66,16 @@ export type Entry = {
   readonly index: number;
   readonly term: number;
   /**
-   * "commands" are for the state machine, as many as were proposed together. A "session" opens one
-   * for a client, "members" lists the members, and a "noop" asks for nothing.
+   * "commands": requests of clients, for the state machine. "session": opens the session of a
+   * client (section 13). "members": lists the members (section 10). "noop": begins a term.
    */
   readonly kind: (typeof entryKinds)[number];
   /** The commands. They are opaque until they are applied. Empty in the other kinds. */
   readonly data: Buffer;
-  /** The members, if it lists them. */
-  readonly listed?: Listed;
+  /** The members, in the kind "members". */
+  readonly membership?: Membership;
 };
 
-/** The messages between servers. */
 export const messages = {
   RequestVote: [
     "term",
@@ -90,7 +89,7 @@ export const messages = {
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    "round", // Counts a leader's requests: a reply confirms that it led when it sent this one.
+    "round", // Numbers a leader's requests. A reply proves that it led when it sent this one.
     "prevLogIndex",
     "prevLogTerm",
     "leaderCommit",
@@ -111,11 +110,11 @@ export const messages = {
     "round",
     "lastIncludedIndex",
     "lastIncludedTerm",
-    "size", // Of the whole snapshot, in bytes.
+    "size", // Of the whole snapshot, in bytes. It replaces `done`.
     "offset",
     "data",
   ],
-  /** A follower that needs no more chunks replies as to AppendEntries. */
+  /** A follower that already has all of the snapshot sends an AppendEntriesReply instead. */
   InstallSnapshotReply: [
     "term",
     "round",
@@ -163,7 +162,6 @@ export type Message = MessageOf<typeof messages>;
 type Of<Type extends Message["type"]> = Extract<Message, { type: Type }>;
 type Reply = Of<"AppendEntriesReply" | "InstallSnapshotReply">;
 
-/** A server of the cluster. */
 const memberFields = [
   "name",
   "address", // Empty if it is not known.
@@ -174,7 +172,7 @@ export type Member = Readonly<Fields<typeof memberFields>>;
 /** All members, as an entry of the log lists them (thesis §4). */
 export type Configuration = readonly Member[];
 /** A configuration, and the founding of its cluster (section 11). */
-export type Listed = { readonly founding: number; readonly members: Configuration };
+export type Membership = { readonly founding: number; readonly members: Configuration };
 
 /** What a server reports to operators and to the program that embeds it. */
 export type Event =
@@ -211,9 +209,9 @@ const NOTHING = Buffer.alloc(0);
 const ENTRY_HEADER = 17;
 
 /** Returns the size of an entry in bytes, or a little more for a list of members. */
-export const sizeOf = ({ data, listed }: Pick<Entry, "data" | "listed">): number =>
+export const sizeOf = ({ data, membership }: Pick<Entry, "data" | "membership">): number =>
   ENTRY_HEADER + data.length
-  + (listed ? Buffer.byteLength(JSON.stringify(listed.members.map(Object.values))) : 0);
+  + (membership ? Buffer.byteLength(JSON.stringify(membership.members.map(Object.values))) : 0);
 
 const noop = (index: number, term: number): Entry => ({ index, term, kind: "noop", data: NOTHING });
 
@@ -224,9 +222,9 @@ export class Log {
   /** The base, and the entries after it. */
   private entries = [noop(0, 0)];
   /** Where each entry ends, in bytes, so that the size of a range is one subtraction. */
-  private sizes = [0];
+  private endOffsets = [0];
   /** The lists of members among the entries. */
-  private configurations: (Listed & { index: number })[] = [];
+  private configurations: (Membership & { index: number })[] = [];
 
   get lastIndex(): number {
     return this.baseIndex + this.entries.length - 1;
@@ -238,6 +236,7 @@ export class Log {
 
   at(index: number): Entry {
     const entry = this.entries[index - this.baseIndex];
+    // The message is made only on failure, because this runs for every entry.
     if (!entry) assert(false, `a log up to ${this.lastIndex} is not asked for ${index}`);
     return entry;
   }
@@ -253,14 +252,14 @@ export class Log {
   append(entry: Entry): void {
     assert(entry.index === this.lastIndex + 1, "a log has no gaps");
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
-    const { index, listed } = entry;
-    this.sizes.push((this.sizes.at(-1) ?? 0) + sizeOf(entry));
+    const { index, membership } = entry;
+    this.endOffsets.push((this.endOffsets.at(-1) ?? 0) + sizeOf(entry));
     this.entries.push(entry);
-    if (listed) this.configurations.push({ index, ...listed });
+    if (membership) this.configurations.push({ index, ...membership });
   }
 
   /** Returns the last list of members at or before `index`, if the log has one. */
-  configuration(index = this.lastIndex): (Listed & { index: number }) | undefined {
+  configuration(index = this.lastIndex): (Membership & { index: number }) | undefined {
     return this.configurations.findLast((configuration) => configuration.index <= index);
   }
 
@@ -278,10 +277,9 @@ export class Log {
     }
   }
 
-  /** Deletes the entry at `first` and all that follow it. */
   private truncate(first: number): void {
     this.entries.splice(first - this.baseIndex);
-    this.sizes.splice(first - this.baseIndex);
+    this.endOffsets.splice(first - this.baseIndex);
     this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
     this.configurations = this.configurations.filter(({ index }) => index < first);
   }
@@ -300,7 +298,7 @@ export class Log {
 
   /** Returns how many bytes the entries from `first` to `last` take. */
   bytes(first: number, last: number): number {
-    const end = (index: number) => this.sizes[Math.max(0, index - this.baseIndex)] ?? 0;
+    const end = (index: number) => this.endOffsets[Math.max(0, index - this.baseIndex)] ?? 0;
     return last < first ? 0 : end(last) - end(first - 1);
   }
 
@@ -323,7 +321,7 @@ export class Log {
     let base = index;
     while (base > this.baseIndex && this.bytes(base, index) <= keepBytes) base -= 1;
     this.entries.splice(0, base - this.baseIndex);
-    this.sizes.splice(0, base - this.baseIndex);
+    this.endOffsets.splice(0, base - this.baseIndex);
     this.configurations = this.configurations.filter((configuration) => configuration.index > base);
     this.baseIndex = base;
   }
@@ -331,7 +329,7 @@ export class Log {
   /** Discards the log and restarts it after a snapshot's last entry, which is durable. */
   reset(index: number, term: number): void {
     this.entries = [noop(index, term)];
-    this.sizes = [0];
+    this.endOffsets = [0];
     this.configurations = [];
     this.baseIndex = this.savedIndex = index;
   }
@@ -358,19 +356,12 @@ export type Settings = {
   windowBytes: number;
 };
 
-/** A leader counts as late after this many heartbeat intervals; one heartbeat may be delayed. */
-const LATE_AFTER_HEARTBEATS = 1.25;
-/** Retransmissions per heartbeat interval to a recently active follower. */
-const RETRANSMISSIONS = 8;
-/** When a closed port is probed again: a single refusal may be an old one. */
-const PROBE_RETRY_MS = 5;
-
 /** What a leader knows of one follower. */
 export class Progress {
   /** The highest entry known to be replicated on the follower, durably (Figure 2). */
   matchIndex = 0;
   /** The latest round when `matchIndex` last rose. */
-  matchedRound = 0;
+  roundWhenMatched = 0;
   /**
    * probing: the logs may still differ before `nextIndex`, so one batch at a time is sent.
    * replicating: they agree, so batches are pipelined up to `windowBytes`.
@@ -396,7 +387,7 @@ export class Progress {
     /** When the follower was last heard, or the time of the election. */
     public heardAt: number,
     /** Replies to rounds up to this one are ignored: the last probe was sent after them. */
-    public sinceRound = 0,
+    public ignoreUpToRound = 0,
   ) {}
 }
 
@@ -419,7 +410,7 @@ type Leader = {
   /** Reads in order. Each waits until a later round is confirmed and `index` is applied. */
   reads: { round: number; index: number }[];
   /** One of these servers is to lead instead, until `transferDeadline`. */
-  transferTargets?: Name[];
+  transferCandidates?: Name[];
   transferDeadline?: number;
 };
 export type Role = Follower | Campaigner | Leader;
@@ -438,7 +429,7 @@ export type Refused = { readonly refused: string };
 
 export type Position = { readonly index: number; readonly term: number };
 /** The state after the entry at `index`, and the members then. The bytes are on the disk. */
-export type Snapshot = Position & Listed & {
+export type Snapshot = Position & Membership & {
   /** In bytes. */
   readonly size: number;
 };
@@ -502,9 +493,9 @@ export class Raft {
   /** The founding that each server showed last; 0 if its log was empty. */
   readonly foundings = new Map<Name, number>();
   /** How often this server, while empty, has asked the other founders for their founding. */
-  private looks = 0;
+  private foundingQueries = 0;
   /** The servers of another founding that were reported. */
-  private readonly foreign = new Set<Name>();
+  private readonly reportedFoundings = new Set<Name>();
   /** When to probe the port of a leader that is late. */
   probeAt = 0;
   /** When the leader's port was first found closed. */
@@ -514,7 +505,7 @@ export class Raft {
 
   /** Messages that the next step sends. */
   private outbox: Message[] = [];
-  // What a step leaves for the caller besides its effects. Nothing depends on their order.
+  // For the caller to collect after each step, in any order.
   portProbes: Name[] = [];
   events: Event[] = [];
   readonly #random: () => number;
@@ -543,13 +534,13 @@ export class Raft {
     this.saved = this.hardState;
     this.heardAt = this.askAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
-    this.electionDueAt = this.majority > 1 ? this.drawElectionTimeout() : now;
+    this.electionDueAt = this.majority > 1 ? this.resetElectionTimer() : now;
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a client asks (`propose`, `read`),
   // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`). Inputs change
-  // only this object. After all that has arrived was read, `step` turns the changes into facts.
+  // only this object. Once all that has arrived was read, `step` says what to send, save and apply.
 
   /** Time has passed. Called at `wakeAt` or later, after all that has arrived was received. */
   tick(now: number): void {
@@ -559,8 +550,8 @@ export class Raft {
       else if (this.leader !== undefined && now >= this.probeAt) this.probeLeader(this.leader);
     } else if (!this.hearsLeader() || (this.isRemoved && !this.transferTarget)) {
       // CheckQuorum: a leader that no majority answers steps down. Otherwise its clients would
-      // never look for the next leader (thesis §6.2). So does a removed leader that no server
-      // replaces.
+      // never look for the next leader (thesis §6.2). A removed leader steps down after its
+      // transfer.
       this.become({ name: "Follower", leader: undefined });
     }
   }
@@ -577,12 +568,13 @@ export class Raft {
     this.now = now;
     const { from, disk, founding = 0 } = message;
     if (disk !== undefined) this.onHeard(from, disk, founding);
-    if (this.isForeign(message)) return;
+    if (this.rejectsFounding(message)) return;
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
     // follower (§5.1). A pre-vote only proposes a term, and `onRequestVote` checks further rules.
     const { type, term } = message;
-    const granted = type === "RequestVoteReply" && message.preVote && message.voteGranted;
-    if (term > this.currentTerm && type !== "RequestVote" && !granted) this.adopt(term);
+    const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
+    const isProposed = type === "RequestVote" || isGrantedPreVote;
+    if (term > this.currentTerm && !isProposed) this.adoptTerm(term);
     if (type === "RequestVote") return this.onRequestVote(message);
     if (type === "RequestVoteReply") return this.onRequestVoteReply(message);
     if (type === "AppendEntries") return this.onAppendEntries(message);
@@ -607,31 +599,34 @@ export class Raft {
   }
 
   /**
-   * Turns what this server has decided into facts. The caller carries out each effect completely
-   * before it asks for the next one, and gives no input until the step is done. A crash may leave
+   * Yields what this server has decided to do. The caller carries out each effect completely before
+   * it asks for the next one, and gives no input until the step is done. A crash may leave
    * out the rest of the step, and then the server remembers only what it saved. Hence the order:
    *
    *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
-   *             to its own disk (thesis §10.2.1). Their term must be durable, or the leader could
-   *             lead it again after a crash, with other entries. It is durable since the election.
+   *             to its own disk (thesis §10.2.1). Their term must be durable. Otherwise a leader
+   *             could crash, win the same term again, and send other entries for it. It is
+   *             durable: the election saved it. Chunks of a snapshot promise nothing, either.
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
-   *   3. send   Votes and acknowledgements are promises. A server that voted for a, lost that vote
-   *             in a crash and voted for b would give one term two leaders (§5.2). An entry
+   *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
+   *             in a crash and voted for B would give one term two leaders (§5.2). An entry
    *             that was acknowledged and then lost could be committed without a majority (§5.3).
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
    * A leader that has entries to apply skips the save until its next step: its clients do
    * not wait for the disk, and their next commands share the write. That is safe because a leader
-   * sends no promises, and neither counts nor applies an entry of its own before the save.
+   * sends no promises, and neither counts nor applies an entry of its own before the save. Only the
+   * first commit index is saved before the answers (section 11, rule 2).
    */
   *step(applyBytes = Number.POSITIVE_INFINITY): Generator<Effect> {
     this.prepare();
     const outbox = this.outbox.splice(0);
     const isEarly = ({ type }: Message) => type === "AppendEntries" || type === "InstallSnapshot";
     yield { type: "send", messages: outbox.filter(isEarly) };
-    const answersFirst = this.role.name === "Leader" && this.hasApplicable;
+    const isFixed = this.saved.commitIndex > 0; // Otherwise the first commit index must be saved.
+    const answersFirst = isFixed && this.role.name === "Leader" && this.hasApplicable;
     if (this.isUnsaved && !answersFirst) {
       const entries = this.log.slice(this.log.savedIndex + 1);
       yield { type: "save", unsaved: { ...this.hardState, entries } };
@@ -657,6 +652,7 @@ export class Raft {
     this.wasMember ||= this.member(settings.name) !== undefined;
     if (role.name === "Leader") {
       this.pruneRemoved(role);
+      this.maybeLeave();
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
     } else if (this.isAsking && this.now >= this.askAt) this.requestVotes(role);
     this.checkInvariants();
@@ -667,7 +663,7 @@ export class Raft {
     return { currentTerm, votedFor, commitIndex };
   }
 
-  /** Returns whether the disk lacks something. Of commit indexes, only the first one matters. */
+  /** Returns whether to save. Only the first commit index is a reason (section 11, rule 2). */
   private get isUnsaved(): boolean {
     const { currentTerm, votedFor, commitIndex, saved, log } = this;
     return saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
@@ -693,8 +689,9 @@ export class Raft {
 
   private send<Type extends Message["type"]>(
     type: Type,
-    { from: to, id }: { from: Name; id: number },
+    to: Name,
     fields: Fields<(typeof messages)[Type]>,
+    id = 0,
   ): void {
     // The signature checks the fields. The compiler cannot join them with their type here.
     const message: unknown = { type, from: this.settings.name, to, id, ...fields };
@@ -727,8 +724,8 @@ export class Raft {
    * again (§5.2). It is below 1.5 T, where the paper has 2 T: a lost pre-vote splits no vote, so a
    * smaller spread is enough, and a crashed leader is replaced sooner.
    */
-  private drawElectionTimeout(patienceMs = this.settings.electionTimeoutMs): number {
-    this.electionDueAt = this.now + patienceMs * (1 + this.#random() / 2);
+  private resetElectionTimer(campaignTimeoutMs = this.settings.electionTimeoutMs): number {
+    this.electionDueAt = this.now + campaignTimeoutMs * (1 + this.#random() / 2);
     return this.electionDueAt;
   }
 
@@ -740,11 +737,11 @@ export class Raft {
     this.events.push({ type: "role", from: before.name, to: role.name });
     if (before.name !== "Leader") return;
     this.heardAt = this.now; // A leader hears no other leader, so its silence begins now.
-    this.drawElectionTimeout();
+    this.resetElectionTimer();
   }
 
   /** Enters a higher term as a follower that has not voted in it (§5.1). */
-  private adopt(term: number): void {
+  private adoptTerm(term: number): void {
     this.currentTerm = term;
     this.votedFor = undefined;
     this.become({ name: "Follower", leader: undefined });
@@ -752,7 +749,7 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
-    this.drawElectionTimeout(this.patienceMs);
+    this.resetElectionTimer(this.patienceMs);
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
@@ -775,14 +772,14 @@ export class Raft {
   private requestVotes(role: Role): void {
     const { campaigns: campaign, log, settings, patienceMs } = this;
     this.askAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
-    this.looks += 1;
+    this.foundingQueries += 1; // Section 11.
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const { votes, transfer } = "votes" in role ? role : { votes: new Set(), transfer: false };
     const preVote = role.name !== "Candidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
     const isAsked = ({ name }: Member) => name !== settings.name && !votes.has(name);
-    for (const { name: from, disk: voterDisk } of this.voters.filter(isAsked)) {
-      this.send("RequestVote", { from, id: 0 }, {
+    for (const { name: to, disk: voterDisk } of this.voters.filter(isAsked)) {
+      this.send("RequestVote", to, {
         term,
         preVote,
         transfer,
@@ -796,32 +793,29 @@ export class Raft {
 
   /** RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing here. */
   private onRequestVote(m: Of<"RequestVote">): void {
-    const { role } = this;
     // A server that hears a leader neither votes nor adopts the candidate's term (thesis §4.2.3),
     // unless that leader asked for the election.
     if (this.hearsLeader() && !m.transfer) {
-      // A removed server that missed its removal keeps asking for votes. Replicate to it, so that
-      // it learns from the log.
-      if (role.name === "Leader" && !role.followers.has(m.from)) this.trackFollower(role, m.from);
+      this.trackRemoved(m.from);
       return this.replyVote(m, false);
     }
-    if (!m.preVote && m.term > this.currentTerm) this.adopt(m.term);
+    if (!m.preVote && m.term > this.currentTerm) this.adoptTerm(m.term);
     // 1. Reply false if term < currentTerm (§5.1).
     const isCurrent = m.term >= this.currentTerm;
     // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as
-    //    receiver's log, grant vote (§5.2, §5.4). In a proposed term, no server has voted yet.
+    //    receiver's log, grant vote (§5.2, §5.4). We have not voted in a term above ours.
     const hasNoVote = this.votedFor === undefined || m.term > this.currentTerm;
     const isFree = hasNoVote || this.votedFor === m.from;
-    const voteGranted = isCurrent && isFree && this.isUpToDate(m) && this.mayVote(m);
+    const voteGranted = isCurrent && isFree && this.isUpToDate(m)
+      && this.mayVote(m); // Section 11.
     if (voteGranted && !m.preVote) {
       if (hasNoVote) this.events.push({ type: "voted", candidate: m.from });
-      // A vote is a promise: the reply leaves only once it is durable. Otherwise a server could
-      // crash, forget its vote, and vote for a second candidate in the same term (§5.2).
+      // This is a promise: the reply leaves only after the save (`step`, act 3).
       this.votedFor = m.from;
       // Having voted, stop campaigning and forget the old leader, to leave the candidate alone.
       this.become({ name: "Follower", leader: undefined });
       this.heardAt = this.now;
-      this.drawElectionTimeout();
+      this.resetElectionTimer();
     }
     this.replyVote(m, voteGranted);
   }
@@ -837,7 +831,7 @@ export class Raft {
     // the candidate adopts it, instead of proposing a term that is over.
     const term = m.preVote && voteGranted ? m.term : this.currentTerm;
     const { preVote, campaign } = m;
-    this.send("RequestVoteReply", m, { term, preVote, campaign, voteGranted });
+    this.send("RequestVoteReply", m.from, { term, preVote, campaign, voteGranted }, m.id);
   }
 
   private onRequestVoteReply(m: Of<"RequestVoteReply">): void {
@@ -861,7 +855,7 @@ export class Raft {
   }
 
   private lead(): void {
-    if (!this.mayLead) return; // Since the campaign began, a peer has shown a log (section 11).
+    if (!this.mayLead) return; // An empty founder has meanwhile heard of a cluster (section 11).
     const firstIndex = this.log.lastIndex + 1;
     const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
     for (const name of this.others) this.trackFollower(role, name);
@@ -870,7 +864,7 @@ export class Raft {
     // entry of the leader's own term (§5.4.2, §8). The first entry of all lists the members and
     // their disks (section 11). Sent at once, it is the first heartbeat, too.
     if (firstIndex > 1) this.propose("noop");
-    else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));
+    else this.appendMembers(role, this.members.map((member) => this.withCurrentDisk(member)));
   }
 
   /** Starts to replicate to a server, of which nothing is known yet. */
@@ -890,32 +884,38 @@ export class Raft {
   private replicate(role: Leader, to: Name, follower: Progress): void {
     const { log, settings } = this;
     const read = role.reads.at(-1);
-    const isAwaited = read !== undefined && follower.sentRound <= read.round;
+    const isAsked = read !== undefined && follower.sentRound <= read.round;
     const isDue = this.now >= this.dueAt(role, follower);
     if (isDue) follower.sentAt = this.now;
     if (follower.nextIndex <= log.baseIndex) follower.mode = "snapshot";
-    if (isDue && follower.mode !== "replicating") return this.retransmit(role, to, follower);
-    if (follower.mode === "snapshot") return this.sendSnapshot(role, to, follower, isAwaited);
-    const isOpen = () =>
-      follower.mode === "replicating" && follower.nextIndex <= log.lastIndex
+    if (follower.mode === "snapshot") return this.sendSnapshot(role, to, follower, isDue, isAsked);
+    if (follower.mode === "probing") {
+      if (isDue) this.appendEntries(role, to, follower, this.probe(to, follower));
+      else if (isAsked) this.appendEntries(role, to, follower, []);
+      return;
+    }
+    const hasRoom = () =>
+      follower.nextIndex <= log.lastIndex
       && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < settings.windowBytes;
-    for (let owed = isDue || isAwaited; owed || isOpen(); owed = false) {
-      const entries = isOpen() ? log.batch(follower.nextIndex, settings.batchBytes) : [];
+    for (let isOwed = isDue || isAsked; isOwed || hasRoom(); isOwed = false) {
+      const entries = hasRoom() ? log.batch(follower.nextIndex, settings.batchBytes) : [];
       this.appendEntries(role, to, follower, entries);
       follower.nextIndex += entries.length;
     }
   }
 
-  private appendEntries(role: Leader, from: Name, follower: Progress, entries: Entry[]): void {
+  private appendEntries(role: Leader, to: Name, follower: Progress, entries: Entry[]): void {
     const { currentTerm: term, commitIndex: leaderCommit } = this;
     const prevLogIndex = follower.nextIndex - 1;
     const prevLogTerm = this.log.at(prevLogIndex).term;
     const round = this.nextRound(role, follower);
     const fields = { term, round, prevLogIndex, prevLogTerm, leaderCommit, entries };
-    this.send("AppendEntries", { from, id: 0 }, fields);
+    this.send("AppendEntries", to, fields);
   }
 
   private nextRound(role: Leader, follower: Progress): number {
+    // What is sent postpones the next heartbeat, but not the next attempt of something that was
+    // lost.
     if (follower.attempts === 0) follower.sentAt = this.now;
     return follower.sentRound = role.round += 1;
   }
@@ -939,25 +939,24 @@ export class Raft {
   }
 
   private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number): void {
-    this.send("AppendEntriesReply", m, {
+    this.send("AppendEntriesReply", m.from, {
       term: this.currentTerm,
       round: m.round,
       success: true,
       matchIndex,
       hintIndex: 0,
       hintTerm: 0,
-    });
+    }, m.id);
   }
 
   private follow(m: Of<"AppendEntries" | "InstallSnapshot">): void {
-    const { from: leader, founding = this.founding } = m;
+    const { from: leader } = m;
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
     this.heardAt = this.now;
     this.probeAt = this.now + LATE_AFTER_HEARTBEATS * this.settings.heartbeatMs;
-    this.drawElectionTimeout();
-    // Entries of two foundings can't be compared, and none of ours is committed (section 11).
-    if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);
+    this.resetElectionTimer();
+    this.joinFounding(m);
   }
 
   /** Refuses with a hint, so that the leader skips a whole term in one round trip (§5.3). */
@@ -968,14 +967,14 @@ export class Raft {
     const hintTerm = this.log.at(hintIndex).term;
     // A leader of another term must not take this for a reply to a round of its own.
     const round = m.term < this.currentTerm ? 0 : m.round;
-    this.send("AppendEntriesReply", m, {
+    this.send("AppendEntriesReply", m.from, {
       term: this.currentTerm,
       round,
       success: false,
       matchIndex: 0,
       hintIndex,
       hintTerm,
-    });
+    }, m.id);
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
@@ -987,39 +986,36 @@ export class Raft {
     // Replies overtake each other, and a follower keeps what it has, so `matchIndex` only rises.
     if (m.matchIndex > follower.matchIndex) {
       follower.matchIndex = m.matchIndex;
-      follower.matchedRound = role.round;
+      follower.roundWhenMatched = role.round;
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
+    // While attempts fail, a heartbeat that arrives proves nothing about the batch that does not.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
-    this.maybePromote(role, m, follower);
-    this.maybeTransfer(role, m, follower);
+    this.updateMembership(role, m, follower); // Section 10.
+    this.maybeTransfer(role, m, follower); // Section 8.
   }
 
   /** If AppendEntries fails because of log inconsistency: decrement nextIndex and retry (§5.3). */
   private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress): void {
-    const { mode, nextIndex, matchIndex, matchedRound } = follower;
+    const { mode, nextIndex, matchIndex } = follower;
     const member = this.member(m.from);
-    // The follower lost entries that it had acknowledged: its disk counts as replaced (section 11).
-    if (m.round > matchedRound && m.hintIndex < matchIndex) {
-      if (member) this.readmit(role, member);
-      return;
-    }
+    if (this.hasLostEntries(m, follower)) return member && this.readmit(role, member);
     const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
-    if (mode === "probing" && next >= nextIndex) return;
+    if (mode === "probing" && next >= nextIndex) return; // This refusal is no news.
     follower.mode = "probing";
     follower.nextIndex = next;
     follower.attempts = 0;
     follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.
     // All requests in flight after a lost one are refused, too. Only the first refusal is news.
-    follower.sinceRound = role.round;
+    follower.ignoreUpToRound = role.round;
   }
 
   private recordReply(role: Leader, m: Reply) {
     const follower = role.followers.get(m.from);
     if (m.term < this.currentTerm || m.round > role.round) return undefined;
-    if (!follower || m.round <= follower.sinceRound) return undefined;
+    if (!follower || m.round <= follower.ignoreUpToRound) return undefined;
     // Even a refusal confirms that the follower follows us, because it has our term.
     follower.heardAt = this.now;
     follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
@@ -1043,7 +1039,7 @@ export class Raft {
   }
 
   // ---------------------------------------- 7 Invariants -----------------------------------------
-  // What must be true of a server whenever a turn ends. It is checked in production too: it costs
+  // What must be true of a server whenever a step begins. It is checked in production too: it costs
   // little beside a datagram, and a server that breaks a rule must not say another word. A first
   // reading of Part I can end here.
 
@@ -1110,7 +1106,7 @@ export class Raft {
   get transferTarget(): Name | undefined {
     const { role, now } = this;
     return role.name === "Leader" && now < (role.transferDeadline ?? 0)
-      ? role.transferTargets?.[0]
+      ? role.transferCandidates?.[0]
       : undefined;
   }
 
@@ -1125,7 +1121,7 @@ export class Raft {
     const voters = [...role.followers].filter(([name]) =>
       name === (target ?? name) && this.hasVote(this.member(name))
     );
-    const active = voters.filter(([, follower]) => this.isActive(follower));
+    const active = voters.filter(([, follower]) => this.recentActive(follower));
     if (active.length === 0) {
       const why = voters.length > 0
         ? `was not heard for ${electionTimeoutMs} ms`
@@ -1134,23 +1130,23 @@ export class Raft {
     }
     for (const [, follower] of active) {
       follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
-      follower.sinceRound = role.round; // Only an answer to it shows that the follower is alive.
+      follower.ignoreUpToRound = role.round; // Only a reply to it shows that the follower lives.
     }
-    role.transferTargets = active.map(([name]) => name);
+    role.transferCandidates = active.map(([name]) => name);
     role.transferDeadline = now + electionTimeoutMs;
     return undefined;
   }
 
   private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress): void {
-    const isTarget = this.transferTarget && role.transferTargets?.includes(m.from);
+    const isTarget = this.transferTarget && role.transferCandidates?.includes(m.from);
     if (!isTarget || matchIndex < this.log.lastIndex) return;
-    role.transferTargets = [m.from];
-    this.send("TimeoutNow", m, { term: this.currentTerm });
+    role.transferCandidates = [m.from];
+    this.send("TimeoutNow", m.from, { term: this.currentTerm });
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
-    // It is valid once, in its own term. If our log is empty, our disk was replaced, and votes may
-    // arrive that the lost disk had requested.
+    // It is valid once, in its own term. With an empty log we refuse: our disk was replaced, and
+    // votes may arrive that the lost disk had requested.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1170,10 +1166,12 @@ export class Raft {
   isSnapshotDue(bytes: number): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
     const { currentTerm, commitIndex } = this;
-    if (incoming?.leaderTerm === currentTerm && incoming.index > commitIndex) return false;
-    const since = now - 10 * settings.electionTimeoutMs;
+    const isReceiving = incoming?.leaderTerm === currentTerm && incoming.index > commitIndex;
+    if (isReceiving) return false;
     const isSending = role.name === "Leader"
-      && role.followers.values().some((f) => f.mode === "snapshot" && f.heardAt > since);
+      && role.followers.values().some((follower) =>
+        follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
+      );
     const limit = Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
@@ -1203,20 +1201,30 @@ export class Raft {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
   }
 
-  /** Sends chunks up to the window, or one at a time after a failure; at least one if `isOwed`. */
-  private sendSnapshot(role: Leader, from: Name, follower: Progress, isOwed: boolean): void {
+  /** Sends chunks up to the window, or one at a time after a loss; at least one if due or asked. */
+  private sendSnapshot(
+    role: Leader,
+    to: Name,
+    follower: Progress,
+    isDue: boolean,
+    isAsked: boolean,
+  ): void {
     const { settings, snapshot } = this;
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
     }
     const progress = follower.snapshot;
+    if (isDue && follower.attempts > 0 && this.isResponding(follower)) {
+      progress.sent = progress.acknowledged;
+      this.countAttempt(to, follower, settings.batchBytes);
+    }
     const window = follower.attempts > 0 ? settings.batchBytes : settings.windowBytes;
     const end = Math.min(size, progress.acknowledged + window);
-    for (let owed = isOwed; owed || progress.sent < end; owed = false) {
+    for (let isOwed = isDue || isAsked; isOwed || progress.sent < end; isOwed = false) {
       // The node fills in the bytes when it sends. An empty chunk is a heartbeat.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
-      this.send("InstallSnapshot", { from, id: 0 }, {
+      this.send("InstallSnapshot", to, {
         term: this.currentTerm,
         round: this.nextRound(role, follower),
         lastIncludedIndex,
@@ -1234,13 +1242,13 @@ export class Raft {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
     const reply = (success: boolean, offset: number, round = m.round) =>
-      this.send("InstallSnapshotReply", m, {
+      this.send("InstallSnapshotReply", m.from, {
         term: currentTerm,
         round,
         success,
         lastIncludedIndex: index,
         offset,
-      });
+      }, m.id);
     // 1. Reply immediately if term < currentTerm.
     if (m.term < currentTerm) return reply(false, 0, 0);
     this.follow(m);
@@ -1257,7 +1265,7 @@ export class Raft {
     if (isNew && this.isInstalling) return reply(true, 0);
     if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
-    if (incoming?.index !== index) return;
+    if (incoming?.index !== index) return; // A late chunk of an older snapshot.
     // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
     if (m.offset === incoming.offset && m.data.length > 0) {
       incoming.chunks.push(m.data);
@@ -1272,14 +1280,18 @@ export class Raft {
     const follower = this.recordReply(role, m);
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
-    const { acknowledged } = progress;
-    const isNews = m.success ? m.offset > acknowledged : m.offset < acknowledged;
-    if (!isNews && (m.success || follower.attempts > 0)) return;
-    if (!m.success) follower.sinceRound = role.round;
-    follower.attempts = m.success ? 0 : 1;
-    // After a restart a follower has none of an unfinished snapshot.
+    if (m.success) {
+      if (m.offset <= progress.acknowledged) return;
+      progress.sent = Math.max(progress.sent, m.offset);
+      follower.attempts = 0;
+    } else {
+      // A chunk was lost, or the follower has restarted and lost all: send one chunk at a time.
+      if (follower.attempts > 0 && m.offset >= progress.acknowledged) return;
+      progress.sent = m.offset;
+      follower.attempts = 1;
+      follower.ignoreUpToRound = role.round;
+    }
     progress.acknowledged = m.offset;
-    progress.sent = m.success ? Math.max(progress.sent, m.offset) : m.offset;
   }
 
   // ----------------------------------------- 10 Members ------------------------------------------
@@ -1311,7 +1323,7 @@ export class Raft {
   }
 
   private hasVote(member: Member | undefined): boolean {
-    return member?.votes === true && this.isNamed(member);
+    return member?.votes === true && this.usesNamedDisk(member);
   }
 
   get majority(): number {
@@ -1322,7 +1334,7 @@ export class Raft {
   private majorityValue(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
     const values = voters.map((member) => {
-      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;
+      if (!this.usesNamedDisk(member)) return Number.NEGATIVE_INFINITY;
       const follower = role.followers.get(member.name); // None for the leader itself.
       return follower ? of(follower) : own;
     });
@@ -1330,7 +1342,7 @@ export class Raft {
   }
 
   /** The index of the entry that lists the members. */
-  private get changedAt(): number {
+  private get configurationIndex(): number {
     return this.log.configuration()?.index ?? this.snapshot.index;
   }
 
@@ -1341,8 +1353,8 @@ export class Raft {
    * committed (Ongaro, 2015).
    */
   private get canChangeMembers(): boolean {
-    const { role, commitIndex, changedAt, transferTarget } = this;
-    return role.name === "Leader" && commitIndex >= Math.max(changedAt, role.firstIndex)
+    const { role, commitIndex, configurationIndex, transferTarget } = this;
+    return role.name === "Leader" && commitIndex >= Math.max(configurationIndex, role.firstIndex)
       && !transferTarget;
   }
 
@@ -1356,10 +1368,10 @@ export class Raft {
     address: string,
     force = false,
   ): { index: number } | Refused | undefined {
-    const { role, members, changedAt } = this;
+    const { role, members, configurationIndex } = this;
     if (role.name !== "Leader") return undefined;
     const known = this.member(name);
-    if (address === "" ? !known : known?.address === address) return { index: changedAt };
+    if (address === "" ? !known : known?.address === address) return { index: configurationIndex };
     // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
     // may still make the same change.
     if (!this.canChangeMembers) return undefined;
@@ -1372,7 +1384,7 @@ export class Raft {
   }
 
   /** Returns whether a follower was heard in this term and within an election timeout. */
-  private isActive({ confirmedRound, heardAt }: Progress): boolean {
+  private recentActive({ confirmedRound, heardAt }: Progress): boolean {
     return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
   }
 
@@ -1382,7 +1394,7 @@ export class Raft {
     if (voters.length === 0) return "no voter would be left";
     const isSilent = (voter: Member) => {
       const follower = role.followers.get(voter.name);
-      return (follower && !this.isActive(follower)) || !this.isNamed(voter);
+      return (follower && !this.recentActive(follower)) || !this.usesNamedDisk(voter);
     };
     const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
@@ -1393,18 +1405,22 @@ export class Raft {
   private appendMembers(role: Leader, next: Configuration): number {
     const { log, currentTerm: term, others } = this;
     const index = log.lastIndex + 1;
-    const listed = { founding: this.founding || drawId(this.#random), members: next };
-    log.append({ index, term, kind: "members", data: NOTHING, listed });
+    const membership = { founding: this.founding || drawId(this.#random), members: next };
+    log.append({ index, term, kind: "members", data: NOTHING, membership });
     // Nothing is known of a new server, even if an earlier one had its name.
     for (const name of this.others) if (!others.includes(name)) this.trackFollower(role, name);
     return index;
   }
 
   /** Promotes a learner that has caught up, and tells a removed server that it is removed. */
-  private maybePromote(role: Leader, m: Of<"AppendEntriesReply">, { matchIndex }: Progress): void {
-    const { log, members, changedAt, settings: { windowBytes } } = this;
+  private updateMembership(
+    role: Leader,
+    m: Of<"AppendEntriesReply">,
+    { matchIndex }: Progress,
+  ): void {
+    const { log, members, configurationIndex, settings: { windowBytes } } = this;
     const member = this.member(m.from);
-    if (member && !this.isNamed(member)) return this.readmit(role, member);
+    if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);
     if (member?.votes || !this.canChangeMembers) return;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
@@ -1412,62 +1428,70 @@ export class Raft {
     if (member) {
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
-    } else if (matchIndex >= changedAt) {
-      this.send("Removed", m, { term: this.currentTerm });
+    } else if (matchIndex >= configurationIndex) {
+      this.send("Removed", m.from, { term: this.currentTerm });
     }
   }
 
-  /**
-   * Stops tracking removed servers that are silent, and starts the transfer of a removed leader.
-   */
+  /** A removed server that missed its removal keeps asking for votes. It learns it from the log. */
+  private trackRemoved(name: Name): void {
+    const { role } = this;
+    if (role.name === "Leader" && !role.followers.has(name)) this.trackFollower(role, name);
+  }
+
+  /** Stops replicating to removed servers that are silent. */
   private pruneRemoved(role: Leader): void {
     for (const [name, { heardAt }] of role.followers) {
       const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
       if (isSilent && !this.member(name)) role.followers.delete(name);
     }
-    // A leader that is removed leads until that is committed, without counting itself.
+  }
+
+  /** A leader that is removed leads until that is committed, without counting itself. */
+  private maybeLeave(): void {
     if (this.isRemoved || this.member(this.settings.name) || !this.canChangeMembers) return;
     this.isRemoved = true;
     this.transfer();
   }
 
   private onRemoved(m: Of<"Removed">): void {
-    const isSo = m.term === this.currentTerm && m.from === this.leader;
-    if (isSo && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
+    const isFromLeader = m.term === this.currentTerm && m.from === this.leader;
+    if (isFromLeader && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
   }
 
   // --------------------------------- 11 Lost disks and founding ----------------------------------
   // A vote or acknowledgement counts only from the disk that the log names for its server. Example:
-  // c votes for a in term 2, then loses its disk. If the empty c could vote again in term 2, b
-  // could win that term too: two leaders. So the leader readmits c as a learner, by an entry that
-  // names its new disk and that a majority of the others commits. Every promise of the lost disk
-  // lies before that entry, and a server that counts c again has it. (The exception that no
-  // protocol can mend: a majority loses its disks at once.)
+  // C votes for A in term 2, then loses its disk. If the empty C could vote again in term 2, B
+  // could win that term too: two leaders. So the leader readmits C as a learner, by an entry that
+  // names its new disk and that is committed without counting C. All promises of the old disk were
+  // made before that entry. A server that counts C again has that entry, so it never relies on a
+  // promise that C has forgotten. (If a majority loses its disks at once, no protocol can help.)
   //
-  // A cluster is founded once. Founders a, b and c start with empty disks, and entry 1 carries a
-  // random number, the founding, as all later lists of members do. If b and c then lost their disks
-  // and elected each other, they would found a second cluster, and a would lose its log to it. So
+  // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
+  // random number, the founding, as all later lists of members do. If B and C then lost their disks
+  // and elected each other, they would found a second cluster, and A would lose its log to it. So
   // every message shows its sender's founding, 0 while its log is empty, and two rules follow:
   //
   //   1. An empty founder asks the others first. It neither campaigns nor votes for an empty
-  //      candidate until each of them has shown an empty log, or was silent for an election
-  //      timeout of repeated questions. If one shows a log, it waits for that log to name its disk.
-  //   2. A server that knows of a committed entry, which it saves at once, takes nothing of another
-  //      founding. Before that, its entry 1 gives way: the leader that wrote it may have died, and
-  //      the rest may have founded the cluster without it.
+  //      candidate until each of them has shown an empty log, or has not answered for an election
+  //      timeout of repeated questions. If one shows a log, the empty founder waits until the
+  //      leader readmits it.
+  //   2. A server that has saved a commit index above 0 ignores every other founding. Until then it
+  //      drops its log when the leader of another founding appears: the leader that wrote its entry
+  //      1 may have died, and the rest may have founded the cluster without it.
 
   /** Returns whether a member, when last heard, used the disk that the log names for it. */
-  isNamed({ name, disk }: Member): boolean {
+  usesNamedDisk({ name, disk }: Member): boolean {
     return (this.disks.get(name) ?? disk) === disk;
   }
 
-  private nameDisk(member: Member): Member {
+  private withCurrentDisk(member: Member): Member {
     return { ...member, disk: this.disks.get(member.name) ?? member.disk };
   }
 
   /** Re-admits a member with a new disk: records the disk and demotes the member to learner. */
   private readmit(role: Leader, member: Member): void {
-    const learner = { ...this.nameDisk(member), votes: false };
+    const learner = { ...this.withCurrentDisk(member), votes: false };
     const next = this.members.map((other) => other === member ? learner : other);
     if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
     this.appendMembers(role, next);
@@ -1475,12 +1499,24 @@ export class Raft {
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
+  /** Returns whether a follower lost entries that it had acknowledged: its disk was replaced. */
+  private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
+    return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
+  }
+
+  /** Drops a log of another founding than the leader's. None of its entries is committed here. */
+  private joinFounding({ founding = this.founding }: Message): void {
+    if (this.founding === 0 || founding === this.founding) return;
+    this.log.reset(0, 0);
+    this.foundingQueries = 0;
+  }
+
   /**
    * Returns whether our disk may vote for a candidate: the candidate's log names it. If the log is
    * empty it names no disk, and we may vote if no peer has shown a log.
    */
   private mayVote({ voterDisk, lastLogIndex }: Of<"RequestVote">): boolean {
-    return voterDisk === this.settings.disk || (lastLogIndex === 0 && this.hasLooked);
+    return voterDisk === this.settings.disk || (lastLogIndex === 0 && this.mayFound);
   }
 
   /**
@@ -1489,9 +1525,9 @@ export class Raft {
    * is (thesis §4.2.2).
    */
   private get mayLead(): boolean {
-    const { changedAt, commitIndex, log, settings: { name } } = this;
-    if (log.lastIndex === 0) return this.hasLooked && this.member(name)?.votes === true;
-    const before = changedAt > commitIndex ? this.membersAt(changedAt - 1) : [];
+    const { configurationIndex, commitIndex, log, settings: { name } } = this;
+    if (log.lastIndex === 0) return this.mayFound && this.member(name)?.votes === true;
+    const before = configurationIndex > commitIndex ? this.membersAt(configurationIndex - 1) : [];
     return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
   }
 
@@ -1512,30 +1548,34 @@ export class Raft {
   onHeard(peer: Name, disk: number, founding: number): void {
     if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
     this.disks.set(peer, disk);
-    // A disk that has a log keeps it, so a 0 that arrives later was sent earlier.
+    // A log never becomes empty again, so a 0 that arrives later was sent earlier.
     if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);
   }
 
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
-  private get hasLooked(): boolean {
+  private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    const isSilent = this.looks > electionTimeoutMs / heartbeatMs;
-    return this.log.lastIndex > 0
-      || this.others.every((name) => (this.foundings.get(name) ?? (isSilent ? 0 : 1)) === 0);
+    const isSilent = this.foundingQueries > electionTimeoutMs / heartbeatMs;
+    return this.others.every((name) => {
+      const founding = this.foundings.get(name);
+      return founding === undefined ? isSilent : founding === 0;
+    });
   }
 
   /**
    * Returns whether to ignore a message of another founding. A reply is never of another founding,
    * because it answers a request of ours.
    */
-  private isForeign({ type, from, term, founding = 0 }: Message): boolean {
+  private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
     const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
     if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
     // Both foundings may have a leader in this term. Keep following ours.
     if (commitIndex === 0) return leader !== undefined && term <= this.currentTerm;
-    if (!this.foreign.has(from)) this.events.push({ type: "otherFounding", server: from });
-    this.foreign.add(from);
+    if (!this.reportedFoundings.has(from)) {
+      this.events.push({ type: "otherFounding", server: from });
+    }
+    this.reportedFoundings.add(from);
     return true;
   }
 
@@ -1545,46 +1585,42 @@ export class Raft {
 
   /** Returns when the next heartbeat or retransmission to a follower is due. */
   private dueAt(role: Leader, follower: Progress): number {
-    const { mode, snapshot, matchIndex, nextIndex, sentAt, heardAt, confirmedRound } = follower;
+    const { mode, snapshot, matchIndex, nextIndex, confirmedRound, attempts } = follower;
     const { heartbeatMs } = this.settings;
     const read = role.reads[0];
     const isInFlight = mode === "snapshot"
       ? snapshot.acknowledged < snapshot.sent
       : mode === "probing" || matchIndex < nextIndex - 1;
     const isAwaited = isInFlight || (read !== undefined && confirmedRound <= read.round);
-    const isActive = sentAt < heardAt + 2 * heartbeatMs && follower.attempts < RETRANSMISSIONS;
-    return sentAt + heartbeatMs / (isAwaited && isActive ? RETRANSMISSIONS : 1);
+    const isFast = isAwaited && this.isResponding(follower) && attempts < RETRANSMISSIONS;
+    return follower.sentAt + heartbeatMs / (isFast ? RETRANSMISSIONS : 1);
+  }
+
+  /** Returns whether a follower was heard within two heartbeats, or was never sent anything. */
+  private isResponding({ sentRound, heardAt }: Progress): boolean {
+    return sentRound === 0 || this.now < heardAt + 2 * this.settings.heartbeatMs;
   }
 
   /**
-   * Sends a batch or chunk again to a follower that answers, or else a heartbeat. One that never
-   * arrives is reported: it may travel in IP fragments, and the path loses them.
+   * Returns the batch to probe a follower with. A follower that is silent gets a heartbeat only.
    */
-  private retransmit(role: Leader, to: Name, follower: Progress): void {
-    const { log, settings: { heartbeatMs, batchBytes } } = this;
-    const { mode, snapshot, nextIndex, heardAt } = follower;
-    // The first entry of a term is sent in any case: the leader may have paused since its election.
-    const isActive = follower.sentRound === 0 || this.now < heardAt + 2 * heartbeatMs;
-    let bytes = 0;
-    if (mode === "snapshot") {
-      if (isActive && follower.attempts > 0) {
-        snapshot.sent = snapshot.acknowledged;
-        bytes = batchBytes;
-      }
-      this.sendSnapshot(role, to, follower, true);
-    } else {
-      const entries = isActive ? log.batch(nextIndex, batchBytes) : [];
-      bytes = log.bytes(nextIndex, nextIndex + entries.length - 1);
-      this.appendEntries(role, to, follower, entries);
-    }
-    if (bytes === 0) return;
+  private probe(to: Name, follower: Progress): Entry[] {
+    const { log, settings } = this;
+    const { nextIndex } = follower;
+    if (nextIndex > log.lastIndex || !this.isResponding(follower)) return [];
+    const entries = log.batch(nextIndex, settings.batchBytes);
+    this.countAttempt(to, follower, log.bytes(nextIndex, nextIndex + entries.length - 1));
+    return entries;
+  }
+
+  /** Reports bytes that never arrive: they may travel in IP fragments, and the path loses them. */
+  private countAttempt(server: Name, follower: Progress, bytes: number): void {
     follower.attempts += 1;
     if (follower.attempts !== 2 * RETRANSMISSIONS) return;
-    follower.stuck = { type: "stuck", server: to, index: nextIndex, bytes };
+    follower.stuck = { type: "stuck", server, index: follower.nextIndex, bytes };
     this.events.push(follower.stuck);
   }
 
-  /** Asks for a probe of the late leader's port, once per heartbeat interval. */
   private probeLeader(leader: Name): void {
     this.portProbes.push(leader);
     this.probeAt = this.now + this.settings.heartbeatMs;
@@ -1633,6 +1669,13 @@ export class Raft {
 /** Draws a number from 1 to 2 ** 48 - 1, which is not drawn twice. */
 const drawId = (random: () => number) =>
   1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
+
+/** A leader counts as late after this many heartbeat intervals; one heartbeat may be delayed. */
+const LATE_AFTER_HEARTBEATS = 1.25;
+/** Retransmissions per heartbeat interval to a recently active follower. */
+const RETRANSMISSIONS = 8;
+/** When a closed port is probed again: a single refusal may be an old one. */
+const PROBE_RETRY_MS = 5;
 
 const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
@@ -1787,8 +1830,7 @@ export class Sessions {
     if (acknowledged > session.acknowledged) {
       session.acknowledged = acknowledged;
       for (const known of session.applied.keys()) {
-        if (known > acknowledged) break;
-        session.applied.delete(known);
+        if (known <= acknowledged) session.applied.delete(known);
       }
     }
     if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
@@ -2087,8 +2129,8 @@ type LogRecord = Omit<Entry, "kind"> & { readonly kind: (typeof recordKinds)[num
 const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k === record.kind);
 
 /** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
-export function encodeRecord({ kind, term, index, data, listed }: LogRecord): Buffer {
-  const content = listed ? encodeMembers(listed) : data;
+export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer {
+  const content = membership ? encodeMembers(membership) : data;
   const header = Buffer.alloc(ENTRY_HEADER);
   header[0] = recordKinds.indexOf(kind);
   header.writeUIntBE(term, 1, 6);
@@ -2116,17 +2158,17 @@ function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
   const records = unpack3(asBuffer(bytes), 1)?.map(([number, term, index, data]) => {
     const kind = recordKinds[number];
     if (kind !== "members" && kind !== "snapshot") return kind && { kind, term, index, data };
-    const listed = readMembers(data);
-    return listed && { kind, term, index, data: NOTHING, listed };
+    const membership = readMembers(data);
+    return membership && { kind, term, index, data: NOTHING, membership };
   });
   return records?.every((record) => record !== undefined) ? records : undefined;
 }
 
 /** The founding, then each member's fields in order. */
-const encodeMembers = ({ founding, members }: Listed): Buffer =>
+const encodeMembers = ({ founding, members }: Membership): Buffer =>
   encodeAll([founding, ...members.map((member) => memberFields.map((field) => member[field]))]);
 
-function readMembers(bytes: Uint8Array): Listed | undefined {
+function readMembers(bytes: Uint8Array): Membership | undefined {
   const [first, ...rest] = decodeAll(bytes);
   const founding = readField("founding", first);
   const members = rest.map((raw) => readFields(memberFields, raw));
@@ -2341,10 +2383,10 @@ export class Storage {
   formNewCluster(): void {
     const { identity, base, entries, hardState: { currentTerm: term }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
-    const last = entries.findLast(({ listed }) => listed)?.listed ?? this.snapshot;
+    const last = entries.findLast(({ membership }) => membership)?.membership ?? this.snapshot;
     const members = [{ name, address: "", votes: true, disk: identity.disk }];
-    const listed = { founding: last?.founding ?? drawId(random), members };
-    entries.push({ index, term, kind: "members", data: NOTHING, listed });
+    const membership = { founding: last?.founding ?? drawId(random), members };
+    entries.push({ index, term, kind: "members", data: NOTHING, membership });
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
     this.begin();
   }
@@ -2478,9 +2520,9 @@ export class Storage {
 
   private readHead(): Snapshot {
     const [[head] = []] = this.readSnapshot();
-    assert(head?.listed, "a snapshot begins with the members");
-    const { index, term, listed } = head;
-    return this.snapshot = { index, term, size: this.find("/snapshot")?.size ?? 0, ...listed };
+    assert(head?.membership, "a snapshot begins with the members");
+    const { index, term, membership } = head;
+    return this.snapshot = { index, term, size: this.find("/snapshot")?.size ?? 0, ...membership };
   }
 
   /**
@@ -3530,7 +3572,7 @@ export class Node {
         matchIndex,
         stuck,
         founding: core.foundings.get(name) ?? null,
-        isNamed: core.isNamed(member),
+        isNamed: core.usesNamedDisk(member),
       };
     });
     return structuredClone({
@@ -3838,8 +3880,8 @@ export class Node {
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
-    const listed = { founding: core.founding, members: core.membersAt(lastApplied) };
-    const head: LogRecord = { index, term, kind: "snapshot", data: NOTHING, listed };
+    const membership = { founding: core.founding, members: core.membersAt(lastApplied) };
+    const head: LogRecord = { index, term, kind: "snapshot", data: NOTHING, membership };
     const state = machine.snapshot();
     checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
     const open = sessions.snapshot();

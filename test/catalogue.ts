@@ -53,7 +53,7 @@ type Planted = {
 
 /** How a leader begins where no log is. */
 const MEMBERS_FIRST =
-  "    else this.appendMembers(role, this.members.map((member) => this.nameDisk(member)));\n";
+  "    else this.appendMembers(role, this.members.map((member) => this.withCurrentDisk(member)));\n";
 
 export const planted: readonly Planted[] = [
   // Elections.
@@ -148,8 +148,8 @@ export const planted: readonly Planted[] = [
     id: "10",
     name: "A candidate or leader does not step down for a higher term.",
     changes: [[
-      `&& type !== "RequestVote" && !granted) this.adopt`,
-      `&& type !== "RequestVote" && !granted
+      `&& !isProposed) this.adopt`,
+      `&& !isProposed
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
     caughtBy: [{ mode: "core", seed: 2 }],
@@ -175,7 +175,7 @@ export const planted: readonly Planted[] = [
     changes: [[
       `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {`,
       `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
-    if (!voteGranted) this.drawElectionTimeout();`,
+    if (!voteGranted) this.resetElectionTimer();`,
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -184,7 +184,7 @@ export const planted: readonly Planted[] = [
     name: "Messages of an old term postpone the election timer.",
     changes: [[
       "const { type, term } = message;",
-      "const { type, term } = message;\n    if (term < this.currentTerm) this.drawElectionTimeout();",
+      "const { type, term } = message;\n    if (term < this.currentTerm) this.resetElectionTimer();",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -388,7 +388,7 @@ export const planted: readonly Planted[] = [
   {
     id: "42b",
     name: "A wiped node comes back as the voter it was: it is counted.",
-    changes: [["      if (!this.isNamed(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
+    changes: [["      if (!this.usesNamedDisk(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
     caughtBy: [
       { mode: "core", seed: 19 },
       { file: "members", title: "that is not named counts neither for an entry, nor" },
@@ -585,7 +585,7 @@ export const planted: readonly Planted[] = [
   {
     id: "66",
     name: "A granted pre-vote is taken for a term that has begun.",
-    changes: [[` && type !== "RequestVote" && !granted)`, ` && type !== "RequestVote")`]],
+    changes: [[`type === "RequestVote" || isGrantedPreVote;`, `type === "RequestVote";`]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
@@ -597,7 +597,7 @@ export const planted: readonly Planted[] = [
   {
     id: "68",
     name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
-    changes: [["    this.sizes.splice(first - this.baseIndex);\n", ""]],
+    changes: [["    this.endOffsets.splice(first - this.baseIndex);\n", ""]],
     caughtBy: [{ file: "log", title: "the log answers as a plain list does" }],
   },
   {
@@ -727,7 +727,7 @@ export const planted: readonly Planted[] = [
     id: "36",
     name: "Two membership changes are in flight at once.",
     changes: [[
-      "commitIndex >= Math.max(changedAt, role.firstIndex)",
+      "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
       "commitIndex >= role.firstIndex",
     ]],
     caughtBy: [
@@ -738,7 +738,10 @@ export const planted: readonly Planted[] = [
   {
     id: "37",
     name: "A membership change before an entry of the own term is committed.",
-    changes: [["commitIndex >= Math.max(changedAt, role.firstIndex)", "commitIndex >= changedAt"]],
+    changes: [[
+      "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
+      "commitIndex >= configurationIndex",
+    ]],
     caughtBy: [
       { mode: "core", seed: 9 },
       { file: "members", title: "waits until an entry of the leader's own term is" },
@@ -800,7 +803,10 @@ export const planted: readonly Planted[] = [
   {
     id: "81",
     name: "An answer of a server that was removed counts for the next one of that name.",
-    changes: [["if (!follower || m.round <= follower.sinceRound) return", "if (!follower) return"]],
+    changes: [[
+      "if (!follower || m.round <= follower.ignoreUpToRound) return",
+      "if (!follower) return",
+    ]],
     caughtBy: [{ file: "members", title: "that is added again starts with nothing" }],
   },
   {
@@ -831,7 +837,10 @@ export const planted: readonly Planted[] = [
   {
     id: "85",
     name: "A new disk is named and keeps the vote of the lost one.",
-    changes: [["{ ...this.nameDisk(member), votes: false }", "this.nameDisk(member)"]],
+    changes: [[
+      "{ ...this.withCurrentDisk(member), votes: false }",
+      "this.withCurrentDisk(member)",
+    ]],
     caughtBy: [
       { file: "members", title: "that replaces a lost one is named for a learner" },
     ],
@@ -840,8 +849,8 @@ export const planted: readonly Planted[] = [
     id: "86",
     name: "Disks that do not count are taken for a part of a working majority.",
     changes: [[
-      "(follower && !this.isActive(follower)) || !this.isNamed(voter);",
-      "follower && !this.isActive(follower);",
+      "(follower && !this.recentActive(follower)) || !this.usesNamedDisk(voter);",
+      "follower && !this.recentActive(follower);",
     ]],
     caughtBy: [{ file: "members", title: "that is not named is no part of a reachable" }],
   },
@@ -849,7 +858,7 @@ export const planted: readonly Planted[] = [
     id: "87",
     name: "A server leads with a disk that its log does not name.",
     changes: [[
-      "return member?.votes === true && this.isNamed(member);",
+      "return member?.votes === true && this.usesNamedDisk(member);",
       "return member?.votes === true;",
     ]],
     caughtBy: [
@@ -861,7 +870,7 @@ export const planted: readonly Planted[] = [
     id: "88",
     name: "A disk that has lost a tail of its log is sent nothing any more.",
     changes: [[
-      "if (member) this.readmit(role, member);\n      return;",
+      "return member && this.readmit(role, member);",
       "return;",
     ]],
     caughtBy: [
@@ -1108,7 +1117,7 @@ export const planted: readonly Planted[] = [
     id: "120",
     name: "A request that was lost is sent again only at the next heartbeat.",
     changes: [[
-      "(isAwaited && isActive ? RETRANSMISSIONS : 1)",
+      "(isFast ? RETRANSMISSIONS : 1)",
       "1",
     ]],
     caughtBy: [{ file: "paper", title: "Servers retry RPCs if they do not receive a response" }],
@@ -1297,8 +1306,8 @@ export const planted: readonly Planted[] = [
     id: "143",
     name: "The window stays closed after an entry that was lost twice has arrived.",
     changes: [[
-      "follower.matchedRound = role.round;\n      follower.attempts = 0;",
-      "follower.matchedRound = role.round;",
+      "follower.roundWhenMatched = role.round;\n      follower.attempts = 0;",
+      "follower.roundWhenMatched = role.round;",
     ]],
     caughtBy: [{ file: "replication", title: "several refusals cause one restart of sending" }],
   },
@@ -1306,8 +1315,8 @@ export const planted: readonly Planted[] = [
     id: "144",
     name: "A chunk that was lost counts as lost for good.",
     changes: [[
-      "follower.attempts = m.success ? 0 : 1;",
-      "if (!m.success) follower.attempts = 1;",
+      "follower.attempts = 0;\n    } else {",
+      "} else {",
     ]],
     caughtBy: [{ file: "snapshots", title: "a follower that lost its partial snapshot" }],
   },
@@ -1329,7 +1338,7 @@ export const planted: readonly Planted[] = [
   {
     id: "147",
     name: "A server hands over to one that was not heard for an election timeout.",
-    changes: [["voters.filter(([, follower]) => this.isActive(follower))", "voters"]],
+    changes: [["voters.filter(([, follower]) => this.recentActive(follower))", "voters"]],
     caughtBy: [
       { file: "members", title: "to a server silent for an election timeout is" },
       { file: "transfer", title: "a follower that was silent for an election timeout is refused" },
@@ -1338,7 +1347,10 @@ export const planted: readonly Planted[] = [
   {
     id: "148",
     name: "Without a name the first server of the list is to lead, even if it has just died.",
-    changes: [["role.transferTargets?.includes(m.from)", "role.transferTargets?.[0] === m.from"]],
+    changes: [[
+      "role.transferCandidates?.includes(m.from)",
+      "role.transferCandidates?.[0] === m.from",
+    ]],
     caughtBy: [
       { file: "node", title: "does not hand over to a server that has just died" },
       { file: "transfer", title: "a follower that has just died is not chosen" },
@@ -1347,13 +1359,13 @@ export const planted: readonly Planted[] = [
   {
     id: "149",
     name: "An answer from before a server died shows that it can lead.",
-    changes: [["follower.sinceRound = role.round; // Only an answer", "// Only an answer"]],
+    changes: [["follower.ignoreUpToRound = role.round; // Only a reply", "// Only a reply"]],
     caughtBy: [{ file: "node", title: "does not hand over to a server that has just died" }],
   },
   {
     id: "150",
     name: "Several servers are asked to lead at once.",
-    changes: [["        role.transferTargets = [m.from];\n", ""]],
+    changes: [["        role.transferCandidates = [m.from];\n", ""]],
     caughtBy: [{
       file: "transfer",
       title: "the first follower that answers and has the whole log",
@@ -1453,8 +1465,8 @@ export const planted: readonly Planted[] = [
     id: "161",
     name: "A log that a snapshot replaces keeps its lists of members.",
     changes: [[
-      "    this.sizes = [0];\n    this.configurations = [];\n",
-      "    this.sizes = [0];\n",
+      "    this.endOffsets = [0];\n    this.configurations = [];\n",
+      "    this.endOffsets = [0];\n",
     ]],
     caughtBy: [
       { mode: "core", seed: 8 },
@@ -1546,7 +1558,7 @@ export const planted: readonly Planted[] = [
     name: "An empty founder campaigns before the others have said that they are empty.",
     changes: [
       [
-        "return this.hasLooked && this.member(name)?.votes === true;",
+        "return this.mayFound && this.member(name)?.votes === true;",
         "return this.member(name)?.votes === true;",
       ],
     ],
@@ -1556,7 +1568,7 @@ export const planted: readonly Planted[] = [
     id: "171",
     name: "An empty founder votes for an empty candidate before it has looked itself.",
     changes: [
-      ["(lastLogIndex === 0 && this.hasLooked)", "(lastLogIndex === 0)"],
+      ["(lastLogIndex === 0 && this.mayFound)", "(lastLogIndex === 0)"],
     ],
     caughtBy: [{ file: "founding", title: "votes for an empty candidate once it has looked" }],
   },
@@ -1564,7 +1576,7 @@ export const planted: readonly Planted[] = [
     id: "172",
     name: "An empty founder takes a pause for the silence of all others.",
     changes: [
-      ["this.looks > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
+      ["this.foundingQueries > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
     ],
     caughtBy: [{ file: "founding", title: "counts a founder as silent after questions for an" }],
   },
@@ -1580,7 +1592,7 @@ export const planted: readonly Planted[] = [
     id: "174",
     name: "A server whose founding is fixed takes the entries of another one.",
     changes: [
-      ["    if (this.isForeign(message)) return;\n", ""],
+      ["    if (this.rejectsFounding(message)) return;\n", ""],
     ],
     caughtBy: [{ file: "founding", title: "once fixed, accepts nothing of another founding" }],
   },
@@ -1588,7 +1600,7 @@ export const planted: readonly Planted[] = [
     id: "175",
     name: "Two foundings whose entries have equal terms are taken for one log.",
     changes: [
-      ["    if (this.founding > 0 && founding !== this.founding) this.log.reset(0, 0);\n", ""],
+      ["this.log.reset(0, 0);\n    this.foundingQueries = 0;", ""],
     ],
     caughtBy: [{ file: "founding", title: "before it is fixed, gives way to a founding of a" }],
   },

@@ -143,7 +143,7 @@ class Court {
 /** Takes the last entries of a log away, which no server ever does. */
 function shorten({ log }: Raft, lastIndex: number): void {
   log["entries"].length = lastIndex + 1;
-  log["sizes"].length = lastIndex + 1;
+  log["endOffsets"].length = lastIndex + 1;
   log.savedIndex = Math.min(log.savedIndex, lastIndex);
 }
 

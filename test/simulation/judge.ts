@@ -8,7 +8,7 @@ import type {
   Configuration,
   Entry,
   HardState,
-  Listed,
+  Membership,
   Message,
   Name,
   Position,
@@ -81,12 +81,12 @@ class Disk {
 }
 
 /** Reads the entry that lists the members: for each [name, address, has a vote, disk]. */
-const rowsOf = ({ listed }: Entry): Row[] =>
+const rowsOf = ({ membership: listed }: Entry): Row[] =>
   listed?.members.map(({ name, address, votes, disk }) => [name, address, votes, disk]) ?? [];
 type Row = [Name, string, boolean, number];
 const isList = ({ kind }: Entry) => kind === "members";
 /** The founding that a log belongs to. */
-const foundingOf = ([first]: readonly Entry[]) => first?.listed?.founding ?? 0;
+const foundingOf = ([first]: readonly Entry[]) => first?.membership?.founding ?? 0;
 /** Returns a configuration, or that of an entry, as text. */
 const textOf = (list: Entry | Configuration): string =>
   JSON.stringify(
@@ -416,7 +416,7 @@ export class Judge {
    */
   snapshotted(
     name: Name,
-    position: Position & Partial<Listed>,
+    position: Position & Partial<Membership>,
     state: number,
     installed = false,
   ): void {

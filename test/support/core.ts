@@ -344,7 +344,11 @@ export function settledLeader(options: Options = {}): Raft {
 export function unsavedLeader(): { raft: Raft; index: number } {
   const raft = leader();
   const [from = ""] = raft.others;
-  raft.receive(appendReply(1, { from, matchIndex: 1, round: roundOf(raft) }), raft.now);
+  acknowledge(raft, from); // The first commit index is saved before anything is answered.
+  propose(raft);
+  flush(raft);
+  const matchIndex = raft.log.lastIndex;
+  raft.receive(appendReply(1, { from, matchIndex, round: roundOf(raft) }), raft.now);
   const index = propose(raft);
   flush(raft);
   return { raft, index };

@@ -23,7 +23,7 @@ export const membersEntry = (
   term: number,
   members: Configuration,
   founding = 1,
-): Entry => ({ ...makeEntry(index, term, "members"), listed: { founding, members } });
+): Entry => ({ ...makeEntry(index, term, "members"), membership: { founding, members } });
 
 export const isSameEntry = (a: LogRecord, b: LogRecord): boolean =>
   encodeRecord(a).equals(encodeRecord(b));

@@ -128,7 +128,7 @@ describe("stable storage", () => {
     const storage = open(directory);
     calls.splice(0);
     const listed = { founding: 1, members: [] };
-    const frame = encodeFrame([{ ...makeEntry(1, 1, "snapshot"), listed }]);
+    const frame = encodeFrame([{ ...makeEntry(1, 1, "snapshot"), membership: listed }]);
     storage.writeSnapshot(0, frame);
     storage.writeSnapshot(frame.length, frame);
     storage.keepSnapshot();

@@ -436,10 +436,10 @@ describe("a disk", () => {
   test("that replaces another one has acknowledged nothing", () => {
     const raft = namedLeader();
     expect(progress(raft, "b").matchIndex).toBe(2);
-    const sinceRound = roundOf(raft);
+    const ignoreUpToRound = roundOf(raft);
     // This disk has earlier entries, from a request that was late.
     acknowledgeFromDisk(raft, "b", 99, 1);
-    expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, sinceRound });
+    expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, ignoreUpToRound });
   });
 
   test("that is not named neither leads nor becomes the target of a transfer", () => {

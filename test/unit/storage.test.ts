@@ -367,7 +367,7 @@ describe("recovery of a log", () => {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
       expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "session", "commands"]);
-      expect(storage.entries[0]?.listed).toEqual({
+      expect(storage.entries[0]?.membership).toEqual({
         founding: 9,
         members: configuration(founder.members),
       });
@@ -1246,7 +1246,7 @@ describe("recovery after the majority is lost forever", () => {
       [2, 4, "commands"],
       [3, 4, "members"],
     ]);
-    expect(entries.at(-1)?.listed?.members).toEqual([
+    expect(entries.at(-1)?.membership?.members).toEqual([
       { name: "a", address: "", votes: true, disk: identity.disk },
     ]);
   });

@@ -39,13 +39,13 @@ export type Disk = { term: number; votedFor: Place; log: readonly Code[] };
 type Followed = {
   nextIndex: number;
   matchIndex: number;
-  matchedRound: number;
+  roundWhenMatched: number;
   mode: Progress["mode"];
   /** Whether a probe is due at once, because of a refusal in this turn. */
   isDue: boolean;
   sentRound: number;
   confirmedRound: number;
-  sinceRound: number;
+  ignoreUpToRound: number;
   /** Whether anything was sent since the follower last made progress. */
   hasTried: boolean;
 };
@@ -248,17 +248,24 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
   const followers = NAMES.map((name) => {
     const progress = role.followers.get(name);
     if (!progress) return null;
-    const { nextIndex, matchIndex, matchedRound, mode, sentRound, confirmedRound, sinceRound } =
-      progress;
+    const {
+      nextIndex,
+      matchIndex,
+      roundWhenMatched,
+      mode,
+      sentRound,
+      confirmedRound,
+      ignoreUpToRound,
+    } = progress;
     return {
       nextIndex,
       matchIndex,
-      matchedRound,
+      roundWhenMatched,
       mode,
       isDue: progress.sentAt === Number.NEGATIVE_INFINITY,
       sentRound,
       confirmedRound,
-      sinceRound,
+      ignoreUpToRound,
       hasTried: progress.attempts > 0,
     };
   });
@@ -280,16 +287,17 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   [
     "a server",
     (raft) => raft,
-    "askAt campaigns commitIndex currentTerm disks electionDueAt events foreign foundings heardAt "
-    + "incoming isRemoved lastApplied leaderLostAt log looks now outbox portClosedAt portProbes "
-    + "probeAt role saved settings snapshot votedFor wasMember",
+    "askAt campaigns commitIndex currentTerm disks electionDueAt events foundingQueries "
+    + "foundings heardAt incoming isRemoved lastApplied leaderLostAt log now outbox "
+    + "portClosedAt portProbes probeAt reportedFoundings role saved settings snapshot votedFor "
+    + "wasMember",
   ],
-  ["a log", (raft) => raft.log, "baseIndex configurations entries savedIndex sizes"],
+  ["a log", (raft) => raft.log, "baseIndex configurations endOffsets entries savedIndex"],
   [
     "what a leader knows of a follower",
     () => new Progress(1, 0),
-    "attempts confirmedRound heardAt matchIndex matchedRound mode nextIndex sentAt sentRound "
-    + "sinceRound snapshot stuck",
+    "attempts confirmedRound heardAt ignoreUpToRound matchIndex mode nextIndex roundWhenMatched "
+    + "sentAt sentRound snapshot stuck",
   ],
 ];
 
