@@ -369,7 +369,7 @@ export class Progress {
    */
   mode: "probing" | "replicating" | "snapshot" = "probing";
   /** When the last heartbeat or entry was sent. The first one is due at once. */
-  sentAt = Number.NEGATIVE_INFINITY;
+  sentAt = -Infinity;
   /** The last round that was sent. */
   sentRound = 0;
   /** The last round that was answered. The follower still followed us when it received that. */
@@ -499,9 +499,9 @@ export class Raft {
   /** When to probe the port of a leader that is late. */
   probeAt = 0;
   /** When the leader's port was first found closed. */
-  portClosedAt = Number.NEGATIVE_INFINITY;
+  portClosedAt = -Infinity;
   /** When a leader was last given up because its process had died. */
-  leaderLostAt = Number.NEGATIVE_INFINITY;
+  leaderLostAt = -Infinity;
 
   /** Messages that the next step sends. */
   private outbox: Message[] = [];
@@ -620,7 +620,7 @@ export class Raft {
    * sends no promises, and neither counts nor applies an entry of its own before the save. Only the
    * first commit index is saved before the answers (section 11, rule 2).
    */
-  *step(applyBytes = Number.POSITIVE_INFINITY): Generator<Effect> {
+  *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
     const outbox = this.outbox.splice(0);
     const isEarly = ({ type }: Message) => type === "AppendEntries" || type === "InstallSnapshot";
@@ -1007,7 +1007,7 @@ export class Raft {
     follower.mode = "probing";
     follower.nextIndex = next;
     follower.attempts = 0;
-    follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.
+    follower.sentAt = -Infinity; // A probe is due.
     // All requests in flight after a lost one are refused, too. Only the first refusal is news.
     follower.ignoreUpToRound = role.round;
   }
@@ -1097,7 +1097,7 @@ export class Raft {
     const { role } = this;
     if (role.name !== "Leader" || role.reads.length === 0) return 0;
     // Only a round that was sent after a read arrived proves that we led when it arrived.
-    const confirmed = this.majorityValue(role, Number.POSITIVE_INFINITY, (f) => f.confirmedRound);
+    const confirmed = this.majorityValue(role, Infinity, (f) => f.confirmedRound);
     const waiting = role.reads.findIndex((r) => r.round >= confirmed || r.index > this.lastApplied);
     return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
@@ -1129,7 +1129,7 @@ export class Raft {
       return { refused: `${target ?? "every other server"} ${why}` };
     }
     for (const [, follower] of active) {
-      follower.sentAt = Number.NEGATIVE_INFINITY; // A heartbeat is due.
+      follower.sentAt = -Infinity; // A heartbeat is due.
       follower.ignoreUpToRound = role.round; // Only a reply to it shows that the follower lives.
     }
     role.transferCandidates = active.map(([name]) => name);
@@ -1334,7 +1334,7 @@ export class Raft {
   private majorityValue(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
     const values = voters.map((member) => {
-      if (!this.usesNamedDisk(member)) return Number.NEGATIVE_INFINITY;
+      if (!this.usesNamedDisk(member)) return -Infinity;
       const follower = role.followers.get(member.name); // None for the leader itself.
       return follower ? of(follower) : own;
     });
@@ -2928,9 +2928,9 @@ class Peer {
   bodies: Uint8Array[] = [];
   /** The size of `bodies`. */
   bytes = 0;
-  greetedAt = Number.NEGATIVE_INFINITY;
-  resolvedAt = Number.NEGATIVE_INFINITY;
-  heardAt = Number.NEGATIVE_INFINITY;
+  greetedAt = -Infinity;
+  resolvedAt = -Infinity;
+  heardAt = -Infinity;
   /** How long its last reply to an RPC took. */
   roundTripMs: number | undefined;
   /** The latest trouble with it, until it is heard or resolved. */
@@ -3401,7 +3401,7 @@ export class Node {
    * transferring: told to stop, it first hands its leadership over.
    */
   private phase: "running" | "leaving" | "transferring" | "stopped" = "running";
-  private wakesAt = Number.POSITIVE_INFINITY;
+  private wakesAt = Infinity;
   private cancelTimer = () => {};
 
   /**
@@ -3712,7 +3712,7 @@ export class Node {
     // After a pause the timer fires before the socket is read. Two turns later everything that
     // arrived meanwhile has been read, and a leader that was not silent is not deposed.
     const tick = () => {
-      this.wakesAt = Number.POSITIVE_INFINITY;
+      this.wakesAt = Infinity;
       this.core.tick(clock.now());
       this.flush();
     };

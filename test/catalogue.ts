@@ -388,7 +388,7 @@ export const planted: readonly Planted[] = [
   {
     id: "42b",
     name: "A wiped node comes back as the voter it was: it is counted.",
-    changes: [["      if (!this.usesNamedDisk(member)) return Number.NEGATIVE_INFINITY;\n", ""]],
+    changes: [["      if (!this.usesNamedDisk(member)) return -Infinity;\n", ""]],
     caughtBy: [
       { mode: "core", seed: 19 },
       { file: "members", title: "that is not named counts neither for an entry, nor" },
@@ -513,7 +513,7 @@ export const planted: readonly Planted[] = [
   {
     id: "56",
     name: "A server's timer, once it has gone off, is not set again.",
-    changes: [["      this.wakesAt = Number.POSITIVE_INFINITY;\n", ""]],
+    changes: [["      this.wakesAt = Infinity;\n", ""]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -1276,7 +1276,7 @@ export const planted: readonly Planted[] = [
     id: "140",
     name: "A refusal that leads back further waits for the retransmission interval.",
     changes: [[
-      "follower.sentAt = Number.NEGATIVE_INFINITY; // A probe is due.",
+      "follower.sentAt = -Infinity; // A probe is due.",
       "",
     ]],
     caughtBy: [{ file: "replication", title: "a refusal at an earlier index restarts sending" }],
@@ -1831,7 +1831,7 @@ async function report(bug: Planted): Promise<number[]> {
         : await runTest(directory, catcher);
       const by = "mode" in catcher ? `${catcher.mode} simulation` : `${catcher.file}.test.ts`;
       const isCaught = verdict?.passed === false;
-      if ("mode" in catcher) needed.push(isCaught ? verdict.seed ?? 0 : Number.POSITIVE_INFINITY);
+      if ("mode" in catcher) needed.push(isCaught ? verdict.seed ?? 0 : Infinity);
       lines.push(
         `| ${bug.id} | ${bug.name} | ${by} | ${verdict?.seed ?? ""} | `
           + `${isCaught ? verdict.sentence : "NOT CAUGHT"} |`,
