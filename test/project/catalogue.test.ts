@@ -15,7 +15,7 @@ import {
 } from "../catalogue.ts";
 import { isThorough } from "../support/thorough.ts";
 
-/** A change to the simulator may move a bug to another seed, but not far from the known one. */
+/** A change to the simulator may move a bug to a later seed, but not far from the known one. */
 const MORE_SEEDS = 200;
 // Tests wait for each other, because no more commands run at a time than the machine has cores.
 setDefaultTimeout(900_000);
@@ -26,7 +26,7 @@ const commandOf = (catcher: Catcher) =>
     : `CI=1 bun test ${catcher.file} -t "${catcher.title}"`;
 
 describe("the catalogue", () => {
-  test("has every bug once", () => {
+  test("has consecutive numbers, and each bug once", () => {
     const ids = planted.map(({ id }) => id);
     expect(new Set(ids).size).toBe(ids.length);
     const numbers = new Set(ids.map((id) => Number.parseInt(id, 10)));
@@ -35,7 +35,7 @@ describe("the catalogue", () => {
     );
   });
 
-  test("is not stale: each piece that it replaces occurs exactly once in raft.ts", () => {
+  test("fits raft.ts: each text that a bug replaces occurs there exactly once", () => {
     expect(planted.flatMap((bug) => stalePieces(bug).map((text) => `${bug.id}: ${text}`))).toEqual(
       [],
     );
@@ -44,14 +44,14 @@ describe("the catalogue", () => {
   });
 });
 
-// Without `CI` these are not even listed as skipped: there are hundreds.
+// Without `CI` these hundreds of tests are not even listed as skipped.
 if (isThorough) {
-  test("the short run catches the same bugs, except for those that the catalogue names", async () => {
+  test("the short run catches the same bugs, except for those that the catalogue lists", async () => {
     expect(await findOnlyThorough()).toEqual([...onlyThorough]);
   });
 
-  describe("with no bug planted", () => {
-    // Each command that catches a bug, once. A command that fails without the bug proves nothing.
+  describe("without a planted bug", () => {
+    // Every command that catches a bug, once. A command that fails without the bug proves nothing.
     const catchers = new Map(
       planted.flatMap(({ caughtBy }) => caughtBy.map((catcher) => [commandOf(catcher), catcher])),
     );
@@ -65,7 +65,7 @@ if (isThorough) {
     });
   });
 
-  describe("is caught:", () => {
+  describe("a planted bug is caught:", () => {
     const moved: string[] = [];
 
     test.concurrent.each(planted.map((bug) => [`${bug.id}. ${bug.name}`, bug] as const))(

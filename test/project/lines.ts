@@ -1,4 +1,4 @@
-/** Reads the structure of raft.ts with TypeScript's own parser: nodes, sections, parts. */
+/** Reads the structure of raft.ts with TypeScript's own parser: its nodes, sections and parts. */
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import ts from "typescript";
@@ -14,7 +14,7 @@ export const parse = (file: string) =>
 export const raft = parse("raft.ts");
 export const lineOf = (position: number) => raft.getLineAndCharacterOfPosition(position).line + 1;
 
-/** All nodes of a file, outermost first. */
+/** Returns all nodes of a file, outermost first. */
 export function nodes(file: ts.SourceFile): ts.Node[] {
   const found: ts.Node[] = [];
   const visit = (node: ts.Node): void => {
@@ -25,7 +25,7 @@ export function nodes(file: ts.SourceFile): ts.Node[] {
   return found;
 }
 
-/** The banner of each section: the line where it begins, its number and its title. */
+/** The section banners of raft.ts, each with its line, number and title. */
 export const banners = raft.text.split("\n").flatMap((text, i) => {
   const [, section, title = ""] = /^\s*\/\/ -+ (\d+) (.+?) -+$/.exec(text) ?? [];
   return section === undefined ? [] : [{ section: Number(section), title, line: i + 1 }];

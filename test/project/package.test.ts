@@ -11,7 +11,7 @@ import { root } from "./lines.ts";
 
 setDefaultTimeout(300_000);
 
-/** A program that uses what most programs use, and keeps its data beside itself. */
+/** A program with the most common exports, which keeps its data in its own directory. */
 const program = (from: string) => `
 import { Client, KeyValues, KeyValueStore, MAX_ANSWER_BYTES, Node, type NodeEvent,
   RaftError } from "${from}";
@@ -42,7 +42,7 @@ async function run(cwd: string, ...command: string[]): Promise<string> {
   return output + errors;
 }
 
-/** What tsc says of a project that asks for `strict`, and for nothing else that is checked. */
+/** Returns the errors of tsc in a project with `strict` and no other checks. */
 function check(project: string): Promise<string> {
   const compilerOptions = {
     strict: true,
@@ -69,9 +69,18 @@ beforeAll(async () => {
   cpSync(path.join(root, "raft.ts"), path.join(copied, "raft.ts"));
   writeFileSync(path.join(copied, "program.ts"), program("./raft.ts"));
   await run(root, process.execPath, "pm", "pack", "--filename", path.join(directory, "raft.tgz"));
-  const there = path.join(installed, "node_modules/raft.ts");
-  mkdirSync(there);
-  await run(directory, "tar", "-xzf", "raft.tgz", "--strip-components", "1", "-C", there);
+  const packageDirectory = path.join(installed, "node_modules/raft.ts");
+  mkdirSync(packageDirectory);
+  await run(
+    directory,
+    "tar",
+    "-xzf",
+    "raft.tgz",
+    "--strip-components",
+    "1",
+    "-C",
+    packageDirectory,
+  );
   writeFileSync(path.join(installed, "program.ts"), program("raft.ts"));
 });
 
@@ -87,13 +96,13 @@ describe.if(isThorough)("tsc accepts raft.ts", () => {
   });
 });
 
-test("a program runs that has raft.ts as a package, and one that has a copy", async () => {
+test("a program runs with raft.ts as a package, and with a copy of it", async () => {
   for (const project of [installed, copied]) {
     expect(await run(project, process.execPath, "program.ts")).toBe("value 64000 RaftError true\n");
   }
 });
 
-test("the package has the source and the command line, and no tests", async () => {
+test("the package contains the source and the command line, and no tests", async () => {
   const packed = await run(directory, "tar", "-tzf", "raft.tgz");
   const files = packed.trim().split("\n").map((file) => file.replace("package/", ""));
   expect(files.toSorted()).toEqual(["README.md", "cli.ts", "package.json", "raft.ts"]);

@@ -23,7 +23,7 @@ test("the README's reading guide lists the sections of raft.ts", () => {
 });
 
 test("the README's messages are those of raft.ts, each with its number and its fields", () => {
-  const told = [...section("The wire").matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
+  const listed = [...section("The wire").matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
     [, number, type, fields = ""],
   ) => [Number(number), type, fields.match(/\w+/g) ?? []]);
   const greeting = ["Greeting", ["asked", "members", "cluster"]] as const;
@@ -31,7 +31,7 @@ test("the README's messages are those of raft.ts, each with its number and its f
     [...Object.entries(table), greeting].map(([type, fields], i) => [i, type, [...fields]]);
   const order = (list: unknown[][]) => list.map((row) => JSON.stringify(row)).toSorted();
   const all = [messages, clientMessages, operatorMessages];
-  expect(order(told)).toEqual(order(all.flatMap(inOrder)));
+  expect(order(listed)).toEqual(order(all.flatMap(inOrder)));
 });
 
 test("every command, flag, file and directory of the README exists", () => {
@@ -58,7 +58,7 @@ describe("the README's programs", () => {
   const directory = mkdtempSync(path.join(os.tmpdir(), "raft-readme-"));
   afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-  /** Runs a program of the README with other ports, and returns what it prints. */
+  /** Runs a program of the README with these changes, and returns its output. */
   async function run(program: string, changes: Record<string, string>): Promise<string> {
     let here = program;
     for (const [text, other] of Object.entries({ "./raft.ts": raftFile, ...changes })) {

@@ -1,5 +1,5 @@
 /**
- * The state machine of the scenarios: a journal of the lines that the servers have agreed on, and
+ * The state machine of the scenarios: a journal of lines on which the servers agree, and the
  * clients that write to it.
  */
 import { expect } from "bun:test";
@@ -9,15 +9,15 @@ import { Stage } from "./stage.ts";
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
 
-/** How many of the last lines a snapshot has: enough to see where it ends. */
+/** The number of last lines in a snapshot: enough to see where the journal ends. */
 const SHOWN = 20;
 
-/** Counts its lines, and answers which number each has. Who watches over it is told all of them. */
+/** Answers each line with its number in the journal, and passes both to `onLine`. */
 export class Journal implements StateMachine {
   length = 0;
   private readonly last: string[] = [];
 
-  constructor(private readonly witness: (place: number, line: string) => void) {}
+  constructor(private readonly onLine: (place: number, line: string) => void) {}
 
   apply(command: Uint8Array): Uint8Array {
     this.length += 1;
@@ -44,7 +44,7 @@ export class Journal implements StateMachine {
   }
 
   private take(line: string): void {
-    this.witness(this.length, line);
+    this.onLine(this.length, line);
     this.last.push(line);
     if (this.last.length > SHOWN) this.last.shift();
   }
@@ -53,27 +53,27 @@ export class Journal implements StateMachine {
 /** Servers that keep a journal together: the same lines at the same places, and each line once. */
 export class Writers {
   readonly stage: Stage<Journal>;
-  /** All lines that any server has ever applied, in order, and which number each has. */
-  readonly story: string[] = [];
-  /** Who is in no hurry, and proposes what is to be agreed on. */
-  private scribe: Client | undefined;
+  /** All lines that any server has ever applied, in order. */
+  readonly lines: string[] = [];
+  /** Proposes the lines that must be committed, without a timeout. */
+  private client: Client | undefined;
   private readonly places = new Map<string, number>();
 
   constructor(seed: number, size: number, options: Partial<NodeOptions> = {}) {
-    const witness = (place: number, line: string) => this.witness(place, line);
-    this.stage = new Stage(seed, size, () => new Journal(witness), options);
+    const onLine = (place: number, line: string) => this.checkLine(place, line);
+    this.stage = new Stage(seed, size, () => new Journal(onLine), options);
   }
 
-  /** What is thrown here stops the server, and the scenario. */
-  private witness(place: number, line: string): void {
-    const known = this.story[place - 1] ??= line;
+  /** Checks a line that a server applies. An error stops that server, and the scenario. */
+  private checkLine(place: number, line: string): void {
+    const known = this.lines[place - 1] ??= line;
     const first = this.places.get(line) ?? place;
     this.places.set(line, first);
     if (known !== line) throw new Error(`Line ${place} is both "${known}" and "${line}".`);
     if (first !== place) throw new Error(`"${line}" is line ${first} as well as ${place}.`);
   }
 
-  /** The running servers that have applied a line. */
+  /** Returns the running servers that have applied a line. */
   holders(line: string): string[] {
     const place = this.places.get(line) ?? Number.POSITIVE_INFINITY;
     return this.stage.names.filter((name) =>
@@ -81,7 +81,7 @@ export class Writers {
     );
   }
 
-  /** Proposes lines to one server, which may not be able to do anything about it. */
+  /** Proposes lines to one server, which may be unable to commit them. */
   propose(name: string, ...lines: readonly string[]): Promise<PromiseSettledResult<number>[]> {
     const { node } = this.stage.life(name);
     return Promise.allSettled(
@@ -90,23 +90,23 @@ export class Writers {
   }
 
   /**
-   * A line is proposed to the leader of those that are connected; soon all of them have it, unless
-   * they crash, at the place that was answered. Returns the place.
+   * Proposes a line to the leader of the connected servers. Waits until they all have it at the
+   * place that was answered, except for those that crash, and returns the place.
    */
   agree(line: string, among: readonly string[] = this.stage.connected): number {
     const { stage } = this;
-    this.scribe ??= stage.client("scribe");
-    this.scribe.retryAll(stage.leader(among));
-    const place = Number(text(stage.settle(this.scribe.propose(bytes(line)))));
-    const haveIt = () =>
+    this.client ??= stage.client("client");
+    this.client.retryAll(stage.leader(among));
+    const place = Number(text(stage.settle(this.client.propose(bytes(line)))));
+    const haveLine = () =>
       among.filter((name) => stage.isUp(name)).length <= this.holders(line).length;
-    stage.until(`${among.join(" ")} have "${line}"`, haveIt);
-    expect(this.story[place - 1]).toBe(line);
+    stage.until(`${among.join(" ")} have "${line}"`, haveLine);
+    expect(this.lines[place - 1]).toBe(line);
     return place;
   }
 
-  /** Each server takes its first line, so that it has a session of its own from now on. */
-  greet(): void {
+  /** Lets each server propose a line, so that it has a session of its own. */
+  openSessions(): void {
     const { stage } = this;
     stage.leader();
     for (const name of stage.names) {
@@ -115,11 +115,11 @@ export class Writers {
     }
   }
 
-  /** Lines that nobody can commit now, proposed to one server. It says in time that it cannot. */
-  doom(name: string, ...lines: readonly string[]): void {
+  /** Proposes lines to a server that cannot commit them. Expects that it reports this in time. */
+  proposeInVain(name: string, ...lines: readonly string[]): void {
     const proposed = lines.map((line) => {
       const outcome = this.propose(name, line);
-      this.stage.run(1); // So that each has an entry for itself.
+      this.stage.run(1); // So that each line gets an entry of its own.
       return outcome;
     });
     for (const [outcome] of proposed.map((each) => this.stage.settle(each))) {
@@ -132,16 +132,16 @@ export class Writers {
     for (const line of lines) expect(this.holders(line)).toEqual([]);
   }
 
-  /** In the end all servers have the whole story. */
-  expectOneStory(): void {
+  /** Waits until all servers have all lines. */
+  expectSameLines(): void {
     const { stage } = this;
     stage.leader();
     const haveAll = () =>
-      stage.names.every((name) => stage.life(name).machine.length === this.story.length);
-    stage.until("all have the whole story", haveAll);
+      stage.names.every((name) => stage.life(name).machine.length === this.lines.length);
+    stage.until("all servers have all lines", haveAll);
   }
 }
 
-/** That many different lines. */
+/** Returns so many different lines. */
 export const linesOf = (what: string, count: number): string[] =>
   Array.from({ length: count }, (_, i) => `${what} ${i + 1}`);

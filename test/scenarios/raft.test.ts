@@ -1,6 +1,6 @@
 /**
- * Tests the situations in which implementations of Raft have gone wrong most often. Each has the
- * name that it has in MIT's distributed systems course (6.5840, the Raft lab).
+ * Tests the situations that most often break implementations of Raft. The names before a colon are
+ * those of MIT's distributed systems course (6.5840, the Raft lab).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Sentence } from "../simulation/full/story.ts";
@@ -10,20 +10,23 @@ import { forSeeds, type Random } from "../support/random.ts";
 import { linesOf, Writers } from "./journal.ts";
 import { drawFrom, type Stage, within } from "./stage.ts";
 
-// No scenario takes long, but the machine may have much else to do.
+// A scenario takes a few seconds, but much longer on a busy machine.
 setDefaultTimeout(120_000);
 
-/** The longest that an election timeout is drawn. */
+/** The longest election timeout. */
 const ELECTION_MS = 2000;
 
-/** Nobody of these leads, however long they wait: a leader that was cut off has noticed it. */
+/**
+ * Expects that none of these servers leads after two election timeouts: a leader that was cut off
+ * has stepped down.
+ */
 function expectNoLeader({ stage }: Writers, among: readonly string[]): void {
   stage.run(2 * ELECTION_MS);
   expect(stage.leaders(among)).toEqual([]);
 }
 
 describe("leader election", () => {
-  test("initial election", () => {
+  test("initial election: one leader is elected, and keeps its term", () => {
     forSeeds(10, (_, seed) => {
       const { stage } = new Writers(seed, 3);
       const leader = stage.leader();
@@ -34,7 +37,7 @@ describe("leader election", () => {
     });
   });
 
-  test("re-election", () => {
+  test("re-election: a leader that returns follows the new one, and a single server never leads", () => {
     forSeeds(10, (_, seed) => {
       const writers = new Writers(seed, 3);
       const { stage } = writers;
@@ -42,10 +45,10 @@ describe("leader election", () => {
       stage.disconnect(first);
       const second = stage.leader();
       const { term } = stage.status(second);
-      // Who comes back finds a leader, and disturbs nobody.
+      // The old leader follows the new one when it returns, without another election.
       stage.connect(first);
       expect(stage.leader()).toBe(second);
-      // Alone nobody can lead, neither the one that did nor the others.
+      // A server alone cannot lead, neither the last leader nor another one.
       const other = stage.followers()[0] ?? "";
       stage.disconnect(second, other);
       expectNoLeader(writers, stage.names);
@@ -57,12 +60,12 @@ describe("leader election", () => {
     });
   });
 
-  test("many elections", () => {
+  test("many elections: there is a leader with any three of seven servers cut off, and with all", () => {
     forSeeds(5, (random, seed) => {
       const { stage } = new Writers(seed, 7);
       const led = new Set([stage.leader()]);
       for (let round = 0; round < 10; round += 1) {
-        // Every other time the leader is one of them.
+        // In every other round the leader is cut off.
         const order = [...round % 2 === 0 ? stage.leaders() : [], ...shuffle(random, stage.names)];
         stage.disconnect(...[...new Set(order)].slice(0, 3));
         led.add(stage.leader());
@@ -75,7 +78,7 @@ describe("leader election", () => {
 });
 
 describe("agreement", () => {
-  test("basic agreement", () => {
+  test("basic agreement: each line is on all servers before the next one", () => {
     const writers = new Writers(1, 3);
     for (const [i, line] of linesOf("line", 3).entries()) {
       expect(writers.holders(line)).toEqual([]);
@@ -94,34 +97,34 @@ describe("agreement", () => {
     within("Bytes for 10 commands of 5,000 bytes to 2 peers", traffic.bytes, 2 * sent * 1.2);
   });
 
-  test("follower failure", () => {
+  test("follower failure: one of two followers is enough for a commit, and none is not", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
-    writers.greet();
-    const [gone = "", last = ""] = stage.followers();
-    stage.disconnect(gone);
+    writers.openSessions();
+    const [firstFollower = "", secondFollower = ""] = stage.followers();
+    stage.disconnect(firstFollower);
     writers.agree("with one follower");
     stage.run(ELECTION_MS);
     writers.agree("still with one follower");
     const leader = stage.leader();
-    stage.disconnect(last);
-    writers.doom(leader, "with nobody");
+    stage.disconnect(secondFollower);
+    writers.proposeInVain(leader, "with no follower");
   });
 
-  test("leader failure", () => {
+  test("leader failure: the next leader commits, and a single server does not", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
-    writers.greet();
+    writers.openSessions();
     const first = stage.leader();
     stage.disconnect(first);
     writers.agree("under the second leader");
     stage.run(ELECTION_MS);
     writers.agree("still under the second leader");
     stage.disconnect(stage.leader());
-    for (const name of stage.names) writers.doom(name, `at ${name}`);
+    for (const name of stage.names) writers.proposeInVain(name, `at ${name}`);
   });
 
-  test("fail agree: who was away catches up", () => {
+  test("fail agree: a follower that was cut off catches up", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     writers.agree("before");
@@ -137,45 +140,45 @@ describe("agreement", () => {
     expect(stage.status(away).term).toBe(term);
   });
 
-  test("fail no agree: a minority commits nothing, and a later majority goes on", () => {
+  test("fail no agree: a minority commits nothing, and a later majority continues", () => {
     forSeeds(5, (_, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
-      writers.greet();
+      writers.openSessions();
       const leader = stage.leader();
       const away = stage.followers().slice(0, 3);
       stage.disconnect(...away);
-      writers.doom(leader, "among two of five");
+      writers.proposeInVain(leader, "among two of five");
       stage.connect(...away);
       writers.agree("among five again");
       writers.agree("and again");
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 
   test("concurrent starts: each command has a place of its own", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
-    writers.greet();
+    writers.openSessions();
     const lines = linesOf("at once", 5);
     const places = stage.settle(writers.propose(stage.leader(), ...lines))
       .map((outcome) => outcome.status === "fulfilled" ? outcome.value : 0);
     expect(places.toSorted()).toEqual([4, 5, 6, 7, 8]);
-    lines.forEach((line, i) => expect(writers.story[(places[i] ?? 0) - 1]).toBe(line));
-    writers.expectOneStory();
+    lines.forEach((line, i) => expect(writers.lines[(places[i] ?? 0) - 1]).toBe(line));
+    writers.expectSameLines();
   });
 
-  test("rejoin of a partitioned leader", () => {
+  test("rejoin of a partitioned leader: its uncommitted lines are replaced", () => {
     forSeeds(5, (_, seed) => {
       const writers = new Writers(seed, 3);
       const { stage } = writers;
-      writers.greet();
+      writers.openSessions();
       const first = stage.leader();
-      const doomed = linesOf("to a leader without followers", 3);
+      const lostLines = linesOf("to a leader without followers", 3);
       stage.disconnect(first);
       const before = stage.status(first).lastIndex;
-      writers.doom(first, ...doomed);
-      expect(stage.status(first).lastIndex).toBe(before + doomed.length);
+      writers.proposeInVain(first, ...lostLines);
+      expect(stage.status(first).lastIndex).toBe(before + lostLines.length);
       writers.agree("under the second leader");
       const second = stage.leader();
       stage.disconnect(second);
@@ -183,20 +186,20 @@ describe("agreement", () => {
       writers.agree("with the first one back");
       stage.connect(second);
       writers.agree("with all");
-      writers.expectOneStory();
-      for (const line of doomed) expect(writers.holders(line)).toEqual([]);
+      writers.expectSameLines();
+      for (const line of lostLines) expect(writers.holders(line)).toEqual([]);
     });
   });
 
   test("backup: a leader overcomes long wrong logs in few steps", () => {
     const writers = new Writers(1, 5);
     const { stage } = writers;
-    writers.greet();
-    // Two logs that differ from each other, and a third one that is right, far behind the start.
+    writers.openSessions();
+    // Two logs are wrong, in different ways, and the right one differs from both at the beginning.
     const first = stage.leader();
     const [friend = "", ...rest] = stage.followers();
     stage.disconnect(...rest);
-    writers.doom(first, ...linesOf("lost with the first leader", 50));
+    writers.proposeInVain(first, ...linesOf("lost with the first leader", 50));
     stage.disconnect(first, friend);
     stage.connect(...rest);
     writers.propose(stage.leader(), ...linesOf("kept", 50));
@@ -205,7 +208,7 @@ describe("agreement", () => {
     const [third = "", fourth = ""] = stage.followers();
     stage.disconnect(third);
     stage.disconnect(fourth);
-    writers.doom(second, ...linesOf("lost with the second leader", 50));
+    writers.proposeInVain(second, ...linesOf("lost with the second leader", 50));
     stage.disconnect(second);
     stage.connect(first, friend, third);
     const traffic = stage.count();
@@ -214,22 +217,22 @@ describe("agreement", () => {
     stage.until("they agree", () => writers.holders("kept, too 50").length === 3);
     stage.connect(...stage.names);
     writers.agree("one right log for all");
-    writers.expectOneStory();
-    expect(writers.story).toHaveLength(5 + 50 + 1 + 50 + 1);
+    writers.expectSameLines();
+    expect(writers.lines).toHaveLength(5 + 50 + 1 + 50 + 1);
     // The first leader and its friend refuse. The second leader's log is right up to the entry that
     // the new leader probes, so its wrong end is overwritten without a refusal.
     expect(traffic.refusals).toBeGreaterThanOrEqual(2);
     within("Refusals until four followers have the right log", traffic.refusals, 3 * 4);
   });
 
-  test("count: RPCs for an election, for agreement, and when nothing happens", () => {
+  test("count: limits on requests for an election, for agreement, and for idle servers", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     const election = stage.count();
     stage.leader();
     within("Requests until a leader is elected", election.requests, 30);
     stage.run(1000);
-    writers.greet();
+    writers.openSessions();
     const lines = linesOf("line", 10);
     const agreement = stage.count();
     for (const line of lines) stage.settle(writers.propose(stage.leader(), line));
@@ -239,12 +242,12 @@ describe("agreement", () => {
     within("Requests for 10 commands at once", burst.requests, 4);
     const idle = stage.count();
     stage.run(1000);
-    within("Requests in a second in which nothing happens", idle.requests, 2 * 10);
+    within("Requests of idle servers in a second", idle.requests, 2 * 10);
   });
 });
 
 describe("persistence", () => {
-  test("persist 1: crashes of all, of the leader, of a follower", () => {
+  test("persist 1: crashes of all servers, of the leader, and of a follower", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     writers.agree("first");
@@ -263,10 +266,10 @@ describe("persistence", () => {
     writers.agree("without a follower that has crashed");
     stage.start(follower);
     expect(writers.agree("last")).toBe(7);
-    writers.expectOneStory();
+    writers.expectSameLines();
   });
 
-  test("persist 2: majorities that take turns", () => {
+  test("persist 2: majorities that alternate", () => {
     forSeeds(3, (random, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
@@ -277,7 +280,7 @@ describe("persistence", () => {
         stage.crash(b);
         writers.agree(`three ${round}`);
         for (const name of others) stage.crash(name);
-        // Of the three that have the last line only one is there.
+        // Only one of these three has the last line.
         stage.start(a);
         stage.start(b);
         stage.run(ELECTION_MS);
@@ -287,7 +290,7 @@ describe("persistence", () => {
         for (const name of others.slice(1)) stage.start(name);
       }
       expect(writers.agree("the end")).toBe(16);
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 
@@ -308,18 +311,23 @@ describe("persistence", () => {
       expect(writers.holders("two")).toContain(away);
       stage.start(other);
       expect(writers.agree("all again")).toBe(4);
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 
-  /** Leaders crash with what they have just taken on, half sent; at least three servers run. */
+  /**
+   * Proposes lines to all servers, and crashes the leaders while the lines are in flight. At least
+   * three servers run.
+   */
   function crashLeaders(writers: Writers, random: Random, turns: number): number {
     const { stage } = writers;
     let crashes = 0;
     for (let turn = 0; turn < turns; turn += 1) {
-      const up = stage.names.filter((name) => stage.isUp(name));
-      const leaders = stage.leaders(up);
-      for (const name of up) void writers.propose(name, `${turn} at ${name} ${"x".repeat(1200)}`);
+      const running = stage.names.filter((name) => stage.isUp(name));
+      const leaders = stage.leaders(running);
+      for (const name of running) {
+        void writers.propose(name, `${turn} at ${name} ${"x".repeat(1200)}`);
+      }
       stage.run(random() < 0.1 ? (ELECTION_MS / 4) * random() : 13 * random());
       for (const name of leaders) {
         stage.crash(name, "parts");
@@ -332,41 +340,41 @@ describe("persistence", () => {
     return crashes;
   }
 
-  test("persist 3, in between: a follower that crashes while it saves has promised nothing", () => {
+  test("persist 3, in between: a follower that crashes before a sync has promised nothing", () => {
     forSeeds(5, (_, seed) => {
       const writers = new Writers(seed, 3);
       const { stage } = writers;
-      writers.greet();
+      writers.openSessions();
       const leader = stage.leader();
-      const [saves = "", away = ""] = stage.followers();
+      const [crashing = "", away = ""] = stage.followers();
       stage.disconnect(away);
-      stage.crashBefore(saves, ({ what }) => what === "sync");
-      writers.doom(leader, "on one disk");
-      expect(stage.isUp(saves)).toBe(false);
+      stage.crashBefore(crashing, ({ what }) => what === "sync");
+      writers.proposeInVain(leader, "on one disk");
+      expect(stage.isUp(crashing)).toBe(false);
       stage.disconnect(leader);
-      stage.start(saves);
+      stage.start(crashing);
       stage.connect(away);
       writers.agree("on two others");
       stage.connect(leader);
-      writers.expectOneStory();
-      expect(writers.story).not.toContain("on one disk");
+      writers.expectSameLines();
+      expect(writers.lines).not.toContain("on one disk");
     });
   });
 
   /**
-   * Figure 8 up to (c): a first leader has brought an entry to one follower; another one, in the
-   * next term, has its no-op in that place for itself; and a third leader, which has that entry,
-   * has brought it to all who run, but nothing of its own term. The second leader is down.
+   * Plays Figure 8 up to (c). Example: a has brought an entry to b. Then c, in the next term, has
+   * its no-op at that index, on its own disk only, and is down. Then a or b leads, and has brought
+   * the first entry to all running servers, but no entry of its own term.
    */
-  function drawFigure8(seed: number) {
+  function playFigure8(seed: number) {
     const writers = new Writers(seed, 5);
     const { stage } = writers;
-    const line = `of an earlier term ${"x".repeat(1300)}`; // It fills a datagram.
-    writers.greet();
+    const line = `of an earlier term ${"x".repeat(1300)}`; // As large as a datagram.
+    writers.openSessions();
     const first = stage.leader();
     const [friend = "", ...others] = stage.followers();
     stage.disconnect(...others);
-    writers.doom(first, line);
+    writers.proposeInVain(first, line);
     const { lastIndex } = stage.status(first);
     expect(stage.status(friend)).toMatchObject({ lastIndex, commitIndex: lastIndex - 1 });
     stage.crash(first);
@@ -385,12 +393,13 @@ describe("persistence", () => {
     stage.run(ELECTION_MS / 2);
     for (const name of stage.connected) {
       expect(stage.status(name).lastIndex).toBeGreaterThanOrEqual(lastIndex);
-      expect(stage.status(name).commitIndex).toBeLessThan(lastIndex); // Although it is on four.
+      // Although the entry is on four servers.
+      expect(stage.status(name).commitIndex).toBeLessThan(lastIndex);
     }
     return { writers, stage, line, second, third, rest: others.filter((n) => n !== second) };
   }
 
-  /** Waits for a leader among these whose own entry is on its disk. */
+  /** Waits for a leader among these servers whose own entry is on its disk. */
   function lead(stage: Writers["stage"], among: readonly string[]): string[] {
     const done = () =>
       stage.leaders(among).filter((name) => {
@@ -403,7 +412,7 @@ describe("persistence", () => {
 
   test("figure 8, as it is drawn: (d) an entry on a majority is overwritten", () => {
     forSeeds(5, (_, seed) => {
-      const { writers, stage, line, second, third, rest } = drawFigure8(seed);
+      const { writers, stage, line, second, third, rest } = playFigure8(seed);
       stage.crash(third);
       stage.lose = undefined;
       stage.disconnect(...stage.names);
@@ -413,26 +422,26 @@ describe("persistence", () => {
       expect(stage.leader()).toBe(second);
       stage.start(third);
       stage.heal();
-      writers.expectOneStory();
-      expect(writers.story).not.toContain(line);
+      writers.expectSameLines();
+      expect(writers.lines).not.toContain(line);
     });
   });
 
-  test("figure 8, as it is drawn: (e) with one of the leader's own term it is safe", () => {
+  test("figure 8, as it is drawn: (e) an entry before one of the leader's own term is safe", () => {
     forSeeds(5, (_, seed) => {
-      const { writers, stage, line, second, third } = drawFigure8(seed);
+      const { writers, stage, line, second, third } = playFigure8(seed);
       stage.lose = undefined;
       writers.agree("another line");
       stage.crash(third);
       stage.start(second);
       writers.agree("a third line");
       stage.start(third);
-      writers.expectOneStory();
-      expect(writers.story).toContain(line);
+      writers.expectSameLines();
+      expect(writers.lines).toContain(line);
     });
   });
 
-  test("figure 8", () => {
+  test("figure 8: leaders crash again and again on a slow network", () => {
     forSeeds(2, (random, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
@@ -441,20 +450,20 @@ describe("persistence", () => {
       expect(crashLeaders(writers, random, 300)).toBeGreaterThan(10);
       for (const name of stage.names.filter((n) => !stage.isUp(n))) stage.start(name);
       writers.agree("after");
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 });
 
 describe("an unreliable network", () => {
-  test("unreliable agree", () => {
+  test("unreliable agree: every line is committed although datagrams are lost", () => {
     const writers = new Writers(1, 5);
     const { stage } = writers;
     stage.network = "unreliable";
-    writers.greet();
+    writers.openSessions();
     const lines = linesOf("line", 250);
     const proposed = lines.map((line, i) => {
-      // Some are under way at a time, through every server, and overtake each other.
+      // Several lines are in flight at a time, through all servers, and overtake each other.
       stage.run(10 * stage.random());
       return writers.propose(stage.names[i % 5] ?? "", line);
     });
@@ -463,16 +472,16 @@ describe("an unreliable network", () => {
     }
     stage.network = "steady";
     expect(writers.agree("the end")).toBe(5 + lines.length + 1);
-    writers.expectOneStory();
+    writers.expectSameLines();
   });
 
-  test("figure 8 unreliable", () => {
+  test("figure 8 unreliable: leaders are cut off again and again, and datagrams are late", () => {
     forSeeds(3, (random, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
       stage.network = "unreliable";
-      writers.greet();
-      const told = { cutOff: 0 };
+      writers.openSessions();
+      const counts = { cutOff: 0 };
       for (let turn = 0; turn < 300; turn += 1) {
         if (turn === 60) stage.network = "reordering";
         const leaders = stage.leaders(stage.names);
@@ -480,19 +489,19 @@ describe("an unreliable network", () => {
         stage.run(random() < 0.1 ? (ELECTION_MS / 4) * random() : 13 * random());
         if (leaders.length === 0) stage.run(ELECTION_MS / 20);
         else if (random() < 0.5) stage.disconnect(...leaders);
-        told.cutOff += leaders.length;
+        counts.cutOff += leaders.length;
         const away = stage.names.filter((name) => !stage.connected.includes(name));
         if (away.length > 2) stage.connect(drawFrom(random, away));
       }
-      expect(told.cutOff).toBeGreaterThan(10);
+      expect(counts.cutOff).toBeGreaterThan(10);
       stage.connect(...stage.names);
       writers.agree("after");
       stage.network = "steady";
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 
-  /** Servers crash, come back, are cut off and found again, while three clients go on. */
+  /** Crashes, restarts, disconnects and reconnects servers while three clients work. */
   function churn(seed: number, random: Random, network: Stage<never>["network"]): void {
     const writers = new Writers(seed, 5);
     const { stage } = writers;
@@ -521,19 +530,23 @@ describe("an unreliable network", () => {
     stage.settle(ended);
     stage.network = "steady";
     writers.agree("the end");
-    writers.expectOneStory();
+    writers.expectSameLines();
     expect(done.length).toBeGreaterThan(20);
-    const story = new Set(writers.story);
-    expect(done.filter((line) => !story.has(line))).toEqual([]);
+    const committed = new Set(writers.lines);
+    expect(done.filter((line) => !committed.has(line))).toEqual([]);
   }
 
-  test("reliable churn", () => forSeeds(3, (random, seed) => churn(seed, random, "slow")));
-  test("unreliable churn", () => forSeeds(3, (random, seed) => churn(seed, random, "unreliable")));
+  test("reliable churn: no completed command is lost", () =>
+    forSeeds(3, (random, seed) => churn(seed, random, "slow")));
+  test("unreliable churn: no completed command is lost", () =>
+    forSeeds(3, (random, seed) => churn(seed, random, "unreliable")));
 });
 
 describe("snapshots", () => {
   const options = { snapshotBytes: 2000 };
-  /** What a log may have: what causes a snapshot, what stays for slow followers, what came since. */
+  /**
+   * Room for the log at the last snapshot, for a tail for slow followers, and for later entries.
+   */
   const LOG_BYTES = 3 * options.snapshotBytes;
 
   function expectSmallLogs({ stage }: Writers): void {
@@ -542,7 +555,7 @@ describe("snapshots", () => {
     }
   }
 
-  test("snapshot basic", () => {
+  test("snapshot basic: every server takes snapshots, and keeps a small log", () => {
     const writers = new Writers(1, 3, options);
     for (const line of linesOf("line", 100)) writers.agree(line);
     writers.stage.run(1000);
@@ -550,14 +563,14 @@ describe("snapshots", () => {
       expect(writers.stage.status(name).snapshotIndex).toBeGreaterThan(20);
     }
     expectSmallLogs(writers);
-    writers.expectOneStory();
+    writers.expectSameLines();
   });
 
-  /** Again and again one server misses more than the others' logs still have. */
+  /** Lets one server miss more entries than the others' logs keep, again and again. */
   function install(
     seed: number,
     random: Random,
-    how: "cut off" | "crashed",
+    failure: "cut off" | "crashed",
     network: Stage<never>["network"],
   ): void {
     const writers = new Writers(seed, 3, options);
@@ -568,57 +581,57 @@ describe("snapshots", () => {
     for (let round = 1; round <= 6; round += 1) {
       const leader = stage.leader();
       const victim = round % 3 === 0 ? leader : stage.followers()[0] ?? "";
-      if (how === "cut off") stage.disconnect(victim);
+      if (failure === "cut off") stage.disconnect(victim);
       else stage.crash(victim, "parts");
-      const heir = stage.leader();
-      const before = stage.status(heir).snapshotIndex;
+      const nextLeader = stage.leader();
+      const before = stage.status(nextLeader).snapshotIndex;
       const lines = linesOf(`round ${round}, line`, 80 + Math.floor(40 * random()));
       for (let i = 0; i < lines.length; i += 5) {
-        void writers.propose(heir, ...lines.slice(i, i + 5));
+        void writers.propose(nextLeader, ...lines.slice(i, i + 5));
         stage.until("they agree", () => writers.holders(lines[i] ?? "").length >= 2);
       }
-      stage.until("a snapshot is taken", () => stage.status(heir).snapshotIndex > before);
+      stage.until("a snapshot is taken", () => stage.status(nextLeader).snapshotIndex > before);
       expectSmallLogs(writers);
-      if (how === "cut off") stage.connect(victim);
+      if (failure === "cut off") stage.connect(victim);
       else stage.start(victim);
       writers.agree(`round ${round} is over`);
     }
     expect(traffic.snapshotChunks).toBeGreaterThan(6);
     stage.network = "steady";
-    writers.expectOneStory();
+    writers.expectSameLines();
   }
 
-  test("snapshot install", () =>
+  test("snapshot install: a server that was cut off gets a snapshot", () =>
     forSeeds(3, (random, seed) => install(seed, random, "cut off", "steady")));
-  test("snapshot install unreliable", () =>
+  test("snapshot install unreliable: the same on an unreliable network", () =>
     forSeeds(3, (random, seed) => install(seed, random, "cut off", "unreliable")));
-  test("snapshot install crash", () =>
+  test("snapshot install crash: a server that was down gets a snapshot", () =>
     forSeeds(3, (random, seed) => install(seed, random, "crashed", "steady")));
-  test("snapshot install uncrash: crashes, and an unreliable network", () =>
+  test("snapshot install uncrash: the same on an unreliable network", () =>
     forSeeds(3, (random, seed) => install(seed, random, "crashed", "unreliable")));
 
-  test("snapshot all crash: one while it takes a snapshot, then all", () => {
+  test("snapshot all crash: a server crashes during its snapshot, then all servers do", () => {
     forSeeds(5, (random, seed) => {
       const writers = new Writers(seed, 3, options);
       const { stage } = writers;
-      let [place, inTheAct] = [0, 0];
+      let [place, crashesInSnapshot] = [0, 0];
       for (let round = 1; round <= 5; round += 1) {
         const isDue = ({ file }: Operation) => file.includes("snapshot") && random() < 0.2;
         stage.crashBefore(drawFrom(random, stage.names), isDue);
         for (const line of linesOf(`round ${round}, line`, 60 + Math.floor(20 * random()))) {
           expect(writers.agree(line)).toBe(place += 1);
         }
-        inTheAct += stage.names.filter((name) => !stage.isUp(name)).length;
+        crashesInSnapshot += stage.names.filter((name) => !stage.isUp(name)).length;
         stage.restart(...stage.names);
         expect(writers.agree(`after crash ${round}`)).toBe(place += 1);
       }
-      expect(inTheAct).toBeGreaterThan(1);
+      expect(crashesInSnapshot).toBeGreaterThan(1);
       expectSmallLogs(writers);
-      writers.expectOneStory();
+      writers.expectSameLines();
     });
   });
 
-  test("snapshot init: what comes after a snapshot survives the next crash, too", () => {
+  test("snapshot init: entries after a snapshot survive the next crash", () => {
     const writers = new Writers(1, 3, options);
     const { stage } = writers;
     for (const line of linesOf("line", 80)) writers.agree(line);
@@ -630,6 +643,6 @@ describe("snapshots", () => {
     stage.restart(...stage.names);
     expect(stage.status("a").snapshotIndex).toBe(snapshotIndex);
     expect(writers.agree("after another")).toBe(82);
-    writers.expectOneStory();
+    writers.expectSameLines();
   });
 });

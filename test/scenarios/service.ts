@@ -1,4 +1,6 @@
-/** A key-value store and its users, and the check that their answers are those of one store. */
+/**
+ * A key-value store and its users, and the check that their answers are those of a single store.
+ */
 import { expect } from "bun:test";
 import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
 import { type Call, perform } from "../simulation/full/workload.ts";
@@ -6,13 +8,13 @@ import { checkLinearizable } from "../simulation/linearizability.ts";
 import { linesOf } from "./journal.ts";
 import { drawFrom, Stage } from "./stage.ts";
 
-type Question = Pick<Call, "what" | "key"> & Partial<Pick<Call, "value" | "expected">>;
+type Arguments = Pick<Call, "what" | "key"> & Partial<Pick<Call, "value" | "expected">>;
 type Answer = Call["result"];
 
-/** Somebody who uses the store through a client, one call after the other. */
+/** A user of the store, which calls it through a client, one call after the other. */
 export class User {
   readonly store: KeyValues;
-  /** What each key had when this user last knew. */
+  /** The value that this user last saw or wrote for each key. */
   private readonly known = new Map<string, string | undefined>();
 
   constructor(
@@ -24,8 +26,8 @@ export class User {
     this.store = new KeyValues(via);
   }
 
-  /** Asks, and remembers in the history when that was, and what came of it. */
-  async ask({ what, key, value, expected }: Question): Promise<Answer> {
+  /** Calls the store, and records the call's start, end and result in the history. */
+  async call({ what, key, value, expected }: Arguments): Promise<Answer> {
     const call: Call = {
       who: this.name,
       what,
@@ -45,19 +47,19 @@ export class User {
   }
 
   put(key: string, value: string): Promise<Answer> {
-    return this.ask({ what: "put", key, value });
+    return this.call({ what: "put", key, value });
   }
 
   get(key: string): Promise<Answer> {
-    return this.ask({ what: "get", key });
+    return this.call({ what: "get", key });
   }
 
-  /** Puts a value in the place of the one that was there when this user last knew. */
+  /** Replaces the value that this user last saw or wrote. */
   replace(key: string, value: string): Promise<Answer> {
-    return this.ask({ what: "cas", key, value, expected: this.known.get(key) });
+    return this.call({ what: "cas", key, value, expected: this.known.get(key) });
   }
 
-  /** Adds words to a value to which others may add, too. */
+  /** Appends words to a value while other users may append to it, too. */
   async append(key: string, words: readonly string[]): Promise<void> {
     for (const word of words) {
       while (!(await this.replace(key, (this.known.get(key) ?? "") + word))) await this.get(key);
@@ -74,12 +76,12 @@ export class Service {
     this.stage = new Stage(seed, size, () => new KeyValueStore(), options);
   }
 
-  /** Somebody on a machine of that name, who waits as long as it takes. */
+  /** Returns a user on a machine with this name, whose calls have no short timeout. */
   user(name: string): User {
     return this.userVia(name, this.stage.client(name));
   }
 
-  /** Somebody who asks one server only, from within its program. */
+  /** Returns a user in the program of a server. */
   userAt(server: string): User {
     return this.userVia(`at ${server}`, this.stage.life(server).node);
   }
@@ -88,7 +90,7 @@ export class Service {
     return new User(name, via, this.history, () => this.instants += 1);
   }
 
-  /** Reads, writes and replaces values, until it is over. */
+  /** Reads, writes and replaces values until `isOver`. */
   async work(user: User, keys: readonly string[], isOver: () => boolean): Promise<void> {
     const { random, simulation } = this.stage;
     for (let i = 1; !isOver(); i += 1) {
@@ -123,10 +125,10 @@ export type Plan = {
 
 const ROUNDS = 3;
 const CALM_MS = 2000;
-/** Who is divided needs time for elections. */
+/** Partitioned servers need time for elections. */
 const DIVIDED_MS = 5000;
 
-/** Rounds in which clients use the store, each its own key or all the same ones. */
+/** Plays rounds: clients use the store, each with its own key or all with the same keys. */
 export function serve(seed: number, plan: Plan): void {
   const { clients, servers = 5, isUnreliable, isShared, snapshotBytes } = plan;
   const service = new Service(seed, servers, snapshotBytes === undefined ? {} : { snapshotBytes });
@@ -150,8 +152,8 @@ export function serve(seed: number, plan: Plan): void {
 }
 
 /**
- * Servers may be divided again and again while clients work. Then everything heals, or all servers
- * crash and come back, and whoever still waits must get an answer.
+ * Plays a round. The servers are partitioned again and again if the plan says so, while clients
+ * work. At the end the partition heals, or all servers restart, and every call must be answered.
  */
 function playRound(
   { stage }: Service,
@@ -171,7 +173,7 @@ function playRound(
   stage.settle(Promise.all(ended));
 }
 
-/** Every server goes to one of two sides; one of them has a majority. Clients reach both. */
+/** Partitions the servers at random into two sides. Clients reach both. */
 function divide(stage: Stage<KeyValueStore>): void {
   const isLeft = new Map(stage.names.map((name) => [name, stage.random() < 0.5]));
   stage.split(
@@ -180,11 +182,11 @@ function divide(stage: Stage<KeyValueStore>): void {
   );
 }
 
-/** The run proves something: there were calls, and snapshots if there were to be any. */
+/** Expects that the run proves something: it has calls, and snapshots if the plan has them. */
 function expectUsed({ stage, answered }: Service, plan: Plan): void {
   const { clients, isPartitioned, snapshotBytes } = plan;
   expect(answered).toBeGreaterThan((isPartitioned ? 10 : 30) * clients);
-  stage.run(1000); // What is being written of a snapshot is finished.
+  stage.run(1000); // A snapshot that is being written is finished by then.
   for (const name of stage.names) {
     const { logBytes, snapshotIndex } = stage.status(name);
     if (snapshotBytes === undefined) expect(snapshotIndex).toBe(0);

@@ -1,7 +1,7 @@
 /**
  * The stage of the scenarios: real servers in a simulated world. A scenario decides which servers
- * run, which reach each other, and what the network does. The promises of Figure 3 are judged after
- * every turn of a server.
+ * run, which ones reach each other, and how the network behaves. The properties of Figure 3 are
+ * checked after each turn of a server.
  */
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
@@ -13,23 +13,23 @@ import { pick, type Random } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { type Packet, type Route, Simulation } from "../support/world.ts";
 
-/** What becomes of a datagram that has a way to where it is going. */
+/** The routes of a datagram whose receiver is reachable. */
 const networks = {
   steady: (random: Random): Route[] => [{ afterMs: 0.1 + 0.9 * random() }],
-  /** Some are lost, some come twice, and they overtake each other. */
+  /** Loses some datagrams, repeats some, and reorders them. */
   unreliable: (random: Random): Route[] => {
     const afterMs = 27 * random();
     if (random() < 0.1) return [];
     return random() < 0.05 ? [{ afterMs }, { afterMs: 2 * afterMs }] : [{ afterMs }];
   },
-  /** So slow that a crash meets entries on their way. */
+  /** Slow enough that a crash finds entries in flight. */
   slow: (random: Random): Route[] => [{ afterMs: 1 + 19 * random() }],
-  /** Unreliable, and a quarter is so late that whole terms may have gone by. */
+  /** Unreliable, and a quarter of the datagrams is late by up to a few terms. */
   reordering: (random: Random): Route[] =>
     random() < 0.25 ? [{ afterMs: 200 + 2200 * random() }] : networks.unreliable(random),
 };
 
-/** What servers have said to each other while somebody counted. */
+/** The messages between servers since `count` was called. */
 export type Traffic = {
   requests: number;
   replies: number;
@@ -45,7 +45,7 @@ export class Stage<Machine extends StateMachine> {
   readonly simulation: Simulation;
   readonly names: readonly string[];
   network: keyof typeof networks = "steady";
-  /** Datagrams with what this says of are lost, whatever the network is. */
+  /** Selects messages whose datagrams are lost, on any network. */
   lose: ((said: Sentence) => boolean) | undefined;
   private readonly lives = new Map<string, Life<Machine>>();
   private readonly sides = new Map<string, string>();
@@ -90,7 +90,7 @@ export class Stage<Machine extends StateMachine> {
     this.lives.set(name, { node, machine });
   }
 
-  /** The power fails: what was not synced is forgotten, unless chance keeps it. */
+  /** Cuts the power: data that was not synced is lost, unless chance keeps it. */
   crash(name: string, keep: Keep = "nothing"): void {
     const machine = this.simulation.machine(name);
     machine.disk.fault = () => undefined;
@@ -98,7 +98,7 @@ export class Stage<Machine extends StateMachine> {
     this.lives.delete(name);
   }
 
-  /** The power fails just before its disk does such a thing. */
+  /** Cuts the power just before the disk does such an operation. */
   crashBefore(name: string, isIt: (operation: Operation) => boolean): void {
     const { disk } = this.simulation.machine(name);
     disk.fault = (operation) => {
@@ -118,7 +118,7 @@ export class Stage<Machine extends StateMachine> {
 
   life(name: string): Life<Machine> {
     const life = this.lives.get(name);
-    if (!life) throw new Error(`${name} does not run.`);
+    if (!life) throw new Error(`Server ${name} does not run.`);
     return life;
   }
 
@@ -128,7 +128,7 @@ export class Stage<Machine extends StateMachine> {
 
   // ------------------------------------------- Network -------------------------------------------
 
-  /** Cuts these off, each from everybody. They go on running. */
+  /** Cuts each of these servers off from all others. They keep running. */
   disconnect(...names: readonly string[]): void {
     for (const name of names) this.sides.set(name, `${name} alone`);
   }
@@ -137,7 +137,9 @@ export class Stage<Machine extends StateMachine> {
     for (const name of names) this.sides.delete(name);
   }
 
-  /** Who is named together reaches each other. A client that is not named reaches everyone. */
+  /**
+   * Lets the servers of a group reach only each other. A client in no group reaches all servers.
+   */
   split(...groups: readonly (readonly string[])[]): void {
     groups.forEach((group, side) => group.forEach((name) => this.sides.set(name, `${side}`)));
   }
@@ -154,12 +156,12 @@ export class Stage<Machine extends StateMachine> {
     return a === undefined || b === undefined || a === b;
   }
 
-  /** The servers that run, and are not cut off. */
+  /** The servers that run and are not cut off. */
   get connected(): string[] {
     return this.names.filter((name) => this.isUp(name) && !this.sides.has(name));
   }
 
-  /** Counts, from now on, what servers say to each other. */
+  /** Counts the messages between servers from now on. */
   count(): Traffic {
     const traffic = { requests: 0, replies: 0, refusals: 0, bytes: 0, snapshotChunks: 0 };
     this.simulation.watch = ({ packet }) => {
@@ -181,10 +183,10 @@ export class Stage<Machine extends StateMachine> {
     this.simulation.run(ms);
   }
 
-  /** Lets time pass until it is so, but not for ever. */
+  /** Lets time pass until `isSo`. Throws after `limitMs`. */
   until(what: string, isSo: () => boolean, limitMs = 20_000): void {
     if (this.simulation.run(limitMs, isSo)) return;
-    throw new Error(`It does not happen in ${limitMs} ms of simulated time that ${what}.`);
+    throw new Error(`In ${limitMs} ms of simulated time it did not happen that ${what}.`);
   }
 
   settle<T>(promise: Promise<T>): T {
@@ -195,12 +197,12 @@ export class Stage<Machine extends StateMachine> {
     return among.filter((name) => this.status(name).role === "Leader");
   }
 
-  /** The one leader of these, after as long as it takes until all of them follow it. */
+  /** Waits until all these servers follow one leader among them, and returns its name. */
   leader(among: readonly string[] = this.connected): string {
     const isSettled = () => {
-      const [one, ...more] = this.leaders(among);
-      return one !== undefined && more.length === 0
-        && among.every((name) => this.status(name).leader === one);
+      const [first, ...more] = this.leaders(among);
+      return first !== undefined && more.length === 0
+        && among.every((name) => this.status(name).leader === first);
     };
     this.until(`${among.join(" ")} have one leader`, isSettled);
     return this.leaders(among)[0] ?? "";
@@ -224,14 +226,14 @@ export class Stage<Machine extends StateMachine> {
   }
 }
 
-/** One of those that there are, which are some. */
+/** Draws one element of a list that is not empty. */
 export function drawFrom(random: Random, some: readonly string[]): string {
   return pick(random, some as [string, ...string[]]);
 }
 
-/** Demands that a scenario keeps its limit, and tells what it needed. */
+/** Expects that a scenario keeps its limit, and prints the measured value. */
 export function within(what: string, measured: number, limit: number): void {
-  const tell = (value: number) => value.toLocaleString("en", { maximumFractionDigits: 2 });
-  console.log(`${what}: ${tell(measured)}, of at most ${tell(limit)}`);
+  const print = (value: number) => value.toLocaleString("en", { maximumFractionDigits: 2 });
+  console.log(`${what}: ${print(measured)}, of at most ${print(limit)}`);
   expect(measured).toBeLessThanOrEqual(limit);
 }

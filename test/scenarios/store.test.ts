@@ -1,6 +1,6 @@
 /**
- * Tests that clients of the key-value store get the right answers while its servers fail. Each
- * situation has the name that it has in MIT's distributed systems course (6.5840, the lab with the
+ * Tests that clients of the key-value store get the right answers while its servers fail. The names
+ * before a colon are those of MIT's distributed systems course (6.5840, the lab with the
  * fault-tolerant key-value service).
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -10,11 +10,11 @@ import { linesOf } from "./journal.ts";
 import { type Plan, serve, Service } from "./service.ts";
 import { within } from "./stage.ts";
 
-// No scenario takes long, but the machine may have much else to do.
+// A scenario takes a few seconds, but much longer on a busy machine.
 setDefaultTimeout(120_000);
 
 const snapshotBytes = 2000;
-/** A log of more than this should have been replaced by a snapshot. */
+/** A longer log must have been replaced by a snapshot. */
 const LOG_BYTES = 3 * snapshotBytes;
 
 const serveAll = (seeds: number, plan: Plan) =>
@@ -22,7 +22,7 @@ const serveAll = (seeds: number, plan: Plan) =>
     serve(seed, plan);
   });
 
-/** Appends of one client, one after the other, in simulated time. */
+/** Measures the appends of one client, one after the other, in simulated time. */
 function expectSpeed(what: string, options: { snapshotBytes?: number }): Service {
   const service = new Service(1, 3, options);
   const { stage } = service;
@@ -32,7 +32,7 @@ function expectSpeed(what: string, options: { snapshotBytes?: number }): Service
   const words = linesOf(", w", 1000);
   const from = stage.simulation.now;
   stage.settle(user.append("x", words));
-  // Of these two are syncs, one after the other: an append waits for no heartbeat and no tick.
+  // Two syncs take 2 of these milliseconds. An append waits for no heartbeat and no timer.
   within(`Milliseconds for ${what}`, (stage.simulation.now - from) / words.length, 10);
   expect(stage.settle(user.get("x"))).toBe(words.join(""));
   service.expectLinearizable();
@@ -40,14 +40,15 @@ function expectSpeed(what: string, options: { snapshotBytes?: number }): Service
 }
 
 describe("the store", () => {
-  test("basic", () => serveAll(1, { clients: 1 }));
+  test("basic: one client", () => serveAll(1, { clients: 1 }));
 
-  test("speed", () => {
+  test("speed: an append takes a few milliseconds", () => {
     expectSpeed("an append", {});
   });
 
-  test("concurrent", () => serveAll(1, { clients: 5 }));
-  test("unreliable", () => serveAll(2, { clients: 5, isUnreliable: true }));
+  test("concurrent: five clients", () => serveAll(1, { clients: 5 }));
+  test("unreliable: five clients on an unreliable network", () =>
+    serveAll(2, { clients: 5, isUnreliable: true }));
 
   test("unreliable, one key: every append is there once, in its client's order", () => {
     forSeeds(3, (_, seed) => {
@@ -69,47 +70,53 @@ describe("the store", () => {
   });
 });
 
-describe("the store, divided", () => {
-  /** The leader and one follower on the one side, all others on the other, a client on each. */
+describe("the store with a partition", () => {
+  /**
+   * Returns a store with the leader and one follower on one side, all others on the other side, and
+   * a client on each.
+   */
   function divided(seed: number) {
     const service = new Service(seed, 5);
     const { stage } = service;
     const leader = stage.leader();
-    const [friend = "", ...others] = stage.followers();
-    const [few, many] = [service.user("few's client"), service.user("many's client")];
-    stage.settle(few.put("x", "before"));
-    stage.settle(many.put("y", "before"));
-    stage.split([leader, friend, few.name], [...others, many.name]);
-    return { service, stage, few, many };
+    const [follower = "", ...others] = stage.followers();
+    const [minority, majority] = [
+      service.user("minority's client"),
+      service.user("majority's client"),
+    ];
+    stage.settle(minority.put("x", "before"));
+    stage.settle(majority.put("y", "before"));
+    stage.split([leader, follower, minority.name], [...others, majority.name]);
+    return { service, stage, few: minority, many: majority };
   }
 
-  test("one partition: progress in the majority", () => {
+  test("one partition: the majority's client is served", () => {
     forSeeds(3, (_, seed) => {
-      const { service, stage, many } = divided(seed);
-      stage.settle(many.put("x", "meanwhile"));
-      expect(stage.settle(many.get("x"))).toBe("meanwhile");
+      const { service, stage, many: majority } = divided(seed);
+      stage.settle(majority.put("x", "meanwhile"));
+      expect(stage.settle(majority.get("x"))).toBe("meanwhile");
       service.expectLinearizable();
     });
   });
 
-  test("one partition: none in the minority, and completion after it heals", () => {
+  test("one partition: the minority's client is answered only after the partition heals", () => {
     forSeeds(3, (_, seed) => {
-      const { service, stage, few, many } = divided(seed);
+      const { service, stage, few: minority, many: majority } = divided(seed);
       let completed = 0;
       const count = () => void (completed += 1);
-      const write = few.put("y", "from the few").then(count);
-      const read = few.get("x").then(count);
+      const write = minority.put("y", "from the minority").then(count);
+      const read = minority.get("x").then(count);
       stage.run(5000);
       expect(completed).toBe(0);
-      stage.settle(many.put("x", "meanwhile"));
-      expect(stage.settle(many.get("y"))).toBe("before");
+      stage.settle(majority.put("x", "meanwhile"));
+      expect(stage.settle(majority.get("y"))).toBe("before");
       expect(completed).toBe(0);
       const from = stage.simulation.now;
       stage.heal();
       stage.settle(Promise.all([write, read]));
       within("Milliseconds to completion after a partition", stage.simulation.now - from, 3000);
-      expect(stage.settle(many.get("y"))).toBe("from the few");
-      expect(stage.settle(few.get("x"))).toBe("meanwhile");
+      expect(stage.settle(majority.get("y"))).toBe("from the minority");
+      expect(stage.settle(minority.get("x"))).toBe("meanwhile");
       service.expectLinearizable();
     });
   });
@@ -118,7 +125,7 @@ describe("the store, divided", () => {
   slow("many partitions, many clients", () => serveAll(2, { clients: 5, isPartitioned: true }));
 });
 
-describe("the store, restarted", () => {
+describe("the store with restarts", () => {
   const restarts = true;
   test("persist, one client", () => serveAll(2, { clients: 1, restarts }));
   slow("persist, concurrent", () => serveAll(2, { clients: 5, restarts }));
@@ -138,27 +145,27 @@ describe("the store, restarted", () => {
     }));
 });
 
-describe("the store, with snapshots", () => {
-  test("snapshot RPC: who lags behind gets a snapshot, and serves nothing old", () => {
+describe("the store with snapshots", () => {
+  test("snapshot RPC: a server that lags gets a snapshot, and never answers with old values", () => {
     forSeeds(3, (_, seed) => {
       const service = new Service(seed, 3, { snapshotBytes });
       const { stage } = service;
       const leader = stage.leader();
-      const [other = "", behind = ""] = stage.followers();
+      const [other = "", lagging = ""] = stage.followers();
       const user = service.user("client");
       stage.settle(user.put("a", "old"));
-      stage.split([leader, other, user.name], [behind]);
+      stage.split([leader, other, user.name], [lagging]);
       for (const key of linesOf("key", 50)) stage.settle(user.put(key, key));
       stage.settle(user.put("a", "new"));
       stage.run(1000);
-      expect(stage.status(leader).snapshotIndex).toBeGreaterThan(stage.status(behind).lastIndex);
+      expect(stage.status(leader).snapshotIndex).toBeGreaterThan(stage.status(lagging).lastIndex);
       for (const name of [leader, other]) {
         expect(stage.status(name).logBytes).toBeLessThan(LOG_BYTES);
       }
-      // Now it is needed: without it there is no majority.
+      // Without this server there is no majority now, so it must get a snapshot.
       const traffic = stage.count();
-      const early = service.userAt(behind).get("a");
-      stage.split([leader, behind, user.name], [other]);
+      const early = service.userAt(lagging).get("a");
+      stage.split([leader, lagging, user.name], [other]);
       expect(stage.settle(early)).toBe("new");
       stage.settle(user.put("b", "later"));
       expect(stage.settle(user.get("key 1"))).toBe("key 1");
@@ -173,7 +180,7 @@ describe("the store, with snapshots", () => {
     });
   });
 
-  test("snapshot size: as small as the state, however much was written", () => {
+  test("snapshot size: log and snapshot are as small as the state, after any number of writes", () => {
     const service = new Service(1, 3, { snapshotBytes });
     const { stage } = service;
     const user = service.user("client");
@@ -188,7 +195,7 @@ describe("the store, with snapshots", () => {
     service.expectLinearizable();
   });
 
-  test("speed", () => {
+  test("speed: an append takes a few milliseconds with snapshots, too", () => {
     const { stage } = expectSpeed("an append, with snapshots", { snapshotBytes });
     expect(stage.status(stage.leader()).snapshotIndex).toBeGreaterThan(0);
   });
