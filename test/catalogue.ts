@@ -13,7 +13,7 @@
  * The thorough run (`CI=1 bun test`) plants all bugs. The short run plants none, but it runs the same
  * seeds and small tests, so it would catch each of them, except for these:
  */
-export const onlyThorough: readonly string[] = [];
+export const onlyThorough: readonly string[] = ["53"];
 
 import {
   cpSync,
@@ -413,7 +413,7 @@ export const planted: readonly Planted[] = [
       "return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
       `return typeof raw === "number" || isNatural ? raw : undefined;`,
     ]],
-    caughtBy: [{ file: "wire", title: "a value other than a natural number for one in %p" }],
+    caughtBy: [{ file: "wire", title: "a value other than a natural number for one in" }],
   },
   {
     id: "44b",

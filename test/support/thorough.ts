@@ -1,5 +1,5 @@
 /**
- * Decides how much `bun test` runs. Without `CI` it takes two minutes: the paper, all units, the
+ * Decides how much `bun test` runs. Without `CI` it takes two minutes: the paper, all units, most
  * scenarios, 100 simulated clusters, and one test of each kind with real processes. With `CI=1` it
  * is thorough: 1,000 clusters, longer searches, every bug of the catalogue, every process test.
  */

@@ -733,7 +733,7 @@ describe("a snapshot", () => {
   /** Writes the state after an entry, slice by slice, and returns its length. */
   function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
     let at = 0;
-    const head = { ...record("snapshot", "", index, term), listed: { founding: 7, members } };
+    const head = { ...record("snapshot", "", index, term), membership: { founding: 7, members } };
     for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
       const frame = encodeFrame([slice]);
       storage.writeSnapshot(at, frame);
