@@ -382,7 +382,7 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [
       { mode: "core", seed: 19 },
-      { file: "members", title: "is no voter for a server that has restarted" },
+      { file: "members", title: "elects no leader with a server that restarted" },
     ],
   },
   {
@@ -978,7 +978,7 @@ export const planted: readonly Planted[] = [
       "if (this.mayLead && this.log.lastIndex > 0) this.campaign",
       "if (this.mayLead) this.campaign",
     ]],
-    caughtBy: [{ file: "members", title: "that is empty does not lead" }],
+    caughtBy: [{ file: "members", title: "that is empty ignores a TimeoutNow to the disk" }],
   },
   {
     id: "103",
@@ -1578,7 +1578,7 @@ export const planted: readonly Planted[] = [
     changes: [
       ["this.foundingQueries > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
     ],
-    caughtBy: [{ file: "founding", title: "counts a founder as silent after questions for an" }],
+    caughtBy: [{ file: "founding", title: "counts a founder as silent only after asking it" }],
   },
   {
     id: "173",

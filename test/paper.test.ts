@@ -961,7 +961,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
   const carries = (term: number) => (m: Message) =>
     m.type === "AppendEntries" && m.entries.some((e) => e.term === term);
 
-  /** Plays steps (a) to (c). The entries at index 2 and 3 are the no-ops with which terms begin. */
+  /** Plays steps (a) to (c). The entries at index 2 and 3 are the no-ops of their terms. */
   const playToStepC = () => {
     // An entry is as large as a batch, so that S1 can replicate index 2 without index 3.
     const cluster = new Cluster(S, { log: [1], batchBytes: 1 });
@@ -974,7 +974,7 @@ describe("Figure 8: why a leader cannot determine commitment using ... older ter
     cluster.restart("S1");
     cluster.lost = (m) => carries(4)(m) || (m.type === "AppendEntries" && m.to === "S4");
     expect(cluster.elect("S1")).toBe(true); // (c) S1 is elected, and continues replication.
-    cluster.advance(4 * HEARTBEAT); // S1 sends index 3 in vain, and then heartbeats.
+    cluster.advance(4 * HEARTBEAT); // S1 sends index 3, which is lost, and then heartbeats.
     return cluster;
   };
   const logs = (cluster: Cluster) => S.map((name) => termsOf(cluster.at(name)));
@@ -1826,9 +1826,12 @@ describe("Figure 13: InstallSnapshot RPC", () => {
     for (const offset of [0, 20, 10, 0, 20, 10]) {
       const data = Buffer.alloc(10, `${offset}`);
       const isNext = offset === raft.incoming?.offset || !raft.incoming;
-      const { offset: has = 0 } = raft.incoming ?? {};
+      const { offset: received = 0 } = raft.incoming ?? {};
       const reply = one(step(raft, installSnapshot(2, { offset, data })));
-      expect(reply).toMatchObject({ success: offset <= has, offset: isNext ? offset + 10 : has });
+      expect(reply).toMatchObject({
+        success: offset <= received,
+        offset: isNext ? offset + 10 : received,
+      });
       written.push(...raft.incoming?.chunks.splice(0) ?? []);
     }
     expect(Buffer.concat(written).toString()).toBe("0000000000101010101020202020" + "20");
@@ -1897,8 +1900,7 @@ describe("Figure 13: InstallSnapshot RPC", () => {
   );
 
   test(
-    "... as to any snapshot of what is committed: an old one does not take the state back "
-      + "(catalogue 34)",
+    "[an old snapshot does not take the state back] (catalogue 34)",
     () => {
       const base = { index: 7, term: 2 };
       const raft = follower({ base, log: [2, 2], term: 3 });

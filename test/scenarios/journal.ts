@@ -77,13 +77,13 @@ export class Writers {
   holders(line: string): string[] {
     const place = this.places.get(line) ?? Number.POSITIVE_INFINITY;
     return this.stage.names.filter((name) =>
-      this.stage.isUp(name) && this.stage.life(name).machine.length >= place
+      this.stage.isUp(name) && this.stage.server(name).machine.length >= place
     );
   }
 
   /** Proposes lines to one server, which may be unable to commit them. */
   propose(name: string, ...lines: readonly string[]): Promise<PromiseSettledResult<number>[]> {
-    const { node } = this.stage.life(name);
+    const { node } = this.stage.server(name);
     return Promise.allSettled(
       lines.map(async (line) => Number(text(await node.propose(bytes(line))))),
     );
@@ -137,7 +137,7 @@ export class Writers {
     const { stage } = this;
     stage.leader();
     const haveAll = () =>
-      stage.names.every((name) => stage.life(name).machine.length === this.lines.length);
+      stage.names.every((name) => stage.server(name).machine.length === this.lines.length);
     stage.until("all servers have all lines", haveAll);
   }
 }

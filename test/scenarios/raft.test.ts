@@ -128,16 +128,16 @@ describe("agreement", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     writers.agree("before");
-    const away = stage.followers()[0] ?? "";
-    stage.disconnect(away);
+    const disconnected = stage.followers()[0] ?? "";
+    stage.disconnect(disconnected);
     for (const line of linesOf("meanwhile", 2)) writers.agree(line);
     stage.run(ELECTION_MS);
     for (const line of linesOf("later", 2)) writers.agree(line);
     const { term } = stage.status(stage.leader());
-    stage.connect(away);
+    stage.connect(disconnected);
     expect(writers.agree("after")).toBe(6);
     expect(writers.holders("meanwhile 1")).toEqual([...stage.names]);
-    expect(stage.status(away).term).toBe(term);
+    expect(stage.status(disconnected).term).toBe(term);
   });
 
   test("fail no agree: a minority commits nothing, and a later majority continues", () => {
@@ -146,10 +146,10 @@ describe("agreement", () => {
       const { stage } = writers;
       writers.openSessions();
       const leader = stage.leader();
-      const away = stage.followers().slice(0, 3);
-      stage.disconnect(...away);
+      const disconnected = stage.followers().slice(0, 3);
+      stage.disconnect(...disconnected);
       writers.proposeInVain(leader, "among two of five");
-      stage.connect(...away);
+      stage.connect(...disconnected);
       writers.agree("among five again");
       writers.agree("and again");
       writers.expectSameLines();
@@ -300,15 +300,15 @@ describe("persistence", () => {
       const { stage } = writers;
       writers.agree("all");
       const leader = stage.leader();
-      const [away = "", other = ""] = stage.followers();
-      stage.disconnect(away);
+      const [disconnected = "", other = ""] = stage.followers();
+      stage.disconnect(disconnected);
       writers.agree("two");
       stage.crash(leader);
       stage.crash(other);
-      stage.connect(away);
+      stage.connect(disconnected);
       stage.start(leader);
       writers.agree("another two");
-      expect(writers.holders("two")).toContain(away);
+      expect(writers.holders("two")).toContain(disconnected);
       stage.start(other);
       expect(writers.agree("all again")).toBe(4);
       writers.expectSameLines();
@@ -346,14 +346,14 @@ describe("persistence", () => {
       const { stage } = writers;
       writers.openSessions();
       const leader = stage.leader();
-      const [crashing = "", away = ""] = stage.followers();
-      stage.disconnect(away);
+      const [crashing = "", disconnected = ""] = stage.followers();
+      stage.disconnect(disconnected);
       stage.crashBefore(crashing, ({ what }) => what === "sync");
       writers.proposeInVain(leader, "on one disk");
       expect(stage.isUp(crashing)).toBe(false);
       stage.disconnect(leader);
       stage.start(crashing);
-      stage.connect(away);
+      stage.connect(disconnected);
       writers.agree("on two others");
       stage.connect(leader);
       writers.expectSameLines();
@@ -490,8 +490,8 @@ describe("an unreliable network", () => {
         if (leaders.length === 0) stage.run(ELECTION_MS / 20);
         else if (random() < 0.5) stage.disconnect(...leaders);
         counts.cutOff += leaders.length;
-        const away = stage.names.filter((name) => !stage.connected.includes(name));
-        if (away.length > 2) stage.connect(drawFrom(random, away));
+        const disconnected = stage.names.filter((name) => !stage.connected.includes(name));
+        if (disconnected.length > 2) stage.connect(drawFrom(random, disconnected));
       }
       expect(counts.cutOff).toBeGreaterThan(10);
       stage.connect(...stage.names);
@@ -508,10 +508,10 @@ describe("an unreliable network", () => {
     stage.network = network;
     const done: string[] = [];
     let isOver = false;
-    const work = async (who: string) => {
-      const client = stage.client(who, 10_000);
+    const work = async (name: string) => {
+      const client = stage.client(name, 10_000);
       for (let i = 1; !isOver; i += 1) {
-        const line = `${i} of ${who}`;
+        const line = `${i} of ${name}`;
         await client.propose(Buffer.from(line)).then(() => done.push(line), () => {});
       }
     };

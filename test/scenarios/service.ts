@@ -83,7 +83,7 @@ export class Service {
 
   /** Returns a user in the program of a server. */
   userAt(server: string): User {
-    return this.userVia(`at ${server}`, this.stage.life(server).node);
+    return this.userVia(`at ${server}`, this.stage.server(server).node);
   }
 
   private userVia(name: string, via: Pick<Client, "propose" | "read">): User {

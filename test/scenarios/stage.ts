@@ -38,7 +38,7 @@ export type Traffic = {
   snapshotChunks: number;
 };
 
-type Life<Machine> = { node: Node; machine: Machine };
+type RunningServer<Machine> = { node: Node; machine: Machine };
 const MAIN = "main";
 
 export class Stage<Machine extends StateMachine> {
@@ -46,8 +46,8 @@ export class Stage<Machine extends StateMachine> {
   readonly names: readonly string[];
   network: keyof typeof networks = "steady";
   /** Selects messages whose datagrams are lost, on any network. */
-  lose: ((said: Sentence) => boolean) | undefined;
-  private readonly lives = new Map<string, Life<Machine>>();
+  lose: ((message: Sentence) => boolean) | undefined;
+  private readonly running = new Map<string, RunningServer<Machine>>();
   private readonly sides = new Map<string, string>();
   private readonly figure3 = new Figure3();
   private broken: unknown;
@@ -68,8 +68,8 @@ export class Stage<Machine extends StateMachine> {
     };
     simulation.afterTurn = ({ name }) => {
       if (this.broken) throw this.broken;
-      const life = this.lives.get(name);
-      if (life) this.figure3.judge(name, life.node["core"]);
+      const server = this.running.get(name);
+      if (server) this.figure3.judge(name, server.node["core"]);
     };
     for (const name of this.names) this.start(name);
   }
@@ -85,9 +85,9 @@ export class Stage<Machine extends StateMachine> {
     const options = { machine, timeoutMs: 2000, ...this.options };
     const node = startNode(this.simulation, name, this.names, options);
     node.stopped.catch((reason: unknown) => {
-      if (this.lives.get(name)?.node === node) this.broken ??= reason;
+      if (this.running.get(name)?.node === node) this.broken ??= reason;
     });
-    this.lives.set(name, { node, machine });
+    this.running.set(name, { node, machine });
   }
 
   /** Cuts the power: data that was not synced is lost, unless chance keeps it. */
@@ -95,7 +95,7 @@ export class Stage<Machine extends StateMachine> {
     const machine = this.simulation.machine(name);
     machine.disk.fault = () => undefined;
     machine.powerCut(keep);
-    this.lives.delete(name);
+    this.running.delete(name);
   }
 
   /** Cuts the power just before the disk does such an operation. */
@@ -113,17 +113,17 @@ export class Stage<Machine extends StateMachine> {
   }
 
   isUp(name: string): boolean {
-    return this.lives.has(name);
+    return this.running.has(name);
   }
 
-  life(name: string): Life<Machine> {
-    const life = this.lives.get(name);
-    if (!life) throw new Error(`Server ${name} does not run.`);
-    return life;
+  server(name: string): RunningServer<Machine> {
+    const server = this.running.get(name);
+    if (!server) throw new Error(`Server ${name} does not run.`);
+    return server;
   }
 
   status(name: string): ReturnType<Node["status"]> {
-    return this.life(name).node.status();
+    return this.server(name).node.status();
   }
 
   // ------------------------------------------- Network -------------------------------------------

@@ -190,7 +190,7 @@ describe("the store with snapshots", () => {
       const { snapshotIndex, logBytes } = stage.status(name);
       expect(snapshotIndex).toBeGreaterThan(100);
       within(`${name}'s log`, logBytes, LOG_BYTES);
-      within(`${name}'s snapshot`, stage.life(name).node["core"].snapshot.size, 500);
+      within(`${name}'s snapshot`, stage.server(name).node["core"].snapshot.size, 500);
     }
     service.expectLinearizable();
   });

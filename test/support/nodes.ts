@@ -109,7 +109,7 @@ export class World {
     throw new Error("it should have been rejected with a RaftError");
   }
 
-  told(name: Name, type: NodeEvent["type"]): NodeEvent[] {
+  eventsOf(name: Name, type: NodeEvent["type"]): NodeEvent[] {
     return this.events.get(name)?.filter((event) => event.type === type) ?? [];
   }
 }

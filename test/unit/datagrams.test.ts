@@ -57,13 +57,13 @@ async function bind(port: number, receive: (bytes: Buffer) => void = () => {}): 
 /** Binds a port. Returns it, and a promise of the first `count` texts that arrive there. */
 async function expectTexts(count: number): Promise<{ port: number; texts: Promise<string[]> }> {
   const { promise: texts, resolve } = Promise.withResolvers<string[]>();
-  const heard: string[] = [];
+  const received: string[] = [];
   const port = await freePort();
   await bind(port, (bytes) => {
-    heard.push(bytes.toString());
-    if (heard.length === count) resolve(heard);
+    received.push(bytes.toString());
+    if (received.length === count) resolve(received);
   });
-  const timer = setTimeout(() => resolve(heard), LOST_MS);
+  const timer = setTimeout(() => resolve(received), LOST_MS);
   closing.push(() => clearTimeout(timer));
   return { port, texts };
 }
@@ -154,16 +154,16 @@ describe("a socket", () => {
   });
 
   test("gives each datagram a buffer of its own, which may be kept", async () => {
-    const heard: Buffer[] = [];
+    const received: Buffer[] = [];
     const { promise, resolve } = Promise.withResolvers<void>();
     const port = await freePort();
-    await bind(port, (bytes) => void (heard.push(bytes) === 3 && resolve()));
+    await bind(port, (bytes) => void (received.push(bytes) === 3 && resolve()));
     const socket = await bind(0);
     for (const text of ["one", "two", "three"]) {
       socket.send(Buffer.from(text), { host: HOST, port });
     }
     await promise;
-    expect(heard.map(String).toSorted()).toEqual(["one", "three", "two"]);
+    expect(received.map(String).toSorted()).toEqual(["one", "three", "two"]);
   });
 });
 
@@ -206,11 +206,11 @@ describe("a probe", () => {
   });
 
   test("of an open port delivers an empty datagram, and is not refused", async () => {
-    const heard = Promise.withResolvers<number>();
+    const received = Promise.withResolvers<number>();
     const port = await freePort();
-    await bind(port, ({ length }) => heard.resolve(length));
+    await bind(port, ({ length }) => received.resolve(length));
     expect(await isRefused(await bind(0), port)).toBe(false);
-    expect(await heard.promise).toBe(0);
+    expect(await received.promise).toBe(0);
   });
 
   test("of a stopped process's port is refused only once that process is killed", async () => {
@@ -231,7 +231,7 @@ describe("a probe", () => {
   test("of an unreachable address or an invalid port is not refused, and throws no error", async () => {
     const socket = await bind(0);
     expect(await isRefused(socket, 9, "255.255.255.255")).toBe(false);
-    expect(await isRefused(socket, 9, "fe80::1%nowhere")).toBe(false);
+    expect(await isRefused(socket, 9, "fe80::1%missing")).toBe(false);
     expect(await isRefused(socket, 0)).toBe(false);
     socket.send(Buffer.from("x"), { host: HOST, port: 0 }); // As in a reply to a forged source.
   });
@@ -271,7 +271,7 @@ describe("a socket that cannot be bound fails with the reason", () => {
     );
   });
 
-  test("if no interface has the address, and with the addresses that interfaces have", async () => {
+  test("if no interface has the address, with the addresses that they have", async () => {
     const { code, message } = await rejection(
       datagrams.bind({ host: "203.0.113.7", port: 9 }, () => {}),
     );
@@ -286,10 +286,10 @@ describe("a socket that cannot be bound fails with the reason", () => {
 
   test("if the name does not resolve", async () => {
     const { code, message } = await rejection(
-      datagrams.bind({ host: "nowhere.invalid", port: 9 }, () => {}),
+      datagrams.bind({ host: "missing.invalid", port: 9 }, () => {}),
     );
     expect(code).toBe("network");
-    expect(message).toStartWith("Cannot listen on nowhere.invalid:9: ");
+    expect(message).toStartWith("Cannot listen on missing.invalid:9: ");
   });
 });
 
@@ -357,7 +357,7 @@ describe("an address", () => {
     expect(await message("::1", "::")).toBe("resolved");
     expect(await message("10.0.0.1", "::"))
       .toBe(isLinux ? "resolved" : "10.0.0.1 is 10.0.0.1, and :: reaches IPv6 only");
-    expect(await message("nowhere.invalid", "127.0.0.1")).toMatch(/ENOTFOUND|EAI_AGAIN/);
+    expect(await message("missing.invalid", "127.0.0.1")).toMatch(/ENOTFOUND|EAI_AGAIN/);
   });
 });
 
@@ -392,17 +392,17 @@ test("a server and a client talk over IPv6", async () => {
 test.skipIf(!hasIPv6 || process.platform !== "linux")(
   "a server at :: exchanges datagrams with IPv4 addresses, and shows them as IPv4",
   async () => {
-    const heard = Promise.withResolvers<Address>();
+    const sender = Promise.withResolvers<Address>();
     const [everywhere, ipv4] = [{ host: "::", port: await freePort() }, {
       host: "127.0.0.1",
       port: 0,
     }];
-    const socket = await datagrams.bind(everywhere, (_, from) => heard.resolve(from));
+    const socket = await datagrams.bind(everywhere, (_, from) => sender.resolve(from));
     const echo = Promise.withResolvers<string>();
     const other = await datagrams.bind(ipv4, (bytes) => echo.resolve(`${bytes}`));
     closing.push(() => socket.close(), () => other.close());
     other.send(Buffer.from("hello"), { host: "127.0.0.1", port: everywhere.port });
-    const from = await heard.promise;
+    const from = await sender.promise;
     expect(from.host).toBe("127.0.0.1");
     socket.send(Buffer.from("hello back"), from);
     expect(await echo.promise).toBe("hello back");

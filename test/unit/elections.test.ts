@@ -52,8 +52,8 @@ describe("A campaign", () => {
 
   test("a follower refuses a pre-vote if the candidate's log is out of date", () => {
     const raft = server({ log: [1, 2] });
-    const ask = requestVote(3, { preVote: true, lastLogIndex: 5, lastLogTerm: 1 });
-    expect(one(step(raft, ask))).toMatchObject({ voteGranted: false, preVote: true });
+    const preVoteRequest = requestVote(3, { preVote: true, lastLogIndex: 5, lastLogTerm: 1 });
+    expect(one(step(raft, preVoteRequest))).toMatchObject({ voteGranted: false, preVote: true });
   });
 });
 
@@ -215,13 +215,13 @@ describe("Votes", () => {
     expect(asking.role.name).toBe("PreCandidate");
   });
 
-  test("granting a pre-vote changes neither the voter's term nor its election timer", () => {
+  test("a pre-vote that is granted changes neither the voter's term nor its election timer", () => {
     const raft = server({ term: 5 });
     raft.tick(T - 1);
     const { electionDueAt, heardAt } = raft;
-    const ask = requestVote(6, { preVote: true });
+    const preVoteRequest = requestVote(6, { preVote: true });
     for (const from of ["b", "c"]) {
-      const reply = one(step(raft, { ...ask, from }));
+      const reply = one(step(raft, { ...preVoteRequest, from }));
       expect(reply).toMatchObject({ voteGranted: true, term: 6, preVote: true });
     }
     expect(raft).toMatchObject({ currentTerm: 5, votedFor: undefined, electionDueAt, heardAt });
@@ -237,10 +237,10 @@ describe("Votes", () => {
   });
 
   test("a reply echoes the id, the campaign and the kind of its request", () => {
-    const ask = requestVote(6, { from: "c", id: 33, campaign: 44, preVote: true });
+    const preVoteRequest = requestVote(6, { from: "c", id: 33, campaign: 44, preVote: true });
     const again = { to: "c", id: 33, campaign: 44, preVote: true };
-    expect(one(step(server(), ask))).toMatchObject(again);
-    expect(one(step(follower(), ask))).toMatchObject(again);
+    expect(one(step(server(), preVoteRequest))).toMatchObject(again);
+    expect(one(step(follower(), preVoteRequest))).toMatchObject(again);
   });
 
   test("a vote survives a change of role and a restart", () => {
@@ -256,9 +256,9 @@ describe("Votes", () => {
 
   test("a vote whose reply was lost is granted again", () => {
     const raft = server();
-    const ask = requestVote(5);
+    const voteRequest = requestVote(5);
     for (let i = 0; i < 3; i += 1) {
-      expect(one(step(raft, ask))).toMatchObject({ voteGranted: true });
+      expect(one(step(raft, voteRequest))).toMatchObject({ voteGranted: true });
     }
   });
 });
@@ -415,7 +415,7 @@ describe("The election timer", () => {
     }
   });
 
-  test("is not reset by a second candidate of a term in which we have voted", () => {
+  test("is not reset by a second candidate after we have voted in its term", () => {
     const raft = server({ term: 5, votedFor: "c" });
     step(raft, requestVote(5, { from: "b" }), T / 2);
     expect(raft.electionDueAt).toBe(1.25 * T);

@@ -248,14 +248,14 @@ describe("a state machine", () => {
   });
 
   test("whose snapshot is a promise, or has chunks that are not bytes, stops the server", () => {
-    const wrongs = [
+    const wrongMethods = [
       [promise, "the result of snapshot is [object Promise]"],
       [() => undefined, "the result of snapshot is [object Undefined]"],
       [async function*() {}, "the result of snapshot is [object AsyncGenerator]"],
       [() => ["text"], "a chunk of snapshot is [object String]"],
       [() => bytes("x"), "a chunk of snapshot is [object Number]"],
     ] as const;
-    for (const [snapshot, sentence] of wrongs) {
+    for (const [snapshot, sentence] of wrongMethods) {
       const { cluster, node } = start({ snapshot }, { snapshotBytes: 100 });
       const commands = Array.from({ length: 9 }, () => node.propose(bytes("x".repeat(30))));
       cluster.simulation.settle(Promise.allSettled(commands));
@@ -269,11 +269,11 @@ describe("a state machine", () => {
     cluster.simulation.settle(Promise.all(commands));
     expect(cluster.simulation.run(5000, () => node.status().snapshotIndex > 0)).toBe(true);
     cluster.kill("a");
-    const wrongs = [
+    const wrongMethods = [
       [promise, "the result of restore is [object Promise]"],
       [() => promise, "the function that restore returns is async"],
     ] as const;
-    for (const [restore, sentence] of wrongs) {
+    for (const [restore, sentence] of wrongMethods) {
       const machine = Object.assign(new Lines(), { restore });
       const error = cluster.errorOf(cluster.begin("a", { machine }));
       expect(error.code).toBe("usage");
@@ -283,16 +283,16 @@ describe("a state machine", () => {
 });
 
 describe("an error in onEvent", () => {
-  const wrong = new Error("It does not like that.");
+  const failure = new Error("Cannot handle this event.");
   const throwAt = (type: NodeEvent["type"]) => (event: NodeEvent) => {
-    if (event.type === type) throw wrong;
+    if (event.type === type) throw failure;
   };
 
   test("rejects the start, and releases the port and the directory", () => {
     const cluster = new Cluster(["a"]);
     const { simulation } = cluster;
     const started = cluster.begin("a", { machine: new Lines(), onEvent: throwAt("recovered") });
-    expect(simulation.settle(started.catch((error: unknown) => error))).toBe(wrong);
+    expect(simulation.settle(started.catch((error: unknown) => error))).toBe(failure);
     cluster.start("a", { machine: new Lines() });
   });
 
@@ -311,7 +311,7 @@ describe("an error in onEvent", () => {
       const foreign = seal("peer", [], { secret: "another" });
       simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: foreign });
       expect(simulation.run(60_000, () => cluster.reasons.length > 0)).toBe(true);
-      expect(cluster.reasons).toEqual([wrong]);
+      expect(cluster.reasons).toEqual([failure]);
     }
   });
 });
@@ -330,9 +330,11 @@ describe("a stopped node and a closed client", () => {
     for (const [via, end, code] of ends) {
       simulation.settle(via.propose(bytes("x")));
       simulation.route = () => [];
-      const [sent, asked] = [via.propose(bytes("y")), via.read(bytes(""))];
+      const [sent, pendingRead] = [via.propose(bytes("y")), via.read(bytes(""))];
       if (code === "closed") simulation.run(50);
-      const answered = [sent, asked].map((promise) => promise.then(() => "", ({ code }) => code));
+      const answered = [sent, pendingRead].map((promise) =>
+        promise.then(() => "", ({ code }) => code)
+      );
       void end();
       const codes = simulation.settle(Promise.all(answered));
       expect(codes).toEqual(code === "closed" ? ["outcomeUnknown", code] : [code, code]);

@@ -57,8 +57,8 @@ function founded(isCommitted: boolean): Raft {
 describe("an empty founder", () => {
   test("asks the other founders from its start on, and campaigns when all have shown empty logs", () => {
     const raft = emptyFounder();
-    const asked = only("RequestVote", turn(raft));
-    expect(asked.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
+    const requests = only("RequestVote", turn(raft));
+    expect(requests.map(({ to, preVote }) => [to, preVote])).toEqual([["b", true], ["c", true]]);
     step(raft, empty("b"));
     timeOut(raft);
     expect(raft.role.name).toBe("Follower");
@@ -67,7 +67,7 @@ describe("an empty founder", () => {
     expect(raft.role.name).toBe("PreCandidate");
   });
 
-  test("counts a founder as silent after questions for an election timeout, not after mere time", () => {
+  test("counts a founder as silent only after asking it for an election timeout", () => {
     const raft = emptyFounder();
     turn(raft);
     wait(raft, 10 * T); // Time passed, but only one question was asked.
@@ -87,7 +87,7 @@ describe("an empty founder", () => {
     expect(one(requestVotes())).toMatchObject({ voteGranted: true });
   });
 
-  test("does not campaign once a founder has shown a log, whatever it heard before or hears late", () => {
+  test("does not campaign once a founder has shown a log, in any order of the replies", () => {
     const raft = emptyFounder();
     for (const from of ["b", "c"]) step(raft, empty(from));
     step(raft, fromDisk(voteReply(7, { from: "c", voteGranted: false }), 5));
@@ -253,7 +253,7 @@ describe("a founding", () => {
 });
 
 describe("servers that lose their disks", () => {
-  /** Returns three servers, of which `b` and `c` start again with empty disks. */
+  /** Returns a cluster after `b` and `c` have started again with empty disks. */
   function loseTwoDisks(isReachable: boolean): World {
     const world = new World().found();
     const { simulation } = world;
@@ -298,12 +298,12 @@ describe("servers that lose their disks", () => {
       simulation.settle(new KeyValues(world.at(other)).put(Buffer.of(i), Buffer.of(7)));
     }
     const { founding, term } = world.at("a").status();
-    for (let life = 0; life < 2; life += 1) {
+    for (let run = 0; run < 2; run += 1) {
       const before = last(world, "a");
       simulation.route = () => [{ afterMs: 1 }];
       simulation.run(30_000);
       expect(world.at("a").status()).toMatchObject({ founding, lastIndex: before, term });
-      expect(world.told("a", "otherFounding").length).toBeGreaterThan(0);
+      expect(world.eventsOf("a", "otherFounding").length).toBeGreaterThan(0);
       expect(world.at(other).status()).toMatchObject({ role: "Leader" });
       expect(world.at(other).status().founding).not.toBe(founding);
       world.kill("a");

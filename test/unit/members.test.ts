@@ -127,7 +127,7 @@ describe("a configuration", () => {
     expect(namesIn(raft)).toBe("a b c d");
   });
 
-  test("decides which servers are counted, and none whose messages are handled (thesis §4.1)", () => {
+  test("decides which servers count, but every server's messages are handled (thesis §4.1)", () => {
     const raft = server({ members: ["a", "b"] });
     expect(one(step(raft, appendEntries(1, { from: "x", entries: entries([1]) })))).toMatchObject({
       to: "x",
@@ -401,7 +401,7 @@ describe("a disk", () => {
     expect(voteReplyTo([1])).toMatchObject({ voteGranted: false });
   });
 
-  test("is what a candidate asks for its vote, by the number in its own log", () => {
+  test("is named in each request for its vote", () => {
     const requests = only("RequestVote", timeOut(namedFollower()));
     expect(requests.map(({ to, voterDisk }) => [to, voterDisk])).toEqual([["b", 2], ["c", 3]]);
   });
@@ -456,7 +456,7 @@ describe("a disk", () => {
     expect([other.transfer(), other.transferTarget]).toEqual([undefined, "c"]);
   });
 
-  test("that is empty does not lead because of a TimeoutNow to the disk before it", () => {
+  test("that is empty ignores a TimeoutNow to the disk before it", () => {
     const raft = follower({ disk: 9, term: 1 });
     expect(step(raft, timeoutNow(1))).toEqual([]);
     expect(raft).toMatchObject({ currentTerm: 1, role: { name: "Follower" } });
@@ -606,7 +606,7 @@ describe("a removed server", () => {
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
   });
 
-  test("that missed its removal gets no vote, but the leader's log", () => {
+  test("that missed its removal gets no vote, but is sent the log", () => {
     const { raft } = leaderRemoving("d");
     commitOn(raft, "b", "c");
     for (let i = 0; i < 10; i += 1) {
@@ -767,8 +767,8 @@ describe("a new server", () => {
     expect(simulation.settle(get(node, "before"))).toBe("value");
     expect(node.status()).toMatchObject({ needed: 3, id: world.at("a").status().id });
     const named = configuration(FOUR).map(({ disk: _, ...member }) => member);
-    expect(world.told("d", "members").at(-1)).toMatchObject({ members: named });
-    for (const name of THREE) expect(world.told(name, "lostDisk")).toEqual([]);
+    expect(world.eventsOf("d", "members").at(-1)).toMatchObject({ members: named });
+    for (const name of THREE) expect(world.eventsOf(name, "lostDisk")).toEqual([]);
   });
 
   test("saves its cluster before it acknowledges an entry, and restarts without peers", () => {
@@ -821,12 +821,12 @@ describe("a new server", () => {
     expect(world.simulation.settle(get(client, "x"))).toBe("value");
   });
 
-  test("that takes a removed server's name, with another disk, takes part", () => {
+  test("with a removed server's name and another disk is accepted", () => {
     const world = new World().found();
     world.until(() => world.leader() !== undefined);
     const removedName = THREE.find((name) => name !== world.leader()) ?? "";
     world.change(removedName);
-    world.until(() => world.told(removedName, "removed").length > 0);
+    world.until(() => world.eventsOf(removedName, "removed").length > 0);
     world.kill(removedName);
     world.start(removedName, THREE.filter((name) => name !== removedName), {
       join: true,
@@ -937,12 +937,12 @@ describe("the event \"members\"", () => {
     const world = new World().found(THREE, { snapshotBytes: 500 });
     for (let n = 0; n < 100; n += 1) world.simulation.settle(put(world.at("a"), `key ${n % 5}`));
     for (const name of THREE) {
-      expect(world.told(name, "snapshot").length).toBeGreaterThan(2);
-      expect(world.told(name, "members")).toEqual([]);
+      expect(world.eventsOf(name, "snapshot").length).toBeGreaterThan(2);
+      expect(world.eventsOf(name, "members")).toEqual([]);
     }
     world.change("d", "d:1");
-    world.until(() => world.told("a", "members").length > 0);
-    expect(world.told("a", "members")).toHaveLength(1);
+    world.until(() => world.eventsOf("a", "members").length > 0);
+    expect(world.eventsOf("a", "members")).toHaveLength(1);
   });
 });
 
@@ -958,7 +958,7 @@ describe("a server that is removed", () => {
       world.change(removedName);
       simulation.settle(node.stopped);
       world.nodes.delete(removedName);
-      expect(world.told(removedName, "removed")).toHaveLength(1);
+      expect(world.eventsOf(removedName, "removed")).toHaveLength(1);
       world.until(() => world.leader() !== undefined);
       simulation.settle(put([...world.nodes.values()][0] ?? node, "x"));
       const next = world.at(world.leader() ?? "").status();
@@ -972,7 +972,7 @@ describe("a server that is removed", () => {
       simulation.run(20_000);
       expect(world.at(world.leader() ?? "").status().term).toBe(next.term);
       expect(world.at(removedName).status()).toMatchObject({ role: "Follower", votes: null });
-      expect(world.told(removedName, "removed")).toEqual([]);
+      expect(world.eventsOf(removedName, "removed")).toEqual([]);
     }
   });
 
@@ -985,10 +985,10 @@ describe("a server that is removed", () => {
     const { stopped } = world.at(removedName);
     world.simulation.settle(put(client, "x"));
     world.change(removedName);
-    world.until(() => world.told(removedName, "removed").length > 0);
+    world.until(() => world.eventsOf(removedName, "removed").length > 0);
     expect(world.simulation.settle(get(client, "x"))).toBe("value");
     world.simulation.settle(stopped);
-    expect(world.told(removedName, "removed")).toHaveLength(1);
+    expect(world.eventsOf(removedName, "removed")).toHaveLength(1);
     world.simulation.settle(put(client, "x", "next"));
     expect(world.simulation.settle(get(client, "x"))).toBe("next");
   });
@@ -1004,7 +1004,7 @@ describe("a server that is removed", () => {
     const { term } = world.at(leader).status();
     const { stopped } = world.start(removedName, THREE.filter((name) => name !== removedName));
     world.simulation.settle(stopped);
-    expect(world.told(removedName, "removed")).toHaveLength(1);
+    expect(world.eventsOf(removedName, "removed")).toHaveLength(1);
     expect(world.at(leader).status()).toMatchObject({ role: "Leader", term });
   });
 });
@@ -1188,9 +1188,9 @@ describe("a request to change the members", () => {
     world.agree("a b c d");
     world.change("d");
     for (const via of THREE) world.change("d", "", via);
-    world.until(() => world.told("d", "removed").length > 0);
+    world.until(() => world.eventsOf("d", "removed").length > 0);
     simulation.run(2000);
-    const lists = world.told("a", "members").map((event) =>
+    const lists = world.eventsOf("a", "members").map((event) =>
       event.type === "members" ? namesOf(event.members) : ""
     );
     expect(lists).toEqual(["a b c (d)", "a b c d", "a b c"]);
@@ -1227,14 +1227,14 @@ describe("a server that has lost its disk", () => {
       restartWithEmptyDisk(world, lost);
       expect(world.at(lost).status().disk).not.toBe(disk);
       world.until(() => world.leader() !== undefined && world.leader() !== lost);
-      world.until(() => world.told(lost, "members").length > 1);
+      world.until(() => world.eventsOf(lost, "members").length > 1);
       expect(
-        world.told(lost, "members").map((event) =>
+        world.eventsOf(lost, "members").map((event) =>
           event.type === "members" ? namesOf(event.members) : ""
         ),
       ).toEqual([THREE.map((name) => name === lost ? `(${name})` : name).join(" "), "a b c"]);
       const leader = world.leader() ?? "";
-      expect(world.told(leader, "lostDisk")).toMatchObject([{ server: lost }]);
+      expect(world.eventsOf(leader, "lostDisk")).toMatchObject([{ server: lost }]);
       expect(simulation.settle(get(world.at(lost), "before"))).toBe("value");
       // It is a voter again, so another server may fail.
       world.kill(THREE.find((name) => name !== lost && name !== leader) ?? "");
@@ -1242,7 +1242,7 @@ describe("a server that has lost its disk", () => {
     }
   });
 
-  test("is no voter for a server that has restarted meanwhile (catalogue 42)", () => {
+  test("elects no leader with a server that restarted meanwhile (catalogue 42)", () => {
     const world = new World().found();
     const { simulation } = world;
     simulation.settle(put(world.at("a"), "x"));
@@ -1255,9 +1255,9 @@ describe("a server that has lost its disk", () => {
     restartWithEmptyDisk(world, lost);
     world.start(late, THREE.filter((name) => name !== late));
     simulation.run(20_000);
-    for (const name of [late, lost]) expect(world.told(name, "campaign")).toEqual([]);
+    for (const name of [late, lost]) expect(world.eventsOf(name, "campaign")).toEqual([]);
     world.start(leader, THREE.filter((name) => name !== leader));
-    world.until(() => world.told(lost, "members").length > 1);
+    world.until(() => world.eventsOf(lost, "members").length > 1);
     expect(simulation.settle(get(world.at(lost), "key 19"))).toBe("value");
   });
 
@@ -1268,7 +1268,7 @@ describe("a server that has lost its disk", () => {
     const [lost = "", absent = ""] = names.filter((name) => name !== leader);
     world.kill(absent);
     world.change(lost);
-    world.until(() => world.told(lost, "removed").length > 0);
+    world.until(() => world.eventsOf(lost, "removed").length > 0);
     world.kill(lost);
     world.simulation.machine(lost).disk.wipe();
     world.start(absent, []);
@@ -1316,6 +1316,6 @@ describe("all servers of a cluster", () => {
     world.agree("n0 n1 n2");
     const stored = written.map((key) => simulation.settle(get(world.at("n1"), key)));
     expect(new Set(stored)).toEqual(new Set(["x".repeat(30)]));
-    expect(world.told("n2", "snapshot").length).toBeGreaterThan(0);
+    expect(world.eventsOf("n2", "snapshot").length).toBeGreaterThan(0);
   });
 });

@@ -69,12 +69,12 @@ class Diary implements StateMachine {
   }
 }
 
-type Life = { node: Node; machine: StateMachine; events: NodeEvent[]; reasons: unknown[] };
+type RunningServer = { node: Node; machine: StateMachine; events: NodeEvent[]; reasons: unknown[] };
 
 /** Servers named after their machines, with their state machines and their events. */
 class Cluster {
   readonly simulation: Simulation;
-  readonly lives = new Map<string, Life>();
+  readonly running = new Map<string, RunningServer>();
 
   constructor(
     seed: number,
@@ -100,36 +100,36 @@ class Cluster {
       ...options,
     });
     node.stopped.catch((reason: unknown) => reasons.push(reason));
-    this.lives.set(name, { node, machine, events, reasons });
+    this.running.set(name, { node, machine, events, reasons });
     return node;
   }
 
   kill(name: string, keep?: Keep): void {
     if (keep) this.machine(name).powerCut(keep);
     else this.machine(name).kill();
-    this.lives.delete(name);
+    this.running.delete(name);
   }
 
   machine(name: string): Machine {
     return this.simulation.machine(name);
   }
 
-  life(name: string): Life {
-    const life = this.lives.get(name);
-    if (!life) throw new Error(`Server ${name} does not run.`);
-    return life;
+  server(name: string): RunningServer {
+    const server = this.running.get(name);
+    if (!server) throw new Error(`Server ${name} does not run.`);
+    return server;
   }
 
   /** Waits until all running servers follow one leader, and returns its name. */
   leader(): string {
     const leaders = () =>
-      [...this.lives].filter(([, { node }]) => node.status().role === "Leader").map(([name]) =>
+      [...this.running].filter(([, { node }]) => node.status().role === "Leader").map(([name]) =>
         name
       );
     const isSettled = () => {
       const [one, ...more] = leaders();
-      const lives = [...this.lives.values()];
-      return more.length === 0 && lives.every(({ node }) => node.status().leader === one);
+      const running = [...this.running.values()];
+      return more.length === 0 && running.every(({ node }) => node.status().leader === one);
     };
     expect(this.simulation.run(60_000, () => leaders().length > 0 && isSettled())).toBe(true);
     return leaders()[0] ?? "";
@@ -137,7 +137,7 @@ class Cluster {
 
   follower(): string {
     const leader = this.leader();
-    return [...this.lives.keys()].find((name) => name !== leader) ?? "";
+    return [...this.running.keys()].find((name) => name !== leader) ?? "";
   }
 
   connect(
@@ -150,7 +150,7 @@ class Cluster {
   }
 
   lines(name: string): string[] {
-    const { machine } = this.life(name);
+    const { machine } = this.server(name);
     return machine instanceof Diary ? machine.lines : [];
   }
 }
@@ -159,7 +159,7 @@ class Cluster {
 function single() {
   const cluster = new Cluster(1, ["a"]);
   cluster.leader();
-  return { simulation: cluster.simulation, life: cluster.life("a") };
+  return { simulation: cluster.simulation, server: cluster.server("a") };
 }
 
 /** Returns the RaftError that a promise rejects with, or undefined if it resolves. */
@@ -181,13 +181,13 @@ describe("a cluster", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     for (const name of cluster.names) {
-      const answer = simulation.settle(cluster.life(name).node.propose(bytes(`from ${name}`)));
+      const answer = simulation.settle(cluster.server(name).node.propose(bytes(`from ${name}`)));
       expect(text(answer)).toMatch(new RegExp(`^\\d from ${name}$`));
     }
     simulation.run(500);
     for (const name of cluster.names) {
-      const said = simulation.settle(cluster.life(name).node.read(bytes("")));
-      expect(text(said)).toBe("from a,from b,from c");
+      const answer = simulation.settle(cluster.server(name).node.read(bytes("")));
+      expect(text(answer)).toBe("from a,from b,from c");
       expect(cluster.lines(name)).toEqual(["from a", "from b", "from c"]);
     }
   });
@@ -197,7 +197,7 @@ describe("a cluster", () => {
       const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
       for (let dead = 0; dead < 2; dead += 1) cluster.kill(cluster.leader());
       const { simulation } = cluster;
-      const { node } = cluster.life(cluster.leader());
+      const { node } = cluster.server(cluster.leader());
       expect(text(simulation.settle(node.propose(bytes("x"))))).toBe("1 x");
     });
   });
@@ -211,7 +211,7 @@ describe("a cluster", () => {
     }
     expect(start({ name: longest, cluster: longest })).not.toThrow();
     const cluster = new Cluster(1);
-    const { node } = cluster.life(cluster.leader());
+    const { node } = cluster.server(cluster.leader());
     const { code } = failureOf(cluster.simulation, node.changeMembers(long, "d:1")) ?? {};
     expect(code).toBe("refused");
   });
@@ -220,7 +220,7 @@ describe("a cluster", () => {
     const cluster = new Cluster(1);
     const leader = cluster.leader();
     const eventsOf = (name: string, types: string[]) =>
-      cluster.life(name).events.filter(({ type }) => types.includes(type));
+      cluster.server(name).events.filter(({ type }) => types.includes(type));
     expect(eventsOf(leader, ["recovered"])).toEqual([{
       type: "recovered",
       cutBytes: 0,
@@ -234,7 +234,7 @@ describe("a cluster", () => {
     for (const name of cluster.names) {
       expect(eventsOf(name, ["leader"]).at(-1)).toMatchObject({ from: undefined, to: leader });
     }
-    cluster.simulation.settle(cluster.life(leader).node.propose(bytes("x")));
+    cluster.simulation.settle(cluster.server(leader).node.propose(bytes("x")));
     cluster.simulation.run(500);
     for (const name of cluster.names) {
       const commits = eventsOf(name, ["committed"]).map((event) =>
@@ -254,10 +254,10 @@ describe("a cluster", () => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
       const done: string[] = [];
-      for (let life = 0; life < 3; life += 1) {
+      for (let round = 0; round < 3; round += 1) {
         for (let i = 0; i < 3; i += 1) {
-          const { node } = cluster.life(cluster.names[i] ?? "");
-          const line = `${life}.${i}`;
+          const { node } = cluster.server(cluster.names[i] ?? "");
+          const line = `${round}.${i}`;
           simulation.settle(node.propose(bytes(line)));
           done.push(line);
         }
@@ -265,7 +265,7 @@ describe("a cluster", () => {
         for (const name of cluster.names) cluster.kill(name, keep);
         for (const name of cluster.names) cluster.start(name);
       }
-      const { node } = cluster.life("a");
+      const { node } = cluster.server("a");
       expect(text(simulation.settle(node.read(bytes(""))))).toBe(done.join());
     });
   });
@@ -274,7 +274,7 @@ describe("a cluster", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
     for (let [term, last] = [1, 0]; term <= 5; term += 1) {
-      const { node } = cluster.life("a");
+      const { node } = cluster.server("a");
       const before = simulation.now;
       expect(text(simulation.settle(node.propose(bytes("x"))))).toBe(`${term} x`);
       expect(simulation.now - before).toBeLessThan(100);
@@ -294,14 +294,14 @@ describe("a cluster", () => {
       const { simulation } = cluster;
       const leader = cluster.leader();
       const follower = cluster.follower();
-      const { term } = cluster.life(leader).node.status();
-      const { events } = cluster.life(follower);
+      const { term } = cluster.server(leader).node.status();
+      const { events } = cluster.server(follower);
       simulation.run(500);
       events.length = 0;
       cluster.machine(follower).pause(2500 + 5000 * random());
       simulation.run(10_000);
       expect(events.filter(({ type }) => type !== "committed")).toEqual([]);
-      expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+      expect(cluster.server(leader).node.status()).toMatchObject({ term, role: "Leader" });
     });
   });
 
@@ -313,11 +313,11 @@ describe("a cluster", () => {
       cluster.machine(leader).pause(5000);
       simulation.run(4500);
       const others = cluster.names.filter((name) => name !== leader);
-      const { term, leader: next } = cluster.life(others[0] ?? "").node.status();
+      const { term, leader: next } = cluster.server(others[0] ?? "").node.status();
       expect(others).toContain(next ?? "");
       simulation.run(5000);
       for (const name of cluster.names) {
-        expect(cluster.life(name).node.status()).toMatchObject({ term, leader: next });
+        expect(cluster.server(name).node.status()).toMatchObject({ term, leader: next });
       }
     });
   });
@@ -343,13 +343,13 @@ describe("a cluster", () => {
       fail(cluster, leader, random);
       expect(text(simulation.settle(proposer.propose(bytes("y"))))).toBe("2 y");
       tookMs.push(simulation.now - now);
-      expect(cluster.life(other).node.status().term).toBeLessThan(4);
+      expect(cluster.server(other).node.status().term).toBeLessThan(4);
     });
     tookMs.sort((a, b) => a - b);
     return { medianMs: tookMs[Math.floor(tookMs.length / 2)], tookMs };
   }
 
-  const otherNode = (cluster: Cluster, name: string) => cluster.life(name).node;
+  const otherNode = (cluster: Cluster, name: string) => cluster.server(name).node;
 
   test("replaces a killed leader long before an election timeout", () => {
     const { medianMs, tookMs } = failLeaders((cluster, leader) => cluster.kill(leader), otherNode);
@@ -391,14 +391,14 @@ describe("a cluster", () => {
       const cluster = new Cluster(seed, ["a", "b", "c", "d", "e"]);
       const { simulation } = cluster;
       const old = cluster.leader();
-      simulation.settle(cluster.life(old).node.propose(bytes("x")));
+      simulation.settle(cluster.server(old).node.propose(bytes("x")));
       simulation.run(500);
       cluster.kill(old);
       const place = messages.AppendEntries.indexOf("entries") + 2;
       const sent = new Map<string, number>();
       let electedAt = 0;
       simulation.afterTurn = ({ name }) => {
-        const isNew = electedAt === 0 && cluster.life(name).node.status().role === "Leader";
+        const isNew = electedAt === 0 && cluster.server(name).node.status().role === "Leader";
         if (isNew) electedAt = simulation.now;
       };
       simulation.watch = ({ packet }) => {
@@ -420,8 +420,8 @@ describe("a cluster", () => {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
       const old = cluster.leader();
-      simulation.settle(cluster.life(old).node.propose(bytes("x")));
-      const said: string[] = [];
+      simulation.settle(cluster.server(old).node.propose(bytes("x")));
+      const received: string[] = [];
       simulation.watch = ({ packet }) => {
         if (packet?.to.host !== "10.9.9.9") return;
         const { types, bodies } = open(packet.bytes);
@@ -429,32 +429,34 @@ describe("a cluster", () => {
           const [, id, ...fields] = bodies[i] ?? [];
           const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
           const all = outcomes.map(({ outcome }) => outcome).join();
-          said.push(`${id} ${type} ${type === "Answer" ? text(fields[0] as Buffer) : all}`.trim());
+          received.push(
+            `${id} ${type} ${type === "Answer" ? text(fields[0] as Buffer) : all}`.trim(),
+          );
         });
       };
       let sequence = 0;
-      const ask = (name: string, requests: readonly unknown[][]) => {
+      const sendRequests = (name: string, requests: readonly unknown[][]) => {
         const to = { host: cluster.machine(name).ip, port: 1 };
-        const asked = fromClient(cluster.life(name).node.status(), requests, sequence += 1);
-        simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: asked });
+        const datagram = fromClient(cluster.server(name).node.status(), requests, sequence += 1);
+        simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: datagram });
       };
-      ask(old, [[0, 1]]);
+      sendRequests(old, [[0, 1]]);
       simulation.run(300);
-      const session = Number(said.pop()?.split(" ")[2]);
+      const session = Number(received.pop()?.split(" ")[2]);
       // The candidate pauses after it has asked for votes, and then finds votes and requests.
       cluster.kill(old);
       let winner = "";
       simulation.afterTurn = ({ name }) => {
-        if (winner !== "" || cluster.life(name).node.status().role !== "Candidate") return;
+        if (winner !== "" || cluster.server(name).node.status().role !== "Candidate") return;
         winner = name;
         cluster.machine(name).pause(400);
       };
       expect(simulation.run(5000, () => winner !== "")).toBe(true);
-      said.length = 0;
+      received.length = 0;
       // This read arrives before the votes, so the server does not lead yet.
-      ask(winner, [[2, 2, bytes("")]]);
+      sendRequests(winner, [[2, 2, bytes("")]]);
       simulation.run(50);
-      const isSplit = [...cluster.lives].some(([name, { node }]) =>
+      const isSplit = [...cluster.running].some(([name, { node }]) =>
         name !== winner && node.status().role !== "Follower"
       );
       if (isSplit) return; // The votes are split, so another server may win the next election.
@@ -463,11 +465,11 @@ describe("a cluster", () => {
         id: number,
         line: string,
       ) => [1, id, ...commandsOf([session, id, 0], bytes(line))];
-      ask(winner, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
-      ask(winner, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
+      sendRequests(winner, [[2, 10, bytes("")], command(11, "y"), [0, 12], [2, 13, bytes("")]]);
+      sendRequests(winner, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
       simulation.run(1000);
-      const { lastApplied } = cluster.life(winner).node.status();
-      expect(said.toSorted()).toEqual([
+      const { lastApplied } = cluster.server(winner).node.status();
+      expect(received.toSorted()).toEqual([
         "10 Answer x,y,z",
         "11 Outcomes 2 y",
         `12 Answer ${lastApplied - 1}`,
@@ -477,7 +479,7 @@ describe("a cluster", () => {
         "2 NotLeader",
       ]);
       expect(cluster.lines(winner)).toEqual(["x", "y", "z"]);
-      expect(whatIsLeft(cluster.life(winner).node)).toBe("");
+      expect(whatIsLeft(cluster.server(winner).node)).toBe("");
     });
     if (!isReplay) expect(elected).toBeGreaterThan(5);
   });
@@ -497,8 +499,12 @@ describe("a cluster", () => {
       const { types, bodies } = open(packet.bytes);
       received.push(...types.map((type, n) => `${type} ${bodies[n]?.[1]}`));
     };
-    const asked = fromClient(cluster.life(leader).node.status(), [[0, 41], [2, 42, bytes("")]], 1);
-    simulation.deliver({ from, to, bytes: asked });
+    const datagram = fromClient(
+      cluster.server(leader).node.status(),
+      [[0, 41], [2, 42, bytes("")]],
+      1,
+    );
+    simulation.deliver({ from, to, bytes: datagram });
     simulation.run(50);
     expect(received).toEqual([]);
     simulation.run(2500);
@@ -520,7 +526,7 @@ describe("a cluster", () => {
         return isLost || to.host === dead ? [] : [{ afterMs: random() }];
       };
       for (let i = 1; i <= 5; i += 1) {
-        const { node } = cluster.life(i % 2 ? "a" : "b");
+        const { node } = cluster.server(i % 2 ? "a" : "b");
         expect(text(simulation.settle(node.propose(bytes("x")), 20_000))).toBe(`${i} x`);
       }
       expect(lost).toBeGreaterThan(0);
@@ -531,16 +537,16 @@ describe("a cluster", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    const { node, reasons } = cluster.life(leader);
+    const { node, reasons } = cluster.server(leader);
     simulation.settle(node.propose(bytes("in time")));
     const command = node.propose(bytes("too late"));
     const stopped = node.stop();
     expect(codeOf(simulation, command)).toBe("outcomeUnknown");
     simulation.settle(stopped);
-    const heard: Happening[] = [];
-    simulation.watch = (happening) => void heard.push(happening);
+    const happenings: Happening[] = [];
+    simulation.watch = (happening) => void happenings.push(happening);
     simulation.run(3000);
-    expect(heard.filter(({ machine }) => machine.name === leader)).toEqual([]);
+    expect(happenings.filter(({ machine }) => machine.name === leader)).toEqual([]);
     expect(reasons).toEqual([]);
     cluster.start(leader);
     expect(cluster.names).toContain(cluster.leader());
@@ -551,10 +557,10 @@ describe("a cluster", () => {
     const { simulation } = cluster;
     for (let i = 1; i <= 5; i += 1) {
       const leader = cluster.leader();
-      const { node } = cluster.life(cluster.follower());
+      const { node } = cluster.server(cluster.follower());
       simulation.settle(node.propose(bytes("before")));
       const startedAt = simulation.now;
-      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(cluster.server(leader).node.stop());
       simulation.settle(node.propose(bytes("after")));
       expect(simulation.now - startedAt).toBeLessThan(400); // In simulated time.
       cluster.start(leader);
@@ -580,9 +586,9 @@ describe("a cluster", () => {
       };
       expect(simulation.run(1000, () => isAnswering)).toBe(true);
       cluster.kill(dead); // Its last answer is still in flight.
-      const { node } = cluster.life(names.find((name) => ![leader, dead].includes(name)) ?? "");
+      const { node } = cluster.server(names.find((name) => ![leader, dead].includes(name)) ?? "");
       const startedAt = simulation.now;
-      simulation.settle(cluster.life(leader).node.stop());
+      simulation.settle(cluster.server(leader).node.stop());
       simulation.settle(node.propose(bytes("after")));
       expect(simulation.now - startedAt).toBeLessThan(200);
     }
@@ -594,14 +600,14 @@ describe("a cluster", () => {
     const [leader, follower] = [cluster.leader(), cluster.follower()];
     simulation.run(500); // So the leader has heard both followers.
     cluster.names.filter((name) => name !== leader).forEach((name) => cluster.kill(name));
-    const { node } = cluster.life(leader);
+    const { node } = cluster.server(leader);
     const startedAt = simulation.now;
     simulation.settle(node.stop());
     expect(simulation.now - startedAt).toBeGreaterThan(0);
     expect(simulation.now - startedAt).toBeLessThanOrEqual(1100);
     for (const name of cluster.names) cluster.start(name);
     expect(cluster.names).toContain(follower);
-    const stopping = cluster.life(cluster.leader()).node;
+    const stopping = cluster.server(cluster.leader()).node;
     void stopping.stop();
     const second = simulation.now;
     simulation.settle(stopping.stop());
@@ -703,33 +709,35 @@ describe("two servers with one name", () => {
         const { simulation } = cluster;
         const leader = cluster.leader();
         const name = seed % 2 === 0 ? leader : cluster.follower();
-        simulation.settle(cluster.life(leader).node.propose(bytes("before")));
+        simulation.settle(cluster.server(leader).node.propose(bytes("before")));
         simulation.run(500); // So that each disk has the whole log.
         const others = cluster.names.filter((other) => other !== name);
         const reportsOfTwo = () =>
-          others.map((other) => cluster.life(other).events.filter(({ type }) => type === "twice"));
-        const older = cluster.life(name).node;
+          others.map((other) =>
+            cluster.server(other).events.filter(({ type }) => type === "twice")
+          );
+        const older = cluster.server(name).node;
         const newer = startSecond(cluster, name, kind);
         const from = (machine: string) => ({ host: cluster.machine(machine).ip, port: 1 });
         simulation.run(990);
         expect(reportsOfTwo()).toEqual([[], []]);
         simulation.run(9000);
-        const twice = {
+        const report = {
           type: "twice",
           server: name,
           address: from(name),
           other: from("second"),
         } as const;
-        expect(reportsOfTwo()).toEqual([[twice], [twice]]);
+        expect(reportsOfTwo()).toEqual([[report], [report]]);
         const isSame = newer.status().disk === older.status().disk;
         expect(isSame).toBe(kind === "a copy of the directory");
         const lost = others.flatMap((other) =>
-          cluster.life(other).events.filter(({ type }) => type === "lostDisk")
+          cluster.server(other).events.filter(({ type }) => type === "lostDisk")
         );
         expect(lost).toEqual(isSame ? [] : [{ type: "lostDisk", server: name }]);
         // The older server has no leader and no followers, and the others remain one cluster.
         expect(older.status()).toMatchObject({ leader: undefined });
-        const rest = others.map((other) => cluster.life(other).node);
+        const rest = others.map((other) => cluster.server(other).node);
         const [leading = newer] = rest.filter((node) => node.status().role === "Leader");
         simulation.settle(leading.propose(bytes("after")));
         expect(text(simulation.settle(newer.read(bytes(""))))).toBe("before,after");
@@ -743,7 +751,7 @@ describe("two servers with one name", () => {
           });
         }
         simulation.run(60_000);
-        expect(reportsOfTwo()).toEqual([[twice, twice], [twice, twice]]);
+        expect(reportsOfTwo()).toEqual([[report, report], [report, report]]);
       });
     },
   );
@@ -853,10 +861,10 @@ describe("a server that others on the network could reach", () => {
     for (const right of [{ secret: SECRET }, { clientKey: key }]) {
       simulation.settle(connect(right).propose(bytes("x")));
     }
-    const wrongs = [{}, { secret: "another" }, { secret: SECRET, cluster: "other" }, {
+    const wrongOptions = [{}, { secret: "another" }, { secret: SECRET, cluster: "other" }, {
       clientKey: clientKey(SECRET, "other"),
     }, { secret: key }];
-    for (const wrong of wrongs) {
+    for (const wrong of wrongOptions) {
       const error = failureOf(simulation, connect(wrong).propose(bytes("y")));
       expect(error?.code).toBe("timeout");
       expect(error?.message).toBe(
@@ -865,7 +873,7 @@ describe("a server that others on the network could reach", () => {
       );
     }
     expect(cluster.lines(leader)).toEqual(["x", "x"]);
-    const { events, node } = cluster.life(leader);
+    const { events, node } = cluster.server(leader);
     const address = { host: simulation.machine("client").ip, port: expect.any(Number) };
     expect(events.filter(({ type }) => type === "unauthenticated")).toEqual([
       { type: "unauthenticated", address },
@@ -892,9 +900,9 @@ describe("a server's status", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    simulation.settle(cluster.life(leader).node.propose(bytes("x".repeat(1000))));
+    simulation.settle(cluster.server(leader).node.propose(bytes("x".repeat(1000))));
     simulation.run(500);
-    const of = (name: string) => cluster.life(name).node.status();
+    const of = (name: string) => cluster.server(name).node.status();
     const { peers, lastTerm, lastIndex, logBytes, term, ...rest } = of(leader);
     expect([lastTerm, lastIndex]).toEqual([term, 3]);
     expect(logBytes).toBeWithin(1000, 1200);
@@ -958,7 +966,7 @@ describe("a server's status", () => {
     const { ip } = cluster.machine(receiver);
     simulation.route = ({ to, bytes: { length } }) =>
       to.host === ip && length > 1400 ? [] : [{ afterMs: 1 }];
-    const { node, events } = cluster.life(leader);
+    const { node, events } = cluster.server(leader);
     simulation.settle(node.propose(Buffer.alloc(5000)));
     simulation.run(5000);
     const { lastIndex: index, peers, logBytes } = node.status();
@@ -975,7 +983,7 @@ describe("a server's status", () => {
     cluster.kill("a");
     cluster.start("a");
     const status = cluster.simulation.settle(client.inspect("a"));
-    const { silentMs, ...known } = JSON.parse(JSON.stringify(cluster.life("a").node.status()));
+    const { silentMs, ...known } = JSON.parse(JSON.stringify(cluster.server("a").node.status()));
     expect(status).toMatchObject(known);
     expect(status.silentMs).toBeWithin(0, silentMs + 1);
     expect(status.peers).toEqual([{
@@ -1118,12 +1126,12 @@ describe("no promise leaves before the sync", () => {
           return { code: "EIO", share: random() };
         };
         const other = cluster.names.find((name) => name !== victim) ?? "";
-        const command = cluster.life(other).node.propose(bytes("x"));
+        const command = cluster.server(other).node.propose(bytes("x"));
         expect(text(simulation.settle(command))).toBe("1 x");
         simulation.run(3000);
         expect(failures).toBe(1); // The server does not use a failed disk again.
         expect(after).toEqual([]);
-        const { reasons } = cluster.life(victim);
+        const { reasons } = cluster.server(victim);
         expect(reasons).toHaveLength(1);
         expect(reasons[0]).toMatchObject({ code: "storage" });
         expect(reasons[0]).toBeInstanceOf(RaftError);
@@ -1147,7 +1155,7 @@ describe("no promise leaves before the sync", () => {
     }
     const cluster = new Cluster(1, ["a"], () => new Slow());
     const { simulation } = cluster;
-    const { node } = cluster.life("a");
+    const { node } = cluster.server("a");
     simulation.settle(node.propose(bytes("to open the session")));
     order.length = 0;
     cluster.machine("a").disk.fault = ({ what }) => {
@@ -1165,7 +1173,7 @@ describe("no promise leaves before the sync", () => {
   test("a state machine that throws stops its server, with its error, at every start", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
-    const { node, reasons } = cluster.life("a");
+    const { node, reasons } = cluster.server("a");
     simulation.settle(node.propose(bytes("x")));
     expect(codeOf(simulation, node.propose(bytes("throw")))).toBe("outcomeUnknown");
     const sentence = "Cannot apply entry 4, request 2 of session 2: every start stops here again. "
@@ -1176,11 +1184,11 @@ describe("no promise leaves before the sync", () => {
     cluster.kill("a");
     cluster.start("a");
     simulation.run(2000);
-    expect(cluster.life("a").reasons).toEqual(reasons);
-    const heard: unknown[] = [];
-    simulation.watch = (happening) => void heard.push(happening);
+    expect(cluster.server("a").reasons).toEqual(reasons);
+    const happenings: unknown[] = [];
+    simulation.watch = (happening) => void happenings.push(happening);
     simulation.run(1000);
-    expect(heard).toEqual([]);
+    expect(happenings).toEqual([]);
   });
 });
 
@@ -1223,7 +1231,7 @@ describe("a command is applied once", () => {
         }
       }
       simulation.route = () => [{ afterMs: random() }];
-      simulation.settle(cluster.life(cluster.leader()).node.propose(bytes("the end")));
+      simulation.settle(cluster.server(cluster.leader()).node.propose(bytes("the end")));
       simulation.run(1000);
       const history = cluster.lines("a");
       for (const name of cluster.names) expect(cluster.lines(name)).toEqual(history);
@@ -1231,7 +1239,7 @@ describe("a command is applied once", () => {
       for (const [line, answer] of answers) {
         expect(answer).toBe(`${history.indexOf(line) + 1} ${line}`);
       }
-      const all = [...cluster.names.map((name) => cluster.life(name).node), ...clients];
+      const all = [...cluster.names.map((name) => cluster.server(name).node), ...clients];
       expect(all.map(whatIsLeft)).toEqual(all.map(() => ""));
     });
     if (isReplay) return;
@@ -1349,14 +1357,14 @@ test("a restarted server gets no answers to its earlier requests (full seed 3237
     to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
   const [session, sequence, acknowledged, commands] = commandsOf([999, 1, 0], bytes("x"));
   const fields = { session, sequence, acknowledged, commands };
-  cluster.life(requester).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
+  cluster.server(requester).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
   simulation.run(250);
   cluster.kill(requester);
   cluster.start(requester);
   // The first request after the restart has the same number as the first one before it.
-  const done = cluster.life(requester).node.propose(bytes("x"));
+  const done = cluster.server(requester).node.propose(bytes("x"));
   simulation.run(250);
-  expect(cluster.life(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
+  expect(cluster.server(leader).node.status()).toMatchObject({ role: "Leader", commitIndex: 1 });
   simulation.route = () => [{ afterMs: 1 }];
   expect(text(simulation.settle(done))).toBe("1 x");
 });
@@ -1380,12 +1388,12 @@ test("commands of one turn are sent together, and answered in as many parts as n
     cluster.leader();
     const client = cluster.connect("client");
     simulation.settle(client.propose(bytes("first")));
-    const asked = new Set<unknown>();
+    const requestIds = new Set<unknown>();
     simulation.watch = ({ packet }) => {
       const { types, bodies } = packet ? open(packet.bytes) : { types: [], bodies: [] };
       types.forEach((type, i) => {
         const [, id, ...fields] = bodies[i] ?? [];
-        if (type === "Commands") asked.add(id);
+        if (type === "Commands") requestIds.add(id);
         const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
         if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
         const isSmall = type !== "Outcomes" && type !== "Commands";
@@ -1398,7 +1406,7 @@ test("commands of one turn are sent together, and answered in as many parts as n
       Promise.all(lines.map((line) => client.propose(bytes(line)))),
     );
     expect(answers.map((answer) => text(answer).split(" ")[1])).toEqual(lines);
-    expect(asked.size).toBeLessThan(10);
+    expect(requestIds.size).toBeLessThan(10);
     const known = text(simulation.settle(client.read(bytes("")))).split(",");
     expect(known.toSorted()).toEqual(["first", ...lines].toSorted());
   });
@@ -1409,7 +1417,7 @@ test("reads are answered in their order, each after a round of its own", () => {
   const cluster = new Cluster(1);
   const { simulation } = cluster;
   const leader = cluster.leader();
-  const { node } = cluster.life(leader);
+  const { node } = cluster.server(leader);
   simulation.settle(node.propose(bytes("x")));
   simulation.run(500);
   // Replies to the leader are held, and delivered one by one.
@@ -1450,14 +1458,14 @@ describe("a follower's read", () => {
     const leader = cluster.leader();
     const [watched = "", other = ""] = cluster.names.filter((name) => name !== leader);
     const ipOf = (name: string) => cluster.machine(name).ip;
-    simulation.settle(cluster.life(other).node.propose(bytes("x")));
+    simulation.settle(cluster.server(other).node.propose(bytes("x")));
     simulation.run(200);
     expect(cluster.lines(watched)).toEqual(["x"]);
     const write = (value: string) =>
-      simulation.settle(cluster.life(leader).node.propose(bytes(value)));
+      simulation.settle(cluster.server(leader).node.propose(bytes(value)));
     const answers: string[] = [];
     const read = () => {
-      cluster.life(watched).node.read(bytes("")).then(
+      cluster.server(watched).node.read(bytes("")).then(
         (answer) => answers.push(text(answer)),
         (error: RaftError) => answers.push(error.code),
       );
@@ -1467,17 +1475,17 @@ describe("a follower's read", () => {
 
   test("is answered from the follower's state, and asks the leader only for the read index", () => {
     const { simulation, leader, watched, ipOf, read, answers } = watchedFollower();
-    const asked: string[] = [];
+    const requests: string[] = [];
     simulation.route = ({ from, to, bytes: sealed }) => {
       const { kind, types } = open(sealed);
       const isHop = from.host === ipOf(watched) && to.host === ipOf(leader);
-      if (isHop && kind === "client") asked.push(...types);
+      if (isHop && kind === "client") requests.push(...types);
       return [{ afterMs: 1 }];
     };
     for (let n = 0; n < 20; n += 1) read();
     simulation.run(100);
     expect(answers).toEqual(Array.from({ length: 20 }, () => "x"));
-    expect(asked).toEqual(["ReadIndex"]); // One request for all reads of a turn.
+    expect(requests).toEqual(["ReadIndex"]); // One request for all reads of a turn.
   });
 
   test("waits until the follower has every entry that was committed when the read arrived", () => {
@@ -1532,12 +1540,12 @@ describe("a follower's read", () => {
     // This read arrives while the request for the read index is in flight.
     reads.push(client.read(bytes(""), watched));
     simulation.run(500);
-    const [at, away] = [cluster.life(leader).node, cluster.life(watched).node];
-    expect(at["reads"].length).toBe(1);
-    expect(away["followerReads"].length).toBe(1);
+    const [atLeader, atFollower] = [cluster.server(leader).node, cluster.server(watched).node];
+    expect(atLeader["reads"].length).toBe(1);
+    expect(atFollower["followerReads"].length).toBe(1);
     simulation.route = () => [{ afterMs: 1 }];
     expect(simulation.settle(Promise.all(reads)).map(text)).toEqual(["x", "x", "x"]);
-    for (const node of [at, away]) {
+    for (const node of [atLeader, atFollower]) {
       const { name } = node["endpoint"].self;
       expect(node["endpoint"].peer("client", name).calls.size).toBe(0);
     }
@@ -1562,7 +1570,7 @@ describe("snapshots", () => {
     new Cluster(seed, ["a", "b", "c"], () => new Diary(), options);
 
   function propose(cluster: Cluster, lines: number, name: string): void {
-    const { node } = cluster.life(name);
+    const { node } = cluster.server(name);
     const proposed = Array.from({ length: lines }, (_, i) => node.propose(bytes(line(i))));
     cluster.simulation.settle(Promise.all(proposed));
   }
@@ -1579,27 +1587,27 @@ describe("snapshots", () => {
   function withOneDown(seed: number) {
     const cluster = withSnapshots(seed);
     cluster.leader();
-    const away = cluster.follower();
-    cluster.kill(away);
+    const down = cluster.follower();
+    cluster.kill(down);
     grow(cluster, 60);
-    return { cluster, simulation: cluster.simulation, away, leader: cluster.leader() };
+    return { cluster, simulation: cluster.simulation, down, leader: cluster.leader() };
   }
 
   /** Records the messages that leave a machine: type, time and receiver. */
   function listen(simulation: Simulation, name: string) {
-    const said: { type: string; at: number; to: string }[] = [];
+    const outgoing: { type: string; at: number; to: string }[] = [];
     simulation.watch = ({ machine, packet }) => {
       if (!packet || machine.name !== name) return;
       const to = simulation.machineAt(packet.to.host)?.name ?? "";
-      for (const type of open(packet.bytes).types) said.push({ type, at: simulation.now, to });
+      for (const type of open(packet.bytes).types) outgoing.push({ type, at: simulation.now, to });
     };
-    return said;
+    return outgoing;
   }
 
   const longestPause = (instants: readonly number[]) =>
     Math.max(...instants.slice(1).map((at, i) => at - (instants[i] ?? at)));
   const snapshotsOf = (cluster: Cluster, name: string) =>
-    cluster.life(name).events.filter((event) => event.type === "snapshot");
+    cluster.server(name).events.filter((event) => event.type === "snapshot");
   const expectAgreement = (cluster: Cluster) => {
     cluster.leader();
     cluster.simulation.run(2000);
@@ -1609,14 +1617,14 @@ describe("snapshots", () => {
   test("replace the log on every server, and are where a restart begins", () => {
     const cluster = withSnapshots(1);
     grow(cluster, 100);
-    for (let life = 0; life < 3; life += 1) {
+    for (let round = 0; round < 3; round += 1) {
       cluster.simulation.run(1000);
-      const before = cluster.names.map((name) => cluster.life(name).node.status());
+      const before = cluster.names.map((name) => cluster.server(name).node.status());
       for (const name of cluster.names) cluster.kill(name, "nothing");
       for (const [i, name] of cluster.names.entries()) {
         const { snapshotIndex = 0, logBytes = 0 } = before[i] ?? {};
         cluster.start(name);
-        const { node } = cluster.life(name);
+        const { node } = cluster.server(name);
         expect(snapshotIndex).toBeGreaterThan(50);
         expect(logBytes).toBeLessThan(80_000);
         expect(node.status()).toMatchObject({
@@ -1628,20 +1636,20 @@ describe("snapshots", () => {
       }
       grow(cluster, 1);
       expectAgreement(cluster);
-      expect(cluster.lines("a")).toHaveLength(101 + life);
+      expect(cluster.lines("a")).toHaveLength(101 + round);
     }
   });
 
   test("bring a server that was down up to date, in parallel chunks, even if some are lost", () => {
     forSeeds(5, (random, seed) => {
-      const { cluster, simulation, away, leader } = withOneDown(seed);
+      const { cluster, simulation, down, leader } = withOneDown(seed);
       simulation.route = () =>
         random() < 0.1 ? [] : [{ afterMs: 1 + 5 * random() }, { afterMs: 20 * random() }];
-      const said = listen(simulation, leader);
-      cluster.start(away);
-      expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
-      expect(snapshotsOf(cluster, away)[0]).toMatchObject({ from: leader });
-      const chunks = said.filter(({ type }) => type === "InstallSnapshot");
+      const outgoing = listen(simulation, leader);
+      cluster.start(down);
+      expect(simulation.run(20_000, () => snapshotsOf(cluster, down).length > 0)).toBe(true);
+      expect(snapshotsOf(cluster, down)[0]).toMatchObject({ from: leader });
+      const chunks = outgoing.filter(({ type }) => type === "InstallSnapshot");
       const together = chunks.filter(({ at }) => at === chunks[0]?.at);
       expect(together.length).toBeGreaterThan(10);
       simulation.route = () => [{ afterMs: random() }];
@@ -1653,42 +1661,45 @@ describe("snapshots", () => {
   test("are installed while the cluster serves, without an election", () => {
     const cluster = withSnapshots(1);
     const { simulation } = cluster;
-    const away = cluster.follower();
-    cluster.kill(away);
+    const down = cluster.follower();
+    cluster.kill(down);
     grow(cluster, 300);
     const leader = cluster.leader();
-    const { term } = cluster.life(leader).node.status();
+    const { term } = cluster.server(leader).node.status();
     for (const name of cluster.names) cluster.machine(name).turnMs = 3;
-    cluster.start(away);
-    const said = listen(simulation, away);
+    cluster.start(down);
+    const outgoing = listen(simulation, down);
     let [done, sent] = [0, 0];
     simulation.run(20_000, () => {
       // One command after the other: each is committed before the next one is proposed.
       if (sent === done) {
         sent += 1;
-        void cluster.life(leader).node.propose(bytes("x")).then(() => done += 1);
+        void cluster.server(leader).node.propose(bytes("x")).then(() => done += 1);
       }
-      return snapshotsOf(cluster, away).length > 0;
+      return snapshotsOf(cluster, down).length > 0;
     });
-    expect(snapshotsOf(cluster, away)).toHaveLength(1);
+    expect(snapshotsOf(cluster, down)).toHaveLength(1);
     expect(done).toBeGreaterThan(20);
     // The last chunk came long before, and heartbeats were answered during the installation.
-    const answers = said.filter(({ type }) => type === "InstallSnapshotReply").map(({ at }) => at);
+    const answers = outgoing.filter(({ type }) => type === "InstallSnapshotReply").map(({ at }) =>
+      at
+    );
     expect(simulation.now - (answers[0] ?? 0)).toBeGreaterThan(300);
     expect(longestPause([...answers, simulation.now])).toBeLessThan(200);
     expectAgreement(cluster);
-    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
+    expect(cluster.server(leader).node.status()).toMatchObject({ term, role: "Leader" });
   });
 
   test("that are installed replace all sessions of the server", () => {
-    const { cluster, simulation, away, leader } = withOneDown(1);
-    const node = cluster.start(away);
+    const { cluster, simulation, down, leader } = withOneDown(1);
+    const node = cluster.start(down);
     // A session that ended on the other servers while this one was down.
     node["sessions"]["open"].set(1e9, { acknowledged: 0, applied: new Map() });
-    expect(simulation.run(20_000, () => snapshotsOf(cluster, away).length > 0)).toBe(true);
+    expect(simulation.run(20_000, () => snapshotsOf(cluster, down).length > 0)).toBe(true);
     expectAgreement(cluster);
-    const table = (name: string) => JSON.stringify(cluster.life(name).node["sessions"].snapshot());
-    expect(table(away)).toEqual(table(leader));
+    const table = (name: string) =>
+      JSON.stringify(cluster.server(name).node["sessions"].snapshot());
+    expect(table(down)).toEqual(table(leader));
   });
 
   test("that are only partly installed answer no read, even an early one", () => {
@@ -1702,23 +1713,23 @@ describe("snapshots", () => {
     const cluster = new Cluster(1, ["a", "b", "c"], () => new Count(), longTimeout);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    const away = cluster.follower();
+    const down = cluster.follower();
     grow(cluster, 25);
     simulation.run(500);
     // The leader sends a read index to the follower, which is held like all its messages.
-    const [from, to] = [cluster.machine(leader).ip, cluster.machine(away).ip];
+    const [from, to] = [cluster.machine(leader).ip, cluster.machine(down).ip];
     const held: Packet[] = [];
     simulation.route = (packet) => {
       if (packet.from.host !== from || packet.to.host !== to) return [{ afterMs: 1 }];
       if (open(packet.bytes).types.includes("Answer")) held.push(packet);
       return [];
     };
-    const { node } = cluster.life(away);
+    const { node } = cluster.server(down);
     const answers: string[] = [];
     void node.read(bytes("")).then((answer) => answers.push(text(answer)));
     simulation.run(20);
     expect(held).toHaveLength(1);
-    const { node: other } = cluster.life(leader);
+    const { node: other } = cluster.server(leader);
     for (let i = 0; i < 300; i += 25) {
       simulation.settle(
         Promise.all(Array.from({ length: 25 }, () => other.propose(bytes(line(i))))),
@@ -1746,39 +1757,39 @@ describe("snapshots", () => {
     grow(cluster, 300);
     simulation.run(5000);
     const { length } = snapshotsOf(cluster, leader);
-    const { term, lastIndex } = cluster.life(leader).node.status();
+    const { term, lastIndex } = cluster.server(leader).node.status();
     cluster.machine(leader).turnMs = 3;
-    const said = listen(simulation, leader);
-    const isWriting = () => cluster.life(leader).node["slices"] !== undefined;
+    const outgoing = listen(simulation, leader);
+    const isWriting = () => cluster.server(leader).node["slices"] !== undefined;
     for (let i = 0; i < 1000 && !isWriting(); i += 1) propose(cluster, 10, leader);
     const from = simulation.now;
     simulation.run(10_000, () => !isWriting());
-    const beats = said.filter(({ type, at }) => type === "AppendEntries" && at >= from);
+    const beats = outgoing.filter(({ type, at }) => type === "AppendEntries" && at >= from);
     expect(snapshotsOf(cluster, leader).length).toBeGreaterThan(length);
     expect(simulation.now - from).toBeGreaterThan(500);
     for (const name of cluster.names.filter((other) => other !== leader)) {
       const instants = beats.filter(({ to }) => to === name).map(({ at }) => at);
       expect(longestPause([from, ...instants, simulation.now])).toBeLessThan(200);
     }
-    expect(cluster.life(leader).node.status()).toMatchObject({ term, role: "Leader" });
-    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(lastIndex);
+    expect(cluster.server(leader).node.status()).toMatchObject({ term, role: "Leader" });
+    expect(cluster.server(leader).node.status().snapshotIndex).toBeGreaterThan(lastIndex);
   });
 
   test("that a crashed leader has sent in part are sent again by the next leader", () => {
     forSeeds(5, (random, seed) => {
-      const { cluster, simulation, away, leader } = withOneDown(seed);
-      const said = listen(simulation, leader);
-      cluster.start(away);
+      const { cluster, simulation, down, leader } = withOneDown(seed);
+      const outgoing = listen(simulation, leader);
+      cluster.start(down);
       const chunks = 1 + 80 * random();
       const isUnderWay = () =>
-        said.filter(({ type }) => type === "InstallSnapshot").length >= chunks;
+        outgoing.filter(({ type }) => type === "InstallSnapshot").length >= chunks;
       expect(simulation.run(20_000, isUnderWay)).toBe(true);
       cluster.kill(leader);
       grow(cluster, 1);
       cluster.start(leader);
       grow(cluster, 1);
       expectAgreement(cluster);
-      expect(cluster.lines(away)).toHaveLength(62);
+      expect(cluster.lines(down)).toHaveLength(62);
     });
   });
 
@@ -1792,22 +1803,22 @@ describe("snapshots", () => {
     grow(cluster, 4);
     expect(snapshotsOf(cluster, leader)).toHaveLength(1);
     const { entries } = durable(cluster.machine(lagging));
-    expect(cluster.life(leader).node.status().snapshotIndex).toBeGreaterThan(entries.length);
-    const said = listen(simulation, leader);
+    expect(cluster.server(leader).node.status().snapshotIndex).toBeGreaterThan(entries.length);
+    const outgoing = listen(simulation, leader);
     cluster.start(lagging);
     expectAgreement(cluster);
-    expect(said.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
+    expect(outgoing.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
   });
 
   test("that arrive damaged stop the server, with an error that says so", () => {
     const cluster = withSnapshots(1);
     const { simulation } = cluster;
-    const away = cluster.follower();
-    cluster.kill(away);
+    const down = cluster.follower();
+    cluster.kill(down);
     grow(cluster, 100);
     const { disk } = cluster.machine(cluster.leader());
     disk.flip("data/snapshot", 10_000, 3);
-    const node = cluster.start(away);
+    const node = cluster.start(down);
     expect(failureOf(simulation, node.stopped)?.message).toMatch(
       /^Cannot use data\/snapshot\.new: it is damaged at byte \d+, as received\. /,
     );
@@ -1816,14 +1827,14 @@ describe("snapshots", () => {
   test("that cannot be read stop the server, with the file's name, when it sends or starts", () => {
     const cluster = withSnapshots(1);
     const { simulation } = cluster;
-    const away = cluster.follower();
-    cluster.kill(away);
+    const down = cluster.follower();
+    cluster.kill(down);
     grow(cluster, 100);
     const leader = cluster.leader();
-    const { node } = cluster.life(leader);
+    const { node } = cluster.server(leader);
     const { disk } = cluster.machine(leader);
     disk.isUnreadable = (file) => file.startsWith("data/snapshot"); // Also under its earlier name.
-    cluster.start(away);
+    cluster.start(down);
     const error = { code: "storage", message: "Cannot read data/snapshot: EIO: read." };
     expect(failureOf(simulation, node.stopped)).toMatchObject(error);
     cluster.kill(leader);
@@ -1902,9 +1913,9 @@ describe("a client", () => {
     expect(codeOf(simulation, client.read(bytes("")))).toBe("timeout");
     // The client got no session.
     expect(codeOf(simulation, client.propose(bytes("z")))).toBe("timeout");
-    const [dead] = cluster.names.filter((name) => !cluster.lives.has(name));
+    const [dead] = cluster.names.filter((name) => !cluster.running.has(name));
     expect(codeOf(simulation, client.inspect(`${dead}:1`))).toBe("timeout");
-    const [alive] = cluster.lives.keys();
+    const [alive] = cluster.running.keys();
     expect(simulation.settle(client.inspect(`${alive}:1`))).toMatchObject({ name: alive });
   });
 
@@ -1916,14 +1927,14 @@ describe("a client", () => {
     for (const name of ["a", "b"]) cluster.kill(name);
     simulation.run(5000); // The third server notices that it has lost the others.
     simulation.settle(client.inspect("c"));
-    const said = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
-    expect(said(client.propose(bytes("y")))).toMatch(
+    const messageOf = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
+    expect(messageOf(client.propose(bytes("y")))).toMatch(
       /^No answer in 2000 ms: the command may have been applied, or may still be\. Read before you repeat it\. Asked: a \(last/,
     );
-    expect(said(client.read(bytes("")))).toMatch(
+    expect(messageOf(client.read(bytes("")))).toMatch(
       /^No answer in 2000 ms\. Check that a majority of the servers runs, with this secret and cluster\. Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(ENOTFOUND: ghost\)\.$/,
     );
-    expect(said(client.inspect("b:1"))).toMatch(/\. Asked: b \(last heard \d+ ms ago\)\.$/);
+    expect(messageOf(client.inspect("b:1"))).toMatch(/\. Asked: b \(last heard \d+ ms ago\)\.$/);
   });
 
   test("reports a server that belongs to another cluster", () => {
@@ -1997,7 +2008,7 @@ describe("a client", () => {
     const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: cluster.machine("a").ip, port: 1 }];
     for (let n = 1; n <= 100; n += 1) {
       const bodies = Array.from({ length: 100 }, (_, id) => [0, 100 * n + id]);
-      const status = cluster.life("a").node.status();
+      const status = cluster.server("a").node.status();
       simulation.deliver({ from, to, bytes: fromClient(status, bodies, n) });
     }
   }
@@ -2015,8 +2026,8 @@ describe("a client", () => {
   });
 
   test("whose sessions end again and again is refused in the end", () => {
-    const { simulation, life } = single();
-    const { node } = life;
+    const { simulation, server } = single();
+    const { node } = server;
     const applied: number[] = [];
     // Behaves as if thousands of clients opened sessions before each command.
     const applyRequest = ({ session }: { session: number }) => {
@@ -2063,15 +2074,15 @@ describe("a client", () => {
   });
 
   test("rejects its command if its node stops as soon as the session opens", () => {
-    const { simulation, life } = single();
-    const onEvent = ({ type }: NodeEvent) => void (type === "committed" && life.node.stop());
-    Object.assign(life.node["options"], { onEvent });
-    expect(codeOf(simulation, life.node.propose(bytes("x")))).toBe("stopped");
+    const { simulation, server } = single();
+    const onEvent = ({ type }: NodeEvent) => void (type === "committed" && server.node.stop());
+    Object.assign(server.node["options"], { onEvent });
+    expect(codeOf(simulation, server.node.propose(bytes("x")))).toBe("stopped");
   });
 
   test("that is closed, or whose node has stopped, rejects every request immediately", () => {
-    const { simulation, life } = single();
-    const { node } = life;
+    const { simulation, server } = single();
+    const { node } = server;
     simulation.settle(node.propose(bytes("before")));
     const pending = node.propose(bytes("while it stops"));
     void node.stop();
@@ -2117,7 +2128,7 @@ describe("a client", () => {
       cluster.leader();
       simulation.settle(client.propose(bytes("after")));
       for (const name of cluster.names) {
-        simulation.settle(cluster.life(name).node.propose(bytes(name)));
+        simulation.settle(cluster.server(name).node.propose(bytes(name)));
       }
     });
   });
@@ -2126,7 +2137,7 @@ describe("a client", () => {
     const cluster = new Cluster(5);
     const { simulation } = cluster;
     const leader = cluster.leader();
-    const { node } = cluster.life(leader);
+    const { node } = cluster.server(leader);
     simulation.settle(node.propose(bytes("first")));
     const before = node.status().lastIndex;
     const others = cluster.names.filter((name) => name !== leader);
@@ -2136,7 +2147,7 @@ describe("a client", () => {
   });
 
   test("keeps its name when another client greets the server with it", () => {
-    const { simulation, life } = single();
+    const { simulation, server } = single();
     let known: unknown;
     simulation.watch = ({ machine, packet }) => {
       if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
@@ -2146,7 +2157,7 @@ describe("a client", () => {
     simulation.settle(client.read(bytes("")));
     expect(known).toBeString();
     const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
-    const datagram = fromClient(life.node.status(), [greeting], 1, "thief");
+    const datagram = fromClient(server.node.status(), [greeting], 1, "thief");
     const to = { host: simulation.machine("a").ip, port: 1 };
     simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
     simulation.run(100);
@@ -2156,7 +2167,7 @@ describe("a client", () => {
   test("that is another program cannot make the leader log what fits into no AppendEntries", () => {
     const cluster = new Cluster(6);
     const { simulation } = cluster;
-    const { node } = cluster.life(cluster.leader());
+    const { node } = cluster.server(cluster.leader());
     const { id, name, boot } = node.status();
     // A client's datagram has room for more than an AppendEntries has beside the record.
     const odd = (size: number) =>
@@ -2208,7 +2219,7 @@ describe("the key-value store", () => {
     ], [true, false, true, true]],
   ])("%s", (_, commands, answers) => {
     const store = new KeyValueStore();
-    expect(commands.map((asked) => answerOf(store.apply(askStore(...asked))))).toEqual(answers);
+    expect(commands.map((fields) => answerOf(store.apply(askStore(...fields))))).toEqual(answers);
   });
 
   test("distinguishes keys by their bytes, even if these are no text", () => {
@@ -2217,10 +2228,10 @@ describe("the key-value store", () => {
     const keys = [[0], [0, 0], [0xFF], [0xC3, 0xBF], [0xC3], [0xED, 0xA0, 0x80], [], ...words].map((
       raw,
     ) => Buffer.from(raw));
-    for (const one of keys) expect(answerOf(store.query(askStore("get", one)))).toBe(false);
-    for (const [n, one] of keys.entries()) store.apply(askStore("put", one, bytes(`${n}`)));
-    for (const [n, one] of keys.entries()) {
-      expect(answerOf(store.query(askStore("get", one)))).toBe(`${n}`);
+    for (const anyKey of keys) expect(answerOf(store.query(askStore("get", anyKey)))).toBe(false);
+    for (const [n, anyKey] of keys.entries()) store.apply(askStore("put", anyKey, bytes(`${n}`)));
+    for (const [n, anyKey] of keys.entries()) {
+      expect(answerOf(store.query(askStore("get", anyKey)))).toBe(`${n}`);
     }
   });
 
@@ -2317,16 +2328,16 @@ describe("the key-value store", () => {
       bytes("constructor"),
       Buffer.from([0xFF, 0xC3, 0]),
     ];
-    for (const one of unusual) {
-      expect(simulation.settle(values.get(one))).toBeUndefined();
-      simulation.settle(values.put(one, one));
-      expect(simulation.settle(values.get(one))).toEqual(Uint8Array.from(one));
-      expect(simulation.settle(values.cas(one, one, Buffer.alloc(0)))).toBe(true);
-      expect(simulation.settle(values.get(one))).toEqual(new Uint8Array());
+    for (const anyKey of unusual) {
+      expect(simulation.settle(values.get(anyKey))).toBeUndefined();
+      simulation.settle(values.put(anyKey, anyKey));
+      expect(simulation.settle(values.get(anyKey))).toEqual(Uint8Array.from(anyKey));
+      expect(simulation.settle(values.cas(anyKey, anyKey, Buffer.alloc(0)))).toBe(true);
+      expect(simulation.settle(values.get(anyKey))).toEqual(new Uint8Array());
     }
-    for (const one of unusual) expect(simulation.settle(values.delete(one))).toBe(true);
+    for (const anyKey of unusual) expect(simulation.settle(values.delete(anyKey))).toBe(true);
     const large = Buffer.alloc(MAX_COMMAND_BYTES);
-    const before = cluster.life("a").node.status().lastIndex;
+    const before = cluster.server("a").node.status().lastIndex;
     for (const put of [() => values.put(large, key), () => values.put(key, large)]) {
       const { code, message } = failureOf(simulation, put()) ?? {};
       expect(code).toBe("refused");
@@ -2334,6 +2345,6 @@ describe("the key-value store", () => {
         /^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./,
       );
     }
-    expect(cluster.life("a").node.status().lastIndex).toBe(before);
+    expect(cluster.server("a").node.status().lastIndex).toBe(before);
   });
 });

@@ -28,7 +28,7 @@ import { PATIENCE_MS } from "../support/thorough.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 describe("ReadIndex (thesis §6.4)", () => {
-  const ask = (raft: Raft) => {
+  const startRead = (raft: Raft) => {
     if (!raft.read()) throw new Error("only a leader reads");
   };
   /** Confirms a round, and returns how many reads are answered. */
@@ -44,7 +44,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     // This round left before the read, so it does not prove that the leader led when the read came.
     wait(raft, HEARTBEAT);
     const earlier = roundOf(raft);
-    ask(raft);
+    startRead(raft);
     turn(raft);
     expect(confirm(raft, earlier)).toBe(0);
     expect(confirm(raft, earlier, { from: "c" })).toBe(0);
@@ -53,7 +53,7 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a round stays valid while a later one is in flight", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     turn(raft);
     const round = roundOf(raft);
     wait(raft, HEARTBEAT);
@@ -63,12 +63,12 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a request of an earlier term confirms nothing, even if it is answered in this term", () => {
     const raft = settledLeader({ log: [1], term: 5 });
-    ask(raft);
+    startRead(raft);
     turn(raft);
-    const asked = { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1, round: roundOf(raft) };
+    const fields = { from: "a", to: "b", prevLogIndex: 1, prevLogTerm: 1, round: roundOf(raft) };
     const b = follower({ name: "b", log: [1], term: 5 }, "a");
-    const [late] = step(b, appendEntries(4, asked));
-    const [chunk] = step(b, installSnapshot(4, { ...asked, lastIncludedIndex: 9 }));
+    const [late] = step(b, appendEntries(4, fields));
+    const [chunk] = step(b, installSnapshot(4, { ...fields, lastIncludedIndex: 9 }));
     for (const answer of [late, chunk]) {
       expect(answer).toMatchObject({ term: 5, round: 0, success: false });
       if (answer) raft.receive(answer, raft.now);
@@ -79,7 +79,7 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a refusal of our term confirms a read, because a follower sent it", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     turn(raft);
     expect(confirm(raft, roundOf(raft), { success: false })).toBe(1);
   });
@@ -89,7 +89,7 @@ describe("ReadIndex (thesis §6.4)", () => {
     const [, , matchIndex = 0] = [propose(raft), propose(raft), propose(raft)];
     turn(raft);
     raft.receive(appendReply(1, { round: roundOf(raft), matchIndex }), raft.now);
-    ask(raft);
+    startRead(raft);
     const applyOne = () => [...raft.step(1)].at(-1);
     expect(applyOne()).toMatchObject({ type: "apply", entries: [{}], reads: 0 });
     raft.receive(appendReply(1, { round: roundOf(raft), matchIndex }), raft.now);
@@ -100,7 +100,7 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a read does not wait for later proposals", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     propose(raft);
     turn(raft);
     raft.receive(appendReply(1, { round: roundOf(raft), matchIndex: 1 }), raft.now);
@@ -109,17 +109,17 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("many reads share one round", () => {
     const raft = settledLeader();
-    for (let i = 0; i < 3; i += 1) ask(raft);
+    for (let i = 0; i < 3; i += 1) startRead(raft);
     expect(receiversOf(turn(raft))).toEqual(["b", "c"]);
     expect(confirm(raft, roundOf(raft))).toBe(3);
   });
 
   test("later reads wait for a later round", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     turn(raft);
     const round = roundOf(raft);
-    ask(raft);
+    startRead(raft);
     expect(receiversOf(turn(raft))).toEqual(["b", "c"]);
     expect(confirm(raft, round)).toBe(1);
     expect(confirm(raft, roundOf(raft))).toBe(1);
@@ -128,7 +128,7 @@ describe("ReadIndex (thesis §6.4)", () => {
   test("a late reply to an earlier round does not revoke a follower's confirmation", () => {
     const raft = settledLeader({ members: FIVE });
     const early = roundOf(raft);
-    ask(raft);
+    startRead(raft);
     turn(raft);
     expect(confirm(raft, roundOf(raft), { from: "b" })).toBe(0);
     expect(confirm(raft, early, { from: "b" })).toBe(0);
@@ -137,7 +137,7 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a lost round is retransmitted within a heartbeat", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     turn(raft);
     expect(receiversOf(wait(raft, HEARTBEAT))).toEqual(["b", "c"]);
     expect(confirm(raft, roundOf(raft))).toBe(1);
@@ -145,7 +145,7 @@ describe("ReadIndex (thesis §6.4)", () => {
 
   test("a read is dropped when the leader steps down, and is not answered in a later term", () => {
     const raft = settledLeader();
-    ask(raft);
+    startRead(raft);
     turn(raft);
     step(raft, appendReply(2, { success: false }));
     timeOut(raft);

@@ -204,7 +204,7 @@ describe("what a server finds at its start", () => {
       const disk = new Disk(random);
       let storage = start(disk, random);
       let known = NOTHING;
-      for (let life = 0; life < 6; life += 1) {
+      for (let run = 0; run < 6; run += 1) {
         for (let saves = Math.floor(random() * 4); saves > 0; saves -= 1) {
           const change = drawChange(random, known);
           storage.save(change);
@@ -249,7 +249,7 @@ describe("what a server finds at its start", () => {
     const disk = new Disk(randomFrom(1));
     const entries = Array.from({ length: 2500 }, (_, i) => command(i + 1, 1, `command ${i}`));
     start(disk).save({ currentTerm: 1, votedFor: "a", commitIndex: 0, entries });
-    for (let life = 0; life < 3; life += 1) {
+    for (let run = 0; run < 3; run += 1) {
       disk.powerCut("nothing");
       expect(remembered(start(disk))).toEqual(
         show({ currentTerm: 1, votedFor: "a", commitIndex: 0, entries }),
@@ -363,7 +363,7 @@ describe("recovery of a log", () => {
       makeEntry(3, 4, "commands", Buffer.concat(commands)),
     ];
     disk.put(LOG, padded(encodeFrame(records)));
-    for (let life = 0; life < 2; life += 1) {
+    for (let run = 0; run < 2; run += 1) {
       const storage = start(disk);
       expect(storage.hardState).toEqual({ currentTerm: 4, votedFor: "b", commitIndex: 0 });
       expect(storage.entries.map(({ kind }) => kind)).toEqual(["members", "session", "commands"]);
@@ -548,7 +548,7 @@ describe("a start", () => {
   test("saves a greater boot number each time, however the last run ended", () => {
     forSeeds(50, (random) => {
       const disk = new Disk(random);
-      for (let [life, before] = [1, 0]; life < 10; life += 1) {
+      for (let [run, before] = [1, 0]; run < 10; run += 1) {
         const { boot } = start(disk, random).identity;
         expectNextBoot(before, boot);
         before = boot;
@@ -654,7 +654,7 @@ describe("a failing disk", () => {
     let completed = NOTHING;
     let attempted = NOTHING;
     const live = () => {
-      for (let life = 0; life < 2; life += 1) {
+      for (let run = 0; run < 2; run += 1) {
         const storage = start(disk, random);
         for (let save = 0; save < 3; save += 1) {
           const change = drawChange(random, completed);
@@ -771,7 +771,7 @@ describe("a snapshot", () => {
     const disk = new Disk(randomFrom(1));
     take(storageWithFive(disk), { index: 4, term: 1 }, fiveEntries, 3);
     disk.powerCut("nothing");
-    for (let life = 0; life < 2; life += 1) {
+    for (let run = 0; run < 2; run += 1) {
       const storage = start(disk);
       const size = disk.read(SNAPSHOT)?.length ?? 0;
       expect(storage.snapshot).toEqual({ index: 4, term: 1, size, founding: 7, members });
@@ -785,7 +785,7 @@ describe("a snapshot", () => {
         commitIndex: 0,
         entries: [command(5, 3, "other")],
       };
-      if (life === 0) storage.save({ ...storage.hardState, entries: [] });
+      if (run === 0) storage.save({ ...storage.hardState, entries: [] });
       else storage.save(change);
       disk.powerCut("nothing");
     }

@@ -76,7 +76,7 @@ const record = (
 
 type Listener = {
   endpoint: Endpoint;
-  heard: Message[];
+  accepted: Message[];
   calls: (Set<number> | undefined)[];
   events: EndpointEvent[];
   restarted: string[];
@@ -92,7 +92,7 @@ function listen(
 ): Listener {
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
-  const heard: Message[] = [];
+  const accepted: Message[] = [];
   const calls: Listener["calls"] = [];
   const events: EndpointEvent[] = [];
   const restarted: string[] = [];
@@ -103,7 +103,7 @@ function listen(
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
     onTurnEnd: () => endpoint.flush(),
     onMessage: (message, sender) => {
-      heard.push(message as Message);
+      accepted.push(message as Message);
       calls.push(sender?.calls);
     },
     onGreeting: () => {},
@@ -114,7 +114,7 @@ function listen(
   });
   return {
     endpoint,
-    heard,
+    accepted,
     calls,
     events,
     restarted,
@@ -164,12 +164,12 @@ function expectDropped(
   host?: string,
 ): void {
   const before = { total: total(b), reason: b.endpoint.dropped[reason ?? ""] ?? 0 };
-  b.heard.length = 0;
+  b.accepted.length = 0;
   sent.length = 0;
   b.receive(bytes, host);
   b.endpoint.flush();
   simulation.run(5);
-  expect({ heard: b.heard, sent }).toEqual({ heard: [], sent: [] });
+  expect({ accepted: b.accepted, sent }).toEqual({ accepted: [], sent: [] });
   expect(total(b)).toBe(before.total + 1);
   if (reason) expect(b.endpoint.dropped[reason]).toBe(before.reason + 1);
 }
@@ -178,12 +178,16 @@ function expectDropped(
  * Expects that a datagram is accepted. Otherwise a test of dropped datagrams would pass if all were
  * dropped.
  */
-function expectHeard({ b, simulation }: ReturnType<typeof pair>, bytes: Buffer, count = 1): void {
-  b.heard.length = 0;
+function expectAccepted(
+  { b, simulation }: ReturnType<typeof pair>,
+  bytes: Buffer,
+  count = 1,
+): void {
+  b.accepted.length = 0;
   const before = total(b);
   b.receive(bytes);
   simulation.run(5); // A restarted sender receives the receiver's boot number.
-  expect(b.heard).toHaveLength(count);
+  expect(b.accepted).toHaveLength(count);
   expect(total(b)).toBe(before);
 }
 
@@ -194,7 +198,7 @@ const isGreeting = ({ bytes }: Packet) => {
 
 describe("malformed datagrams are dropped and counted, without an error or an answer", () => {
   test("well-formed messages of every type are accepted, alone or with others", () => {
-    const two = pair();
+    const servers = pair();
     const entries = Buffer.concat([record(1, 4), record(2, 5)]);
     for (
       const body of [
@@ -209,13 +213,13 @@ describe("malformed datagrams are dropped and counted, without an error or an an
         appendReply,
       ]
     ) {
-      expectHeard(two, two.from([body]));
-      expectHeard(two, two.from([body], {}, "peer", (value) => floats.encode(value)));
-      expectHeard(two, two.from([body, vote, body]), 3);
+      expectAccepted(servers, servers.from([body]));
+      expectAccepted(servers, servers.from([body], {}, "peer", (value) => floats.encode(value)));
+      expectAccepted(servers, servers.from([body, vote, body]), 3);
     }
-    const [heard] = two.b.heard;
-    const { disk } = two.a.storage.identity;
-    expect(heard).toEqual({
+    const [accepted] = servers.b.accepted;
+    const { disk } = servers.a.storage.identity;
+    expect(accepted).toEqual({
       type: "AppendEntriesReply",
       from: "a",
       to: "b",
@@ -229,21 +233,21 @@ describe("malformed datagrams are dropped and counted, without an error or an an
       hintIndex: 0,
       hintTerm: 0,
     });
-    expectHeard(two, two.from([]), 0);
+    expectAccepted(servers, servers.from([]), 0);
   });
 
   test("random bytes of any length, even with a right version and kind", () => {
-    const two = pair();
+    const servers = pair();
     forSeeds(300, (random) => {
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
-      expectDropped(two, bytes);
+      expectDropped(servers, bytes);
       if (bytes.length > 18) {
         bytes[16] = 5;
         bytes[17] = Math.floor(random() * 2);
-        expectDropped(two, bytes, "unauthenticated");
+        expectDropped(servers, bytes, "unauthenticated");
       }
     });
-    expectDropped(two, Buffer.alloc(65_507, 0x91));
+    expectDropped(servers, Buffer.alloc(65_507, 0x91));
   });
 
   test("an empty datagram is a probe, and is not even counted", () => {
@@ -252,31 +256,31 @@ describe("malformed datagrams are dropped and counted, without an error or an an
     b.receive(Buffer.alloc(0));
     b.endpoint.flush();
     simulation.run(5);
-    expect({ heard: b.heard, sent }).toEqual({ heard: [], sent: [] });
+    expect({ accepted: b.accepted, sent }).toEqual({ accepted: [], sent: [] });
     expect({ dropped: b.endpoint.dropped, events: b.events }).toEqual(before);
   });
 
   test("a whole datagram with a changed byte, a missing end or an additional byte", () => {
-    const two = pair();
+    const servers = pair();
     const random = randomFrom(1);
     for (const kind of KINDS) {
       const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-      const whole = two.from([first[kind]], {}, kind);
+      const whole = servers.from([first[kind]], {}, kind);
       for (let at = 0; at < whole.length; at += 1) {
         for (const change of [1, 0x80, 0xFF, 1 + Math.floor(random() * 255)]) {
           const damaged = Buffer.from(whole);
           damaged[at] = (damaged[at] ?? 0) ^ change;
-          expectDropped(two, damaged);
+          expectDropped(servers, damaged);
         }
-        if (at > 0) expectDropped(two, whole.subarray(0, at));
+        if (at > 0) expectDropped(servers, whole.subarray(0, at));
       }
-      expectDropped(two, Buffer.concat([whole, Buffer.from([0])]), "unauthenticated");
-      expectHeard(two, whole);
+      expectDropped(servers, Buffer.concat([whole, Buffer.from([0])]), "unauthenticated");
+      expectAccepted(servers, whole);
     }
   });
 
   test("a datagram that claims a huge size, with or without the secret", () => {
-    const two = pair();
+    const servers = pair();
     const header = encode(
       inOrder({ cluster: "x", from: "a", to: "b", disk: 1, boot: 1, toBoot: 1, sequence: 9999 }),
     );
@@ -296,17 +300,21 @@ describe("malformed datagrams are dropped and counted, without an error or an an
     for (const claim of hugeClaims) {
       const bytes = Buffer.from(claim, "hex");
       for (const parts of [[bytes], [header, bytes], [bytes, header]]) {
-        expectDropped(two, seal("peer", parts, "a stranger's"), "unauthenticated");
-        expectDropped(two, seal("peer", parts), "malformed");
+        expectDropped(servers, seal("peer", parts, "a stranger's"), "unauthenticated");
+        expectDropped(servers, seal("peer", parts), "malformed");
       }
     }
   });
 
   test("claims of nested arrays, without allocating memory for them", () => {
-    const two = pair();
+    const servers = pair();
     const before = process.memoryUsage().rss;
     // Two hundred nested arrays that claim half a million elements each.
-    expectDropped(two, seal("peer", [Buffer.from("dd0007ffff".repeat(200), "hex")]), "malformed");
+    expectDropped(
+      servers,
+      seal("peer", [Buffer.from("dd0007ffff".repeat(200), "hex")]),
+      "malformed",
+    );
     expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(100);
   });
 
@@ -339,70 +347,70 @@ describe("malformed datagrams are dropped and counted, without an error or an an
   test.each(Object.entries(bodies))(
     "a value other than a natural number for one in %p (catalogue 44)",
     (_, body) => {
-      const two = pair();
+      const servers = pair();
       for (let at = 1; at < body.length; at += 1) {
         if (typeof body[at] !== "number") continue;
         for (const wrong of notNumbers) {
-          const bytes = two.from(
+          const bytes = servers.from(
             [body.with(at, wrong)],
             {},
             "peer",
             (value) => floats.encode(value),
           );
-          expectDropped(two, bytes, "malformed");
+          expectDropped(servers, bytes, "malformed");
         }
       }
-      expectHeard(two, two.from([body]));
+      expectAccepted(servers, servers.from([body]));
     },
   );
 
   test.each(Object.entries(bodies))("a value of a wrong type anywhere in %p", (_, body) => {
-    const two = pair();
+    const servers = pair();
     const values = [null, true, 1, "text", Buffer.from("bytes"), [1], undefined, new Date(0)];
     for (let at = 1; at < body.length; at += 1) {
       for (const wrong of values) {
         if (typeof wrong === typeof body[at] && typeof wrong !== "object") continue;
-        expectDropped(two, two.from([body.with(at, wrong)]), "malformed");
+        expectDropped(servers, servers.from([body.with(at, wrong)]), "malformed");
       }
     }
   });
 
   test("missing or additional fields, and messages that are no arrays", () => {
-    const two = pair();
+    const servers = pair();
     for (const body of Object.values(bodies)) {
-      expectDropped(two, two.from([body.slice(0, -1)]), "malformed");
-      expectDropped(two, two.from([[...body, 0]]), "malformed");
-      expectDropped(two, two.from([body, body.slice(0, 1)]), "malformed");
+      expectDropped(servers, servers.from([body.slice(0, -1)]), "malformed");
+      expectDropped(servers, servers.from([[...body, 0]]), "malformed");
+      expectDropped(servers, servers.from([body, body.slice(0, 1)]), "malformed");
     }
     for (const body of [null, 0, "RequestVote", [], {}, Buffer.from([0]), true]) {
-      expectDropped(two, two.from([body]), "malformed");
+      expectDropped(servers, servers.from([body]), "malformed");
     }
   });
 
   test("a chunk that reaches beyond the end of its snapshot", () => {
-    const two = pair();
+    const servers = pair();
     for (const [size, offset] of [[30, 21], [9, 0], [0, 2 ** 47]] as const) {
-      expectDropped(two, two.from([install(size, offset, Buffer.alloc(10))]), "malformed");
+      expectDropped(servers, servers.from([install(size, offset, Buffer.alloc(10))]), "malformed");
     }
   });
 
   test("a chunk of an empty snapshot, because every snapshot has bytes", () => {
-    const two = pair();
-    expectDropped(two, two.from([install(0, 0, Buffer.alloc(0))]), "malformed");
-    expectHeard(two, two.from([install(1, 0, Buffer.alloc(0))]));
+    const servers = pair();
+    expectDropped(servers, servers.from([install(0, 0, Buffer.alloc(0))]), "malformed");
+    expectAccepted(servers, servers.from([install(1, 0, Buffer.alloc(0))]));
   });
 
   test("a sender's name of more than 255 bytes", () => {
-    const two = pair();
+    const servers = pair();
     for (const kind of KINDS) {
       const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
-      expectDropped(two, two.from([body], { from: "ü".repeat(128) }, kind), "malformed");
+      expectDropped(servers, servers.from([body], { from: "ü".repeat(128) }, kind), "malformed");
     }
-    expectHeard(two, two.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
+    expectAccepted(servers, servers.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
   });
 
   test("an unknown type of message", () => {
-    const two = pair();
+    const servers = pair();
     for (
       const type of [
         8,
@@ -421,41 +429,46 @@ describe("malformed datagrams are dropped and counted, without an error or an an
         "constructor",
       ]
     ) {
-      expectDropped(two, two.from([vote.with(0, type)]), "malformed");
-      expectDropped(two, two.from([[type]]), "malformed");
+      expectDropped(servers, servers.from([vote.with(0, type)]), "malformed");
+      expectDropped(servers, servers.from([[type]]), "malformed");
     }
   });
 
   test("a type that is no number, but converts to the key of one", () => {
-    const two = pair();
+    const servers = pair();
     for (const type of ["0", [0], [[0]]]) {
-      expectDropped(two, two.from([vote.with(0, type)]), "malformed");
+      expectDropped(servers, servers.from([vote.with(0, type)]), "malformed");
     }
-    const minusZero = two.from([vote.with(0, -0)], {}, "peer", (value) => floats.encode(value));
-    expectDropped(two, minusZero, "malformed");
+    const minusZero = servers.from([vote.with(0, -0)], {}, "peer", (value) => floats.encode(value));
+    expectDropped(servers, minusZero, "malformed");
   });
 
   test("an error anywhere in the envelope, ill-formed text included", () => {
-    const two = pair();
+    const servers = pair();
     const texts = ["a\uD800", "\uDFFF", 1, null, Buffer.from("a")];
     for (const field of ["cluster", "from", "to"]) {
       for (const wrong of texts) {
-        expectDropped(two, two.from([vote], { [field]: wrong }), "malformed");
+        expectDropped(servers, servers.from([vote], { [field]: wrong }), "malformed");
       }
     }
     for (const field of ["disk", "boot", "toBoot", "sequence", "founding"]) {
       for (const wrong of notNumbers) {
-        const bytes = two.from([vote], { [field]: wrong }, "peer", (value) => floats.encode(value));
-        expectDropped(two, bytes, "malformed");
+        const bytes = servers.from(
+          [vote],
+          { [field]: wrong },
+          "peer",
+          (value) => floats.encode(value),
+        );
+        expectDropped(servers, bytes, "malformed");
       }
     }
-    expectDropped(two, seal("peer", [encode([]), encode(vote)]), "malformed");
-    expectDropped(two, seal("peer", []), "malformed");
-    expectHeard(two, two.from([vote]));
+    expectDropped(servers, seal("peer", [encode([]), encode(vote)]), "malformed");
+    expectDropped(servers, seal("peer", []), "malformed");
+    expectAccepted(servers, servers.from([vote]));
   });
 
   test("entries with a gap, of a later term than the leader's, or of a kind not in a log", () => {
-    const two = pair();
+    const servers = pair();
     const good = record(1, 4);
     const wrong = [
       [record(2, 4)],
@@ -469,23 +482,23 @@ describe("malformed datagrams are dropped and counted, without an error or an an
       [good, record(2, 4, "vote")],
     ].map((records) => Buffer.concat(records));
     for (const entries of wrong) {
-      expectDropped(two, two.from([append(entries)]), "malformed");
+      expectDropped(servers, servers.from([append(entries)]), "malformed");
     }
-    expectHeard(two, two.from([append(Buffer.concat([good, record(2, 5)]))]));
+    expectAccepted(servers, servers.from([append(Buffer.concat([good, record(2, 5)]))]));
   });
 
   test("entries whose bytes are not whole records", () => {
-    const two = pair();
+    const servers = pair();
     const whole = Buffer.concat([record(1, 4), record(2, 4)]);
     for (let length = 1; length < whole.length; length += 1) {
       if (length !== whole.length / 2) {
-        expectDropped(two, two.from([append(whole.subarray(0, length))]), "malformed");
+        expectDropped(servers, servers.from([append(whole.subarray(0, length))]), "malformed");
       }
     }
     const unknown = Buffer.from(whole).fill(5, 0, 1);
     const long = Buffer.from(whole).fill(0xFF, 13, 17);
     for (const entries of [unknown, long, Buffer.concat([whole, Buffer.from([2])])]) {
-      expectDropped(two, two.from([append(entries)]), "malformed");
+      expectDropped(servers, servers.from([append(entries)]), "malformed");
     }
   });
 });
@@ -537,12 +550,12 @@ describe("authentication", () => {
   });
 
   test("a datagram of another version, or with a damaged head, causes no warning", () => {
-    const two = pair();
-    const old = two.from([vote]);
+    const servers = pair();
+    const old = servers.from([vote]);
     old[16] = 1;
-    expectDropped(two, old, "version");
-    expectDropped(two, Buffer.alloc(10), "version");
-    expect(two.b.events).toEqual([]);
+    expectDropped(servers, old, "version");
+    expectDropped(servers, Buffer.alloc(10), "version");
+    expect(servers.b.events).toEqual([]);
   });
 
   test("servers of clusters with different names warn each other, and clients get no answer", () => {
@@ -560,7 +573,7 @@ describe("authentication", () => {
       { ...foreign, server: "a", address: from("a"), cluster: "other" },
     ]);
     expect(a.endpoint.peerStatus("peer", "b").lastWarning?.type).toBe("foreign");
-    expect([a.heard, b.heard]).toEqual([[], []]);
+    expect([a.accepted, b.accepted]).toEqual([[], []]);
     expect(b.endpoint.dropped).toMatchObject({ unauthenticated: 6 });
     expect(senders.filter((name) => name === "b").length).toBeGreaterThan(0);
   });
@@ -576,25 +589,25 @@ describe("authentication", () => {
       clientKey(key, "raft"),
     ];
     expect(new Set([key, ...others]).size).toBe(5);
-    const two = pair();
-    const body = two.from([vote]).subarray(18);
+    const servers = pair();
+    const body = servers.from([vote]).subarray(18);
     for (const secret of [key, Buffer.from(key, "hex").toString("latin1")]) {
-      expectDropped(two, seal("peer", [body], secret), "unauthenticated");
+      expectDropped(servers, seal("peer", [body], secret), "unauthenticated");
     }
   });
 
   test("the code is checked for every type of message of every kind (catalogue 43)", () => {
-    const two = pair();
+    const servers = pair();
     for (const kind of KINDS) {
       for (const [number] of TYPES[kind].entries()) {
-        const bytes = two.from([[number, 77]], {}, kind);
+        const bytes = servers.from([[number, 77]], {}, kind);
         for (const bit of [0, 15 * 8 + 7]) {
           const forged = Buffer.from(bytes);
           forged[bit >> 3] = (forged[bit >> 3] ?? 0) ^ (1 << (bit & 7));
-          expectDropped(two, forged, "unauthenticated");
+          expectDropped(servers, forged, "unauthenticated");
         }
         const byStranger = seal(kind, [bytes.subarray(18)], "a stranger's secret");
-        expectDropped(two, byStranger, "unauthenticated");
+        expectDropped(servers, byStranger, "unauthenticated");
       }
     }
   });
@@ -636,13 +649,13 @@ describe("authentication", () => {
   test.each(everyType)(
     "a whole %s %s has no effect without the code of its kind's key",
     (kind, type, number) => {
-      const two = pair();
-      const { b, sent } = two;
+      const servers = pair();
+      const { b, sent } = servers;
       const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
       const known = b.endpoint.peerStatus(kind, "a");
       const others = KINDS.filter((other) => other !== kind);
       for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
-        const whole = two.from([body], claim, kind);
+        const whole = servers.from([body], claim, kind);
         const parts = [whole.subarray(18)];
         const forged = Array.from({ length: 16 }, (_, at): Buffer => {
           const damaged = Buffer.from(whole);
@@ -653,37 +666,45 @@ describe("authentication", () => {
           Buffer.from(whole).fill(0, 0, 16),
           seal(kind, parts, "another secret"),
           Buffer.concat([
-            two.from([body.with(1, 78)], claim, kind).subarray(0, 16),
+            servers.from([body.with(1, 78)], claim, kind).subarray(0, 16),
             whole.subarray(16),
           ]),
           ...others.map((other) => seal(other, parts, SECRET, kind)),
         );
-        for (const bytes of forged) expectDropped(two, bytes, "unauthenticated", "10.9.9.9");
+        for (const bytes of forged) expectDropped(servers, bytes, "unauthenticated", "10.9.9.9");
       }
       const { heardMs: _, ...now } = b.endpoint.peerStatus(kind, "a");
       expect(known).toMatchObject(now);
       // The forged ones changed nothing: a valid datagram is accepted, and its sender's address is
       // used.
-      expectHeard(two, two.from([body], {}, kind), type === "Greeting" ? 0 : 1);
+      expectAccepted(servers, servers.from([body], {}, kind), type === "Greeting" ? 0 : 1);
       sent.length = 0;
       b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
       b.endpoint.flush();
       expect(sent.map(({ bytes }) => open(bytes).envelope[5])).toEqual([
-        two.a.storage.identity.boot,
+        servers.a.storage.identity.boot,
       ]);
       expect(sent[0]?.to.host).not.toBe("10.9.9.9");
     },
   );
 
   test("the client key makes no peer's message, neither as a peer nor as a client", () => {
-    const two = pair();
+    const servers = pair();
     for (const body of [vote, voteReply, append(record(1, 4)), appendReply]) {
-      const bytes = two.from([body], {}, "client");
-      expectDropped(two, seal("client", [bytes.subarray(18)], SECRET, "peer"), "unauthenticated");
-      expectDropped(two, bytes, "malformed");
+      const bytes = servers.from([body], {}, "client");
+      expectDropped(
+        servers,
+        seal("client", [bytes.subarray(18)], SECRET, "peer"),
+        "unauthenticated",
+      );
+      expectDropped(servers, bytes, "malformed");
     }
-    const fromPeer = two.from([[0, 77]]);
-    expectDropped(two, seal("peer", [fromPeer.subarray(18)], SECRET, "client"), "unauthenticated");
+    const fromPeer = servers.from([[0, 77]]);
+    expectDropped(
+      servers,
+      seal("peer", [fromPeer.subarray(18)], SECRET, "client"),
+      "unauthenticated",
+    );
   });
 
   test("a program that has only the client key accepts no peer's message", () => {
@@ -695,7 +716,7 @@ describe("authentication", () => {
       vote,
     ].map((part) => encode(part));
     client.receive(seal("peer", parts));
-    expect(client.heard).toEqual([]);
+    expect(client.accepted).toEqual([]);
     expect(client.endpoint.dropped).toEqual({ unauthenticated: 1 });
   });
 });
@@ -718,7 +739,7 @@ describe("repeated datagrams", () => {
       }
       a.endpoint.flush();
       simulation.run(100);
-      const ids = b.heard.map(({ id }) => id);
+      const ids = b.accepted.map(({ id }) => id);
       overtaken += ids.filter((id, i) => id < (ids[i - 1] ?? 0)).length;
       expect(ids.toSorted((x, y) => x - y)).toEqual(Array.from({ length: 500 }, (_, i) => i + 1));
     });
@@ -728,37 +749,37 @@ describe("repeated datagrams", () => {
   });
 
   test("a datagram is dropped if so many later ones arrived that its number is forgotten", () => {
-    const two = pair();
-    const late = two.from([vote], { sequence: 2000 });
-    const early = two.from([vote], { sequence: 2001 });
+    const servers = pair();
+    const late = servers.from([vote], { sequence: 2000 });
+    const early = servers.from([vote], { sequence: 2001 });
     for (let sequence = 2002; sequence <= 2000 + 5000; sequence += 1) {
-      two.b.receive(two.from([vote], { sequence }));
+      servers.b.receive(servers.from([vote], { sequence }));
     }
-    expectDropped(two, late, "repeated");
-    expectDropped(two, early, "repeated");
+    expectDropped(servers, late, "repeated");
+    expectDropped(servers, early, "repeated");
   });
 
   test("a datagram that was overtaken does not take its sender back to an earlier address", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
+    const servers = pair();
+    const { simulation, b, sent } = servers;
     const answers: Record<Kind, Message | ClientMessage> = {
       peer: { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 },
       client: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
       operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
     };
-    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
     for (const kind of KINDS) {
       // The sender moves from 10.1.1.1 to 10.2.2.2. Its earlier datagrams arrive later, one of them
       // twice.
       const [early, earlier, afterMove] = [2001, 2000, 2002].map((sequence) =>
-        two.from([asks[kind]], { sequence }, kind)
+        servers.from([requests[kind]], { sequence }, kind)
       );
       const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [afterMove, "10.2.2.2", "10.2.2.2"], [
         earlier,
         "10.1.1.1",
         "10.2.2.2",
       ], [early, "10.1.1.1", "10.2.2.2"]] as const;
-      b.heard.length = 0;
+      b.accepted.length = 0;
       for (const [bytes, host, expected] of arrivals) {
         b.receive(bytes ?? Buffer.alloc(0), host);
         simulation.run(5);
@@ -767,7 +788,7 @@ describe("repeated datagrams", () => {
         b.endpoint.flush();
         expect(sent.map(({ to }) => to.host)).toEqual([expected]);
       }
-      expect(b.heard).toHaveLength(3);
+      expect(b.accepted).toHaveLength(3);
     }
   });
 
@@ -784,7 +805,7 @@ describe("repeated datagrams", () => {
             part,
           ) => encode(part)),
         );
-      const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
       const resolveBoth = () => {
         for (const name of ["a", "c"]) void b.endpoint.resolvePeer(address(name));
@@ -796,7 +817,7 @@ describe("repeated datagrams", () => {
             from(
               n % 2 === 0 ? "client" : "operator",
               `${prefix} ${n}`,
-              n % 2 === 0 ? asks.client : asks.operator,
+              n % 2 === 0 ? requests.client : requests.operator,
             ),
             "10.9.9.9",
           );
@@ -804,18 +825,18 @@ describe("repeated datagrams", () => {
       };
       if (when === "after") strangers("early");
       resolveBoth();
-      const recorded = KINDS.map((kind) => from(kind, "a", asks[kind], 7));
+      const recorded = KINDS.map((kind) => from(kind, "a", requests[kind], 7));
       for (const bytes of recorded) b.receive(bytes, ips[0]);
       strangers("late");
       expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * KINDS.length);
       // The sender's sequence number, boot, disk and address are still known.
       const { repeated = 0 } = b.endpoint.dropped;
-      b.heard.length = 0;
+      b.accepted.length = 0;
       for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
       expect(b.endpoint.dropped["repeated"]).toBe(repeated + KINDS.length);
-      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 9, 8), ips[0]);
-      for (const kind of KINDS) b.receive(from(kind, "a", asks[kind], 10), ips[0]);
-      expect(b.heard).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
+      for (const kind of KINDS) b.receive(from(kind, "a", requests[kind], 9, 8), ips[0]);
+      for (const kind of KINDS) b.receive(from(kind, "a", requests[kind], 10), ips[0]);
+      expect(b.accepted).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
       expect(b.endpoint.dropped["outdated"]).toBe(KINDS.length);
       for (const kind of KINDS) {
         const known = ["a", "c"].map((name) => b.endpoint.peerStatus(kind, name).address);
@@ -825,29 +846,29 @@ describe("repeated datagrams", () => {
   );
 
   test("a sequence number of zero is invalid", () => {
-    const two = pair();
-    expectDropped(two, two.from([vote], { sequence: 0 }), "repeated");
+    const servers = pair();
+    expectDropped(servers, servers.from([vote], { sequence: 0 }), "repeated");
   });
 
   test("a datagram that is reflected to its sender is dropped", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
+    const servers = pair();
+    const { simulation, b, sent } = servers;
     b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
     simulation.run(5);
     const [own] = sent;
-    expectDropped(two, own?.bytes ?? Buffer.alloc(0), "reflected", "b");
+    expectDropped(servers, own?.bytes ?? Buffer.alloc(0), "reflected", "b");
   });
 
   test("a datagram for another server is dropped, and its sender is greeted", () => {
-    const two = pair();
-    two.simulation.run(20);
-    two.b.receive(two.from([vote], { to: "c" }));
-    two.simulation.run(5);
-    expect(two.b.heard).toEqual([]);
-    expect(two.b.endpoint.dropped["misaddressed"]).toBe(1 + KINDS.length);
-    expect(two.sent.every(isGreeting)).toBe(true);
-    expect(two.sent).toHaveLength(1);
+    const servers = pair();
+    servers.simulation.run(20);
+    servers.b.receive(servers.from([vote], { to: "c" }));
+    servers.simulation.run(5);
+    expect(servers.b.accepted).toEqual([]);
+    expect(servers.b.endpoint.dropped["misaddressed"]).toBe(1 + KINDS.length);
+    expect(servers.sent.every(isGreeting)).toBe(true);
+    expect(servers.sent).toHaveLength(1);
   });
 });
 
@@ -979,24 +1000,24 @@ describe("boots, disks and clusters", () => {
   });
 
   test("a datagram from before its sender's restart is dropped, without an answer", () => {
-    const two = pair();
-    const first = two.a.storage.identity.boot;
-    expectHeard(two, two.from([vote], { boot: first + 2, sequence: 1 }));
+    const servers = pair();
+    const first = servers.a.storage.identity.boot;
+    expectAccepted(servers, servers.from([vote], { boot: first + 2, sequence: 1 }));
     for (const boot of [0, 1, first, first + 1]) {
-      expectDropped(two, two.from([vote], { boot, sequence: 9999 }), "outdated");
+      expectDropped(servers, servers.from([vote], { boot, sequence: 9999 }), "outdated");
     }
     // After a restart, a sender's sequence numbers begin at one again.
-    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
-    expectHeard(two, two.from([vote], { boot: first + 3, sequence: 1 }));
-    expectDropped(two, two.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
+    expectDropped(servers, servers.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
+    expectAccepted(servers, servers.from([vote], { boot: first + 3, sequence: 1 }));
+    expectDropped(servers, servers.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
   });
 
   test("a sender's pending requests are forgotten after its restart, which reuses their ids", () => {
-    const two = pair();
-    const { boot } = two.a.storage.identity;
-    const callsOf = (life: number, sequence: number) => {
-      expectHeard(two, two.from([vote], { boot: life, sequence }));
-      return two.b.calls.at(-1);
+    const servers = pair();
+    const { boot } = servers.a.storage.identity;
+    const callsOf = (senderBoot: number, sequence: number) => {
+      expectAccepted(servers, servers.from([vote], { boot: senderBoot, sequence }));
+      return servers.b.calls.at(-1);
     };
     const first = callsOf(boot + 1, 1);
     first?.add(7);
@@ -1005,10 +1026,10 @@ describe("boots, disks and clusters", () => {
   });
 
   test("a datagram that is not for us teaches us neither its sender's boot nor its disk", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
-    const { disk, boot } = two.a.storage.identity;
-    expectHeard(two, two.from([vote]));
+    const servers = pair();
+    const { simulation, b, sent } = servers;
+    const { disk, boot } = servers.a.storage.identity;
+    expectAccepted(servers, servers.from([vote]));
     const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
     const other = (disk + 1) % 2 ** 48;
     const claims = [{ boot: boot + 1 }, { boot: 2 ** 47 }, { disk: other }, {
@@ -1019,10 +1040,10 @@ describe("boots, disks and clusters", () => {
       for (const claim of claims) {
         const { misaddressed = 0 } = b.endpoint.dropped;
         simulation.run(20);
-        [b.heard.length, sent.length] = [0, 0];
-        b.receive(two.from([vote], { ...wrong, ...claim }), "10.9.9.9");
+        [b.accepted.length, sent.length] = [0, 0];
+        b.receive(servers.from([vote], { ...wrong, ...claim }), "10.9.9.9");
         simulation.run(5);
-        expect(b.heard).toEqual([]);
+        expect(b.accepted).toEqual([]);
         expect(b.endpoint.dropped["misaddressed"]).toBe(misaddressed + 1);
         // Its sender is greeted with the boot that it claims.
         expect(sent.every(isGreeting)).toBe(true);
@@ -1030,65 +1051,68 @@ describe("boots, disks and clusters", () => {
         expect(answered).toEqual([["10.9.9.9", claim.boot ?? boot]]);
         // A greeting without a cluster comes from a server that joins, so it may be meant for us.
         if ("cluster" in wrong) continue;
-        expectDropped(two, two.from([greeting], { ...wrong, ...claim }), "misaddressed");
+        expectDropped(servers, servers.from([greeting], { ...wrong, ...claim }), "misaddressed");
       }
     }
-    expectPresentLife(two, { disk, boot });
+    expectPresentLife(servers, { disk, boot });
     expect(b.events).toEqual([]);
   });
 
   /** Expects that this disk and this boot are accepted, and used in answers. */
-  function expectPresentLife(two: ReturnType<typeof pair>, life: { disk: number; boot: number }) {
-    const { b, sent } = two;
-    expectHeard(two, two.from([vote], life));
-    expect(b.heard).toMatchObject([{ from: "a", disk: life.disk }]);
+  function expectPresentLife(
+    servers: ReturnType<typeof pair>,
+    present: { disk: number; boot: number },
+  ) {
+    const { b, sent } = servers;
+    expectAccepted(servers, servers.from([vote], present));
+    expect(b.accepted).toMatchObject([{ from: "a", disk: present.disk }]);
     sent.length = 0;
     b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
-    const said = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
-    expect(said).toEqual([["a", life.boot]]);
+    const addresses = sent.map(({ to, bytes }) => [to.host, open(bytes).envelope[5]]);
+    expect(addresses).toEqual([["a", present.boot]]);
   }
 
   test("a new disk, in a datagram for our present boot, replaces the old one forever", () => {
-    const two = pair();
-    const { disk, boot } = two.a.storage.identity;
+    const servers = pair();
+    const { disk, boot } = servers.a.storage.identity;
     const [second, third] = [(disk + 1) % 2 ** 48, (disk + 2) % 2 ** 48];
-    expectPresentLife(two, { disk, boot });
+    expectPresentLife(servers, { disk, boot });
     // Its boots and its sequence numbers begin again.
-    const firstOfNewDisk = two.from([vote], { disk: second, boot: 5, sequence: 1 });
-    expectHeard(two, firstOfNewDisk);
-    expectDropped(two, firstOfNewDisk, "repeated");
+    const firstOfNewDisk = servers.from([vote], { disk: second, boot: 5, sequence: 1 });
+    expectAccepted(servers, firstOfNewDisk);
+    expectDropped(servers, firstOfNewDisk, "repeated");
     // A lost disk never returns, with any boot.
     for (const lostBoot of [0, 1, 5, 6, boot, boot + 1, 2 ** 47]) {
-      expectDropped(two, two.from([vote], { disk, boot: lostBoot }), "outdated");
+      expectDropped(servers, servers.from([vote], { disk, boot: lostBoot }), "outdated");
     }
     // An earlier boot of the present disk never returns either.
-    expectDropped(two, two.from([vote], { disk: second, boot: 4 }), "outdated");
-    expectPresentLife(two, { disk: second, boot: 5 });
-    expectPresentLife(two, { disk: second, boot: 6 });
+    expectDropped(servers, servers.from([vote], { disk: second, boot: 4 }), "outdated");
+    expectPresentLife(servers, { disk: second, boot: 5 });
+    expectPresentLife(servers, { disk: second, boot: 6 });
     // The same holds for the next disk.
-    expectPresentLife(two, { disk: third, boot: 1 });
+    expectPresentLife(servers, { disk: third, boot: 1 });
     for (const lost of [disk, second]) {
       for (const lostBoot of [1, 5, 6, 7, boot, 2 ** 47]) {
-        expectDropped(two, two.from([vote], { disk: lost, boot: lostBoot }), "outdated");
+        expectDropped(servers, servers.from([vote], { disk: lost, boot: lostBoot }), "outdated");
       }
     }
-    expectPresentLife(two, { disk: third, boot: 1 });
-    expectPresentLife(two, { disk: third, boot: 2 });
+    expectPresentLife(servers, { disk: third, boot: 1 });
+    expectPresentLife(servers, { disk: third, boot: 2 });
   });
 
   test("a lost disk of one kind's sender does not affect the other kinds", () => {
-    const two = pair();
-    const { disk } = two.a.storage.identity;
+    const servers = pair();
+    const { disk } = servers.a.storage.identity;
     const other = (disk + 1) % 2 ** 48;
-    const asks = [0, 77, "d", "d:1", false];
-    expectHeard(two, two.from([asks], {}, "operator"));
-    expectHeard(two, two.from([vote], { disk: other }));
-    expectDropped(two, two.from([vote]), "outdated");
+    const requests = [0, 77, "d", "d:1", false];
+    expectAccepted(servers, servers.from([requests], {}, "operator"));
+    expectAccepted(servers, servers.from([vote], { disk: other }));
+    expectDropped(servers, servers.from([vote]), "outdated");
     // No operator's datagram came from the new disk yet, so the old one's are accepted.
-    expectHeard(two, two.from([asks], {}, "operator"));
-    expectHeard(two, two.from([asks], { disk: other }, "operator"));
-    expectDropped(two, two.from([asks], {}, "operator"), "outdated");
+    expectAccepted(servers, servers.from([requests], {}, "operator"));
+    expectAccepted(servers, servers.from([requests], { disk: other }, "operator"));
+    expectDropped(servers, servers.from([requests], {}, "operator"), "outdated");
   });
 
   test("a server that loses its disk again and again is accepted by a server that runs on", () => {
@@ -1102,16 +1126,16 @@ describe("boots, disks and clusters", () => {
       disks.add(again.storage.identity.disk);
       void again.endpoint.resolvePeer(address("b"));
       simulation.run(20);
-      const say = (listener: Listener, from: string, to: string) => {
+      const sendMessage = (listener: Listener, from: string, to: string) => {
         listener.endpoint.send("peer", makeVoteReply(1, { from, to, id }));
         listener.endpoint.flush();
         simulation.run(2000);
       };
-      b.heard.length = 0;
-      say(again, "a", "b");
-      say(b, "b", "a");
-      expect(b.heard).toMatchObject([{ from: "a", id, disk: again.storage.identity.disk }]);
-      expect(again.heard).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
+      b.accepted.length = 0;
+      sendMessage(again, "a", "b");
+      sendMessage(b, "b", "a");
+      expect(b.accepted).toMatchObject([{ from: "a", id, disk: again.storage.identity.disk }]);
+      expect(again.accepted).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
     }
     expect(disks.size).toBe(3);
     expect(b.events).toEqual([]); // One server after another is no second server.
@@ -1124,26 +1148,26 @@ describe("boots, disks and clusters", () => {
   ];
 
   test("a datagram of any earlier boot is a recording, after any number of restarts", () => {
-    const two = pair();
-    const recorded = two.from([vote]);
-    expectHeard(two, recorded);
-    for (const boot of [2 ** 40, 2 ** 41]) expectHeard(two, two.from([vote], { boot }));
-    two.simulation.run(2000);
-    expectDropped(two, recorded, "outdated");
-    expect(two.b.events).toEqual([]);
+    const servers = pair();
+    const recorded = servers.from([vote]);
+    expectAccepted(servers, recorded);
+    for (const boot of [2 ** 40, 2 ** 41]) expectAccepted(servers, servers.from([vote], { boot }));
+    servers.simulation.run(2000);
+    expectDropped(servers, recorded, "outdated");
+    expect(servers.b.events).toEqual([]);
   });
 
   test.each(duplicates)(
     "of two servers with one name, %s, the older one is dropped, and reported",
     (_, newer) => {
-      const two = pair();
-      const { simulation, b } = two;
-      const recorded = [two.from([vote]), two.from([vote])];
-      for (const bytes of recorded) expectHeard(two, bytes);
-      b.receive(two.from([vote], newer), "10.9.9.9");
+      const servers = pair();
+      const { simulation, b } = servers;
+      const recorded = [servers.from([vote]), servers.from([vote])];
+      for (const bytes of recorded) expectAccepted(servers, bytes);
+      b.receive(servers.from([vote], newer), "10.9.9.9");
       simulation.run(1);
-      const expectDroppedFrom = (host: string, bytes = two.from([vote])) =>
-        expectDropped(two, bytes, "outdated", host);
+      const expectDroppedFrom = (host: string, bytes = servers.from([vote])) =>
+        expectDropped(servers, bytes, "outdated", host);
       // Datagrams in flight when the new server started arrive within a second.
       expectDroppedFrom("10.8.8.8");
       simulation.run(993);
@@ -1155,51 +1179,56 @@ describe("boots, disks and clusters", () => {
       expect(b.events).toEqual([]);
       // A new datagram shows that the older server still runs.
       const from = (host: string) => ({ host, port: 1 });
-      const twice = (
+      const reportFrom = (
         host: string,
       ) => ({ type: "twice", server: "a", address: from(host), other: from("10.9.9.9") } as const);
       expectDroppedFrom("10.8.8.8");
-      expect(b.events).toEqual([twice("10.8.8.8")]);
+      expect(b.events).toEqual([reportFrom("10.8.8.8")]);
       // The event is emitted once a minute for each address.
       for (let second = 1; second < 60; second += 1) {
         simulation.run(995);
         expectDroppedFrom("10.8.8.8");
       }
-      expect(b.events).toEqual([twice("10.8.8.8")]);
+      expect(b.events).toEqual([reportFrom("10.8.8.8")]);
       expectDroppedFrom("10.7.7.7");
       simulation.run(1000);
       expectDroppedFrom("10.8.8.8");
       expectDroppedFrom("10.7.7.7");
-      expect(b.events).toEqual(["10.8.8.8", "10.7.7.7", "10.8.8.8"].map(twice));
-      b.heard.length = 0;
-      b.receive(two.from([vote], newer), "10.9.9.9");
-      expect(b.heard).toHaveLength(1);
+      expect(b.events).toEqual(["10.8.8.8", "10.7.7.7", "10.8.8.8"].map(reportFrom));
+      b.accepted.length = 0;
+      b.receive(servers.from([vote], newer), "10.9.9.9");
+      expect(b.accepted).toHaveLength(1);
     },
   );
 
   test("a copied directory with an earlier boot than the original is reported, too", () => {
-    const two = pair();
-    const { simulation, b } = two;
-    const { boot } = two.a.storage.identity;
-    expectHeard(two, two.from([vote]));
-    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+    const servers = pair();
+    const { simulation, b } = servers;
+    const { boot } = servers.a.storage.identity;
+    expectAccepted(servers, servers.from([vote]));
+    expectAccepted(servers, servers.from([vote], { boot: boot + 2 }));
     simulation.run(2000);
     // No datagram of this boot was accepted before, so it cannot be a recording.
-    expectDropped(two, two.from([vote], { boot: boot + 1, sequence: 1 }), "outdated", "10.8.8.8");
+    expectDropped(
+      servers,
+      servers.from([vote], { boot: boot + 1, sequence: 1 }),
+      "outdated",
+      "10.8.8.8",
+    );
     expect(b.events).toEqual([{
       type: "twice",
       server: "a",
       address: { host: "10.8.8.8", port: 1 },
       other: { host: "a", port: 1 },
     }]);
-    expectHeard(two, two.from([vote], { boot: boot + 2 }));
+    expectAccepted(servers, servers.from([vote], { boot: boot + 2 }));
   });
 
   test("of two servers with one name, the newer one's address is the one that it sent from", () => {
-    const two = pair();
-    const { simulation, b } = two;
-    expectHeard(two, two.from([vote]));
-    b.receive(two.from([vote], { disk: 4711 }), "10.9.9.9");
+    const servers = pair();
+    const { simulation, b } = servers;
+    expectAccepted(servers, servers.from([vote]));
+    b.receive(servers.from([vote], { disk: 4711 }), "10.9.9.9");
     // The newer server is silent, and the name still resolves to the older one.
     for (let second = 0; second < 3; second += 1) {
       b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
@@ -1208,7 +1237,7 @@ describe("boots, disks and clusters", () => {
     }
     const { ip } = simulation.machine("a");
     expect(b.endpoint.peerStatus("peer", "a").address).toBe("10.9.9.9:1");
-    expectDropped(two, two.from([vote]), "outdated", ip);
+    expectDropped(servers, servers.from([vote]), "outdated", ip);
     expect(b.events).toEqual([{
       type: "twice",
       server: "a",
@@ -1218,20 +1247,20 @@ describe("boots, disks and clusters", () => {
   });
 
   test("a second server with one name is reported once, although every kind knows it", () => {
-    const two = pair();
-    const { simulation, b } = two;
-    const asks = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    const servers = pair();
+    const { simulation, b } = servers;
+    const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
     for (const kind of KINDS) {
-      b.receive(two.from([asks[kind]], {}, kind));
-      b.receive(two.from([asks[kind]], { disk: 4711 }, kind), "10.9.9.9");
+      b.receive(servers.from([requests[kind]], {}, kind));
+      b.receive(servers.from([requests[kind]], { disk: 4711 }, kind), "10.9.9.9");
     }
-    expect(b.heard).toHaveLength(2 * KINDS.length);
+    expect(b.accepted).toHaveLength(2 * KINDS.length);
     simulation.run(2000);
     for (const kind of ["client", "operator"] as const) {
-      expectDropped(two, two.from([asks[kind]], {}, kind), "outdated");
+      expectDropped(servers, servers.from([requests[kind]], {}, kind), "outdated");
     }
     expect(b.events).toEqual([]);
-    expectDropped(two, two.from([vote]), "outdated");
+    expectDropped(servers, servers.from([vote]), "outdated");
     expect(b.events).toMatchObject([{ type: "twice" }]);
   });
 
@@ -1246,20 +1275,20 @@ describe("boots, disks and clusters", () => {
     };
     send(1); // This datagram is for the earlier boot, so `b` answers with a greeting.
     send(2);
-    expect(b.heard).toEqual([]);
-    expect(again.heard.map(({ id }) => id)).toEqual([2]);
+    expect(b.accepted).toEqual([]);
+    expect(again.accepted.map(({ id }) => id)).toEqual([2]);
   });
 
   test("a restarted peer is reported once, and receives our boot", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
+    const servers = pair();
+    const { simulation, b, sent } = servers;
     b.restarted.length = sent.length = 0;
-    for (const kind of KINDS) expectHeard(two, two.from([], { boot: 2 ** 40 }, kind), 0);
-    expectHeard(two, two.from([vote], { boot: 2 ** 40 }));
+    for (const kind of KINDS) expectAccepted(servers, servers.from([], { boot: 2 ** 40 }, kind), 0);
+    expectAccepted(servers, servers.from([vote], { boot: 2 ** 40 }));
     expect(b.restarted).toEqual(["a"]);
     expect(sent.map(({ bytes }) => open(bytes).types)).toEqual([[]]);
     // A datagram that may be a recording is no sign of a restart.
-    b.receive(two.from([vote], { boot: 2 ** 41, toBoot: 7 }));
+    b.receive(servers.from([vote], { boot: 2 ** 41, toBoot: 7 }));
     simulation.run(100);
     expect(b.restarted).toEqual(["a"]);
   });
@@ -1275,45 +1304,45 @@ describe("boots, disks and clusters", () => {
     expect(again.restarted).toEqual(["a"]);
     simulation.run(10_000);
     expect([...a.restarted, ...again.restarted]).toEqual(["b", "a"]);
-    expect([...a.heard, ...b.heard, ...again.heard]).toEqual([]);
+    expect([...a.accepted, ...b.accepted, ...again.accepted]).toEqual([]);
   });
 
   test("misaddressed datagrams are answered by greetings at a limited rate", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
+    const servers = pair();
+    const { simulation, b, sent } = servers;
     simulation.run(100);
     sent.length = 0;
-    for (let i = 0; i < 100; i += 1) b.receive(two.from([vote], { toBoot: 7 }));
+    for (let i = 0; i < 100; i += 1) b.receive(servers.from([vote], { toBoot: 7 }));
     expect(sent).toHaveLength(1);
     for (let ms = 0; ms < 100; ms += 1) {
       simulation.run(1);
-      b.receive(two.from([vote], { toBoot: 7 }));
+      b.receive(servers.from([vote], { toBoot: 7 }));
     }
     expect(sent.length).toBeGreaterThan(1);
     expect(sent.length).toBeLessThanOrEqual(11);
     expect(sent.every(isGreeting)).toBe(true);
-    expect(b.heard).toEqual([]);
+    expect(b.accepted).toEqual([]);
   });
 
   test("a greeting is never answered by a greeting, because that would never end", () => {
-    const two = pair();
-    two.simulation.run(10_000);
-    expect(two.sent).toEqual([]);
+    const servers = pair();
+    servers.simulation.run(10_000);
+    expect(servers.sent).toEqual([]);
     const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", MEMBERS.join(", "), "raft"];
     for (const wrong of [{ toBoot: 7 }, { to: "c" }]) {
-      expectDropped(two, two.from([greeting], wrong), "misaddressed");
-      two.simulation.run(100);
+      expectDropped(servers, servers.from([greeting], wrong), "misaddressed");
+      servers.simulation.run(100);
     }
   });
 
   test("a server of another cluster with the name of one of ours does not affect ours", () => {
-    const two = pair();
-    const { simulation, b, sent } = two;
-    expectHeard(two, two.from([vote]));
+    const servers = pair();
+    const { simulation, b, sent } = servers;
+    expectAccepted(servers, servers.from([vote]));
     const stranger = { cluster: "another", disk: 4711, boot: 99 };
     for (let n = 0; n < 3; n += 1) {
       simulation.run(20);
-      b.receive(two.from([vote], stranger), "10.9.9.9");
+      b.receive(servers.from([vote], stranger), "10.9.9.9");
     }
     simulation.run(5);
     // The greeting has its present boot, so that it can report the cluster that it has reached.
@@ -1322,11 +1351,11 @@ describe("boots, disks and clusters", () => {
     );
     expect(sent.every(isGreeting)).toBe(true);
     expect(b.endpoint.dropped).toMatchObject({ foreign: 3 });
-    expectHeard(two, two.from([vote]));
+    expectAccepted(servers, servers.from([vote]));
     const greeting = [TYPES.peer.indexOf("Greeting"), 1, "b", "a, x", "another"];
-    b.receive(two.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
+    b.receive(servers.from([greeting], { ...stranger, toBoot: 7 }), "10.9.9.9");
     expect(b.events).toEqual([]); // The greeting was not for this boot.
-    for (let n = 0; n < 3; n += 1) b.receive(two.from([greeting], stranger), "10.9.9.9");
+    for (let n = 0; n < 3; n += 1) b.receive(servers.from([greeting], stranger), "10.9.9.9");
     expect(b.events).toEqual([{
       type: "foreign",
       server: "a",
@@ -1334,7 +1363,7 @@ describe("boots, disks and clusters", () => {
       cluster: "another",
       address: { host: "10.9.9.9", port: 1 },
     }]);
-    expectHeard(two, two.from([vote]));
+    expectAccepted(servers, servers.from([vote]));
     expect(b.endpoint.peerStatus("peer", "a").lastWarning).toBeNull();
     b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
     b.endpoint.flush();
@@ -1362,7 +1391,7 @@ describe("boots, disks and clusters", () => {
       for (const { endpoint } of [a, b]) endpoint.flush();
       simulation.run(50);
     }
-    expect([a.heard, b.heard]).toEqual([[], []]);
+    expect([a.accepted, b.accepted]).toEqual([[], []]);
     const foreign = { type: "foreign", cluster: "raft" } as const;
     expect(a.events).toEqual([{
       ...foreign,
@@ -1382,12 +1411,12 @@ describe("boots, disks and clusters", () => {
     const simulation = new Simulation(1);
     const a = listen(simulation, "a");
     void a.endpoint.resolvePeer(address("b"));
-    const say = () => {
+    const sendMessage = () => {
       a.endpoint.send("peer", makeVoteReply(1, { from: "a", to: "b", id: 1 }));
       a.endpoint.flush();
       simulation.run(1100);
     };
-    for (let i = 0; i < 3; i += 1) say();
+    for (let i = 0; i < 3; i += 1) sendMessage();
     expect(a.events).toEqual([{
       type: "unresolved",
       server: address("b"),
@@ -1401,8 +1430,8 @@ describe("boots, disks and clusters", () => {
       lastWarning: { type: "unresolved", server: address("b"), reason: "ENOTFOUND: b" },
     });
     const b = listen(simulation, "b");
-    for (let i = 0; i < 3; i += 1) say();
-    expect(b.heard.length).toBeGreaterThan(0);
+    for (let i = 0; i < 3; i += 1) sendMessage();
+    expect(b.accepted.length).toBeGreaterThan(0);
     const known = { address: `${simulation.machine("b").ip}:1`, lastWarning: null };
     expect(a.endpoint.peerStatus("peer", "b")).toMatchObject(known);
   });
@@ -1432,20 +1461,20 @@ describe("boots, disks and clusters", () => {
   });
 
   test("a loopback address is given only to clients on the loopback", () => {
-    const two = pair();
-    const { b, simulation } = two;
+    const servers = pair();
+    const { b, simulation } = servers;
     const members = configuration(["a", "b"]).map((member) => ({
       ...member,
       address: member.name === "a" ? "127.0.0.7:1" : "10.5.5.5:1",
     }));
     const addressesFor = (client: string) => {
       b.receive(
-        two.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
+        servers.from([[4, 1]], { from: client, toBoot: b.storage.identity.boot }, "client"),
         client,
       );
       return b.endpoint.addressesOf(members, "client", client);
     };
-    const from = (host: string) => b.receive(two.from([vote]), host);
+    const from = (host: string) => b.receive(servers.from([vote]), host);
     from("127.0.0.9");
     expect(addressesFor("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
     expect(addressesFor("::1")).toBe(addressesFor("127.0.0.1"));
@@ -1466,7 +1495,7 @@ describe("boots, disks and clusters", () => {
       }
     }
     simulation.run(50);
-    const say = (from: Listener, to: string) => {
+    const sendMessage = (from: Listener, to: string) => {
       from.endpoint.send("peer", makeVoteReply(1, { from: from.endpoint.self.name, to, id: 1 }));
       from.endpoint.flush();
       simulation.run(20);
@@ -1475,13 +1504,13 @@ describe("boots, disks and clusters", () => {
     const { ip } = simulation.machine("c");
     simulation.watch = ({ packet }) =>
       packet && simulation.deliver({ ...packet, to: { host: ip, port: 1 } });
-    say(a, "b");
+    sendMessage(a, "b");
     simulation.watch = () => {};
-    for (const listener of listeners) listener.heard.length = 0;
-    say(a, "b");
-    say(b, "a");
-    expect(b.heard.map(({ from, to }) => [from, to])).toEqual([["a", "b"]]);
-    expect(a.heard.map(({ from, to }) => [from, to])).toEqual([["b", "a"]]);
+    for (const listener of listeners) listener.accepted.length = 0;
+    sendMessage(a, "b");
+    sendMessage(b, "a");
+    expect(b.accepted.map(({ from, to }) => [from, to])).toEqual([["a", "b"]]);
+    expect(a.accepted.map(({ from, to }) => [from, to])).toEqual([["b", "a"]]);
   });
 });
 
@@ -1582,15 +1611,18 @@ describe("a running server", () => {
   });
 
   /** Sends requests of one turn. Returns the type and the content of each answer. */
-  function ask(server: ReturnType<typeof singleServer>, requests: readonly unknown[][]): string[] {
-    const said: unknown[][] = [];
+  function sendRequests(
+    server: ReturnType<typeof singleServer>,
+    requests: readonly unknown[][],
+  ): string[] {
+    const received: unknown[][] = [];
     server.simulation.watch = ({ packet }) => {
-      if (packet?.to.host === "10.9.9.9") said.push(...open(packet.bytes).bodies);
+      if (packet?.to.host === "10.9.9.9") received.push(...open(packet.bytes).bodies);
     };
     for (const request of requests) server.send("client", request);
     server.simulation.run(50);
     return requests.map(([, id]) => {
-      const answers = said.filter((body) => body[1] === id);
+      const answers = received.filter((body) => body[1] === id);
       const [number, , content = "nothing"] = answers[0] ?? [];
       const type = TYPES.client[Number(number)];
       if (type !== "Outcomes") return `${type} ${Buffer.from(content as string | Uint8Array)}`;
@@ -1602,7 +1634,7 @@ describe("a running server", () => {
 
   test("answers each command of a turn, in shared entries as large as a datagram", () => {
     const server = singleServer(1);
-    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
+    expect(sendRequests(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
     const before = server.node.status().lastIndex;
     // The last command for each key finds the value that the first one has put there.
     const put = (i: number) => askStore("put", Buffer.of(i), Buffer.alloc(100));
@@ -1616,7 +1648,7 @@ describe("a running server", () => {
       [begin, end],
     ) => [1, 10 + begin, ...commandsOf([2, end, 0], ...commands.slice(begin, end))]);
     const outcomes = commands.map((_, i) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0");
-    expect(ask(server, requests)).toEqual(
+    expect(sendRequests(server, requests)).toEqual(
       spans.map(([begin, end]) => `Outcomes ${outcomes.slice(begin, end).join()}`),
     );
     const { lastIndex, batchBytes } = server.node.status();
@@ -1630,14 +1662,17 @@ describe("a running server", () => {
 
   test("refuses malformed commands, and applies the ones that came with them", () => {
     const server = singleServer(1);
-    expect(ask(server, [[0, 1]])).toEqual(["Answer 2"]);
+    expect(sendRequests(server, [[0, 1]])).toEqual(["Answer 2"]);
     const whole = sequence([Buffer.from("x")]);
     const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
     wrong.push(...wrong.slice(1).map((part) => Buffer.concat([whole, part])));
     wrong.push(...[1, "x", null, [whole], { x: whole }].map((value) => sequence([value, whole])));
     const good = sequence([askStore("put", Buffer.from("k"), Buffer.from("v"))]);
     const all = [good, ...wrong, good];
-    const answers = ask(server, all.map((commands, i) => [1, 10 + i, 2, i + 1, 0, commands]));
+    const answers = sendRequests(
+      server,
+      all.map((commands, i) => [1, 10 + i, 2, i + 1, 0, commands]),
+    );
     expect(answers).toEqual([
       "Outcomes \x01",
       ...wrong.map(() => "Refused it is not a command"),
