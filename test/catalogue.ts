@@ -963,7 +963,7 @@ export const planted: readonly Planted[] = [
     id: "100",
     name: "A read that is repeated is another read.",
     changes: [["if (m.calls.has(m.id)) return;", "if (!isQuestion && m.calls.has(m.id)) return;"]],
-    caughtBy: [{ file: "node", title: "that is repeated stays one read, on a follower as" }],
+    caughtBy: [{ file: "node", title: "that its client repeats is one read, on a follower" }],
   },
   {
     id: "101",

@@ -39,7 +39,7 @@ afterEach(() => {
   for (const close of closing.splice(0)) close();
 });
 
-/** Returns a free port. The system hands out ports in turn, so no other program gets this one soon. */
+/** Returns a free port. The system hands out ports in turn, so this one stays free for a while. */
 async function freePort(): Promise<number> {
   const socket = dgram.createSocket("udp4");
   await new Promise<void>((resolve) => socket.bind(0, HOST, resolve));

@@ -357,7 +357,7 @@ describe("a cluster", () => {
     expect(tookMs.at(-1)).toBeLessThan(1000);
   });
 
-  test("replaces a leader that restarts as fast", () => {
+  test("replaces a leader that restarts as fast as a killed one", () => {
     const { medianMs, tookMs } = failLeaders((cluster, leader, random) => {
       cluster.kill(leader);
       cluster.simulation.run(100 * random());
@@ -533,7 +533,7 @@ describe("a cluster", () => {
     });
   });
 
-  test("loses a stopped server, which frees its port and directory, and sends nothing more", () => {
+  test("hears no more of a stopped server, which frees its port and its directory", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const leader = cluster.leader();
@@ -594,7 +594,7 @@ describe("a cluster", () => {
     }
   });
 
-  test("lets a leader stop if no handover succeeds, and at the second call of stop", () => {
+  test("lets a leader stop without a handover if none succeeds, or if stop is called twice", () => {
     const cluster = new Cluster(1, ["a", "b", "c"]);
     const { simulation } = cluster;
     const [leader, follower] = [cluster.leader(), cluster.follower()];
@@ -614,7 +614,7 @@ describe("a cluster", () => {
     expect(simulation.now).toBe(second);
   });
 
-  test("finds itself again after all its servers moved to new addresses together", () => {
+  test("elects a leader after all its servers moved to new addresses together", () => {
     const cluster = new Cluster(3);
     cluster.leader();
     cluster.names.forEach((name, i) => cluster.machine(name).ip = `10.0.9.${i}`);
@@ -1524,7 +1524,7 @@ describe("a follower's read", () => {
     expect(answers).toEqual(["x", "x,y"]);
   });
 
-  test("that is repeated stays one read, on a follower as on a leader", () => {
+  test("that its client repeats is one read, on a follower as on a leader", () => {
     const { cluster, simulation, leader, watched } = watchedFollower();
     const client = cluster.connect("client");
     simulation.settle(client.read(bytes("")));

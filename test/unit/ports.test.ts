@@ -31,7 +31,10 @@ setDefaultTimeout(PATIENCE_MS);
 describe("A leader that is late", () => {
   const LATE = 1.25 * HEARTBEAT;
   /** Returns a follower that has missed a heartbeat. */
-  const doubting = (leader: Name = "b", options: Parameters<typeof follower>[0] = {}) => {
+  const followerOfLateLeader = (
+    leader: Name = "b",
+    options: Parameters<typeof follower>[0] = {},
+  ) => {
     const raft = follower(options, leader);
     wait(raft, LATE);
     return raft;
@@ -42,7 +45,7 @@ describe("A leader that is late", () => {
   };
   /** Returns a follower that has given up its leader after two refusals. */
   const leaderless = (options: Parameters<typeof follower>[0] = {}) => {
-    const raft = doubting("b", options);
+    const raft = followerOfLateLeader("b", options);
     refuse(raft, 1);
     refuse(raft, 5);
     return raft;
@@ -75,7 +78,7 @@ describe("A leader that is late", () => {
   });
 
   test("is probed again a moment after one refusal, which proves nothing", () => {
-    const raft = doubting();
+    const raft = followerOfLateLeader();
     raft.portProbes = [];
     const { electionDueAt, role } = raft;
     expect(refuse(raft, 1)).toEqual([]);
@@ -101,10 +104,10 @@ describe("A leader that is late", () => {
   test("is given up, and its follower votes for another candidate that asks first", () => {
     const raft = leaderless();
     const vote = { from: "c", lastLogIndex: 9, lastLogTerm: 1 };
-    const [pre] = step(raft, requestVote(2, { ...vote, preVote: true }));
-    expect(pre).toMatchObject({ voteGranted: true });
-    const [real] = step(raft, requestVote(2, vote));
-    expect(real).toMatchObject({ voteGranted: true });
+    const [preVoteAnswer] = step(raft, requestVote(2, { ...vote, preVote: true }));
+    expect(preVoteAnswer).toMatchObject({ voteGranted: true });
+    const [voteAnswer] = step(raft, requestVote(2, vote));
+    expect(voteAnswer).toMatchObject({ voteGranted: true });
     // The follower waits for that candidate as for any.
     expect(raft.electionDueAt).toBe(raft.now + 1.25 * T);
   });
@@ -128,9 +131,9 @@ describe("A leader that is late", () => {
         refuse(raft, 1, "c");
       },
     ];
-    for (const happens of cases) {
-      const raft = doubting();
-      happens(raft);
+    for (const provoke of cases) {
+      const raft = followerOfLateLeader();
+      provoke(raft);
       expect(raft.leader).toBe("b");
       expect(raft.electionDueAt).toBe(raft.heardAt + 1.25 * T);
     }
@@ -155,21 +158,21 @@ describe("A leader that is late", () => {
 
   test("is replaced by campaigns that are retried quickly, then back off", () => {
     const raft = leaderless();
-    const goneAt = raft.now;
-    const patience: number[] = [];
-    const asking: number[] = [];
-    for (let woken = 0; raft.now < goneAt + 3 * T; woken += 1) {
+    const crashedAt = raft.now;
+    const timeouts: number[] = [];
+    const requestTimes: number[] = [];
+    for (let woken = 0; raft.now < crashedAt + 3 * T; woken += 1) {
       expect(woken).toBeLessThan(100); // The retries do not flood the network.
       const { campaigns } = raft;
       raft.tick(raft.wakeAt);
-      if (only("RequestVote", turn(raft)).length > 0) asking.push(raft.now - goneAt);
-      if (raft.campaigns > campaigns) patience.push(raft.electionDueAt - raft.now);
+      if (only("RequestVote", turn(raft)).length > 0) requestTimes.push(raft.now - crashedAt);
+      if (raft.campaigns > campaigns) timeouts.push(raft.electionDueAt - raft.now);
     }
-    const isFaster = patience.every((ms, i) => i === 0 || ms >= (patience[i - 1] ?? 0));
+    const isFaster = timeouts.every((ms, i) => i === 0 || ms >= (timeouts[i - 1] ?? 0));
     expect(isFaster).toBe(true);
-    expect(patience[0]).toBe(1.25 * HEARTBEAT);
-    expect(patience.at(-1)).toBe(1.25 * T);
-    const intervals = asking.map((at, i) => at - (asking[i - 1] ?? at)).slice(1);
+    expect(timeouts[0]).toBe(1.25 * HEARTBEAT);
+    expect(timeouts.at(-1)).toBe(1.25 * T);
+    const intervals = requestTimes.map((at, i) => at - (requestTimes[i - 1] ?? at)).slice(1);
     expect(Math.min(...intervals)).toBeGreaterThanOrEqual(HEARTBEAT / 4);
     expect(intervals[0]).toBe(HEARTBEAT / 4);
     expect(intervals.at(-1)).toBe(HEARTBEAT);

@@ -252,7 +252,7 @@ describe("Sessions (thesis §6.3)", () => {
   });
 
   const MAX = 10_000;
-  const crowd = () => {
+  const fullTable = () => {
     const all = counting();
     const [first, second, third] = [all.open(), all.open(), all.open()];
     for (let i = 3; i < MAX; i += 1) all.open();
@@ -262,7 +262,7 @@ describe("Sessions (thesis §6.3)", () => {
   };
 
   test("beyond the limit, the least recently used session ends", () => {
-    const { open, command, ids } = crowd();
+    const { open, command, ids } = fullTable();
     expect(ids.map((id) => command(id, 2))).not.toContainEqual(expect.stringMatching("refused"));
     const fourth = (ids.at(-1) ?? 0) + 1;
     open();
@@ -271,8 +271,8 @@ describe("Sessions (thesis §6.3)", () => {
   });
 
   test("equal logs end equal sessions", () => {
-    const [here, there] = [crowd(), crowd()];
-    const answers = [here, there].map(({ open, command, ids }) => {
+    const [original, copy] = [fullTable(), fullTable()];
+    const answers = [original, copy].map(({ open, command, ids }) => {
       const random = randomFrom(7);
       const used: string[] = [];
       for (let i = 0; i < 3_000; i += 1) {

@@ -970,10 +970,10 @@ describe("boots, disks and clusters", () => {
       const machine = simulation.machine(lost);
       machine.kill();
       machine.disk.wipe();
-      const again = start(lost);
+      const restarted = start(lost);
       const isMember = ({ name, votes, disk }: Member) =>
-        name !== lost || (votes && disk === again.status().disk);
-      const all = nodes.map((node, i) => MEMBERS[i] === lost ? again : node);
+        name !== lost || (votes && disk === restarted.status().disk);
+      const all = nodes.map((node, i) => MEMBERS[i] === lost ? restarted : node);
       const isMemberAgain = () => all.every((node) => node.status().members.every(isMember));
       expect(simulation.run(20_000, isMemberAgain)).toBe(true);
       expect(events.filter(({ type }) => type === "lostDisk")).toEqual([
@@ -1122,9 +1122,9 @@ describe("boots, disks and clusters", () => {
       const machine = simulation.machine("a");
       machine.kill();
       machine.disk.wipe();
-      const again = listen(simulation, "a");
-      disks.add(again.storage.identity.disk);
-      void again.endpoint.resolvePeer(address("b"));
+      const restarted = listen(simulation, "a");
+      disks.add(restarted.storage.identity.disk);
+      void restarted.endpoint.resolvePeer(address("b"));
       simulation.run(20);
       const sendMessage = (listener: Listener, from: string, to: string) => {
         listener.endpoint.send("peer", makeVoteReply(1, { from, to, id }));
@@ -1132,10 +1132,10 @@ describe("boots, disks and clusters", () => {
         simulation.run(2000);
       };
       b.accepted.length = 0;
-      sendMessage(again, "a", "b");
+      sendMessage(restarted, "a", "b");
       sendMessage(b, "b", "a");
-      expect(b.accepted).toMatchObject([{ from: "a", id, disk: again.storage.identity.disk }]);
-      expect(again.accepted).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
+      expect(b.accepted).toMatchObject([{ from: "a", id, disk: restarted.storage.identity.disk }]);
+      expect(restarted.accepted).toMatchObject([{ from: "b", id, disk: b.storage.identity.disk }]);
     }
     expect(disks.size).toBe(3);
     expect(b.events).toEqual([]); // One server after another is no second server.
@@ -1267,7 +1267,7 @@ describe("boots, disks and clusters", () => {
   test("after a restart both servers find each other again, and accept no message twice", () => {
     const { simulation, a, b } = pair();
     simulation.machine("b").kill();
-    const again = listen(simulation, "b");
+    const restarted = listen(simulation, "b");
     const send = (id: number) => {
       a.endpoint.send("peer", makeVoteReply(1, { from: "a", to: "b", id }));
       a.endpoint.flush();
@@ -1276,7 +1276,7 @@ describe("boots, disks and clusters", () => {
     send(1); // This datagram is for the earlier boot, so `b` answers with a greeting.
     send(2);
     expect(b.accepted).toEqual([]);
-    expect(again.accepted.map(({ id }) => id)).toEqual([2]);
+    expect(restarted.accepted.map(({ id }) => id)).toEqual([2]);
   });
 
   test("a restarted peer is reported once, and receives our boot", () => {
@@ -1297,14 +1297,14 @@ describe("boots, disks and clusters", () => {
     const { simulation, a, b } = pair();
     a.restarted.length = 0;
     simulation.machine("b").kill();
-    const again = listen(simulation, "b");
-    void again.endpoint.resolvePeer(address("a"));
+    const restarted = listen(simulation, "b");
+    void restarted.endpoint.resolvePeer(address("a"));
     simulation.run(10);
     expect(a.restarted).toEqual(["b"]);
-    expect(again.restarted).toEqual(["a"]);
+    expect(restarted.restarted).toEqual(["a"]);
     simulation.run(10_000);
-    expect([...a.restarted, ...again.restarted]).toEqual(["b", "a"]);
-    expect([...a.accepted, ...b.accepted, ...again.accepted]).toEqual([]);
+    expect([...a.restarted, ...restarted.restarted]).toEqual(["b", "a"]);
+    expect([...a.accepted, ...b.accepted, ...restarted.accepted]).toEqual([]);
   });
 
   test("misaddressed datagrams are answered by greetings at a limited rate", () => {
@@ -1515,7 +1515,7 @@ describe("boots, disks and clusters", () => {
 });
 
 function never(): never {
-  throw new Error("There are three servers.");
+  throw new Error("Cannot find that server: there are three.");
 }
 
 describe("a running server", () => {
