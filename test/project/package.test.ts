@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { isThorough } from "../support/thorough.ts";
+import { slow } from "../support/thorough.ts";
 import { root } from "./lines.ts";
 
 setDefaultTimeout(300_000);
@@ -86,12 +86,12 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-describe.if(isThorough)("tsc accepts raft.ts", () => {
-  test("copied, under `strict` alone", async () => {
+describe("tsc accepts raft.ts", () => {
+  slow("copied, under `strict` alone", async () => {
     expect(await check(copied)).toBe("");
   });
 
-  test("as a package, with its types", async () => {
+  slow("as a package, with its types", async () => {
     expect(await check(installed)).toBe("");
   });
 });

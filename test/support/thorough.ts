@@ -7,8 +7,10 @@ import { test } from "bun:test";
 
 export const isThorough = !["", "0", "false"].includes(process.env["CI"] ?? "");
 
-/** Declares a slow test, which only the thorough run has. */
-export const slow = test.if(isThorough);
+/** Registers a slow test in the thorough run. The short run neither runs it nor lists it as skipped. */
+export function slow(title: string, body: () => void | Promise<void>): void {
+  if (isThorough) test(title, body);
+}
 
 /** Seeds for each of the simulator's modes in the short run. */
 export const SHORT_SEEDS = 50;
