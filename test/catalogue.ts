@@ -1,17 +1,17 @@
 /**
- * The bugs that our tests must catch, and the program that plants them. A test suite is worth what
- * it catches. So each bug is planted alone in a copy of the project, by replacing exact pieces of
- * raft.ts, and a command must fail there.
+ * Lists the bugs that the tests must catch, and plants them. A test suite is worth the bugs that it
+ * catches. So each bug is planted alone in a copy of the project, by replacing exact pieces of
+ * raft.ts, and a test must fail in that copy.
  *
- * Bugs 1 to 50 were found in published implementations of Raft, or break a rule of the paper. From
- * 51 on they are mistakes that this implementation invites.
+ * Bugs 1 to 50 were found in published implementations of Raft, or break a rule of the paper. Bugs
+ * from 51 on are mistakes that this implementation invites.
  *
- *   bun test/catalogue.ts --check            which pieces raft.ts no longer has exactly once
- *   bun test/catalogue.ts --hunt [NUMBER]    the seeds that each bug needs, from seed 1, as a table
- *   bun test/catalogue.ts --thorough         the bugs that only the thorough run catches
+ *   bun test/catalogue.ts --check            lists pieces that do not occur exactly once in raft.ts
+ *   bun test/catalogue.ts --hunt [NUMBER]    prints how many seeds each bug needs, from seed 1 on
+ *   bun test/catalogue.ts --thorough         lists the bugs that only the thorough run catches
  *
- * The thorough run (`CI=1 bun test`) plants all bugs. The short run plants none, but it runs the same
- * seeds and small tests, so it would catch each of them, except for these:
+ * The thorough run (`CI=1 bun test`) plants all bugs. The short run (`bun test`) plants none, but it
+ * includes the seeds and small tests that catch them, except for the bugs listed here.
  */
 export const onlyThorough: readonly string[] = ["53"];
 
@@ -32,13 +32,13 @@ const root = path.join(import.meta.dir, "..");
 const COPIED = ["raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
 
 /**
- * Text of raft.ts that occurs exactly once there, and its replacement. The layout does not matter:
- * the formatter may break either line elsewhere, and add a comma before a closing bracket.
+ * A piece of raft.ts that occurs exactly once there, and its replacement. The layout does not matter:
+ * the formatter may break lines elsewhere, and add a comma before a closing bracket.
  */
 type Change = readonly [before: string, after: string];
-/** The simulator, in one of its modes, at the first seed that is known to catch the bug. */
+/** A mode of the simulator, and the first seed that is known to catch the bug. */
 type Simulator = { mode: "core" | "full"; seed: number };
-/** A smaller test, by its file and its title, or a part of both. */
+/** A small test: its file, without the folder and extension, and its title or a part of it. */
 type SmallTest = { file: string; title: string };
 export type Catcher = Simulator | SmallTest;
 
@@ -51,7 +51,7 @@ type Planted = {
 
 // ------------------------------------------- The bugs -------------------------------------------
 
-/** How a leader begins where no log is. */
+/** Text of raft.ts that appends the first entry of an empty log. */
 const MEMBERS_FIRST =
   "    else this.appendMembers(role, this.members.map((member) => this.withCurrentDisk(member)));\n";
 
@@ -59,7 +59,7 @@ export const planted: readonly Planted[] = [
   // Elections.
   {
     id: "1",
-    name: "A vote is answered before it is durable.",
+    name: "A server grants a vote before the vote is durable",
     changes: [[
       `type === "AppendEntries" || type === "InstallSnapshot";`,
       `type === "RequestVoteReply"
@@ -72,13 +72,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "2",
-    name: "The vote is kept when the term changes.",
+    name: "A server keeps its vote when its term changes",
     changes: [["    this.votedFor = undefined;\n", ""]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "3",
-    name: "The vote is cleared when the role changes within a term.",
+    name: "A server forgets its vote when its role changes within a term",
     changes: [[
       "    this.role = role;\n",
       `    const steppedDown = role.name === "Follower" && this.role.name !== "Follower";
@@ -89,7 +89,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "4",
-    name: "\"Up to date\" compares length before term.",
+    name: "A voter compares the lengths of two logs before their last terms",
     changes: [[
       "if (lastLogTerm !== this.log.lastTerm) return lastLogTerm > this.log.lastTerm;\n"
       + "    return lastLogIndex >= this.log.lastIndex;",
@@ -100,13 +100,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "5",
-    name: "\"Up to date\" is left out.",
+    name: "A voter does not check that the candidate's log is up to date",
     changes: [["isFree && this.isUpToDate(m) &&", "isFree &&"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "6",
-    name: "A duplicated vote reply is counted twice.",
+    name: "A candidate counts a duplicated vote twice",
     changes: [
       [
         "if (role.votes.has(voter) || !this.member(voter)?.votes)",
@@ -121,7 +121,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "7",
-    name: "A pre-vote reply is counted as a vote.",
+    name: "A candidate counts a pre-vote as a vote",
     changes: [
       [` || m.preVote !== (role.name === "PreCandidate")) return;`, ") return;"],
       ["    if (m.preVote && m.campaign !== this.campaigns) return;\n", ""],
@@ -134,19 +134,19 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "8",
-    name: "The election timeout is drawn once, not per campaign.",
+    name: "A server draws its election timeout once instead of for each campaign",
     changes: [["(1 + this.#random() / 2)", "(1 + (this.drawn ??= this.#random()) / 2)"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "9",
-    name: "A vote reply of an earlier term is counted.",
+    name: "A candidate counts a vote of an earlier term",
     changes: [["if (m.term === this.currentTerm + (", "if (m.term <= this.currentTerm + ("]],
     caughtBy: [{ mode: "core", seed: 9 }],
   },
   {
     id: "10",
-    name: "A candidate or leader does not step down for a higher term.",
+    name: "A candidate or leader does not step down for a higher term",
     changes: [[
       `&& !isProposed) this.adopt`,
       `&& !isProposed
@@ -156,7 +156,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "11",
-    name: "PreVote is left out: a server that rejoins deposes a healthy leader.",
+    name: "A server that rejoins campaigns without a pre-vote and deposes a healthy leader",
     changes: [[
       `this.electionDueAt) this.campaign("PreCandidate")`,
       `this.electionDueAt) this.campaign("Candidate")`,
@@ -165,13 +165,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "12",
-    name: "CheckQuorum is left out: a leader cut off stays leader for ever.",
+    name: "A leader that is cut off does not step down (no CheckQuorum)",
     changes: [["} else if (!this.hearsLeader() || (", "} else if ((now < 0) || ("]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "13a",
-    name: "Refused votes postpone the election timer.",
+    name: "A server resets its election timer when it refuses a vote",
     changes: [[
       `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {`,
       `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
@@ -181,7 +181,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "13b",
-    name: "Messages of an old term postpone the election timer.",
+    name: "A server resets its election timer for a message of an earlier term",
     changes: [[
       "const { type, term } = message;",
       "const { type, term } = message;\n    if (term < this.currentTerm) this.resetElectionTimer();",
@@ -192,7 +192,7 @@ export const planted: readonly Planted[] = [
   // Replication.
   {
     id: "14",
-    name: "An entry of an earlier term is committed by counting (Figure 8).",
+    name: "The leader commits an entry of an earlier term by counting copies (Figure 8)",
     changes: [[
       "if (this.log.matches(n, this.currentTerm)) this.commitTo(n);",
       "this.commitTo(n);",
@@ -201,7 +201,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "15",
-    name: "The no-op at the start of a term is left out.",
+    name: "A new leader appends no no-op",
     changes: [[
       `if (firstIndex > 1) this.propose("noop");`,
       "if (firstIndex > 1) return;",
@@ -210,7 +210,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "16",
-    name: "The log is truncated although nothing conflicts.",
+    name: "A follower truncates its log although no entry conflicts",
     changes: [[
       "this.matches(entry.index, entry.term)) continue;",
       "this.matches(entry.index, entry.term) && entry.index <= commitIndex) continue;",
@@ -219,7 +219,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "17",
-    name: "The previous entry's term is not compared.",
+    name: "A follower does not compare the term of the previous entry",
     changes: [[
       "if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)",
@@ -228,7 +228,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "18",
-    name: "`commitIndex` follows `leaderCommit` past the entries of the request.",
+    name: "A follower's `commitIndex` follows `leaderCommit` past the entries of the request",
     changes: [[
       "Math.min(m.leaderCommit, matchIndex)",
       "Math.min(m.leaderCommit, this.log.lastIndex)",
@@ -237,13 +237,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "19",
-    name: "`matchIndex` goes back when acknowledgements are reordered.",
+    name: "`matchIndex` decreases when acknowledgements arrive out of order",
     changes: [["if (m.matchIndex > follower.matchIndex) {", "{"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "20",
-    name: "An acknowledgement is sent before the entries are durable.",
+    name: "A follower acknowledges entries before they are durable",
     changes: [[
       `type === "AppendEntries" || type === "InstallSnapshot";`,
       `type === "AppendEntriesReply"
@@ -253,7 +253,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "21",
-    name: "`commitIndex` goes back.",
+    name: "`commitIndex` decreases",
     changes: [[
       "if (index <= this.commitIndex) return;",
       "if (index === this.commitIndex) return;",
@@ -262,7 +262,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "22",
-    name: "`nextIndex` backs up past the start of the log.",
+    name: "`nextIndex` backs up past the start of the log",
     changes: [[
       "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
       "Math.min(nextIndex - 1, this.log.lastUpTo(m.hintIndex, m.hintTerm));",
@@ -271,7 +271,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "23",
-    name: "After one lost datagram the window never opens again.",
+    name: "`nextIndex` never decreases, so that one lost datagram closes the window forever",
     changes: [[
       "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;",
       "Math.max(nextIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm) + 1);",
@@ -280,7 +280,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "24",
-    name: "A conflict costs one round trip per entry.",
+    name: "A conflict costs one round trip for each entry",
     changes: [[
       "const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
       "const upTo = Math.min(m.prevLogIndex - 1, this.log.lastIndex);",
@@ -296,25 +296,25 @@ export const planted: readonly Planted[] = [
   // Reads and clients.
   {
     id: "25",
-    name: "A read is served from a leader's state without a round.",
+    name: "The leader answers a read without a round of heartbeats",
     changes: [["r.round >= confirmed || ", ""]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "26",
-    name: "A read is served before an entry of the own term is committed.",
+    name: "The leader answers a read before an entry of its own term is committed",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "27",
-    name: "A retried command is applied twice.",
+    name: "A server applies a retried command twice",
     changes: [["const known = session.applied.get(sequence);", "const known = undefined;"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "28",
-    name: "A command is answered when it is logged, not when it is applied.",
+    name: "The leader answers a command when it is in the log, before it is applied",
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
@@ -329,7 +329,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "29",
-    name: "A follower answers a read from its own state at once.",
+    name: "A follower answers a read from its own state without asking the leader",
     changes: [[
       "this.followerReads.push(m);",
       "this.answerRead(m);",
@@ -338,7 +338,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "30",
-    name: "A session is forgotten at different points of the log on different servers.",
+    name: "Servers forget a session at different points of the log",
     changes: [[
       "const applied = this.sessions.apply(",
       `const now = this.world.clock.now();
@@ -354,7 +354,7 @@ export const planted: readonly Planted[] = [
   // Storage and wire.
   {
     id: "40",
-    name: "A storage error is ignored and the node goes on.",
+    name: "A server ignores a storage error and goes on",
     changes: [[
       "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
       "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); try { log.file.sync(); } catch {}",
@@ -366,7 +366,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "41",
-    name: "A record damaged in the middle of the log is silently dropped with all that follows.",
+    name:
+      "A start silently drops a damaged record in the middle of the log, and all that follows it",
     changes: [["this.ensure(framesIn(log.subarray(at)).next().done,", "this.ensure(true,"]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -375,7 +376,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "42",
-    name: "A wiped node comes back as the voter it was: it votes.",
+    name: "A server with a wiped disk votes as before",
     changes: [[
       "this.isUpToDate(m) && this.mayVote(m);",
       "this.isUpToDate(m);",
@@ -387,7 +388,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "42b",
-    name: "A wiped node comes back as the voter it was: it is counted.",
+    name: "A server with a wiped disk is counted in majorities as before",
     changes: [["      if (!this.usesNamedDisk(member)) return -Infinity;\n", ""]],
     caughtBy: [
       { mode: "core", seed: 19 },
@@ -396,7 +397,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "43",
-    name: "An authentication code is not checked for one kind of message.",
+    name: "A server does not check the authentication code of one kind of message",
     changes: [[
       "if (!code || !timingSafeEqual(",
       `if (!code || kind === "client" && !timingSafeEqual(`,
@@ -408,7 +409,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "44a",
-    name: "A term of `NaN`, `-0`, `1.5` or `2 ** 53` is accepted.",
+    name: "A server accepts a term of `NaN`, `-0`, `1.5` or `2 ** 53`",
     changes: [[
       "return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
       `return typeof raw === "number" || isNatural ? raw : undefined;`,
@@ -417,7 +418,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "44b",
-    name: "A message with a missing field is accepted.",
+    name: "A server accepts a message with a missing field",
     changes: [[
       "raw.length !== list.length) return undefined;\n  const fields",
       "raw.length > list.length) return undefined;\n  learnAddresses = learnAddresses.slice(0, raw.length) as never;\n"
@@ -427,13 +428,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "45",
-    name: "A send error loses the datagram of a healthy peer.",
+    name: "A send error costs a healthy peer its datagram",
     changes: [["const SEND_TRIES = 5;", "const SEND_TRIES = 1;"]],
     caughtBy: [{ file: "datagrams", title: "datagrams to a closed port cost an open port no" }],
   },
   {
     id: "46",
-    name: "What was read from the page cache at start is promised again without a sync.",
+    name: "A restarted server repeats promises that it read from the page cache, without a sync",
     changes: [[
       "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
       "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); if (this.log) log.file.sync();",
@@ -445,7 +446,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "47",
-    name: "A reordered command of a session is taken for a duplicate and lost.",
+    name: "A server takes a reordered command of a session for a duplicate and drops it",
     changes: [[
       "if (sequence <= session.acknowledged) return",
       `const newest = Math.max(session.acknowledged, ...session.applied.keys());
@@ -458,7 +459,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "49",
-    name: "A datagram recorded before a restart is accepted after it.",
+    name: "A server accepts a datagram that was recorded before its restart",
     changes: [[
       " || toBoot !== this.self.boot) return \"misaddressed\";",
       ") return \"misaddressed\";",
@@ -467,15 +468,16 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "50",
-    name: "After a pause, a server judges its leader silent before reading what has arrived.",
+    name:
+      "After a pause, a server gives up its leader before it reads the datagrams that have arrived",
     changes: [["clock.defer(() => clock.defer(() => this.guard(tick)))", "this.guard(tick)"]],
     caughtBy: [{ file: "node", title: "keeps its leader after a follower's pause: the" }],
   },
 
-  // Mistakes that this implementation in particular invites.
+  // Mistakes that this implementation invites.
   {
     id: "51",
-    name: "A start is not counted: the boot stays what it was.",
+    name: "A start does not increase the boot number",
     changes: [[
       "this.identity.boot += 1 + Math.floor(random() * 2 ** 20);",
       "this.identity.boot = Math.max(1, this.identity.boot);",
@@ -484,7 +486,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "52",
-    name: "A retry is a new command: it gets another sequence number.",
+    name: "A client gives a retry a new sequence number, so that it is another command",
     changes: [[
       `this.start({ type: "Commands", ...request }, batch);`,
       `const next = () => this.sequence += 1;
@@ -494,49 +496,49 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "53",
-    name: "A client acknowledges answers that it still waits for.",
+    name: "A client acknowledges answers that it still waits for",
     changes: [["acknowledged: oldest - 1", "acknowledged: sequence - 1"]],
     caughtBy: [{ mode: "full", seed: 56 }],
   },
   {
     id: "54",
-    name: "A torn frame is taken for a whole one: its checksum is not compared.",
+    name: "A start accepts a torn frame, because it does not compare the checksum",
     changes: [[" && frameChecksum(frame) === header.readUInt32BE(8)", ""]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "55",
-    name: "A datagram is heard as often as the network repeats it.",
+    name: "A server processes a datagram as often as the network repeats it",
     changes: [["return sequence > (from.seen[", "return sequence >= (from.seen["]],
     caughtBy: [{ file: "wire", title: "however often it arrives" }],
   },
   {
     id: "56",
-    name: "A server's timer, once it has gone off, is not set again.",
+    name: "A server does not set its timer again after the timer has fired",
     changes: [["      this.wakesAt = Infinity;\n", ""]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "57",
-    name: "An entry that takes the place of a saved one counts as saved.",
+    name: "The log counts an entry as saved because it replaced a saved one",
     changes: [["    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "58",
-    name: "A late acknowledgement confirms the latest round instead of its own.",
+    name: "A late acknowledgement confirms the latest round instead of its own",
     changes: [["Math.max(follower.confirmedRound, m.round)", "follower.sentRound"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "59",
-    name: "A read is confirmed by the round that was under way when it came.",
+    name: "The leader confirms a read by a round that began before the read arrived",
     changes: [["r.round >= confirmed", "r.round > confirmed"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "60",
-    name: "A leader counts its own copy of an entry before its disk has it.",
+    name: "The leader counts its own copy of an entry before its disk has it",
     changes: [[
       "this.majorityValue(role, this.log.savedIndex,",
       "this.majorityValue(role, this.log.lastIndex,",
@@ -545,13 +547,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "61",
-    name: "The term is read back at a start, the vote is not.",
+    name: "A start reads back the term, but not the vote",
     changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
     caughtBy: [{ mode: "full", seed: 42 }],
   },
   {
     id: "62",
-    name: "What an overwritten entry left behind it comes back at a start.",
+    name: "A start restores the entries that followed an overwritten entry",
     changes: [[
       "this.entries.splice(index - this.base.index - 1, Infinity, record);",
       "this.entries[index - this.base.index - 1] = record;",
@@ -560,13 +562,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "63",
-    name: "A client never turns to another server than the one that does not answer.",
+    name: "A client never turns from a server that does not answer to another one",
     changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
     caughtBy: [{ mode: "full", seed: 7 }],
   },
   {
     id: "64",
-    name: "A refusal takes `nextIndex` back below what the follower is known to have.",
+    name: "A refusal takes `nextIndex` back below `matchIndex`",
     changes: [[
       "Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm))",
       "this.log.lastUpTo(m.hintIndex, m.hintTerm)",
@@ -575,7 +577,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "65",
-    name: "After a refusal the leader pipelines, although the logs may still differ.",
+    name: "After a refusal the leader pipelines, although the logs may still differ",
     changes: [[
       "follower.mode = \"probing\";\n    follower.nextIndex = next;",
       "follower.mode = \"replicating\";\n    follower.nextIndex = next;",
@@ -584,25 +586,25 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "66",
-    name: "A granted pre-vote is taken for a term that has begun.",
+    name: "A granted pre-vote makes a server adopt a term that has not begun",
     changes: [[`type === "RequestVote" || isGrantedPreVote;`, `type === "RequestVote";`]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "67",
-    name: "A read is answered before what was committed when it came is applied.",
+    name: "A leader answers a read before it has applied the entries that the read must see",
     changes: [[" || r.index > this.lastApplied", ""]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "68",
-    name: "The sizes of the entries that were cut off stay, and batches are measured wrongly.",
+    name: "The log keeps the sizes of truncated entries and measures batches wrongly",
     changes: [["    this.endOffsets.splice(first - this.baseIndex);\n", ""]],
     caughtBy: [{ file: "log", title: "the log answers as a plain list does" }],
   },
   {
     id: "69",
-    name: "A client is answered when another leader's entry is applied in place of its own.",
+    name: "A client gets the answer to another leader's entry at the same index",
     changes: [
       ["for (const request of [...this.proposals.values()].flat()) this.redirect(request);", ""],
       ["    this.proposals.clear();\n", ""],
@@ -611,7 +613,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "70",
-    name: "A vote binds the memory, but only a changed term makes it to the disk.",
+    name: "A server saves its vote only when its term has changed",
     changes: [[" || saved.votedFor !== votedFor\n", "\n"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -619,7 +621,7 @@ export const planted: readonly Planted[] = [
   // Snapshots.
   {
     id: "31",
-    name: "The log is compacted before the snapshot is durable.",
+    name: "A server compacts the log before the snapshot is durable",
     changes: [["file.write(bytes, at); file.sync();", "file.write(bytes, at);"]],
     caughtBy: [
       { mode: "full", seed: 1 },
@@ -628,13 +630,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "32",
-    name: "The snapshot leaves out the client sessions.",
+    name: "A snapshot omits the client sessions",
     changes: [["const session of open) yield", "const session of []) yield"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "33",
-    name: "The snapshot leaves out the members.",
+    name: "A snapshot omits the members",
     changes: [[
       "members: core.membersAt(lastApplied)",
       "members: []",
@@ -643,7 +645,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "34",
-    name: "An old snapshot takes the state back in time.",
+    name: "An old snapshot takes the state back in time",
     changes: [[
       "if (log.matches(index, term)) {",
       "if (log.matches(index, term) && index > log.baseIndex) {",
@@ -652,7 +654,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "35",
-    name: "Chunks of two snapshots are mixed.",
+    name: "A follower mixes the chunks of two leaders' snapshots",
     changes: [[
       "this.incoming?.leaderTerm !== m.term || this.incoming.index < index",
       "this.incoming === undefined || this.incoming.index < index",
@@ -664,13 +666,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "48",
-    name: "An AppendEntries that begins below the snapshot is refused for ever.",
+    name: "A follower always refuses an AppendEntries that begins below its snapshot",
     changes: [["return index < this.baseIndex || this", "return this"]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "71",
-    name: "Entries are applied to a state that is only half restored.",
+    name: "A server applies entries to a state that is only half restored",
     changes: [[
       "    return this.isInstalling ? this.lastApplied : Math.min(",
       "    return Math.min(",
@@ -679,7 +681,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "72",
-    name: "A snapshot that is being installed gives way to the next one, half restored as it is.",
+    name: "A newer snapshot replaces one that is only half installed",
     changes: [["    if (isNew && this.isInstalling) return reply(true, 0);\n", ""]],
     caughtBy: [{
       file: "snapshots",
@@ -688,13 +690,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "73",
-    name: "A snapshot has what was applied while it was written.",
+    name: "A snapshot includes commands that were applied while it was written",
     changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "74",
-    name: "A log that a received snapshot has superseded is there again at a start.",
+    name: "A start brings back the log that a received snapshot has replaced",
     changes: [[
       "    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];\n",
       "",
@@ -703,7 +705,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "75",
-    name: "A follower's read joins the question to the leader that was sent before it came.",
+    name: "A follower's read uses a ReadIndex request that was sent before the read arrived",
     changes: [["const reads = this.followerReads.splice(0);", ""], [
       "this.awaited.push({ index, reads });",
       "this.awaited.push({ index, reads: this.followerReads.splice(0) });",
@@ -714,7 +716,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "76",
-    name: "A follower answers a read when the leader has told the index, applied or not.",
+    name: "A follower answers a read before it has applied the entries up to the read index",
     changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
     caughtBy: [
       { mode: "full", seed: 5 },
@@ -725,7 +727,7 @@ export const planted: readonly Planted[] = [
   // Members.
   {
     id: "36",
-    name: "Two membership changes are in flight at once.",
+    name: "The leader begins a membership change before the previous one is committed",
     changes: [[
       "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
       "commitIndex >= role.firstIndex",
@@ -737,7 +739,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "37",
-    name: "A membership change before an entry of the own term is committed.",
+    name: "The leader begins a membership change before an entry of its own term is committed",
     changes: [[
       "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
       "commitIndex >= configurationIndex",
@@ -749,7 +751,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "38",
-    name: "A server without a vote is counted in a majority.",
+    name: "The leader counts a learner in a majority",
     changes: [["const values = voters.map(", "const values = this.members.map("]],
     caughtBy: [
       { mode: "core", seed: 8 },
@@ -758,7 +760,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "39",
-    name: "A removed server keeps campaigning.",
+    name: "A removed server keeps campaigning",
     changes: [[
       `    if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });\n`,
       "",
@@ -770,7 +772,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "77",
-    name: "A list of members stays in force when its entry is truncated away.",
+    name: "A list of members stays in force after its entry was truncated",
     changes: [[
       "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
       "",
@@ -779,13 +781,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "78",
-    name: "A snapshot has the members of the end of the log, not of its own index.",
+    name: "A snapshot has the members at the end of the log instead of those at its own index",
     changes: [["core.membersAt(lastApplied)", "core.members"]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "79",
-    name: "Who is to be removed gives up before that is committed, and is needed.",
+    name: "A server stops campaigning before its removal is committed, although it is still needed",
     changes: [["[this.members, before].some", "[this.members].some"]],
     caughtBy: [
       { mode: "core", seed: 3 },
@@ -794,7 +796,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "80",
-    name: "Who was never heard in this term is taken for a part of a working majority.",
+    name: "The leader takes a server that never replied in this term for reachable",
     changes: [["return confirmedRound > 0 && this.now", "return this.now"]],
     caughtBy: [
       { file: "members", title: "that would leave no reachable majority is refused" },
@@ -802,7 +804,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "81",
-    name: "An answer of a server that was removed counts for the next one of that name.",
+    name: "The leader counts a reply of a removed server for the next server of that name",
     changes: [[
       "if (!follower || m.round <= follower.ignoreUpToRound) return",
       "if (!follower) return",
@@ -811,7 +813,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "82",
-    name: "A server takes entries of a cluster before it remembers which one it has joined.",
+    name: "A server accepts entries of a cluster before it has saved which cluster it joined",
     changes: [[
       "this.identity.id = id; for (const _ of this.rewriteLog());",
       "this.identity.id = id;",
@@ -820,7 +822,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "83",
-    name: "A leader that has removed itself counts itself until that is committed.",
+    name: "A leader that removes itself counts itself until the removal is committed",
     changes: [[
       "return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;",
       "if (!this.member(this.settings.name)?.votes) values.push(own);\n"
@@ -830,13 +832,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "84",
-    name: "Who starts again is given the answers to what it asked before.",
+    name: "A restarted server gets the answers to its earlier requests",
     changes: [["    if (calls && calls !== to.calls) return;\n", ""]],
     caughtBy: [{ file: "node", title: "a restarted server gets no answers to its earlier" }],
   },
   {
     id: "85",
-    name: "A new disk is named and keeps the vote of the lost one.",
+    name: "The leader readmits a new disk with the vote of the lost one",
     changes: [[
       "{ ...this.withCurrentDisk(member), votes: false }",
       "this.withCurrentDisk(member)",
@@ -847,7 +849,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "86",
-    name: "Disks that do not count are taken for a part of a working majority.",
+    name: "The leader takes a disk that the log does not name for part of a reachable majority",
     changes: [[
       "(follower && !this.recentActive(follower)) || !this.usesNamedDisk(voter);",
       "follower && !this.recentActive(follower);",
@@ -856,7 +858,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "87",
-    name: "A server leads with a disk that its log does not name.",
+    name: "A server leads with a disk that its log does not name",
     changes: [[
       "return member?.votes === true && this.usesNamedDisk(member);",
       "return member?.votes === true;",
@@ -868,7 +870,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "88",
-    name: "A disk that has lost a tail of its log is sent nothing any more.",
+    name: "The leader sends nothing more to a disk that has lost the tail of its log",
     changes: [[
       "return member && this.readmit(role, member);",
       "return;",
@@ -879,28 +881,29 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "89",
-    name: "A server returns to a disk that it has lost.",
+    name: "A server accepts a datagram from a disk that its sender has lost",
     changes: [["boot < from.boot : from.ended.has(disk)", "boot < from.boot : false"]],
     caughtBy: [{ file: "wire", title: "a new disk, in a datagram for our present boot" }],
   },
   {
     id: "90",
-    name: "Two starts of one copied directory are the same life.",
+    name: "Two starts from copies of one directory get the same boot number",
     changes: [["1 + Math.floor(random() * 2 ** 20)", "1"]],
     caughtBy: [{ file: "storage", title: "from copies of one directory draws different boot" }],
   },
   {
     id: "91",
-    name: "What a lost disk had acknowledged is taken for what the new one has.",
+    name: "The leader credits a new disk with the entries that the lost one acknowledged",
     changes: [["    this.trackFollower(role, member.name);\n", ""]],
     caughtBy: [
       { file: "members", title: "that replaces another one has acknowledged nothing" },
     ],
   },
-  // A leader whose port is closed.
+
+  // Closed ports.
   {
     id: "92",
-    name: "A single refusal is taken for the end of the leader.",
+    name: "A follower gives up its leader after a single refusal by the leader's port",
     changes: [["if (this.portClosedAt <= this.heardAt) {", "if (now < this.heardAt) {"]],
     caughtBy: [
       { mode: "core", seed: 1 },
@@ -909,7 +912,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "93",
-    name: "A refusal counts though the leader was heard since.",
+    name: "A refusal counts although the leader was heard after it",
     changes: [["this.portClosedAt <= this.heardAt", "this.portClosedAt < 0"]],
     caughtBy: [
       { mode: "core", seed: 3 },
@@ -918,19 +921,19 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "94",
-    name: "A refusal of anybody counts as one of the leader.",
+    name: "A follower takes a refusal by another server's port for one by its leader's",
     changes: [["this.leader !== peer || !isLate", "!isLate"]],
     caughtBy: [{ file: "ports", title: "refusals by another server, too early, or too close" }],
   },
   {
     id: "95",
-    name: "A refusal counts though the leader is heard.",
+    name: "A refusal counts although the leader is not late",
     changes: [["this.leader !== peer || !isLate", "this.leader !== peer"]],
     caughtBy: [{ file: "ports", title: "refusals by another server, too early, or too close" }],
   },
   {
     id: "96",
-    name: "Who finds the leader gone campaigns without a pre-vote.",
+    name: "A follower that has lost its leader campaigns without a pre-vote",
     changes: [[
       "    this.leaderLostAt = this.now;\n",
       "    this.leaderLostAt = this.now;\n"
@@ -940,13 +943,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "97",
-    name: "A knock that is lost is not repeated.",
+    name: "A follower does not repeat a lost probe of its leader's port",
     changes: [["this.probeAt = this.now + this.settings.heartbeatMs;", "this.probeAt = Infinity;"]],
     caughtBy: [{ file: "ports", title: "is probed, then once per heartbeat until it is" }],
   },
   {
     id: "98",
-    name: "Who finds the leader gone is impatient for ever.",
+    name: "A follower that has lost its leader never backs off to the election timeout",
     changes: [[
       "Math.max(heartbeatMs, this.now - this.leaderLostAt)",
       "this.leaderLostAt > 0 ? heartbeatMs : Infinity",
@@ -955,25 +958,25 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "99",
-    name: "A machine that cannot be reached is taken for one that refuses.",
+    name: "A server takes an unreachable machine for a closed port",
     changes: [["if (code === \"ECONNREFUSED\") onRefused();", "onRefused();"]],
     caughtBy: [{ file: "datagrams", title: "of an unreachable address or an invalid port is" }],
   },
   {
     id: "100",
-    name: "A read that is repeated is another read.",
+    name: "A server takes a repeated read request for another read",
     changes: [["if (m.calls.has(m.id)) return;", "if (!isQuestion && m.calls.has(m.id)) return;"]],
     caughtBy: [{ file: "node", title: "that its client repeats is one read, on a follower" }],
   },
   {
     id: "101",
-    name: "A round of an earlier term is taken for one of this term.",
+    name: "A reply to a request of an earlier term confirms a round of this term",
     changes: [["const round = m.term < this.currentTerm ? 0 : m.round;", "const { round } = m;"]],
     caughtBy: [{ file: "reads", title: "a request of an earlier term confirms nothing" }],
   },
   {
     id: "102",
-    name: "An empty disk leads because the lost one was asked to.",
+    name: "A server with an empty disk obeys a TimeoutNow that was meant for its lost disk",
     changes: [[
       "if (this.mayLead && this.log.lastIndex > 0) this.campaign",
       "if (this.mayLead) this.campaign",
@@ -982,13 +985,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "103",
-    name: "A session that is opened is not the latest, so the one before it is not used again.",
+    name: "A new session does not count as the most recently used one",
     changes: [["    this.use(index, {", "    this.open.set(index, {"]],
     caughtBy: [{ file: "node", title: "a session that is used again becomes the most" }],
   },
   {
     id: "104",
-    name: "What an earlier life has asked keeps the next one from asking.",
+    name: "A request from before a sender's restart blocks the request of the same id after it",
     changes: [[
       "seen: new Float64Array(SEEN), calls: new Set() }",
       "seen: new Float64Array(SEEN) }",
@@ -997,19 +1000,19 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "105",
-    name: "All requests of an entry get the answer to the first.",
+    name: "All requests of an entry get the answer to the first",
     changes: [["applied[i] ?? {}", "applied[0] ?? {}"]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "106",
-    name: "What a client sends is applied as a command, whatever it is.",
+    name: "A server applies the commands of a malformed request",
     changes: [["isWhole ? commands : []", "commands"]],
     caughtBy: [{ file: "wire", title: "refuses malformed commands, and applies the ones" }],
   },
   {
     id: "107",
-    name: "Commands share an entry that no datagram carries.",
+    name: "The leader puts more commands into an entry than a datagram can carry",
     changes: [[
       "batches(this.batch.splice(0), sizeOf, this.entryBytes)",
       "batches(this.batch.splice(0), sizeOf, Infinity)",
@@ -1018,13 +1021,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "108",
-    name: "A leader that has started again is waited for.",
+    name: "A follower waits for a leader that has restarted",
     changes: [["this.receiver.onRestarted?.(of.name);", ""]],
     caughtBy: [{ file: "node", title: "replaces a leader that restarts as fast" }],
   },
   {
     id: "109",
-    name: "Whoever starts again is taken for the leader.",
+    name: "A follower gives up its leader when another server has restarted",
     changes: [[
       "if (this.role.name === \"Follower\" && this.leader === peer) this.giveUpLeader();",
       "if (peer !== \"\" && this.role.name === \"Follower\") this.giveUpLeader();",
@@ -1033,13 +1036,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "110",
-    name: "Outcomes say wrongly which commands they are of.",
+    name: "A reply assigns outcomes to the wrong commands",
     changes: [["first += outcomes.length;", "first += 1;"]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "111",
-    name: "All commands of a turn are asked in one message, however large.",
+    name: "A client sends all commands of a turn in one message, however large",
     changes: [[
       "const room = this.endpoint.roomFor(target) - overhead;",
       "const room = Infinity;",
@@ -1048,25 +1051,25 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "112",
-    name: "All outcomes of what was asked together go in one message, however large.",
+    name: "A server sends all outcomes of a request in one message, however large",
     changes: [["batches(all, sizeOf, this.core.settings.batchBytes)", "[all]"]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "113",
-    name: "A client that has heard one outcome waits for no other.",
+    name: "A client stops waiting after the first outcome of a request",
     changes: [["if (request.missing === 0) this.pending", "this.pending"]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "114",
-    name: "Requests share entries by their number, not by their size.",
+    name: "The leader fills an entry by the number of requests, not by their size",
     changes: [["REQUEST_OVERHEAD + commands.length", "REQUEST_OVERHEAD"]],
     caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
   },
   {
     id: "115",
-    name: "Commands wait for a session that was opened as their client was closed.",
+    name: "Commands wait forever for a session that was opened as their client was closed",
     changes: [[
       "for (const { reject } of this.commands.splice(0)) reject(error); this.endpoint.socket",
       "this.endpoint.socket",
@@ -1075,7 +1078,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "116",
-    name: "A server that is removed stops before its clients know anybody else.",
+    name: "A removed server stops before its clients know any other server",
     changes: [[
       "clock.setTimer(settings.electionTimeoutMs, () => void this.stop())",
       "clock.setTimer(0, () => void this.stop())",
@@ -1084,17 +1087,18 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "117",
-    name: "Clients are told who leads only, and so nothing by who does not know that.",
+    name: "A redirect lists the leader only, and nothing if the leader is unknown",
     changes: [[
       "this.endpoint.addressesOf(this.members,",
       "this.endpoint.addressesOf(this.members.filter(({ name }) => name === leader),",
     ]],
     caughtBy: [{ file: "members", title: "gives its clients the addresses of the other" }],
   },
-  // What is there to be fast.
+
+  // Performance.
   {
     id: "118",
-    name: "A log is written over another with its marker: what that one had comes back.",
+    name: "A new log has the marker of the log that it overwrites, whose frames come back",
     changes: [["const marker = 1 + (this.log?.marker", "const marker = (this.log?.marker"]],
     caughtBy: [
       { mode: "full", seed: 1 },
@@ -1103,7 +1107,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "119",
-    name: "A leader applies what its followers have, but its own disk has not yet.",
+    name: "The leader applies an entry that its followers have saved, but its own disk has not",
     changes: [["Math.min(this.commitIndex, this.log.savedIndex)", "this.commitIndex"]],
     caughtBy: [
       { mode: "core", seed: 50 },
@@ -1115,7 +1119,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "120",
-    name: "A request that was lost is sent again only at the next heartbeat.",
+    name: "The leader retransmits a lost request only at the next heartbeat",
     changes: [[
       "(isFast ? RETRANSMISSIONS : 1)",
       "1",
@@ -1124,7 +1128,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "123",
-    name: "A heartbeat is retransmitted although nothing waits for its answer.",
+    name: "The leader retransmits a heartbeat although nothing waits for the reply",
     changes: [[
       "isInFlight || (read !== undefined && confirmedRound <= read.round)",
       "isInFlight || confirmedRound < follower.sentRound",
@@ -1133,20 +1137,21 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "121",
-    name: "A leader syncs in each of its turns, before it gives the answers that it has.",
+    name: "The leader syncs in each turn, before it gives the answers that are ready",
     changes: [[`this.role.name === "Leader" && this.hasApplicable`, "false"]],
     caughtBy: [{ file: "node", title: "a leader has one sync for all commands that" }],
   },
   {
     id: "122",
-    name: "A log is made anew although a file that is of no use any more could be written over.",
+    name: "A server creates a new log although it could overwrite one that it no longer needs",
     changes: [["if (isSmall) this.files.link(name, `${name}.old`);", ""]],
     caughtBy: [{ file: "storage", title: "is followed by a log that overwrites an older one" }],
   },
-  // Real files.
+
+  // Files.
   {
     id: "124",
-    name: "A file that was renamed is not durable, as its directory is not synced.",
+    name: "A renamed file is not durable, because its directory is not synced",
     changes: [[
       "    fs.renameSync(from, to);\n    syncDirectory(path.dirname(to));",
       "    fs.renameSync(from, to);",
@@ -1155,7 +1160,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "125",
-    name: "A file that was removed comes back, as its directory is not synced.",
+    name: "A removed file comes back, because its directory is not synced",
     changes: [[
       "    fs.rmSync(file, { force: true });\n    syncDirectory(path.dirname(file));",
       "    fs.rmSync(file, { force: true });",
@@ -1164,7 +1169,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "126",
-    name: "A new data directory is not durable, as its parents are not synced.",
+    name: "A new data directory is not durable, because its parents are not synced",
     changes: [[
       "for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));",
       "syncDirectory(directory);",
@@ -1173,7 +1178,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "127",
-    name: "A short write counts as a whole one.",
+    name: "A file counts a short write as a complete one",
     changes: [[
       "        at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);",
       "        fs.writeSync(fd, bytes, at, bytes.length - at, position + at);\n        at = bytes.length;",
@@ -1182,19 +1187,19 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "128",
-    name: "A sync returns before the disk has anything.",
+    name: "A sync returns before the disk has the data",
     changes: [["      fs.fdatasyncSync(fd);\n", ""]],
     caughtBy: [{ file: "files", title: "when a save returns" }],
   },
   {
     id: "129",
-    name: "A start writes over the log.old that it finds, which may be the log itself.",
+    name: "A start overwrites the `log.old` that it finds, which may be the log itself",
     changes: [[`["/snapshot.new", "/log.old"]`, `["/snapshot.new"]`]],
     caughtBy: [{ file: "storage", title: "is followed by a start that removes log.old" }],
   },
   {
     id: "130",
-    name: "The log that was replaced stays open.",
+    name: "A server leaves the replaced log open",
     changes: [[
       "[this.log, this.next] = [next, this.log];",
       "this.log = next; this.next = undefined;",
@@ -1203,7 +1208,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "131",
-    name: "The directory is released while the log is still open.",
+    name: "A server releases its directory while the log is still open",
     changes: [[
       "for (const log of [this.log, this.next]) log?.file.close(); this.release();",
       "this.release(); for (const log of [this.log, this.next]) log?.file.close();",
@@ -1212,31 +1217,31 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "132",
-    name: "The lock is let go as soon as the server has it.",
+    name: "A server releases its lock as soon as it has it",
     changes: [["    return () => lock.close();", "    lock.close();\n    return () => {};"]],
     caughtBy: [{ file: "storage", title: "are locked against a second server" }],
   },
   {
     id: "133",
-    name: "A second server starts because the lock file of the first was deleted.",
+    name: "A second server starts because the lock file of the first was deleted",
     changes: [["ensure(!names.some(", "ensure(true || !names.some("]],
     caughtBy: [{ file: "files", title: "without its lock file admits no second server" }],
   },
   {
     id: "134",
-    name: "A log grows in the same sync as the frame that needs the room.",
+    name: "A log grows in the same sync as the frame that needs the room",
     changes: [["      log.file.sync(); // So that", "      // So that"]],
     caughtBy: [{ file: "storage", title: "finds zeros at the end even if the power failed" }],
   },
   {
     id: "135",
-    name: "A log that was cut off between two frames is taken for a whole one.",
+    name: "A start accepts a log that was cut off between two frames",
     changes: [["rest.subarray(-FRAME_HEADER).equals(NO_FRAME)", "true"]],
     caughtBy: [{ file: "storage", title: "refuses a log that does not end with zeros, and" }],
   },
   {
     id: "136",
-    name: "A server that has lost its log starts as a new one.",
+    name: "A server that has lost its log starts as a new one",
     changes: [[
       `const isNew = !this.snapshot && this.find("/log.new");`,
       "const isNew = !this.snapshot;",
@@ -1245,13 +1250,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "137",
-    name: "A server writes on in a log that was deleted.",
+    name: "A server keeps writing to a log that was deleted",
     changes: [["ensure(fs.fstatSync(fd).nlink > 0,", "ensure(true,"]],
     caughtBy: [{ file: "files", title: "that is deleted under a running server" }],
   },
   {
     id: "138",
-    name: "An error while a snapshot is read is no storage error, and names no file.",
+    name: "A failed read of a snapshot is not reported as a storage error with the file's name",
     changes: [[
       `return this.withErrorContext("read", name, (path) => {
         using file = this.files.open(path, "r");
@@ -1262,10 +1267,11 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [{ file: "storage", title: "that cannot be read causes an error with its name" }],
   },
-  // Sending again, and handing over.
+
+  // Retransmission and leadership transfer.
   {
     id: "139",
-    name: "A refusal without news is answered at once, in every round trip.",
+    name: "The leader answers a refusal without news at once, in every round trip",
     changes: [[
       "if (mode === \"probing\" && next >= nextIndex) return;",
       "",
@@ -1274,7 +1280,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "140",
-    name: "A refusal that leads back further waits for the retransmission interval.",
+    name: "After a refusal the leader waits for the retransmission interval before it probes again",
     changes: [[
       "follower.sentAt = -Infinity; // A probe is due.",
       "",
@@ -1284,7 +1290,7 @@ export const planted: readonly Planted[] = [
   {
     id: "141",
     name:
-      "A heartbeat that succeeds opens the window, so a batch that is always lost is sent in every round trip.",
+      "A successful heartbeat opens the window, so a batch that never arrives is sent too often",
     changes: [[
       "if (follower.attempts === 0) follower.mode",
       "follower.mode",
@@ -1295,7 +1301,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "142",
-    name: "A part of a snapshot that is always lost takes a whole window with it.",
+    name: "A snapshot chunk that never arrives makes the leader retransmit a whole window",
     changes: [[
       "follower.attempts > 0 ? settings.batchBytes : settings.windowBytes",
       "settings.windowBytes",
@@ -1304,7 +1310,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "143",
-    name: "The window stays closed after an entry that was lost twice has arrived.",
+    name: "The window stays closed after an entry that was lost twice has arrived",
     changes: [[
       "follower.roundWhenMatched = role.round;\n      follower.attempts = 0;",
       "follower.roundWhenMatched = role.round;",
@@ -1313,7 +1319,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "144",
-    name: "A chunk that was lost counts as lost for good.",
+    name: "The window stays closed after a snapshot chunk that was lost has arrived",
     changes: [[
       "follower.attempts = 0;\n    } else {",
       "} else {",
@@ -1322,7 +1328,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "145",
-    name: "A request to hand over that is repeated begins another attempt.",
+    name: "A repeated transfer request begins another attempt",
     changes: [[
       "const isRetry = last?.calls === request.calls && last.id === request.id;",
       "const isRetry = core.transferTarget !== undefined;",
@@ -1331,13 +1337,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "146",
-    name: "A second request to hand over ends the attempt that is under way.",
+    name: "A second transfer request ends the attempt in progress",
     changes: [[`if (core.transferTarget) return this.refuse(request, "it is handing over");`, ""]],
     caughtBy: [{ file: "members", title: "is refused while another transfer is in progress" }],
   },
   {
     id: "147",
-    name: "A server hands over to one that was not heard for an election timeout.",
+    name: "A leader hands over to a server that was silent for an election timeout",
     changes: [["voters.filter(([, follower]) => this.recentActive(follower))", "voters"]],
     caughtBy: [
       { file: "members", title: "to a server silent for an election timeout is" },
@@ -1346,7 +1352,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "148",
-    name: "Without a name the first server of the list is to lead, even if it has just died.",
+    name:
+      "A leader without a named target hands over to the first server, even if it has just died",
     changes: [[
       "role.transferCandidates?.includes(m.from)",
       "role.transferCandidates?.[0] === m.from",
@@ -1358,13 +1365,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "149",
-    name: "An answer from before a server died shows that it can lead.",
+    name: "A reply from before a server died makes it a transfer target",
     changes: [["follower.ignoreUpToRound = role.round; // Only a reply", "// Only a reply"]],
     caughtBy: [{ file: "node", title: "does not hand over to a server that has just died" }],
   },
   {
     id: "150",
-    name: "Several servers are asked to lead at once.",
+    name: "A leader asks several servers to lead at the same time",
     changes: [["        role.transferCandidates = [m.from];\n", ""]],
     caughtBy: [{
       file: "transfer",
@@ -1373,13 +1380,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "151",
-    name: "A server that has just led has received nothing for as long as it led.",
+    name: "A former leader counts its time as leader as silence",
     changes: [["this.heardAt = this.now; // A leader hears", "// A leader hears"]],
     caughtBy: [{ file: "elections", title: "the reported silence does not include the time" }],
   },
   {
     id: "152",
-    name: "What a path always loses is never told.",
+    name: "The leader never reports an entry or chunk that a path always loses",
     changes: [[
       "if (follower.attempts !== 2 * RETRANSMISSIONS) return;",
       "if (follower.attempts > 0) return;",
@@ -1390,10 +1397,10 @@ export const planted: readonly Planted[] = [
     ],
   },
 
-  // Sessions, reads, members, acknowledgements, and known correspondents.
+  // Sessions, reads, members, acknowledgements and peers.
   {
     id: "153",
-    name: "A snapshot lists the sessions in another order than that of their last use.",
+    name: "A snapshot does not list the sessions in the order of their last use",
     changes: [[
       "return [...this.open].map(",
       "return [...this.open].toSorted(([a], [b]) => a - b).map(",
@@ -1402,7 +1409,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "154",
-    name: "The acknowledged mark of a session goes back with a command that was overtaken.",
+    name: "A session's acknowledged mark decreases when a command is overtaken",
     changes: [[
       "if (acknowledged > session.acknowledged) {",
       "if (acknowledged !== session.acknowledged) {",
@@ -1411,13 +1418,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "155",
-    name: "A state machine that changes a command changes the log.",
+    name: "A state machine that modifies a command modifies the log",
     changes: [["decodeAll(Buffer.from(request.commands))", "decodeAll(request.commands)"]],
     caughtBy: [{ file: "embedding", title: "that the program or the server overwrites after a" }],
   },
   {
     id: "156",
-    name: "A follower answers reads from a state that is half installed.",
+    name: "A follower answers reads from a state that is half installed",
     changes: [[
       "const isReady = () => !core.isInstalling && awaited",
       "const isReady = () => awaited",
@@ -1426,7 +1433,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "157",
-    name: "A leader tells a follower an index for its reads that is one too low.",
+    name: "The leader gives a follower a read index that is one too low",
     changes: [[
       "        : Buffer.from(`${lastApplied}`);",
       "        : Buffer.from(`${lastApplied - 1}`);",
@@ -1435,7 +1442,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "158",
-    name: "A server that lost the lead tells others an index for their reads.",
+    name: "A former leader answers a ReadIndex request",
     changes: [[
       "else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
       "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerRead(m);\n"
@@ -1445,7 +1452,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "159",
-    name: "A reply of an earlier term confirms a round of this one.",
+    name: "A reply of an earlier term confirms a round of this term",
     changes: [[
       "if (m.term < this.currentTerm || m.round > role.round)",
       "if (m.round > role.round)",
@@ -1454,7 +1461,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "160",
-    name: "A list of members is in force when it is committed, not as soon as it is in the log.",
+    name: "A list of members takes effect when it is committed, not when it is appended",
     changes: [[
       "return this.membersAt(this.log.lastIndex);",
       "return this.membersAt(this.commitIndex);",
@@ -1463,7 +1470,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "161",
-    name: "A log that a snapshot replaces keeps its lists of members.",
+    name: "A log that a snapshot replaces keeps its lists of members",
     changes: [[
       "    this.endOffsets = [0];\n    this.configurations = [];\n",
       "    this.endOffsets = [0];\n",
@@ -1475,7 +1482,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "162",
-    name: "A follower acknowledges all of its log, beyond the entries of the request, too.",
+    name: "A follower acknowledges entries that follow those of the request",
     changes: [[
       "    this.acknowledge(m, matchIndex);\n",
       "    this.acknowledge(m, this.log.lastIndex);\n",
@@ -1487,8 +1494,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "163",
-    name:
-      "A new leader begins after its own first entry, which leaves with the next heartbeat only.",
+    name: "A new leader's first entry is not sent until the next heartbeat",
     changes: [
       [
         "    for (const name of this.others) this.trackFollower(role, name);\n    this.become(role);\n",
@@ -1506,13 +1512,13 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "164",
-    name: "A datagram that was overtaken takes its sender back to an earlier address.",
+    name: "A datagram that was overtaken takes its sender back to an earlier address",
     changes: [["if (sequence > from.newest) {", "if (sequence > 0) {"]],
     caughtBy: [{ file: "wire", title: "a datagram that was overtaken does not take its" }],
   },
   {
     id: "165",
-    name: "Strangers push out servers.",
+    name: "Strangers push servers out of the table of peers",
     changes: [[
       "this.known.entries().filter(([, { places }]) => places.length === 0)",
       "this.known.entries()",
@@ -1521,7 +1527,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "166",
-    name: "The clients' key makes operators.",
+    name: "A server accepts an operator's message under the clients' key",
     changes: [[
       "if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return",
       `const other = kind === "operator" ? keys.get("client") : undefined;
@@ -1533,7 +1539,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "167",
-    name: "A call that is answered stays in the table of calls.",
+    name: "A call stays in the table of calls after its answer",
     changes: [["    calls.delete(id);\n", ""]],
     caughtBy: [
       { mode: "full", seed: 1 },
@@ -1542,20 +1548,21 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "168",
-    name: "The reads that are answered are the ones that came last, not first.",
+    name: "A server answers the last reads that arrived instead of the first",
     changes: [["of reads.splice(0, count)", "of reads.splice(-count || Infinity)"]],
     caughtBy: [{ file: "node", title: "reads are answered in their order, each after a" }],
   },
   {
     id: "169",
-    name: "A late reply takes back the round that a follower has confirmed.",
+    name: "A late reply lowers the round that a follower has confirmed",
     changes: [["Math.max(follower.confirmedRound, m.round)", "Number(m.round)"]],
     caughtBy: [{ file: "reads", title: "a late reply to an earlier round does not revoke a" }],
   },
-  // Founding.
+
+  // Founding a cluster.
   {
     id: "170",
-    name: "An empty founder campaigns before the others have said that they are empty.",
+    name: "An empty founder campaigns before all other founders have shown empty logs",
     changes: [
       [
         "return this.mayFound && this.member(name)?.votes === true;",
@@ -1566,7 +1573,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "171",
-    name: "An empty founder votes for an empty candidate before it has looked itself.",
+    name: "An empty founder votes for an empty candidate before it has asked the other founders",
     changes: [
       ["(lastLogIndex === 0 && this.mayFound)", "(lastLogIndex === 0)"],
     ],
@@ -1574,7 +1581,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "172",
-    name: "An empty founder takes a pause for the silence of all others.",
+    name: "An empty founder takes its own pause for the silence of the others",
     changes: [
       ["this.foundingQueries > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
     ],
@@ -1582,7 +1589,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "173",
-    name: "A late word from the time when a log was empty hides that it is not.",
+    name: "A late report that a log was empty replaces the report that it no longer is",
     changes: [
       ["if (founding > 0 || !this.foundings.has(peer)) this", "this"],
     ],
@@ -1590,7 +1597,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "174",
-    name: "A server whose founding is fixed takes the entries of another one.",
+    name: "A server whose founding is fixed accepts the entries of another founding",
     changes: [
       ["    if (this.rejectsFounding(message)) return;\n", ""],
     ],
@@ -1598,7 +1605,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "175",
-    name: "Two foundings whose entries have equal terms are taken for one log.",
+    name: "A server that joins another founding keeps the entries of its former one",
     changes: [
       ["this.log.reset(0, 0);\n    this.foundingQueries = 0;", ""],
     ],
@@ -1606,7 +1613,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "176",
-    name: "The first commit index waits for the next entry to be saved.",
+    name: "A server does not save its first commit index until it saves the next entry",
     changes: [
       [" || (saved.commitIndex === 0 && commitIndex > 0)", ""],
     ],
@@ -1614,7 +1621,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "177",
-    name: "A restart forgets what was saved as committed.",
+    name: "A restart forgets the saved commit index",
     changes: [
       [
         "this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);",
@@ -1625,7 +1632,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "178",
-    name: "Each list of members draws another founding.",
+    name: "Each list of members draws another founding",
     changes: [
       ["this.founding || drawId(this.#random)", "drawId(this.#random)"],
     ],
@@ -1633,15 +1640,16 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "179",
-    name: "An acknowledgement is refused, because its sender has joined another founding since.",
+    name:
+      "The leader ignores an acknowledgement because its sender has joined another founding since",
     changes: [
       ["type.endsWith(\"Reply\") || founding === 0", "founding === 0"],
     ],
-    caughtBy: [{ file: "founding", title: "an acknowledgement does not count if its sender" }],
+    caughtBy: [{ file: "founding", title: "an acknowledgement counts although its sender has" }],
   },
   {
     id: "180",
-    name: "Sessions of before stay when a snapshot is installed.",
+    name: "The sessions from before a snapshot stay when the snapshot is installed",
     changes: [[
       "    const sessions = new Sessions();\n    const take",
       "    const { sessions } = this;\n    const take",
@@ -1650,7 +1658,7 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "181",
-    name: "An entry is saved in the log that a received snapshot replaces, where it does not fit.",
+    name: "A server saves an entry in the old log while a received snapshot replaces that log",
     changes: [[
       "this.append(next, [start, this.voteRecord()]);",
       "this.append(next, [start, this.voteRecord()]); yield;",
@@ -1659,7 +1667,7 @@ export const planted: readonly Planted[] = [
   },
 ];
 
-// ----------------------------------------- Planting them ----------------------------------------
+// ------------------------------------------- Planting -------------------------------------------
 
 /** Matches a piece of source in any layout. */
 function patternOf(piece: string): RegExp {
@@ -1671,7 +1679,7 @@ function patternOf(piece: string): RegExp {
   return new RegExp(pattern.join("").replace(/^\\s\*/, ""), "g");
 }
 
-/** Returns the pieces of raft.ts that a bug replaces and that do not occur exactly once. */
+/** Returns the pieces that a bug replaces but that do not occur exactly once in raft.ts. */
 export function stalePieces({ changes }: Planted, source = readSource()): string[] {
   return changes.map(([before]) => before)
     .filter((text) => [...source.matchAll(patternOf(text))].length !== 1);
@@ -1679,7 +1687,7 @@ export function stalePieces({ changes }: Planted, source = readSource()): string
 
 const readSource = () => readFileSync(path.join(root, "raft.ts"), "utf8");
 
-/** A copy of the project, with a bug in it or without. Deletes it after use. */
+/** Calls `use` with a copy of the project, which may have a bug. Deletes the copy afterwards. */
 export async function inCopy<T>(
   bug: Planted | undefined,
   use: (directory: string) => Promise<T>,
@@ -1694,12 +1702,14 @@ export async function inCopy<T>(
     for (const [before, after] of bug?.changes ?? []) {
       const [match, ...others] = source.matchAll(patternOf(before));
       if (!match || others.length > 0) {
-        throw new Error(`Bug ${bug?.id} is stale: raft.ts must have this exactly once:\n${before}`);
+        throw new Error(
+          `Cannot plant bug ${bug?.id}: this does not occur exactly once in raft.ts:\n${before}`,
+        );
       }
       source = source.slice(0, match.index) + after.trim()
         + source.slice(match.index + match[0].length);
     }
-    new Bun.Transpiler({ loader: "ts" }).transformSync(source); // What does not parse is no bug.
+    new Bun.Transpiler({ loader: "ts" }).transformSync(source); // Throws if it does not parse.
     writeFileSync(path.join(directory, "raft.ts"), source);
     return await use(directory);
   } finally {
@@ -1707,15 +1717,15 @@ export async function inCopy<T>(
   }
 }
 
-/** Two commands run at a time: that is how many cores the machine is believed to have. */
-const AT_ONCE = 2;
+/** The number of commands that run at the same time. The machine needs as many cores. */
+const CONCURRENCY = 2;
 const DEADLINE_MS = 300_000;
 let running = 0;
 const queue: (() => void)[] = [];
 
-/** Runs a command, thorough by default, so that it has every test. */
+/** Runs a command. With `CI` set, which is the default, it has every test. */
 async function run(directory: string, args: readonly string[], CI = "1") {
-  if (running >= AT_ONCE) await new Promise<void>((resolve) => queue.push(resolve));
+  if (running >= CONCURRENCY) await new Promise<void>((resolve) => queue.push(resolve));
   running += 1;
   try {
     const child = Bun.spawn([process.execPath, ...args], {
@@ -1734,18 +1744,18 @@ async function run(directory: string, args: readonly string[], CI = "1") {
   }
 }
 
-/** A planted text that the language does not understand proves nothing about the tests. */
+/** Matches an error that shows that the planted text is broken, which proves nothing of the tests. */
 const BROKEN = /SyntaxError|ReferenceError|TypeError|Cannot find (module|package)|Unhandled error/;
 
-/** What a command has said: that all is well, or a sentence about what is not, and its seed. */
+/** The result of a command: whether it passed, a sentence about it, and the seed that failed. */
 export type Verdict = { passed: boolean; sentence: string; seed?: number };
 
 const patternFor = (title: string) => title.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
-/** Returns the one test file of that name, as an argument of `bun test` that means no other file. */
+/** Returns the path of the test file with this name, as an argument of `bun test`. */
 function pathOf(file: string): string {
   const found = globSync(`test/**/${file}.test.ts`, { cwd: root });
-  if (found.length !== 1) throw new Error(`There must be one ${file}.test.ts, not: ${found}`);
+  if (found.length !== 1) throw new Error(`There must be exactly one ${file}.test.ts: ${found}`);
   return `./${found[0]}`;
 }
 
@@ -1761,11 +1771,11 @@ export async function runTest(directory: string, { file, title }: SmallTest): Pr
   const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(output)?.[1]);
   const passed = code === 0 && count("pass") > 0 && count("fail") === 0;
   const failed = code !== 0 && count("fail") > 0 && !BROKEN.test(output);
-  if (!passed && !failed) throw new Error(`"${file}: ${title}" has not really run:\n${output}`);
+  if (!passed && !failed) throw new Error(`"${file}: ${title}" did not run:\n${output}`);
   return { passed, sentence: `${file}.test.ts: ${title}` };
 }
 
-/** Runs seeds until one catches something. */
+/** Runs seeds of the simulator, and returns its first violation if it finds any. */
 export async function simulate(
   directory: string,
   mode: Simulator["mode"],
@@ -1780,10 +1790,10 @@ export async function simulate(
   const [first] = violations;
   if (code === 0 && !first) return { passed: true, sentence: "no violation" };
   if (code === 1 && first && !BROKEN.test(first.sentence)) return { passed: false, ...first };
-  throw new Error(`"bun ${args.join(" ")}" has not really run (exit code ${code}):\n${output}`);
+  throw new Error(`"bun ${args.join(" ")}" did not run (exit code ${code}):\n${output}`);
 }
 
-/** Returns the bugs that the short run would not catch: it has none of their seeds and small tests. */
+/** Returns the bugs that the short run misses: it includes none of their seeds and small tests. */
 export async function findOnlyThorough(): Promise<string[]> {
   const small = planted.flatMap(({ caughtBy }) => caughtBy).filter((by) => "file" in by);
   const files = new Set(small.map(({ file }) => pathOf(file)));
@@ -1804,11 +1814,11 @@ export async function findOnlyThorough(): Promise<string[]> {
   return planted.filter(({ caughtBy }) => !caughtBy.some(isInShortRun)).map(({ id }) => id);
 }
 
-// ------------------------------------------ By hand --------------------------------------------
+// ---------------------------------------- Command line ------------------------------------------
 
 const MOST_SEEDS = 2000;
 
-/** How many seeds, from 1 on, a mode needs to catch a bug; undefined if that is too many. */
+/** Runs seeds from 1 on until one catches the bug. Returns undefined after `MOST_SEEDS`. */
 async function hunt(directory: string, mode: Simulator["mode"]): Promise<Verdict | undefined> {
   for (
     let from = 1, seeds = 1;

@@ -1,6 +1,6 @@
 /**
- * Plants every bug of the catalogue, one at a time, and demands that the simulator or a small test
- * notices it. That is the thorough run. The short run checks that each bug still fits raft.ts.
+ * Tests that the simulator or a small test catches each bug of the catalogue. The thorough run plants
+ * all bugs, one at a time. The short run checks that raft.ts still has the text that each replaces.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {

@@ -317,7 +317,7 @@ describe("servers that lose their disks", () => {
   });
 });
 
-test("an acknowledgement does not count if its sender has another founding by now", () => {
+test("an acknowledgement counts although its sender has joined another founding", () => {
   const raft = candidate();
   step(raft, fromDisk(voteReply(1, { from: "b" })));
   step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), 77));
