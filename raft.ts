@@ -126,7 +126,9 @@ export const messages = {
   Removed: ["term"],
 } as const;
 
-/** The type of a field follows from its name: one of these, `entries`, or else a natural number. */
+/**
+ * The type of a field follows from its name, also in the tables of section 14. Others are numbers.
+ */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
 const texts = [
   "cluster",
@@ -188,8 +190,8 @@ export type Event =
   | { type: "otherFounding"; server: Name }
   | Stuck;
 /**
- * `bytes` of entries from `index` on, or of a snapshot that replaces them, never reach `server`,
- * although smaller messages do.
+ * Small messages reach `server`, but after many attempts a batch of `bytes` at `index`, or a chunk
+ * of the snapshot that replaces it, does not.
  */
 export type Stuck = { type: "stuck"; server: Name; index: number; bytes: number };
 
@@ -216,7 +218,7 @@ export const sizeOf = ({ data, membership }: Pick<Entry, "data" | "membership">)
 const noop = (index: number, term: number): Entry => ({ index, term, kind: "noop", data: NOTHING });
 
 export class Log {
-  /** The last entry on this server's disk. It promises nothing about later ones. */
+  /** The last entry on this server's disk. Later ones are not acknowledged, counted or applied. */
   savedIndex = 0;
   baseIndex = 0;
   /** The base, and the entries after it. */
@@ -289,7 +291,7 @@ export class Log {
     return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
   }
 
-  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`, but at least one. */
+  /** Returns entries from `first` to `lastIndex`, as many as fit into `bytes`, or else one. */
   batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
     while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
@@ -304,7 +306,7 @@ export class Log {
 
   /**
    * Returns the last index, at or before `index`, whose entry has this `term` or an earlier one.
-   * Returns `baseIndex - 1` if no remaining entry qualifies.
+   * Returns an index before the base if no remaining entry qualifies.
    */
   lastUpTo(index: number, term: number): number {
     let [low, high] = [Math.min(index, this.baseIndex - 1), Math.min(index, this.lastIndex)];
@@ -345,7 +347,7 @@ export type Settings = {
   /** Identifies this server's disk: drawn at random when its data directory was created. */
   disk: number;
   /** The founding members. Empty for a server that joins an existing cluster. */
-  members: Configuration;
+  founders: Configuration;
   /** T: a follower that hears no leader for a random time in [T, 1.5 T) campaigns (§5.2). */
   electionTimeoutMs: number;
   /** An idle leader sends a heartbeat this often. */
@@ -368,7 +370,7 @@ export class Progress {
    * snapshot: the follower needs entries that the log no longer has.
    */
   mode: "probing" | "replicating" | "snapshot" = "probing";
-  /** When the last heartbeat or entry was sent. The first one is due at once. */
+  /** When the timer of the next heartbeat or attempt was started. -Infinity: it is due at once. */
   sentAt = -Infinity;
   /** The last round that was sent. */
   sentRound = 0;
@@ -386,13 +388,13 @@ export class Progress {
     public nextIndex: number,
     /** When the follower was last heard, or the time of the election. */
     public heardAt: number,
-    /** Replies to rounds up to this one are ignored: the last probe was sent after them. */
+    /** Replies to rounds up to this one are ignored: sending has begun again since. */
     public ignoreUpToRound = 0,
   ) {}
 }
 
 type Follower = { name: "Follower"; leader: Name | undefined };
-/** A pre-candidate only asks whether it could win; it still is a follower (thesis §9.6). */
+/** A pre-candidate only asks whether it could win: it changes no term (thesis §9.6). */
 type Campaigner = {
   name: "PreCandidate" | "Candidate";
   /** A set of names, never a counter, because the network may deliver a vote twice (§5.2). */
@@ -433,8 +435,8 @@ export type Snapshot = Position & Membership & {
   /** In bytes. */
   readonly size: number;
 };
-/** A snapshot that a leader is sending. */
-export type Incoming = Position & {
+/** A snapshot that this server is receiving. */
+export type IncomingSnapshot = Position & {
   from: Name;
   leaderTerm: number;
   size: number;
@@ -481,8 +483,8 @@ export class Raft {
   /** Counts campaigns: a pre-vote is valid for one campaign only. */
   campaigns = 0;
   /** When to ask for missing votes again. */
-  private askAt: number;
-  incoming: Incoming | undefined;
+  private requestVotesAt: number;
+  incoming: IncomingSnapshot | undefined;
   /** Set once this server was removed from the members. A non-leader then stops (section 10). */
   isRemoved = false;
   private wasMember = false;
@@ -525,14 +527,14 @@ export class Raft {
     this.currentTerm = disk.currentTerm;
     this.votedFor = disk.votedFor;
     this.snapshot = disk.snapshot
-      ?? { ...base, size: 0, founding: 0, members: settings.members };
+      ?? { ...base, size: 0, founding: 0, members: settings.founders };
     this.lastApplied = this.snapshot.index;
     this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);
     this.log.reset(base.index, base.term);
     for (const entry of disk.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
     this.saved = this.hardState;
-    this.heardAt = this.askAt = now;
+    this.heardAt = this.requestVotesAt = now;
     // Others may already have a leader, so wait for it; alone, there is none to wait for.
     this.electionDueAt = this.majority > 1 ? this.resetElectionTimer() : now;
   }
@@ -558,8 +560,8 @@ export class Raft {
 
   /** When `tick` must be called next. */
   get wakeAt(): number {
-    const { role, electionDueAt, probeAt, askAt, leader } = this;
-    if (this.isAsking) return Math.min(electionDueAt, askAt);
+    const { role, electionDueAt, probeAt, requestVotesAt, leader } = this;
+    if (this.isAsking) return Math.min(electionDueAt, requestVotesAt);
     if (role.name !== "Leader") return leader ? Math.min(electionDueAt, probeAt) : electionDueAt;
     return Math.min(...role.followers.values().map((follower) => this.dueAt(role, follower)));
   }
@@ -615,18 +617,16 @@ export class Raft {
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
-   * A leader that has entries to apply skips the save until its next step: its clients do
-   * not wait for the disk, and their next commands share the write. That is safe because a leader
-   * sends no promises, and neither counts nor applies an entry of its own before the save. Only the
-   * first commit index is saved before the answers (section 11, rule 2).
+   * The exception: a leader that has entries to apply answers first, and saves in its next step.
+   * Its clients don't wait for that write, and their next commands share it. Until the save the
+   * leader neither counts nor applies the new entries, and a leader sends no promises.
    */
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
     const outbox = this.outbox.splice(0);
     const isEarly = ({ type }: Message) => type === "AppendEntries" || type === "InstallSnapshot";
     yield { type: "send", messages: outbox.filter(isEarly) };
-    const isFixed = this.saved.commitIndex > 0; // Otherwise the first commit index must be saved.
-    const answersFirst = isFixed && this.role.name === "Leader" && this.hasApplicable;
+    const answersFirst = this.role.name === "Leader" && this.hasApplicable;
     if (this.isUnsaved && !answersFirst) {
       const entries = this.log.slice(this.log.savedIndex + 1);
       yield { type: "save", unsaved: { ...this.hardState, entries } };
@@ -654,7 +654,7 @@ export class Raft {
       this.pruneRemoved(role);
       this.maybeLeave();
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
-    } else if (this.isAsking && this.now >= this.askAt) this.requestVotes(role);
+    } else if (this.isAsking && this.now >= this.requestVotesAt) this.requestVotes(role);
     this.checkInvariants();
   }
 
@@ -663,7 +663,10 @@ export class Raft {
     return { currentTerm, votedFor, commitIndex };
   }
 
-  /** Returns whether to save. Only the first commit index is a reason (section 11, rule 2). */
+  /**
+   * Returns whether to save: the term, the vote or an entry is new. A new commit index alone is no
+   * reason, except the first one (section 11, rule 2).
+   */
   private get isUnsaved(): boolean {
     const { currentTerm, votedFor, commitIndex, saved, log } = this;
     return saved.currentTerm !== currentTerm || saved.votedFor !== votedFor
@@ -678,9 +681,13 @@ export class Raft {
     if (this.role.name === "Leader") this.advanceCommitIndex(this.role);
   }
 
-  /** The last entry that may be applied: committed, and durable here as well. */
+  /**
+   * The last entry that may be applied: committed, and durable here. The first commit index must be
+   * durable, too (section 11, rule 2).
+   */
   private get applicableIndex(): number {
-    return this.isInstalling ? this.lastApplied : Math.min(this.commitIndex, this.log.savedIndex);
+    const mustWait = this.isInstalling || this.saved.commitIndex === 0;
+    return mustWait ? this.lastApplied : Math.min(this.commitIndex, this.log.savedIndex);
   }
 
   private get hasApplicable(): boolean {
@@ -710,7 +717,10 @@ export class Raft {
     return this.role.name === "Follower" ? this.role.leader : undefined;
   }
 
-  /** Returns whether a leader was heard within T. A leader hears one while it hears a majority. */
+  /**
+   * Returns whether there is a working leader: this follower heard it within T, or this leader
+   * heard a majority within T.
+   */
   hearsLeader(): boolean {
     const { role, now, settings } = this;
     const heardAt = role.name === "Leader"
@@ -762,7 +772,7 @@ export class Raft {
     }
     const role: Campaigner = { name, votes: new Set(), transfer };
     this.campaigns += 1;
-    this.askAt = this.now;
+    this.requestVotesAt = this.now;
     this.become(role);
     // A pre-vote promises nothing. A vote for itself counts only when it is durable (`onSaved`).
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
@@ -771,14 +781,14 @@ export class Raft {
   /** Requests the votes that are missing, repeatedly, because a request or reply may be lost. */
   private requestVotes(role: Role): void {
     const { campaigns: campaign, log, settings, patienceMs } = this;
-    this.askAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
+    this.requestVotesAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
     this.foundingQueries += 1; // Section 11.
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const { votes, transfer } = "votes" in role ? role : { votes: new Set(), transfer: false };
     const preVote = role.name !== "Candidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
-    const isAsked = ({ name }: Member) => name !== settings.name && !votes.has(name);
-    for (const { name: to, disk: voterDisk } of this.voters.filter(isAsked)) {
+    const isMissing = ({ name }: Member) => name !== settings.name && !votes.has(name);
+    for (const { name: to, disk: voterDisk } of this.voters.filter(isMissing)) {
       this.send("RequestVote", to, {
         term,
         preVote,
@@ -874,7 +884,8 @@ export class Raft {
 
   // -------------------------------- 6 Replication and commitment --------------------------------
   // The leader makes the followers' logs agree with its own (§5.3). An entry is committed, and may
-  // be applied, once the leader of its term knows that a majority has it durably (§5.4.2).
+  // be applied, once the leader of its term knows that a majority has it or a later one durably
+  // (§5.4.2).
   // Heartbeats, new entries, retries and catching up are one act, `replicate`.
 
   /**
@@ -884,21 +895,24 @@ export class Raft {
   private replicate(role: Leader, to: Name, follower: Progress): void {
     const { log, settings } = this;
     const read = role.reads.at(-1);
-    const isAsked = read !== undefined && follower.sentRound <= read.round;
+    const readWaits = read !== undefined && follower.sentRound <= read.round;
     const isDue = this.now >= this.dueAt(role, follower);
     if (isDue) follower.sentAt = this.now;
     if (follower.nextIndex <= log.baseIndex) follower.mode = "snapshot";
-    if (follower.mode === "snapshot") return this.sendSnapshot(role, to, follower, isDue, isAsked);
+    if (follower.mode === "snapshot") {
+      return this.sendSnapshot(role, to, follower, isDue, readWaits);
+    }
     if (follower.mode === "probing") {
-      if (isDue) this.appendEntries(role, to, follower, this.probe(to, follower));
-      else if (isAsked) this.appendEntries(role, to, follower, []);
+      if (isDue) this.appendEntries(role, to, follower, this.takeProbeBatch(to, follower));
+      else if (readWaits) this.appendEntries(role, to, follower, []);
       return;
     }
     const hasRoom = () =>
       follower.nextIndex <= log.lastIndex
       && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < settings.windowBytes;
-    for (let isOwed = isDue || isAsked; isOwed || hasRoom(); isOwed = false) {
-      const entries = hasRoom() ? log.batch(follower.nextIndex, settings.batchBytes) : [];
+    if ((isDue || readWaits) && !hasRoom()) this.appendEntries(role, to, follower, []);
+    while (hasRoom()) {
+      const entries = log.batch(follower.nextIndex, settings.batchBytes);
       this.appendEntries(role, to, follower, entries);
       follower.nextIndex += entries.length;
     }
@@ -914,8 +928,7 @@ export class Raft {
   }
 
   private nextRound(role: Leader, follower: Progress): number {
-    // What is sent postpones the next heartbeat, but not the next attempt of something that was
-    // lost.
+    // Each message serves as a heartbeat, and restarts its timer; but not that of the next attempt.
     if (follower.attempts === 0) follower.sentAt = this.now;
     return follower.sentRound = role.round += 1;
   }
@@ -924,7 +937,7 @@ export class Raft {
   private onAppendEntries(m: Of<"AppendEntries">): void {
     // 1. Reply false if term < currentTerm (§5.1). Otherwise an old leader would never step down.
     if (m.term < this.currentTerm) return this.refuseEntries(m);
-    this.follow(m); // It came from this term's leader.
+    this.follow(m);
     // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches
     //    prevLogTerm (§5.3).
     if (!this.log.matches(m.prevLogIndex, m.prevLogTerm)) return this.refuseEntries(m);
@@ -939,14 +952,16 @@ export class Raft {
   }
 
   private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number): void {
-    this.send("AppendEntriesReply", m.from, {
-      term: this.currentTerm,
-      round: m.round,
-      success: true,
-      matchIndex,
-      hintIndex: 0,
-      hintTerm: 0,
-    }, m.id);
+    this.replyAppend(m, { round: m.round, success: true, matchIndex });
+  }
+
+  private replyAppend(
+    m: Of<"AppendEntries" | "InstallSnapshot">,
+    fields: Partial<Of<"AppendEntriesReply">>,
+  ): void {
+    const refusal = { round: 0, success: false, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
+    const reply = { term: this.currentTerm, ...refusal, ...fields };
+    this.send("AppendEntriesReply", m.from, reply, m.id);
   }
 
   private follow(m: Of<"AppendEntries" | "InstallSnapshot">): void {
@@ -967,19 +982,12 @@ export class Raft {
     const hintTerm = this.log.at(hintIndex).term;
     // A leader of another term must not take this for a reply to a round of its own.
     const round = m.term < this.currentTerm ? 0 : m.round;
-    this.send("AppendEntriesReply", m.from, {
-      term: this.currentTerm,
-      round,
-      success: false,
-      matchIndex: 0,
-      hintIndex,
-      hintTerm,
-    }, m.id);
+    this.replyAppend(m, { round, hintIndex, hintTerm });
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
     const { role, log } = this;
-    if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return;
+    if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return; // Or it is malformed.
     const follower = this.recordReply(role, m);
     if (!follower) return;
     if (!m.success) return this.onRefusal(role, m, follower);
@@ -990,7 +998,7 @@ export class Raft {
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-    // While attempts fail, a heartbeat that arrives proves nothing about the batch that does not.
+    // While a batch is retried, the reply to a heartbeat does not show that the batch gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
     this.updateMembership(role, m, follower); // Section 10.
@@ -1145,8 +1153,8 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">): void {
-    // It is valid once, in its own term. With an empty log we refuse: our disk was replaced, and
-    // votes may arrive that the lost disk had requested.
+    // It is valid once, in its own term. With an empty log we refuse: our lost disk may already
+    // have requested votes for the next term, and they would now elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1207,7 +1215,7 @@ export class Raft {
     to: Name,
     follower: Progress,
     isDue: boolean,
-    isAsked: boolean,
+    readWaits: boolean,
   ): void {
     const { settings, snapshot } = this;
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
@@ -1221,7 +1229,7 @@ export class Raft {
     }
     const window = follower.attempts > 0 ? settings.batchBytes : settings.windowBytes;
     const end = Math.min(size, progress.acknowledged + window);
-    for (let isOwed = isDue || isAsked; isOwed || progress.sent < end; isOwed = false) {
+    for (let isOwed = isDue || readWaits; isOwed || progress.sent < end; isOwed = false) {
       // The node fills in the bytes when it sends. An empty chunk is a heartbeat.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
       this.send("InstallSnapshot", to, {
@@ -1253,7 +1261,8 @@ export class Raft {
     if (m.term < currentTerm) return reply(false, 0, 0);
     this.follow(m);
     // 6. If existing log entry has same index and term as snapshot's last included entry, retain
-    //    log entries following it and reply. So does a server that has committed beyond it.
+    //    log entries following it and reply. `matches` is also true before our base, where we have
+    //    committed beyond this snapshot.
     if (log.matches(index, term)) {
       this.commitTo(index);
       return this.acknowledge(m, index);
@@ -1276,10 +1285,11 @@ export class Raft {
 
   private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
     const { role } = this;
-    if (role.name !== "Leader" || m.offset > this.snapshot.size) return;
+    if (role.name !== "Leader") return;
     const follower = this.recordReply(role, m);
     const progress = follower?.snapshot;
     if (!follower || progress?.index !== m.lastIncludedIndex) return;
+    if (m.offset > this.snapshot.size) return; // It is malformed.
     if (m.success) {
       if (m.offset <= progress.acknowledged) return;
       progress.sent = Math.max(progress.sent, m.offset);
@@ -1383,7 +1393,7 @@ export class Raft {
     return refused === undefined ? { index: this.appendMembers(role, next) } : { refused };
   }
 
-  /** Returns whether a follower was heard in this term and within an election timeout. */
+  /** A follower may have been heard only in an earlier term: then no round is confirmed. */
   private recentActive({ confirmedRound, heardAt }: Progress): boolean {
     return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
   }
@@ -1433,7 +1443,10 @@ export class Raft {
     }
   }
 
-  /** A removed server that missed its removal keeps asking for votes. It learns it from the log. */
+  /**
+   * A removed server that missed its removal keeps asking for votes. The leader replicates to it
+   * again, until it has the entry that removes it.
+   */
   private trackRemoved(name: Name): void {
     const { role } = this;
     if (role.name === "Leader" && !role.followers.has(name)) this.trackFollower(role, name);
@@ -1463,22 +1476,23 @@ export class Raft {
   // A vote or acknowledgement counts only from the disk that the log names for its server. Example:
   // C votes for A in term 2, then loses its disk. If the empty C could vote again in term 2, B
   // could win that term too: two leaders. So the leader readmits C as a learner, by an entry that
-  // names its new disk and that is committed without counting C. All promises of the old disk were
-  // made before that entry. A server that counts C again has that entry, so it never relies on a
-  // promise that C has forgotten. (If a majority loses its disks at once, no protocol can help.)
+  // names its new disk and that is committed without counting C. C gets its vote back by a later
+  // entry. A server that has the later entry also has all that was committed with the help of C's
+  // old disk, so it needs no promise that C has forgotten. (If a majority loses its disks at once,
+  // no protocol can help.)
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
   // and elected each other, they would found a second cluster, and A would lose its log to it. So
   // every message shows its sender's founding, 0 while its log is empty, and two rules follow:
   //
-  //   1. An empty founder asks the others first. It neither campaigns nor votes for an empty
-  //      candidate until each of them has shown an empty log, or has not answered for an election
-  //      timeout of repeated questions. If one shows a log, the empty founder waits until the
-  //      leader readmits it.
-  //   2. A server that has saved a commit index above 0 ignores every other founding. Until then it
-  //      drops its log when the leader of another founding appears: the leader that wrote its entry
-  //      1 may have died, and the rest may have founded the cluster without it.
+  //   1. Before an empty founder campaigns, or votes for an empty candidate, every other founder
+  //      must have shown an empty log, or have stayed silent through an election timeout of
+  //      repeated questions. If one shows a log, the empty founder waits until the leader readmits
+  //      it.
+  //   2. A server that has saved a commit index above 0 ignores every other founding. Before that,
+  //      its entry 1 may be the work of a leader that died before any other server got it. So if
+  //      the leader of another founding appears, it drops its log.
 
   /** Returns whether a member, when last heard, used the disk that the log names for it. */
   usesNamedDisk({ name, disk }: Member): boolean {
@@ -1499,7 +1513,7 @@ export class Raft {
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
-  /** Returns whether a follower lost entries that it had acknowledged: its disk was replaced. */
+  /** Returns whether a follower lost entries that it had acknowledged: its disk went back. */
   private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
   }
@@ -1563,8 +1577,8 @@ export class Raft {
   }
 
   /**
-   * Returns whether to ignore a message of another founding. A reply is never of another founding,
-   * because it answers a request of ours.
+   * Returns whether to ignore a message of another founding. A reply is checked like any other: its
+   * sender has accepted our request.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1604,7 +1618,7 @@ export class Raft {
   /**
    * Returns the batch to probe a follower with. A follower that is silent gets a heartbeat only.
    */
-  private probe(to: Name, follower: Progress): Entry[] {
+  private takeProbeBatch(to: Name, follower: Progress): Entry[] {
     const { log, settings } = this;
     const { nextIndex } = follower;
     if (nextIndex > log.lastIndex || !this.isResponding(follower)) return [];
@@ -1754,7 +1768,7 @@ export type SessionRequest = {
 /** The answer to a command that was applied; or if it is too large, a sentence that says so. */
 export type Outcome = Uint8Array | string;
 /** What became of a request: an outcome for each command, or a refusal. */
-export type Applied = { outcomes: readonly Outcome[]; refusal?: string };
+export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
 /** A session, and the requests that its client may still repeat, with their outcomes. */
 type SessionState = [
   id: number,
@@ -1763,7 +1777,7 @@ type SessionState = [
 ];
 type Session = { acknowledged: number; applied: Map<number, readonly Outcome[]> };
 
-const refuse = (refusal: string): Applied => ({ outcomes: [], refusal });
+const refuse = (refusal: string): RequestResult => ({ outcomes: [], refusal });
 const tooLarge = ({ length }: Uint8Array) =>
   `its answer has ${length} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for it in parts`;
 
@@ -1779,21 +1793,19 @@ function checked<T>(what: string, result: T, wanted: Function = Uint8Array): T {
 
 export class Sessions {
   private readonly open = new Map<number, Session>();
-  /** The session that was used last, at the end of the map. Most requests are of this one. */
-  private latest = 0;
 
   /** Applies the requests of a committed entry, and returns what became of each. */
   apply(
     { kind, index }: Entry,
     requests: readonly SessionRequest[],
     machine: Pick<StateMachine, "apply">,
-  ): Applied[] {
+  ): RequestResult[] {
     if (kind === "session") {
       this.use(index, { acknowledged: 0, applied: new Map() });
       const [oldest = 0] = this.open.keys();
       if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
     }
-    return requests.map((request) => this.applyRequest(request, index, machine));
+    return requests.map((request) => this.applyOnce(request, index, machine));
   }
 
   /** Returns the sessions as they are now, in the order of their last use. */
@@ -1810,17 +1822,15 @@ export class Sessions {
 
   /** Moves a session to the end of the map, as the one used most recently. */
   private use(id: number, session: Session): void {
-    if (id === this.latest) return;
     this.open.delete(id);
     this.open.set(id, session);
-    this.latest = id;
   }
 
-  private applyRequest(
+  private applyOnce(
     { session: id, sequence, acknowledged, commands }: SessionRequest,
     index: number,
     machine: Pick<StateMachine, "apply">,
-  ): Applied {
+  ): RequestResult {
     const session = this.open.get(id);
     if (!session) return refuse("the session has ended, or never was");
     if (commands.length === 0) return refuse("it is not a command");
@@ -2942,7 +2952,7 @@ class Peer {
 export type EndpointEvent =
   /** The host name of a server does not resolve. */
   | { type: "unresolved"; server: Server; reason: string }
-  /** A server of another cluster, founded by `members`, uses our secret. */
+  /** A server of another cluster, founded by `founders`, uses our secret. */
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   /** A datagram was made with another secret, or for another cluster name. */
   | { type: "unauthenticated"; address: Address }
@@ -3475,7 +3485,7 @@ export class Node {
     );
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     const keys = serverKeys(secret, identity.cluster);
-    const members = identity.members.map((name) => {
+    const founders = identity.members.map((name) => {
       const server = servers.find((other) => other.name === name);
       const isKnown = server && !ANY.includes(server.host);
       return { name, address: isKnown ? writeAddress(server) : "", votes: true, disk: 0 };
@@ -3484,7 +3494,7 @@ export class Node {
     const settings = {
       name: identity.name,
       disk: identity.disk,
-      members,
+      founders,
       electionTimeoutMs,
       heartbeatMs,
       batchBytes,
@@ -3906,7 +3916,7 @@ export class Node {
   }
 
   /** Writes the chunks that arrived of a snapshot. After the last one, installs it. */
-  private *receiveSnapshot({ chunks, offset }: Incoming): Generator<void> {
+  private *receiveSnapshot({ chunks, offset }: IncomingSnapshot): Generator<void> {
     const bytes = Buffer.concat(chunks.splice(0));
     this.storage.writeSnapshot(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;

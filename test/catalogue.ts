@@ -674,8 +674,8 @@ export const planted: readonly Planted[] = [
     id: "71",
     name: "A server applies entries to a state that is only half restored",
     changes: [[
-      "    return this.isInstalling ? this.lastApplied : Math.min(",
-      "    return Math.min(",
+      "const mustWait = this.isInstalling || this.saved",
+      "const mustWait = this.saved",
     ]],
     caughtBy: [{ file: "paper", title: "8. Reset state machine using snapshot contents" }],
   },
@@ -1664,6 +1664,15 @@ export const planted: readonly Planted[] = [
       "this.append(next, [start, this.voteRecord()]); yield;",
     ]],
     caughtBy: [{ file: "storage", title: "that was received replaces the log before the next" }],
+  },
+  {
+    id: "182",
+    name: "A leader answers the first command before its founding is fixed.",
+    changes: [[
+      "this.isInstalling || this.saved.commitIndex === 0;",
+      "this.isInstalling;",
+    ]],
+    caughtBy: [{ file: "founding", title: "is fixed on a leader before it answers" }],
   },
 ];
 

@@ -1033,6 +1033,7 @@ function server(
     name,
     status: {
       name,
+      founders: [],
       cluster: "raft",
       members: configuration(MEMBERS),
       id: "1",

@@ -909,7 +909,7 @@ export class Judge {
   private checkMembers(server: Server, { members, settings }: Raft): void {
     const list = server.log.findLast(isList);
     if (list === server.list && members === server.members) return;
-    const expected = textOf(list ?? settings.members);
+    const expected = textOf(list ?? settings.founders);
     demand(
       textOf(members) === expected,
       "The last list of members in the log is in force",

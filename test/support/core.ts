@@ -6,7 +6,7 @@
 import {
   type Configuration,
   type Entry,
-  type Incoming,
+  type IncomingSnapshot,
   type Message,
   type Name,
   type Position,
@@ -43,7 +43,7 @@ export const configuration = (
 const defaults: Settings = {
   name: "a",
   disk: 0,
-  members: configuration(THREE),
+  founders: configuration(THREE),
   electionTimeoutMs: T,
   heartbeatMs: HEARTBEAT,
   batchBytes: 1_000,
@@ -103,12 +103,12 @@ export function server(options: Options = {}): Raft {
     commitIndex = 0,
     ...changed
   } = rest;
-  const settings = { ...defaults, ...changed, members: configuration(members) };
+  const settings = { ...defaults, ...changed, founders: configuration(members) };
   const snapshot = {
     ...base,
     size: base.index === 0 ? 0 : 2_500,
     founding: base.index === 0 ? 0 : 1,
-    members: settings.members,
+    members: settings.founders,
   };
   const disk = {
     currentTerm: term,
@@ -409,7 +409,7 @@ export class Cluster {
   snapshotBytes = Number.POSITIVE_INFINITY;
   /** The snapshot on each server's disk. */
   readonly snapshots = new Map<Name, { snapshot: Snapshot; bytes: Buffer }>();
-  private readonly drafts = new WeakMap<Incoming, Uint8Array[]>();
+  private readonly drafts = new WeakMap<IncomingSnapshot, Uint8Array[]>();
   private readonly servers = new Map<Name, Raft>();
   private readonly wire: Message[] = [];
   private readonly options: Options;

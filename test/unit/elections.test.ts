@@ -448,6 +448,7 @@ describe("A single server", () => {
     expect(flush(raft)).toMatchObject({ saved, applied: [] });
     expect(raft.role.name).toBe("Leader");
     expect(raft.commitIndex).toBe(0);
+    expect(flush(raft).applied).toEqual([]); // Its first commit index must be durable, too.
     expect(termsOf(flush(raft).applied)).toEqual([1, 3, 4]);
   });
 

@@ -13,11 +13,13 @@ import {
   flush,
   HEARTBEAT,
   installSnapshot,
+  leader,
   membersEntry,
   one,
   only,
   removed,
   requestVote,
+  roundOf,
   server,
   step,
   T,
@@ -125,6 +127,14 @@ describe("a founding", () => {
     step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
     expect(raft.founding).toBe(founding);
+  });
+
+  test("is fixed on a leader before it answers the first command", () => {
+    const raft = leader();
+    raft.receive(appendReply(1, { matchIndex: 1, round: roundOf(raft) }), raft.now);
+    const { saved, applied } = flush(raft);
+    expect(saved).toMatchObject({ commitIndex: 1 });
+    expect(applied.map(({ index }) => index)).toEqual([1]);
   });
 
   test("is fixed by the first commit index, which is saved immediately", () => {

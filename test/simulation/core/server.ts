@@ -124,7 +124,7 @@ export class Server {
     const settings = {
       name,
       disk: this.disk,
-      members: configuration(founders),
+      founders: configuration(founders),
       electionTimeoutMs,
       heartbeatMs,
       batchBytes,

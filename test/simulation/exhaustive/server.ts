@@ -178,7 +178,7 @@ export const servers = new Lexicon<ServerState>(2n, renameServer);
 const settings: readonly Settings[] = NAMES.map((name) => ({
   name,
   disk: 0,
-  members: configuration(NAMES),
+  founders: configuration(NAMES),
   electionTimeoutMs: T,
   heartbeatMs: HEARTBEAT,
   batchBytes: 1,
@@ -224,7 +224,7 @@ function restore(state: ServerState): Raft {
   const raft = new Raft(own, disk, 0, () => 0.5);
   // Every founder has shown an empty log, or the elections could not begin all at once.
   for (const name of raft.others) raft.foundings.set(name, 0);
-  raft["askAt"] = role.name !== "Follower" && role.name !== "Leader" && role.hasAsked
+  raft["requestVotesAt"] = role.name !== "Follower" && role.name !== "Leader" && role.hasAsked
     ? HEARTBEAT
     : 0;
   Object.assign(raft, { lastApplied, campaigns, role: restoreRole(role) });
@@ -242,7 +242,7 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
     return {
       name: role.name,
       votes: [...role.votes].map(place).sort(),
-      hasAsked: raft["askAt"] > now,
+      hasAsked: raft["requestVotesAt"] > now,
     };
   }
   const followers = NAMES.map((name) => {
@@ -287,9 +287,9 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   [
     "a server",
     (raft) => raft,
-    "askAt campaigns commitIndex currentTerm disks electionDueAt events foundingQueries "
+    "campaigns commitIndex currentTerm disks electionDueAt events foundingQueries "
     + "foundings heardAt incoming isRemoved lastApplied leaderLostAt log now outbox "
-    + "portClosedAt portProbes probeAt reportedFoundings role saved settings snapshot votedFor "
+    + "portClosedAt portProbes probeAt reportedFoundings requestVotesAt role saved settings snapshot votedFor "
     + "wasMember",
   ],
   ["a log", (raft) => raft.log, "baseIndex configurations endOffsets entries savedIndex"],
