@@ -535,7 +535,7 @@ export class Raft {
     this.log.savedIndex = this.log.lastIndex;
     this.saved = this.hardState;
     this.heardAt = this.requestVotesAt = now;
-    // Others may already have a leader, so wait for it; alone, there is none to wait for.
+    // The others may already have a leader, so wait for it. A lone server need not wait.
     this.electionDueAt = this.majority > 1 ? this.resetElectionTimer() : now;
   }
 
@@ -877,7 +877,7 @@ export class Raft {
     else this.appendMembers(role, this.members.map((member) => this.withCurrentDisk(member)));
   }
 
-  /** Starts to replicate to a server, of which nothing is known yet. */
+  /** Starts to replicate to a server, and assumes nothing about its log. */
   private trackFollower(role: Leader, name: Name): void {
     role.followers.set(name, new Progress(this.log.lastIndex + 1, this.now, role.round));
   }
@@ -1047,9 +1047,9 @@ export class Raft {
   }
 
   // ---------------------------------------- 7 Invariants -----------------------------------------
-  // What must be true of a server whenever a step begins. It is checked in production too: it costs
-  // little beside a datagram, and a server that breaks a rule must not say another word. A first
-  // reading of Part I can end here.
+  // These rules must hold whenever a step begins. They are checked in production too, because the
+  // check costs little beside a datagram, and a server that breaks a rule must not say another
+  // word. A first reading of Part I can end here.
 
   private checkInvariants(): void {
     const {
