@@ -1,30 +1,30 @@
 #!/usr/bin/env bun
 /**
- * Measures how fast raft.ts is on this machine: three processes, real datagrams, every commit synced
- * to a real disk on a majority. Beside it stands what the machine itself allows.
+ * Measures how fast raft.ts is on this machine: three processes, real datagrams, and every commit
+ * synced to a real disk on a majority. The table also has the limits of the machine itself.
  *
- *   bun test/bench.ts                    our table, in less than three minutes
- *   bun test/bench.ts --against etcd     etcd in the same run, if it is installed
- *   bun test/bench.ts --against FILE     another version of raft.ts in the same run
+ *   bun test/bench.ts                    raft.ts alone, in less than three minutes
+ *   bun test/bench.ts --against etcd     with etcd in the same run, if it is installed
+ *   bun test/bench.ts --against FILE     with another version of raft.ts in the same run
  *
- *   --rounds 3       how often each row is measured; the table has medians
- *   --ms 700         how long each measurement lasts, after a warm-up of a third of that
- *   --kills 5        how often a leader is killed, and how often it is stopped
- *   --rows TEXT      only the rows with TEXT in their name, as "leader: commits, 64 in flight"
- *   --directory DIR  where the servers keep their logs; not in memory
- *   --json           all figures of all rounds
+ *   --rounds 3       measurements of each row; the table has their medians
+ *   --ms 700         length of a measurement, after a warm-up of a third of that
+ *   --kills 5        how many times a leader is killed, and how many times it is paused
+ *   --rows TEXT      only rows with TEXT in their names, such as "leader: commits, 64 in flight"
+ *   --directory DIR  place of the servers' data, which must be on a disk
+ *   --json           print all figures of all rounds
  *
  * Other reports, instead of the table:
  *
- *   --growth         cost of a commit: more servers, larger values, a long log, a large state; idling
- *   --loss           cost of lost datagrams: Linux, as root or where users may have namespaces
- *   --minutes M      elections without a cause, under full load for so long
- *   --commands N     how long the longest log is, by default a million (keys: at most that)
+ *   --growth         cost of a commit with more servers, larger values, a long log, a large state
+ *   --loss           cost of lost datagrams (Linux, as root or with user namespaces)
+ *   --minutes M      elections under full load for M minutes; there should be none
+ *   --commands N     length of the longest log, and the most keys (default: a million)
  *
- * Rounds are interleaved: the first of each system, then the second, so that other load on the
- * machine hits all alike. Compare figures within a run, not between runs.
+ * Rounds are interleaved: the first round of each system, then the second, so that other load on
+ * the machine affects all systems alike. Compare figures within a run, not between runs.
  *
- * Our server for a harness that compares many: `test/bench/server.ts`, which says what it answers.
+ * `test/bench/server.ts` is a server for other benchmarks. Its first comment explains its requests.
  */
 import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
@@ -68,15 +68,16 @@ const flags = readFlags(import.meta.path, {
 });
 const [rounds, ms, kills] = [Number(flags.rounds), Number(flags.ms), Number(flags.kills)];
 /**
- * Fresh processes compile what they do often, on the cores that all share: for the first 10 seconds
- * the slowest commits of a hundred take three times as long as later. What counts is how often
- * there is something to do, so few at a time are best.
+ * A new process compiles its frequent functions on the shared cores. In the first 10 seconds the
+ * slowest commits of a hundred take three times as long as later. The compiler counts calls, so a
+ * warm-up with few operations in flight is best.
  */
 const WARM_UP_MS = 16_000;
 const BARE = "a commit without disk and network";
 /**
- * A killed process leaves a kernel that says so; one that is stopped is as silent as a machine that
- * has vanished, for which all wait an election timeout: a second, here as in etcd.
+ * After a kill the kernel refuses datagrams to the leader's port. A paused leader is as silent as a
+ * machine that has lost its power, so the others wait for an election timeout: a second, as in
+ * etcd.
  */
 const FAILOVERS = {
   SIGKILL: "kill -9 of the leader to the next commit",
@@ -87,8 +88,12 @@ const signals = (Object.keys(FAILOVERS) as Signal[]).filter((signal) =>
   FAILOVERS[signal].includes(flags.rows)
 );
 
-/** `what` is unique where the load is, `name` in the table. */
-type Row = Operation & { name: string; what: string };
+type Row = Operation & {
+  /** Unique in the table. */
+  name: string;
+  /** Unique among the rows with the same place of the load. */
+  what: string;
+};
 const rows = (["leader", "client", "follower"] as const).flatMap((via): Row[] => {
   const row = (op: Operation["op"], noun: string) => (inFlight: number) => {
     const what = `${noun}, ${inFlight} in flight`;
@@ -100,12 +105,14 @@ const rows = (["leader", "client", "follower"] as const).flatMap((via): Row[] =>
   ];
 });
 
-/** One measurement. `counts` is what the leader did meanwhile; `elections`, how often it changed. */
+/** One measurement. */
 type Sample = Figures & {
   row: string;
   contestant: string;
   round: number;
+  /** The leader's work meanwhile, and the CPU time of all servers. */
   counts: Counts;
+  /** By how much the term grew. */
   elections: number;
 };
 type Done = Pick<Stat, "datagrams" | "sentBytes" | "syncs" | "writtenBytes">;
@@ -123,7 +130,7 @@ function progress(text: string): void {
 function opponent(): Kind[] {
   if (flags.against === undefined) return [];
   if (flags.against !== "etcd") {
-    if (!existsSync(flags.against)) throw new Error(`There is no ${flags.against}.`);
+    if (!existsSync(flags.against)) throw new Error(`Cannot find ${flags.against}.`);
     return [ours(flags.against, path.resolve(flags.against))];
   }
   const version = etcdVersion();
@@ -139,7 +146,7 @@ const difference = (before: Stat, after: Stat): Done => ({
 });
 
 async function measureLimits(round: number, directory: string): Promise<void> {
-  progress(`round ${round} of ${rounds}: the machine's own limits`);
+  progress(`round ${round} of ${rounds}: the limits of the machine`);
   const add = (what: string, figures: Figures) => limits.push({ what, round, figures });
   add("UDP, to a process and back", await roundTrips());
   add("append and fdatasync, one process", await syncs(directory, 1));
@@ -174,7 +181,7 @@ async function measureFailovers(contestant: Contestant, signal: Signal): Promise
     progress(`${signal} to the leader of ${name}, ${i} of ${kills}`);
     const ms = await contestant.failover(signal);
     failovers.push({ contestant: name, signal, round: i, ms });
-    await Bun.sleep(300 + 37 * i); // Not always at the same distance from a heartbeat.
+    await Bun.sleep(300 + 37 * i); // Vary the time since the last heartbeat.
   }
 }
 
@@ -230,7 +237,7 @@ const latency = (all: readonly Figures[]) =>
 const samplesOf = ({ name }: Row, contestant: string) =>
   samples.filter((sample) => sample.row === name && sample.contestant === contestant);
 
-/** What one contestant has in one row. `speed` is what ratios are made of: more of it is better. */
+/** Returns the cell of a contestant in a row. A larger `speed` is better. */
 function cell(row: Row, contestant: string): Cell {
   const own = samplesOf(row, contestant);
   if (own.length === 0) return NOTHING;
@@ -268,7 +275,7 @@ function bareCell(contestant: string): Cell {
   return { text: `${median(own).toFixed(1)} µs CPU`, speed: 1 / median(own) };
 }
 
-/** A line of the table, or none if nobody has anything in it. */
+/** Returns a line of the table, or nothing if all cells are empty. */
 function line(name: string, cells: readonly Cell[]): string[] {
   if (cells.every(({ text }) => text === "")) return [];
   const ratio = (cells[0]?.speed ?? Number.NaN) / (cells[1]?.speed ?? Number.NaN);
@@ -280,10 +287,10 @@ function line(name: string, cells: readonly Cell[]): string[] {
 const PLACES = {
   leader: "load in the leader",
   client: "load in a client",
-  follower: "load in a client that asks a follower",
+  follower: "load in a client of a follower",
 };
 
-/** What a commit costs the leader, by how many are under way. */
+/** Returns a line with the cost of one commit for the leader. */
 function costs(row: Row, contestant: string): string[] {
   const own = samplesOf(row, contestant);
   if (own.length === 0 || row.op !== "put" || row.via !== "leader") return [];
@@ -302,17 +309,15 @@ function costs(row: Row, contestant: string): string[] {
   ];
 }
 
-/** Others who use the machine make all times longer, and not equally for all. */
+/** Returns a note if other programs use the machine, which affects the systems differently. */
 function busyNote(contestant: string): string[] {
   const own = samples.filter((sample) => sample.contestant === contestant);
   const share = median(own.map(({ counts }) => counts.waitedMs / ms));
   if (!(share > 0.1)) return [];
   return [
     "",
-    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time: this machine `
-    + "is busy. The times are those of a",
-    "busy machine, where who has more threads gets more of it;"
-    + " what an operation takes of the CPU says more.",
+    `The leader waited for a CPU ${(share * 100).toFixed(0)} % of the time, because the machine is`,
+    "busy. A busy machine favours the system with more threads, so compare CPU times instead.",
   ];
 }
 
@@ -338,7 +343,7 @@ function table(names: readonly string[], directory: string): string {
     `in ${path.dirname(directory)}. Medians of ${rounds} rounds. Latencies are p50 and p99; CPU is`,
     "of all three servers, for each operation.",
     "",
-    "What the machine gives to anybody",
+    "The limits of the machine",
     ...limitLines(),
     "",
     "".padEnd(FIRST) + names.map((name) => name.padEnd(COLUMN)).join("").trimEnd(),
@@ -349,7 +354,9 @@ function table(names: readonly string[], directory: string): string {
       line(FAILOVERS[signal], names.map((name) => failoverCell(name, signal)))
     ),
     ...line(BARE, names.map(bareCell)),
-    ...(spent.length > 0 ? ["", "What one commit costs the leader, when the load is in it"] : []),
+    ...(spent.length > 0
+      ? ["", "The cost of one commit for the leader, with the load in the leader"]
+      : []),
     ...spent,
     ...busyNote(names[0] ?? ""),
     ...(flags.against === "etcd" ? ["", ...ETCD_NOTE] : []),
@@ -357,9 +364,9 @@ function table(names: readonly string[], directory: string): string {
 }
 
 const ETCD_NOTE = [
-  "etcd is its package with its defaults. Its client is a Bun process, as ours is, and speaks gRPC",
-  "on four connections to its leader. Load inside the leader is not possible for it without Go. A",
-  "ratio above 1 is in our favour.",
+  "etcd is the installed package with its defaults. Its client is a Bun process, like that of",
+  "raft.ts, and speaks gRPC on four connections to the leader. Load inside etcd's leader would need",
+  "Go. A ratio above 1 favours raft.ts.",
 ];
 
 let directory = "";
@@ -370,7 +377,7 @@ async function end(code: number): Promise<never> {
 }
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => void end(1));
 
-/** A network of its own, in which nothing else is lost. */
+/** Runs a command in a private network, where no other datagrams are dropped. */
 const PRIVATE = ["unshare", ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]), "--net"];
 const IS_INSIDE = "RAFT_BENCH_HAS_OWN_NETWORK";
 

@@ -1,18 +1,22 @@
 #!/usr/bin/env bun
 /**
- * Runs three servers on three machines, a client on a fourth and a stranger on a fifth, each with
- * an address of its own, and does to them what goes wrong on a LAN. What they print is shown.
+ * Tests raft.ts on a LAN of five machines, which are network namespaces: three servers, a client
+ * and a stranger. Each scenario injects a fault that is common on a LAN, and shows what the
+ * programs print.
  *
- *   bun test/lan.ts [--only TEXT] [--seconds 60]    how long traffic is recorded, to be replayed
+ *   bun test/lan.ts [--only TEXT] [--seconds 10]
  *
- * It needs Linux and root. The network is its own, and gone when it ends.
+ *   --only TEXT      only the scenarios with TEXT in their titles
+ *   --seconds 10     how long traffic is recorded before it is replayed
+ *
+ * Needs Linux and root. The network is private, and disappears when the program ends.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { Capture } from "./lan/capture.ts";
 import { Machine, makeBridge, runInside, whyNoNetwork } from "./lan/network.ts";
-import { replayed, replayedInAnElection, replayedLater } from "./lan/replay.ts";
+import { replaysAfterRestart, replaysDuringElection, replaysTraffic } from "./lan/replay.ts";
 import { check, type Lan, PORT, scenario, show, Trio, verdict } from "./lan/scene.ts";
 import { readFlags } from "./support/flags.ts";
 import { endAll, run } from "./support/processes.ts";
@@ -24,85 +28,85 @@ const flags = readFlags(import.meta.path, {
 const THIRD = 2;
 const DIRECTORY = "RAFT_LAN_DIRECTORY";
 
-async function served(lan: Lan): Promise<void> {
+async function servesClient(lan: Lan): Promise<void> {
   const trio = await Trio.start(lan);
   const put = await trio.ask("put", "hello", "world");
   check("a client on a fourth machine puts a value", put.code === 0);
   const get = await trio.ask("get", "hello");
-  check("and gets it back", get.output === "world" && get.code === 0);
+  check("the client gets it back", get.output === "world" && get.code === 0);
   const large = "x".repeat(60_000);
   await trio.ask("put", "large", large);
   check(
-    "a value of 60,000 bytes, too, in fragments",
+    "a value of 60,000 bytes passes in fragments",
     (await trio.ask("get", "large")).output === large,
   );
   show("bun cli.ts status", (await trio.ask("status")).output);
 }
 
-/** What the README says that a firewall must let pass is all that is needed. */
-async function firewalled(lan: Lan): Promise<void> {
+/** Tests that the firewall rule in the README is enough. */
+async function passesFirewall(lan: Lan): Promise<void> {
   const trio = new Trio(lan);
   const machines = [...lan.servers, lan.client];
   for (const machine of machines) machine.command("iptables", "-P", "INPUT", "DROP");
   for (const i of [0, 1, 2]) trio.start(i);
   const silent = await trio.ask("put", "key", "value");
-  check("where nothing may pass, nothing is put", silent.code !== 0);
+  check("a put fails where the firewall lets nothing pass", silent.code !== 0);
   const allow = (machine: Machine, ...rule: string[]) =>
     machine.command("iptables", "-A", "INPUT", ...rule, "-j", "ACCEPT");
   for (const server of lan.servers) allow(server, "-p", "udp", "--dport", `${PORT}`);
   allow(lan.client, "-p", "udp", "--sport", `${PORT}`);
   const put = await trio.ask("put", "key", "value");
   check(
-    `where only UDP to port ${PORT} of the servers may pass, and from there, a value is put`,
+    `a put succeeds where only UDP to and from port ${PORT} of the servers may pass`,
     put.code === 0,
   );
-  // It comes in fragments, of which only the first has ports. The kernel puts them together first.
+  // Only the first fragment has port numbers, but the kernel filters after it has reassembled all.
   const large = await trio.ask("put", "large", "x".repeat(60_000));
-  check("and so is one of 60,000 bytes", large.code === 0);
+  check("a put of 60,000 bytes succeeds, too", large.code === 0);
   for (const machine of machines) machine.command("iptables", "-F");
   for (const machine of machines) machine.command("iptables", "-P", "INPUT", "ACCEPT");
 }
 
-async function unplugged(lan: Lan): Promise<void> {
+async function unplugsLeader(lan: Lan): Promise<void> {
   const trio = await Trio.start(lan);
   const old = await trio.agreement();
   const others = [0, 1, 2].filter((i) => i !== old);
   lan.servers[old]?.unplug();
   const put = await trio.ask("put", "while one was away", "value");
-  check("the leader's cable is pulled: the other two take a put", put.code === 0);
+  check("the leader's cable is pulled: the other two accept a put", put.code === 0);
   const leader = await trio.agreement(others);
-  check(`one of them leads: ${trio.addresses[leader]}`, leader !== old);
+  check(`one of the two leads: ${trio.addresses[leader]}`, leader !== old);
   show("bun cli.ts status", (await trio.ask("status")).output);
   const steps = await trio.line(old, /Switching state from Leader to Follower/);
-  show(`${trio.addresses[old]}, which leads nobody any more`, steps);
+  show(`${trio.addresses[old]}, the former leader, steps down`, steps);
   lan.servers[old]?.plug();
   await trio.convergence();
-  check("plugged in again, it follows, and has applied what the others have", true);
+  check("plugged in again, the server follows and applies all that the others have applied", true);
   const leads = (await trio.agreement()) === leader;
-  check("its return has caused no election: the leader is the same", leads);
+  check("its return causes no election: the leader is the same", leads);
 }
 
-async function powerless(lan: Lan): Promise<void> {
+async function killsLeader(lan: Lan): Promise<void> {
   const trio = await Trio.start(lan);
   const old = await trio.agreement();
   await trio.ask("put", "before", "the leader is killed");
   await trio.program(old).kill();
   const put = await trio.ask("put", "after", "the leader is killed");
-  check("the leader is killed by kill -9: the other two take a put", put.code === 0);
+  check("the leader is killed by kill -9: the other two accept a put", put.code === 0);
   const next = await trio.agreement([0, 1, 2].filter((i) => i !== old));
   show(
-    `${trio.addresses[next]}, which its kernel has told, waited for less than a second`,
+    `${trio.addresses[next]} finds the leader's port closed, and waits for less than a second`,
     await trio.line(next, /No valid RPC received in the last \d{1,3} milliseconds/),
   );
   trio.start(old);
   await trio.convergence();
-  check("started again, it has applied what the others have", true);
+  check("restarted, the server applies all that the others have applied", true);
   const gets = [await trio.ask("get", "before"), await trio.ask("get", "after")];
   check("both values are there", gets.every(({ output }) => output === "the leader is killed"));
 }
 
-/** One of three has something wrong. The other two must serve, and both sides must say what. */
-async function misfit(
+/** Tests a misconfigured third server: the other two must serve, and both sides must say why. */
+async function misconfigures(
   lan: Lan,
   wrong: Record<string, string>,
   ours: RegExp,
@@ -113,38 +117,41 @@ async function misfit(
   trio.start(THIRD, wrong);
   const leader = await trio.agreement([0, 1]);
   let unanswered = 0;
-  for (let i = 0; i < 10; i += 1) { // Each is a new client, which any of the three may greet first.
+  for (let i = 0; i < 10; i += 1) { // Any of the three may greet each new client first.
     const { code, errors } = await trio.ask("put", `key ${i}`, "value");
     if (code === 0) continue;
     unanswered += 1;
     show("bun cli.ts put", errors);
   }
-  check("the other two elect a leader, and take ten puts", unanswered === 0);
-  // A follower speaks to its leader only, and need not have heard what is wrong with the third.
-  show(`${trio.addresses[leader]}, which leads, says of it`, await trio.line(leader, ours));
-  show("it says of them", await trio.line(THIRD, its));
+  check("the other two elect a leader and accept ten puts", unanswered === 0);
+  // A follower speaks only to its leader, so it may not know what is wrong with the third server.
+  show(
+    `${trio.addresses[leader]}, the leader, says of the third server`,
+    await trio.line(leader, ours),
+  );
+  show("the third server says of the others", await trio.line(THIRD, its));
   show("bun cli.ts status", (await trio.ask("status")).output);
   const own = trio.program(THIRD).output;
   check(
-    "it runs, follows nobody, and leads nobody",
+    "the third server runs, and neither follows nor leads",
     trio.program(THIRD).isRunning && !/ (New leader:|Voted for|Switching)/.test(own),
   );
 }
 
-async function wrongSecret(lan: Lan): Promise<void> {
+async function otherSecret(lan: Lan): Promise<void> {
   const warning = (from: number) =>
     new RegExp(`WARNING.* from 10\\.0\\.0\\.${from}:${PORT}: wrong secret`);
-  await misfit(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
+  await misconfigures(lan, { "secret-file": lan.secrets[1] }, warning(3), warning(1));
 }
 
-async function wrongCluster(lan: Lan): Promise<void> {
+async function otherCluster(lan: Lan): Promise<void> {
   const warning = /WARNING.* has other founding members or another cluster name/;
-  await misfit(lan, { cluster: "other" }, warning, warning);
+  await misconfigures(lan, { cluster: "other" }, warning, warning);
 }
 
-async function wrongPeers(lan: Lan): Promise<void> {
+async function otherPeers(lan: Lan): Promise<void> {
   const peers = `10.0.0.1:${PORT},10.0.0.7:${PORT}`;
-  await misfit(
+  await misconfigures(
     lan,
     { peers },
     /WARNING.*10\.0\.0\.3.*10\.0\.0\.7/,
@@ -152,15 +159,15 @@ async function wrongPeers(lan: Lan): Promise<void> {
   );
 }
 
-async function wrongClient(lan: Lan): Promise<void> {
+async function otherSecretOfClient(lan: Lan): Promise<void> {
   const trio = await Trio.start(lan);
   const words = ["put", "key", "value", "--peers", trio.addresses.join(","), "--timeout", "2000"];
   const put = await lan.stranger.run(...words, "--secret-file", lan.secrets[1]);
-  check("a client with another secret, on a fifth machine, puts nothing", put.code !== 0);
-  show("it says", put.errors);
+  check("a put of a client with another secret, on a fifth machine, fails", put.code !== 0);
+  show("the client says", put.errors);
   show("a server says", await trio.line(0, /WARNING.*10\.0\.0\.5/));
   const sent = lan.capture.frames.filter(({ to }) => to.startsWith(lan.stranger.address));
-  check("no datagram was sent to it", sent.length === 0);
+  check("no datagram was sent to the client", sent.length === 0);
 }
 
 async function clientsKey(lan: Lan): Promise<void> {
@@ -172,7 +179,7 @@ async function clientsKey(lan: Lan): Promise<void> {
   const put = await lan.stranger.run("put", "key", "value", ...words);
   const get = await lan.stranger.run("get", "key", ...words);
   check(
-    "a client that has the clients' key only puts a value, and gets it",
+    "a client with the clients' key alone puts a value and gets it",
     put.code === 0 && get.output === "value",
   );
 }
@@ -183,13 +190,13 @@ async function everyAddress(lan: Lan): Promise<void> {
   const named = names.map((name, i) => `${name}=${trio.addresses[i]}`);
   trio.addresses.splice(0, 3, ...named);
   const nameless = trio.start(0, { host: "0.0.0.0" });
-  check("--host 0.0.0.0 without --name is refused as wrong usage", (await nameless.exited) === 2);
+  check("--host 0.0.0.0 without --name is wrong usage", (await nameless.exited) === 2);
   await nameless.closed;
-  show("it says", nameless.errors);
+  show("the server says", nameless.errors);
   names.forEach((name, i) => trio.start(i, { host: "0.0.0.0", name }));
   const put = await trio.ask("put", "key", "value");
   check(
-    "with a name each, three servers on 0.0.0.0 elect a leader, and take a put",
+    "three named servers on 0.0.0.0 elect a leader and accept a put",
     put.code === 0,
   );
   show("bun cli.ts status", (await trio.ask("status")).output);
@@ -206,11 +213,11 @@ async function noSecret(lan: Lan): Promise<void> {
     "--data",
     data,
   );
-  check("a server without a secret does not listen on an address of the LAN", code === 2);
-  show("it says", errors);
+  check("a server without a secret refuses to listen on an address of the LAN", code === 2);
+  show("the server says", errors);
 }
 
-/** The secrets are made as a user makes them. */
+/** Makes a secret as a user does. */
 async function makeSecret(file: string): Promise<string> {
   const { output } = await run("secret");
   writeFileSync(file, `${output}\n`, { mode: 0o600 });
@@ -242,20 +249,20 @@ async function makeLan(directory: string): Promise<Lan> {
 }
 
 const SCENARIOS: [title: string, act: (lan: Lan) => Promise<void>][] = [
-  ["Three servers, one secret", served],
-  ["Servers and client behind firewalls", firewalled],
-  ["A leader without a network", unplugged],
-  ["A leader without power", powerless],
-  ["A server with a wrong secret", wrongSecret],
-  ["A server of a wrong cluster", wrongCluster],
-  ["A server with a wrong list of peers", wrongPeers],
-  ["A client with a wrong secret", wrongClient],
-  ["A client without the secret, but with the clients' key", clientsKey],
+  ["Three servers, one secret", servesClient],
+  ["Servers and client behind firewalls", passesFirewall],
+  ["A leader without a network", unplugsLeader],
+  ["A leader without power", killsLeader],
+  ["A server with another secret", otherSecret],
+  ["A server of another cluster", otherCluster],
+  ["A server with another list of peers", otherPeers],
+  ["A client with another secret", otherSecretOfClient],
+  ["A client with the clients' key instead of the secret", clientsKey],
   ["Servers on every address of their machines", everyAddress],
   ["A server without a secret", noSecret],
-  ["Recorded traffic, replayed at the servers that sent it", replayed],
-  ["Recorded traffic, replayed while an election is due", replayedInAnElection],
-  ["Recorded traffic, replayed at the next lives of the servers", replayedLater],
+  ["Recorded traffic, replayed at the servers that sent it", replaysTraffic],
+  ["Recorded traffic, replayed while an election is due", replaysDuringElection],
+  ["Recorded traffic, replayed after a restart of the servers", replaysAfterRestart],
 ];
 
 async function inside(directory: string): Promise<number> {

@@ -1,10 +1,11 @@
 /**
- * Does to a cluster of real processes in use what an operator does, by hand:
+ * Tests what an operator does to a cluster of real processes in use: restarts, changes of the
+ * members, and a new server that needs a large snapshot.
  *
- *   bun test/operations.ts            all of it; --only WORD: the parts with WORD in their titles
+ *   bun test/operations.ts [--only TEXT]    all parts, or those with TEXT in their titles
  *
- * A writer writes without a pause, one value after the other. Every acknowledged value must be
- * there at the end. The report tells the longest gap between two acknowledgements.
+ * A client writes one value after another meanwhile. Every acknowledged value must be in the store
+ * at the end. The report has the longest time between two acknowledgements.
  */
 import { mkdirSync } from "node:fs";
 import path from "node:path";
@@ -20,12 +21,12 @@ import {
   text,
 } from "./support/processes.ts";
 
-/** Servers that come and go; each is called by its address. */
+/** A cluster whose servers join and leave. A server's name is its address. */
 class Fleet {
   readonly directory = temporaryDirectory();
   readonly cluster = `operations-${crypto.randomUUID().slice(0, 8)}`;
   readonly programs = new Map<string, Program>();
-  /** Whom clients may ask: those that run, and those that were ever told. */
+  /** The servers that clients know: all that were ever started. */
   readonly known: string[] = [];
 
   constructor(private readonly timing: readonly string[] = []) {}
@@ -34,7 +35,9 @@ class Fleet {
     return [...this.programs].filter(([, { isRunning }]) => isRunning).map(([name]) => name);
   }
 
-  /** Those of `founders` found the cluster; anybody else joins it. */
+  /**
+   * Starts a server, which founds the cluster if it is one of `founders`, and joins it otherwise.
+   */
   start(name: string, founders: readonly string[]): Program {
     const [host = "", port = ""] = name.split(":");
     const others = founders.filter((other) => other !== name);
@@ -64,7 +67,7 @@ class Fleet {
     return Client.connect({ servers: this.known, cluster: this.cluster, timeoutMs });
   }
 
-  /** The leader, once all that run follow it. */
+  /** Waits until all running servers follow one leader, and returns its name. */
   leader(): Promise<string> {
     return eventually("all follow one leader", async () => {
       const client = await this.connect(1000);
@@ -77,14 +80,14 @@ class Fleet {
     }, 60_000);
   }
 
-  /** As `kill` of one that is told to stop, and waits for it. */
+  /** Stops a server by SIGTERM, and waits for its end. */
   async stop(name: string): Promise<void> {
     this.programs.get(name)?.signal("SIGTERM");
     await this.programs.get(name)?.exited;
   }
 }
 
-/** Writes one value after another, and remembers what was acknowledged, and when. */
+/** Writes one value after another, and records each acknowledged value and its time. */
 class Writer {
   private readonly acknowledged = new Map<string, string>();
   private readonly instants: number[] = [];
@@ -111,12 +114,12 @@ class Writer {
       } catch (error) {
         if (!(error instanceof RaftError)) throw error;
         this.failures.push(error.message);
-        this.acknowledged.delete(key); // Nobody knows whether it was done.
+        this.acknowledged.delete(key); // The outcome is unknown.
       }
     }
   }
 
-  /** The longest time without an acknowledgement since `since`. */
+  /** Returns the longest time without an acknowledgement since `since`. */
   gap(since: number): number {
     const instants = [since, ...this.instants.filter((at) => at > since), performance.now()];
     return Math.max(...instants.map((at, i) => at - (instants[i - 1] ?? at)));
@@ -126,7 +129,7 @@ class Writer {
     return this.instants.length;
   }
 
-  /** The middle and the 99th percentile of the times between two acknowledgements since then. */
+  /** Returns the percentiles of the times between two acknowledgements since `since`. */
   latency(since: number): string {
     const instants = this.instants.filter((at) => at > since);
     const times = instants.map((at, i) => at - (instants[i - 1] ?? at)).slice(1)
@@ -136,7 +139,7 @@ class Writer {
     return `p50 ${at(0.5)} ms, p99 ${at(0.99)} ms`;
   }
 
-  /** How many acknowledged values are there, and which are not. */
+  /** Stops writing, and reports how many acknowledged values are lost. */
   async end(): Promise<string> {
     this.isDone = true;
     await this.work;
@@ -158,35 +161,36 @@ class Writer {
 
 const names = async (count: number) => (await freePorts(count)).map((port) => `127.0.0.1:${port}`);
 
-/** How long clients wait while every server is restarted once, by SIGTERM or by kill -9. */
-async function restartAll(how: "SIGTERM" | "SIGKILL"): Promise<string[]> {
+/** Restarts the leader three times, and reports how long the client waits. */
+async function restartLeaders(signal: "SIGTERM" | "SIGKILL"): Promise<string[]> {
   const fleet = new Fleet();
   const founders = await names(3);
   for (const name of founders) fleet.start(name, founders);
   await fleet.leader();
   const writer = await Writer.start(fleet);
-  await eventually("it writes", () => writer.count > 100 ? true : undefined);
+  await eventually("the client writes", () => writer.count > 100 ? true : undefined);
   const gaps: string[] = [];
   for (let round = 0; round < 3; round += 1) {
     const leader = await fleet.leader();
     const since = performance.now();
-    fleet.programs.get(leader)?.signal(how);
+    fleet.programs.get(leader)?.signal(signal);
     await fleet.programs.get(leader)?.exited;
     fleet.start(leader, founders);
     await fleet.leader();
     const count = writer.count;
-    await eventually("it writes on", () => writer.count > count + 50 ? true : undefined);
+    await eventually("the client writes again", () => writer.count > count + 50 ? true : undefined);
     gaps.push(`${writer.gap(since).toFixed(0)} ms`);
   }
   return [
-    `longest gap between two acknowledgements, leader after leader: ${gaps.join(", ")}`,
+    `longest gap between two acknowledgements, for each leader: ${gaps.join(", ")}`,
     await writer.end(),
   ];
 }
 
+/** Adds a server at `address`, or removes it if there is no address. */
 async function change(fleet: Fleet, name: string, address = ""): Promise<void> {
   const client = await fleet.connect();
-  // One change at a time: a server that was just added may be getting its vote.
+  // A change is refused while another one is in progress, such as the promotion of a new server.
   await eventually(`${name} is ${address === "" ? "removed" : "added"}`, async () => {
     try {
       await client.changeMembers(name, address);
@@ -199,12 +203,12 @@ async function change(fleet: Fleet, name: string, address = ""): Promise<void> {
   client.close();
 }
 
-/** Waits until a server votes. */
+/** Starts and adds a server, and waits until it is a voter. */
 async function join(fleet: Fleet, name: string): Promise<void> {
   fleet.start(name, fleet.known.filter((other) => other !== name));
   await change(fleet, name, name);
   const client = await fleet.connect(2000);
-  await eventually(`${name} votes`, async () => {
+  await eventually(`${name} is a voter`, async () => {
     const status = await client.inspect(name).catch(() => undefined);
     return status?.members.find((member) => member.name === name)?.votes === true || undefined;
   }, 60_000);
@@ -213,10 +217,10 @@ async function join(fleet: Fleet, name: string): Promise<void> {
 
 async function leave(fleet: Fleet, name: string): Promise<void> {
   await change(fleet, name);
-  await fleet.programs.get(name)?.exited; // It says so, and stops.
+  await fleet.programs.get(name)?.exited; // A removed server stops.
 }
 
-/** From one server to five, every one of them replaced, down to three, and nobody notices. */
+/** Grows a cluster from one server to five, replaces each of them, and shrinks it to three. */
 async function growAndShrink(): Promise<string[]> {
   const fleet = new Fleet();
   const all = await names(10);
@@ -246,14 +250,14 @@ async function growAndShrink(): Promise<string[]> {
   for (const name of fleet.running.slice(0, 2)) {
     await step(`${name} leaves`, () => leave(fleet, name));
   }
-  lines.push(`${fleet.running.length} servers run, none of the first five`);
+  lines.push(`${fleet.running.length} servers run, and none of them is one of the first five`);
   return [...lines, await writer.end()];
 }
 
 const MEBIBYTE = 1 << 20;
 const VALUE_BYTES = 50_000;
 
-/** A server without anything joins a cluster whose state has 100 MiB. */
+/** Adds an empty server to a cluster with a state of 100 MiB. */
 async function installLargeSnapshot(): Promise<string[]> {
   const fleet = new Fleet();
   const [first = "", second = "", third = "", fourth = ""] = await names(4);
@@ -281,7 +285,9 @@ async function installLargeSnapshot(): Promise<string[]> {
   await join(fleet, fourth);
   const seconds = (performance.now() - since) / 1000;
   return [
-    `${(count * VALUE_BYTES / MEBIBYTE).toFixed(0)} MiB reached the new server, and it votes, in `
+    `${
+      (count * VALUE_BYTES / MEBIBYTE).toFixed(0)
+    } MiB reached the new server, which became a voter, in `
     + `${seconds.toFixed(1)} s: ${(count * VALUE_BYTES / MEBIBYTE / seconds).toFixed(0)} MiB/s`,
     `commits before: ${before}; meanwhile: ${writer.latency(since)}, longest gap `
     + `${writer.gap(since).toFixed(0)} ms`,
@@ -290,10 +296,10 @@ async function installLargeSnapshot(): Promise<string[]> {
 }
 
 const parts: [title: string, run: () => Promise<string[]>][] = [
-  ["rolling restart, told to stop", () => restartAll("SIGTERM")],
-  ["rolling restart, kill -9", () => restartAll("SIGKILL")],
+  ["rolling restart, SIGTERM", () => restartLeaders("SIGTERM")],
+  ["rolling restart, kill -9", () => restartLeaders("SIGKILL")],
   ["grow from 1 to 5, replace all, shrink to 3", growAndShrink],
-  ["a state of 100 MiB for a new server", installLargeSnapshot],
+  ["a new server gets a state of 100 MiB", installLargeSnapshot],
 ];
 
 const { only = "" } = readFlags(import.meta.path, { only: { type: "string" } });

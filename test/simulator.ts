@@ -1,38 +1,39 @@
 /**
- * The simulator: servers and clients in a hostile world, in virtual time. One number, the seed,
- * decides everything that happens. See `--help`.
+ * Simulates a cluster and its clients with faults of all kinds, in virtual time. One number, the
+ * seed, decides everything that happens. See `--help`.
  */
 import { parseArgs } from "node:util";
 import { hasFailed, neverHappened, runSeeds, tellSum } from "./simulation/fleet.ts";
 import { type Mode, modeOf, modes, replayOf, simulate } from "./simulation/modes.ts";
 
-const HELP = `A cluster in a hostile world that one number decides.
+const HELP =
+  `Simulates a cluster with faults of all kinds. The seed decides everything that happens.
 
-  bun test/simulator.ts --seed N [--trace]        one run; --trace tells all of it as a story
+  bun test/simulator.ts --seed N [--trace]        one run; --trace prints every event
   bun test/simulator.ts --seeds N [--from K]      N runs, from seed K on (default: 1), on all cores
-  bun test/simulator.ts --minutes M [--from K]    as many as there is time for
+  bun test/simulator.ts --minutes M [--from K]    as many runs as the time allows
 
-  --mode full    servers with their log files, the wire, retries and clients (by itself: odd seeds)
-  --mode core    the algorithm alone, with all that the network does to it   (by itself: even seeds)
-  --workers W    how many seeds at a time (default: one per core)
+  --mode full    whole servers: files, wire, retries and clients (default for odd seeds)
+  --mode core    the algorithm alone on a faulty network (default for even seeds)
+  --workers W    the number of seeds that run at the same time (default: one per core)
 
-A run that finds something wrong says which seed it was, what is wrong, and how it came to that.
-Exit codes: 0 nothing is wrong; 1 something is; 2 wrong usage.`;
+A violation is printed with its seed, the broken rule, and the last events before it.
+Exit codes: 0 no violation; 1 a violation; 2 wrong usage.`;
 
-/** How much of the story is told of a run that went wrong. */
+/** The number of events that are printed before a violation. */
 const TAIL_LINES = 60;
 
-function tellFailure(seed: number, mode: Mode, sentence: string): void {
+function printFailure(seed: number, mode: Mode, sentence: string): void {
   const story: string[] = [];
   try {
     simulate(seed, mode, (line) => {
       if (story.push(line) > 2 * TAIL_LINES) story.splice(0, TAIL_LINES);
     });
-  } catch {} // It is known to fail.
+  } catch {} // The run is known to fail.
   console.log(`seed ${seed}: ${sentence}\n`);
   console.log(story.slice(-TAIL_LINES).join("\n"));
   console.log(
-    `\nTo run this again: ${replayOf(seed, mode)}\nTo read all of it: `
+    `\nTo run this seed again: ${replayOf(seed, mode)}\nTo print every event: `
       + `${replayOf(seed, mode)} --trace`,
   );
 }
@@ -47,7 +48,7 @@ function runOne(seed: number, mode: Mode, isTraced: boolean): number {
   } catch (error) {
     const sentence = error instanceof Error ? error.message : String(error);
     if (isTraced) console.log(`seed ${seed}: ${sentence}`);
-    else tellFailure(seed, mode, sentence);
+    else printFailure(seed, mode, sentence);
     return 1;
   }
 }
@@ -55,10 +56,12 @@ function runOne(seed: number, mode: Mode, isTraced: boolean): number {
 async function runMany(options: Parameters<typeof runSeeds>[0]): Promise<number> {
   const result = await runSeeds(options);
   const failed = result.outcomes.filter(hasFailed);
-  for (const { seed, mode, sentence } of failed) tellFailure(seed, mode, sentence);
+  for (const { seed, mode, sentence } of failed) printFailure(seed, mode, sentence);
   console.log(tellSum(result));
   const missing = failed.length === 0 ? neverHappened(result.outcomes) : [];
-  if (missing.length > 0) console.log(`This proves nothing: there were no ${missing.join(", ")}.`);
+  if (missing.length > 0) {
+    console.log(`These runs prove nothing, because they had no ${missing.join(", ")}.`);
+  }
   return failed.length + missing.length > 0 ? 1 : 0;
 }
 
@@ -76,11 +79,11 @@ const parse = () =>
     },
   }).values;
 
-/** Throws what is wrong with the flags. */
+/** Returns the flags, or throws an error that says which is wrong. */
 function readFlags() {
   const { trace, help, mode: named, ...numbers } = parse();
   const mode = modes.find((name) => name === named);
-  if (named !== undefined && !mode) throw new Error(`--mode is ${modes.join(" or ")}`);
+  if (named !== undefined && !mode) throw new Error(`--mode must be ${modes.join(" or ")}`);
   const [seed, seeds, from, minutes, workers] =
     (["seed", "seeds", "from", "minutes", "workers"] as const).map((flag) => {
       if (numbers[flag] === undefined) return undefined;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bun
 /**
- * A client in a process of its own, controlled by HTTP on PORT, as `server.ts` is.
+ * Runs a client in its own process, controlled by HTTP on PORT like `server.ts`.
  *
  *   bun test/bench/client.ts PORT raft SERVER,... [RAFT]    over UDP
  *   bun test/bench/client.ts PORT etcd SERVER,...           over gRPC
  *
- * The first SERVER should lead. With `&at=follower` reads are asked of the second one.
+ * The first SERVER should be the leader. With `&at=follower` the second one answers the reads.
  */
 import path from "node:path";
 import { Etcd } from "./etcd.ts";

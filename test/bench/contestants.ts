@@ -1,6 +1,6 @@
 /**
- * The systems that the benchmark compares: three servers and a client each, all processes of their
- * own, on free ports of the loopback, with directories on a real disk.
+ * Runs the systems that the benchmark compares. Each has three servers and a client, in separate
+ * processes, on free ports of the loopback, with directories on a real disk.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:fs";
 import net from "node:net";
@@ -10,18 +10,18 @@ import { eventually, isFree } from "../support/processes.ts";
 import type { Figures } from "./load.ts";
 
 const BENCH = import.meta.dir;
-/** Where, above its first port, a contestant has what: its servers need two each, for etcd. */
+/** Ports of a contestant, above its first one. Each etcd server needs two. */
 const PEER = 10, CONTROL = 20, CLIENT = 30, LAST = 30;
-export const ETCD_HELP = "etcd is not installed. On Debian or Ubuntu: 'apt-get install "
-  + "etcd-server' (and 'systemctl disable --now etcd', if it is not to run otherwise).";
+export const ETCD_HELP = "Cannot find etcd. Install it, on Debian or Ubuntu: 'apt-get install "
+  + "etcd-server' ('systemctl disable --now etcd' stops the service that this starts).";
 
-/** A load is in the leader, or in a client that asks the leader, or a follower. */
 export type Operation = {
+  /** The load is inside the leader, in a client of the leader, or in a client of a follower. */
   via: "leader" | "client" | "follower";
   op: "put" | "get";
   inFlight: number;
 };
-/** What the leader says of itself; the counts are since it started. */
+/** The answer of a server to /stat. The counts are since its start. */
 export type Stat = {
   leader: boolean;
   term: number;
@@ -37,10 +37,7 @@ const FILE_SYSTEMS = new Map([
   [0x01021994, "tmpfs"],
   [0x858458f6, "ramfs"],
   [0xef53, "ext4"],
-  [
-    0x58465342,
-    "xfs",
-  ],
+  [0x58465342, "xfs"],
   [0x9123683e, "btrfs"],
   [0x2fc12fc1, "zfs"],
   [0x794c7630, "overlay"],
@@ -52,15 +49,15 @@ export const fileSystem = (directory: string): string => {
 export const isInMemory = (directory: string): boolean =>
   ["tmpfs", "ramfs"].includes(fileSystem(directory));
 
-/** A directory on a disk: of the system's for such things, or else here. */
+/** Makes a directory on a disk: in `wanted`, or in the system's temporary directory, or here. */
 export function chooseDirectory(wanted: string | undefined): string {
   if (wanted !== undefined) mkdirSync(wanted, { recursive: true });
   const candidates = wanted === undefined ? [os.tmpdir(), process.cwd()] : [wanted];
   const found = candidates.find((directory) => !isInMemory(directory));
   if (found !== undefined) return mkdtempSync(path.join(found, "raft-bench-"));
   throw new Error(
-    `A sync costs nothing in memory, and nothing else is in `
-      + `${candidates.join(" or ")}. Choose a directory on a disk: --directory DIRECTORY.`,
+    `Cannot measure syncs in ${candidates.join(" or ")}, which is in memory. `
+      + `Choose a directory on a disk: --directory DIRECTORY.`,
   );
 }
 
@@ -71,7 +68,7 @@ async function isFreeForTCP(port: number): Promise<boolean> {
   return await promise;
 }
 
-/** The first of a row of ports that are free, below those that the system hands out by itself. */
+/** Returns the first of a row of free ports, below the ephemeral ports of the system. */
 async function freeRow(): Promise<number> {
   for (;;) {
     const base = 10_000 + Math.floor(Math.random() * 22_000);
@@ -85,7 +82,7 @@ async function freeRow(): Promise<number> {
 
 const running = new Set<Bun.Subprocess>();
 
-/** Ends every process that a contestant has started. */
+/** Kills all processes of all contestants. */
 export async function endAllProcesses(): Promise<void> {
   for (const child of running) child.kill("SIGKILL");
   await Promise.all([...running].map((child) => child.exited));
@@ -94,7 +91,7 @@ export async function endAllProcesses(): Promise<void> {
 function spawn(command: readonly string[], log: string): Bun.Subprocess {
   const child = Bun.spawn([...command], {
     stdio: ["ignore", Bun.file(`${log}.out`), Bun.file(`${log}.err`)],
-    ipc: () => {}, // By its end our own programs know that this process has ended.
+    ipc: () => {}, // Our programs end when this channel closes.
     onExit: (child) => void running.delete(child),
   });
   running.add(child);
@@ -102,7 +99,7 @@ function spawn(command: readonly string[], log: string): Bun.Subprocess {
 }
 
 async function ask<T>(url: string, withinMs: number, init?: RequestInit): Promise<T> {
-  // Bun would give up after five minutes.
+  // Otherwise Bun times out after five minutes.
   const response = await fetch(url, {
     ...init,
     signal: AbortSignal.timeout(withinMs),
@@ -120,16 +117,16 @@ const about = (pid: number, what: string): string => {
   }
 };
 
-/** By `man proc`: user and system time, in hundredths of a second, behind the name; 0 if it ended. */
+/** Returns the CPU time of a process in ms (`man 5 proc_pid_stat`), or 0 if it has ended. */
 function cpuOf(pid: number): number {
   const fields = about(pid, "stat").replace(/^.*\) /s, "").split(" ");
   return 10 * (Number(fields[11] ?? 0) + Number(fields[12] ?? 0));
 }
 
-/** How long it could have run, and did not: the second of three numbers, in nanoseconds. */
+/** Returns how long a process was ready to run but had no CPU, in ms. */
 const waitOf = (pid: number): number => Number(about(pid, "schedstat").split(" ")[1]) / 1e6;
 
-/** What differs between us and others: how to start a process, and how to talk to it. */
+/** A system to measure: how to start its processes, and how to speak to them. */
 export type Kind = {
   name: string;
   servers: number;
@@ -139,7 +136,7 @@ export type Kind = {
   /** Rejects unless one more command is committed. */
   put(index: number, base: number): Promise<unknown>;
   hasLoadInside: boolean;
-  /** Measures it without disk and network. */
+  /** Returns the command that measures it without disk and network. */
   bare?(directory: string, ms: number): string[];
 };
 
@@ -154,7 +151,7 @@ const clientOf = (kind: string, file: string): Kind["client"] => (port, base, le
   return bun("client.ts", port, kind, servers.join(","), file);
 };
 
-/** This raft.ts, or the version of it in `file`. */
+/** Returns this version of raft.ts, or the one in `file`. */
 export const ours = (name = "raft.ts", file = "", servers = 3): Kind => ({
   name,
   servers,
@@ -172,7 +169,7 @@ function etcdCommand(index: number, base: number, directory: string): string[] {
   const [own, peer] = [etcdURL(base + index), etcdURL(base + PEER + index)];
   const all = [0, 1, 2].map((i) => `m${i}=${etcdURL(base + PEER + i)}`);
   return [
-    // etcd does not know that it belongs to this process, but the kernel does.
+    // The kernel kills etcd when this process ends.
     ...["setpriv", "--pdeathsig", "KILL", "etcd", "--name", `m${index}`, "--data-dir", directory],
     ...["--listen-client-urls", own, "--advertise-client-urls", own],
     ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
@@ -181,7 +178,7 @@ function etcdCommand(index: number, base: number, directory: string): string[] {
   ];
 }
 
-/** etcd as its package installs it, with its defaults. Few calls go through the JSON gateway. */
+/** Returns the installed etcd, with its defaults. Only rare calls use its JSON gateway. */
 export const etcd = (version: string): Kind => ({
   name: `etcd ${version}`,
   servers: 3,
@@ -212,14 +209,14 @@ export const etcd = (version: string): Kind => ({
   hasLoadInside: false,
 });
 
-/** Which etcd is installed; undefined if none is. */
+/** Returns the version of the installed etcd, or undefined. */
 export function etcdVersion(): string | undefined {
   if (Bun.which("etcd") === null) return undefined;
   const { stdout } = Bun.spawnSync(["etcd", "--version"]);
   return /etcd Version: (\S+)/.exec(stdout.toString())?.[1] ?? "of an unknown version";
 }
 
-/** How many microseconds of CPU a commit costs three servers that have no disk and no network. */
+/** Returns the CPU time of a commit without disk and network, for all three servers, in µs. */
 export async function measureBare(kind: Kind, within: string, ms: number): Promise<number> {
   const directory = mkdtempSync(path.join(within, "bare-"));
   const log = path.join(directory, "bare");
@@ -229,7 +226,7 @@ export async function measureBare(kind: Kind, within: string, ms: number): Promi
   return cpuUs;
 }
 
-/** A fresh cluster of one kind. */
+/** A new cluster of one system. */
 export class Contestant {
   private readonly servers: Bun.Subprocess[] = [];
   private readonly directory: string;
@@ -239,11 +236,11 @@ export class Contestant {
     this.directory = mkdtempSync(path.join(within, "cluster-"));
   }
 
-  /** A cluster that has a leader and has committed something. */
+  /** Starts a cluster and its client. The cluster has a leader and has committed a command. */
   static async start(kind: Kind, within: string): Promise<Contestant> {
     const contestant = new Contestant(kind, await freeRow(), within);
     for (let i = 0; i < kind.servers; i += 1) contestant.startServer(i);
-    await contestant.settle();
+    await contestant.awaitLeader();
     const { directory, base, leader } = contestant;
     const port = base + CLIENT;
     spawn(kind.client(port, base, leader), path.join(directory, "client"));
@@ -269,8 +266,8 @@ export class Contestant {
     await eventually(`${url} answers`, () => ask(url, 1000).catch(() => undefined));
   }
 
-  /** Waits for a leader that commits, and tells who it is. */
-  private async settle(): Promise<number> {
+  /** Waits for a leader that commits, and returns its number. */
+  private async awaitLeader(): Promise<number> {
     this.leader = await eventually(
       `${this.kind.name} has a leader; logs are in ${this.directory}`,
       async () => {
@@ -287,14 +284,14 @@ export class Contestant {
     return this.kind.put(index, this.base).then(() => true, () => false);
   }
 
-  /** What the leader says of itself, or another. */
+  /** Returns the answer of a server to /stat: of this one, or of the leader. */
   async stat(index?: number): Promise<Stat> {
-    return await this.kind.stat(index ?? await this.settle(), this.base);
+    return await this.kind.stat(index ?? await this.awaitLeader(), this.base);
   }
 
   /**
-   * How many milliseconds of CPU the servers have used so far, and how long the leader's first
-   * thread had to wait for one, where there is /proc to tell.
+   * Returns the CPU times of the servers so far, and how long the leader's first thread was ready
+   * but had no CPU, in ms. NaN where there is no /proc.
    */
   cpu(): { all: number; leader: number; waited: number; each: number[] } {
     const each = this.servers.map(({ pid }) => cpuOf(pid));
@@ -307,7 +304,7 @@ export class Contestant {
     };
   }
 
-  /** Keeps operations under way for a while. `more` is as for `load`. */
+  /** Keeps operations in flight for a while. `more` are further parameters of `load`. */
   async measure(
     { via, op, inFlight }: Operation,
     ms: number,
@@ -322,11 +319,11 @@ export class Contestant {
   }
 
   /**
-   * How many milliseconds after a signal to the leader, that ends or stops it, a survivor commits.
-   * Each survivor is given a put every 10 ms, so that none that was lost hides a later success.
+   * Kills or pauses the leader, and returns the milliseconds until a survivor commits. Each
+   * survivor gets a put every 10 ms, so that a lost put does not hide a success.
    */
   async failover(signal: "SIGKILL" | "SIGSTOP"): Promise<number> {
-    const killed = await this.settle();
+    const killed = await this.awaitLeader();
     const survivors = [0, 1, 2].filter((i) => i !== killed);
     let committedAt = 0;
     const killedAt = performance.now();
@@ -336,13 +333,15 @@ export class Contestant {
     };
     for (; committedAt === 0; await Bun.sleep(10)) {
       for (const i of survivors) void attempt(i);
-      if (performance.now() > killedAt + 60_000) throw new Error("Nobody took over in a minute.");
+      if (performance.now() > killedAt + 60_000) {
+        throw new Error("Cannot measure the failover: no other server led within a minute.");
+      }
     }
     this.servers[killed]?.kill("SIGKILL");
     await this.servers[killed]?.exited;
     this.startServer(killed);
     await eventually(
-      "the killed server is back",
+      "the killed server has restarted",
       () => this.kind.stat(killed, this.base).catch(() => undefined),
     );
     return committedAt - killedAt;

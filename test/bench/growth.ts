@@ -1,6 +1,6 @@
 /**
- * Measures what a commit costs with more servers, larger values, a longer log, a larger state, loss
- * on the network, or nothing to do at all.
+ * Measures the cost of a commit with more servers, larger values, a longer log, a larger state, or
+ * lost datagrams, and the cost of idling.
  */
 import { readdirSync, statSync } from "node:fs";
 import path from "node:path";
@@ -10,10 +10,11 @@ import type { Figures } from "./load.ts";
 
 /** One line of the report. */
 export type Finding = { part: string; what: string; text: string; figures: object };
-/** `ms` is how long one measurement lasts, `commands` how long the longest log is. */
 export type Plan = {
   directory: string;
+  /** Length of one measurement. */
   ms: number;
+  /** Length of the longest log. */
   commands: number;
   progress(text: string): void;
   found(finding: Finding): void;
@@ -36,7 +37,7 @@ type Costs = Figures & {
   memoryBytes: number;
 };
 
-/** A load of commits, and what it costs. */
+/** Measures a load of commits and its costs. */
 async function costs(
   cluster: Contestant,
   inFlight: number,
@@ -111,14 +112,15 @@ async function measureSizes({ ms, found, ...plan }: Plan): Promise<void> {
   });
 }
 
-/** Until a server that was just started has all that the leader had before. */
-async function returns(cluster: Contestant, index: number, commitIndex: number): Promise<number> {
+/** Starts a server, and restart the milliseconds until it has committed all up to `commitIndex`. */
+async function restart(cluster: Contestant, index: number, commitIndex: number): Promise<number> {
   const startedAt = performance.now();
   cluster.startServer(index);
-  const isBack = (stat: Stat | undefined) => stat && stat.commitIndex >= commitIndex || undefined;
+  const hasCaughtUp = (stat: Stat | undefined) =>
+    stat && stat.commitIndex >= commitIndex || undefined;
   await eventually(
-    `server ${index} is back`,
-    async () => isBack(await cluster.stat(index).catch(() => undefined)),
+    `server ${index} has caught up`,
+    async () => hasCaughtUp(await cluster.stat(index).catch(() => undefined)),
     HOURS,
   );
   return performance.now() - startedAt;
@@ -136,7 +138,7 @@ async function measureRestart(
   const { commitIndex } = await cluster.stat();
   await cluster.killServer(index);
   const bytes = onDisk(cluster.place(index));
-  const restartMs = await returns(cluster, index, commitIndex);
+  const restartMs = await restart(cluster, index, commitIndex);
   const { memoryBytes } = await cluster.stat(index);
   found({
     part: "restart",
@@ -147,7 +149,7 @@ async function measureRestart(
   });
 }
 
-/** A log that has been long, and a small state. */
+/** Measures commits after a growing number of commands with a small state, and a restart. */
 async function measureLength(plan: Plan): Promise<void> {
   const { ms, found, progress } = plan;
   await withCluster(plan, 3, async (cluster) => {
@@ -161,7 +163,7 @@ async function measureLength(plan: Plan): Promise<void> {
         const { memoryBytes } = figures;
         found({
           part: "log",
-          what: `${commands} commands behind it, ${inFlight} in flight`,
+          what: `after ${commands} commands, ${inFlight} in flight`,
           text: `${describe(figures)}, leader has ${mebibytes(memoryBytes)}`,
           figures,
         });
@@ -171,10 +173,10 @@ async function measureLength(plan: Plan): Promise<void> {
   });
 }
 
-/** Ten times as many would need more memory than three servers find on most machines. */
+/** With ten times as many, three servers need more memory than most machines have. */
 const MAX_KEYS = 1_000_000;
 
-/** A large state: as many keys as commands. Then a follower misses as much again. */
+/** Measures a large state with a key for each command, and a follower that misses as many. */
 async function measureState(plan: Plan): Promise<void> {
   const { found, progress } = plan;
   const keys = Math.min(plan.commands, MAX_KEYS);
@@ -197,7 +199,7 @@ async function measureState(plan: Plan): Promise<void> {
     const { commitIndex } = await cluster.stat();
     const [during, catchUpMs] = await Promise.all([
       costs(cluster, 64, 8000, { keys }),
-      returns(cluster, index, commitIndex),
+      restart(cluster, index, commitIndex),
     ]);
     const bytes = onDisk(cluster.place(index));
     found({
@@ -224,7 +226,7 @@ async function measureIdle(plan: Plan): Promise<void> {
     const shares = all.map((i) => ((cpuAfter[i] ?? 0) - (cpuBefore[i] ?? 0)) / IDLE_MS);
     plan.found({
       part: "idle",
-      what: "three servers with nothing to do",
+      what: "three idle servers",
       text: `${shares.map((share) => `${(share * 100).toFixed(1)} %`).join(", ")} of a core; `
         + `${bytes.join(", ")} bytes written`,
       figures: { shares, bytes },
@@ -244,7 +246,7 @@ function dropDatagrams(share: number): void {
   run("iptables", "-A", "INPUT", ...rule, "-j", "DROP");
 }
 
-/** In a network of its own, for which `bench.ts` starts itself again. */
+/** Measures lost datagrams. `bench.ts` restarts itself in a private network for this. */
 export async function measureLoss(plan: Plan): Promise<void> {
   dropDatagrams(0);
   await withCluster(plan, 3, async (cluster) => {
@@ -264,7 +266,7 @@ export async function measureLoss(plan: Plan): Promise<void> {
   });
 }
 
-/** Elections that nothing caused: none should be. */
+/** Counts elections under full load. There should be none. */
 export async function measureSteadiness(plan: Plan, minutes: number): Promise<void> {
   await withCluster(plan, 3, async (cluster) => {
     plan.progress(`full load for ${minutes} minutes`);

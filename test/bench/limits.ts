@@ -1,18 +1,18 @@
 #!/usr/bin/env bun
 /**
- * Measures what this machine allows, without Raft: how long a datagram takes to another process and
- * back, how long a sync of 150 bytes takes, and both together, which a commit would take if one
- * server always led and nothing ever failed.
+ * Measures the limits of the machine, without Raft: the round trip of a datagram to another
+ * process, a sync of 150 bytes, and both together, which is a commit if the leader never changes
+ * and nothing fails.
  *
- * As a program it is the other process: `limits.ts echo`, `limits.ts sync DIRECTORY`, or
- * `limits.ts follow DIRECTORY`.
+ * This file is also the program of the other process: `limits.ts echo`, `limits.ts sync DIRECTORY`,
+ * or `limits.ts follow DIRECTORY`.
  */
 import dgram from "node:dgram";
 import fs from "node:fs";
 import path from "node:path";
 import { endWithParent, type Figures, figures } from "./load.ts";
 
-/** About a command of 100 bytes, with what the log and the wire add to it. */
+/** About the size of a command of 100 bytes in the log and on the wire. */
 const BYTES = 150;
 const TRIES = 2000;
 
@@ -24,7 +24,7 @@ async function bind(): Promise<dgram.Socket> {
   return socket;
 }
 
-/** Runs this file as a program. Resolves when it says its first word. */
+/** Runs this file as a program. Resolves to its first message. */
 async function start(...args: string[]): Promise<{ said: unknown; child: Bun.Subprocess }> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>();
   const child = Bun.spawn([process.execPath, import.meta.path, ...args], {
@@ -35,7 +35,7 @@ async function start(...args: string[]): Promise<{ said: unknown; child: Bun.Sub
   return { said: await promise, child };
 }
 
-/** UDP on the loopback, one datagram at a time. */
+/** Measures UDP on the loopback, one datagram at a time. */
 export async function roundTrips(): Promise<Figures> {
   const { said: port, child } = await start("echo");
   const socket = await bind();
@@ -45,7 +45,7 @@ export async function roundTrips(): Promise<Figures> {
     const { promise, resolve } = Promise.withResolvers<unknown>();
     const sentAt = performance.now();
     socket.once("message", resolve).send(Buffer.alloc(BYTES), Number(port), "127.0.0.1");
-    // One that was lost is sent again, and its wait counts.
+    // A lost datagram is sent again, and the wait counts.
     while (await Promise.race([promise, Bun.sleep(1000)]) === undefined) {
       socket.send(Buffer.alloc(BYTES), Number(port), "127.0.0.1");
     }
@@ -57,7 +57,7 @@ export async function roundTrips(): Promise<Figures> {
   return figures(latencies, 0, performance.now() - beganAt);
 }
 
-/** Append and sync, in as many processes at once. The file has room, as a log of raft.ts has. */
+/** Measures appends with syncs, in several processes at once. The file has room, like a log. */
 export async function syncs(directory: string, processes: number): Promise<Figures> {
   const started = await Promise.all(
     Array.from({ length: processes }, () => start("sync", directory)),
@@ -66,8 +66,8 @@ export async function syncs(directory: string, processes: number): Promise<Figur
 }
 
 /**
- * A leader that never changes, with two followers: it sends to both, all three append and sync, and
- * it has committed when it has synced and one of them has answered.
+ * Measures commits by a leader that never changes. The leader sends to two followers, all three
+ * append and sync, and the commit is complete when the leader and one follower have synced.
  */
 export async function commits(directory: string): Promise<Figures> {
   const followers = await Promise.all([1, 2].map(() => start("follow", directory)));
@@ -81,7 +81,7 @@ export async function commits(directory: string): Promise<Figures> {
   const latencies: number[] = [];
   let beganAt = 0;
   for (let i = 0; i < 2 * TRIES; i += 1) {
-    if (i === TRIES) beganAt = performance.now(); // Until now it was compiled.
+    if (i === TRIES) beganAt = performance.now(); // The first half is the warm-up.
     const sentAt = performance.now();
     const bytes = Buffer.alloc(BYTES, 1);
     bytes.writeUInt32BE(i);
@@ -92,7 +92,7 @@ export async function commits(directory: string): Promise<Figures> {
     file.append(bytes);
     while (last < i) {
       const answer = new Promise<boolean>((resolve) => onAnswer = () => resolve(true));
-      if (!await Promise.race([answer, Bun.sleep(1000)])) send(); // As above.
+      if (!await Promise.race([answer, Bun.sleep(1000)])) send(); // Retransmit, as above.
     }
     if (i >= TRIES) latencies.push(performance.now() - sentAt);
   }

@@ -1,17 +1,17 @@
 /**
- * The load that every program of the benchmark produces: it keeps a number of operations in flight
- * for a while. Each lane begins its next operation when it has an answer.
+ * Generates the load of all benchmark programs: keeps a number of operations in flight for a while.
+ * Each lane begins its next operation when the last one is answered.
  */
 
-/** A store of keys and values, whoever keeps it. */
+/** A key-value store of any system. */
 export type Store = {
   put(key: Uint8Array, value: Uint8Array): Promise<unknown>;
   get(key: Uint8Array): Promise<unknown>;
 };
 
-/** `bad` is how many operations failed; they count for nothing else. */
 export type Figures = {
   ops: number;
+  /** Failed operations, which no other figure includes. */
   bad: number;
   per_s: number;
   p50_us: number;
@@ -22,13 +22,15 @@ export type Figures = {
 const keyOf = (i: number) => Buffer.from(`k${`${i}`.padStart(6, "0")}`);
 const keys = Array.from({ length: 1000 }, (_, i) => keyOf(i));
 
-/** The value that a share `q` of the sorted values does not exceed; NaN if there are none. */
+/** Returns the quantile `q` of sorted values, or NaN if the array is empty. */
 export const quantile = (sorted: ArrayLike<number>, q: number): number =>
   sorted[Math.floor((sorted.length - 1) * q)] ?? Number.NaN;
 export const median = (values: readonly number[]): number =>
   quantile(values.toSorted((a, b) => a - b), 0.5);
 
-/** Latencies, in milliseconds, as the benchmark tells them; of so many operations, or all. */
+/**
+ * Returns the figures of a load. `latencies` are in ms, and may be a sample of `ops` operations.
+ */
 export function figures(
   latencies: readonly number[],
   bad: number,
@@ -47,19 +49,19 @@ export function figures(
   };
 }
 
-/** To sort the latencies of many minutes would keep a leader, if they are in it, from leading. */
+/** Sorting the latencies of many minutes would block a leader in the same process. */
 const MAX_SAMPLES = 1_000_000;
 
 /**
  * Serves `/bench?op=put|get&inflight=N&ms=D&size=S&keys=K&count=C`. Values have `size` bytes, and
- * go to `keys` keys in turn; it ends after `ms`, or `count` operations, whichever is first.
+ * use `keys` keys in turn. The load ends after `ms` milliseconds or `count` operations.
  */
 export async function load(query: URLSearchParams, store: Store): Promise<Figures> {
   const number = (name: string, otherwise: number) => Number(query.get(name) ?? otherwise);
   const value = Buffer.alloc(number("size", 100), "x");
   const latencies: number[] = [];
   let [ops, bad] = [0, 0];
-  /** Once there are enough, each has the same chance to be one of those that are kept. */
+  /** Samples the latencies: every operation has the same chance to be kept. */
   const note = (ms: number) => {
     const place = ops < MAX_SAMPLES ? ops : Math.floor(Math.random() * ops);
     if (place < MAX_SAMPLES) latencies[place] = ms;
@@ -83,7 +85,7 @@ export async function load(query: URLSearchParams, store: Store): Promise<Figure
         note(performance.now() - sentAt);
       } catch {
         bad += 1;
-        await Bun.sleep(1); // Where nothing works, trying without a pause would keep it so.
+        await Bun.sleep(1); // Retrying without a pause would overload a failing system.
       }
     }
   };
@@ -91,7 +93,7 @@ export async function load(query: URLSearchParams, store: Store): Promise<Figure
   return figures(latencies, bad, performance.now() - beganAt, ops);
 }
 
-/** A program that was started for a benchmark ends with it, however that one ends. */
+/** Ends this program when its benchmark ends, even if the benchmark is killed. */
 export function endWithParent(): void {
   if (process.send) process.on("disconnect", () => process.exit());
 }

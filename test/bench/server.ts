@@ -1,17 +1,17 @@
 #!/usr/bin/env bun
 /**
- * A small program that embeds raft.ts, with the load inside. `test/bench.ts` measures it.
+ * Runs a server with raft.ts and the load in one process. `test/bench.ts` measures it.
  *
  *   bun test/bench/server.ts INDEX BASE DIRECTORY [RAFT [SERVERS]]
  *
- * It is server INDEX, from 0, of three on this machine, or of SERVERS. It speaks UDP on port BASE +
- * INDEX, and is controlled by HTTP on port BASE + 20 + INDEX:
+ * INDEX counts from 0 to the number of SERVERS on this machine (default: 3). The server speaks UDP
+ * on port BASE + INDEX, and serves HTTP on port BASE + 20 + INDEX:
  *
- *   GET /stat    whether it leads, its term, and its use of disk and network so far
- *   GET /put     200 once a command is committed, 503 if its outcome is unknown
- *   GET /bench?op=put|get&inflight=N&ms=D&size=S    the result of `load`, inside this process
+ *   GET /stat    whether it leads, its term, and its use of disk and network since its start
+ *   GET /put     200 when a command is committed, 503 if the outcome is unknown
+ *   GET /bench?op=put|get&inflight=N&ms=D&size=S    the figures of `load` in this process
  *
- * RAFT is another version of raft.ts, to be compared with this one.
+ * RAFT is the file of another version of raft.ts.
  */
 import path from "node:path";
 import type { World } from "../../raft.ts";
@@ -41,7 +41,7 @@ const countedFile = (file: File): File => ({
 });
 
 const { files, datagrams } = raft.systemWorld;
-/** Earlier versions open files for writing by `create`, and `open` may find none. */
+/** Earlier versions have `create` for new files, and their `open` may return undefined. */
 const openers = Object.entries<unknown>({ ...files }).filter(([name]) =>
   /^(open|create)$/.test(name)
 )

@@ -1,7 +1,6 @@
 /**
- * An eavesdropper at the bridge: keeps every frame that a machine sends, byte for byte, and can
- * send it again to its receiver, from its old address. Bun has no raw sockets, so this calls the C
- * library's.
+ * Captures every frame that passes the bridge, and can replay it to its receiver from its original
+ * address. Bun has no raw sockets, so this file calls those of the C library.
  */
 import { dlopen, FFIType } from "bun:ffi";
 import type { Machine } from "./network.ts";
@@ -19,7 +18,7 @@ const OUTGOING = 4;
 const POLL_MS = 2;
 const networkOrder = (short: number) => ((short & 0xff) << 8) | (short >> 8);
 
-/** A UDP datagram as it was on the cable. Fragments of larger ones are not among them. */
+/** A UDP datagram as it was on the cable. Fragments are not captured. */
 export type Frame = {
   readonly bytes: Buffer;
   readonly payload: Buffer;
@@ -27,19 +26,19 @@ export type Frame = {
   readonly to: string;
 };
 
-/** The addresses and the payload of an unfragmented IPv4 UDP datagram in an Ethernet frame. */
+/** Returns the unfragmented IPv4 UDP datagram in an Ethernet frame, if the frame contains one. */
 function readFrame(bytes: Buffer): Frame | undefined {
   const [isIPv4, isUdp] = [bytes.readUInt16BE(12) === 0x0800, bytes[23] === 17];
   if (!isIPv4 || !isUdp || (bytes.readUInt16BE(20) & 0x3fff) !== 0) return undefined;
   const udp = 14 + ((bytes[14] ?? 0) & 15) * 4;
   const host = (at: number) => [...bytes.subarray(at, at + 4)].join(".");
   const payload = bytes.subarray(udp + 8, udp + bytes.readUInt16BE(udp + 4));
-  // The sender leaves the checksum to its network card, which a veth pair does not have. 0 says
-  // that there is none: otherwise the receiver's kernel would drop the frame before we see it.
-  const again = Buffer.from(bytes);
-  again.writeUInt16BE(0, udp + 6);
+  // A sender leaves the checksum to its network card, but a veth pair has none. The value 0 means
+  // that there is no checksum. With a wrong one the receiver's kernel drops the replayed frame.
+  const copy = Buffer.from(bytes);
+  copy.writeUInt16BE(0, udp + 6);
   return {
-    bytes: again,
+    bytes: copy,
     payload,
     from: `${host(26)}:${bytes.readUInt16BE(udp)}`,
     to: `${host(30)}:${bytes.readUInt16BE(udp + 2)}`,
@@ -47,31 +46,33 @@ function readFrame(bytes: Buffer): Frame | undefined {
 }
 
 export class Capture {
-  /** All that the machines have sent since the beginning; not what was sent `again`. */
+  /** All frames that the machines have sent, without the replayed ones. */
   readonly frames: Frame[] = [];
   private readonly socket = libc.socket(AF_PACKET, SOCK_RAW, networkOrder(ALL_PROTOCOLS));
   private readonly buffer = Buffer.alloc(65_536);
-  /** A `sockaddr_ll`: the interface at 4, at 10 whether a frame came in there or went out. */
+  /** A `sockaddr_ll`: the interface is at byte 4, the direction of the frame at byte 10. */
   private readonly address = Buffer.alloc(20);
   /** The bridge's port to each address. */
   private readonly ports: Map<string, number>;
 
   constructor(machines: readonly Machine[]) {
     this.ports = new Map(machines.map(({ address, port }) => [address, port]));
-    if (this.socket < 0) throw new Error("The system gives us no raw socket.");
+    if (this.socket < 0) throw new Error("Cannot open a raw socket. Run it as root.");
     setInterval(() => this.poll(), POLL_MS).unref();
   }
 
-  /** Sends a frame once more, to whom it was for, and to nobody else. */
-  again({ bytes, to }: Frame): void {
+  /** Sends a captured frame once more, to its receiver only. */
+  replay({ bytes, to }: Frame): void {
     const address = Buffer.alloc(20);
     address.writeUInt16LE(AF_PACKET, 0);
     address.writeInt32LE(this.ports.get(to.replace(/:.*/, "")) ?? 0, 4);
     const sent = libc.sendto(this.socket, bytes, bytes.length, 0, address, address.length);
-    if (Number(sent) !== bytes.length) throw new Error(`A frame to ${to} cannot be sent again.`);
+    if (Number(sent) !== bytes.length) throw new Error(`Cannot replay a frame to ${to}.`);
   }
 
-  /** A frame passes two ports: it is taken where it comes in, from the machine that sent it. */
+  /**
+   * Reads the frames that have passed. Each passes two ports, and is kept only where it came in.
+   */
   private poll(): void {
     const ports = new Set(this.ports.values());
     const length = Buffer.from(Uint32Array.of(this.address.length).buffer);

@@ -1,4 +1,4 @@
-/** Prints all that servers say of themselves: bun inspect.ts SECRET-FILE SERVER... */
+/** Prints the statuses of the servers that answer: bun inspect.ts SECRET-FILE SERVER... */
 import { readFileSync } from "node:fs";
 import { Client, parseServer } from "../../raft.ts";
 

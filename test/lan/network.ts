@@ -1,12 +1,12 @@
 /**
- * Machines on a LAN: network namespaces with addresses of their own, plugged into one bridge. They
- * belong to this run alone, and end with it, however it ends.
+ * Simulates machines on a LAN by network namespaces, which are plugged into one bridge. They are
+ * private to this run, and end with it, even if it is killed.
  */
 import { readlinkSync } from "node:fs";
 import path from "node:path";
 import { Program, type Status } from "../support/processes.ts";
 
-/** Where the bridge is: a network without any of the machine's own, and processes to end with us. */
+/** Runs a command in a private network. All processes in there end with this one. */
 const PRIVATE = [
   "unshare",
   ...(process.getuid?.() === 0 ? [] : ["--map-root-user"]),
@@ -18,26 +18,24 @@ const PRIVATE = [
   "--kill-child",
 ];
 
-/** Why there can be no LAN here, with the next step, or undefined if there can. */
+/** Returns why this machine cannot simulate a LAN, and the next step; undefined if it can. */
 export function whyNoNetwork(): string | undefined {
   for (const tool of ["unshare", "nsenter", "ip", "iptables"]) {
     if (!Bun.which(tool)) {
-      return `It needs Linux, and '${tool}' there (util-linux, iproute2, iptables).`;
+      return `Cannot find '${tool}'. Run it on Linux with util-linux, iproute2 and iptables.`;
     }
   }
   const probe = Bun.spawnSync([...PRIVATE, "true"]);
   if (probe.success) return undefined;
-  return `It needs root, to make a network of its own: run it with sudo. (${
-    `${probe.stderr}`.trim()
-  })`;
+  return `Cannot make a private network. Run it as root. (${`${probe.stderr}`.trim()})`;
 }
 
-/** Runs this program once more, inside. Resolves to how it ended. */
+/** Runs this program again in the private network, and returns its exit code. */
 export async function runInside(env: Record<string, string>): Promise<number> {
   const child = Bun.spawn([...PRIVATE, process.execPath, ...process.argv.slice(1)], {
     env: { ...process.env, ...env },
     stdio: ["inherit", "inherit", "inherit"],
-    ipc: () => {}, // It ends with us, even if we are killed.
+    ipc: () => {}, // The child ends when this channel closes, even if this process is killed.
   });
   for (const end of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(end, () => child.kill("SIGKILL"));
@@ -57,10 +55,10 @@ export function makeBridge(): void {
   ip("link", "set", "lan0", "up");
 }
 
-/** One machine, and its cable to the bridge. */
+/** A machine and its cable to the bridge. */
 export class Machine {
   readonly address: string;
-  /** The number of the bridge's end of the cable. */
+  /** The interface number of the bridge's end of the cable. */
   readonly port: number;
   private readonly via: string[];
 
@@ -84,12 +82,12 @@ export class Machine {
     return new Machine(number, holder);
   }
 
-  /** `bun cli.ts` with these words, on this machine. */
+  /** Starts `bun cli.ts` with these arguments on this machine. */
   start(...args: string[]): Program {
     return new Program(args, {}, this.via);
   }
 
-  /** As `start`, and waits for its end. */
+  /** Runs `bun cli.ts` with these arguments on this machine, and waits for its end. */
   async run(...args: string[]): Promise<{ code: number; output: string; errors: string }> {
     const program = this.start(...args);
     const code = await program.exited;
@@ -97,12 +95,12 @@ export class Machine {
     return { code, output: program.output.trim(), errors: program.errors.trim() };
   }
 
-  /** Runs a command of the system's there. */
+  /** Runs a system command on this machine. */
   command(...words: string[]): string {
     return command(...this.via, ...words);
   }
 
-  /** What servers say of themselves, when they are asked from here. */
+  /** Returns the statuses of servers, asked from this machine. */
   async inspect(secretFile: string, servers: readonly string[]): Promise<Status[]> {
     const script = path.join(import.meta.dir, "inspect.ts");
     const words = [...this.via, process.execPath, script, secretFile, ...servers];

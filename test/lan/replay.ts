@@ -1,6 +1,6 @@
 /**
- * An attacker without the secret records everything, and sends it again from the old addresses. It
- * must change nothing, and earn nothing but greetings.
+ * Tests an attacker without the secret that records all datagrams and replays them from their
+ * original addresses. The servers must not change, and may answer with greetings only.
  */
 import { readFileSync } from "node:fs";
 import { open, type Opened } from "../support/wire.ts";
@@ -11,11 +11,11 @@ const BURST = 50;
 const PAUSE_MS = 10;
 const SETTLE_MS = 1000;
 
-/** But for knocks, which say nothing and are not counted. */
+/** Selects the datagrams to servers. Empty ones only probe a port, and are not counted. */
 const toServers = (frames: readonly Frame[]) =>
   frames.filter(({ to, payload }) => to.endsWith(`:${PORT}`) && payload.length > 0);
 
-/** What all sent while clients put and got, to the servers. */
+/** Runs puts and gets, and returns the datagrams that the servers received meanwhile. */
 async function record(lan: Lan, trio: Trio): Promise<Frame[]> {
   const from = lan.capture.frames.length;
   const endsAt = performance.now() + lan.recordMs;
@@ -24,15 +24,15 @@ async function record(lan: Lan, trio: Trio): Promise<Frame[]> {
     await trio.ask("put", `key ${commands % 10}`, `value ${commands}`);
     await trio.ask("get", `key ${commands % 10}`);
   }
-  await Bun.sleep(SETTLE_MS); // So that nothing of it is on its way any more.
+  await Bun.sleep(SETTLE_MS); // Until nothing of it is in flight.
   const frames = toServers(lan.capture.frames.slice(from));
   const kinds = Object.entries(countTypes(frames, lan)).map(([type, n]) => `${n} ${type}`);
   console.log(
-    `  ${frames.length} datagrams to the servers were recorded in `
+    `  Recorded ${frames.length} datagrams to the servers in `
       + `${lan.recordMs / 1000} s: ${kinds.join(", ")}.`,
   );
   check(
-    "clients, a leader and followers are all in the recording",
+    "the recording has messages of clients, of a leader and of followers",
     ["AppendEntries", "AppendEntriesReply", "OpenSession", "Commands", "Read"].every((type) =>
       kinds.some((kind) => kind.endsWith(` ${type}`))
     ),
@@ -42,7 +42,7 @@ async function record(lan: Lan, trio: Trio): Promise<Frame[]> {
 
 async function replay(lan: Lan, frames: readonly Frame[], settleMs = SETTLE_MS): Promise<void> {
   for (const [i, frame] of frames.entries()) {
-    lan.capture.again(frame);
+    lan.capture.replay(frame);
     if (i % BURST === 0) await Bun.sleep(PAUSE_MS);
   }
   await Bun.sleep(settleMs);
@@ -52,7 +52,7 @@ function read({ payload }: Frame, lan: Lan): Opened {
   return open(payload, readFileSync(lan.secrets[0], "utf8").trim());
 }
 
-/** How many messages of each type; a datagram without any is an "introduction". */
+/** Counts the messages of each type. A datagram without messages is an "introduction". */
 function countTypes(frames: readonly Frame[], lan: Lan): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const frame of frames) {
@@ -87,10 +87,10 @@ const REQUESTS = [
 ];
 
 /**
- * How many replies answer no request that was really sent. A reply repeats its request's id: of
- * each id there may be as many replies as there were requests, and one more is to a replayed one.
+ * Counts the replies that answer a replayed request. A reply echoes its request's id, so each id
+ * may have as many replies as there were original requests. A further reply answers a replayed one.
  */
-function unasked(frames: readonly Frame[], lan: Lan): number {
+function countReplayAnswers(frames: readonly Frame[], lan: Lan): number {
   const requests = new Map<string, number>();
   let count = 0;
   for (const frame of frames) {
@@ -110,7 +110,7 @@ function unasked(frames: readonly Frame[], lan: Lan): number {
   return count;
 }
 
-const LASTING = [
+const COMPARED = [
   "disk",
   "boot",
   "role",
@@ -127,7 +127,7 @@ const LASTING = [
 
 async function stateOf(trio: Trio): Promise<string> {
   const all = [...(await trio.statuses()).values()];
-  return JSON.stringify(all.map((status) => [status.name, ...LASTING.map((key) => status[key])]));
+  return JSON.stringify(all.map((status) => [status.name, ...COMPARED.map((key) => status[key])]));
 }
 
 const droppedBy = async (trio: Trio) => {
@@ -138,8 +138,8 @@ const droppedBy = async (trio: Trio) => {
   return sums;
 };
 
-/** Replays all of it, as it was and then backwards, and checks that nothing comes of it. */
-async function inVain(lan: Lan, trio: Trio, frames: readonly Frame[]): Promise<void> {
+/** Replays the datagrams in their order and then backwards, and checks that they have no effect. */
+async function expectNoEffect(lan: Lan, trio: Trio, frames: readonly Frame[]): Promise<void> {
   const clients = new Set(frames.map(({ from }) => from).filter((a) => !a.endsWith(`:${PORT}`)));
   const outputs = () => [0, 1, 2].map((i) => trio.program(i).output).join();
   const [state, output, before] = [await stateOf(trio), outputs(), await droppedBy(trio)];
@@ -149,55 +149,56 @@ async function inVain(lan: Lan, trio: Trio, frames: readonly Frame[]): Promise<v
   const after = await droppedBy(trio);
   const grown = Object.entries(after).map(([reason, n]) => [reason, n - (before[reason] ?? 0)]);
   console.log(
-    `  ${2 * frames.length} datagrams were sent once more. The servers' counts of what `
-      + `they dropped have grown: ${grown.map(([reason, n]) => `${reason} by ${n}`).join(", ")}.`,
+    `  Replayed ${2 * frames.length} datagrams. The servers' counts of dropped datagrams `
+      + `have grown: ${grown.map(([reason, n]) => `${reason} by ${n}`).join(", ")}.`,
   );
-  await Bun.sleep(PAUSE_MS); // Until the eavesdropper has seen all that came before the answer.
+  await Bun.sleep(PAUSE_MS); // Until all frames before the answer are captured.
   const live = toServers(lan.capture.frames.slice(began));
-  // Who is asked for the counts is first asked by somebody that knows no boot yet. And a server
-  // greets whoever seems to speak to it, which may be an earlier life of another server.
+  // Some original datagrams are dropped, too. A new client does not know a server's boot number
+  // when it asks for the counts. And a server greets the sender of a replayed datagram at its
+  // former boot.
   const boots = new Map([...(await trio.statuses()).values()].map((s) => [s.name, s.boot]));
-  const vain = live.filter((frame) => {
+  const misaddressed = live.filter((frame) => {
     const [, , to, , , toBoot] = read(frame, lan).envelope;
     return toBoot !== boots.get(`${to}`);
   });
   check(
-    `each of them was dropped, beside ${vain.length} that were meant for nobody now`,
-    grown.reduce((sum, [, n]) => sum + Number(n), 0) === 2 * frames.length + vain.length,
+    `the servers dropped each of them, and ${misaddressed.length} original ones for another boot`,
+    grown.reduce((sum, [, n]) => sum + Number(n), 0) === 2 * frames.length + misaddressed.length,
   );
-  check(`no server has changed in any of ${LASTING.join(", ")}`, await stateOf(trio) === state);
-  check("no server has told of anything: no election, no other leader", outputs() === output);
+  check(`no server has changed in any of ${COMPARED.join(", ")}`, await stateOf(trio) === state);
+  check("no server has printed anything, so there was no election", outputs() === output);
   const back = lan.capture.frames.slice(began).filter(({ to }) => clients.has(to));
   const types = countTypes(back, lan);
   console.log(
-    `  What came back to the ${clients.size} clients of the recording: `
+    `  The ${clients.size} clients of the recording received: `
       + `${JSON.stringify(types)}`,
   );
   check(
-    "greetings have come back to them, and nothing else",
+    "the clients received greetings, and nothing else",
     back.length > 0 && Object.keys(types).join() === "Greeting",
   );
 }
 
-/** Nobody has answered what was not asked, since `began`. */
+/** Checks that no datagram that was sent since `began` answers a replayed one. */
 function checkAnswers(lan: Lan, began: number): void {
   const frames = lan.capture.frames.slice(began);
   check(
     `of ${frames.length} datagrams that the machines sent, none answers a replayed one`,
-    unasked(frames, lan) === 0,
+    countReplayAnswers(frames, lan) === 0,
   );
 }
 
-export async function replayed(lan: Lan): Promise<void> {
+export async function replaysTraffic(lan: Lan): Promise<void> {
   const began = lan.capture.frames.length;
   const trio = await Trio.start(lan);
-  await inVain(lan, trio, await record(lan, trio));
+  await expectNoEffect(lan, trio, await record(lan, trio));
   checkAnswers(lan, began);
-  check("and the cluster takes a put", (await trio.ask("put", "key", "value")).code === 0);
+  check("the cluster accepts a put", (await trio.ask("put", "key", "value")).code === 0);
 }
 
-/** Heartbeats of a dead leader, as many as you like, must not keep the others from electing. */
-export async function replayedInAnElection(lan: Lan): Promise<void> {
+/** Tests that replayed heartbeats of a dead leader do not prevent an election. */
+export async function replaysDuringElection(lan: Lan): Promise<void> {
   const began = lan.capture.frames.length;
   const trio = await Trio.start(lan);
   const old = await trio.agreement();
@@ -211,19 +212,19 @@ export async function replayedInAnElection(lan: Lan): Promise<void> {
     isOver = true;
   });
   await replaying;
-  console.log(`  Meanwhile ${count} recorded datagrams were sent to the other two.`);
+  console.log(`  Replayed ${count} datagrams to the other two meanwhile.`);
   check(`the leader is killed, and ${trio.addresses[leader]} is elected`, count > 0);
   await trio.line(leader, /Switching state from Candidate to Leader/);
   checkAnswers(lan, began);
 }
 
-export async function replayedLater(lan: Lan): Promise<void> {
+export async function replaysAfterRestart(lan: Lan): Promise<void> {
   const trio = await Trio.start(lan);
   const frames = await record(lan, trio);
   await Promise.all([0, 1, 2].map((i) => trio.program(i).kill()));
   const began = lan.capture.frames.length;
   for (const i of [0, 1, 2]) trio.start(i);
   await trio.convergence();
-  await inVain(lan, trio, frames);
+  await expectNoEffect(lan, trio, frames);
   checkAnswers(lan, began);
 }

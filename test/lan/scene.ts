@@ -1,4 +1,4 @@
-/** What the scenarios on a LAN share: three servers, a client, and a report to read. */
+/** Supports the scenarios on a LAN: three servers, a client and a report. */
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { endAll, eventually, type Program, type Status } from "../support/processes.ts";
@@ -7,14 +7,16 @@ import type { Machine } from "./network.ts";
 
 export const PORT = 48_000;
 
-/** The machines of one run. `secrets` are files, of two secrets that do not fit. */
+/** The machines of one run. */
 export type Lan = {
   servers: readonly [Machine, Machine, Machine];
   client: Machine;
   stranger: Machine;
   capture: Capture;
   directory: string;
+  /** The files of two different secrets. The servers have the first. */
   secrets: readonly [string, string];
+  /** How long traffic is recorded before it is replayed. */
   recordMs: number;
 };
 
@@ -27,32 +29,32 @@ export function check(what: string, holds: boolean): void {
   else failed += 1;
 }
 
-/** Lines that somebody printed, for the reader. */
-export function show(who: string, lines: string): void {
-  console.log(`  ${who}:`);
+/** Prints what a program has printed, for the reader of the report. */
+export function show(what: string, lines: string): void {
+  console.log(`  ${what}:`);
   for (const line of lines.trim().split("\n")) console.log(`    ${line}`);
   console.log();
 }
 
-/** Runs one scenario; whatever it throws is a failure of it, and the next one begins. */
+/** Runs one scenario. An error counts as a failed check, and the next scenario begins. */
 export async function scenario(title: string, act: () => Promise<void>): Promise<void> {
   console.log(`\n${title}\n`);
   try {
     await act();
   } catch (error) {
-    check(`It goes on to its end: ${(error as Error).message}`, false);
+    check(`the scenario completes: ${(error as Error).message}`, false);
   } finally {
     await endAll();
   }
 }
 
-/** Says how it went. Returns the exit code: what has checked nothing has not passed. */
+/** Prints the result, and returns the exit code. A run without any check has not passed. */
 export function verdict(): number {
   console.log(`\n${passed} passed, ${failed} failed`);
   return failed === 0 && passed > 0 ? 0 : 1;
 }
 
-/** Three servers, by the number of their machine, from 0. Flags may differ from the common ones. */
+/** Three servers, numbered from 0 like their machines. */
 export class Trio {
   private static count = 0;
   private readonly directory: string;
@@ -65,7 +67,7 @@ export class Trio {
     this.addresses = lan.servers.map(({ address }) => `${address}:${PORT}`);
   }
 
-  /** Three that agree on a leader. */
+  /** Starts three servers, and waits until they agree on a leader. */
   static async start(lan: Lan): Promise<Trio> {
     const trio = new Trio(lan);
     for (const i of [0, 1, 2]) trio.start(i);
@@ -73,6 +75,7 @@ export class Trio {
     return trio;
   }
 
+  /** Starts server `i`. `flags` replace the common ones. */
   start(i: number, flags: Record<string, string> = {}): Program {
     const machine = this.lan.servers[i];
     if (!machine) throw new Error(`There is no machine ${i}.`);
@@ -97,7 +100,7 @@ export class Trio {
     return program;
   }
 
-  /** A command of the client's, asked of all servers. */
+  /** Runs a command of the client, which knows all servers. */
   ask(...words: string[]) {
     return this.lan.client.run(
       ...words,
@@ -110,13 +113,13 @@ export class Trio {
     );
   }
 
-  /** What the servers say of themselves, those that answer. */
+  /** Returns the statuses of the servers that answer, by their names. */
   async statuses(): Promise<Map<string, Status>> {
     const all = await this.lan.client.inspect(this.lan.secrets[0], this.addresses);
     return new Map(all.map((status) => [status.name, status]));
   }
 
-  /** Waits until these agree on a leader among them, and tells its number. */
+  /** Waits until these servers agree on a leader among them, and returns its number. */
   agreement(among = [0, 1, 2]): Promise<number> {
     const names = among.map((i) => this.addresses[i] ?? "");
     return eventually(`${names.join(", ")} agree on a leader`, async () => {
@@ -128,17 +131,17 @@ export class Trio {
     }, 60_000);
   }
 
-  /** Waits until all three agree, and have applied the same. */
+  /** Waits until all three agree on a leader and have applied the same entries. */
   async convergence(): Promise<void> {
     await this.agreement();
-    await eventually("all have applied the same", async () => {
+    await eventually("all have applied the same entries", async () => {
       const all = [...(await this.statuses()).values()];
       const applied = new Set(all.map(({ lastApplied }) => lastApplied));
       return (all.length === 3 && applied.size === 1) || undefined;
     }, 60_000);
   }
 
-  /** Waits for a line of a server's, and returns it. */
+  /** Waits until a server prints a matching line, and returns that line. */
   line(i: number, pattern: RegExp): Promise<string> {
     return eventually(
       `server ${i} prints ${pattern}`,
