@@ -691,7 +691,7 @@ export const planted: readonly Planted[] = [
   {
     id: "73",
     name: "A snapshot includes commands that were applied while it was written",
-    changes: [["    if (this.old && !this.old.has(key)) this.old.set(key, before);\n", ""]],
+    changes: [["return new Map(this.values).entries()", "return this.values.entries()"]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
@@ -832,8 +832,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "84",
-    name: "A restarted server gets the answers to its earlier requests",
-    changes: [["    if (calls && calls !== to.calls) return;\n", ""]],
+    name: "A client numbers its requests from 1 after each start",
+    changes: [["this.lastId = Math.floor(world.random() * 2 ** 47);", "this.lastId = 0;"]],
     caughtBy: [{ file: "node", title: "a restarted server gets no answers to its earlier" }],
   },
   {
@@ -965,7 +965,7 @@ export const planted: readonly Planted[] = [
   {
     id: "100",
     name: "A server takes a repeated read request for another read",
-    changes: [["if (m.calls.has(m.id)) return;", "if (!isQuestion && m.calls.has(m.id)) return;"]],
+    changes: [["if (this.waiting.has(requestKey(m))) return;", ""]],
     caughtBy: [{ file: "node", title: "that its client repeats is one read, on a follower" }],
   },
   {
@@ -991,12 +991,9 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "104",
-    name: "A request from before a sender's restart blocks the request of the same id after it",
-    changes: [[
-      "seen: new Float64Array(SEEN), calls: new Set() }",
-      "seen: new Float64Array(SEEN) }",
-    ]],
-    caughtBy: [{ file: "wire", title: "a sender's pending requests are forgotten after" }],
+    name: "A second request of a client is taken for a retry of the first",
+    changes: [["=> `${from} ${id}`;", "=> `${from} ${id > 0}`;"]],
+    caughtBy: [{ file: "node", title: "that its client repeats is one read, on a follower" }],
   },
   {
     id: "105",
@@ -1014,7 +1011,7 @@ export const planted: readonly Planted[] = [
     id: "107",
     name: "The leader puts more commands into an entry than a datagram can carry",
     changes: [[
-      "batches(this.batch.splice(0), sizeOf, this.entryBytes)",
+      "batches(this.batch.splice(0), sizeOf, this.core.settings.batchBytes)",
       "batches(this.batch.splice(0), sizeOf, Infinity)",
     ]],
     caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
@@ -1044,7 +1041,7 @@ export const planted: readonly Planted[] = [
     id: "111",
     name: "A client sends all commands of a turn in one message, however large",
     changes: [[
-      "const room = this.endpoint.roomFor(target) - overhead;",
+      "const room = this.endpoint.roomFor(target);",
       "const room = Infinity;",
     ]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
@@ -1330,8 +1327,8 @@ export const planted: readonly Planted[] = [
     id: "145",
     name: "A repeated transfer request begins another attempt",
     changes: [[
-      "const isRetry = last?.calls === request.calls && last.id === request.id;",
-      "const isRetry = core.transferTarget !== undefined;",
+      "if (this.lastTransfer !== requestKey(request)) {",
+      "if (!core.transferTarget) {",
     ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
   },
@@ -1539,8 +1536,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "167",
-    name: "A call stays in the table of calls after its answer",
-    changes: [["    calls.delete(id);\n", ""]],
+    name: "A request that was answered is still taken for one that waits",
+    changes: [["    this.waiting.delete(requestKey(request));\n", ""]],
     caughtBy: [
       { mode: "full", seed: 1 },
       { file: "node", title: "although datagrams are lost or repeated, servers" },

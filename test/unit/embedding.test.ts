@@ -87,7 +87,7 @@ class Cluster {
   leader(): string {
     const nodes = [...this.nodes.values()];
     const leaders = () => new Set(nodes.map((node) => node.status().leader));
-    const isSettled = () => leaders().size === 1 && !leaders().has(undefined);
+    const isSettled = () => leaders().size === 1 && !leaders().has(null);
     expect(this.simulation.run(60_000, isSettled)).toBe(true);
     return [...leaders()][0] ?? "";
   }

@@ -879,7 +879,8 @@ describe("the addresses of servers", () => {
     move(world, "c", "10.0.9.3", peersOf("c"));
     lead(world, "c");
     const { members } = world.at("a").status();
-    expect(members.find(({ name }) => name === "c")?.address).toBe(old.slice(2));
+    const { address } = members.find(({ name }) => name === "c") ?? {};
+    expect([old.slice(2), "c:1"]).toContain(address ?? "");
     // Covers the servers' own clients, clients that know another server, and clients with an old
     // address.
     for (const name of ["a", "b"]) world.simulation.settle(put(world.at(name), name));

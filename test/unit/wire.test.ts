@@ -77,7 +77,6 @@ const record = (
 type Listener = {
   endpoint: Endpoint;
   accepted: Message[];
-  calls: (Set<number> | undefined)[];
   events: EndpointEvent[];
   restarted: string[];
   storage: Storage;
@@ -93,7 +92,6 @@ function listen(
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
   const accepted: Message[] = [];
-  const calls: Listener["calls"] = [];
   const events: EndpointEvent[] = [];
   const restarted: string[] = [];
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
@@ -102,10 +100,7 @@ function listen(
   const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
     onTurnEnd: () => endpoint.flush(),
-    onMessage: (message, sender) => {
-      accepted.push(message as Message);
-      calls.push(sender?.calls);
-    },
+    onMessage: (message) => void accepted.push(message as Message),
     onGreeting: () => {},
     founding: () => 0,
     onRestarted: (peer) => void restarted.push(peer),
@@ -115,7 +110,6 @@ function listen(
   return {
     endpoint,
     accepted,
-    calls,
     events,
     restarted,
     storage,
@@ -1010,19 +1004,6 @@ describe("boots, disks and clusters", () => {
     expectDropped(servers, servers.from([vote], { boot: first + 2, sequence: 1 }), "repeated");
     expectAccepted(servers, servers.from([vote], { boot: first + 3, sequence: 1 }));
     expectDropped(servers, servers.from([vote], { boot: first + 2, sequence: 9999 }), "outdated");
-  });
-
-  test("a sender's pending requests are forgotten after its restart, which reuses their ids", () => {
-    const servers = pair();
-    const { boot } = servers.a.storage.identity;
-    const callsOf = (senderBoot: number, sequence: number) => {
-      expectAccepted(servers, servers.from([vote], { boot: senderBoot, sequence }));
-      return servers.b.calls.at(-1);
-    };
-    const first = callsOf(boot + 1, 1);
-    first?.add(7);
-    expect(callsOf(boot + 1, 2)).toBe(first);
-    expect(callsOf(boot + 2, 1)).toEqual(new Set());
   });
 
   test("a datagram that is not for us teaches us neither its sender's boot nor its disk", () => {

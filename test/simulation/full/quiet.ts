@@ -17,7 +17,7 @@ function tablesOf(node: Node): Sizes {
   const core = node["core"];
   const { role, portProbes, events, incoming } = core;
   const { known, queued } = node["endpoint"] as unknown as {
-    known: Map<string, { calls: Set<number>; bodies: unknown[] }>;
+    known: Map<string, { bodies: unknown[] }>;
     queued: Set<unknown>;
   };
   const peers = [...new Set(known.values())];
@@ -37,7 +37,7 @@ function tablesOf(node: Node): Sizes {
     events: events.length,
     chunks: incoming?.chunks.length ?? 0,
     queued: queued.size,
-    calls: sum(peers.map(({ calls }) => calls.size)),
+    waiting: node["waiting"].size,
     bodies: sum(peers.map(({ bodies }) => bodies.length)),
   };
 }
