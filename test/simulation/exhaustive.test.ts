@@ -123,7 +123,7 @@ function findPlantedBugs(): void {
   type Plant = { id: string; flags: string; sentence: string };
   const alone = "--commands 0 --reads 0 --crashes 0 --beats 0";
   const plants: readonly Plant[] = [
-    { id: "1", flags: "", sentence: "No word of a term that is not durable" },
+    { id: "1", flags: "", sentence: "A term is durable before a message of that term leaves" },
     { id: "3", flags: "", sentence: "One vote per term" },
     { id: "4", flags: `${alone} --commands 1 --after longer`, sentence: "Leader completeness" },
     { id: "5", flags: "", sentence: "Leader completeness" },
@@ -132,10 +132,10 @@ function findPlantedBugs(): void {
       flags: `${alone} --after figure8`,
       sentence: "Only a leader commits, and by an entry of its own term",
     },
-    { id: "16", flags: "", sentence: "Only what conflicts is deleted" },
+    { id: "16", flags: "", sentence: "Only conflicting entries are deleted" },
     { id: "17", flags: `${alone} --commands 1 --after longer`, sentence: "Log matching" },
-    { id: "19", flags: "", sentence: "What a follower has it keeps" },
-    { id: "20", flags: "", sentence: "Only what is durable is acknowledged" },
+    { id: "19", flags: "", sentence: "A follower keeps the entries that it has acknowledged" },
+    { id: "20", flags: "", sentence: "Only durable entries are acknowledged" },
     {
       id: "25",
       flags: `${alone} --reads 1 --after gap`,
@@ -149,7 +149,7 @@ function findPlantedBugs(): void {
     {
       id: "60",
       flags: "--inputs 2 --after answered",
-      sentence: "What is committed is on a majority of disks",
+      sentence: "A committed entry is on a majority of disks",
     },
     { id: "70", flags: "", sentence: "A vote is durable before it is given" },
   ];

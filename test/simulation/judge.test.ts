@@ -1,6 +1,7 @@
 /**
- * Tests that the judge finds each kind of broken promise. A judge that can't find anything is
- * worth nothing. So a lawful server breaks each rule here, and the judge must name that rule.
+ * Tests that the judge finds a violation of each of its rules. A judge that cannot find violations
+ * is worthless. So each test makes a correct server break a rule, and the judge must name that
+ * rule.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -25,7 +26,7 @@ import { Judge, type Saved, Violation } from "./judge.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** A few servers, each step of which the judge is told about. */
+/** A few servers, whose steps are all reported to the judge. */
 class Court {
   readonly judge: Judge;
   private readonly rafts = new Map<Name, Raft>();
@@ -38,11 +39,11 @@ class Court {
 
   at(name: Name): Raft {
     const raft = this.rafts.get(name);
-    if (!raft) throw new Error(`there is no ${name}`);
+    if (!raft) throw new Error(`there is no server ${name}`);
     return raft;
   }
 
-  /** Starts a server with this on its disk, from where the judge must know it. */
+  /** Starts a server with this content of its disk, which the judge must know already. */
   start(name: Name, log: readonly number[] = [], term = log.at(-1) ?? 0, votedFor?: Name): Raft {
     let chance = 0.1 + 0.2 * this.names.indexOf(name);
     const random = () => chance = (chance + 0.37) % 1;
@@ -64,13 +65,13 @@ class Court {
     this.judge.saved(name);
   }
 
-  /** Gives a server another past: one that it was told of before it started. */
-  given(name: Name, log: readonly number[], term = log.at(-1) ?? 0, votedFor?: Name): Raft {
+  /** Saves a disk's content, reports it to the judge, and starts a server with it. */
+  startWith(name: Name, log: readonly number[], term = log.at(-1) ?? 0, votedFor?: Name): Raft {
     this.save(name, { currentTerm: term, votedFor, entries: entries(log) });
     return this.start(name, log, term, votedFor);
   }
 
-  /** Starts a server again with what its disk has. */
+  /** Restarts a server with the content of its disk. */
   restart(name: Name): Raft {
     const { settings, saved, log, now } = this.at(name);
     const disk = { ...saved, entries: log.slice(1, log.savedIndex) };
@@ -105,8 +106,8 @@ class Court {
     this.judge.received(message);
   }
 
-  /** Everything arrives, but nothing at who is away. */
-  settle(away: readonly Name[] = []): void {
+  /** Delivers all messages, except those to servers that are away. */
+  deliverAll(away: readonly Name[] = []): void {
     for (let message = this.wire.shift(); message; message = this.wire.shift()) {
       if (away.includes(message.to)) continue;
       this.receive(message);
@@ -122,13 +123,13 @@ class Court {
   elect(name: Name, away: readonly Name[] = []): Raft {
     const now = Math.max(...this.names.map((n) => this.at(n).now)) + 2 * T;
     for (const other of this.names) this.at(other).now = now;
-    // A leader that has heard from no majority for so long steps down.
+    // A leader steps down because no majority has replied for so long.
     const leaders = this.names.filter((other) => this.at(other).role.name === "Leader");
     for (const one of [...leaders, name]) {
       this.tick(one, now);
       this.turn(one);
     }
-    this.settle(away);
+    this.deliverAll(away);
     if (this.at(name).role.name !== "Leader") throw new Error(`${name} is not elected`);
     return this.at(name);
   }
@@ -136,11 +137,11 @@ class Court {
   propose(name: Name, away: readonly Name[] = []): void {
     this.at(name).propose("commands", Buffer.from("x"));
     this.turn(name);
-    this.settle(away);
+    this.deliverAll(away);
   }
 }
 
-/** Takes the last entries of a log away, which no server ever does. */
+/** Removes the last entries of a log, which a correct server never does. */
 function shorten({ log }: Raft, lastIndex: number): void {
   log["entries"].length = lastIndex + 1;
   log["endOffsets"].length = lastIndex + 1;
@@ -149,7 +150,7 @@ function shorten({ log }: Raft, lastIndex: number): void {
 
 const broken = new Set<string>();
 
-/** Demands that the judge names this rule. */
+/** Expects the judge to name this rule. */
 function expectBroken(rule: string, act: () => void): void {
   try {
     act();
@@ -159,10 +160,10 @@ function expectBroken(rule: string, act: () => void): void {
     broken.add(rule);
     return;
   }
-  throw new Error(`the judge has not found: ${rule}`);
+  throw new Error(`the judge did not find: ${rule}`);
 }
 
-function led(): Court {
+function electedCourt(): Court {
   const court = new Court();
   court.elect("a");
   court.propose("a");
@@ -171,27 +172,27 @@ function led(): Court {
 
 function progressOf({ role }: Raft, name: Name) {
   const found = role.name === "Leader" ? role.followers.get(name) : undefined;
-  if (!found) throw new Error(`${name} is not followed`);
+  if (!found) throw new Error(`there is no follower ${name}`);
   return found;
 }
 
-test("A lawful history is accepted", () => {
-  const court = led();
+test("the judge accepts a correct history", () => {
+  const court = electedCourt();
   court.propose("a", ["c"]);
   court.elect("b");
   court.propose("b");
   court.judge.checkAll();
   court.at("b").tick(court.at("b").now + 200);
   court.turn("b");
-  court.settle();
+  court.deliverAll();
   court.judge.checkAgreement();
   expect(court.judge.committed.map(({ term }) => term)).toEqual([1, 1, 1, 2, 2]);
   expect(court.judge.elections).toBe(2);
 });
 
-describe("What a disk holds", () => {
-  test("survives, with its term, its vote and its entries", () => {
-    const rule = "What is durable survives";
+describe("a disk", () => {
+  test("keeps its term, its vote and its entries", () => {
+    const rule = "Durable state survives";
     for (const [log, term, vote] of [[[1, 1], 2, "b"], [[1, 1], 3, "a"], [[1], 3, "b"]] as const) {
       const court = new Court();
       court.save("b", { currentTerm: 3, votedFor: "b" });
@@ -200,7 +201,7 @@ describe("What a disk holds", () => {
     }
   });
 
-  test("may or may not have what was being written, but nothing in between", () => {
+  test("has all of an interrupted save or nothing of it", () => {
     const record = { currentTerm: 1, votedFor: "a", commitIndex: 0, entries: entries([1, 1]) };
     for (const log of [[], [1, 1]]) {
       const court = new Court();
@@ -209,32 +210,32 @@ describe("What a disk holds", () => {
     }
     const court = new Court();
     court.judge.saving("a", record);
-    expectBroken("What is durable survives", () => court.start("a", [1], 1, "a"));
+    expectBroken("Durable state survives", () => court.start("a", [1], 1, "a"));
   });
 
-  test("has no earlier term than before, and no gap", () => {
+  test("never has an earlier term or a gap", () => {
     const court = new Court();
-    court.given("a", [1], 3);
-    expectBroken("Terms never go back", () => court.save("a", { currentTerm: 2 }));
+    court.startWith("a", [1], 3);
+    expectBroken("Terms never decrease", () => court.save("a", { currentTerm: 2 }));
     expectBroken(
       "A log has no gaps",
       () => court.save("a", { currentTerm: 3, entries: [entry(3, 3)] }),
     );
   });
 
-  test("is what the leader has, as far as that is acknowledged to it", () => {
-    const court = led();
+  test("has the leader's entries up to the acknowledged index", () => {
+    const court = electedCourt();
     const { log } = court.at("c");
     const other = makeEntry(log.lastIndex, 1, "commands", Buffer.from("another"));
     court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex }));
     court.save("c", { currentTerm: 1, votedFor: "a", entries: [other] });
     expectBroken(
-      "What is acknowledged is what the leader has",
+      "An acknowledged entry equals the leader's",
       () => court.judge.sent(appendReply(1, { from: "c", to: "a", matchIndex: log.lastIndex })),
     );
   });
 
-  test("has one vote per term, for a candidate", () => {
+  test("has one vote in a term, and for a candidate", () => {
     const court = new Court();
     for (const name of ["a", "b"]) court.save(name, { currentTerm: 1, votedFor: name });
     court.save("c", { currentTerm: 1, votedFor: "a" });
@@ -245,10 +246,10 @@ describe("What a disk holds", () => {
     );
   });
 
-  test("is what its server believes", () => {
-    const rule = "What a server believes durable is durable";
+  test("has all that its server believes durable", () => {
+    const rule = "A server believes only durable state to be durable";
     const court = new Court();
-    const raft = court.given("a", [1, 1], 1);
+    const raft = court.startWith("a", [1, 1], 1);
     raft.log.append(entry(3, 1));
     court.judge.stepped("a");
     raft.log.savedIndex = 3;
@@ -261,9 +262,9 @@ describe("What a disk holds", () => {
   });
 });
 
-describe("What leaves a server", () => {
-  test("is of a term that is durable", () => {
-    const rule = "No word of a term that is not durable";
+describe("a message", () => {
+  test("has a durable term", () => {
+    const rule = "A term is durable before a message of that term leaves";
     const { judge } = new Court();
     const ends = { from: "a", to: "b" };
     for (const make of [requestVote, voteReply, appendEntries, appendReply]) {
@@ -273,11 +274,11 @@ describe("What leaves a server", () => {
     judge.sent(voteReply(1, { ...ends, preVote: true }));
   });
 
-  test("is a vote only if the disk has it, and no other in that term", () => {
+  test("grants a vote only if that vote is durable and the only one in its term", () => {
     const court = new Court();
-    court.given("b", [], 1, "b");
-    court.given("c", [], 1, "c");
-    court.given("a", [], 1);
+    court.startWith("b", [], 1, "b");
+    court.startWith("c", [], 1, "c");
+    court.startWith("a", [], 1);
     expectBroken(
       "A vote is durable before it is given",
       () => court.judge.sent(voteReply(1, { from: "a", to: "b" })),
@@ -288,29 +289,29 @@ describe("What leaves a server", () => {
     expectBroken("One vote per term", () => court.judge.sent(voteReply(1, { from: "a", to: "c" })));
   });
 
-  test("is no vote for a log that is less up to date", () => {
+  test("grants no vote to a candidate whose log is less up to date", () => {
     const rule = "A vote is for a log that is at least as up to date";
     for (const last of [{ lastLogIndex: 9, lastLogTerm: 1 }, { lastLogIndex: 1, lastLogTerm: 2 }]) {
       const court = new Court();
       court.save("b", { currentTerm: 3, votedFor: "b" });
       court.judge.sent(requestVote(3, { from: "b", to: "a", ...last }));
-      court.given("a", [1, 2], 3, "b");
+      court.startWith("a", [1, 2], 3, "b");
       expectBroken(rule, () => court.judge.sent(voteReply(3, { from: "a", to: "b" })));
     }
   });
 
-  test("acknowledges what is durable", () => {
+  test("acknowledges only durable entries", () => {
     const court = new Court();
-    court.given("a", [1, 1], 1);
+    court.startWith("a", [1, 1], 1);
     court.judge.sent(appendReply(1, { from: "a", to: "b", matchIndex: 2 }));
     expectBroken(
-      "Only what is durable is acknowledged",
+      "Only durable entries are acknowledged",
       () => court.judge.sent(appendReply(1, { from: "a", to: "b", matchIndex: 3 })),
     );
   });
 
-  test("are the entries that all others have under that index and term", () => {
-    const court = led();
+  test("has the entries that all others have at that index and term", () => {
+    const court = electedCourt();
     const other = makeEntry(2, 1, "commands", Buffer.from("y"));
     const message = appendEntries(1, {
       from: "a",
@@ -323,8 +324,8 @@ describe("What leaves a server", () => {
   });
 });
 
-describe("A server", () => {
-  test("goes to no earlier term, and keeps its vote", () => {
+describe("a server", () => {
+  test("never goes to an earlier term, and keeps its vote", () => {
     const court = new Court();
     court.save("a", { currentTerm: 3, votedFor: "a" });
     const raft = court.start("a", [], 3, "a");
@@ -333,22 +334,22 @@ describe("A server", () => {
       expectBroken("One vote per term", () => court.judge.stepped("a"));
     }
     raft.currentTerm = 2;
-    expectBroken("Terms never go back", () => court.judge.stepped("a"));
+    expectBroken("Terms never decrease", () => court.judge.stepped("a"));
   });
 
-  test("starts its election timer anew for a leader and for its vote only", () => {
-    const rule = "Nothing else postpones an election";
+  test("resets its election timer only for a leader or a granted vote", () => {
+    const rule = "Only a leader or a granted vote postpones an election";
     for (const message of [appendEntries(1), voteReply(2), requestVote(2, { preVote: true })]) {
       for (const field of ["electionDueAt", "heardAt"] as const) {
         const court = new Court();
-        const raft = court.given("a", [1], 2);
+        const raft = court.startWith("a", [1], 2);
         raft[field] += 1;
         expectBroken(rule, () => court.judge.received(message));
       }
     }
   });
 
-  test("forgets its leader when that is late, and twice not there, and for no other refusal", () => {
+  test("gives up its leader after two refusals of a late leader's port, and no others", () => {
     const forgetting = (refused: (court: Court, raft: Raft) => void) => {
       const court = new Court();
       court.elect("b");
@@ -358,7 +359,7 @@ describe("A server", () => {
       return () => refused(court, raft);
     };
     const forget = (raft: Raft) => void (raft.role = { name: "Follower", leader: undefined });
-    const rule = "A leader is forgotten when it is late, and twice not there";
+    const rule = "A follower gives up its leader after two refusals if that leader is late";
     expectBroken(
       rule,
       forgetting((court, raft) => {
@@ -376,7 +377,7 @@ describe("A server", () => {
       }),
     );
     expectBroken(
-      "Nothing else hastens an election",
+      "Only a lost leader hastens an election",
       forgetting((court, raft) => {
         raft.electionDueAt -= 1;
         court.judge.refused("a", "b");
@@ -391,7 +392,7 @@ describe("A server", () => {
     })();
   });
 
-  test("forgets its leader when that has started again, and when nobody else has", () => {
+  test("gives up its leader when that leader has restarted, and no other server", () => {
     const hearing = (peer: string, change: (raft: Raft) => void) => () => {
       const court = new Court();
       court.elect("b");
@@ -402,18 +403,18 @@ describe("A server", () => {
       raft.role = { name: "Follower", leader: undefined };
       raft.electionDueAt = raft.now + 1;
     };
-    const rule = "A leader is forgotten when it has started again, and nobody else";
+    const rule = "A follower gives up its leader if and only if that leader has restarted";
     expectBroken(rule, hearing("c", forget));
     expectBroken(rule, hearing("b", () => {}));
     expectBroken(
-      "Nothing else hastens an election",
+      "Only a lost leader hastens an election",
       hearing("c", (raft) => void (raft.electionDueAt -= 1)),
     );
     hearing("b", forget)();
     hearing("c", () => {})();
   });
 
-  test("draws a timeout from T to 1.5T for every campaign", () => {
+  test("draws an election timeout from T to 1.5T for every campaign", () => {
     const court = new Court();
     court.tick("a");
     const raft = court.at("a");
@@ -426,14 +427,14 @@ describe("A server", () => {
   });
 });
 
-describe("A log", () => {
-  test("has at each index what is meant for it", () => {
+describe("a log", () => {
+  test("has an entry of this index at each index", () => {
     const court = new Court();
     court.at("a").log["entries"].push(entry(2, 1));
     expectBroken("A log has no gaps", () => court.judge.stepped("a"));
   });
 
-  test("has the entries that all others have, behind the ones that they have", () => {
+  test("has equal entries and equal predecessors at an equal index and term", () => {
     const fresh = new Court();
     fresh.at("a").log.append(entry(1, 1));
     fresh.judge.stepped("a");
@@ -450,7 +451,7 @@ describe("A log", () => {
   });
 
   test("of a leader only grows", () => {
-    const court = led();
+    const court = electedCourt();
     const raft = court.at("a");
     const lost = raft.log.slice(2);
     shorten(raft, 1);
@@ -458,30 +459,30 @@ describe("A log", () => {
     expectBroken("Leader append-only", () => court.judge.stepped("a"));
   });
 
-  test("loses only what conflicts, and nothing that is committed", () => {
-    const shorter = led();
+  test("loses only conflicting entries, and no committed ones", () => {
+    const shorter = electedCourt();
     shorten(shorter.at("b"), 1);
-    expectBroken("Only what conflicts is deleted", () => shorter.judge.stepped("b"));
+    expectBroken("Only conflicting entries are deleted", () => shorter.judge.stepped("b"));
 
-    const replaced = led();
+    const replaced = electedCourt();
     shorten(replaced.at("b"), 1);
     replaced.at("b").log.append(entry(2, 2));
     expectBroken("A committed entry never changes", () => replaced.judge.stepped("b"));
   });
 
-  test("is looked at in whole at the end", () => {
-    const court = led();
+  test("is checked as a whole at the end", () => {
+    const court = electedCourt();
     court.at("b").log["entries"][1] = entry(1, 2);
     court.judge.stepped("b");
     expectBroken("A committed entry never changes", () => court.judge.checkAll());
   });
 
-  test("is the same in all servers in the end, and applied", () => {
-    const rule = "In a healed cluster all catch up";
-    const court = led();
+  test("is equal on all servers in the end, and applied", () => {
+    const rule = "In a healed cluster all servers catch up";
+    const court = electedCourt();
     court.at("a").tick(court.at("a").now + 200);
     court.turn("a");
-    court.settle();
+    court.deliverAll();
     court.judge.checkAgreement();
     court.propose("a", ["c"]);
     expectBroken(rule, () => court.judge.checkAgreement());
@@ -490,9 +491,9 @@ describe("A log", () => {
   });
 });
 
-describe("A leader", () => {
-  test("is the only one in its term, and elected once", () => {
-    const court = led();
+describe("a leader", () => {
+  test("is the only one of its term, and is elected once", () => {
+    const court = electedCourt();
     const { role } = court.at("a");
     court.at("b").role = structuredClone(role);
     expectBroken("Election safety", () => court.judge.stepped("b"));
@@ -500,7 +501,7 @@ describe("A leader", () => {
     expectBroken("Election safety", () => court.judge.stepped("a"));
   });
 
-  test("has the votes of a majority, by their disks", () => {
+  test("has the durable votes of a majority", () => {
     const court = new Court();
     court.tick("a");
     court.turn("a");
@@ -511,10 +512,10 @@ describe("A leader", () => {
     expectBroken("A leader has the votes of a majority", () => court.judge.stepped("a"));
   });
 
-  test("has all that was committed in earlier terms", () => {
-    const court = led();
+  test("has all entries that were committed in earlier terms", () => {
+    const court = electedCourt();
     expectBroken(
-      "What is saved as committed is never replaced",
+      "Entries saved as committed are never replaced",
       () => court.save("c", { currentTerm: 2, entries: [entry(1, 2)] }),
     );
     court.judge.lostDisk("c");
@@ -526,29 +527,35 @@ describe("A leader", () => {
     expectBroken("Leader completeness", () => court.judge.stepped("c"));
   });
 
-  test("that no majority answers steps down", () => {
-    const court = led();
+  test("steps down if no majority replies", () => {
+    const court = electedCourt();
     const raft = court.at("a");
     raft.now += 2 * T;
     court.judge.ticked("a");
     raft.now += 1;
-    expectBroken("A leader that no majority answers steps down", () => court.judge.ticked("a"));
+    expectBroken("A leader without a majority steps down", () => court.judge.ticked("a"));
   });
 
-  test("remembers of its followers what they have, and sends nothing else", () => {
-    const court = led();
+  test("never lowers a matchIndex, and sends no entry up to it", () => {
+    const court = electedCourt();
     const raft = court.at("a");
     const b = progressOf(raft, "b");
     b.matchIndex -= 1;
-    expectBroken("What a follower has it keeps", () => court.judge.stepped("a"));
+    expectBroken(
+      "A follower keeps the entries that it has acknowledged",
+      () => court.judge.stepped("a"),
+    );
     b.matchIndex += 1;
     b.nextIndex = b.matchIndex;
-    expectBroken("No follower is sent what it has", () => court.judge.stepped("a"));
+    expectBroken(
+      "A leader sends no entry that the follower has acknowledged",
+      () => court.judge.stepped("a"),
+    );
   });
 
-  test("needs a round trip per term to find where a follower's log agrees", () => {
+  test("needs a round trip for each term to find the last entry that matches", () => {
     const court = new Court();
-    for (const name of THREE) court.given(name, [1, 1, 1, 1, 1, 1, 1, 1], 1);
+    for (const name of THREE) court.startWith(name, [1, 1, 1, 1, 1, 1, 1, 1], 1);
     const raft = court.elect("a", ["c"]);
     const c = progressOf(raft, "c");
     expectBroken("A conflict costs a round trip per term", () => {
@@ -556,14 +563,14 @@ describe("A leader", () => {
     });
   });
 
-  test("bounds what waits in it, and what is under way", () => {
-    const court = led();
+  test("bounds its waiting reads and the bytes in flight", () => {
+    const court = electedCourt();
     const raft = court.at("a");
     for (let i = 0; i < 5; i += 1) raft.read();
     court.judge.stepped("a");
     raft.read();
     expectBroken("Queues are bounded", () => court.judge.stepped("a"));
-    const window = led();
+    const window = electedCourt();
     const { log, settings } = window.at("a");
     const b = progressOf(window.at("a"), "b");
     const large = Buffer.alloc(settings.windowBytes);
@@ -574,26 +581,26 @@ describe("A leader", () => {
     expectBroken("The window is bounded", () => window.judge.stepped("a"));
   });
 
-  test("lets no more messages wait than it sends in a turn", () => {
+  test("bounds its unsent messages", () => {
     const court = new Court();
     court.at("a")["outbox"] = Array.from({ length: 2_000 }, () => appendEntries(0));
     expectBroken("Queues are bounded", () => court.judge.stepped("a"));
   });
 });
 
-describe("What is committed", () => {
-  test("stays so, and is in the log", () => {
-    const court = led();
+describe("a committed entry", () => {
+  test("stays committed, and is in the log", () => {
+    const court = electedCourt();
     const raft = court.at("a");
     raft.commitIndex = raft.log.lastIndex + 1;
-    expectBroken("Only what is in the log is committed", () => court.judge.stepped("a"));
+    expectBroken("Only entries in the log are committed", () => court.judge.stepped("a"));
     raft.commitIndex = 1;
-    expectBroken("What is committed stays committed", () => court.judge.stepped("a"));
+    expectBroken("Committed entries stay committed", () => court.judge.stepped("a"));
   });
 
-  test("is so by a leader of the entry's own term", () => {
+  test("was committed by a leader of its own term", () => {
     const court = new Court();
-    for (const name of THREE) court.given(name, [1, 1], 1);
+    for (const name of THREE) court.startWith(name, [1, 1], 1);
     court.at("b").commitIndex = 2;
     expectBroken(
       "Only a leader commits, and by an entry of its own term",
@@ -607,11 +614,11 @@ describe("What is committed", () => {
     court.at("a").propose("commands", Buffer.from("x"));
     court.turn("a");
     court.at("a").commitIndex = 2;
-    expectBroken("What is committed is on a majority of disks", () => court.judge.stepped("a"));
+    expectBroken("A committed entry is on a majority of disks", () => court.judge.stepped("a"));
   });
 
-  test("is the same for all", () => {
-    const court = led();
+  test("is equal on all servers", () => {
+    const court = electedCourt();
     court.propose("a", ["c"]);
     const raft = court.at("c");
     raft.log.append(entry(3, 2));
@@ -620,7 +627,7 @@ describe("What is committed", () => {
   });
 
   test("is in the log of every leader of a later term", () => {
-    const court = led();
+    const court = electedCourt();
     const raft = court.at("a");
     raft.propose("commands", Buffer.from("x"));
     court.turn("a");
@@ -635,8 +642,8 @@ describe("What is committed", () => {
     expectBroken("Leader completeness", () => court.judge.stepped("a"));
   });
 
-  test("is never more than the request that tells it vouches for", () => {
-    const court = led();
+  test("is confirmed by the request that reports its commitment", () => {
+    const court = electedCourt();
     const raft = court.at("b");
     const { commitIndex } = raft;
     raft.commitIndex = commitIndex + 1;
@@ -648,71 +655,76 @@ describe("What is committed", () => {
       leaderCommit: commitIndex + 1,
     });
     expectBroken(
-      "No request commits what it does not vouch for",
+      "A request commits only entries that it confirms",
       () => court.judge.received(message),
     );
   });
 
-  test("is applied once, in order, and makes the same state", () => {
-    const court = led();
+  test("is applied once and in order, and produces the same state on all servers", () => {
+    const court = electedCourt();
     const [first, second] = court.judge.committed;
     if (!first || !second) throw new Error("too little is committed");
     const raft = court.restart("c");
     raft.commitIndex = 2;
     for (const wrong of [second, makeEntry(1, 1, "commands", second.data)]) {
-      const rule = wrong === second ? "All is applied, once and in order" : "State machine safety";
+      const rule = wrong === second
+        ? "Entries are applied once and in order"
+        : "State machine safety";
       expectBroken(rule, () => court.judge.applied("c", wrong, 1));
     }
     expectBroken("Equal logs make equal states", () => court.judge.applied("c", first, 2));
     court.judge.applied("c", first, 1);
-    expectBroken("All is applied, once and in order", () => court.judge.applied("c", first, 1));
+    expectBroken("Entries are applied once and in order", () => court.judge.applied("c", first, 1));
   });
 
-  test("is all that is applied", () => {
-    const court = led();
+  test("is the only kind that is applied", () => {
+    const court = electedCourt();
     court.at("b").lastApplied = court.at("b").commitIndex + 1;
     expectBroken(
-      "Only what is committed is applied, and never again",
+      "Only committed entries are applied, and only once",
       () => court.judge.stepped("b"),
     );
   });
 });
 
-describe("A snapshot", () => {
-  test("is of what is committed, and of the state that all have there", () => {
-    const court = led();
+describe("a snapshot", () => {
+  test("has only committed entries, and the state of all other servers", () => {
+    const court = electedCourt();
     const { log } = court.at("c");
     court.judge.snapshotted("c", log.at(1), 1);
     expectBroken("Equal logs make equal states", () => court.judge.snapshotted("c", log.at(1), 2));
     for (const position of [{ index: 1, term: 7 }, { index: 9, term: 1 }]) {
       expectBroken(
-        "Only what is committed is in a snapshot",
+        "A snapshot has only committed entries",
         () => court.judge.snapshotted("c", position, position.index),
       );
     }
   });
 
-  test("takes nobody back, and is what a log begins with", () => {
-    const court = led();
+  test("never takes a state back, and precedes the log", () => {
+    const court = electedCourt();
     const raft = court.restart("c");
     court.judge.snapshotted("c", raft.log.at(2), 2, true);
-    expectBroken("No state goes back", () => court.judge.snapshotted("c", raft.log.at(1), 1, true));
+    expectBroken(
+      "A state never goes back",
+      () => court.judge.snapshotted("c", raft.log.at(1), 1, true),
+    );
     raft.log.reset(2, 7);
-    expectBroken("A log begins with what is committed", () => court.judge.stepped("c"));
+    expectBroken("A log begins after a committed entry", () => court.judge.stepped("c"));
   });
 
-  test("has the members as they were at its index", () => {
-    const court = led();
+  test("has the members at its index", () => {
+    const court = electedCourt();
     court.judge.snapshotted("c", { ...court.at("c").log.at(2), members: court.at("c").members }, 2);
     const members = configuration(["a", "b"]);
     expectBroken(
-      "A snapshot has the members as of its index",
+      "A snapshot has the members at its index",
       () => court.judge.snapshotted("c", { ...court.at("c").log.at(2), members }, 2),
     );
   });
 });
 
-test("A leader sends the first entry of its term before the turn ends", () => {
+test("a new leader sends the first entry of its term in the same turn", () => {
   const court = new Court();
   const raft = court.at("a");
   court.tick("a", 2 * T);
@@ -723,58 +735,61 @@ test("A leader sends the first entry of its term before the turn ends", () => {
     if (!isElected()) court.turn(m.to);
   }
   for (const effect of raft.step()) if (effect.type === "save") court.save("a", effect.unsaved);
-  expectBroken("The first entry of a term leaves with the election", () => court.judge.turned("a"));
+  expectBroken(
+    "A new leader sends its first entry in the same turn",
+    () => court.judge.turned("a"),
+  );
 });
 
-describe("What is saved as committed", () => {
-  test("only rises, is committed, and keeps its founding", () => {
-    const court = led();
+describe("a saved commit index", () => {
+  test("never decreases, is true, and fixes the founding", () => {
+    const court = electedCourt();
     expectBroken(
-      "A saved commit index only rises",
+      "A saved commit index never decreases",
       () => court.save("c", { currentTerm: 1, votedFor: "a", commitIndex: 0 }),
     );
     const { log, currentTerm } = court.at("b");
     log.reset(0, 0);
     log.append(membersEntry(1, currentTerm, configuration(THREE), 99));
-    expectBroken("A founding that is fixed is never replaced", () => court.judge.stepped("b"));
+    expectBroken("A fixed founding is never replaced", () => court.judge.stepped("b"));
     const other = new Court();
     other.save("a", { currentTerm: 1, commitIndex: 1, entries: entries([1]) });
     expectBroken(
-      "Only what is committed is saved as that",
+      "Only committed entries are saved as committed",
       () => other.judge.started("a", server({ name: "a", log: [1], commitIndex: 1 })),
     );
   });
 });
 
-describe("Members", () => {
+describe("members", () => {
   const list = (raft: Raft, ...names: Name[]) =>
     raft.log.append(
       membersEntry(raft.log.lastIndex + 1, raft.currentTerm, configuration(names), raft.founding),
     );
 
-  test("come and go one at a time, when the change before is committed", () => {
-    const [court, other] = [led(), led()];
+  test("change one at a time, after the previous change is committed", () => {
+    const [court, other] = [electedCourt(), electedCourt()];
     list(court.at("a"), "a");
-    expectBroken("One vote comes or goes at a time", () => court.judge.stepped("a"));
+    expectBroken("A change adds or removes one voter", () => court.judge.stepped("a"));
     list(other.at("a"), "a", "b");
     other.judge.stepped("a");
     list(other.at("a"), "a");
     expectBroken("One change at a time", () => other.judge.stepped("a"));
   });
 
-  test("do not come or go before the leader has committed an entry of its own term", () => {
-    const court = led();
+  test("change only after the leader has committed an entry of its own term", () => {
+    const court = electedCourt();
     const raft = court.at("a");
     Object.assign(raft.role, { firstIndex: raft.commitIndex + 1 });
     list(raft, "a", "b");
     expectBroken(
-      "No change before an entry of the own term is committed",
+      "No change before an entry of the leader's term is committed",
       () => court.judge.stepped("a"),
     );
   });
 
   test("are those of the last list in the log, committed or not", () => {
-    const court = led();
+    const court = electedCourt();
     const { log } = court.at("a");
     list(court.at("a"), "a", "b");
     court.judge.stepped("a");
@@ -782,23 +797,23 @@ describe("Members", () => {
     expectBroken("The last list of members in the log is in force", () => court.judge.stepped("a"));
   });
 
-  test("only campaign if they have a vote", () => {
-    const court = led();
+  test("campaign only if they are voters", () => {
+    const court = electedCourt();
     court.at("a").changeMembers("c", "");
     court.turn("a");
-    court.settle();
+    court.deliverAll();
     court.propose("a");
     const raft = court.at("c");
     raft.campaigns += 1;
-    expectBroken("Who has no vote does not campaign", () => court.judge.stepped("c"));
+    expectBroken("Only a voter campaigns", () => court.judge.stepped("c"));
   });
 });
 
-describe("A read", () => {
-  test("sees all that was committed, after a round that was sent later, by the same leader", () => {
-    const court = led();
+describe("a read", () => {
+  test("sees all committed entries, after a later round of the same leader", () => {
+    const court = electedCourt();
     const question = court.judge.asked("a");
-    expectBroken("A read waits for a round of its own", () => court.judge.answered("a", question));
+    expectBroken("A read waits for a later round", () => court.judge.answered("a", question));
     court.propose("a");
     court.judge.answered("a", question);
     const { length: committed } = court.judge.committed;
@@ -808,17 +823,17 @@ describe("A read", () => {
     );
     court.elect("b");
     expectBroken(
-      "Only who leads, and still does, answers reads",
+      "Only a leader that still leads answers reads",
       () => court.judge.answered("a", question),
     );
   });
 
-  test("at a follower sees the same, and no state that is half installed", () => {
-    const court = led();
+  test("on a follower sees all committed entries, and no half installed snapshot", () => {
+    const court = electedCourt();
     const raft = court.at("b");
     court.tick("a", raft.now + 200);
     court.turn("a");
-    court.settle();
+    court.deliverAll();
     const question = court.judge.asked("b");
     court.judge.answered("b", question);
     const committed = court.judge.committed.length + 1;
@@ -828,7 +843,7 @@ describe("A read", () => {
     );
     raft.incoming = { from: "a", leaderTerm: 1, index: 9, term: 1, size: 4, offset: 4, chunks: [] };
     expectBroken(
-      "No read sees a state that is half installed",
+      "No read sees a half installed snapshot",
       () => court.judge.answered("b", question),
     );
   });
@@ -836,7 +851,7 @@ describe("A read", () => {
 
 afterAll(() => {
   const source = readFileSync(path.join(import.meta.dir, "judge.ts"), "utf8");
-  // A rule is the first text behind the condition of a demand.
+  // A rule is the first text after the condition of a demand.
   const rules = source.split("demand(").slice(2).map((text) =>
     /"([A-Z][^"]* [^"]*)"/.exec(text)?.[1]
   );

@@ -1,8 +1,8 @@
 /**
- * The judge of a simulated cluster. After every step it gets the state of each server, and what no
- * server sees: the durable contents of each disk, and everything sent. At the first step that
- * breaks a promise of Figure 3, or a rule that supports one, it throws a sentence. It examines only
- * changes, so that thousands of runs can be judged in minutes.
+ * Judges a simulated cluster. After every step the judge sees the state of each server, and also
+ * the durable content of each disk and all messages, which no server sees. The judge throws a
+ * sentence at the first step that breaks a promise of Figure 3, or a rule that supports one. It
+ * examines changes only, so that it can judge thousands of runs in minutes.
  */
 import type {
   Configuration,
@@ -19,7 +19,8 @@ import type {
 import { isSameEntry } from "../support/entries.ts";
 
 /**
- * What one save makes durable: a term, a vote, and entries, which replace all from the first on.
+ * The durable effect of a save: a term, a vote, a commit index, and entries, which replace all
+ * entries from the first one's index on.
  */
 export type Saved = HardState & { entries: readonly Entry[] };
 
@@ -101,22 +102,28 @@ const votersIn = (entry: Entry): Name[] =>
 const isMajority = (some: readonly Name[], voters: readonly Name[]) =>
   2 * voters.filter((name) => some.includes(name)).length > voters.length;
 
-/**
- * A leader's view of a follower. `begunAt`: the index at which sending last restarted; `refusals`:
- * how often in a row it restarted further back; `round`: the latest one that was answered, at
- * `heardAt`.
- */
+/** A leader's view of a follower. */
 type Followed = {
   progress: Progress;
   matchIndex: number;
   nextIndex: number;
+  /** The index at which sending last restarted. */
   begunAt: number;
+  /** How many times in a row sending restarted at a lower index. */
   refusals: number;
+  /** When the follower last replied. */
   heardAt: number;
+  /** The latest round with a reply. */
   round: number;
 };
-/** The state of things when a read came to a server. The round is a leader's. */
-export type Question = { role: Role; round: number; committed: number };
+/** The state of a server, and of the cluster, when a read arrived at that server. */
+export type Question = {
+  role: Role;
+  /** The leader's latest round; 0 for a follower. */
+  round: number;
+  /** The number of committed entries. */
+  committed: number;
+};
 
 /** Two refusals by a leader's port count only if they are further apart than this. */
 const LEAST_APART_MS = 4;
@@ -142,17 +149,17 @@ class Server {
   /** The list of members in force, and its entry. */
   members: Configuration = [];
   list: Entry | undefined;
-  /** The last term in which it led. */
+  /** The last term that this server led. */
   ledTerm = 0;
-  /** The members to which a leader has not yet sent the first entry of its term. */
+  /** Members that have not yet been sent the first entry of the leader's term. */
   unopened = new Set<Name>();
   /** A leader's followers, and when they last answered. */
   followers = new Map<Name, Followed>();
   electionDueAt = 0;
   timerFrom = 0;
-  /** When the leader's port refused a probe, since the leader was last heard. */
+  /** The times at which the leader's port refused a probe, since the leader was last heard. */
   refusedAt: number[] = [];
-  /** When two refusals made it give up its leader. */
+  /** When the server gave up its leader because of refusals or a restart. */
   forgotAt = Number.NEGATIVE_INFINITY;
   campaigns = 0;
   /** The last election timeout drawn for a campaign. */
@@ -189,8 +196,8 @@ export class Judge {
   /** The log of each candidate, by term and name. */
   private readonly candidates = new Map<string, { lastLogIndex: number; lastLogTerm: number }>();
   /**
-   * `founders` are the first members; `others` may join. `maxReads` bounds the reads that wait in a
-   * server by what its clients can have asked.
+   * `founders` are the first members; `others` may join. `maxReads` is the number of reads that the
+   * clients may have in flight, which bounds the reads that wait in a server.
    */
   constructor(
     private readonly founders: readonly Name[],
@@ -200,12 +207,12 @@ export class Judge {
     for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
   }
 
-  /** Returns how many terms had a leader. */
+  /** Returns the number of terms that had a leader. */
   get elections(): number {
     return [...this.foundings.values()].reduce((sum, { leaders }) => sum + leaders.size, 0);
   }
 
-  /** Returns how many foundings have committed an entry. */
+  /** Returns the number of foundings with a committed entry. */
   get founded(): number {
     return [...this.foundings.values()].filter(({ committed }) => committed.length > 0).length;
   }
@@ -324,20 +331,20 @@ export class Judge {
     disk.id = raft.settings.disk;
     demand(
       disk.isWhatIsKnownTo(raft),
-      "What is durable survives",
+      "Durable state survives",
       () =>
-        `${name} starts in term ${raft.currentTerm}, having voted for ${raft.votedFor}, with `
-        + `${raft.log.lastIndex} entries, ${raft.commitIndex} committed, and its disk was left in `
-        + `term ${disk.currentTerm}, with its vote for ${disk.votedFor} and `
-        + `${disk.entries.length} entries, ${disk.commitIndex} committed`,
+        `${name} starts in term ${raft.currentTerm} with a vote for ${raft.votedFor}, `
+        + `${raft.log.lastIndex} entries and ${raft.commitIndex} committed; its disk had `
+        + `term ${disk.currentTerm}, a vote for ${disk.votedFor}, `
+        + `${disk.entries.length} entries and ${disk.commitIndex} committed`,
     );
     const { index } = raft.snapshot;
     const { committed } = this.of(server);
     const last = disk.entries[raft.commitIndex - 1];
     demand(
       isSame(last, committed[raft.commitIndex - 1]),
-      "Only what is committed is saved as that",
-      () => `${name} starts with ${show(last)} for committed`,
+      "Only committed entries are saved as committed",
+      () => `${name} starts with ${show(last)} as committed`,
     );
     Object.assign(server, {
       raft,
@@ -387,18 +394,19 @@ export class Judge {
     const { currentTerm, commitIndex, entries: [first] } = disk.pending;
     demand(
       currentTerm >= disk.currentTerm,
-      "Terms never go back",
+      "Terms never decrease",
       () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`,
     );
     demand(
       commitIndex >= disk.commitIndex,
-      "A saved commit index only rises",
-      () => `that of ${name} goes from ${disk.commitIndex} to ${commitIndex}`,
+      "A saved commit index never decreases",
+      () => `the one of ${name} goes from ${disk.commitIndex} to ${commitIndex}`,
     );
     demand(
       !first || first.index > disk.commitIndex || disk.commitIndex === 0,
-      "What is saved as committed is never replaced",
-      () => `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} as committed`,
+      "Entries saved as committed are never replaced",
+      () =>
+        `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} entries as committed`,
     );
     demand(
       !first || first.index <= disk.entries.length + 1,
@@ -427,26 +435,27 @@ export class Judge {
       : this.foundingOf(founding);
     demand(
       committed[index - 1]?.term === term,
-      "Only what is committed is in a snapshot",
-      () => `${name} has one up to entry ${index} of term ${term}`,
+      "A snapshot has only committed entries",
+      () => `the snapshot of ${name} ends at entry ${index} of term ${term}`,
     );
     demand(
       states[index] === state,
       "Equal logs make equal states",
-      () => `the snapshot that ${name} has of ${index} is not the state of the others`,
+      () => `the snapshot of ${name} at ${index} differs from the state of the others`,
     );
     const list = committed.slice(0, index).findLast(isList);
     const { members } = position;
     demand(
       !list || !members || textOf(members) === textOf(list),
-      "A snapshot has the members as of its index",
-      () => `that of ${name} lists ${textOf(members ?? [])} at ${index}`,
+      "A snapshot has the members at its index",
+      () => `the snapshot of ${name} at ${index} lists ${textOf(members ?? [])}`,
     );
     if (!installed) return;
     demand(
       index > server.lastApplied,
-      "No state goes back",
-      () => `${name} has applied ${server.lastApplied}, and installs a snapshot of ${index}`,
+      "A state never goes back",
+      () =>
+        `${name} has applied ${server.lastApplied} entries, and installs a snapshot at ${index}`,
     );
     server.disk.install(position, committed);
     server.lastApplied = index;
@@ -467,7 +476,7 @@ export class Judge {
     demand(
       candidate === name || this.at(candidate).hasVoted(term, candidate),
       "Votes are for candidates",
-      () => `${name} votes for ${candidate} in term ${term}, in which that did not campaign`,
+      () => `${name} votes for ${candidate}, which did not campaign in term ${term}`,
     );
     votes.set(term, candidate);
   }
@@ -475,14 +484,14 @@ export class Judge {
   private checkUpToDate({ name, disk }: Server, term: number, to: Name): void {
     const candidate = this.candidates.get(`${term} ${to}`);
     const last = disk.entries.at(-1);
-    // Entries of the candidate's own term came after the vote.
+    // An entry of the candidate's own term was saved after the vote.
     if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
     const { lastLogTerm, lastLogIndex } = candidate;
     demand(
       lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
       "A vote is for a log that is at least as up to date",
       () =>
-        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last is `
+        `${name} has ${show(last)}, and votes in term ${term} for ${to}, whose last entry is `
         + `${lastLogIndex} of term ${lastLogTerm}`,
     );
   }
@@ -497,8 +506,8 @@ export class Judge {
     if (!isPromise) return;
     demand(
       currentTerm >= m.term,
-      "No word of a term that is not durable",
-      () => `${name} sends ${m.type} of term ${m.term}, and its disk is in term ${currentTerm}`,
+      "A term is durable before a message of that term leaves",
+      () => `${name} sends ${m.type} of term ${m.term}, and its disk has term ${currentTerm}`,
     );
     const isLatest = currentTerm === m.term;
     if (m.type === "RequestVoteReply") {
@@ -517,17 +526,17 @@ export class Judge {
       const first = server.raft?.role.name === "Leader" ? server.raft.role.firstIndex : 0;
       if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
     } else if (m.type === "AppendEntriesReply" && m.success) {
-      // In a turn that ends in a later term, entries accepted before may already be overwritten.
+      // In a turn that ends in a later term, an accepted entry may already be overwritten.
       demand(
         !isLatest || entries.length >= m.matchIndex,
-        "Only what is durable is acknowledged",
-        () => `${name} acknowledges up to ${m.matchIndex}, and has ${entries.length} durably`,
+        "Only durable entries are acknowledged",
+        () => `${name} acknowledges ${m.matchIndex} entries, and its disk has ${entries.length}`,
       );
       if (isLatest) this.checkAcknowledgement(server, m.term, m.matchIndex);
     }
   }
 
-  /** Judges entries that a leader sends: while it leads, its log is the truth of its term. */
+  /** Checks an acknowledged entry. While a leader leads, its log is the truth of its term. */
   private checkAcknowledgement(server: Server, term: number, matchIndex: number): void {
     const { name, disk } = server;
     const { name: leader = "", role } = this.of(server).leaders.get(term) ?? {};
@@ -536,12 +545,12 @@ export class Judge {
     const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
     demand(
       isSame(own, theirs),
-      "What is acknowledged is what the leader has",
+      "An acknowledged entry equals the leader's",
       () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`,
     );
   }
 
-  /** Reports that a server has received a message, before anything else happens to the server. */
+  /** Reports that a server has received a message. Called before the server does anything else. */
   received(m: Message): void {
     const server = this.at(m.to);
     const { raft, name } = server;
@@ -551,16 +560,16 @@ export class Judge {
     const isLeaders = m.type === "AppendEntries" || m.type === "InstallSnapshot";
     if (isLeaders && m.term === currentTerm) server.refusedAt = [];
     if (m.type === "AppendEntries") {
-      const vouched = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
+      const confirmed = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
       demand(
-        commitIndex <= Math.max(server.commitIndex, vouched),
-        "No request commits what it does not vouch for",
-        () => `one for ${vouched} entries makes ${name} commit ${commitIndex}`,
+        commitIndex <= Math.max(server.commitIndex, confirmed),
+        "A request commits only entries that it confirms",
+        () => `a request that confirms ${confirmed} entries makes ${name} commit ${commitIndex}`,
       );
     }
     const follower = server.followers.get(m.from);
     if (m.type === "AppendEntriesReply" && !m.success && role.name === "Leader" && follower) {
-      // A refusal with news lets sending restart at a later entry, which is not sent yet.
+      // A refusal may also restart sending at a later entry, which has not been sent yet.
       const { nextIndex } = role.followers.get(m.from) ?? follower;
       if (nextIndex > follower.nextIndex) follower.begunAt = follower.nextIndex = nextIndex;
     }
@@ -582,24 +591,26 @@ export class Judge {
     if (raft.role === role) {
       demand(
         raft.electionDueAt === server.electionDueAt,
-        "Nothing else hastens an election",
-        () => `${name} does when it is told that ${peer} is not there`,
+        "Only a lost leader hastens an election",
+        () => `${name} does when the port of ${peer} is closed`,
       );
       return this.stepped(name);
     }
     const lastingMs = (refusedAt.at(-1) ?? 0) - (refusedAt[0] ?? 0);
     demand(
       leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
-      "A leader is forgotten when it is late, and twice not there",
+      "A follower gives up its leader after two refusals if that leader is late",
       () =>
-        `${name}, whose leader is ${leader}, last heard ${raft.now - timerFrom} ms ago, is told `
-        + `that ${peer} is not there, ${refusedAt.length} times in ${lastingMs} ms`,
+        `${name} last heard its leader ${leader} ${
+          raft.now - timerFrom
+        } ms ago, and found the port `
+        + `of ${peer} closed, ${refusedAt.length} times in ${lastingMs} ms`,
     );
     server.forgotAt = raft.now;
     this.stepped(name);
   }
 
-  /** Reports that a server heard of another one's restart. */
+  /** Reports that a server noticed the restart of another one. */
   restarted(name: Name, peer: Name): void {
     const server = this.at(name);
     const { raft, role } = server;
@@ -608,19 +619,19 @@ export class Judge {
     const isForgotten = raft.role !== role;
     demand(
       isForgotten === (leader === peer),
-      "A leader is forgotten when it has started again, and nobody else",
-      () => `${name}, whose leader is ${leader}, hears that ${peer} has started again`,
+      "A follower gives up its leader if and only if that leader has restarted",
+      () => `${name}, whose leader is ${leader}, notices that ${peer} has restarted`,
     );
     demand(
       isForgotten || raft.electionDueAt === server.electionDueAt,
-      "Nothing else hastens an election",
-      () => `${name} does when it hears that ${peer} has started again`,
+      "Only a lost leader hastens an election",
+      () => `${name} does when it notices that ${peer} has restarted`,
     );
     if (isForgotten) server.forgotAt = raft.now;
     this.stepped(name);
   }
 
-  /** Reports that a read comes to a leader or follower. */
+  /** Reports that a read arrives at a leader or follower. */
   asked(name: Name): Question {
     const server = this.at(name);
     const { role } = server.raft ?? {};
@@ -630,39 +641,40 @@ export class Judge {
   }
 
   /**
-   * Reports that a read is answered from the current state. The log orders all commands, so reads
-   * are linearizable if they see all entries that were committed when they came.
+   * Reports that a server answers a read from its current state. The log orders all commands, so
+   * reads are linearizable if they see all entries that were committed at their arrival.
    */
   answered(name: Name, { role, round, committed }: Question): void {
     const { raft, followers, lastApplied, voters } = this.at(name);
     demand(
       role.name !== "Leader" || raft?.role === role,
-      "Only who leads, and still does, answers reads",
-      () => `${name} does not lead as it did when the read came`,
+      "Only a leader that still leads answers reads",
+      () => `${name} no longer leads as it did when the read arrived`,
     );
     demand(
       !raft?.isInstalling,
-      "No read sees a state that is half installed",
-      () => `${name} answers one while it installs a snapshot of ${raft?.incoming?.index}`,
+      "No read sees a half installed snapshot",
+      () => `${name} answers a read while it installs the snapshot at ${raft?.incoming?.index}`,
     );
     demand(
       lastApplied >= committed,
       "Reads are linearizable",
       () =>
-        `${name} answers one as of entry ${lastApplied}, and ${committed} were committed when it `
-        + "came",
+        `${name} answers a read at entry ${lastApplied}, and ${committed} entries were committed `
+        + "when the read arrived",
     );
-    if (role.name !== "Leader") return; // A follower leaves the round to its leader.
+    if (role.name !== "Leader") return; // A follower's read waits for a round of the leader.
     const confirmed = [...followers].filter(([, follower]) => follower.round > round)
       .map(([follower]) => follower);
     demand(
       isMajority([name, ...confirmed], voters),
-      "A read waits for a round of its own",
-      () => `one comes to ${name} after round ${round}, and ${confirmed.length} confirm a later`,
+      "A read waits for a later round",
+      () =>
+        `${name} got a read after round ${round}, and ${confirmed.length} followers confirmed later ones`,
     );
   }
 
-  /** Reports that time has passed for a server, which had read all messages before. */
+  /** Reports a tick of a server, which has received all messages that arrived before. */
   ticked(name: Name): void {
     this.stepped(name);
     const { raft, followers, voters } = this.at(name);
@@ -673,16 +685,16 @@ export class Judge {
     const heardAt = heard.sort((a, b) => b - a)[Math.floor(voters.length / 2)] ?? raft.now;
     demand(
       raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
-      "A leader that no majority answers steps down",
+      "A leader without a majority steps down",
       () =>
-        `${name} leads in term ${raft.currentTerm}, and heard no majority for `
+        `${name} leads in term ${raft.currentTerm}, and no majority replied for `
         + `${Math.round(raft.now - heardAt)} ms`,
     );
   }
 
   /**
-   * Reports that a server has applied an entry. `state` is the digest of its state machine after
-   * it.
+   * Reports that a server has applied an entry. `state` is the digest of its state machine
+   * afterwards.
    */
   applied(name: Name, entry: Entry, state: number): void {
     const server = this.at(name);
@@ -691,7 +703,7 @@ export class Judge {
     this.checkCommitted(server);
     demand(
       entry.index === server.lastApplied + 1,
-      "All is applied, once and in order",
+      "Entries are applied once and in order",
       () => `${name} applies ${show(entry)} after ${server.lastApplied}`,
     );
     const before = committed[entry.index - 1];
@@ -704,12 +716,12 @@ export class Judge {
     demand(
       state === expected,
       "Equal logs make equal states",
-      () => `after ${show(entry)} the state of ${name} is not that of the others`,
+      () => `after ${show(entry)} the state of ${name} differs from that of the others`,
     );
     server.lastApplied = entry.index;
   }
 
-  /** Reports that a server has handled a message, a tick or a request, or ended its turn. */
+  /** Reports that a server has processed a message, a tick or a request, or has ended its turn. */
   stepped(name: Name): void {
     const server = this.at(name);
     const { raft } = server;
@@ -726,39 +738,39 @@ export class Judge {
     const { lastApplied, commitIndex } = raft;
     demand(
       lastApplied >= server.lastApplied && lastApplied <= commitIndex,
-      "Only what is committed is applied, and never again",
+      "Only committed entries are applied, and only once",
       () =>
-        `${name} has applied ${server.lastApplied} entries, and says ${lastApplied} of `
-        + `${commitIndex}`,
+        `${name} has applied ${server.lastApplied} entries, and claims ${lastApplied}, with `
+        + `${commitIndex} committed`,
     );
     const { role, electionDueAt, heardAt, campaigns } = raft;
     Object.assign(server, { role, electionDueAt, timerFrom: heardAt, campaigns });
   }
 
-  /** Reports that a server's turn has ended, and its messages have left. */
+  /** Reports that a server has ended its turn and sent its messages. */
   turned(name: Name): void {
     const { raft, unopened } = this.at(name);
-    // A server that was elected by its own save appends its first entry after that.
+    // If a leader's own saved vote elected it, its first entry is sent in the next turn.
     if (raft?.role.name !== "Leader" || raft["isUnsaved"]) return;
     demand(
       unopened.size === 0,
-      "The first entry of a term leaves with the election",
+      "A new leader sends its first entry in the same turn",
       () =>
-        `${name}, leader of term ${raft.currentTerm}, ends a turn, and has not sent it to `
+        `${name}, the leader of term ${raft.currentTerm}, has not sent it to `
         + [...unopened].join(", "),
     );
   }
 
-  // ----------------------------------- The promises, one by one ----------------------------------
+  // ----------------------------------------- The rules ------------------------------------------
 
-  /** Terms never go back, a vote never changes, and no server believes durable what is not. */
+  /** Terms never decrease, a vote never changes, and a server knows which state is durable. */
   private checkTerm(server: Server, raft: Raft): void {
     const { name, disk } = server;
     const { currentTerm, votedFor, saved, log } = raft;
     const { savedIndex } = log;
     demand(
       currentTerm >= server.currentTerm,
-      "Terms never go back",
+      "Terms never decrease",
       () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`,
     );
     const before = currentTerm === server.currentTerm ? server.votedFor : undefined;
@@ -772,16 +784,16 @@ export class Judge {
       saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
         && (savedIndex === log.baseIndex
           || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
-      "What a server believes durable is durable",
+      "A server believes only durable state to be durable",
       () =>
-        `${name} believes term ${saved.currentTerm}, its vote for ${saved.votedFor} and `
-        + `${savedIndex} entries, and its disk has term ${disk.currentTerm}, ${disk.votedFor} and `
-        + `${disk.entries.length}`,
+        `${name} believes in term ${saved.currentTerm}, a vote for ${saved.votedFor} and `
+        + `${savedIndex} entries; its disk has term ${disk.currentTerm}, a vote for `
+        + `${disk.votedFor} and ${disk.entries.length} entries`,
     );
   }
 
   /**
-   * Only the leader of the term, or a candidate that receives the vote, resets the election timer.
+   * Only a message from the leader, or a vote for a candidate, resets the election timer.
    */
   private checkTimer(server: Server, raft: Raft, m: Message): void {
     const { name } = server;
@@ -794,28 +806,27 @@ export class Judge {
     const isLeader = (m.type === "AppendEntries" || m.type === "InstallSnapshot")
       && m.term === raft.currentTerm;
     const steppedDown = server.role?.name === "Leader" && raft.role.name !== "Leader";
-    // An empty candidate may lead only while it is empty. This one has installed a snapshot since.
+    // A candidate with an empty log gives up once it has installed a snapshot.
     const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
       && raft.role.name === "Follower";
     demand(
       isVote || isLeader || steppedDown || gaveUp,
-      "Nothing else postpones an election",
-      () => `${name} starts its timer anew after ${m.type} of term ${m.term} from ${m.from}`,
+      "Only a leader or a granted vote postpones an election",
+      () => `${name} resets its timer after ${m.type} of term ${m.term} from ${m.from}`,
     );
   }
 
-  /** Every campaign draws its own timeout; otherwise two candidates could split votes forever. */
+  /** Every campaign draws its own timeout. Otherwise two candidates may split the votes forever. */
   private checkCampaign(server: Server, { campaigns, electionDueAt, now, settings }: Raft): void {
     if (campaigns === server.campaigns) return;
-    // A removed member may be needed until its removal is committed, so the list before counts,
-    // too.
+    // A member may be needed until its removal is committed, so the previous list counts, too.
     const { log, commitIndex } = server;
     const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
     const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
     demand(
       [...server.voters, ...before].includes(server.name),
-      "Who has no vote does not campaign",
-      () => `${server.name} does, and those who have one are ${server.voters.join(", ")}`,
+      "Only a voter campaigns",
+      () => `${server.name} campaigns, and the voters are ${server.voters.join(", ")}`,
     );
     const drawnMs = electionDueAt - now;
     const T = settings.electionTimeoutMs;
@@ -824,12 +835,12 @@ export class Judge {
     demand(
       drawnMs > 0.999 * least && drawnMs < 1.501 * T,
       "An election timeout is from T to 1.5T",
-      () => `that of ${name} is ${drawnMs} ms, where T is ${T} ms`,
+      () => `the timeout of ${name} is ${drawnMs} ms, and T is ${T} ms`,
     );
     demand(
       Math.abs(drawnMs - server.drawnMs) > 1e-6,
       "A timeout is drawn for every campaign",
-      () => `two campaigns of ${name} have the same, ${drawnMs} ms`,
+      () => `two campaigns of ${name} have the same timeout, ${drawnMs} ms`,
     );
     server.drawnMs = drawnMs;
   }
@@ -842,11 +853,11 @@ export class Judge {
     const { baseIndex } = raft.log;
     const { term } = raft.log.at(baseIndex);
     if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
-      // Only a snapshot can have replaced it, and its entries are committed, so others know them.
+      // Only a snapshot can have replaced this entry, so all entries up to it are committed.
       demand(
         committed[baseIndex - 1]?.term === term,
-        "A log begins with what is committed",
-        () => `that of ${name} begins behind entry ${baseIndex} of term ${term}`,
+        "A log begins after a committed entry",
+        () => `the log of ${name} begins after entry ${baseIndex} of term ${term}`,
       );
       log.splice(0, Infinity, ...committed.slice(0, baseIndex));
       server.voters = this.votersOf(log);
@@ -854,8 +865,8 @@ export class Judge {
     if (foundingOf(log) > 0 && raft.founding !== foundingOf(log)) {
       demand(
         server.commitIndex === 0 && server.disk.commitIndex === 0,
-        "A founding that is fixed is never replaced",
-        () => `${name} drops that of ${log.length} entries for another one`,
+        "A fixed founding is never replaced",
+        () => `${name} drops its founding with ${log.length} entries for another one`,
       );
       log.length = 0;
     }
@@ -875,7 +886,7 @@ export class Judge {
     server.voters = this.votersOf(log);
   }
 
-  /** One change at a time, and none while an earlier leader's change may still be pending. */
+  /** Only one change is pending at a time, including the changes of earlier leaders. */
   private checkChange(
     { log, name, role: before }: Server,
     { role, commitIndex }: Raft,
@@ -885,8 +896,9 @@ export class Judge {
     const changed = [...old, ...next].filter((one) => !old.includes(one) || !next.includes(one));
     demand(
       next.length > 0 && changed.length <= 1,
-      "One vote comes or goes at a time",
-      () => `${show(entry)} of ${name} makes of ${old.join(", ")} ${next.join(", ") || "nobody"}`,
+      "A change adds or removes one voter",
+      () =>
+        `${show(entry)} of ${name} replaces ${old.join(", ")} by ${next.join(", ") || "no voter"}`,
     );
     if (role.name !== "Leader" || role !== before) return;
     const last = log.findLastIndex(({ kind }) => kind === "members") + 1;
@@ -897,14 +909,14 @@ export class Judge {
     );
     demand(
       commitIndex >= role.firstIndex,
-      "No change before an entry of the own term is committed",
+      "No change before an entry of the leader's term is committed",
       () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`,
     );
   }
 
   /**
    * The last list in a log is in force, committed or not (thesis §4.1). Without a list, the
-   * founders are the members. It is read here from the entries themselves.
+   * founders are the members. The judge reads the list from the entry itself.
    */
   private checkMembers(server: Server, { members, settings }: Raft): void {
     const list = server.log.findLast(isList);
@@ -913,7 +925,7 @@ export class Judge {
     demand(
       textOf(members) === expected,
       "The last list of members in the log is in force",
-      () => `in ${server.name} it is ${textOf(members)}, and the last one is ${expected}`,
+      () => `${server.name} uses ${textOf(members)}, and the last list is ${expected}`,
     );
     Object.assign(server, { list, members });
   }
@@ -933,8 +945,8 @@ export class Judge {
     if (!lost) return;
     demand(
       now(at) !== undefined,
-      "Only what conflicts is deleted",
-      () => `${name} deletes ${show(lost)}, and has nothing instead of it`,
+      "Only conflicting entries are deleted",
+      () => `${name} deletes ${show(lost)} and has no other entry in its place`,
     );
     demand(
       !isSame(lost, this.of(server).committed[at]),
@@ -943,7 +955,7 @@ export class Judge {
     );
   }
 
-  /** An index and a term name one entry in all logs, and its predecessors are equal, too. */
+  /** In all logs, entries of equal index and term are equal, and so are their predecessors. */
   private checkEntry(name: Name, entry: Entry, prevTerm?: number): void {
     const key = keyOf(entry);
     const founding = this.of(this.at(name));
@@ -955,18 +967,20 @@ export class Judge {
     demand(
       isSame(entry, known.entry),
       "Log matching",
-      () => `${show(entry)} of ${name} is not the one that others have`,
+      () => `${show(entry)} of ${name} differs from that of the others`,
     );
     demand(
       prevTerm === undefined || prevTerm === known.prevTerm,
       "Log matching",
       () =>
-        `before ${show(entry)} ${name} has one of term ${prevTerm}, and others one of term `
+        `before ${
+          show(entry)
+        } ${name} has an entry of term ${prevTerm}, and others have one of term `
         + `${known.prevTerm}`,
     );
   }
 
-  /** Election safety and leader completeness. */
+  /** A term has one leader (election safety), which has all committed entries (completeness). */
   private checkLeader(server: Server, { role, currentTerm, log }: Raft): void {
     if (role.name !== "Leader") return;
     if (role === server.role && currentTerm === server.ledTerm) return;
@@ -981,7 +995,7 @@ export class Judge {
     demand(
       other.role === role,
       "Election safety",
-      () => `${name} leads in term ${currentTerm}, which ${other.name} has led`,
+      () => `${name} and ${other.name} lead in term ${currentTerm}`,
     );
     leaders.set(currentTerm, other);
     const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
@@ -989,11 +1003,13 @@ export class Judge {
       isMajority(voters, server.votersBefore),
       "A leader has the votes of a majority",
       () =>
-        `in term ${currentTerm} ${name} has those of ${voters.join(", ") || "nobody"}, of `
-        + `${server.votersBefore.join(", ")}`,
+        `in term ${currentTerm} ${name} has the votes of ${
+          voters.join(", ") || "no server"
+        }, and the `
+        + `voters are ${server.votersBefore.join(", ")}`,
     );
-    // A leader whose votes came late may have a term that had ended when later entries were
-    // committed.
+    // With late votes a server may lead in a term that is over. It need not have the entries of
+    // later terms.
     const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
     const missing = committed[count - 1];
     demand(
@@ -1008,7 +1024,8 @@ export class Judge {
   }
 
   /**
-   * Committed entries stay, and are equal for all; newly committed ones are durable on a majority.
+   * Committed entries stay committed, and are equal on all servers. Newly committed entries are
+   * durable on a majority.
    */
   private checkCommitted(server: Server): void {
     const { raft, name } = server;
@@ -1017,12 +1034,12 @@ export class Judge {
     const { committed: known } = this.of(server);
     demand(
       commitIndex > server.commitIndex,
-      "What is committed stays committed",
-      () => `${name} has ${server.commitIndex} committed entries, and now ${commitIndex}`,
+      "Committed entries stay committed",
+      () => `${name} had ${server.commitIndex} committed entries, and now has ${commitIndex}`,
     );
     demand(
       commitIndex <= log.lastIndex,
-      "Only what is in the log is committed",
+      "Only entries in the log are committed",
       () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`,
     );
     const isFirst = commitIndex > known.length;
@@ -1040,14 +1057,14 @@ export class Judge {
       demand(
         isSame(committed, entry),
         "A committed entry never changes",
-        () => `${name} has ${show(entry)} for committed, and others ${show(committed)}`,
+        () => `${name} has committed ${show(entry)}, and others ${show(committed)}`,
       );
     }
     server.commitIndex = commitIndex;
   }
 
   /**
-   * Returns the servers that have an entry on the disk that a log names, or had it on a lost one.
+   * Returns the servers with this entry on the disk that the log names, even if that disk is lost.
    */
   private holders(entry: Entry, log: readonly Entry[]): Name[] {
     const list = log.findLast(({ kind }) => kind === "members");
@@ -1065,10 +1082,10 @@ export class Judge {
     const { committed, committedIn } = this.of(server);
     const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
     const holders = this.holders(entry, log);
-    // A leader may commit and change the members in one step: it counted the members before.
+    // A leader may commit and change the members in one step. The previous members count then.
     demand(
       isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
-      "What is committed is on a majority of disks",
+      "A committed entry is on a majority of disks",
       () =>
         `${name} commits ${show(entry)}, which is durable on ${holders.join(", ") || "none"} of `
         + `${voters.join(", ")}`,
@@ -1079,14 +1096,14 @@ export class Judge {
       demand(
         !isLater || raft.log.matches(entry.index, entry.term),
         "Leader completeness",
-        () => `${leader}, a leader of a later term, lacks ${show(entry)} that ${name} commits`,
+        () => `${leader}, the leader of a later term, lacks ${show(entry)}, which ${name} commits`,
       );
     }
     committed.push(entry);
     committedIn.push(ledTerm);
   }
 
-  /** What waits in a server is bounded; otherwise a slow peer could exhaust a fast one. */
+  /** A server's queues are bounded. Otherwise a slow peer could exhaust a fast server. */
   private checkQueues({ name }: Server, raft: Raft): void {
     const { role } = raft;
     const { length } = raft["outbox"];
@@ -1104,14 +1121,14 @@ export class Judge {
     );
   }
 
-  /** A leader's knowledge of its followers only grows, and the bytes in flight are bounded. */
+  /** A follower's matchIndex never decreases, and the bytes in flight are bounded. */
   private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
     if (role.name !== "Leader") return;
     const { name, followers } = server;
     for (const [to, progress] of role.followers) {
       const { matchIndex, nextIndex } = progress;
       const before = followers.get(to);
-      // A member that is added again may be another server of that name.
+      // A removed member that is added again may be another server of that name.
       const known = before?.progress === progress
         ? before
         : {
@@ -1126,30 +1143,30 @@ export class Judge {
       followers.set(to, known);
       demand(
         matchIndex >= known.matchIndex,
-        "What a follower has it keeps",
-        () => `${name} knew of ${known.matchIndex} entries in ${to}, and now of ${matchIndex}`,
+        "A follower keeps the entries that it has acknowledged",
+        () => `in ${name} the matchIndex of ${to} goes from ${known.matchIndex} to ${matchIndex}`,
       );
       demand(
         nextIndex > matchIndex,
-        "No follower is sent what it has",
-        () => `${name} sends ${to} entry ${nextIndex}, and it has ${matchIndex}`,
+        "A leader sends no entry that the follower has acknowledged",
+        () => `${name} sends entry ${nextIndex} to ${to}, which has acknowledged ${matchIndex}`,
       );
       if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
       if (matchIndex > known.matchIndex) known.refusals = 0;
       [known.matchIndex, known.nextIndex] = [matchIndex, nextIndex];
       const first = Math.max(matchIndex + 1, known.begunAt);
-      // The last batch began while the window was open, and a batch has one entry at least.
+      // The last batch left while the window was open, and a batch has at least one entry.
       const last = log.bytes(nextIndex - 1, nextIndex - 1);
       const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
       demand(
         bytes < settings.windowBytes,
         "The window is bounded",
-        () => `${name} has entries ${first} to ${nextIndex - 1} under way to ${to}`,
+        () => `${name} has entries ${first} to ${nextIndex - 1} in flight to ${to}`,
       );
     }
   }
 
-  /** A conflict costs one round trip per term, not per entry. */
+  /** A conflict costs one round trip for each term, not for each entry. */
   private checkRefusal(
     { name, raft, log }: Server,
     to: Name,
@@ -1169,7 +1186,7 @@ export class Judge {
     known.begunAt = nextIndex;
   }
 
-  /** Judges everything, at the end or now and then, not only recent changes. */
+  /** Checks all logs, not only the changes. Called at the end and from time to time. */
   checkAll(): void {
     for (const server of this.servers.values()) {
       this.checkLog(server);
@@ -1188,16 +1205,16 @@ export class Judge {
     }
   }
 
-  /** Judges the end, when all is healed: the members have equal logs, committed and applied. */
+  /** Checks that all members of a healed cluster have committed and applied equal logs. */
   checkAgreement(members: readonly Name[] = this.founders): void {
     for (const { name, raft } of members.map((member) => this.at(member))) {
       const { lastIndex = 0 } = raft?.log ?? {};
       demand(
         raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
           && lastIndex === raft.commitIndex,
-        "In a healed cluster all catch up",
+        "In a healed cluster all servers catch up",
         () =>
-          `of ${this.committed.length} committed entries ${name} has ${lastIndex}, `
+          `${this.committed.length} entries are committed; ${name} has ${lastIndex}, of those `
           + `${raft?.commitIndex} committed and ${raft?.lastApplied} applied`,
       );
     }

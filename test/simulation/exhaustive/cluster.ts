@@ -1,7 +1,7 @@
 /**
- * What the exhaustive search knows of a whole cluster, and what must be true of it. The network is
- * the set of all messages ever sent. Each can arrive at any time, in any order, any number of
- * times, or never; trying each message in each state tries all of that.
+ * Checks the rules between servers in the exhaustive search. The network is the set of all messages
+ * that were ever sent. A message can arrive at any time, in any order, any number of times, or
+ * never. The search tries each message in each state, which covers all of these cases.
  */
 import type { Message } from "../../../raft.ts";
 import { Violation } from "../judge.ts";
@@ -17,27 +17,25 @@ import {
   termOf,
 } from "./server.ts";
 
-/**
- * How far a world goes. `inputs` is how many a turn may have. Without `preVotes` a pre-vote is
- * granted to every server that asks.
- */
+/** The limits of a search. */
 export type Bounds = {
   terms: number;
   commands: number;
   reads: number;
   crashes: number;
   beats: number;
+  /** The number of inputs in a turn. */
   inputs: number;
+  /** If false, every pre-vote is granted without messages. */
   preVotes: boolean;
 };
 
-/**
- * What was ever committed, and in which term, though all that knew it may have crashed; and what
- * is used up of the bounds.
- */
+/** The past of a cluster, which crashes do not change. */
 export type History = {
+  /** All entries that were ever committed, and the terms of their commitment. */
   committed: readonly Code[];
   committedIn: readonly number[];
+  /** How much of the bounds is used up. */
   commands: number;
   reads: number;
   crashes: number;
@@ -59,9 +57,9 @@ function demand(condition: boolean, rule: string, facts: () => string): asserts 
   if (!condition) throw new Violation(rule, facts());
 }
 
-const nameOf = ({ self }: ServerState) => NAMES[self] ?? "nobody";
+const nameOf = ({ self }: ServerState) => NAMES[self] ?? "";
 
-/** Committed entries are equal on all servers; newly committed ones are durable on a majority. */
+/** Committed entries are equal on all servers. Newly committed ones are durable on a majority. */
 export function commit(
   history: History,
   server: ServerState,
@@ -90,7 +88,7 @@ export function commit(
     const holders = all.filter((other) => diskOf(other).log[i] === log[i]).map(nameOf);
     demand(
       holders.length >= MAJORITY,
-      "What is committed is on a majority of disks",
+      "A committed entry is on a majority of disks",
       () =>
         `${nameOf(server)} commits ${showCode(log[i] ?? 0)} at ${i + 1}, which is durable on `
         + `${holders.join(" ") || "none"}`,
@@ -150,10 +148,7 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
       demand(
         candidate === nameOf(server) || campaigned(term, candidate),
         "Votes are for candidates",
-        () =>
-          `${
-            nameOf(server)
-          } votes for ${candidate} in term ${term}, in which that did not campaign`,
+        () => `${nameOf(server)} votes for ${candidate}, which did not campaign in term ${term}`,
       );
     }
     if (server.role.name !== "Leader") continue;
@@ -162,7 +157,10 @@ function checkPromises(sent: readonly Message[], all: readonly ServerState[]): v
     demand(
       voters.length >= MAJORITY,
       "A leader has the votes of a majority",
-      () => `in term ${server.term} ${nameOf(server)} has those of ${voters.join(" ") || "nobody"}`,
+      () =>
+        `in term ${server.term} ${nameOf(server)} has the votes of ${
+          voters.join(" ") || "no server"
+        }`,
     );
   }
 }
@@ -208,7 +206,7 @@ function checkFollowers(leader: ServerState, all: readonly ServerState[]): void 
     for (let i = 0; i < followed.matchIndex; i += 1) {
       demand(
         log[i] === leader.log[i],
-        "What a leader counts a follower has",
+        "A follower has the entries that its leader counts",
         () =>
           `${nameOf(leader)} counts ${followed.matchIndex} entries in ${nameOf(follower)}, and `
           + `entry ${i + 1} on its disk is another`,

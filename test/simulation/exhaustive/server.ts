@@ -538,14 +538,14 @@ function checkSaved(raft: Raft, disk: Disk): void {
   const name = raft.settings.name;
   demand(
     disk.term === raft.currentTerm && disk.votedFor === place(raft.votedFor),
-    "What a server believes durable is durable",
+    "A server believes only durable state to be durable",
     () =>
       `${name} is in term ${raft.currentTerm} and voted for ${raft.votedFor}, and its disk `
       + `has term ${disk.term} and ${nameAt(disk.votedFor)}`,
   );
   demand(
     disk.log.join() === codesOf(raft.log.slice(1)).join(),
-    "What a server believes durable is durable",
+    "A server believes only durable state to be durable",
     () => `the log of ${name} is not what is on its disk`,
   );
 }
@@ -557,7 +557,7 @@ function checkPromise(m: Message, disk: Disk): void {
   if (isProposed) return;
   demand(
     disk.term >= m.term,
-    "No word of a term that is not durable",
+    "A term is durable before a message of that term leaves",
     () => `${m.from} sends ${m.type} of term ${m.term}, and its disk is in term ${disk.term}`,
   );
   if (disk.term > m.term) return;
@@ -573,7 +573,7 @@ function checkPromise(m: Message, disk: Disk): void {
   );
   demand(
     m.type !== "AppendEntriesReply" || !m.success || disk.log.length >= m.matchIndex,
-    "Only what is durable is acknowledged",
+    "Only durable entries are acknowledged",
     () => `${m.from} acknowledges more than the ${disk.log.length} entries on its disk`,
   );
 }
@@ -586,7 +586,7 @@ function checkLog({ log, self }: ServerState, after: readonly Code[]): boolean {
   if (kept === -1) return false;
   demand(
     after.length > kept,
-    "Only what conflicts is deleted",
+    "Only conflicting entries are deleted",
     () => `${nameAt(self)} deletes entry ${kept + 1}, and has nothing instead of it`,
   );
   return true;
@@ -597,7 +597,7 @@ function checked(before: ServerState, after: ServerState): number {
   const name = nameAt(before.self);
   demand(
     after.term >= before.term,
-    "Terms never go back",
+    "Terms never decrease",
     () => `${name} goes from term ${before.term} to ${after.term}`,
   );
   const isSameTerm = after.term === before.term;
@@ -610,12 +610,12 @@ function checked(before: ServerState, after: ServerState): number {
   );
   demand(
     after.commitIndex >= before.commitIndex,
-    "What is committed stays committed",
+    "Committed entries stay committed",
     () => `${name} goes from ${before.commitIndex} committed entries to ${after.commitIndex}`,
   );
   demand(
     after.commitIndex <= after.log.length,
-    "Only what is in the log is committed",
+    "Only entries in the log are committed",
     () => `${name} has ${after.log.length} entries, and ${after.commitIndex} committed ones`,
   );
   const leads = before.role.name === "Leader" && after.role.name === "Leader" && isSameTerm;
@@ -635,7 +635,7 @@ function checkFollowed(before: RoleState, after: RoleState): void {
     const known = before.followers[at]?.matchIndex ?? 0;
     demand(
       !followed || followed.matchIndex >= known,
-      "What a follower has it keeps",
+      "A follower keeps the entries that it has acknowledged",
       () =>
         `its leader knew of ${known} entries in ${nameAt(at)}, and now of `
         + `${followed?.matchIndex}`,

@@ -338,7 +338,7 @@ export class Cluster {
     }
   }
 
-  /** A snapshot has the members as of its index. A server that is yet to join may know none. */
+  /** A snapshot has the members at its index. A server that is yet to join may know none. */
   private judgeSnapshot({ name, platter: { snapshotIndex, snapshotList } }: Server): void {
     if (this.judged.get(name) === snapshotIndex) return;
     this.judged.set(name, snapshotIndex);
