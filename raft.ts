@@ -1782,8 +1782,8 @@ const tooLarge = ({ length }: Uint8Array) =>
   `its answer has ${length} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for it in parts`;
 
 /** Returns the result of a state machine's method. Refuses a wrong one, such as a promise. */
-function checked<T>(what: string, result: T, wanted: Function = Uint8Array): T {
-  if (result instanceof wanted) return result;
+function checked<T>(what: string, result: T, isRight = result instanceof Uint8Array): T {
+  if (isRight) return result;
   throw new RaftError(
     "usage",
     `Cannot use this state machine: ${what} is ${Object.prototype.toString.call(result)}. Return `
@@ -1873,15 +1873,15 @@ export class Sessions {
 // kind of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
 // at most 48 bits wide. Entries and commands are sequences of MessagePack, too.
 
-/** What servers answer. Texts are empty where nothing is known. */
+/** Replies of servers. A text is empty if the server does not know it. */
 const answers = {
   Answer: ["answer"],
   NotLeader: ["leader", "servers"],
   Refused: ["reason"],
 } as const;
 /**
- * What clients ask of servers. Commands that are given in one turn are one request. Their outcomes
- * come in as many messages as it takes, each from the `first` command on that it is about.
+ * Requests of clients, and the replies. A request may have several commands, and their outcomes may
+ * need several messages. `first` is the position of a message's first outcome.
  */
 export const clientMessages = {
   OpenSession: [],
@@ -1893,8 +1893,9 @@ export const clientMessages = {
   Outcomes: ["first", "outcomes"],
 } as const;
 /**
- * What only operators may ask: to add a server, or without an address to remove one; and that
- * `leader` hands over, to the server of that `name` if there is one.
+ * Requests that need the operator key. ChangeMembers adds a server or corrects its address; if
+ * `address` is empty, it removes the server. Transfer asks `leader` to hand over to `name`, or to
+ * any server if `name` is empty.
  */
 export const operatorMessages = {
   ChangeMembers: ["name", "address", "force"],
@@ -1903,12 +1904,12 @@ export const operatorMessages = {
 } as const;
 export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
 
-/** The only answer to a datagram that was not meant for this server in its present life. */
+/** The only reply to a datagram with a wrong receiver, boot or cluster. */
 const greetings = { Greeting: ["asked", "members", "cluster"] } as const;
 type Greeting = MessageOf<typeof greetings>;
 type AnyMessage = Message | ClientMessage | Greeting;
 
-/** All have keys of their own, so that no client can forge an AppendEntries, or remove a server. */
+/** Each has its own key, so no client can forge an AppendEntries or remove a server. */
 const kinds = ["peer", "client", "operator"] as const;
 export type Kind = (typeof kinds)[number];
 const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
@@ -1918,8 +1919,8 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
 };
 
 /**
- * The sender and the receiver. `boot` counts the starts of a server, `disk` is drawn at the first
- * one, `founding` is that of its log, or 0.
+ * The sender and the receiver. `boot` rises with each start of the sender, `disk` was drawn at its
+ * first start, and `founding` is that of its log, or 0.
  */
 const envelopeFields = [
   "cluster",
@@ -1937,7 +1938,10 @@ const VERSION = 5;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
-/** Believes no claim of a size that a datagram could not hold: it would allocate by it. */
+/**
+ * Limits sizes, because the decoder allocates by the length in a header before it sees the bytes.
+ * Nested array headers could claim gigabytes, hence 16.
+ */
 const decoder = new Decoder({
   maxStrLength: MAX_DATAGRAM_BYTES,
   maxBinLength: MAX_DATAGRAM_BYTES,
@@ -1945,10 +1949,9 @@ const decoder = new Decoder({
   maxMapLength: 0,
   maxExtLength: 0,
 });
-/** Reads files, whose checksums are right. */
 const fileDecoder = new Decoder();
 
-/** Returns whether a server or a cluster may be called so. */
+/** Returns whether `text` may be the name of a server or of a cluster. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
 
 const asBuffer = (bytes: Uint8Array) =>
@@ -1957,15 +1960,21 @@ const asBuffer = (bytes: Uint8Array) =>
 const lists: readonly (readonly string[])[] = [flags, texts, blobs];
 const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
 
-/** The value of a field, or undefined if it is none: then the whole datagram is dropped. */
+/** Refuses -0, too. MessagePack can encode it, and it equals 0, but not in every comparison. */
+const isNatural = (raw: unknown): raw is number =>
+  Number.isInteger(raw) && Number(raw) >= 0 && Number(raw) < 2 ** 48 && !Object.is(raw, -0);
+
+/**
+ * Returns the field's value, or undefined if it has the wrong type. The caller then drops the
+ * datagram. Ill-formed text would change when it is encoded again.
+ */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
   if (list === texts) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
   if (list === blobs) return raw instanceof Uint8Array ? raw : undefined;
   if (field === "entries") return raw instanceof Uint8Array ? readRecords(raw) : undefined;
-  const isNatural = Number.isSafeInteger(raw) && !Object.is(raw, -0) && Number(raw) >= 0;
-  return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;
+  return isNatural(raw) ? raw : undefined;
 }
 
 function readFields<const List extends readonly string[]>(list: List, raw: unknown) {
@@ -1992,10 +2001,10 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
 function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage | undefined {
   const { from, to, disk, founding } = envelope;
   const [number, ...values] = Array.isArray(raw) ? raw : [];
-  const [type, list = []] = tables[kind][Number(readField("type", number) ?? -1)] ?? [];
+  const [type, list = []] = tables[kind][isNatural(number) ? number : -1] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
-  // The table says which message it is.
+  // The types of the fields are those that the table lists for `type`.
   const m = { ...fields, type, from, to, disk, founding } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
     return undefined;
@@ -2007,15 +2016,18 @@ function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage
   return m.entries.every(fits) ? m : undefined;
 }
 
-/** The most bytes that a request takes beside its commands, and each command beside its own. */
+/** The most bytes that a request takes besides its commands, and the header of a command. */
 const REQUEST_OVERHEAD = 33, COMMAND_OVERHEAD = 5;
 
 const requestFields = clientMessages.Commands;
-/** An entry of commands has the fields of the requests that the leader has got together. */
+/** Encodes the requests that share an entry. */
 export const encodeRequests = (requests: readonly Fields<typeof requestFields>[]): Buffer =>
   encodeAll(requests.map((request) => requestFields.map((field) => request[field])));
 
-/** Decodes the requests of an entry. One that has anything but commands gets none. */
+/**
+ * Decodes the requests of an entry. A request with a malformed command is returned without
+ * commands, and is later refused.
+ */
 export function readRequests({ data }: Entry): SessionRequest[] {
   // Version 4 had packed commands, each a request of its own, of a session below 2 ** 40.
   const packed = data[0] === 0 ? unpack3(data, 6) : undefined;
@@ -2023,14 +2035,13 @@ export function readRequests({ data }: Entry): SessionRequest[] {
   return rows.map((raw) => {
     const request = readFields(requestFields, raw);
     assert(request, "the leader has encoded each request of an entry");
-    // One copy for all: the machine may change them, and a copy of each would take longer.
+    // The state machine may change the bytes. One copy of all is faster than one for each command.
     const commands = decodeAll(Buffer.from(request.commands));
     const isWhole = commands.every((command) => command instanceof Uint8Array);
     return { ...request, commands: isWhole ? commands : [] };
   });
 }
 
-/** Decodes a session of a snapshot. */
 export function readSession(data: Buffer): SessionState {
   // Version 4 had records: the session, and each answer.
   const [session, ...answers] = readRecords(data) ?? [];
@@ -2038,7 +2049,7 @@ export function readSession(data: Buffer): SessionState {
   return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
 }
 
-/** In their order, as many together as have at most so many bytes, or else one alone. */
+/** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
 function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
   let [group, left]: [T[], number] = [[], bytes];
   for (const one of all) {
@@ -2053,7 +2064,10 @@ function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: numbe
   if (group.length > 0) yield group;
 }
 
-/** Encodes values as a sequence: without its header, an array can't claim a wrong length. */
+/**
+ * Encodes values one after the other, without an array header, because the decoder refuses arrays
+ * over 16.
+ */
 function encodeAll(values: readonly unknown[]): Buffer {
   const headerBytes = values.length < 16 ? 1 : values.length < 2 ** 16 ? 3 : 5;
   return asBuffer(encoder.encode(values)).subarray(headerBytes);
@@ -2072,9 +2086,9 @@ type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
 const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
 
 /**
- * What a client of one cluster needs to know, in hexadecimal: nobody can make the secret of it, or
- * the key of the peers. That one is the same for all clusters of a secret, so that servers which
- * were told different clusters, or members, can tell each other.
+ * Returns the key of a cluster's clients, in hexadecimal. The secret and the other keys can't be
+ * computed from it. The key of the peers is the same for all clusters of a secret, so a server with
+ * a wrong cluster name can be told.
  */
 export const clientKey = (secret: string, cluster: string): string =>
   keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
@@ -2095,7 +2109,7 @@ const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
 
 function seal(keys: Keys, kind: Kind, envelope: Envelope, bodies: Uint8Array[]): Buffer {
   const key = keys.get(kind);
-  assert(key, "nobody speaks as what it has no key for");
+  assert(key, "an endpoint has a key for each datagram that it sends");
   const prefix = Buffer.alloc(MAC_BYTES + 2);
   prefix.set([VERSION, kinds.indexOf(kind)], MAC_BYTES);
   const header = encoder.encode(envelopeFields.map((field) => envelope[field]));
@@ -2106,9 +2120,7 @@ function seal(keys: Keys, kind: Kind, envelope: Envelope, bodies: Uint8Array[]):
 
 type Opened = { kind: Kind; envelope: Envelope; messages: AnyMessage[] };
 
-/**
- * What a datagram says, or in a word why it is dropped. Nothing is decoded before the code fits.
- */
+/** Returns the content of a datagram, or why to drop it. Decodes only authentic ones. */
 function open(keys: Keys, sealed: Buffer): Opened | string {
   const kind = kinds[sealed[MAC_BYTES + 1] ?? -1];
   if (sealed[MAC_BYTES] !== VERSION || kind === undefined) return "version";
@@ -2133,7 +2145,7 @@ const recordKinds = [
   "state",
   "members",
 ] as const;
-/** An entry; or what else only files have, of the same shape. A snapshot's head lists members. */
+/** A record of a file: an entry, or one of the kinds that only files have. */
 type LogRecord = Omit<Entry, "kind"> & { readonly kind: (typeof recordKinds)[number] };
 
 const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k === record.kind);
@@ -2149,7 +2161,7 @@ export function encodeRecord({ kind, term, index, data, membership }: LogRecord)
   return Buffer.concat([header, content]);
 }
 
-/** Cuts bytes into three numbers and data, again and again. The first number has `width` bytes. */
+/** Splits bytes into rows of three numbers and data. The first number has `width` bytes. */
 function unpack3(bytes: Buffer, width: number): [number, number, number, Buffer][] | undefined {
   const all: [number, number, number, Buffer][] = [];
   let at = 0;
@@ -2179,10 +2191,9 @@ const encodeMembers = ({ founding, members }: Membership): Buffer =>
   encodeAll([founding, ...members.map((member) => memberFields.map((field) => member[field]))]);
 
 function readMembers(bytes: Uint8Array): Membership | undefined {
-  const [first, ...rest] = decodeAll(bytes);
-  const founding = readField("founding", first);
+  const [founding, ...rest] = decodeAll(bytes);
   const members = rest.map((raw) => readFields(memberFields, raw));
-  const isWhole = typeof founding === "number" && members.every((member) => member !== undefined);
+  const isWhole = isNatural(founding) && members.every((member) => member !== undefined);
   return isWhole ? { founding, members } : undefined;
 }
 
@@ -2193,8 +2204,9 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 //
 // Example: the power fails while frame 3 is written. The next start finds frame 3 incomplete and
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
-// If a bit of frame 2 flips instead, the whole frame 3 after it shows that frame 2 had been synced.
-// The server may have promised something by it, and refuses to start.
+// If instead a bit of frame 2 flips, frame 3 is still intact. Frame 3 was written after frame 2 was
+// synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
+// refuses to start.
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2208,14 +2220,13 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 //    take new space. Frames of the old log may then follow those of the new one. They have another
 //    marker, so a reader stops there. The first marker is random, so no client can forge a frame.
 
-/** What a server is told at its first start. */
+/** What a server is configured with at its first start. */
 type Founder = {
   cluster: string;
   name: Name;
   /** The founding members. Empty for a server that joins an existing cluster. */
   members: readonly Name[];
 };
-/** The owner of a data directory. */
 type Identity = Founder & {
   /** Identifies the cluster. Empty until the server has joined one. */
   id: string;
@@ -2236,7 +2247,10 @@ const EXTEND_BYTES = 4 << 20;
 /** A larger log does not become `log.old`, where it would take space for nothing. */
 const MAX_SPARE_BYTES = 64 << 20;
 
-/** Only a log needs a marker of its own. */
+/**
+ * Encodes a frame. Snapshots use marker 1. Each log has its own marker, because frames of an older
+ * log may follow its last frame.
+ */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
   const frame = Buffer.concat([NO_FRAME, ...records.map(encodeRecord)]);
   frame.writeUInt32BE(marker, 0);
@@ -2264,7 +2278,7 @@ function* readFrames(read: (at: number, length: number) => Buffer) {
   }
 }
 
-/** A log that is written: frames, then zeros. */
+/** A log file that is open: frames, then zeros. */
 type LogFile = {
   readonly file: OpenFile;
   /** Begins each frame. */
@@ -2340,7 +2354,7 @@ export class Storage {
     this.release();
   }
 
-  /** Appends to the draft snapshot, which has no effect until `keepSnapshot`. At 0 it is new. */
+  /** Writes to `snapshot.new`, which has no effect until `keepSnapshot`. `at` 0 starts it again. */
   writeSnapshot(at: number, bytes: Uint8Array): void {
     assert(at === 0 || at === this.draftBytes, "a snapshot has no gaps");
     this.write(at, bytes, "/snapshot.new");
@@ -2415,9 +2429,10 @@ export class Storage {
   }
 
   /**
-   * Writes a log of the entries after a base, in slices, and of all saves meanwhile. Without
-   * entries it is done at once. Example: the log ends with entry 5, and a received snapshot with
-   * entry 100. Entry 101 must not be saved in the old log, where it would follow entry 5.
+   * Replaces the log by one that begins after `base`. Yields between slices, and adds the saves
+   * made meanwhile at the end. With no entries it never yields. Example: the log ends with entry 5,
+   * and a received snapshot with entry 100. Entry 101 must not be saved in the old log, where it
+   * would follow entry 5.
    */
   *rewriteLog(
     { index, term }: Position = this.base,
@@ -2467,7 +2482,9 @@ export class Storage {
       const end = log.end + frame.length;
       if (end + FRAME_HEADER > log.size) {
         log.file.extend(log.size = end + EXTEND_BYTES);
-        log.file.sync(); // So that zeros end the file even if the power fails during the write.
+        // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
+        // durable before the frame is written.
+        log.file.sync();
       }
       log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
       log.file.sync();
@@ -2475,7 +2492,7 @@ export class Storage {
     });
   }
 
-  /** Reads a log up to its last whole frame. Returns its owner. */
+  /** Reads a log up to its last whole frame. Returns the identity in it. */
   private recover(log: Buffer): Identity {
     const framesIn = (bytes: Buffer) => readFrames((at, length) => bytes.subarray(at, at + length));
     let identity: Identity | undefined;
@@ -2493,7 +2510,7 @@ export class Storage {
           this.base = { index, term: currentTerm };
         } else if (kind === "vote") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
-        } // An entry that was written later replaces all that conflicted with it.
+        } // A later entry replaces the one at its index, and all after that.
         else if (isEntry(record)) {
           this.entries.splice(index - this.base.index - 1, Infinity, record);
         }
@@ -2516,7 +2533,7 @@ export class Storage {
     return identity;
   }
 
-  /** Keeps the incomplete frame after the last whole one, if there is one. */
+  /** Copies an incomplete frame after the last whole one to `log.cut`. */
   private cutIncompleteFrame(rest: Buffer): void {
     this.ensure(
       rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
@@ -2536,8 +2553,8 @@ export class Storage {
   }
 
   /**
-   * Drops the log if it does not have the last entry of the snapshot, which was then received, and
-   * replaces the whole log (Figure 13, steps 6 and 7). Otherwise the log was not shortened yet.
+   * Discards the log if it lacks the last entry of the snapshot: then the leader sent the snapshot,
+   * and it replaces the whole log (Figure 13, steps 6 and 7).
    */
   private dropReplacedEntries(): void {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
@@ -2553,7 +2570,7 @@ export class Storage {
     return this.withErrorContext("read", name, this.files.find);
   }
 
-  /** Writes durably. At 0 the file begins again, empty. */
+  /** Writes durably. `at` 0 empties the file first. */
   private write(at: number, bytes: Uint8Array, name: string): void {
     this.withErrorContext("write", name, (path) => {
       using file = this.files.open(path, at === 0 ? "w" : "r+");
@@ -2566,7 +2583,7 @@ export class Storage {
     ensure(condition, `Cannot use ${this.directory}${name}: ${problem}`, "storage");
   }
 
-  /** Throws errors on with the operation, the file and a remedy. */
+  /** Rethrows an error with the operation, the file and a remedy. */
   private withErrorContext<T>(what: string, name: string, action: (file: string) => T): T {
     const file = `${this.directory}${name}`;
     try {
@@ -2598,12 +2615,12 @@ function syncDirectory(directory: string): void {
   fs.closeSync(fd);
 }
 
-/** Makes a data directory durably. If it has a lock file, it was made before. */
+/** Makes a data directory durably, unless it has a lock file: then it was made before. */
 function createDirectory(directory: string): void {
   const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const names = fs.readdirSync(directory);
   if (names.includes("lock")) return;
-  // A server that runs still holds the deleted lock, but a second one can't see that.
+  // A running server still holds the deleted lock, but a second one can't see that.
   ensure(
     !names.some((name) => /^(log(\.old|\.cut)?|snapshot(\.new)?)$/.test(name)),
     `${directory}/lock was deleted, so a server may still be running there. Make sure that `
@@ -2631,7 +2648,8 @@ const systemFiles = {
     try {
       lock.run("PRAGMA journal_mode = MEMORY");
       lock.run("BEGIN EXCLUSIVE");
-      fs.chmodSync(`${directory}/lock`, 0o600); // To open and close it ourselves would unlock it.
+      // Not by opening it: to close it again would unlock it.
+      fs.chmodSync(`${directory}/lock`, 0o600);
     } catch (error) {
       lock.close();
       const isHeld = (error as { code?: string }).code === "SQLITE_BUSY";
@@ -2656,7 +2674,7 @@ const systemFiles = {
   link(file: string, name: string) {
     try {
       fs.linkSync(file, name);
-    } catch {} // A log can do without.
+    } catch {} // Without the link, the next log takes new space.
   },
 
   /** Renames a file. It is durable, and so are all links and renames before it. */
@@ -2777,10 +2795,7 @@ export type Files = World["files"];
 export type Datagrams = World["datagrams"];
 export type Receive = (bytes: Buffer, from: Address) => void;
 
-/**
- * Returns an IP address of a host: one that a socket at `local` can reach, and preferably IPv4 if
- * there is no such socket yet.
- */
+/** Resolves a host to an address in the family of `local`. Without `local`, prefers IPv4. */
 async function resolveHost(host: string, local = ""): Promise<string> {
   const addresses = (await dns.lookup(host, { all: true })).map(({ address }) => address);
   // On Linux a socket at :: reaches IPv4 addresses as well.
@@ -2807,10 +2822,10 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
 }
 
 /**
- * Sends an empty datagram and reports if the port is closed. The kernel of a dead process refuses
- * datagrams to its port, but only a connected socket is told which port that was, so each probe has
- * its own socket. An unreachable machine or network is no refusal, because the process may be
- * alive. Returns a function that closes the socket.
+ * Sends an empty datagram. A machine answers a datagram to a closed port with ICMP. Only a
+ * connected socket learns which port that was, so each probe connects its own. An unreachable
+ * machine or network is no refusal, because the process may be alive. Returns a function that
+ * closes the socket.
  */
 function probePort({ host, port }: Address, onRefused: () => void): () => void {
   const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
@@ -2894,27 +2909,30 @@ const WARN_EVERY_MS = 60_000;
 const MAX_WARNED = 100;
 /** Longer than a datagram travels, so a later one was sent by a second server of that name. */
 const DUPLICATE_AFTER_MS = 1000;
-/** What an Ethernet frame carries besides the headers of IP and UDP, and more. */
+/** Fits an Ethernet frame (1500 bytes) with IP and UDP headers, and leaves room for tunnels. */
 const ETHERNET_BYTES = 1400;
 /**
  * What the loopback carries unfragmented. If everything of one turn fits one datagram, its receiver
  * needs one sync for it. Systems other than Linux send at most 9 KB by default.
  */
 const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
-/** More than a datagram takes besides its commands, with the headers of message and entry. */
+/** More than code, envelope and the headers of a message, an entry and a request take. */
 const HEADROOM = 250;
 
 /** A server or a client that this endpoint exchanges datagrams with. */
 class Peer {
-  /** Where the command line says that it is. */
+  /** Its address by the command line. */
   given: readonly Server[] = [];
-  /** The same, and where the log or a redirect says that it is. */
+  /** Its addresses by the command line and by the log or a redirect. */
   places: readonly Server[] = [];
   /** Set once `name` is known to be its own name, and not an alias. */
   isNamed = false;
   /** Where its newest datagram came from. */
   address: Address | undefined;
-  /** Where to send to: that address, or all possible ones if the peer is silent. */
+  /**
+   * Where to send to. A datagram from it leaves only its address; while it is silent, `lookUp` adds
+   * what the candidates resolve to.
+   */
   addresses = new Map<string, Address>();
   /** Identifies its disk; 0 until a datagram of it was accepted. */
   disk = 0;
@@ -2932,7 +2950,6 @@ class Peer {
   seen = new Float64Array(SEEN);
   /** Encoded messages for the next datagram to it. */
   bodies: Uint8Array[] = [];
-  /** The size of `bodies`. */
   bytes = 0;
   greetedAt = -Infinity;
   resolvedAt = -Infinity;
@@ -2955,7 +2972,7 @@ export type EndpointEvent =
   /** Two servers use one name. */
   | { type: "twice"; server: Name; address: Address; other: Address };
 
-/** Handles what happens to an endpoint. The optional handlers are a node's. */
+/** Handles the events of an endpoint. Clients lack the optional handlers. */
 type Receiver = {
   /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
@@ -3002,7 +3019,7 @@ export class Endpoint {
     return this.world.clock.now();
   }
 
-  /** Records where the command line says that a server is. Its name may be just its address. */
+  /** Records a server of the command line. Its name may be just its address. */
   async resolvePeer(server: Server): Promise<void> {
     await Promise.all(
       this.keys.keys().map((kind) => {
@@ -3013,7 +3030,7 @@ export class Endpoint {
     );
   }
 
-  /** Records where servers are by the log, or by a redirect from server `by`. */
+  /** Records the addresses of servers by the log, or by a redirect from server `by`. */
   learnAddresses(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
       for (const kind of name === this.self.name ? [] : this.keys.keys()) {
@@ -3080,7 +3097,6 @@ export class Endpoint {
     this.queued.clear();
   }
 
-  /** Calls `onRefused` if the port of this peer is closed. */
   probePort(name: Name, onRefused: () => void): void {
     const { address } = this.peer("peer", name);
     if (address) this.socket.probePort(address, onRefused);
@@ -3197,7 +3213,7 @@ export class Endpoint {
     this.receiver.onGreeting(from.kind, greeting);
   }
 
-  /** Emits a warning, once a minute about each `subject`, and about so many subjects at most. */
+  /** Emits a warning at most once a minute for each subject, and for MAX_WARNED subjects. */
   private warn(event: EndpointEvent, subject: string): void {
     const about = `${event.type} ${subject}`;
     for (const [other, at] of this.warned) {
@@ -3208,7 +3224,7 @@ export class Endpoint {
     this.receiver.emit?.(event);
   }
 
-  /** Returns what is known of a server, for people. */
+  /** Describes a server for people. */
   peerStatus(kind: Kind, asked: Name) {
     const peer = this.peer(kind, asked);
     const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
@@ -3217,13 +3233,13 @@ export class Endpoint {
     return { name, address, heardMs, roundTripMs, lastWarning };
   }
 
-  /** Returns the peer of this name. To make room for it, drops a peer without a known place. */
+  /** Adds the peer if it is unknown. Drops a peer without candidates if there are too many. */
   peer(kind: Kind, name: Name): Peer {
     const known = this.known.get(`${kind} ${name}`);
     if (known) return known;
     const added = new Peer(kind, name);
     this.known.set(`${kind} ${name}`, added);
-    // A forgotten peer may come back, and remembers the numbers that it has seen.
+    // A forgotten peer may return. It still refuses the sequence numbers that it has seen.
     added.sent = this.forgottenSent;
     const [stranger] = this.known.entries().filter(([, { places }]) => places.length === 0);
     if (this.known.size <= MAX_PEERS || !stranger) return added;
@@ -3243,8 +3259,8 @@ export class Endpoint {
   }
 
   /**
-   * Resolves all places of a server, besides the addresses that it was heard from. An empty
-   * datagram to each new address makes the server tell its boot.
+   * Resolves the candidates of a server, and the addresses that it was heard from. An empty
+   * datagram to each new address makes the server greet, and so tell its boot.
    */
   private async lookUp(to: Peer): Promise<void> {
     const { name, places } = to;
@@ -3343,7 +3359,7 @@ export type NodeOptions = CommonOptions & {
 export const MAX_COMMAND_BYTES = 64_000;
 /** Entries applied in one turn, in bytes. The rest waits for the next turn, like new commands. */
 const APPLY_BYTES = 64 << 10;
-/** The slice of a snapshot that is written or read in a few milliseconds, between other work. */
+/** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
 const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
@@ -3369,6 +3385,7 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 
 type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" };
 type Commands = ClientMessage & { type: "Commands" };
+/** A message without its envelope. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 export class Node {
@@ -3495,10 +3512,13 @@ export class Node {
       windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
     };
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
+    // A small log is rewritten in many slices, too, so that tests meet it half-written.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
-    const remembered = { ...hardState, base, entries: storage.entries.splice(0), snapshot };
+    // From now on only the core holds the entries, so that compaction can free them.
+    const entries = storage.entries.splice(0);
+    const remembered = { ...hardState, base, entries, snapshot };
     this.core = new Raft(settings, remembered, world.clock.now(), world.random);
-    // Nothing else needs this server's time yet, so all slices follow each other.
+    // Restores in one go: the server serves no client yet.
     for (const _ of snapshot ? this.restore() : []);
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onTurnEnd: () => this.guard(() => this.flush()),
@@ -3625,7 +3645,8 @@ export class Node {
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
     this.cancelTimer();
-    this.client.close("stopped"); // This closes the socket, too.
+    this.client.abandonAll("stopped");
+    this.endpoint.socket.close();
     this.storage.close();
     return this.stopped;
   }
@@ -3723,9 +3744,7 @@ export class Node {
     this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
   }
 
-  /**
-   * Sends a message. The id of a request is its time in µs, so that a reply shows the round trip.
-   */
+  /** Sends a message. A request's id is its time in µs, so its reply shows the round trip. */
   private sendMessage(message: Message): void {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
@@ -3811,8 +3830,9 @@ export class Node {
   private changeMembersFor(request: ClientMessage & { type: "ChangeMembers" }): void {
     const { core, core: { log: { lastIndex } } } = this;
     const { name, address, force } = request;
-    const isAddress = readServer(`${name}=${address || "any:1"}`) !== undefined;
-    if (!isAddress) return this.refuse(request, "it has no such address");
+    // The name must fit the syntax of `--peers`. A removal has no address, so any will do.
+    const server = readServer(`${name}=${address || "any:1"}`);
+    if (!server) return this.refuse(request, `"${name}=${address}" is not NAME=HOST:PORT`);
     const change = core.changeMembers(name, address, force);
     if (!change) return this.redirect(request);
     if ("refused" in change) return this.refuse(request, change.refused);
@@ -3823,9 +3843,9 @@ export class Node {
   }
 
   /**
-   * Makes one attempt per request, because an attempt stops all writes: a retry makes no second
-   * one. Once the attempt has ended, the retry is answered by the new leader, which confirms, or by
-   * this one, which refuses.
+   * Hands over, once per request: an attempt blocks writes for up to an election timeout, so a
+   * retry does not start another. After the attempt the new leader confirms a retry, or this server
+   * refuses it.
    */
   private transferLeadership(request: ClientMessage & { type: "Transfer" }): void {
     const { core, endpoint: { self: { name } } } = this;
@@ -3878,17 +3898,17 @@ export class Node {
     next();
   }
 
-  /** Writes a snapshot of the present state, while later entries are applied. */
+  /** Writes a snapshot of the present state. Later entries are applied between its slices. */
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
     const membership = { founding: core.founding, members: core.membersAt(lastApplied) };
     const head: LogRecord = { index, term, kind: "snapshot", data: NOTHING, membership };
     const state = machine.snapshot();
-    checked("the result of snapshot", Object(state)[Symbol.iterator] ?? state, Function);
+    checked("the result of snapshot", state, Symbol.iterator in Object(state));
     const open = sessions.snapshot();
     const record = (kind: "session" | "state", chunk: Uint8Array): LogRecord => {
-      // A copy before the machine continues, because it may reuse the bytes.
+      // A copy, because the state machine may reuse the bytes for its next chunk.
       return { index, term, kind, data: Buffer.from(checked("a chunk of snapshot", chunk)) };
     };
     function* records(): Generator<LogRecord> {
@@ -3907,7 +3927,7 @@ export class Node {
     yield* this.switchSnapshot();
   }
 
-  /** Writes the chunks that arrived of a snapshot. After the last one, installs it. */
+  /** Writes the chunks of a snapshot that have arrived. After the last one, installs it. */
   private *receiveSnapshot({ chunks, offset }: IncomingSnapshot): Generator<void> {
     const bytes = Buffer.concat(chunks.splice(0));
     this.storage.writeSnapshot(offset - bytes.length, bytes);
@@ -3919,7 +3939,8 @@ export class Node {
   /** Replaces sessions and state machine by those of the snapshot on the disk. */
   private *restore(): Generator<void> {
     const sessions = new Sessions();
-    const take = checked("the result of restore", this.options.machine.restore(), Function);
+    const take = this.options.machine.restore();
+    checked("the result of restore", take, typeof take === "function");
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(readSession(data));
@@ -3936,8 +3957,9 @@ export class Node {
   }
 
   /**
-   * Replaces the previous snapshot, on the disk and in memory. Then cuts the log: in this same turn
-   * if no entry remains, because the next entry would not continue the log on the disk.
+   * Replaces the previous snapshot, on the disk and in memory. Then shortens the log. If no entry
+   * is kept, this must end before the next save: the next entry does not follow the last one in the
+   * old log.
    */
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;
@@ -4004,9 +4026,9 @@ export class Node {
 // A client finds the leader, follows it when it changes, and repeats a request until it is
 // answered.
 
-/** How often pending requests are looked at. */
+/** How often timeouts and retries are checked. */
 const TICK_MS = 10;
-/** When a request without a reply is sent again; half of it from then on. */
+/** Time until the first retry of a request. Later retries follow after half of it. */
 const RETRY_MS = 100;
 
 export type ClientOptions = CommonOptions & {
@@ -4016,7 +4038,7 @@ export type ClientOptions = CommonOptions & {
   clientKey?: string;
 };
 
-/** A caller that waits for an outcome. */
+/** The caller of `propose` or of another request. */
 type Waiting = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
@@ -4032,15 +4054,13 @@ type PendingRequest = {
   /** The server that has to answer. Default: the leader. */
   only: Name | undefined;
   deadlineAt: number;
-  /** A place for each command, or one place. Undefined once it has its outcome. */
+  /** One caller per command; other requests have one. Undefined once settled. */
   waiting: (Waiting | undefined)[];
-  /** The number of outcomes that have not come yet. */
+  /** Callers that are not settled. */
   missing: number;
   /** The server that has not replied yet. */
   asked: Name | undefined;
-  /** When to send the request again. */
-  askAt: number;
-  /** How often it was sent. */
+  retryAt: number;
   times: number;
 };
 
@@ -4070,11 +4090,11 @@ export class Client {
   private commands: (Waiting & { command: Buffer })[] = [];
   /** The number of the last request of commands. */
   private sequence = 0;
-  /** The server that is asked first: the leader, as far as this client knows. */
+  /** The server to send to: the leader, as far as this client knows. */
   private target: Name;
   private isTicking = false;
   private closed: keyof typeof CLOSED | undefined;
-  /** Replies of servers that gave no answer, for people. */
+  /** The last redirect of each server, in words. */
   private readonly lastReplies = new Map<Name, string>();
 
   /** Programs use `connect`. At the end of each turn, the owner calls `sendCommands`. */
@@ -4144,7 +4164,7 @@ export class Client {
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
       const sequence = this.sequence += 1;
-      // Requests are in flight in the order of their numbers: all before the first are answered.
+      // `pending` is in the order of `sequence`, so every request before its first is answered.
       const [oldest = sequence] = this.pending.values().flatMap(({ content }) =>
         content.type === "Commands" ? [content.sequence] : []
       );
@@ -4198,12 +4218,17 @@ export class Client {
   }
 
   /** Closes the socket, and rejects all pending requests. */
-  close(code: keyof typeof CLOSED = "closed"): void {
+  close(): void {
+    this.abandonAll("closed");
+    this.endpoint.socket.close();
+  }
+
+  /** Rejects all pending requests, and all later ones. */
+  abandonAll(code: keyof typeof CLOSED): void {
     this.closed = code;
     for (const request of this.pending.values()) this.giveUp(request, CLOSED[code]);
     const error = this.failure(code, CLOSED[code]);
     for (const { reject } of this.commands.splice(0)) reject(error);
-    this.endpoint.socket.close();
   }
 
   /** Lets `await using` close the client at the end of a block. */
@@ -4236,7 +4261,7 @@ export class Client {
     request.waiting[place] = undefined;
     request.missing -= 1;
     if (request.missing === 0) this.pending.delete(request.id);
-    // A copy, because an answer is a view of its datagram, or of an outcome that a session keeps.
+    // A copy, because the outcome is a view of its datagram, or is kept by a session.
     if (outcome instanceof Uint8Array) waiting.resolve(Buffer.from(outcome));
     else waiting.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
@@ -4245,8 +4270,8 @@ export class Client {
     const { content, times, waiting } = request;
     const isOfSession = content.type === "Commands" && content.session === this.session;
     if (isOfSession) this.session = undefined;
-    // If commands were sent once and are refused, they were not applied: another session may apply
-    // them. If they were sent again, only the retry may be refused.
+    // A refused request that was sent once was not applied, so another session may apply it. If it
+    // was sent twice, the first copy may have been applied and only the second refused.
     for (const [i, each] of times > 1 ? [] : waiting.entries()) {
       if (!each?.command || each.isRepeated) continue;
       this.commands.push({ ...each, command: each.command, isRepeated: true });
@@ -4272,7 +4297,7 @@ export class Client {
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
   ): void {
     this.lastReplies.set(from, leader ? `says that ${leader} leads` : "knows no leader");
-    request.askAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
+    request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
     for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
     this.endpoint.learnAddresses(listed, from);
@@ -4304,7 +4329,7 @@ export class Client {
       waiting,
       missing: waiting.length,
       asked: undefined,
-      askAt: 0,
+      retryAt: 0,
       times: 0,
     };
     this.pending.set(id, request);
@@ -4316,16 +4341,16 @@ export class Client {
     const { id, content, only: to = this.target } = request;
     request.asked = to;
     request.times += 1;
-    request.askAt = this.world.clock.now() + (request.times === 1 ? RETRY_MS : RETRY_MS / 2);
+    request.retryAt = this.world.clock.now() + (request.times === 1 ? RETRY_MS : RETRY_MS / 2);
     this.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
   }
 
-  /** Sends requests again that are due. If the target has not replied, turns to the next server. */
+  /** Retries requests that are due. If the target has not replied, turns to the next server. */
   private onTimer(): void {
     const now = this.world.clock.now();
     for (const request of this.pending.values()) {
       if (now >= request.deadlineAt) this.giveUp(request, `No answer in ${this.timeoutMs} ms`);
-      else if (now >= request.askAt) {
+      else if (now >= request.retryAt) {
         const next = this.servers.indexOf(this.target) + 1;
         if (request.asked === this.target) {
           this.target = this.servers[next % this.servers.length] ?? "";
@@ -4371,10 +4396,10 @@ export class Client {
 }
 
 // ------------------------------------- 19 A key-value store --------------------------------------
-// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes,
-// here kept as Latin-1, which has a character for each of them. What is asked is packed: a verb
-// (1 byte), then key, value and expected value, as far as the verb has them, each behind its length
-// (4 bytes). So are the answers: whether it was done or found, and the value that was found.
+// The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. The
+// map has them as Latin-1 strings, in which each byte is a character. A command or question has a
+// verb (1 byte), then key, value and expected value as far as the verb has them, each after its
+// length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
 
 export const verbs = ["get", "put", "delete", "cas"] as const;
 
@@ -4390,7 +4415,7 @@ function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer
   return packed;
 }
 
-/** The parts, or as many of them as there are. */
+/** Returns the parts that are whole. */
 export function unpack(bytes: Uint8Array): string[] {
   const packed = asBuffer(bytes);
   const parts: string[] = [];
@@ -4456,14 +4481,15 @@ export class KeyValues {
     return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
-  /** Resolves to whether there was a value. */
+  /** Deletes a key. Resolves to whether it had a value. */
   async delete(key: Uint8Array): Promise<boolean> {
     const [isDone] = await this.via.propose(ask("delete", key));
     return isDone === 1;
   }
 
   /**
-   * Compare and set: puts `value` if `expected` (undefined: none) is there. Resolves to whether.
+   * Compares and sets: puts `value` if the key has the value `expected`, or none if that is
+   * undefined. Resolves to whether it did.
    */
   async cas(
     key: Uint8Array,

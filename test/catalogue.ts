@@ -411,8 +411,8 @@ export const planted: readonly Planted[] = [
     id: "44a",
     name: "A server accepts a term of `NaN`, `-0`, `1.5` or `2 ** 53`",
     changes: [[
-      "return isNatural && Number(raw) < 2 ** 48 ? raw : undefined;",
-      `return typeof raw === "number" || isNatural ? raw : undefined;`,
+      "Number.isInteger(raw) && Number(raw) >= 0 && Number(raw) < 2 ** 48 && !Object.is(raw, -0);",
+      `typeof raw === "number";`,
     ]],
     caughtBy: [{ file: "wire", title: "a value other than a natural number for one in" }],
   },
@@ -1068,8 +1068,8 @@ export const planted: readonly Planted[] = [
     id: "115",
     name: "Commands wait forever for a session that was opened as their client was closed",
     changes: [[
-      "for (const { reject } of this.commands.splice(0)) reject(error); this.endpoint.socket",
-      "this.endpoint.socket",
+      "const error = this.failure(code, CLOSED[code]); for (const { reject } of this.commands.splice(0)) reject(error);",
+      "",
     ]],
     caughtBy: [{ file: "node", title: "rejects its command if its node stops as soon as" }],
   },
@@ -1227,7 +1227,7 @@ export const planted: readonly Planted[] = [
   {
     id: "134",
     name: "A log grows in the same sync as the frame that needs the room",
-    changes: [["      log.file.sync(); // So that", "      // So that"]],
+    changes: [["log.file.sync(); } log.file.write(", "} log.file.write("]],
     caughtBy: [{ file: "storage", title: "finds zeros at the end even if the power failed" }],
   },
   {

@@ -1168,7 +1168,8 @@ describe("a request to change the members", () => {
     });
     for (const [name, address] of [["", "d:1"], ["d", "d"], ["d=", "d:1"], ["d", "d:70000"]]) {
       const { code, message } = world.failure(world.at(leader).changeMembers(name ?? "", address));
-      expect([code, message]).toEqual(["refused", "The server refuses: it has no such address."]);
+      const why = `"${name}=${address}" is not NAME=HOST:PORT`;
+      expect([code, message]).toEqual(["refused", `The server refuses: ${why}.`]);
     }
     expect(world.at(leader).status().lastIndex).toBe(1);
     world.change(first);

@@ -2044,11 +2044,11 @@ describe("a client", () => {
     const { node } = server;
     const applied: number[] = [];
     // Behaves as if thousands of clients opened sessions before each command.
-    const applyRequest = ({ session }: { session: number }) => {
+    const applyOnce = ({ session }: { session: number }) => {
       applied.push(session);
       return { outcomes: [], refusal: "the session has ended, or never was" };
     };
-    Object.assign(node["sessions"], { applyRequest });
+    Object.assign(node["sessions"], { applyOnce });
     expect(failureOf(simulation, node.propose(bytes("x")))).toEqual(
       new RaftError("refused", "The server refuses: the session has ended, or never was."),
     );
