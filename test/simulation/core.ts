@@ -1,8 +1,8 @@
 /**
- * Simulates the algorithm of Part I alone in a hostile world, from one seed. Messages that the RPC
- * layer would drop arrive here: repeated, in any order, of any age, from before a restart. So no
- * layer hides a bug of the algorithm. After the faults of the seed, a majority is healed, and must
- * serve; then all servers are healed, and must agree.
+ * Simulates the algorithm of Part I alone, with the faults that a seed draws. Messages that the RPC
+ * layer drops arrive here: repeated, in any order, of any age, from before a restart. So no layer
+ * hides a bug of the algorithm. After the faults a majority is healed, and must serve. Then all
+ * servers are healed, and must agree.
  */
 import { Client } from "./core/clients.ts";
 import { Network } from "./core/network.ts";
@@ -20,8 +20,8 @@ const PATIENCE = 10;
 export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): Report {
   const cluster = new Cluster(new Scene(seed, trace));
   const { scene } = cluster;
-  cluster.suffer();
-  if (scene.conditions.wipes) return cluster.survive();
+  cluster.injectFaults();
+  if (scene.conditions.wipes) return cluster.healAfterLosses();
   cluster.healMajority();
   cluster.healAll();
   if (scene.judge.voters.length > 2) {
@@ -31,7 +31,7 @@ export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): R
   scene.judge.checkAll();
   scene.report.changes = scene.judge.committed.filter(({ kind }) => kind === "members").length;
   const wrong = checkLinearizable(scene.history);
-  if (wrong) throw new Violation("A single store explains what clients saw", wrong);
+  if (wrong) throw new Violation("The history of the clients is linearizable", wrong);
   scene.report.simulatedMs = scene.now;
   scene.report.elections = scene.judge.elections;
   return scene.report;
@@ -70,7 +70,7 @@ class Cluster {
 
   // ------------------------------------------- Faults --------------------------------------------
 
-  suffer(): void {
+  injectFaults(): void {
     const { scene, network } = this;
     const { conditions } = scene;
     const T = conditions.electionTimeoutMs;
@@ -93,7 +93,7 @@ class Cluster {
     for (const client of this.clients) client.finish();
   }
 
-  /** Repeats an action at random intervals while the world is hostile. */
+  /** Repeats an action at random intervals while faults occur. */
   private every(ms: number, action: () => void): void {
     if (ms === Number.POSITIVE_INFINITY) return;
     this.scene.plan(2 * ms * this.scene.random(), () => {
@@ -125,11 +125,11 @@ class Cluster {
   }
 
   /**
-   * Heals a cluster that may have lost any number of disks. There may be no leader any more, or
-   * another founding. But the judge sees that no entry is replaced that a server has saved as
-   * committed, and that each founding keeps its promises.
+   * Heals a cluster that may have lost any number of disks. It may have no leader, or another
+   * founding. But the judge checks that no server replaces entries that it saved as committed, and
+   * that each founding keeps its promises.
    */
-  survive(): Report {
+  healAfterLosses(): Report {
     const { scene, network } = this;
     scene.tell(() => "network  is healed, and disks were lost");
     network.calmDown(scene.names);
@@ -142,7 +142,7 @@ class Cluster {
     return scene.report;
   }
 
-  // ------------------------------------ What must work again -------------------------------------
+  // ------------------------------------------- Healing -------------------------------------------
 
   /** Heals a majority only, which must be enough (TigerBeetle's rule). */
   healMajority(): void {
@@ -154,15 +154,15 @@ class Cluster {
     for (const server of core) server.heal();
     const isLed = () => core.some(({ isLeader }) => isLeader);
     this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
-    // A message that is still in flight may bring a later term.
+    // A message in flight may still bring a later term.
     scene.run(6 * timeoutMs);
     this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
-    this.use(core);
+    this.checkService(core);
     const termOf = () => Math.max(...core.map(({ raft }) => raft?.currentTerm ?? 0));
     const term = termOf();
     scene.run(PATIENCE * timeoutMs / 2);
     if (termOf() !== term) {
-      throw new Violation("In a healthy majority terms do not grow", `from ${term} to ${termOf()}`);
+      throw new Violation("A healthy majority keeps its term", `from ${term} to ${termOf()}`);
     }
   }
 
@@ -198,8 +198,8 @@ class Cluster {
     ).join(", ");
   }
 
-  /** Demands that a write, a read and all pending requests succeed. */
-  private use(core: readonly Server[]): void {
+  /** Checks that a write, a read and all pending requests succeed. */
+  private checkService(core: readonly Server[]): void {
     const probe = this.addClient();
     const limitMs = PATIENCE * this.timeoutMs + this.catchUpMs(core);
     const isIdle = () => this.clients.every((client) => client.isIdle);
@@ -209,7 +209,7 @@ class Cluster {
     this.expect(limitMs, isIdle, "A healthy majority answers");
   }
 
-  /** Returns how long it takes to send a whole log, one large entry after another. */
+  /** Returns the time that it takes to send a whole log, one large entry after another. */
   private catchUpMs(servers: readonly Server[]): number {
     const { latencyMs, jitterMs, turnMs, batchBytes, snapshotMs } = this.scene.conditions;
     const entries = Math.max(...servers.map(({ raft }) => raft?.log.lastIndex ?? 0));
@@ -242,7 +242,7 @@ class Cluster {
     return this.servers.filter(({ name }) => voters.includes(name));
   }
 
-  /** Demands that all added servers have been promoted, as no fault keeps the log from them. */
+  /** Returns whether all servers agree, and all learners have been promoted. */
   private get isAgreed(): boolean {
     const { length } = this.scene.judge.committed;
     const leader = this.servers.find(({ isLeader }) => isLeader);
@@ -252,7 +252,7 @@ class Cluster {
       );
   }
 
-  /** Demands that a returning server does not depose a working leader (thesis §9.6). */
+  /** Checks that a returning server does not depose a working leader (thesis §9.6). */
   rejoin(): void {
     const { scene, network, timeoutMs } = this;
     scene.run(timeoutMs);
@@ -268,21 +268,21 @@ class Cluster {
     scene.run(2 * timeoutMs);
     if (!leader.isLeader || leader.raft?.currentTerm !== term) {
       throw new Violation(
-        "Who comes back does not depose a leader that works",
-        `${leader.name}, leader of term ${term}, when ${away.name} came back: ${this.describe()}`,
+        "A returning server does not depose a working leader",
+        `${leader.name} led in term ${term} until ${away.name} returned: ${this.describe()}`,
       );
     }
   }
 
-  /** Demands that a partitioned leader steps down, and that the others elect another one. */
+  /** Checks that an isolated leader steps down, and that the other servers elect another one. */
   failOver(): void {
     const { scene, network, servers, timeoutMs } = this;
     const leader = this.leader;
     scene.tell(() => `network  the leader ${leader.name} is cut off`);
     network.isolate(leader.name);
     const isLed = () => servers.some((server) => server !== leader && server.isLeader);
-    this.expect(PATIENCE * timeoutMs, isLed, "The others replace a leader that is cut off");
-    this.expect(timeoutMs, () => !leader.isLeader, "A leader that is cut off stops leading");
+    this.expect(PATIENCE * timeoutMs, isLed, "The other servers replace an isolated leader");
+    this.expect(timeoutMs, () => !leader.isLeader, "An isolated leader steps down");
     network.mend();
     this.agree();
     scene.judge.checkAgreement(this.members.map(({ name }) => name));

@@ -1,6 +1,6 @@
 /**
- * Tests that no order of messages breaks a promise in a few small worlds, whose states are visited
- * one by one, up to some number; and that the search finds bugs that are planted.
+ * Tests that no order of messages breaks a promise in a few small worlds, and that the search finds
+ * planted bugs. The search visits each state of a world, up to a maximum number of states.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { inCopy, planted } from "../catalogue.ts";
@@ -13,18 +13,18 @@ import { unknownFields } from "./exhaustive/server.ts";
 import { read, write } from "./exhaustive/story.ts";
 
 setDefaultTimeout(300_000);
-/** The thorough run visits so many times more states. */
+/** The thorough run visits ten times as many states. */
 const FACTOR = isThorough ? 10 : 1;
 
 type World = { name: string; after: keyof typeof SCENES; states: number; bounds: Partial<Bounds> };
 const worlds: readonly World[] = [
-  { name: "everything, from the beginning", after: "beginning", states: 100_000, bounds: {} },
+  { name: "all inputs, from the beginning", after: "beginning", states: 100_000, bounds: {} },
   { name: "a leader is replaced", after: "succession", states: 50_000, bounds: {} },
   { name: "two leaders", after: "rivals", states: 50_000, bounds: { terms: 4 } },
-  { name: "a leader answers first", after: "answered", states: 30_000, bounds: {} },
+  { name: "a leader that has already answered", after: "answered", states: 30_000, bounds: {} },
   { name: "two inputs in a turn", after: "elected", states: 30_000, bounds: { inputs: 2 } },
   {
-    name: "pre-votes are asked for",
+    name: "servers request pre-votes",
     after: "beginning",
     states: 30_000,
     bounds: { preVotes: true },
@@ -50,14 +50,14 @@ describe("no state breaks a promise:", () => {
     console.log(report(search));
   });
 
-  test("and what could go wrong has been there to see", () => {
+  test("every kind of state occurs", () => {
     expect(states).toBeGreaterThan(FACTOR * 200_000);
     for (const [name, count] of Object.entries(sum)) {
       expect(count, `states of the kind ${name}`).toBeGreaterThan(20);
     }
   });
 
-  test("one term without commands is visited to its end", () => {
+  test("one term without commands, all of its states", () => {
     const bounds = { ...BOUNDS, terms: 1, commands: 0, reads: 0, beats: 0 };
     const search = new Search(bounds, 100_000);
     expect(explore(search)).toBeUndefined();
@@ -68,38 +68,38 @@ describe("no state breaks a promise:", () => {
 
 describe("the search", () => {
   test.each([
-    ["in one term, to its end", { ...BOUNDS, terms: 1, commands: 0, reads: 0, beats: 0 }, 99],
+    ["in one term", { ...BOUNDS, terms: 1, commands: 0, reads: 0, beats: 0 }, 99],
     ["in seven steps", BOUNDS, 7],
   ])(
-    "loses nothing by taking states for one that differ only in names, %s",
+    "finds as much if it treats states that differ only in names as equal, %s",
     (_, bounds, deepest) => {
       const least = new Search(bounds, 200_000, deepest);
       const classes = new HashSet(200_000);
       const all = new Search(bounds, 200_000, deepest, classes);
       expect([explore(least), explore(all)]).toEqual([undefined, undefined]);
       expect([least.isComplete, all.isComplete]).toEqual([true, true]);
-      expect(classes.size + 1).toBe(least.states); // The first state is there without being found.
+      expect(classes.size + 1).toBe(least.states); // `classes` does not contain the first state.
       expect(all.states).toBeGreaterThan(4 * least.states);
     },
   );
 
-  test("knows every field that a server has", () => {
+  test("knows every field of a server", () => {
     expect(unknownFields()).toEqual([]);
   });
 
-  test("writes a path as it reads it", () => {
+  test("writes a path as it was read", () => {
     const path = "a.timer,0,2,5.late,b.propose.stay,7.die,c.crash,a.read,a.beat";
     expect(write(read(path))).toBe(path);
     expect(() => read("a.timer,d.crash")).toThrow("\"d.crash\" is no action");
   });
 
-  test("ends in the scenes that it begins with", () => {
+  test("replays every scene without a violation", () => {
     for (const [name, path] of Object.entries(SCENES)) {
       expect(tellStory(read(path), BOUNDS), name).toEndWith("No violation.");
     }
   });
 
-  test("takes no state for a known one, and no known one for new", () => {
+  test("recognizes known states, and only those", () => {
     const set = new HashSet(1_000);
     const pairs = Array.from({ length: 1_000 }, (_, i) => [i % 10, Math.floor(i / 10)] as const);
     expect(pairs.filter(([low, high]) => set.add(low, high))).toHaveLength(999); // 0 0 is 1 0.
@@ -107,7 +107,7 @@ describe("the search", () => {
     expect(set.size).toBe(999);
   });
 
-  test("forgets nothing that waits", () => {
+  test("returns every queued state in order", () => {
     const queue = new Queue();
     for (let i = 0; i < 600_000; i += 1) queue.push(i);
     let wrong = 0;

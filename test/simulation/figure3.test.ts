@@ -1,5 +1,5 @@
 /**
- * Tests that the judge of the full stack notices each broken promise of Figure 3, and names it.
+ * Tests that the judge of the full stack finds and names a violation of each property of Figure 3.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Log, type Raft, type RoleName } from "../../raft.ts";
@@ -9,7 +9,9 @@ import { Figure3 } from "./full/figure3.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** As much of a server as is looked at. A log has an entry for each of the terms. */
+/**
+ * Returns the part of a server that the judge reads. The log has one entry for each of the terms.
+ */
 function server(
   terms: readonly number[],
   fields: Partial<Record<"currentTerm" | "commitIndex" | "lastApplied", number>> = {},
@@ -25,10 +27,10 @@ function server(
     lastApplied: 0,
     ...fields,
   };
-  return core as unknown as Raft; // The rest is of no interest here.
+  return core as unknown as Raft; // The judge does not read the other fields.
 }
 
-/** What a server takes for committed before it is seen first was judged in a life before. */
+/** Commits after a first look: the judge skips entries committed before it first saw a server. */
 function commit(judge: Figure3, name: string, core: Raft, index: number): void {
   judge.judge(name, core);
   core.commitIndex = index;
@@ -36,7 +38,7 @@ function commit(judge: Figure3, name: string, core: Raft, index: number): void {
 }
 
 describe("the judge of the full stack", () => {
-  test("has nothing against servers that agree, and leaders that have all of it", () => {
+  test("accepts equal logs, and leaders with all committed entries", () => {
     const judge = new Figure3();
     commit(judge, "a", server([1, 1], {}, "Leader"), 2);
     commit(judge, "b", server([1, 1]), 1);
@@ -49,14 +51,14 @@ describe("the judge of the full stack", () => {
     expect(() => judge.judge("b", server([1], {}, "Leader"))).toThrow("Election Safety");
   });
 
-  test("names a leader that deletes what it has", () => {
+  test("names a leader that deletes an entry", () => {
     const [judge, core] = [new Figure3(), server([1, 1], {}, "Leader")];
     judge.judge("a", core);
     core.log.merge([makeEntry(2, 2, "noop")], 0);
     expect(() => judge.judge("a", core)).toThrow("Leader Append-Only");
   });
 
-  test("names another entry of the same place and term, and another one before it", () => {
+  test("names entries that differ at an equal index and term, or before it", () => {
     const judge = new Figure3();
     judge.judge("a", server([1, 2]));
     const other = server([1]);
@@ -65,14 +67,14 @@ describe("the judge of the full stack", () => {
     expect(() => judge.judge("c", server([2, 2]))).toThrow("Log Matching");
   });
 
-  test("names a leader without an entry that was committed in an earlier term", () => {
+  test("names a leader that lacks an entry committed in an earlier term", () => {
     const judge = new Figure3();
     commit(judge, "a", server([1, 1]), 2);
     expect(() => judge.judge("b", server([1], { currentTerm: 2 }, "Leader")))
       .toThrow("Leader Completeness");
   });
 
-  test("names who takes another entry for committed than others, or one that it has not", () => {
+  test("names a server that commits a different entry, or one that it lacks", () => {
     const judge = new Figure3();
     commit(judge, "a", server([1]), 1);
     expect(() => commit(judge, "b", server([2]), 1)).toThrow("State Machine Safety");
@@ -80,7 +82,7 @@ describe("the judge of the full stack", () => {
   });
 
   test.each(["currentTerm", "commitIndex", "lastApplied"] as const)(
-    "names a %s that goes back",
+    "names a %s that decreases",
     (what) => {
       const [judge, core] = [new Figure3(), server([1, 2], { commitIndex: 2, lastApplied: 2 })];
       judge.judge("a", core);

@@ -1,4 +1,4 @@
-/** Runs many seeds on all cores, and sums up what happened in them. */
+/** Runs many seeds on all cores, and sums up their reports. */
 import os from "node:os";
 import { type Mode, modeOf } from "./modes.ts";
 import { addReport, emptyReport, type Report } from "./report.ts";
@@ -17,8 +17,8 @@ export type Options = {
 export type Result = { outcomes: readonly Outcome[]; seconds: number };
 
 /**
- * Runs seeds until there are enough, time is up, or one fails. With several workers a later seed
- * may end before the first that fails: all seeds that were begun count.
+ * Runs seeds until all are done, the time is up, or one fails. With several workers a later seed
+ * may end before the first failure, so all seeds that have started count.
  */
 export async function runSeeds(options: Options): Promise<Result> {
   const { from, seeds, minutes, mode, workers, onProgress } = options;
@@ -50,7 +50,7 @@ export async function runSeeds(options: Options): Promise<Result> {
 function ask(worker: Worker, task: Task): Promise<Outcome> {
   const { promise, resolve, reject } = Promise.withResolvers<Outcome>();
   worker.onmessage = ({ data }: MessageEvent<Outcome>) => resolve(data);
-  worker.onerror = ({ message }) => reject(new Error(`seed ${task.seed} breaks off: ${message}`));
+  worker.onerror = ({ message }) => reject(new Error(`seed ${task.seed} crashed: ${message}`));
   worker.postMessage(task);
   return promise;
 }
@@ -68,24 +68,21 @@ export function sumOf(outcomes: readonly Outcome[]): Report {
   return sum;
 }
 
-/** Returns how many runs had elections, operations, crashes and lost messages. */
+/** Returns the number of runs with elections, operations, crashes and lost messages. */
 export const livelyOnes = (outcomes: readonly Outcome[]): number =>
   reportsOf(outcomes).filter(({ elections, operations, crashes, messagesLost }) =>
     elections > 0 && operations > 0 && crashes > 0 && messagesLost > 0
   ).length;
 
-/**
- * Among this many seeds, each kind of fault and operation occurs; otherwise the simulator is
- * broken.
- */
+/** If a kind of fault or operation is missing in this many seeds, the simulator is broken. */
 const ENOUGH_SEEDS = 50;
 
-/** Returns the kinds of events that are missing from a run that is long enough for all of them. */
+/** Returns the kinds of faults and operations that are missing, if there are enough seeds. */
 export function neverHappened(outcomes: readonly Outcome[]): string[] {
   if (outcomes.length < ENOUGH_SEEDS) return [];
   const { hash: _, ...counts } = sumOf(outcomes);
   const isFull = outcomes.some(({ mode }) => mode === "full");
-  // One seed in ten loses any number of disks, and not each of these loses a majority.
+  // Only one seed in ten may lose a majority of the disks.
   const isLong = outcomes.length >= 10 * ENOUGH_SEEDS;
   const isExpected = (name: string) =>
     (isFull || (name !== "powerCuts" && name !== "diskFaults"))
@@ -96,15 +93,15 @@ export function neverHappened(outcomes: readonly Outcome[]): string[] {
 
 const HOUR_MS = 3_600_000;
 
-/** Returns a summary of a run, to be read. */
+/** Returns a summary of the runs as text. */
 export function tellSum({ outcomes, seconds }: Result): string {
   const sum = sumOf(outcomes);
   const count = (value: number) => Math.round(value).toLocaleString("en");
   const rows: [string, string][] = [
     [
       "seeds",
-      `${count(outcomes.length)}, in ${count(livelyOnes(outcomes))} of them elections, `
-      + "crashes, losses and operations",
+      `${count(outcomes.length)}, ${count(livelyOnes(outcomes))} of them with elections, crashes, `
+      + "losses and operations",
     ],
     [
       "cluster-hours",
@@ -114,7 +111,7 @@ export function tellSum({ outcomes, seconds }: Result): string {
     [
       "messages",
       `${count(sum.messagesSent)}: ${count(sum.messagesLost)} lost, `
-      + `${count(sum.messagesDuplicated)} more than once`,
+      + `${count(sum.messagesDuplicated)} duplicated`,
     ],
     [
       "crashes",
@@ -124,14 +121,14 @@ export function tellSum({ outcomes, seconds }: Result): string {
     ["partitions", count(sum.partitions)],
     [
       "disks",
-      `${count(sum.diskFaults)} failed for once, ${count(sum.lostDisks)} were lost, `
-      + `and the cluster was founded again ${count(sum.refoundings)} times`,
+      `${count(sum.diskFaults)} errors, ${count(sum.lostDisks)} lost, `
+      + `and ${count(sum.refoundings)} new foundings of the cluster`,
     ],
-    ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} that were forged`],
-    ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} requests to hand over`],
-    ["members", `changed ${count(sum.changes)} times`],
+    ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} forged ones`],
+    ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} transfer requests`],
+    ["members", `${count(sum.changes)} changes`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],
-    ["operations", `${count(sum.operations)}, and ${count(sum.unknown)} without an answer`],
+    ["operations", `${count(sum.operations)}, and ${count(sum.unknown)} with an unknown outcome`],
     ["hash", sum.hash.toString(16).padStart(8, "0")],
   ];
   return rows.map(([name, value]) => `${name.padEnd(14)} ${value}`).join("\n");

@@ -1,6 +1,6 @@
 /**
- * Simulates the full stack in a hostile world: real servers and clients, with log files, recovery,
- * codec and retries. After the faults of the seed, a majority is healed, and must serve; then all
+ * Simulates whole servers and clients, with log files, recovery, wire format and retries, and with
+ * the faults that a seed draws. After the faults a majority is healed, and must serve. Then all
  * servers are healed, and must agree.
  */
 import { Client, encodeRecord, KeyValues } from "../../raft.ts";
@@ -20,7 +20,7 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   for (const server of servers) server.start();
   for (const client of clients) void workload.beClient(client, names);
   workload.beServers(() => {
-    // A server that is no member does not know the index that a read needs.
+    // Only a member can find the read index for a read.
     const [chosen] = shuffle(workload.random, cluster.up).filter(({ name, core }) =>
       core?.members.some((member) => member.name === name)
     );
@@ -32,7 +32,7 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
   new Nemesis(cluster, seed);
   cluster.run(HOSTILE_MS);
   workload.end();
-  if (cluster.hostility.wipes) return survive(cluster);
+  if (cluster.hostility.wipes) return healAfterLosses(cluster);
   healMajority(cluster, seed);
   healAll(cluster);
   const wrong = checkLinearizable(workload.history);
@@ -43,11 +43,11 @@ export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {
 }
 
 /**
- * Heals a cluster that may have lost any number of disks. There may be no leader any more, or
- * another founding. But each founding keeps its promises, and no disk replaces entries saved as
+ * Heals a cluster that may have lost any number of disks. It may have no leader, or another
+ * founding. But each founding keeps its promises, and no disk replaces entries that it saved as
  * committed.
  */
-function survive(cluster: Cluster): Report {
+function healAfterLosses(cluster: Cluster): Report {
   const { servers, network, hostility, simulation, names, report } = cluster;
   cluster.isHostile = false;
   network.calmDown(names);
@@ -83,7 +83,7 @@ function healMajority(cluster: Cluster, seed: number): void {
   if (!cluster.run(limitMs, isLed)) {
     throw new Error(`a healthy majority has no leader after ${limitMs} ms`);
   }
-  useIt(cluster, limitMs);
+  checkService(cluster, limitMs);
   const terms = () => Math.max(...core.map((server) => server.core?.currentTerm ?? 0));
   const before = terms();
   cluster.run(limitMs / 2);
@@ -115,8 +115,8 @@ function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut o
   }
 }
 
-/** Demands that a write and a read succeed. */
-function useIt(cluster: Cluster, limitMs: number): void {
+/** Checks that a write and a read succeed. */
+function checkService(cluster: Cluster, limitMs: number): void {
   const { simulation, names } = cluster;
   const done: string[] = [];
   const use = async () => {
@@ -131,10 +131,10 @@ function useIt(cluster: Cluster, limitMs: number): void {
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());
   };
   use().catch((error: unknown) => void done.push(String(error)));
-  const lookingMs = 1000 * names.length; // It asks one server after the other, and some are down.
-  cluster.run(limitMs + lookingMs, () => done.length > 0);
+  const searchMs = 1000 * names.length; // The client tries one server after another.
+  cluster.run(limitMs + searchMs, () => done.length > 0);
   if (done[0] !== "works") {
-    throw new Error(`a healthy majority cannot be used: ${done[0] ?? "no answer"}`);
+    throw new Error(`a healthy majority does not serve: ${done[0] ?? "no answer"}`);
   }
 }
 
@@ -145,9 +145,10 @@ function healAll(cluster: Cluster): void {
   cluster.tell("network", () => "IS HEALED");
   for (const server of servers) heal(cluster, server);
   const limitMs = 20 * 2 * hostility.electionTimeoutMs + 10_000;
-  const isAgreed = () => new Set(cluster.members.map(howFar)).size === 1 && isDone(cluster.members);
+  const isAgreed = () =>
+    new Set(cluster.members.map(progressOf)).size === 1 && isDone(cluster.members);
   if (!cluster.run(limitMs, isAgreed)) {
-    throw new Error(`healthy servers do not come to agree: ${servers.map(howFar).join("; ")}`);
+    throw new Error(`healthy servers do not agree: ${servers.map(progressOf).join("; ")}`);
   }
   const { members } = cluster;
   const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
@@ -159,14 +160,14 @@ function healAll(cluster: Cluster): void {
     ])
   );
   if (new Set(contents).size > 1) {
-    throw new Error("healthy servers agree about unequal logs, or states");
+    throw new Error("healthy servers have different logs or states");
   }
   calmDown(cluster);
 }
 
 /**
- * Demands that members and clients keep nothing of a call that was answered or given up. (A removed
- * server that missed its removal may wait for entries that never come.)
+ * Checks that members and clients keep no data of calls that are over. (A removed server that
+ * missed its removal may wait for entries forever.)
  */
 function calmDown(cluster: Cluster): void {
   const { members, hostility, workload } = cluster;
@@ -175,15 +176,15 @@ function calmDown(cluster: Cluster): void {
       .map(([name, of]) => `${name}: ${of ? whatIsLeft(of) : ""}`)
       .filter((line) => !line.endsWith(": "));
   if (cluster.run(3 * hostility.timeoutMs + 10_000, () => left().length === 0)) return;
-  throw new Error(`where nothing is left to do, there still are ${left().join("; ")}`);
+  throw new Error(`an idle cluster still keeps ${left().join("; ")}`);
 }
 
-function howFar({ name, core }: Server): string {
+function progressOf({ name, core }: Server): string {
   if (!core) return `${name} is down`;
   return `${core.log.lastIndex} entries, ${core.lastApplied} applied, term ${core.currentTerm}`;
 }
 
-/** Demands that all added servers have been promoted, as no fault keeps the log from them. */
+/** Returns whether all entries are applied, and all learners have been promoted. */
 const isDone = (members: readonly Server[]) =>
   members.every(({ core }) =>
     core && core.lastApplied === core.log.lastIndex && core.members.every(({ votes }) => votes)

@@ -670,7 +670,7 @@ export class Judge {
       isMajority([name, ...confirmed], voters),
       "A read waits for a later round",
       () =>
-        `${name} got a read after round ${round}, and ${confirmed.length} followers confirmed later ones`,
+        `${name} got a read after round ${round}; ${confirmed.length} followers confirmed later ones`,
     );
   }
 

@@ -1,6 +1,5 @@
 /**
- * Tests that the checker of linearizability is right in both directions: it accepts every history
- * that one store explains, and rejects every other.
+ * Tests that the checker accepts every linearizable history, and rejects every other history.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { KeyValueStore } from "../../raft.ts";
@@ -15,8 +14,8 @@ setDefaultTimeout(PATIENCE_MS);
 const NEVER = Number.POSITIVE_INFINITY;
 
 /**
- * Reads a history that is drawn: a line per client, `[` where it asks and `]` where it is answered,
- * which it never is if that is missing.
+ * Reads a drawing of a history. Each client has one line. A call starts at `[` and is answered at
+ * `]`. Without `]` it has no answer.
  *
  *     a  [put 1]    [get: 1]
  *     b      [cas 1 -> 2: true ]
@@ -47,178 +46,188 @@ const resultOf = (word: string | undefined) =>
   word === "true" || word === "false" ? word === "true" : valueOf(word);
 
 const legal: [sentence: string, ...lines: string[]][] = [
-  ["Nothing happened."],
+  ["A history without calls."],
   ["A key that was never written has no value.", "a [get: none]"],
   ["A read sees the write before it.", "a [put 1] [get: 1]", "b              [get: 1]"],
-  ["A read under way with a write may see it.", "a [put 1         ]", "b     [get: 1]"],
-  ["A read under way with a write need not see it.", "a [put 1         ]", "b     [get: none]"],
+  ["A read during a write may see that write.", "a [put 1         ]", "b     [get: 1]"],
+  ["A read during a write need not see that write.", "a [put 1         ]", "b     [get: none]"],
   [
-    "Two writes at once may come in either order: the one that was asked first comes last.",
+    "Of two concurrent writes the one that started first may come last.",
     "a [put 1   ]",
     "b   [put 2   ] [get: 1]",
   ],
   [
-    "Two writes at once may come in either order: the one that was asked last comes last.",
+    "Of two concurrent writes the one that started last may come last.",
     "a [put 1   ]",
     "b   [put 2   ] [get: 2]",
   ],
   [
-    "Reads at once with a write see it one after the other.",
+    "Of two reads during a write the first may miss it and the second see it.",
     "a [put 1                      ]",
     "b    [get: none] [get: 1]",
     "c         [get: 1      ]",
   ],
-  ["A write without an answer is seen late.", "a [put 1", "b          [get: none] [get: 1]"],
-  ["A write without an answer is seen never.", "a [put 1", "b          [put 2] [get: 2] [get: 2]"],
+  ["A write without an answer takes effect late.", "a [put 1", "b          [get: none] [get: 1]"],
   [
-    "A write without an answer comes after a write that was answered.",
+    "A write without an answer never takes effect.",
+    "a [put 1",
+    "b          [put 2] [get: 2] [get: 2]",
+  ],
+  [
+    "A write without an answer takes effect after a later write.",
     "a [put 1",
     "b          [put 2] [get: 2] [get: 1]",
   ],
-  ["A read without an answer says nothing.", "a [get", "b   [put 1] [get: 1]"],
-  ["A delete tells that there was a value.", "a [put 1] [delete: true] [get: none]"],
-  ["A delete tells that there was none.", "a [delete: false] [put 1]"],
+  ["A read without an answer proves nothing.", "a [get", "b   [put 1] [get: 1]"],
+  ["A delete reports that it found a value.", "a [put 1] [delete: true] [get: none]"],
+  ["A delete reports that it found no value.", "a [delete: false] [put 1]"],
   [
-    "Of two deletes at once one finds the value.",
+    "Of two concurrent deletes one finds the value.",
     "a [put 1] [delete: false   ]",
     "b              [delete: true]",
   ],
   [
-    "A delete without an answer explains that the value is gone.",
+    "A delete without an answer explains why the value is gone.",
     "a [put 1] [delete",
     "b                     [get: 1] [get: none]",
   ],
-  ["A compare and set finds what it expects.", "a [put 1] [cas 1 -> 2: true] [get: 2]"],
+  ["A compare-and-set finds the expected value.", "a [put 1] [cas 1 -> 2: true] [get: 2]"],
   [
-    "A compare and set that finds something else changes nothing.",
+    "A compare-and-set that finds another value changes nothing.",
     "a [put 1] [cas 3 -> 2: false] [get: 1]",
   ],
   [
-    "A compare and set expects that there is no value.",
+    "A compare-and-set expects no value.",
     "a [cas none -> 1: true] [cas none -> 2: false] [get: 1]",
   ],
   [
-    "Of two that compare and set at once, one finds its value.",
+    "Of two concurrent compare-and-sets one finds the expected value.",
     "a [put 1]",
     "b           [cas 1 -> 2: true ]",
     "c           [cas 1 -> 3: false]",
   ],
   [
-    "Two that compare and set at once, one after the other's value.",
+    "Of two concurrent compare-and-sets one finds the value of the other.",
     "a [put 1]",
     "b           [cas 2 -> 3: true ]",
     "c           [cas 1 -> 2: true ]",
   ],
   [
-    "A compare and set without an answer is seen by a later one.",
+    "A compare-and-set finds the value of another one without an answer.",
     "a [put 1] [cas 1 -> 2",
     "b                 [cas 2 -> 3: true]",
   ],
   [
-    "Calls without an answer follow one another, unseen, to what is seen.",
+    "Two calls without an answer take effect one after another, and a read sees the last.",
     "a [put 1",
     "b [cas 1 -> 2",
     "c [cas 2 -> 3",
     "d                  [get: none] [get: 3]",
   ],
   [
-    "A compare and set fails because of a write without an answer.",
+    "A compare-and-set fails because of a write without an answer.",
     "a [put 1] [put 2",
     "b                  [cas 1 -> 3: false] [get: 2]",
   ],
   [
-    "The same value is written twice and read after each.",
+    "Two writes of the same value are both read.",
     "a [put 1] [get: 1] [put 2] [get: 2] [put 1] [get: 1]",
   ],
 ];
 
 const illegal: [sentence: string, ...lines: string[]][] = [
   [
-    "A read does not see a write that was answered before it.",
+    "A read misses a write that was answered before the read.",
     "a [put 1]",
     "b           [get: none]",
   ],
   [
-    "A read sees a value that was overwritten.",
+    "A read sees an overwritten value.",
     "a [put 1] [put 2]",
     "b                   [get: 1]",
   ],
-  ["A read sees what nobody wrote.", "a [put 1] [get: 2]"],
-  ["A read sees a write that is asked only after it.", "a          [put 1]", "b [get: 1]"],
+  ["A read sees a value that no client wrote.", "a [put 1] [get: 2]"],
+  ["A read sees a write that started after the read.", "a          [put 1]", "b [get: 1]"],
   [
-    "Reads go back in time.",
+    "A later read sees an earlier value.",
     "a [put 1]  [put 2                     ]",
     "b                [get: 2] [get: 1]",
   ],
   [
-    "Two clients see two writes in two orders.",
+    "Two clients see two writes in different orders.",
     "a [put 1                   ]",
     "b [put 2                   ]",
     "c   [get: 1] [get: 2]",
     "d   [get: 2] [get: 1]",
   ],
   [
-    "Reads see a write, then that there was none.",
+    "A read sees a write, and a later read misses it.",
     "a [put 1                     ]",
     "b    [get: 1] [get: none]",
   ],
   [
-    "A write without an answer is seen twice, with another in between.",
+    "A write without an answer takes effect twice.",
     "a [put 1",
     "b          [get: 1] [put 2] [get: 2] [get: 1]",
   ],
-  ["A write without an answer is seen before it was asked.", "a           [put 1", "b [get: 1]"],
+  ["A write without an answer takes effect before it started.", "a           [put 1", "b [get: 1]"],
   [
-    "A write without an answer is seen, and then what was before it.",
+    "A later read misses a write without an answer that an earlier read has seen.",
     "a [put 1] [put 2",
     "b                   [get: 2] [get: 1]",
   ],
   [
-    "An update is lost: two that compare and set find the same value.",
+    "Two compare-and-sets find the same value, so an update is lost.",
     "a [put 1]",
     "b           [cas 1 -> 2: true ]",
     "c           [cas 1 -> 3: true ]",
   ],
   [
-    "A compare and set is applied twice.",
+    "A compare-and-set is applied twice.",
     "a [put 1] [cas 1 -> 2: true]",
     "b                             [put 1] [get: 1] [get: 2]",
   ],
   [
-    "A compare and set without an answer is applied twice.",
+    "A compare-and-set without an answer is applied twice.",
     "a [put 1] [cas 1 -> 2",
     "b                         [get: 2] [put 1] [get: 2]",
   ],
-  ["A compare and set fails although it finds what it expects.", "a [put 1] [cas 1 -> 2: false]"],
-  ["A compare and set that failed has put its value.", "a [put 1] [cas 3 -> 2: false] [get: 2]"],
   [
-    "A compare and set that succeeded has not put its value.",
+    "A compare-and-set fails although it finds the expected value.",
+    "a [put 1] [cas 1 -> 2: false]",
+  ],
+  ["A failed compare-and-set sets its value.", "a [put 1] [cas 3 -> 2: false] [get: 2]"],
+  [
+    "A successful compare-and-set does not set its value.",
     "a [put 1] [cas 1 -> 2: true] [get: 1]",
   ],
-  ["A compare and set that expects no value finds one.", "a [put 1] [cas none -> 2: true]"],
-  ["A delete finds nothing although there is a value.", "a [put 1] [delete: false]"],
-  ["A delete finds a value although there is none.", "a [delete: true]"],
-  ["Two deletes find one value.", "a [put 1] [delete: true]", "b           [delete: true]"],
-  ["A value is there after it was deleted.", "a [put 1] [delete: true] [get: 1]"],
   [
-    "A delete without an answer explains that the value is gone, but not that it is there again.",
+    "A compare-and-set that expects no value succeeds although there is one.",
+    "a [put 1] [cas none -> 2: true]",
+  ],
+  ["A delete reports no value although there is one.", "a [put 1] [delete: false]"],
+  ["A delete reports a value although the key has none.", "a [delete: true]"],
+  ["Two deletes report the same value.", "a [put 1] [delete: true]", "b           [delete: true]"],
+  ["A read sees a deleted value.", "a [put 1] [delete: true] [get: 1]"],
+  [
+    "A value returns after a delete without an answer.",
     "a [put 1] [delete",
     "b                  [get: none] [get: 1]",
   ],
   [
-    "Calls without an answer lack one to follow one another.",
+    "A call without an answer cannot take effect, because no call writes the value it expects.",
     "a [put 1",
     "b [cas 2 -> 3",
     "c                  [get: 3]",
   ],
   [
-    "Calls without an answer would have to come before they were asked.",
+    "A call without an answer cannot use a write that started later.",
     "a            [put 1",
     "b [cas 1 -> 2",
     "c   [get: 2]",
   ],
   [
-    "What is wrong at the end is found behind much that is right.",
+    "A wrong answer follows many right ones.",
     "a [put 1] [put 2   ] [put 3]",
     "b    [get: 1   ]  [get: 2]   [get: 1]",
   ],
@@ -232,41 +241,41 @@ describe("is linearizable:", () => {
 
 describe("is not linearizable:", () => {
   test.each(illegal)("%s", (_, ...lines) => {
-    expect(checkLinearizable(draw(...lines))).toStartWith("What clients saw of x is not");
+    expect(checkLinearizable(draw(...lines))).toStartWith("The history of x is not linearizable");
   });
 });
 
 describe("the verdict", () => {
-  test("names the key, and tells how far an order goes and what cannot follow", () => {
+  test("names the key, the longest order, and the calls that cannot follow", () => {
     const y = draw("a [put 1] [put 2] [delete", "b          [get: 1      ] [get: 1]")
       .map((call) => ({ ...call, key: "y" }));
     const x = draw("a [put 1] [get: 1]");
     expect(checkLinearizable([...x, ...y])?.split("\n")).toEqual([
-      "What clients saw of y is not linearizable: no order has a place for more than 3 of the 4 "
-      + "answered calls. Such an order, numbered by when each was asked and answered, ends with",
+      "The history of y is not linearizable: no order includes more than 3 of the 4 answered calls. "
+      + "The longest order, with the times of each call and its answer, ends with",
       "            2-9  a        put y 1 gives true",
       "          11-25  b        get y gives 1",
       "          10-17  a        put y 2 gives true",
-      "then there is 2, and one of these must come next, but cannot:",
+      "then the value is 2. One of these must come next, but cannot:",
       "          26-34  b        get y gives 1",
-      "Writes that were never answered, and may come at any time, do not help: there are 1.",
+      "The 1 unanswered writes, which may come at any time, do not help.",
     ]);
   });
 
-  test("is not given, but refused, if it takes too long", () => {
+  test("is an error if the search takes too long", () => {
     const writes = Array.from({ length: 20 }, (_, i) => `a [put ${10 + i}     ]`);
     expect(() => checkLinearizable(draw(...writes, "b          [get: 1]"), 10_000)).toThrow(
-      "Whether the history of x is linearizable is unknown after 10000 orders of its 21 calls.",
+      "Cannot decide whether the history of x is linearizable: 10000 orders of its 21 calls",
     );
   });
 });
 
-// ------------------------------------------ By chance -------------------------------------------
+// -------------------------------------- Random histories ----------------------------------------
 
 const pick = <Element>(random: Random, list: readonly Element[]): Element | undefined =>
   list[Math.floor(random() * list.length)];
 
-/** The store itself, with a call for a command. */
+/** Applies a call to a real store, and returns the answer. */
 function ask(store: KeyValueStore, { what, key, value, expected }: Call): Call["result"] {
   const parts = [key, value, expected].filter((part) => part !== undefined);
   const question = askStore(what, ...parts.map((part) => Buffer.from(part)));
@@ -274,14 +283,20 @@ function ask(store: KeyValueStore, { what, key, value, expected }: Call): Call["
   return answerOf(store.query(question)) || undefined;
 }
 
-/** `values`: how many there are, or every write has its own if it is not given. */
-type Shape = { calls: number; clients: number; lost: number; values?: number };
+type Shape = {
+  calls: number;
+  clients: number;
+  /** The probability that an answer is lost, at each step. */
+  lost: number;
+  /** The number of different values. If undefined, every write has a value of its own. */
+  values?: number;
+};
 
 /**
- * A history of a real store, so a legal one. Each call is asked, happens, and is answered at
- * instants of their own, unless the answer is lost; then it happens later or never.
+ * Returns a random history of a real store, which is linearizable. A call starts, takes effect and
+ * is answered at different times. If its answer is lost, it may take effect later, or never.
  */
-function live(random: Random, { calls, clients, lost, values }: Shape): Call[] {
+function drawHistory(random: Random, { calls, clients, lost, values }: Shape): Call[] {
   const store = new KeyValueStore();
   const history: Call[] = [];
   const busy: { call: Call; hasHappened: boolean }[] = [];
@@ -332,24 +347,24 @@ function drawCall(
   };
 }
 
-/** Changes one answer to another that such a call can have. */
-function lie(
+/** Replaces one answer by another possible answer. */
+function changeAnswer(
   random: Random,
   history: readonly Call[],
-  liars: readonly Call["what"][] = ["get", "cas", "delete"],
+  kinds: readonly Call["what"][] = ["get", "cas", "delete"],
 ): Call[] {
   const values = [undefined, ...history.flatMap(({ value }) => value ?? [])];
   const answered = history.filter(({ returned }) => returned !== NEVER);
-  const liar = pick(random, answered.filter(({ what }) => liars.includes(what)));
-  const others = values.filter((value) => value !== liar?.result);
+  const chosen = pick(random, answered.filter(({ what }) => kinds.includes(what)));
+  const others = values.filter((value) => value !== chosen?.result);
   return history.map((call) => {
-    if (call !== liar) return call;
+    if (call !== chosen) return call;
     return { ...call, result: call.what === "get" ? pick(random, others) : !call.result };
   });
 }
 
-/** Answers that have nothing to do with any store. */
-function invent(random: Random, history: readonly Call[]): Call[] {
+/** Replaces all answers by random ones. */
+function inventAnswers(random: Random, history: readonly Call[]): Call[] {
   const values = [undefined, ...history.flatMap(({ value }) => value ?? [])];
   return history.map((call) => {
     if (call.returned === NEVER || call.what === "put") return call;
@@ -357,8 +372,8 @@ function invent(random: Random, history: readonly Call[]): Call[] {
   });
 }
 
-/** Tries every order there is, and has no other idea. */
-function isExplained(calls: readonly Call[], value: string | undefined): boolean {
+/** Decides whether a history is linearizable by trying all orders. */
+function isLinearizable(calls: readonly Call[], value: string | undefined): boolean {
   if (calls.every(({ returned }) => returned === NEVER)) return true;
   return calls.some((call) => {
     const others = calls.filter((other) => other !== call);
@@ -368,12 +383,12 @@ function isExplained(calls: readonly Call[], value: string | undefined): boolean
     if (call.returned !== NEVER && result !== call.result) return false;
     const changes = call.what === "put" || call.what === "delete"
       || (call.what === "cas" && isFound);
-    return isExplained(others, changes ? call.value : value);
+    return isLinearizable(others, changes ? call.value : value);
   });
 }
 
 describe("random histories", () => {
-  test("of at most seven calls have the verdict that trying all orders gives", () => {
+  test("of at most seven calls get the same verdict as from trying all orders", () => {
     const verdicts = { legal: 0, illegal: 0 };
     forSeeds(500, (random) => {
       const shape = {
@@ -382,14 +397,14 @@ describe("random histories", () => {
         lost: pick(random, [0, 0.05, 0.2]) ?? 0,
         values: 1 + Math.floor(random() * 3),
       };
-      const honest = live(random, shape);
-      for (const history of [honest, lie(random, honest), invent(random, honest)]) {
-        const isLegal = isExplained(history, undefined);
+      const honest = drawHistory(random, shape);
+      for (const history of [honest, changeAnswer(random, honest), inventAnswers(random, honest)]) {
+        const isLegal = isLinearizable(history, undefined);
         verdicts[isLegal ? "legal" : "illegal"] += 1;
         expect({ history, isLegal: checkLinearizable(history) === undefined })
           .toEqual({ history, isLegal });
       }
-      expect(isExplained(honest, undefined)).toBe(true);
+      expect(isLinearizable(honest, undefined)).toBe(true);
     });
     if (isReplay) return;
     expect(verdicts.legal).toBeGreaterThan(500);
@@ -397,27 +412,29 @@ describe("random histories", () => {
   });
 
   test(
-    "of hundreds of calls, that a store has answered, are legal, and with one lie are not",
+    "of hundreds of calls are accepted, and rejected with one wrong answer",
     () => {
-      const count = { unanswered: 0, lies: 0, found: 0 };
+      const count = { unanswered: 0, changes: 0, found: 0 };
       forSeeds(60, (random) => {
         const shape = { calls: 300, clients: 1 + Math.floor(random() * 10), lost: random() * 0.05 };
-        const histories = [live(random, { ...shape, values: 5 }), live(random, shape)] as const;
+        const histories = [
+          drawHistory(random, { ...shape, values: 5 }),
+          drawHistory(random, shape),
+        ] as const;
         for (const history of histories) {
           count.unanswered += history.filter(({ returned }) => returned === NEVER).length;
           expect(checkLinearizable(history)).toBeUndefined();
         }
-        // Where every write has a value of its own, a read of another value is hardly ever
-        // explained.
+        // If every write has a value of its own, almost every wrong read is a violation.
         const [, history] = histories;
-        for (let lies = 0; lies < 3; lies += 1) {
-          count.lies += 1;
-          if (checkLinearizable(lie(random, history, ["get"]))) count.found += 1;
+        for (let changes = 0; changes < 3; changes += 1) {
+          count.changes += 1;
+          if (checkLinearizable(changeAnswer(random, history, ["get"]))) count.found += 1;
         }
       });
       if (isReplay) return;
       expect(count.unanswered).toBeGreaterThan(1000);
-      expect(count.found).toBeGreaterThan(0.9 * count.lies);
+      expect(count.found).toBeGreaterThan(0.9 * count.changes);
     },
     60_000,
   );

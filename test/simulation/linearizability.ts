@@ -1,44 +1,47 @@
 /**
- * Decides whether one store explains what clients saw: every call took effect at one instant
- * between its question and its answer (Herlihy and Wing, 1990). A call without an answer may have
- * taken effect at any later instant, or never.
+ * Decides whether a history is linearizable: a single store could have given the answers, with
+ * every call taking effect at one instant between its start and its answer (Herlihy and Wing,
+ * 1990). A call without an answer may take effect at any later instant, or never.
  *
- * It searches for an order of the calls that keeps two rules: a call that was answered before
- * another began comes first, and each answer is what the store would have answered at that place
+ * Searches for an order of the calls that follows two rules. A call that was answered before
+ * another one began comes first. And each answer is the store's answer at that place in the order
  * (Wing and Gong, 1993). Two orders of the same calls that leave the same value have the same
- * future, so only one of them is followed (Lowe, 2017). Each key is searched alone.
+ * continuations, so the search follows only one of them (Lowe, 2017). Each key has a search of its
+ * own.
  */
 import { type Call, tellCall } from "./full/workload.ts";
 
-/** Undefined: there is no value. */
+/** Undefined if the key has no value. */
 type Value = string | undefined;
 
-/**
- * A call, its bit in the sets of calls, and the bit of an earlier one for which it can stand in.
- */
-type Candidate = { call: Call; bit: bigint; twin: bigint };
+type Candidate = {
+  call: Call;
+  /** The bit of this call in sets of calls. */
+  bit: bigint;
+  /** The bit of an earlier unanswered call that does the same, or 0. */
+  twin: bigint;
+};
 
-/**
- * Calls that are in order, by the last of them. `value` is what they leave, `open` how many
- * answered calls are still to come, and `from` where in the list of answered ones the first of
- * those is.
- */
+/** An order of some calls: the last call after the order before it. */
 type Order = {
   last: Call | undefined;
   before: Order | undefined;
+  /** The set of the calls in this order. */
   done: bigint;
+  /** The value after the last call. */
   value: Value;
+  /** The number of answered calls that are not yet in this order. */
   open: number;
+  /** The place of the first of these in the list of answered calls. */
   from: number;
 };
 
-/**
- * Orders of one key that may be looked at. A history that needs more proves nothing, and says so.
- */
+/** The largest number of orders to visit for one key. With more the result is unknown: an error. */
 const BOUND = 1_000_000;
+/** The number of calls that an explanation shows. */
 const LINES = 8;
 
-/** Why no single store can have given these answers, in lines to be read; undefined if one can. */
+/** Explains why a history is not linearizable. Returns undefined if it is. */
 export function checkLinearizable(history: readonly Call[], bound = BOUND): string | undefined {
   for (const [key, calls] of Map.groupBy(history, (call) => call.key)) {
     const search = new Search(calls);
@@ -48,7 +51,7 @@ export function checkLinearizable(history: readonly Call[], bound = BOUND): stri
   return undefined;
 }
 
-/** What the store answers when it has a value, and what it has afterwards. */
+/** Returns the answer of a store with the value `before`, and its value afterwards. */
 function apply(
   { what, value, expected }: Call,
   before: Value,
@@ -65,19 +68,19 @@ function apply(
         ? { result: true, after: value }
         : { result: false, after: before };
     default:
-      throw new Error(`The store knows no ${what satisfies never}`);
+      throw new Error(`there is no call ${what satisfies never}`);
   }
 }
 
 const isAnswered = ({ returned }: Call) => returned !== Number.POSITIVE_INFINITY;
 
-/** Where an answered call gives its answer, and an unanswered one changes something. */
+/** Returns whether an answered call gives its answer here, or an unanswered one has an effect. */
 function fits(call: Call, value: Value): boolean {
   const { result, after } = apply(call, value);
   return isAnswered(call) ? result === call.result : after !== value;
 }
 
-/** Its answer says that it has changed nothing. */
+/** Returns whether the answer shows that the call has changed nothing. */
 const isObservation = ({ what, result }: Call) => what === "get" || result === false;
 
 class Search {
@@ -85,7 +88,7 @@ class Search {
   private readonly unanswered: Candidate[] = [];
   /** The bits of all unanswered calls. */
   private optional = 0n;
-  /** Values that some call tells apart from others. All others are one and the same to everyone. */
+  /** Numbers of the values that some answer depends on. No call distinguishes the other values. */
   private readonly names = new Map<Value, number>([[undefined, 0]]);
 
   constructor(calls: readonly Call[]) {
@@ -112,7 +115,7 @@ class Search {
     return this.names.get(value) ?? -1;
   }
 
-  /** The longest order, if none has a place for every answered call. */
+  /** Returns the longest order if none includes every answered call, and undefined otherwise. */
   findStuck(key: string, bound: number): Order | undefined {
     const start: Order = {
       last: undefined,
@@ -134,9 +137,9 @@ class Search {
       orders += next.length;
       if (orders > bound) {
         throw new Error(
-          `Whether the history of ${key} is linearizable is unknown after `
-            + `${bound} orders of its ${this.answered.length + this.unanswered.length} calls. `
-            + "Make fewer calls at a time, or raise the bound.",
+          `Cannot decide whether the history of ${key} is linearizable: ${bound} orders of its `
+            + `${this.answered.length + this.unanswered.length} calls are not enough. `
+            + "Make fewer concurrent calls, or raise the bound.",
         );
       }
     }
@@ -144,8 +147,8 @@ class Search {
   }
 
   /**
-   * Whether what can follow this order could not follow any of those that were seen. One that has
-   * placed the same answered calls, and of the unanswered ones no other than this, has more left.
+   * Returns whether this order may have new continuations. It has none if an order was seen with the
+   * same answered calls, the same value, and a subset of its unanswered calls.
    */
   private isNew(order: Order, seen: Map<string, bigint[]>): boolean {
     const { last, before, done, value } = order;
@@ -159,13 +162,13 @@ class Search {
   }
 
   /**
-   * The orders with one more call, the most promising last. Three kinds are left out, because what
-   * they lead to can be had without them:
+   * Returns the orders with one more call, the most promising last. Three kinds of orders are
+   * omitted, because other orders lead to the same results:
    *
    * - If a call that changes nothing can come now, it need not come later.
-   * - Who was never answered need not come before a call that needs none of it: it can come after
-   *   that, or never. So it comes only where the next call would not fit without it.
-   * - Of two unanswered calls that do the same, the one that was asked first comes first.
+   * - An unanswered call comes only directly before a call that does not fit without it. In other
+   *   orders it can come later, or never.
+   * - Of two unanswered calls that do the same, the earlier one comes first.
    */
   private extend(order: Order): Order[] {
     const { value, last, before, done } = order;
@@ -221,14 +224,13 @@ class Search {
     const { waiting } = this.wait(longest);
     const all = this.answered.length;
     return [
-      `What clients saw of ${key} is not linearizable: no order has a place for more than `
-      + `${all - longest.open} of the ${all} answered calls. Such an order, numbered by when `
-      + "each was asked and answered, ends with",
+      `The history of ${key} is not linearizable: no order includes more than `
+      + `${all - longest.open} of the ${all} answered calls. The longest order, with the times of `
+      + "each call and its answer, ends with",
       ...calls.slice(-LINES).map(tellLine),
-      `then there is ${longest.value ?? "no value"}, and one of these must come next, but cannot:`,
+      `then the value is ${longest.value ?? "missing"}. One of these must come next, but cannot:`,
       ...waiting.map(({ call }) => tellLine(call)),
-      "Writes that were never answered, and may come at any time, do not help: there are "
-      + `${this.unanswered.length}.`,
+      `The ${this.unanswered.length} unanswered writes, which may come at any time, do not help.`,
     ].join("\n");
   }
 }

@@ -1,19 +1,19 @@
 /**
- * The links between simulated machines, for both simulators: which of them are cut, which hold
- * messages back, which are calm, and which old messages are sent again.
+ * Models the links between simulated machines, for both simulators: cut links, links that delay
+ * messages, links without faults, and old messages that are sent again.
  */
 import { pick, type Random, shuffle } from "../support/random.ts";
 
 const partitions = ["split", "one-way", "bridge", "ring", "alone", "random"] as const;
 export type Partition = (typeof partitions)[number];
-/** How many old messages are kept, to be sent again. */
+/** The number of old messages that are kept, to be sent again. */
 const REMEMBERED = 64;
 
 export class Links<Sent> {
   private readonly cut = new Set<string>();
   private readonly cloggedUntil = new Map<string, number>();
   private readonly remembered: Sent[] = [];
-  /** Machines between which no fault happens any more. */
+  /** No fault occurs between these machines. */
   private calm: ReadonlySet<string> = new Set();
 
   constructor(protected readonly random: Random) {}
@@ -30,7 +30,7 @@ export class Links<Sent> {
     return this.calm.size > 0;
   }
 
-  /** Returns how long a link holds back a message that is sent now. */
+  /** Returns how long a link delays a message that is sent now. */
   heldMs(from: string, to: string, now: number): number {
     return Math.max(0, (this.cloggedUntil.get(`${from} ${to}`) ?? 0) - now);
   }
@@ -39,12 +39,12 @@ export class Links<Sent> {
     this.cut.add(`${from} ${to}`);
   }
 
-  /** Makes a link hold back its messages. */
+  /** Makes a link delay its messages. */
   clogLink(from: string, to: string, until: number): void {
     this.cloggedUntil.set(`${from} ${to}`, until);
   }
 
-  /** Draws a partition of the machines, which takes the place of the last one. */
+  /** Draws a partition of the machines, which replaces the last one. */
   divide(names: readonly string[]): { kind: Partition; order: readonly string[] } {
     const kind = pick(this.random, partitions);
     const order = shuffle(this.random, names);
@@ -58,7 +58,7 @@ export class Links<Sent> {
     return { kind, order };
   }
 
-  /** Returns whether a partition lets messages pass from one place of the order to another. */
+  /** Returns a predicate: whether messages pass from one place in the order to another. */
   private drawOpen(kind: Partition, size: number): (a: number, b: number) => boolean {
     const half = Math.floor(size / 2);
     const isFirst = (place: number) => place < half;
@@ -94,7 +94,7 @@ export class Links<Sent> {
     this.cloggedUntil.clear();
   }
 
-  /** Remembers a message. Returns, with this probability, an old one to be sent again. */
+  /** Keeps a message. Returns an old message with this probability, to be sent again. */
   recall(sent: Sent, probability: number): Sent | undefined {
     if (probability === 0) return undefined;
     const place = Math.floor(this.random() * REMEMBERED);

@@ -1,4 +1,4 @@
-/** The two kinds of simulation, full and core, and which of them a seed means. */
+/** Selects one of the two simulations, full or core, for a seed. */
 import { simulateCore } from "./core.ts";
 import { simulateFullStack } from "./full.ts";
 import { type Report } from "./report.ts";
@@ -7,7 +7,7 @@ export const modes = ["full", "core"] as const;
 export type Mode = (typeof modes)[number];
 type Trace = (line: string) => void;
 
-/** Odd seeds run the full stack, even ones the core alone. */
+/** Returns the default mode of a seed: full for odd seeds, core for even ones. */
 export const modeOf = (seed: number): Mode => seed % 2 === 1 ? "full" : "core";
 
 /** Runs a seed. Throws at a broken promise. */

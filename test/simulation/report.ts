@@ -1,7 +1,7 @@
-/** What a simulated run did, in numbers. A seed gives the same numbers on every machine. */
+/** Counts the events of a simulated run. A seed gives the same numbers on every machine. */
 import { crc32 } from "node:zlib";
 
-/** `messages` are datagrams, or in the core-only mode the messages themselves. */
+/** In the full mode `messages` are datagrams. */
 export type Report = {
   servers: number;
   simulatedMs: number;
@@ -13,7 +13,7 @@ export type Report = {
   restarts: number;
   pauses: number;
   partitions: number;
-  /** Port probes that were refused, and those of them that were forged. */
+  /** Port probes that were refused, and forged refusals. */
   refusals: number;
   forgeries: number;
   diskFaults: number;
@@ -32,7 +32,7 @@ export type Report = {
   /** Client operations that were answered, and those whose outcome is unknown. */
   operations: number;
   unknown: number;
-  /** A hash of all that happened, in order. */
+  /** A hash of all events, in order. */
   hash: number;
 };
 

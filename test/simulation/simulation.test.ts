@@ -1,6 +1,6 @@
 /**
- * Tests that no promise is broken in many hostile worlds, each drawn from its seed: of the full
- * stack, and of the core alone. A failure names the command that tells the story of its seed.
+ * Tests that no simulated run breaks a promise, neither of whole servers nor of the core alone.
+ * Each seed draws other faults. A failure names the command that prints all events of its seed.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import path from "node:path";
@@ -8,7 +8,7 @@ import { isThorough, SEEDS, slow } from "../support/thorough.ts";
 import { hasFailed, livelyOnes, neverHappened, type Outcome, runSeeds, tellSum } from "./fleet.ts";
 import { type Mode, modeOf, modes, replayOf, simulate } from "./modes.ts";
 
-/** `RAFT_SEED=N` runs this seed alone, in each mode. */
+/** `RAFT_SEED=N` runs only this seed, in each mode. */
 const ONE = process.env["RAFT_SEED"];
 const FROM = Number(ONE ?? 1);
 const COUNT = ONE === undefined ? SEEDS : 1;
@@ -16,7 +16,7 @@ const LEAST_MS = 30_000;
 setDefaultTimeout(840_000);
 
 describe("the simulator", () => {
-  test("finds no broken promise in any world", async () => {
+  test("finds no violation in any seed", async () => {
     const outcomes: Outcome[] = [];
     let seconds = 0;
     for (const mode of modes) {
@@ -29,7 +29,7 @@ describe("the simulator", () => {
     }
     console.log(tellSum({ outcomes, seconds }));
     const failures = outcomes.filter(hasFailed).map(({ seed, mode, sentence }) =>
-      `seed ${seed}: ${sentence}\nIts story: ${replayOf(seed, mode)}`
+      `seed ${seed}: ${sentence}\nTo run this seed again: ${replayOf(seed, mode)}`
     );
     expect(failures).toEqual([]);
     expect(outcomes.length).toBe(COUNT * modes.length);
@@ -38,11 +38,11 @@ describe("the simulator", () => {
     );
     expect(shortest).toBeGreaterThanOrEqual(LEAST_MS);
     expect(neverHappened(outcomes)).toEqual([]);
-    // In some worlds no fault occurs, or there is one server, which sends no message to lose.
+    // Some seeds have no faults, or a single server, which sends no message to lose.
     if (COUNT > 1) expect(livelyOnes(outcomes)).toBeGreaterThan(0.8 * outcomes.length);
   });
 
-  /** Each of these found a bug of raft.ts, or (40732) of its judge, the first time that it ran. */
+  /** Seeds that have found a bug of raft.ts, or of the judge (40732). */
   const REGRESSIONS = [
     ["core", 110],
     ["core", 20288],
@@ -55,12 +55,12 @@ describe("the simulator", () => {
   ] as const;
 
   for (const [mode, seed] of REGRESSIONS) {
-    slow(`finds none where it once did (${mode}, seed ${seed})`, () => {
+    slow(`finds no violation in a seed that had one (${mode}, ${seed})`, () => {
       expect(simulate(seed, mode).simulatedMs).toBeGreaterThanOrEqual(LEAST_MS);
     });
   }
 
-  test.each([...modes])("does the same again from the same seed (%s)", async (mode) => {
+  test.each([...modes])("repeats a run exactly from the same seed (%s)", async (mode) => {
     for (const seed of isThorough ? [41, 42, 43] : [41]) {
       const report = simulate(seed, mode);
       expect(simulate(seed, mode)).toEqual(report);
@@ -71,7 +71,7 @@ describe("the simulator", () => {
     }
   });
 
-  test("tells every word of a run, and is not changed by telling it", () => {
+  test("prints every event of a run, and a trace does not change the run", () => {
     for (const seed of [5, 6]) {
       const story: string[] = [];
       const told = simulate(seed, modeOf(seed), (line) => story.push(line));
@@ -84,10 +84,10 @@ describe("the simulator", () => {
   });
 });
 
-/** What differs from process to process. */
+/** The part of the summary that differs between processes. */
 const WALL_CLOCK = / in \d+ s, .* times faster than real time/;
 
-/** What another process says of a run. */
+/** Returns the summary of a run in another process. */
 async function sumElsewhere(seed: number, mode: Mode): Promise<string> {
   const script = path.join(import.meta.dir, "../simulator.ts");
   const child = Bun.spawn([process.execPath, script, "--seed", `${seed}`, "--mode", mode]);

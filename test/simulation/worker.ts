@@ -1,4 +1,4 @@
-/** Runs seeds in a process of its own, one core's share of many, and reports each. */
+/** Runs seeds in a worker thread, and reports each of them. */
 import { type Outcome, type Task } from "./fleet.ts";
 import { simulate } from "./modes.ts";
 
