@@ -1,6 +1,6 @@
 /**
- * The state machine of the scenarios: a journal of lines on which the servers agree, and the
- * clients that write to it.
+ * Defines the state machine of the scenarios, a journal of lines on which the servers agree, and
+ * the clients that write to it.
  */
 import { expect } from "bun:test";
 import { type Client, type NodeOptions, RaftError, type StateMachine } from "../../raft.ts";
@@ -9,7 +9,7 @@ import { Stage } from "./stage.ts";
 const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
 
-/** The number of last lines in a snapshot: enough to see where the journal ends. */
+/** The number of lines in a snapshot, which has only the last ones. */
 const SHOWN = 20;
 
 /** Answers each line with its number in the journal, and passes both to `onLine`. */
@@ -115,11 +115,11 @@ export class Writers {
     }
   }
 
-  /** Proposes lines to a server that cannot commit them. Expects that it reports this in time. */
-  proposeInVain(name: string, ...lines: readonly string[]): void {
+  /** Proposes lines to a server that cannot commit them, and expects an error for each. */
+  proposeUncommitted(name: string, ...lines: readonly string[]): void {
     const proposed = lines.map((line) => {
       const outcome = this.propose(name, line);
-      this.stage.run(1); // So that each line gets an entry of its own.
+      this.stage.run(1); // Each line gets an entry of its own.
       return outcome;
     });
     for (const [outcome] of proposed.map((each) => this.stage.settle(each))) {
@@ -142,6 +142,6 @@ export class Writers {
   }
 }
 
-/** Returns so many different lines. */
+/** Returns `count` different lines. */
 export const linesOf = (what: string, count: number): string[] =>
   Array.from({ length: count }, (_, i) => `${what} ${i + 1}`);

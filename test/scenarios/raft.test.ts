@@ -5,8 +5,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Sentence } from "../simulation/full/story.ts";
 import { type Operation } from "../support/disk.ts";
-import { shuffle } from "../support/random.ts";
-import { forSeeds, type Random } from "../support/random.ts";
+import { forSeeds, type Random, shuffle } from "../support/random.ts";
 import { linesOf, Writers } from "./journal.ts";
 import { drawFrom, type Stage, within } from "./stage.ts";
 
@@ -37,7 +36,7 @@ describe("leader election", () => {
     });
   });
 
-  test("re-election: a leader that returns follows the new one, and a single server never leads", () => {
+  test("re-election: a former leader follows the new one, and a single server never leads", () => {
     forSeeds(10, (_, seed) => {
       const writers = new Writers(seed, 3);
       const { stage } = writers;
@@ -60,7 +59,7 @@ describe("leader election", () => {
     });
   });
 
-  test("many elections: there is a leader with any three of seven servers cut off, and with all", () => {
+  test("many elections: there is a leader with three of seven servers cut off, and with all seven", () => {
     forSeeds(5, (random, seed) => {
       const { stage } = new Writers(seed, 7);
       const led = new Set([stage.leader()]);
@@ -97,7 +96,7 @@ describe("agreement", () => {
     within("Bytes for 10 commands of 5,000 bytes to 2 peers", traffic.bytes, 2 * sent * 1.2);
   });
 
-  test("follower failure: one of two followers is enough for a commit, and none is not", () => {
+  test("follower failure: a commit needs one of the two followers", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     writers.openSessions();
@@ -108,10 +107,10 @@ describe("agreement", () => {
     writers.agree("still with one follower");
     const leader = stage.leader();
     stage.disconnect(secondFollower);
-    writers.proposeInVain(leader, "with no follower");
+    writers.proposeUncommitted(leader, "with no follower");
   });
 
-  test("leader failure: the next leader commits, and a single server does not", () => {
+  test("leader failure: the next leader commits, and a single server commits nothing", () => {
     const writers = new Writers(1, 3);
     const { stage } = writers;
     writers.openSessions();
@@ -121,7 +120,7 @@ describe("agreement", () => {
     stage.run(ELECTION_MS);
     writers.agree("still under the second leader");
     stage.disconnect(stage.leader());
-    for (const name of stage.names) writers.proposeInVain(name, `at ${name}`);
+    for (const name of stage.names) writers.proposeUncommitted(name, `at ${name}`);
   });
 
   test("fail agree: a follower that was cut off catches up", () => {
@@ -148,7 +147,7 @@ describe("agreement", () => {
       const leader = stage.leader();
       const disconnected = stage.followers().slice(0, 3);
       stage.disconnect(...disconnected);
-      writers.proposeInVain(leader, "among two of five");
+      writers.proposeUncommitted(leader, "among two of five");
       stage.connect(...disconnected);
       writers.agree("among five again");
       writers.agree("and again");
@@ -177,7 +176,7 @@ describe("agreement", () => {
       const lostLines = linesOf("to a leader without followers", 3);
       stage.disconnect(first);
       const before = stage.status(first).lastIndex;
-      writers.proposeInVain(first, ...lostLines);
+      writers.proposeUncommitted(first, ...lostLines);
       expect(stage.status(first).lastIndex).toBe(before + lostLines.length);
       writers.agree("under the second leader");
       const second = stage.leader();
@@ -191,7 +190,7 @@ describe("agreement", () => {
     });
   });
 
-  test("backup: a leader overcomes long wrong logs in few steps", () => {
+  test("backup: a leader replaces long wrong logs in few round trips", () => {
     const writers = new Writers(1, 5);
     const { stage } = writers;
     writers.openSessions();
@@ -199,22 +198,22 @@ describe("agreement", () => {
     const first = stage.leader();
     const [friend = "", ...rest] = stage.followers();
     stage.disconnect(...rest);
-    writers.proposeInVain(first, ...linesOf("lost with the first leader", 50));
+    writers.proposeUncommitted(first, ...linesOf("lost with the first leader", 50));
     stage.disconnect(first, friend);
     stage.connect(...rest);
     writers.propose(stage.leader(), ...linesOf("kept", 50));
-    stage.until("they agree", () => writers.holders("kept 50").length === 3);
+    stage.until("the servers agree", () => writers.holders("kept 50").length === 3);
     const second = stage.leader();
     const [third = "", fourth = ""] = stage.followers();
     stage.disconnect(third);
     stage.disconnect(fourth);
-    writers.proposeInVain(second, ...linesOf("lost with the second leader", 50));
+    writers.proposeUncommitted(second, ...linesOf("lost with the second leader", 50));
     stage.disconnect(second);
     stage.connect(first, friend, third);
     const traffic = stage.count();
     writers.agree("one right log for two wrong ones");
     writers.propose(stage.leader(), ...linesOf("kept, too", 50));
-    stage.until("they agree", () => writers.holders("kept, too 50").length === 3);
+    stage.until("the servers agree", () => writers.holders("kept, too 50").length === 3);
     stage.connect(...stage.names);
     writers.agree("one right log for all");
     writers.expectSameLines();
@@ -260,7 +259,7 @@ describe("persistence", () => {
     stage.crash(second);
     writers.agree("without a leader that has crashed");
     stage.start(second);
-    writers.agree("with it");
+    writers.agree("with that server again");
     const follower = stage.followers()[0] ?? "";
     stage.crash(follower);
     writers.agree("without a follower that has crashed");
@@ -340,7 +339,7 @@ describe("persistence", () => {
     return crashes;
   }
 
-  test("persist 3, in between: a follower that crashes before a sync has promised nothing", () => {
+  test("persist 3, during a save: a follower that crashes before a sync has promised nothing", () => {
     forSeeds(5, (_, seed) => {
       const writers = new Writers(seed, 3);
       const { stage } = writers;
@@ -349,7 +348,7 @@ describe("persistence", () => {
       const [crashing = "", disconnected = ""] = stage.followers();
       stage.disconnect(disconnected);
       stage.crashBefore(crashing, ({ what }) => what === "sync");
-      writers.proposeInVain(leader, "on one disk");
+      writers.proposeUncommitted(leader, "on one disk");
       expect(stage.isUp(crashing)).toBe(false);
       stage.disconnect(leader);
       stage.start(crashing);
@@ -374,7 +373,7 @@ describe("persistence", () => {
     const first = stage.leader();
     const [friend = "", ...others] = stage.followers();
     stage.disconnect(...others);
-    writers.proposeInVain(first, line);
+    writers.proposeUncommitted(first, line);
     const { lastIndex } = stage.status(first);
     expect(stage.status(friend)).toMatchObject({ lastIndex, commitIndex: lastIndex - 1 });
     stage.crash(first);
@@ -393,7 +392,7 @@ describe("persistence", () => {
     stage.run(ELECTION_MS / 2);
     for (const name of stage.connected) {
       expect(stage.status(name).lastIndex).toBeGreaterThanOrEqual(lastIndex);
-      // Although the entry is on four servers.
+      // It is not committed, although it is on four servers.
       expect(stage.status(name).commitIndex).toBeLessThan(lastIndex);
     }
     return { writers, stage, line, second, third, rest: others.filter((n) => n !== second) };
@@ -410,7 +409,7 @@ describe("persistence", () => {
     return done();
   }
 
-  test("figure 8, as it is drawn: (d) an entry on a majority is overwritten", () => {
+  test("figure 8 (d): an entry of an earlier term is overwritten, although it is on a majority", () => {
     forSeeds(5, (_, seed) => {
       const { writers, stage, line, second, third, rest } = playFigure8(seed);
       stage.crash(third);
@@ -427,7 +426,7 @@ describe("persistence", () => {
     });
   });
 
-  test("figure 8, as it is drawn: (e) an entry before one of the leader's own term is safe", () => {
+  test("figure 8 (e): an entry of an earlier term is safe after an entry of the leader's own term", () => {
     forSeeds(5, (_, seed) => {
       const { writers, stage, line, second, third } = playFigure8(seed);
       stage.lose = undefined;
@@ -588,7 +587,7 @@ describe("snapshots", () => {
       const lines = linesOf(`round ${round}, line`, 80 + Math.floor(40 * random()));
       for (let i = 0; i < lines.length; i += 5) {
         void writers.propose(nextLeader, ...lines.slice(i, i + 5));
-        stage.until("they agree", () => writers.holders(lines[i] ?? "").length >= 2);
+        stage.until("the servers agree", () => writers.holders(lines[i] ?? "").length >= 2);
       }
       stage.until("a snapshot is taken", () => stage.status(nextLeader).snapshotIndex > before);
       expectSmallLogs(writers);

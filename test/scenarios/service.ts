@@ -1,5 +1,5 @@
 /**
- * A key-value store and its users, and the check that their answers are those of a single store.
+ * Runs a key-value store with users, and checks that a single store could have given the answers.
  */
 import { expect } from "bun:test";
 import { type Client, KeyValues, KeyValueStore } from "../../raft.ts";
@@ -11,7 +11,7 @@ import { drawFrom, Stage } from "./stage.ts";
 type Arguments = Pick<Call, "what" | "key"> & Partial<Pick<Call, "value" | "expected">>;
 type Answer = Call["result"];
 
-/** A user of the store, which calls it through a client, one call after the other. */
+/** A user of the store, with one call at a time. */
 export class User {
   readonly store: KeyValues;
   /** The value that this user last saw or wrote for each key. */

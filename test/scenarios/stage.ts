@@ -1,7 +1,6 @@
 /**
- * The stage of the scenarios: real servers in a simulated world. A scenario decides which servers
- * run, which ones reach each other, and how the network behaves. The properties of Figure 3 are
- * checked after each turn of a server.
+ * Runs real servers in a simulated world. A scenario decides which servers run, which servers reach
+ * each other, and how the network behaves. The properties of Figure 3 are checked after each turn.
  */
 import { expect } from "bun:test";
 import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
@@ -98,7 +97,7 @@ export class Stage<Machine extends StateMachine> {
     this.running.delete(name);
   }
 
-  /** Cuts the power just before the disk does such an operation. */
+  /** Cuts the power just before such an operation of the disk. */
   crashBefore(name: string, isIt: (operation: Operation) => boolean): void {
     const { disk } = this.simulation.machine(name);
     disk.fault = (operation) => {
@@ -156,7 +155,7 @@ export class Stage<Machine extends StateMachine> {
     return a === undefined || b === undefined || a === b;
   }
 
-  /** The servers that run and are not cut off. */
+  /** Returns the servers that run and are not cut off. */
   get connected(): string[] {
     return this.names.filter((name) => this.isUp(name) && !this.sides.has(name));
   }
@@ -186,7 +185,7 @@ export class Stage<Machine extends StateMachine> {
   /** Lets time pass until `isSo`. Throws after `limitMs`. */
   until(what: string, isSo: () => boolean, limitMs = 20_000): void {
     if (this.simulation.run(limitMs, isSo)) return;
-    throw new Error(`In ${limitMs} ms of simulated time it did not happen that ${what}.`);
+    throw new Error(`Not within ${limitMs} ms of simulated time: ${what}.`);
   }
 
   settle<T>(promise: Promise<T>): T {

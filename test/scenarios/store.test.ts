@@ -22,7 +22,7 @@ const serveAll = (seeds: number, plan: Plan) =>
     serve(seed, plan);
   });
 
-/** Measures the appends of one client, one after the other, in simulated time. */
+/** Measures the sequential appends of one client, in simulated time. */
 function expectSpeed(what: string, options: { snapshotBytes?: number }): Service {
   const service = new Service(1, 3, options);
   const { stage } = service;
@@ -50,7 +50,7 @@ describe("the store", () => {
   test("unreliable: five clients on an unreliable network", () =>
     serveAll(2, { clients: 5, isUnreliable: true }));
 
-  test("unreliable, one key: every append is there once, in its client's order", () => {
+  test("unreliable, one key: every append takes effect once, in its client's order", () => {
     forSeeds(3, (_, seed) => {
       const service = new Service(seed, 3);
       const { stage } = service;
@@ -75,7 +75,7 @@ describe("the store with a partition", () => {
    * Returns a store with the leader and one follower on one side, all others on the other side, and
    * a client on each.
    */
-  function divided(seed: number) {
+  function partitioned(seed: number) {
     const service = new Service(seed, 5);
     const { stage } = service;
     const leader = stage.leader();
@@ -87,12 +87,12 @@ describe("the store with a partition", () => {
     stage.settle(minority.put("x", "before"));
     stage.settle(majority.put("y", "before"));
     stage.split([leader, follower, minority.name], [...others, majority.name]);
-    return { service, stage, few: minority, many: majority };
+    return { service, stage, minority, majority };
   }
 
   test("one partition: the majority's client is served", () => {
     forSeeds(3, (_, seed) => {
-      const { service, stage, many: majority } = divided(seed);
+      const { service, stage, majority } = partitioned(seed);
       stage.settle(majority.put("x", "meanwhile"));
       expect(stage.settle(majority.get("x"))).toBe("meanwhile");
       service.expectLinearizable();
@@ -101,7 +101,7 @@ describe("the store with a partition", () => {
 
   test("one partition: the minority's client is answered only after the partition heals", () => {
     forSeeds(3, (_, seed) => {
-      const { service, stage, few: minority, many: majority } = divided(seed);
+      const { service, stage, minority, majority } = partitioned(seed);
       let completed = 0;
       const count = () => void (completed += 1);
       const write = minority.put("y", "from the minority").then(count);
@@ -146,7 +146,7 @@ describe("the store with restarts", () => {
 });
 
 describe("the store with snapshots", () => {
-  test("snapshot RPC: a server that lags gets a snapshot, and never answers with old values", () => {
+  test("snapshot RPC: a slow server gets a snapshot, and never answers with old values", () => {
     forSeeds(3, (_, seed) => {
       const service = new Service(seed, 3, { snapshotBytes });
       const { stage } = service;
@@ -180,7 +180,7 @@ describe("the store with snapshots", () => {
     });
   });
 
-  test("snapshot size: log and snapshot are as small as the state, after any number of writes", () => {
+  test("snapshot size: log and snapshot stay as small as the state after many writes", () => {
     const service = new Service(1, 3, { snapshotBytes });
     const { stage } = service;
     const user = service.user("client");
