@@ -6,6 +6,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   Client,
   clientKey,
+  type ClientMessage,
   type ClientOptions,
   type Entry,
   type HardState,
@@ -2088,10 +2089,15 @@ describe("a client", () => {
   });
 
   test("rejects its command if its node stops as soon as the session opens", () => {
-    const { simulation, server } = single();
-    const onEvent = ({ type }: NodeEvent) => void (type === "committed" && server.node.stop());
-    Object.assign(server.node["options"], { onEvent });
-    expect(codeOf(simulation, server.node.propose(bytes("x")))).toBe("stopped");
+    const { simulation, server: { node } } = single();
+    const { onAnswer } = node["client"];
+    Object.assign(node["client"], {
+      onAnswer(answer: ClientMessage) {
+        onAnswer.call(node["client"], answer);
+        void node.stop();
+      },
+    });
+    expect(codeOf(simulation, node.propose(bytes("x")))).toBe("stopped");
   });
 
   test("that is closed, or whose node has stopped, rejects every request immediately", () => {
