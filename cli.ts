@@ -574,7 +574,7 @@ function whyNoLeader(best: Status, reasons: string[], answers: readonly Answer[]
   const holders = listed(peers.filter(({ founding }) => founding));
   const empty = listed(statusesOf(answers));
   const voters = members.filter((member) => member.votes).length;
-  const lost = peers.filter((peer) => peer.isVoter && !peer.isNamed).length;
+  const lost = peers.filter((peer) => peer.isVoter && !peer.usesNamedDisk).length;
   const verdict = `There is no leader: ${name} has ${
     votes ?? 0
   } of the ${needed} votes that it needs
@@ -618,7 +618,7 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
         ${best.name} ends with ${best.lastIndex}: disks of a majority were lost, or put back from an
         older copy. Stop all servers, keep their directories aside, and run 'bun cli.ts recover
         --data DIR' with that of ${name}`,
-    !leads && best.lastIndex > 0 && !peer.isNamed
+    !leads && best.lastIndex > 0 && !peer.usesNamedDisk
       && `${name} has an empty or replaced disk, and no vote until a leader has given it the log`,
     lastWarning?.type === "foreign"
       && `${name} was founded with other members, or is of another cluster: give all servers one

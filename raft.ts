@@ -1870,7 +1870,7 @@ export class Sessions {
 
 // ------------------------------------------ 14 The wire ------------------------------------------
 // A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
-// kind of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
+// channel of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
 // at most 48 bits wide. Entries and commands are sequences of MessagePack, too.
 
 /** Replies of servers. A text is empty if the server does not know it. */
@@ -1910,9 +1910,9 @@ type Greeting = MessageOf<typeof greetings>;
 type AnyMessage = Message | ClientMessage | Greeting;
 
 /** Each has its own key, so no client can forge an AppendEntries or remove a server. */
-const kinds = ["peer", "client", "operator"] as const;
-export type Kind = (typeof kinds)[number];
-const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
+const channels = ["peer", "client", "operator"] as const;
+export type Channel = (typeof channels)[number];
+const schemas: Record<Channel, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
   operator: Object.entries({ ...operatorMessages, ...greetings }),
@@ -1987,10 +1987,10 @@ function readFields<const List extends readonly string[]>(list: List, raw: unkno
   return fields as Fields<List>;
 }
 
-/** A message is [its place in the table of its kind, id, its fields in order]. */
-function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
-  const number = tables[kind].findIndex(([type]) => type === message.type);
-  const [, fields = []] = tables[kind][number] ?? [];
+/** A message is [its place in the schema of its channel, id, its fields in order]. */
+function encodeMessage(channel: Channel, message: AnyMessage): Uint8Array {
+  const number = schemas[channel].findIndex(([type]) => type === message.type);
+  const [, fields = []] = schemas[channel][number] ?? [];
   const values = fields.map((field) => {
     const value: unknown = message[field as keyof AnyMessage];
     return field === "entries" ? Buffer.concat((value as Entry[]).map(encodeRecord)) : value;
@@ -1998,10 +1998,10 @@ function encodeMessage(kind: Kind, message: AnyMessage): Uint8Array {
   return encoder.encode([number, message.id, ...values]);
 }
 
-function decodeMessage(kind: Kind, envelope: Envelope, raw: unknown): AnyMessage | undefined {
+function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyMessage | undefined {
   const { from, to, disk, founding } = envelope;
   const [number, ...values] = Array.isArray(raw) ? raw : [];
-  const [type, list = []] = tables[kind][isNatural(number) ? number : -1] ?? [];
+  const [type, list = []] = schemas[channel][isNatural(number) ? number : -1] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
   // The types of the fields are those that the table lists for `type`.
@@ -2030,7 +2030,7 @@ export const encodeRequests = (requests: readonly Fields<typeof requestFields>[]
  */
 export function readRequests({ data }: Entry): SessionRequest[] {
   // Version 4 had packed commands, each a request of its own, of a session below 2 ** 40.
-  const packed = data[0] === 0 ? unpack3(data, 6) : undefined;
+  const packed = data[0] === 0 ? splitRows(data, 6) : undefined;
   const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(data);
   return rows.map((raw) => {
     const request = readFields(requestFields, raw);
@@ -2082,7 +2082,7 @@ function decodeAll(bytes: Uint8Array): unknown[] {
   }
 }
 
-type Keys = ReadonlyMap<Kind, Bun.CryptoHasher>;
+type Keys = ReadonlyMap<Channel, Bun.CryptoHasher>;
 const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
 
 /**
@@ -2107,41 +2107,41 @@ export const serverKeys = (secret: string, cluster: string): Keys =>
 const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
   key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
 
-function seal(keys: Keys, kind: Kind, envelope: Envelope, bodies: Uint8Array[]): Buffer {
-  const key = keys.get(kind);
+function seal(keys: Keys, channel: Channel, envelope: Envelope, bodies: Uint8Array[]): Buffer {
+  const key = keys.get(channel);
   assert(key, "an endpoint has a key for each datagram that it sends");
   const prefix = Buffer.alloc(MAC_BYTES + 2);
-  prefix.set([VERSION, kinds.indexOf(kind)], MAC_BYTES);
+  prefix.set([VERSION, channels.indexOf(channel)], MAC_BYTES);
   const header = encoder.encode(envelopeFields.map((field) => envelope[field]));
   const sealed = Buffer.concat([prefix, header, ...bodies]);
   authenticate(key, sealed).copy(sealed);
   return sealed;
 }
 
-type Opened = { kind: Kind; envelope: Envelope; messages: AnyMessage[] };
+type Opened = { channel: Channel; envelope: Envelope; messages: AnyMessage[] };
 
 /** Returns the content of a datagram, or why to drop it. Decodes only authentic ones. */
 function open(keys: Keys, sealed: Buffer): Opened | string {
-  const kind = kinds[sealed[MAC_BYTES + 1] ?? -1];
-  if (sealed[MAC_BYTES] !== VERSION || kind === undefined) return "version";
-  const key = keys.get(kind);
+  const channel = channels[sealed[MAC_BYTES + 1] ?? -1];
+  if (sealed[MAC_BYTES] !== VERSION || channel === undefined) return "version";
+  const key = keys.get(channel);
   const code = key && authenticate(key, sealed);
   if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
   const [header, ...bodies] = decodeAll(sealed.subarray(MAC_BYTES + 2));
   const envelope = readFields(envelopeFields, header);
   if (!envelope || !isShortName(envelope.from)) return "malformed";
-  const messages = bodies.map((body) => decodeMessage(kind, envelope, body));
+  const messages = bodies.map((body) => decodeMessage(channel, envelope, body));
   const isWhole = messages.every((message) => message !== undefined);
-  return isWhole ? { kind, envelope, messages } : "malformed";
+  return isWhole ? { channel, envelope, messages } : "malformed";
 }
 
 const recordKinds = [
   "start",
-  "vote",
+  "hardState",
   "noop",
   "session",
   "commands",
-  "snapshot",
+  "metadata",
   "state",
   "members",
 ] as const;
@@ -2162,7 +2162,7 @@ export function encodeRecord({ kind, term, index, data, membership }: LogRecord)
 }
 
 /** Splits bytes into rows of three numbers and data. The first number has `width` bytes. */
-function unpack3(bytes: Buffer, width: number): [number, number, number, Buffer][] | undefined {
+function splitRows(bytes: Buffer, width: number): [number, number, number, Buffer][] | undefined {
   const all: [number, number, number, Buffer][] = [];
   let at = 0;
   while (at + width + 16 <= bytes.length) {
@@ -2177,9 +2177,9 @@ function unpack3(bytes: Buffer, width: number): [number, number, number, Buffer]
 
 /** Returns the records that `bytes` consists of; undefined if they are anything else. */
 function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
-  const records = unpack3(asBuffer(bytes), 1)?.map(([number, term, index, data]) => {
+  const records = splitRows(asBuffer(bytes), 1)?.map(([number, term, index, data]) => {
     const kind = recordKinds[number];
-    if (kind !== "members" && kind !== "snapshot") return kind && { kind, term, index, data };
+    if (kind !== "members" && kind !== "metadata") return kind && { kind, term, index, data };
     const membership = readMembers(data);
     return membership && { kind, term, index, data: NOTHING, membership };
   });
@@ -2221,15 +2221,15 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 //    marker, so a reader stops there. The first marker is random, so no client can forge a frame.
 
 /** What a server is configured with at its first start. */
-type Founder = {
+type FirstStart = {
   cluster: string;
   name: Name;
   /** The founding members. Empty for a server that joins an existing cluster. */
   members: readonly Name[];
 };
-type Identity = Founder & {
-  /** Identifies the cluster. Empty until the server has joined one. */
-  id: string;
+type Identity = FirstStart & {
+  /** Empty until the server has joined a cluster. */
+  clusterId: string;
   /** Identifies this disk: drawn at the first start. */
   disk: number;
   /** Rises with each start. */
@@ -2241,7 +2241,7 @@ const RESTORE =
   + "directory instead.";
 
 const FRAME_HEADER = 12;
-const NO_FRAME = Buffer.alloc(FRAME_HEADER);
+const ZEROS = Buffer.alloc(FRAME_HEADER);
 /** A log grows by this many bytes at a time. */
 const EXTEND_BYTES = 4 << 20;
 /** A larger log does not become `log.old`, where it would take space for nothing. */
@@ -2252,7 +2252,7 @@ const MAX_SPARE_BYTES = 64 << 20;
  * log may follow its last frame.
  */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
-  const frame = Buffer.concat([NO_FRAME, ...records.map(encodeRecord)]);
+  const frame = Buffer.concat([ZEROS, ...records.map(encodeRecord)]);
   frame.writeUInt32BE(marker, 0);
   frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
   frame.writeUInt32BE(frameChecksum(frame), 8);
@@ -2301,16 +2301,16 @@ export class Storage {
   cutBytes = 0;
   private readonly release: () => void;
   private log: LogFile | undefined;
-  /** The log that is being written, and will replace `log`. */
-  private next: LogFile | undefined;
+  /** The log that will replace `log` once it is written. */
+  private newLog: LogFile | undefined;
   /** The length of a snapshot that is being written or received. */
   private draftBytes = 0;
 
-  /** Opens a directory. Without a founder it only reads what the directory holds. */
+  /** Opens a directory. Without `firstStart` it only reads the directory. */
   constructor(
     private readonly files: Files,
     private readonly directory: string,
-    founder: Founder | undefined,
+    firstStart: FirstStart | undefined,
     private readonly random: () => number,
   ) {
     this.release = this.withErrorContext("use", "", files.lock);
@@ -2321,19 +2321,22 @@ export class Storage {
       else {
         // The directory was made with `log.new` in it, which the first start renames to `log`.
         const isNew = !this.snapshot && this.find("/log.new");
-        this.ensure(founder && isNew, `it is missing, but this is not the first start. ${RESTORE}`);
-        this.identity = foundCluster(founder, random);
+        this.ensure(
+          firstStart && isNew,
+          `it is missing, but this is not the first start. ${RESTORE}`,
+        );
+        this.identity = newIdentity(firstStart, random);
       }
-      if (!founder) return;
+      if (!firstStart) return;
       const { name, cluster } = this.identity;
       this.ensure(
-        name === founder.name && cluster === founder.cluster,
-        `it belongs to server ${name} of cluster ${cluster}, not to ${founder.name} of `
-          + `${founder.cluster}. Use another directory, or start that server: --name ${name}.`,
+        name === firstStart.name && cluster === firstStart.cluster,
+        `it belongs to server ${name} of cluster ${cluster}, not to ${firstStart.name} of `
+          + `${firstStart.cluster}. Use another directory, or start that server: --name ${name}.`,
       );
       // Random, so that two servers that start from copies of one directory differ.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
-      this.begin();
+      this.cleanUp();
     } catch (error) {
       this.close();
       throw error;
@@ -2344,25 +2347,25 @@ export class Storage {
   save({ entries, ...hardState }: Unsaved): void {
     assert(this.log, "a server saves after its start");
     this.hardState = hardState;
-    const records = [this.voteRecord(), ...entries];
-    this.next?.savedMeanwhile.push(...records);
+    const records = [this.hardStateRecord(), ...entries];
+    this.newLog?.savedMeanwhile.push(...records);
     this.append(this.log, records);
   }
 
   close(): void {
-    for (const log of [this.log, this.next]) log?.file.close();
+    for (const log of [this.log, this.newLog]) log?.file.close();
     this.release();
   }
 
-  /** Writes to `snapshot.new`, which has no effect until `keepSnapshot`. `at` 0 starts it again. */
-  writeSnapshot(at: number, bytes: Uint8Array): void {
+  /** Writes to `snapshot.new`, which has no effect until `installDraft`. `at` 0 starts it again. */
+  writeDraft(at: number, bytes: Uint8Array): void {
     assert(at === 0 || at === this.draftBytes, "a snapshot has no gaps");
     this.write(at, bytes, "/snapshot.new");
     this.draftBytes = at + bytes.length;
   }
 
   /** Replaces the snapshot by the draft. */
-  keepSnapshot(): Snapshot {
+  installDraft(): Snapshot {
     this.withErrorContext("write", "/snapshot", (file) => this.files.rename(`${file}.new`, file));
     this.draftBytes = 0;
     return this.readHead();
@@ -2395,8 +2398,8 @@ export class Storage {
   }
 
   /** Saves which cluster this server joins, before the server takes anything from it. */
-  joinCluster(id: string): void {
-    this.identity.id = id;
+  joinCluster(clusterId: string): void {
+    this.identity.clusterId = clusterId;
     for (const _ of this.rewriteLog());
   }
 
@@ -2412,7 +2415,7 @@ export class Storage {
     const membership = { founding: last?.founding ?? drawId(random), members };
     entries.push({ index, term, kind: "members", data: NOTHING, membership });
     Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
-    this.begin();
+    this.cleanUp();
   }
 
   /**
@@ -2420,7 +2423,7 @@ export class Storage {
    * between a write and its sync. The next start reads the frame, but only from the page cache, so
    * the frame must be synced before the server promises anything by it.
    */
-  private begin(): void {
+  private cleanUp(): void {
     // After a power failure `log.old` may be a second name of the log, so nothing is written over.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
@@ -2439,25 +2442,26 @@ export class Storage {
     entries: readonly Entry[] = this.entries,
     sliceBytes = EXTEND_BYTES,
   ): Generator<void> {
-    const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
+    const { clusterId: id, ...identity } = this.identity;
+    const data = Buffer.from(JSON.stringify({ version: VERSION, id, ...identity }));
     const start = { index, term, kind: "start", data } as const;
-    const next = this.next = this.createLog();
+    const newLog = this.newLog = this.createLog();
     try {
-      this.append(next, [start, this.voteRecord()]);
+      this.append(newLog, [start, this.hardStateRecord()]);
       for (const slice of batches(entries, sizeOf, sliceBytes)) {
         yield;
-        this.append(next, slice);
+        this.append(newLog, slice);
       }
-      if (next.savedMeanwhile.length > 0) this.append(next, next.savedMeanwhile.splice(0));
+      if (newLog.savedMeanwhile.length > 0) this.append(newLog, newLog.savedMeanwhile.splice(0));
       this.withErrorContext("write", "/log", (name) => {
         const isSmall = this.log && this.log.size <= MAX_SPARE_BYTES;
         if (isSmall) this.files.link(name, `${name}.old`);
         this.files.rename(`${name}.new`, name);
       });
-      [this.log, this.next] = [next, this.log];
+      [this.log, this.newLog] = [newLog, this.log];
     } finally { // Closes the old log; or the new one, if it was not finished.
-      this.next?.file.close();
-      this.next = undefined;
+      this.newLog?.file.close();
+      this.newLog = undefined;
     }
   }
 
@@ -2471,9 +2475,9 @@ export class Storage {
     });
   }
 
-  private voteRecord(): LogRecord {
+  private hardStateRecord(): LogRecord {
     const { currentTerm: term, votedFor = "", commitIndex: index } = this.hardState;
-    return { index, term, kind: "vote", data: Buffer.from(votedFor) };
+    return { index, term, kind: "hardState", data: Buffer.from(votedFor) };
   }
 
   private append(log: LogFile, records: readonly LogRecord[]): void {
@@ -2486,7 +2490,7 @@ export class Storage {
         // durable before the frame is written.
         log.file.sync();
       }
-      log.file.write(Buffer.concat([frame, NO_FRAME]), log.end);
+      log.file.write(Buffer.concat([frame, ZEROS]), log.end);
       log.file.sync();
       log.end = end;
     });
@@ -2501,14 +2505,14 @@ export class Storage {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
-          const { version, ...found } = JSON.parse(`${data}`);
+          const { version, id: clusterId, ...found } = JSON.parse(`${data}`);
           this.ensure(
             version === VERSION || version === 4,
             "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
-          identity = found;
+          identity = { ...found, clusterId };
           this.base = { index, term: currentTerm };
-        } else if (kind === "vote") {
+        } else if (kind === "hardState") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
         } // A later entry replaces the one at its index, and all after that.
         else if (isEntry(record)) {
@@ -2536,10 +2540,10 @@ export class Storage {
   /** Copies an incomplete frame after the last whole one to `log.cut`. */
   private cutIncompleteFrame(rest: Buffer): void {
     this.ensure(
-      rest.subarray(-FRAME_HEADER).equals(NO_FRAME),
+      rest.subarray(-FRAME_HEADER).equals(ZEROS),
       `its end is missing: a log ends with zeros. ${RESTORE}`,
     );
-    if (rest.indexOf(NO_FRAME) === 0) return;
+    if (rest.indexOf(ZEROS) === 0) return;
     const torn = rest.subarray(0, FRAME_HEADER + rest.readUInt32BE(4));
     this.write(0, torn, "/log.cut");
     this.cutBytes = torn.length;
@@ -2599,14 +2603,14 @@ export class Storage {
   }
 }
 
-function foundCluster(founder: Founder, random: () => number): Identity {
+function newIdentity(firstStart: FirstStart, random: () => number): Identity {
   const disk = drawId(random);
   // The id differs if the cluster's name or founders do. Two clusters of one server each may agree
   // in both, so their disks tell them apart.
-  const members = founder.members.toSorted();
-  const digested = JSON.stringify([founder.cluster, members, members.length === 1 ? disk : 0]);
+  const members = firstStart.members.toSorted();
+  const digested = JSON.stringify([firstStart.cluster, members, members.length === 1 ? disk : 0]);
   const id = Bun.CryptoHasher.hash("sha256", digested, "hex").slice(0, 16);
-  return { ...founder, members, id: members.length === 0 ? "" : id, disk, boot: 0 };
+  return { ...firstStart, members, clusterId: members.length === 0 ? "" : id, disk, boot: 0 };
 }
 
 function syncDirectory(directory: string): void {
@@ -2793,7 +2797,7 @@ export type World = typeof systemWorld;
 export type Clock = World["clock"];
 export type Files = World["files"];
 export type Datagrams = World["datagrams"];
-export type Receive = (bytes: Buffer, from: Address) => void;
+export type OnDatagram = (bytes: Buffer, from: Address) => void;
 
 /** Resolves a host to an address in the family of `local`. Without `local`, prefers IPv4. */
 async function resolveHost(host: string, local = ""): Promise<string> {
@@ -2845,8 +2849,8 @@ function probePort({ host, port }: Address, onRefused: () => void): () => void {
 
 const SEND_TRIES = 5;
 
-/** Binds a UDP socket. `receive` may keep the buffers that it gets. */
-async function bindSocket(at: Address, receive: Receive) {
+/** Binds a UDP socket. `onDatagram` may keep the buffers that it gets. */
+async function bindSocket(at: Address, onDatagram: OnDatagram) {
   const socket = await openSocket(at).catch((error: Error) => {
     throw new RaftError(
       "network",
@@ -2857,7 +2861,7 @@ async function bindSocket(at: Address, receive: Receive) {
   socket.on(
     "message",
     (bytes, { address, port }) =>
-      receive(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }),
+      onDatagram(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }),
   );
   let isOpen = true;
   let closeProbe = () => {};
@@ -2922,18 +2926,18 @@ const HEADROOM = 250;
 /** A server or a client that this endpoint exchanges datagrams with. */
 class Peer {
   /** Its address by the command line. */
-  given: readonly Server[] = [];
+  configured: readonly Server[] = [];
   /** Its addresses by the command line and by the log or a redirect. */
-  places: readonly Server[] = [];
+  candidates: readonly Server[] = [];
   /** Set once `name` is known to be its own name, and not an alias. */
   isNamed = false;
   /** Where its newest datagram came from. */
-  address: Address | undefined;
+  lastAddress: Address | undefined;
   /**
    * Where to send to. A datagram from it leaves only its address; while it is silent, `lookUp` adds
    * what the candidates resolve to.
    */
-  addresses = new Map<string, Address>();
+  sendTo = new Map<string, Address>();
   /** Identifies its disk; 0 until a datagram of it was accepted. */
   disk = 0;
   /** Identifies its latest start; 0 until a datagram of it was accepted. */
@@ -2959,7 +2963,7 @@ class Peer {
   /** The latest trouble with it, until it is heard or resolved. */
   lastWarning: EndpointEvent | undefined;
 
-  constructor(readonly kind: Kind, readonly name: Name) {}
+  constructor(readonly channel: Channel, readonly name: Name) {}
 }
 
 export type EndpointEvent =
@@ -2973,11 +2977,11 @@ export type EndpointEvent =
   | { type: "twice"; server: Name; address: Address; other: Address };
 
 /** Handles the events of an endpoint. Clients lack the optional handlers. */
-type Receiver = {
+type EndpointHandlers = {
   /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
   onMessage(message: Message | ClientMessage, sender: Peer): void;
-  onGreeting(kind: Kind, greeting: Greeting): void;
+  onGreeting(channel: Channel, greeting: Greeting): void;
   /** Returns the founding of this server's log. */
   founding(): number;
   onRestarted?(peer: Name): void;
@@ -2989,7 +2993,7 @@ type Receiver = {
 export class Endpoint {
   /** How many datagrams were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
-  /** Peers by kind and name. A client may know a server by an alias, too. */
+  /** Peers by channel and name. A client may know a server by an alias, too. */
   private readonly known = new Map<string, Peer>();
   /** Peers with messages to send at the next `flush`. */
   private readonly queued = new Set<Peer>();
@@ -3010,9 +3014,9 @@ export class Endpoint {
     readonly socket: Socket,
     readonly keys: Keys,
     readonly self: Identity,
-    private readonly receiver: Receiver,
+    private readonly handlers: EndpointHandlers,
   ) {
-    [this.cluster, this.hasJoined] = [self.id, self.id !== ""];
+    [this.cluster, this.hasJoined] = [self.clusterId, self.clusterId !== ""];
   }
 
   private get now(): number {
@@ -3022,9 +3026,9 @@ export class Endpoint {
   /** Records a server of the command line. Its name may be just its address. */
   async resolvePeer(server: Server): Promise<void> {
     await Promise.all(
-      this.keys.keys().map((kind) => {
-        const to = this.peer(kind, server.name);
-        to.given = to.places = [server];
+      this.keys.keys().map((channel) => {
+        const to = this.getOrAddPeer(channel, server.name);
+        to.configured = to.candidates = [server];
         return this.lookUp(to);
       }),
     );
@@ -3033,16 +3037,16 @@ export class Endpoint {
   /** Records the addresses of servers by the log, or by a redirect from server `by`. */
   learnAddresses(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
-      for (const kind of name === this.self.name ? [] : this.keys.keys()) {
+      for (const channel of name === this.self.name ? [] : this.keys.keys()) {
         // If `name` was an alias of `by`, another server now has that name.
-        const key = `${kind} ${name}`;
+        const key = `${channel} ${name}`;
         const isAlias = this.known.get(key)?.name === by && by !== name;
         if (isAlias) this.known.delete(key);
-        const to = this.peer(kind, name);
+        const to = this.getOrAddPeer(channel, name);
         to.isNamed ||= isAlias || by === this.self.name;
-        const places = [...to.given, ...own];
-        if (Bun.deepEquals(places, to.places)) continue;
-        to.places = places;
+        const candidates = [...to.configured, ...own];
+        if (Bun.deepEquals(candidates, to.candidates)) continue;
+        to.candidates = candidates;
         void this.lookUp(to);
       }
     }
@@ -3052,10 +3056,10 @@ export class Endpoint {
    * Lists all addresses of the members for a client, in the syntax of `--peers`: those that their
    * datagrams came from, then those in the log. Only a client on the loopback gets loopback ones.
    */
-  addressesOf(members: Configuration, kind: Kind, client: Name): string {
-    const isNear = isLoopback(this.peer(kind, client).address?.host ?? "");
+  addressesOf(members: Configuration, channel: Channel, client: Name): string {
+    const isNear = isLoopback(this.getOrAddPeer(channel, client).lastAddress?.host ?? "");
     return members.flatMap(({ name, address }) => {
-      const all = new Set([...this.peer("peer", name).addresses.keys(), address]);
+      const all = new Set([...this.getOrAddPeer("peer", name).sendTo.keys(), address]);
       return [...all].filter((at) => isNear || !isLoopback(at)).map((at) => `${name}=${at}`);
     }).join();
   }
@@ -3064,13 +3068,13 @@ export class Endpoint {
   joinCluster(): void {
     if (this.hasJoined || this.cluster === "") return;
     this.hasJoined = true;
-    this.receiver.onJoined?.(this.cluster);
+    this.handlers.onJoined?.(this.cluster);
   }
 
   /** Queues a message until `flush`. */
-  send(kind: Kind, message: Message | ClientMessage): void {
-    const to = this.peer(kind, message.to);
-    const body = encodeMessage(kind, message);
+  send(channel: Channel, message: Message | ClientMessage): void {
+    const to = this.getOrAddPeer(channel, message.to);
+    const body = encodeMessage(channel, message);
     if (to.bytes > 0 && to.bytes + body.length > this.roomFor(to)) this.transmit(to);
     to.bodies.push(body);
     to.bytes += body.length;
@@ -3078,8 +3082,8 @@ export class Endpoint {
   }
 
   /** Returns how many bytes of messages a datagram to this peer can carry. */
-  roomFor({ address }: Peer): number {
-    return this.socket.datagramBytes(address?.host ?? this.socket.address) - HEADROOM;
+  roomFor({ lastAddress }: Peer): number {
+    return this.socket.datagramBytes(lastAddress?.host ?? this.socket.address) - HEADROOM;
   }
 
   /** Ends this turn of the event loop with `onTurnEnd`, after everything that arrives in it. */
@@ -3088,7 +3092,7 @@ export class Endpoint {
     this.isScheduled = true;
     this.world.clock.defer(() => {
       this.isScheduled = false;
-      this.receiver.onTurnEnd();
+      this.handlers.onTurnEnd();
     });
   }
 
@@ -3098,8 +3102,8 @@ export class Endpoint {
   }
 
   probePort(name: Name, onRefused: () => void): void {
-    const { address } = this.peer("peer", name);
-    if (address) this.socket.probePort(address, onRefused);
+    const { lastAddress } = this.getOrAddPeer("peer", name);
+    if (lastAddress) this.socket.probePort(lastAddress, onRefused);
   }
 
   receive(sealed: Buffer, address: Address): void {
@@ -3107,9 +3111,9 @@ export class Endpoint {
     const opened = open(this.keys, sealed);
     if (opened === "unauthenticated") this.warn({ type: opened, address }, address.host);
     if (typeof opened === "string") return this.drop(opened);
-    const { kind, envelope, messages: received } = opened;
+    const { channel, envelope, messages: received } = opened;
     if (envelope.from === this.self.name) return this.drop("reflected");
-    const from = this.peer(kind, envelope.from);
+    const from = this.getOrAddPeer(channel, envelope.from);
     const greeting = received.find((message) => message.type === "Greeting");
     const verdict = this.judge(from, envelope, greeting !== undefined);
     const isLost = verdict === "foreign" || verdict === "misaddressed";
@@ -3120,8 +3124,8 @@ export class Endpoint {
     else if (verdict !== "accept") return this.drop(verdict);
     this.recordDatagram(from, envelope.sequence, address);
     if (greeting) return this.onGreeting(from, envelope.cluster, greeting);
-    if (kind === "peer" && received.length > 0) this.joinCluster();
-    for (const m of received) this.receiver.onMessage(m as Message | ClientMessage, from);
+    if (channel === "peer" && received.length > 0) this.joinCluster();
+    for (const m of received) this.handlers.onMessage(m as Message | ClientMessage, from);
   }
 
   /** Decides whether to accept an authentic datagram, and otherwise why to drop it. */
@@ -3143,8 +3147,8 @@ export class Endpoint {
   private recordDatagram(from: Peer, sequence: number, address: Address): void {
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) {
-      [from.newest, from.address] = [sequence, address];
-      from.addresses = new Map([[writeAddress(address), address]]);
+      [from.newest, from.lastAddress] = [sequence, address];
+      from.sendTo = new Map([[writeAddress(address), address]]);
     }
     [from.heardAt, from.lastWarning] = [this.now, undefined];
   }
@@ -3154,10 +3158,10 @@ export class Endpoint {
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bootedAt = this.now;
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN) });
-    if (of.kind !== "peer") return;
+    if (of.channel !== "peer") return;
     this.queued.add(of); // An empty datagram, if nothing else, tells it our boot in turn.
     this.schedule();
-    this.receiver.onRestarted?.(of.name);
+    this.handlers.onRestarted?.(of.name);
   }
 
   /** Warns of two servers with one name: the older one still sends, long after the newer began. */
@@ -3168,8 +3172,8 @@ export class Endpoint {
   ): void {
     const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.now < from.bootedAt + DUPLICATE_AFTER_MS;
-    if (from.kind !== "peer" || isRecorded || mayBeLate || !from.address) return;
-    this.warn({ type: "twice", server: from.name, address, other: from.address }, address.host);
+    if (from.channel !== "peer" || isRecorded || mayBeLate || !from.lastAddress) return;
+    this.warn({ type: "twice", server: from.name, address, other: from.lastAddress }, address.host);
   }
 
   private warnOfForeigner(from: Peer, address: Address, { cluster, members }: Greeting): void {
@@ -3191,26 +3195,26 @@ export class Endpoint {
       cluster,
       members: members.join(", "),
     } as const;
-    this.socket.send(this.seal(to, [encodeMessage(to.kind, greeting)], boot), address);
+    this.socket.send(this.seal(to, [encodeMessage(to.channel, greeting)], boot), address);
     // A server that has not joined a cluster yet needs a greeting in return.
     if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
   }
 
   private onGreeting(from: Peer, cluster: string, greeting: Greeting): void {
-    const isPeer = from.kind === "peer";
+    const isPeer = from.channel === "peer";
     // The peers' key, unlike the others, is not derived from the name of the cluster.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.hasJoined && isOurs) this.cluster = cluster;
     // A client that knew the server by its address now knows it by that alias and by its name,
     // unless the alias is the name of another server, which had this address before.
-    const alias = `${from.kind} ${greeting.asked}`;
+    const alias = `${from.channel} ${greeting.asked}`;
     const known = this.known.get(alias);
     if (!isPeer && greeting.asked !== from.name) {
       if (known?.boot !== 0 || known.isNamed) return;
-      if (from.places.length === 0) from.given = from.places = known.given;
+      if (from.candidates.length === 0) from.configured = from.candidates = known.configured;
       this.known.set(alias, from);
     }
-    this.receiver.onGreeting(from.kind, greeting);
+    this.handlers.onGreeting(from.channel, greeting);
   }
 
   /** Emits a warning at most once a minute for each subject, and for MAX_WARNED subjects. */
@@ -3221,27 +3225,27 @@ export class Endpoint {
     }
     if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
     this.warned.set(about, this.now);
-    this.receiver.emit?.(event);
+    this.handlers.emit?.(event);
   }
 
   /** Describes a server for people. */
-  peerStatus(kind: Kind, asked: Name) {
-    const peer = this.peer(kind, asked);
-    const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
+  peerStatus(channel: Channel, asked: Name) {
+    const peer = this.getOrAddPeer(channel, asked);
+    const { name, sendTo, heardAt, roundTripMs = null, lastWarning = null } = peer;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
-    const [address = ""] = addresses.keys();
+    const [address = ""] = sendTo.keys();
     return { name, address, heardMs, roundTripMs, lastWarning };
   }
 
   /** Adds the peer if it is unknown. Drops a peer without candidates if there are too many. */
-  peer(kind: Kind, name: Name): Peer {
-    const known = this.known.get(`${kind} ${name}`);
+  getOrAddPeer(channel: Channel, name: Name): Peer {
+    const known = this.known.get(`${channel} ${name}`);
     if (known) return known;
-    const added = new Peer(kind, name);
-    this.known.set(`${kind} ${name}`, added);
+    const added = new Peer(channel, name);
+    this.known.set(`${channel} ${name}`, added);
     // A forgotten peer may return. It still refuses the sequence numbers that it has seen.
     added.sent = this.forgottenSent;
-    const [stranger] = this.known.entries().filter(([, { places }]) => places.length === 0);
+    const [stranger] = this.known.entries().filter(([, { candidates }]) => candidates.length === 0);
     if (this.known.size <= MAX_PEERS || !stranger) return added;
     this.known.delete(stranger[0]);
     this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
@@ -3249,13 +3253,13 @@ export class Endpoint {
   }
 
   private transmit(to: Peer): void {
-    const { bodies, places, addresses, resolvedAt, heardAt } = to;
+    const { bodies, candidates, sendTo, resolvedAt, heardAt } = to;
     [to.bodies, to.bytes] = [[], 0];
     const sealed = this.seal(to, bodies);
-    for (const address of addresses.values()) this.socket.send(sealed, address);
+    for (const address of sendTo.values()) this.socket.send(sealed, address);
     // A silent server may have moved to a new address under the same host name.
     const isDue = this.now >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
-    if (isDue && places.length > 0) void this.lookUp(to);
+    if (isDue && candidates.length > 0) void this.lookUp(to);
   }
 
   /**
@@ -3263,16 +3267,18 @@ export class Endpoint {
    * datagram to each new address makes the server greet, and so tell its boot.
    */
   private async lookUp(to: Peer): Promise<void> {
-    const { name, places } = to;
+    const { name, candidates } = to;
     to.resolvedAt = this.now;
-    const heard = kinds.flatMap((kind) => this.known.get(`${kind} ${name}`)?.address ?? []);
-    await Promise.all([...heard, ...places].map(async ({ host, port }) => {
+    const heard = channels.flatMap((channel) =>
+      this.known.get(`${channel} ${name}`)?.lastAddress ?? []
+    );
+    await Promise.all([...heard, ...candidates].map(async ({ host, port }) => {
       try {
         const ip = await this.world.datagrams.resolve(host, this.socket.address);
         const address = { host: ip, port };
         const text = writeAddress(address);
-        if (to.addresses.has(text)) return;
-        to.addresses.set(text, address);
+        if (to.sendTo.has(text)) return;
+        to.sendTo.set(text, address);
         if (to.lastWarning?.type === "unresolved") to.lastWarning = undefined;
         this.transmit(to);
       } catch (error) {
@@ -3294,9 +3300,9 @@ export class Endpoint {
       boot,
       toBoot,
       sequence: to.sent,
-      founding: this.receiver.founding(),
+      founding: this.handlers.founding(),
     };
-    return seal(this.keys, to.kind, envelope, bodies);
+    return seal(this.keys, to.channel, envelope, bodies);
   }
 
   private drop(reason: string): void {
@@ -3398,8 +3404,8 @@ export class Node {
   private sessions = new Sessions();
   private readonly snapshotBytes: number;
   private readonly sliceBytes: number;
-  /** The rest of the work on a snapshot that is being written or installed. */
-  private slices: Generator<void> | undefined;
+  /** The rest of the work on a snapshot that this server writes or installs. */
+  private backgroundTask: Generator<void> | undefined;
   /** Leader: requests that wait for the entry at an index to be applied. */
   private readonly proposals = new Map<number, readonly ClientMessage[]>();
   /** Commands of this turn that are in no entry yet. */
@@ -3410,7 +3416,7 @@ export class Node {
   private readonly followerReads: ReadRequest[] = [];
   private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
-  private readonly awaited: { index: number; reads: ReadRequest[] }[] = [];
+  private readonly indexedReads: { index: number; reads: ReadRequest[] }[] = [];
   /** The members that program and endpoint were told last. */
   private members: Configuration;
   /** The keys of all requests that wait for a reply, to ignore retries. */
@@ -3422,7 +3428,7 @@ export class Node {
    * transferring: told to stop, it first hands its leadership over.
    */
   private phase: "running" | "leaving" | "transferring" | "stopped" = "running";
-  private wakesAt = Infinity;
+  private timerAt = Infinity;
   private cancelTimer = () => {};
 
   /**
@@ -3469,8 +3475,8 @@ export class Node {
         `${address} stands for every address of this machine, so it cannot be a name. Give this `
           + "server the name that its peers use: --name HOST:PORT.",
       );
-      const founder = { cluster, name, members: join ? [] : members };
-      storage = new Storage(world.files, options.directory, founder, world.random);
+      const firstStart = { cluster, name, members: join ? [] : members };
+      storage = new Storage(world.files, options.directory, firstStart, world.random);
       node = new Node(options, world, storage, socket, servers);
       return node;
     } catch (error) {
@@ -3523,8 +3529,8 @@ export class Node {
     this.endpoint = new Endpoint(world, socket, keys, identity, {
       onTurnEnd: () => this.guard(() => this.flush()),
       onMessage: (message, sender) => this.onMessage(message, sender),
-      onGreeting: (kind, { from, disk = 0, founding = 0 }) => {
-        if (kind === "peer") this.core.onHeard(from, disk, founding);
+      onGreeting: (channel, { from, disk = 0, founding = 0 }) => {
+        if (channel === "peer") this.core.onHeard(from, disk, founding);
         else this.client.retryAll();
       },
       founding: () => this.core.founding,
@@ -3539,9 +3545,9 @@ export class Node {
       this.endpoint,
       [...names],
       timeoutMs,
-      (kind, request) => {
+      (channel, request) => {
         // Requests of this server to itself need no datagram.
-        if (request.to !== identity.name) return this.endpoint.send(kind, request);
+        if (request.to !== identity.name) return this.endpoint.send(channel, request);
         this.guard(() => this.onClientMessage(request));
       },
     );
@@ -3595,7 +3601,7 @@ export class Node {
         matchIndex,
         stuck,
         founding: core.foundings.get(name) ?? null,
-        isNamed: core.usesNamedDisk(member),
+        usesNamedDisk: core.usesNamedDisk(member),
       };
     });
     return structuredClone({
@@ -3680,7 +3686,7 @@ export class Node {
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
-    if (!this.slices && core.isSnapshotDue(this.snapshotBytes)) {
+    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
     }
     endpoint.flush();
@@ -3730,18 +3736,18 @@ export class Node {
 
   private setTimer(): void {
     const { clock } = this.world;
-    if (this.core.wakeAt >= this.wakesAt) return;
+    if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
-    this.wakesAt = this.core.wakeAt;
+    this.timerAt = this.core.wakeAt;
     // After a pause the timer fires before the socket is read. Two turns later everything that
     // arrived meanwhile has been read, and a leader that was not silent is not deposed.
     const tick = () => {
-      this.wakesAt = Infinity;
+      this.timerAt = Infinity;
       this.core.tick(clock.now());
       this.flush();
     };
     const wake = () => clock.defer(() => clock.defer(() => this.guard(tick)));
-    this.cancelTimer = clock.setTimer(Math.max(0, this.wakesAt - clock.now()), wake);
+    this.cancelTimer = clock.setTimer(Math.max(0, this.timerAt - clock.now()), wake);
   }
 
   /** Sends a message. A request's id is its time in µs, so its reply shows the round trip. */
@@ -3795,7 +3801,7 @@ export class Node {
     this.isAskingIndex = true;
     try {
       const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
-      this.awaited.push({ index, reads });
+      this.indexedReads.push({ index, reads });
     } catch {
       for (const read of reads) this.redirect(read);
     }
@@ -3887,12 +3893,12 @@ export class Node {
   }
 
   /** Does long work in slices, so that heartbeats go on. Ends the work in progress, if any. */
-  private runInSlices(slices: Generator<void>): void {
-    this.slices?.return(undefined);
-    this.slices = slices;
+  private runInSlices(task: Generator<void>): void {
+    this.backgroundTask?.return(undefined);
+    this.backgroundTask = task;
     const next = (): void => {
-      if (slices !== this.slices) return;
-      if (slices.next().done) this.slices = undefined;
+      if (task !== this.backgroundTask) return;
+      if (task.next().done) this.backgroundTask = undefined;
       else this.world.clock.setTimer(SLICE_PAUSE_MS, () => this.guard(next));
     };
     next();
@@ -3903,7 +3909,7 @@ export class Node {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
     const membership = { founding: core.founding, members: core.membersAt(lastApplied) };
-    const head: LogRecord = { index, term, kind: "snapshot", data: NOTHING, membership };
+    const head: LogRecord = { index, term, kind: "metadata", data: NOTHING, membership };
     const state = machine.snapshot();
     checked("the result of snapshot", state, Symbol.iterator in Object(state));
     const open = sessions.snapshot();
@@ -3920,7 +3926,7 @@ export class Node {
     let at = 0;
     for (const group of batches(records(), sizeOf, this.sliceBytes)) {
       const frame = encodeFrame(group);
-      storage.writeSnapshot(at, frame);
+      storage.writeDraft(at, frame);
       at += frame.length;
       yield;
     }
@@ -3930,7 +3936,7 @@ export class Node {
   /** Writes the chunks of a snapshot that have arrived. After the last one, installs it. */
   private *receiveSnapshot({ chunks, offset }: IncomingSnapshot): Generator<void> {
     const bytes = Buffer.concat(chunks.splice(0));
-    this.storage.writeSnapshot(offset - bytes.length, bytes);
+    this.storage.writeDraft(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
     yield* this.restore();
     yield* this.switchSnapshot();
@@ -3963,18 +3969,19 @@ export class Node {
    */
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;
-    core.onSnapshot(storage.keepSnapshot(), this.snapshotBytes / 4);
+    core.onSnapshot(storage.installDraft(), this.snapshotBytes / 4);
     this.endpoint.schedule();
     const entries = log.slice(log.baseIndex + 1, log.savedIndex);
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
   private answerReads(count: number): void {
-    const { core, awaited, reads } = this;
+    const { core, indexedReads, reads } = this;
     assert(count <= reads.length, "every read belongs to a request");
     for (const read of reads.splice(0, count)) this.answerRead(read);
-    const isReady = () => !core.isInstalling && awaited[0] && awaited[0].index <= core.lastApplied;
-    while (isReady()) awaited.shift()?.reads.forEach((read) => this.answerRead(read));
+    const isReady = () =>
+      !core.isInstalling && indexedReads[0] && indexedReads[0].index <= core.lastApplied;
+    while (isReady()) indexedReads.shift()?.reads.forEach((read) => this.answerRead(read));
   }
 
   private answerRead(m: ReadRequest): void {
@@ -4008,7 +4015,7 @@ export class Node {
   /** Names the leader, if this server knows it, and all members. */
   private redirect(request: ClientMessage): void {
     const leader = this.core.transferTarget ?? this.core.leader ?? "";
-    const servers = this.endpoint.addressesOf(this.members, kindOf(request.type), request.from);
+    const servers = this.endpoint.addressesOf(this.members, channelOf(request.type), request.from);
     this.reply(request, { type: "NotLeader", leader, servers });
   }
 
@@ -4018,7 +4025,7 @@ export class Node {
     this.waiting.delete(requestKey(request));
     const message = { ...content, from, to, id };
     if (to === from) this.client.onAnswer(message);
-    else endpoint.send(kindOf(type), message);
+    else endpoint.send(channelOf(type), message);
   }
 }
 
@@ -4039,7 +4046,7 @@ export type ClientOptions = CommonOptions & {
 };
 
 /** The caller of `propose` or of another request. */
-type Waiting = {
+type Caller = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
   /** The command that it proposed, if it proposed one. */
@@ -4051,17 +4058,17 @@ type Waiting = {
 type PendingRequest = {
   id: number;
   content: Content;
-  /** The server that has to answer. Default: the leader. */
-  only: Name | undefined;
+  /** The server that must answer. Default: the leader. */
+  server: Name | undefined;
   deadlineAt: number;
   /** One caller per command; other requests have one. Undefined once settled. */
-  waiting: (Waiting | undefined)[];
+  callers: (Caller | undefined)[];
   /** Callers that are not settled. */
   missing: number;
-  /** The server that has not replied yet. */
-  asked: Name | undefined;
+  /** Undefined once that server has replied. */
+  awaitingReplyFrom: Name | undefined;
   retryAt: number;
-  times: number;
+  attempts: number;
 };
 
 const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
@@ -4073,7 +4080,7 @@ const ADVICE = {
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
 
-const kindOf = (type: Content["type"]) =>
+const channelOf = (type: Content["type"]) =>
   type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
 
 /**
@@ -4087,7 +4094,7 @@ export class Client {
   private session: number | undefined;
   private isOpening = false;
   /** Commands that are in no request yet. */
-  private commands: (Waiting & { command: Buffer })[] = [];
+  private commands: (Caller & { command: Buffer })[] = [];
   /** The number of the last request of commands. */
   private sequence = 0;
   /** The server to send to: the leader, as far as this client knows. */
@@ -4103,7 +4110,7 @@ export class Client {
     private readonly endpoint: Endpoint,
     private readonly servers: Name[],
     private readonly timeoutMs: number,
-    private readonly send: (kind: Kind, request: ClientMessage) => void,
+    private readonly send: (channel: Channel, request: ClientMessage) => void,
   ) {
     this.lastId = Math.floor(world.random() * 2 ** 47);
     this.target = servers[0] ?? "";
@@ -4121,7 +4128,7 @@ export class Client {
     const servers = options.servers.map(parseServer);
     ensure(servers.length > 0, "A client needs at least one server to ask.");
     const disk = drawId(world.random);
-    const self = { cluster, id: "", name: `client ${disk}`, members: [], disk, boot: 1 };
+    const self = { cluster, clusterId: "", name: `client ${disk}`, members: [], disk, boot: 1 };
     const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));
     const host = isIPv6(await first.catch(() => "")) ? "::" : "0.0.0.0";
     const socket = await world.datagrams.bind(
@@ -4159,7 +4166,7 @@ export class Client {
     const { session } = this;
     if (this.commands.length === 0) return;
     if (session === undefined) return void this.openSession();
-    const target = this.endpoint.peer("client", this.target);
+    const target = this.endpoint.getOrAddPeer("client", this.target);
     const room = this.endpoint.roomFor(target);
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
@@ -4186,10 +4193,10 @@ export class Client {
     this.endpoint.schedule();
   }
 
-  /** As `Node.read`: answered by the leader, or by the server `only`. */
-  async read(question: Uint8Array, only?: Name): Promise<Uint8Array> {
+  /** As `Node.read`: answered by the leader, or by `server`. */
+  async read(question: Uint8Array, server?: Name): Promise<Uint8Array> {
     checkSize(question);
-    return await this.request({ type: "Read", question: Buffer.from(question) }, only);
+    return await this.request({ type: "Read", question: Buffer.from(question) }, server);
   }
 
   /** As `Node.changeMembers`. Requires the secret: a client key is not enough. */
@@ -4226,7 +4233,7 @@ export class Client {
   /** Rejects all pending requests, and all later ones. */
   abandonAll(code: keyof typeof CLOSED): void {
     this.closed = code;
-    for (const request of this.pending.values()) this.giveUp(request, CLOSED[code]);
+    for (const request of this.pending.values()) this.abandon(request, CLOSED[code]);
     const error = this.failure(code, CLOSED[code]);
     for (const { reject } of this.commands.splice(0)) reject(error);
   }
@@ -4237,7 +4244,7 @@ export class Client {
   /** Sends each pending request again, to the new leader if there is one. */
   retryAll(leader = this.target): void {
     this.target = leader;
-    for (const request of this.pending.values()) this.ask(request);
+    for (const request of this.pending.values()) this.transmit(request);
     this.endpoint.schedule();
   }
 
@@ -4247,48 +4254,48 @@ export class Client {
     this.lastReplies.delete(answer.from);
     if (answer.type === "NotLeader") return this.onRedirect(request, answer);
     if (request.content.type !== "Inspect") this.endpoint.joinCluster();
-    if (answer.type === "Answer") this.conclude(request, 0, answer.answer);
+    if (answer.type === "Answer") this.settle(request, 0, answer.answer);
     if (answer.type === "Refused") this.onRefusal(request, answer.reason);
     if (answer.type !== "Outcomes") return;
     for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
-      this.conclude(request, answer.first + i, outcome);
+      this.settle(request, answer.first + i, outcome);
     }
   }
 
-  private conclude(request: PendingRequest, place: number, outcome: unknown): void {
-    const waiting = request.waiting[place];
-    if (!waiting) return;
-    request.waiting[place] = undefined;
+  private settle(request: PendingRequest, place: number, outcome: unknown): void {
+    const caller = request.callers[place];
+    if (!caller) return;
+    request.callers[place] = undefined;
     request.missing -= 1;
     if (request.missing === 0) this.pending.delete(request.id);
     // A copy, because the outcome is a view of its datagram, or is kept by a session.
-    if (outcome instanceof Uint8Array) waiting.resolve(Buffer.from(outcome));
-    else waiting.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
+    if (outcome instanceof Uint8Array) caller.resolve(Buffer.from(outcome));
+    else caller.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
 
   private onRefusal(request: PendingRequest, reason: string): void {
-    const { content, times, waiting } = request;
+    const { content, attempts, callers } = request;
     const isOfSession = content.type === "Commands" && content.session === this.session;
     if (isOfSession) this.session = undefined;
     // A refused request that was sent once was not applied, so another session may apply it. If it
     // was sent twice, the first copy may have been applied and only the second refused.
-    for (const [i, each] of times > 1 ? [] : waiting.entries()) {
+    for (const [i, each] of attempts > 1 ? [] : callers.entries()) {
       if (!each?.command || each.isRepeated) continue;
       this.commands.push({ ...each, command: each.command, isRepeated: true });
-      waiting[i] = undefined;
+      callers[i] = undefined;
     }
     const why = `The server refuses: ${reason}`;
-    const isRetry = content.type === "Commands" && times > 1;
+    const isRetry = content.type === "Commands" && attempts > 1;
     const error = isRetry
       ? this.failure("outcomeUnknown", why)
       : new RaftError("refused", `${why}.`);
-    this.fail(request, error);
+    this.reject(request, error);
     this.endpoint.schedule();
   }
 
-  private fail(request: PendingRequest, error: RaftError): void {
+  private reject(request: PendingRequest, error: RaftError): void {
     this.pending.delete(request.id);
-    for (const waiting of request.waiting) waiting?.reject(error);
+    for (const caller of request.callers) caller?.reject(error);
   }
 
   /** Follows a redirect at the next tick: during an election, servers may redirect in a circle. */
@@ -4302,21 +4309,21 @@ export class Client {
     for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
     this.endpoint.learnAddresses(listed, from);
     if (leader === "") return;
-    request.asked = undefined;
+    request.awaitingReplyFrom = undefined;
     this.target = leader;
   }
 
   /** Sends a request until there is an answer or a timeout. */
-  request(content: Content, only?: Name): Promise<Buffer> {
+  request(content: Content, server?: Name): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      this.start(content, [{ resolve, reject }], only);
+      this.start(content, [{ resolve, reject }], server);
       this.endpoint.schedule();
     });
   }
 
-  private start(content: Content, waiting: Waiting[], only?: Name): void {
+  private start(content: Content, callers: Caller[], server?: Name): void {
     ensure(
-      this.endpoint.keys.has(kindOf(content.type)),
+      this.endpoint.keys.has(channelOf(content.type)),
       "A client key cannot change the members or the leader. Give the secret: --secret-file.",
     );
     if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
@@ -4324,38 +4331,38 @@ export class Client {
     const request: PendingRequest = {
       id,
       content,
-      only,
+      server,
       deadlineAt: this.world.clock.now() + this.timeoutMs,
-      waiting,
-      missing: waiting.length,
-      asked: undefined,
+      callers,
+      missing: callers.length,
+      awaitingReplyFrom: undefined,
       retryAt: 0,
-      times: 0,
+      attempts: 0,
     };
     this.pending.set(id, request);
-    this.ask(request);
+    this.transmit(request);
     if (!this.isTicking) this.setTimer();
   }
 
-  private ask(request: PendingRequest): void {
-    const { id, content, only: to = this.target } = request;
-    request.asked = to;
-    request.times += 1;
-    request.retryAt = this.world.clock.now() + (request.times === 1 ? RETRY_MS : RETRY_MS / 2);
-    this.send(kindOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
+  private transmit(request: PendingRequest): void {
+    const { id, content, server: to = this.target } = request;
+    request.awaitingReplyFrom = to;
+    request.attempts += 1;
+    request.retryAt = this.world.clock.now() + (request.attempts === 1 ? RETRY_MS : RETRY_MS / 2);
+    this.send(channelOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
   }
 
   /** Retries requests that are due. If the target has not replied, turns to the next server. */
   private onTimer(): void {
     const now = this.world.clock.now();
     for (const request of this.pending.values()) {
-      if (now >= request.deadlineAt) this.giveUp(request, `No answer in ${this.timeoutMs} ms`);
+      if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
       else if (now >= request.retryAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        if (request.asked === this.target) {
+        if (request.awaitingReplyFrom === this.target) {
           this.target = this.servers[next % this.servers.length] ?? "";
         }
-        this.ask(request);
+        this.transmit(request);
         this.endpoint.schedule();
       }
     }
@@ -4367,25 +4374,25 @@ export class Client {
     if (this.isTicking) this.world.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private giveUp(request: PendingRequest, why: string): void {
-    const { content: { type }, only } = request;
+  private abandon(request: PendingRequest, why: string): void {
+    const { content: { type }, server } = request;
     // While there is no leader, later commands are not even sent.
-    if (only === undefined) this.session = undefined;
+    if (server === undefined) this.session = undefined;
     const isWrite = type === "Commands" || type === "ChangeMembers";
     const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
-    this.fail(request, this.failure(code, why, request));
+    this.reject(request, this.failure(code, why, request));
   }
 
   private failure(code: keyof typeof ADVICE, why: string, request?: PendingRequest): RaftError {
-    const kind = request && kindOf(request.content.type);
-    const asked = request?.only === undefined ? this.servers : [request.only];
-    const names = new Set(asked.map((name) => this.describe(name, kind)));
+    const channel = request && channelOf(request.content.type);
+    const asked = request?.server === undefined ? this.servers : [request.server];
+    const names = new Set(asked.map((name) => this.describe(name, channel)));
     return new RaftError(code, `${why}${ADVICE[code]} Asked: ${[...names].join(", ")}.`);
   }
 
   /** Returns a server's name, and why it may not have answered. */
-  describe(server: Name, kind: Kind = "client"): string {
-    const { name, heardMs, lastWarning } = this.endpoint.peerStatus(kind, server);
+  describe(server: Name, channel: Channel = "client"): string {
+    const { name, heardMs, lastWarning } = this.endpoint.peerStatus(channel, server);
     if (name === this.endpoint.self.name) return name;
     if (lastWarning?.type === "unresolved") return `${name} (${lastWarning.reason})`;
     if (lastWarning?.type === "foreign") return `${name} (it is of another cluster)`;
@@ -4428,7 +4435,7 @@ export function unpack(bytes: Uint8Array): string[] {
   return parts;
 }
 
-const ask = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
+const packRequest = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
   pack(verbs.indexOf(verb), ...parts);
 
 export class KeyValueStore implements StateMachine {
@@ -4473,17 +4480,17 @@ export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
   async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.via.propose(ask("put", key, value));
+    await this.via.propose(packRequest("put", key, value));
   }
 
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [value] = unpack(await this.via.read(ask("get", key)));
+    const [value] = unpack(await this.via.read(packRequest("get", key)));
     return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
   /** Deletes a key. Resolves to whether it had a value. */
   async delete(key: Uint8Array): Promise<boolean> {
-    const [isDone] = await this.via.propose(ask("delete", key));
+    const [isDone] = await this.via.propose(packRequest("delete", key));
     return isDone === 1;
   }
 
@@ -4497,7 +4504,7 @@ export class KeyValues {
     value: Uint8Array,
   ): Promise<boolean> {
     const parts = expected ? [key, value, expected] : [key, value];
-    const [isDone] = await this.via.propose(ask("cas", ...parts));
+    const [isDone] = await this.via.propose(packRequest("cas", ...parts));
     return isDone === 1;
   }
 }

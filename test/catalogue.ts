@@ -356,8 +356,8 @@ export const planted: readonly Planted[] = [
     id: "40",
     name: "A server ignores a storage error and goes on",
     changes: [[
-      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
-      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); try { log.file.sync(); } catch {}",
+      "log.file.write(Buffer.concat([frame, ZEROS]), log.end); log.file.sync();",
+      "log.file.write(Buffer.concat([frame, ZEROS]), log.end); try { log.file.sync(); } catch {}",
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -436,8 +436,8 @@ export const planted: readonly Planted[] = [
     id: "46",
     name: "A restarted server repeats promises that it read from the page cache, without a sync",
     changes: [[
-      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); log.file.sync();",
-      "log.file.write(Buffer.concat([frame, NO_FRAME]), log.end); if (this.log) log.file.sync();",
+      "log.file.write(Buffer.concat([frame, ZEROS]), log.end); log.file.sync();",
+      "log.file.write(Buffer.concat([frame, ZEROS]), log.end); if (this.log) log.file.sync();",
     ]],
     caughtBy: [
       { mode: "full", seed: 2 },
@@ -515,7 +515,7 @@ export const planted: readonly Planted[] = [
   {
     id: "56",
     name: "A server does not set its timer again after the timer has fired",
-    changes: [["      this.wakesAt = Infinity;\n", ""]],
+    changes: [["      this.timerAt = Infinity;\n", ""]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -707,8 +707,8 @@ export const planted: readonly Planted[] = [
     id: "75",
     name: "A follower's read uses a ReadIndex request that was sent before the read arrived",
     changes: [["const reads = this.followerReads.splice(0);", ""], [
-      "this.awaited.push({ index, reads });",
-      "this.awaited.push({ index, reads: this.followerReads.splice(0) });",
+      "this.indexedReads.push({ index, reads });",
+      "this.indexedReads.push({ index, reads: this.followerReads.splice(0) });",
     ], ["of reads) this.redirect(read);", "of this.followerReads.splice(0)) this.redirect(read);"]],
     caughtBy: [
       { file: "node", title: "that arrives while a request for the read index is" },
@@ -717,7 +717,7 @@ export const planted: readonly Planted[] = [
   {
     id: "76",
     name: "A follower answers a read before it has applied the entries up to the read index",
-    changes: [["awaited[0] && awaited[0].index <= core.lastApplied", "awaited[0]"]],
+    changes: [["indexedReads[0] && indexedReads[0].index <= core.lastApplied", "indexedReads[0]"]],
     caughtBy: [
       { mode: "full", seed: 5 },
       { file: "node", title: "waits until the follower has every entry that was" },
@@ -815,8 +815,8 @@ export const planted: readonly Planted[] = [
     id: "82",
     name: "A server accepts entries of a cluster before it has saved which cluster it joined",
     changes: [[
-      "this.identity.id = id; for (const _ of this.rewriteLog());",
-      "this.identity.id = id;",
+      "this.identity.clusterId = clusterId; for (const _ of this.rewriteLog());",
+      "this.identity.clusterId = clusterId;",
     ]],
     caughtBy: [{ file: "members", title: "saves its cluster before it acknowledges an entry" }],
   },
@@ -1019,7 +1019,7 @@ export const planted: readonly Planted[] = [
   {
     id: "108",
     name: "A follower waits for a leader that has restarted",
-    changes: [["this.receiver.onRestarted?.(of.name);", ""]],
+    changes: [["this.handlers.onRestarted?.(of.name);", ""]],
     caughtBy: [{ file: "node", title: "replaces a leader that restarts as fast" }],
   },
   {
@@ -1198,8 +1198,8 @@ export const planted: readonly Planted[] = [
     id: "130",
     name: "A server leaves the replaced log open",
     changes: [[
-      "[this.log, this.next] = [next, this.log];",
-      "this.log = next; this.next = undefined;",
+      "[this.log, this.newLog] = [newLog, this.log];",
+      "this.log = newLog; this.newLog = undefined;",
     ]],
     caughtBy: [{ file: "files", title: "alternates between two files" }],
   },
@@ -1207,8 +1207,8 @@ export const planted: readonly Planted[] = [
     id: "131",
     name: "A server releases its directory while the log is still open",
     changes: [[
-      "for (const log of [this.log, this.next]) log?.file.close(); this.release();",
-      "this.release(); for (const log of [this.log, this.next]) log?.file.close();",
+      "for (const log of [this.log, this.newLog]) log?.file.close(); this.release();",
+      "this.release(); for (const log of [this.log, this.newLog]) log?.file.close();",
     ]],
     caughtBy: [{ file: "storage", title: "is refused while another server uses the directory" }],
   },
@@ -1233,7 +1233,7 @@ export const planted: readonly Planted[] = [
   {
     id: "135",
     name: "A start accepts a log that was cut off between two frames",
-    changes: [["rest.subarray(-FRAME_HEADER).equals(NO_FRAME)", "true"]],
+    changes: [["rest.subarray(-FRAME_HEADER).equals(ZEROS)", "true"]],
     caughtBy: [{ file: "storage", title: "refuses a log that does not end with zeros, and" }],
   },
   {
@@ -1423,8 +1423,8 @@ export const planted: readonly Planted[] = [
     id: "156",
     name: "A follower answers reads from a state that is half installed",
     changes: [[
-      "const isReady = () => !core.isInstalling && awaited",
-      "const isReady = () => awaited",
+      "const isReady = () => !core.isInstalling && indexedReads",
+      "const isReady = () => indexedReads",
     ]],
     caughtBy: [{ file: "node", title: "that are only partly installed answer no read" }],
   },
@@ -1517,7 +1517,7 @@ export const planted: readonly Planted[] = [
     id: "165",
     name: "Strangers push servers out of the table of peers",
     changes: [[
-      "this.known.entries().filter(([, { places }]) => places.length === 0)",
+      "this.known.entries().filter(([, { candidates }]) => candidates.length === 0)",
       "this.known.entries()",
     ]],
     caughtBy: [{ file: "wire", title: "heard before thousands of strangers" }],
@@ -1657,8 +1657,8 @@ export const planted: readonly Planted[] = [
     id: "181",
     name: "A server saves an entry in the old log while a received snapshot replaces that log",
     changes: [[
-      "this.append(next, [start, this.voteRecord()]);",
-      "this.append(next, [start, this.voteRecord()]); yield;",
+      "this.append(newLog, [start, this.hardStateRecord()]);",
+      "this.append(newLog, [start, this.hardStateRecord()]); yield;",
     ]],
     caughtBy: [{ file: "storage", title: "that was received replaces the log before the next" }],
   },

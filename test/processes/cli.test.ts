@@ -1026,7 +1026,7 @@ function server(
     matchIndex: status.role === "Leader" ? 10 : null,
     stuck: null,
     founding: 1,
-    isNamed: true,
+    usesNamedDisk: true,
     ...views[peer],
   }));
   return {
@@ -1036,7 +1036,7 @@ function server(
       founders: [],
       cluster: "raft",
       members: configuration(MEMBERS),
-      id: "1",
+      clusterId: "1",
       disk: 1,
       boot: 1,
       electionTimeoutMs: 1000,
@@ -1188,7 +1188,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
 
 const NEW_DISK = "has an empty or replaced disk, and no vote until a leader has given it the log";
 const empty = { lastIndex: 0, lastTerm: 0, commitIndex: 0, founding: 0 };
-const newDisk = { isNamed: false, founding: 0 };
+const newDisk = { usesNamedDisk: false, founding: 0 };
 const apart = (one: string, other: string) =>
   `${one} is of another founding than ${other}: two clusters have this name, and take nothing from `
   + "each other. Keep one: stop the servers of the other, keep their directories aside, and if no "

@@ -1,11 +1,11 @@
 /** Seals and opens datagrams as section 14 describes them, without a line of raft.ts. */
 import { decodeMulti, encode, Encoder } from "@msgpack/msgpack";
 import { createHmac } from "node:crypto";
-import type { Kind } from "../../raft.ts";
+import type { Channel } from "../../raft.ts";
 
 /** The secret of the simulated clusters. */
 export const SECRET = "open sesame";
-export const KINDS = ["peer", "client", "operator"] as const;
+export const CHANNELS = ["peer", "client", "operator"] as const;
 /** The number of each message in the table of its kind. */
 export const TYPES = {
   peer: [
@@ -61,7 +61,7 @@ export const inOrder = (
 /** Encodes whole numbers as floats, too, because only floats have a -0. */
 export const floats = new Encoder({ forceIntegerToFloat: true });
 
-function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
+function codeOf(kind: Channel, secret: string, rest: Uint8Array): Buffer {
   const purpose = kind === "peer" ? "raft.ts peer" : `raft.ts ${kind} raft`;
   const key = createHmac("sha256", secret).update(purpose).digest();
   return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
@@ -69,20 +69,20 @@ function codeOf(kind: Kind, secret: string, rest: Uint8Array): Buffer {
 
 /** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
 export function seal(
-  kind: Kind,
+  kind: Channel,
   parts: readonly Uint8Array[],
   { secret = SECRET, as = kind } = {},
 ): Buffer {
-  const rest = Buffer.concat([Buffer.from([5, KINDS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([5, CHANNELS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(kind, secret, rest), rest]);
 }
 
-export type Opened = { kind: Kind; envelope: unknown[]; bodies: unknown[][]; types: string[] };
+export type Opened = { kind: Channel; envelope: unknown[]; bodies: unknown[][]; types: string[] };
 
 /** Reads a datagram of a server. Throws if it is not sealed with this secret. */
 export function open(sealed: Buffer, secret = SECRET): Opened {
   if (sealed.length === 0) return { kind: "peer", envelope: [], bodies: [], types: [] };
-  const kind = KINDS[sealed[17] ?? -1] ?? "peer";
+  const kind = CHANNELS[sealed[17] ?? -1] ?? "peer";
   if (!codeOf(kind, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
     throw new Error("This datagram is not sealed with our secret.");
   }
@@ -134,13 +134,13 @@ export const answerOf = (answer: Uint8Array): boolean | string =>
 
 /** Returns a datagram from an unknown client, with any number of messages. */
 export function fromClient(
-  to: { id: string; name: string; boot: number },
+  to: { clusterId: string; name: string; boot: number },
   bodies: readonly unknown[],
   sequence: number,
   name = "client 9",
 ): Buffer {
   const header = inOrder({
-    cluster: to.id,
+    cluster: to.clusterId,
     from: name,
     to: to.name,
     disk: 9,

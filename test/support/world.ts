@@ -5,7 +5,7 @@
  */
 import { drainMicrotasks } from "bun:jsc";
 import { isIP } from "node:net";
-import { type Address, RaftError, type Receive, type Socket, type World } from "../../raft.ts";
+import { type Address, type OnDatagram, RaftError, type Socket, type World } from "../../raft.ts";
 import { Agenda } from "./agenda.ts";
 import { Disk, type Keep, type Operation } from "./disk.ts";
 import { type Random, randomFrom } from "./random.ts";
@@ -39,7 +39,7 @@ class Program {
   inbox: (() => void)[] = [];
   inboxBytes = 0;
   deferred: (() => void)[] = [];
-  readonly ports = new Map<number, Receive>();
+  readonly ports = new Map<number, OnDatagram>();
   pausedUntil = Number.NEGATIVE_INFINITY;
   /** How long the current turn has been blocked: its effects are that much later. */
   lag = 0;
@@ -133,7 +133,7 @@ export class Machine {
     if (this.program) this.program.lag += ms;
   }
 
-  private async bind(program: Program, wanted: number, receive: Receive): Promise<Socket> {
+  private async bind(program: Program, wanted: number, receive: OnDatagram): Promise<Socket> {
     let port = wanted === 0 ? 32_768 : wanted;
     while (wanted === 0 && program.ports.has(port)) port += 1;
     if (program.ports.has(port)) throw new RaftError("network", `Port ${port} is taken.`);

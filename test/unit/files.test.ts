@@ -128,10 +128,10 @@ describe("stable storage", () => {
     const storage = open(directory);
     calls.splice(0);
     const listed = { founding: 1, members: [] };
-    const frame = encodeFrame([{ ...makeEntry(1, 1, "snapshot"), membership: listed }]);
-    storage.writeSnapshot(0, frame);
-    storage.writeSnapshot(frame.length, frame);
-    storage.keepSnapshot();
+    const frame = encodeFrame([{ ...makeEntry(1, 1, "metadata"), membership: listed }]);
+    storage.writeDraft(0, frame);
+    storage.writeDraft(frame.length, frame);
+    storage.installDraft();
     const done = calls.filter(({ file }) => file === `${directory}/snapshot.new`);
     expect(done.map(({ what }) => what).filter((what) => what !== "readSync")).toEqual([
       "openSync",

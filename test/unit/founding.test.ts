@@ -296,7 +296,7 @@ describe("servers that lose their disks", () => {
       name: "c",
       founding: 0,
     }]);
-    expect(a.peers).toMatchObject([{ isNamed: false }, { isNamed: false }]);
+    expect(a.peers).toMatchObject([{ usesNamedDisk: false }, { usesNamedDisk: false }]);
   });
 
   test("found another cluster if that founder is unreachable, which then refuses its log", () => {

@@ -761,11 +761,11 @@ describe("a new server", () => {
     simulation.settle(put(world.at("a"), "before"));
     const node = world.start("d", THREE, { join: true });
     simulation.run(5000);
-    expect(node.status()).toMatchObject({ role: "Follower", term: 0, members: [], id: "" });
+    expect(node.status()).toMatchObject({ role: "Follower", term: 0, members: [], clusterId: "" });
     for (const via of THREE) world.change("d", "d:1", via);
     world.agree("a b c d");
     expect(simulation.settle(get(node, "before"))).toBe("value");
-    expect(node.status()).toMatchObject({ needed: 3, id: world.at("a").status().id });
+    expect(node.status()).toMatchObject({ needed: 3, clusterId: world.at("a").status().clusterId });
     const named = configuration(FOUR).map(({ disk: _, ...member }) => member);
     expect(world.eventsOf("d", "members").at(-1)).toMatchObject({ members: named });
     for (const name of THREE) expect(world.eventsOf(name, "lostDisk")).toEqual([]);
@@ -774,13 +774,13 @@ describe("a new server", () => {
   test("saves its cluster before it acknowledges an entry, and restarts without peers", () => {
     const world = new World().found();
     const { simulation } = world;
-    const { id } = world.at("a").status();
+    const { clusterId } = world.at("a").status();
     let acknowledged = 0;
     simulation.watch = ({ machine, packet }) => {
       if (machine.name !== "d" || !packet) return;
       if (!open(packet.bytes).types.includes("AppendEntriesReply")) return;
       acknowledged += 1;
-      expect(`${machine.disk.durable("data/log")}`).toContain(`"id":"${id}"`);
+      expect(`${machine.disk.durable("data/log")}`).toContain(`"id":"${clusterId}"`);
     };
     world.start("d", ["b"], { join: true });
     world.change("d", "d:1");
@@ -804,7 +804,7 @@ describe("a new server", () => {
     const promise = world.at("a").changeMembers("d", "d:1");
     world.simulation.settle(promise);
     world.simulation.run(5000);
-    expect(node.status()).toMatchObject({ id: "", members: [], lastIndex: 0 });
+    expect(node.status()).toMatchObject({ clusterId: "", members: [], lastIndex: 0 });
     world.kill("d");
     expect(() => world.start("e", [], { join: true })).toThrow(/without the addresses of some/);
   });
@@ -1137,7 +1137,7 @@ describe("a request to change the members", () => {
 
   test("is malformed if it comes with the client key", () => {
     const world = new World().found(["a"]);
-    const { id, name, boot } = world.at("a").status();
+    const { clusterId, name, boot } = world.at("a").status();
     const from = { host: world.simulation.machine("client").ip, port: 1 };
     const to = { host: world.simulation.machine("a").ip, port: 1 };
     // With the client key, its number would be beyond the client's table, or that of a session.
@@ -1146,7 +1146,7 @@ describe("a request to change the members", () => {
       world.simulation.deliver({
         from,
         to,
-        bytes: fromClient({ id, name, boot }, [body], number + 1),
+        bytes: fromClient({ clusterId, name, boot }, [body], number + 1),
       });
     }
     world.simulation.run(100);

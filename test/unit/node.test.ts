@@ -923,7 +923,7 @@ describe("a server's status", () => {
         lastWarning: null,
         isVoter: true,
         founding: of(leader).founding,
-        isNamed: true,
+        usesNamedDisk: true,
         stuck: null,
       });
       // A heartbeat and its answer take up to a millisecond each.
@@ -997,7 +997,7 @@ describe("a server's status", () => {
       matchIndex: null,
       isVoter: true,
       founding: null,
-      isNamed: true,
+      usesNamedDisk: true,
       stuck: null,
     }]);
   });
@@ -1759,7 +1759,7 @@ describe("snapshots", () => {
     const { term, lastIndex } = cluster.server(leader).node.status();
     cluster.machine(leader).turnMs = 3;
     const outgoing = listen(simulation, leader);
-    const isWriting = () => cluster.server(leader).node["slices"] !== undefined;
+    const isWriting = () => cluster.server(leader).node["backgroundTask"] !== undefined;
     for (let i = 0; i < 1000 && !isWriting(); i += 1) propose(cluster, 10, leader);
     const from = simulation.now;
     simulation.run(10_000, () => !isWriting());
@@ -2188,10 +2188,10 @@ describe("a client", () => {
     const cluster = new Cluster(6);
     const { simulation } = cluster;
     const { node } = cluster.server(cluster.leader());
-    const { id, name, boot } = node.status();
+    const { clusterId, name, boot } = node.status();
     // A client's datagram has room for more than an AppendEntries has beside the record.
     const odd = (size: number) =>
-      fromClient({ id, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
+      fromClient({ clusterId, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
     const datagram = odd(65_507 - odd(65_000).length + 65_000);
     expect(datagram.length).toBe(65_507);
     const to = { host: cluster.machine(name).ip, port: 1 };

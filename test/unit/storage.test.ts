@@ -312,7 +312,7 @@ describe("recovery of a log", () => {
       /** Saves an entry that leaves so many bytes free in the file. */
       const fill = (index: number, countdown: number) => {
         const end = frameEnds(disk.read(LOG)).at(-1) ?? 0;
-        const records = [makeEntry(0, 1, "vote", Buffer.from("a")), command(index, 1, "")];
+        const records = [makeEntry(0, 1, "hardState", Buffer.from("a")), command(index, 1, "")];
         const empty = encodeFrame(records).length;
         const length = disk.durableSize(LOG) - end - empty - countdown;
         storage.save({ ...promise, entries: [command(index, 1, Buffer.alloc(length, 7))] });
@@ -357,7 +357,7 @@ describe("recovery of a log", () => {
     const commands = [packed([2, 1, 0], 6, "one"), packed([2, 2, 1], 6, "two")];
     const records = [
       head,
-      makeEntry(0, 4, "vote", Buffer.from("b")),
+      makeEntry(0, 4, "hardState", Buffer.from("b")),
       membersEntry(1, 4, configuration(founder.members), 9),
       makeEntry(2, 4, "session"),
       makeEntry(3, 4, "commands", Buffer.concat(commands)),
@@ -627,15 +627,16 @@ describe("a start", () => {
 
   test("remembers the founding members, even if it is given another list later", () => {
     const disk = new Disk(randomFrom(1));
-    const { id } = start(disk).identity;
+    const { clusterId } = start(disk).identity;
     disk.kill();
     const later = start(disk, randomFrom(2), { ...founder, members: ["a", "x"] });
-    expect(later.identity).toMatchObject({ id, members: founder.members });
+    expect(later.identity).toMatchObject({ clusterId, members: founder.members });
   });
 
   test("gives one id to servers with the same members, in any order", () => {
     const id = (members: string[], name = "a", cluster = "test", seed = 1) =>
-      start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity.id;
+      start(new Disk(randomFrom(1)), randomFrom(seed), { cluster, name, members }).identity
+        .clusterId;
     expect(id(["c", "a", "b"], "b", "test", 2)).toBe(id(["a", "b", "c"]));
     const others = [
       id(["a", "b"]),
@@ -733,10 +734,10 @@ describe("a snapshot", () => {
   /** Writes the state after an entry, slice by slice, and returns its length. */
   function write(storage: Storage, { index, term }: Position, states: readonly string[]): number {
     let at = 0;
-    const head = { ...record("snapshot", "", index, term), membership: { founding: 7, members } };
+    const head = { ...record("metadata", "", index, term), membership: { founding: 7, members } };
     for (const slice of [head, ...states.map((s) => record("state", s, index, term)), head]) {
       const frame = encodeFrame([slice]);
-      storage.writeSnapshot(at, frame);
+      storage.writeDraft(at, frame);
       at += frame.length;
     }
     return at;
@@ -748,7 +749,7 @@ describe("a snapshot", () => {
    */
   function take(storage: Storage, { index, term }: Position, entries: Entry[], base = index): void {
     write(storage, { index, term }, ["this", "and that"]);
-    storage.keepSnapshot();
+    storage.installDraft();
     const rest = entries.filter((entry) => entry.index > base);
     for (const _ of storage.rewriteLog({ index: base, term }, rest, 1)) {
       storage.save({ ...storage.hardState, entries: [] }); // The server saves meanwhile.
@@ -1024,7 +1025,7 @@ describe("a snapshot", () => {
       const disk = new Disk(randomFrom(1));
       const storage = storageWithFive(disk);
       write(storage, { index: 2, term: 1 }, ["two"]);
-      storage.keepSnapshot();
+      storage.installDraft();
       const slices = storage.rewriteLog({ index: 2, term: 1 }, fiveEntries.slice(2), 1);
       slices.next();
       storage.save({
@@ -1066,7 +1067,7 @@ describe("a snapshot", () => {
       const disk = new Disk(randomFrom(1));
       const storage = storageWithFive(disk);
       write(storage, position, ["theirs"]);
-      expect(storage.keepSnapshot()).toMatchObject(position);
+      expect(storage.installDraft()).toMatchObject(position);
       disk.powerCut("nothing"); // The log is not rewritten yet.
       const restarted = start(disk);
       expect([restarted.base, restarted.entries]).toMatchObject([position, []]);
@@ -1080,7 +1081,7 @@ describe("a snapshot", () => {
       const disk = new Disk(randomFrom(1));
       const storage = storageWithFive(disk);
       write(storage, position, ["theirs"]);
-      storage.keepSnapshot();
+      storage.installDraft();
       const slices = storage.rewriteLog(position, [], 1);
       slices.next();
       const next = command(position.index + 1, 2, "after it");
@@ -1105,10 +1106,10 @@ describe("a snapshot", () => {
     const storage = storageWithFive(new Disk(randomFrom(1)));
     const size = write(storage, { index: 3, term: 1 }, ["a long one, that will not be kept"]);
     for (const at of [size - 1, size + 1]) {
-      expect(() => storage.writeSnapshot(at, Buffer.alloc(1))).toThrow("a snapshot has no gaps");
+      expect(() => storage.writeDraft(at, Buffer.alloc(1))).toThrow("a snapshot has no gaps");
     }
     write(storage, { index: 4, term: 1 }, ["another"]);
-    expect(storage.keepSnapshot().index).toBe(4);
+    expect(storage.installDraft().index).toBe(4);
     expect(states(storage)).toEqual(["another"]);
     storage.close(); // In all tests the simulated disk demands that every file is closed by now.
   });
@@ -1231,15 +1232,15 @@ describe("recovery after the majority is lost forever", () => {
 
   test("makes a server a cluster of its own: with all entries, another id and one member", () => {
     const disk = usedDisk();
-    const id = inspect(usedDisk()).identity.id;
+    const id = inspect(usedDisk()).identity.clusterId;
     const storage = inspect(disk);
     storage.formNewCluster();
     storage.close();
     disk.powerCut("nothing");
     const { identity, hardState, entries } = start(disk);
     expect(identity).toMatchObject({ name: "a", cluster: "test", members: ["a"] });
-    expect(identity.id).toMatch(/^[0-9a-f]{16}$/);
-    expect(identity.id).not.toBe(id);
+    expect(identity.clusterId).toMatch(/^[0-9a-f]{16}$/);
+    expect(identity.clusterId).not.toBe(id);
     expect(hardState).toMatchObject({ currentTerm: 4, votedFor: "b" });
     expect(entries.map(({ index, term, kind }) => [index, term, kind])).toEqual([
       [1, 3, "commands"],
@@ -1253,7 +1254,7 @@ describe("recovery after the majority is lost forever", () => {
 
   test("leaves either the old server or the new cluster, wherever the power fails", () => {
     const ids = new Set<string>();
-    const old = inspect(usedDisk()).identity.id;
+    const old = inspect(usedDisk()).identity.clusterId;
     for (const keep of keeps) {
       for (let n = 0; n < 12; n += 1) {
         const disk = usedDisk();
@@ -1267,8 +1268,8 @@ describe("recovery after the majority is lost forever", () => {
         disk.fault = () => undefined;
         disk.powerCut(keep);
         const { identity, entries } = start(disk);
-        ids.add(identity.id === old ? "old" : "new");
-        expect(entries.length).toBe(identity.id === old ? 2 : 3);
+        ids.add(identity.clusterId === old ? "old" : "new");
+        expect(entries.length).toBe(identity.clusterId === old ? 2 : 3);
       }
     }
     expect([...ids].sort()).toEqual(["new", "old"]);

@@ -5,6 +5,7 @@
 import { encode } from "@msgpack/msgpack";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
+  type Channel,
   clientKey,
   type ClientMessage,
   clientMessages,
@@ -12,7 +13,6 @@ import {
   Endpoint,
   type EndpointEvent,
   KeyValueStore,
-  type Kind,
   type Member,
   type Message,
   messages,
@@ -30,11 +30,11 @@ import { PATIENCE_MS } from "../support/thorough.ts";
 import {
   answerOf,
   askStore,
+  CHANNELS,
   commandsOf,
   type Envelope,
   floats,
   inOrder,
-  KINDS,
   makeCommand,
   open,
   readOutcomes,
@@ -48,7 +48,7 @@ import { type Packet, Simulation } from "../support/world.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 const MEMBERS = ["a", "b", "c"];
-const seal = (kind: Kind, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>
+const seal = (kind: Channel, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>
   sealWith(kind, parts, { secret, as });
 const address = (name: string) => ({ name, host: name, port: 1 });
 
@@ -69,7 +69,7 @@ const installReply: unknown[] = [6, 77, 5, 1, true, 9, 20];
 const record = (
   index: number,
   term: number,
-  kind: "start" | "vote" | "noop" | "commands" = "noop",
+  kind: "start" | "hardState" | "noop" | "commands" = "noop",
 ) => encodeRecord(makeEntry(index, term, kind, Buffer.from("data")));
 
 // ---------------------------- Endpoints that record what they accept -----------------------------
@@ -87,7 +87,8 @@ type Listener = {
 function listen(
   simulation: Simulation,
   name: string,
-  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = KINDS as readonly Kind[] } = {},
+  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = CHANNELS as readonly Channel[] } =
+    {},
 ): Listener {
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
@@ -126,7 +127,7 @@ function pair(seed = 1) {
   simulation.run(50);
   const sent: Packet[] = [];
   simulation.watch = ({ packet }) => void (packet && sent.push(packet));
-  const { id: cluster, disk, boot } = a.storage.identity;
+  const { clusterId: cluster, disk, boot } = a.storage.identity;
   let sequence = 1000;
   const envelope = (): Envelope => ({
     cluster,
@@ -141,7 +142,7 @@ function pair(seed = 1) {
   const from = (
     bodies: unknown[],
     change: Partial<Envelope> = {},
-    kind: Kind = "peer",
+    kind: Channel = "peer",
     encoder = encode as (value: unknown) => Uint8Array,
   ) => seal(kind, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
   return { simulation, a, b, sent, from };
@@ -257,7 +258,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
   test("a whole datagram with a changed byte, a missing end or an additional byte", () => {
     const servers = pair();
     const random = randomFrom(1);
-    for (const kind of KINDS) {
+    for (const kind of CHANNELS) {
       const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
       const whole = servers.from([first[kind]], {}, kind);
       for (let at = 0; at < whole.length; at += 1) {
@@ -396,7 +397,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
 
   test("a sender's name of more than 255 bytes", () => {
     const servers = pair();
-    for (const kind of KINDS) {
+    for (const kind of CHANNELS) {
       const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
       expectDropped(servers, servers.from([body], { from: "ü".repeat(128) }, kind), "malformed");
     }
@@ -473,7 +474,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
       [record(1, 6)],
       [good, record(2, 6)],
       [record(1, 4, "start")],
-      [good, record(2, 4, "vote")],
+      [good, record(2, 4, "hardState")],
     ].map((records) => Buffer.concat(records));
     for (const entries of wrong) {
       expectDropped(servers, servers.from([append(entries)]), "malformed");
@@ -521,7 +522,7 @@ describe("authentication", () => {
     for (const secret of ["another", ""]) {
       const { simulation, a, b, senders } = sendWrongly({ secret }, 150);
       expect(new Set(senders)).toEqual(new Set(["a"]));
-      expect(senders).toHaveLength(150 * KINDS.length);
+      expect(senders).toHaveLength(150 * CHANNELS.length);
       expect(a.events).toEqual([]);
       expect(b.endpoint.dropped).toEqual({ unauthenticated: senders.length });
       const from = { host: simulation.machine("a").ip, port: 1 };
@@ -592,7 +593,7 @@ describe("authentication", () => {
 
   test("the code is checked for every type of message of every kind (catalogue 43)", () => {
     const servers = pair();
-    for (const kind of KINDS) {
+    for (const kind of CHANNELS) {
       for (const [number] of TYPES[kind].entries()) {
         const bytes = servers.from([[number, 77]], {}, kind);
         for (const bit of [0, 15 * 8 + 7]) {
@@ -636,7 +637,7 @@ describe("authentication", () => {
     ...operatorMessages,
     Greeting: ["asked", "members", "cluster"],
   };
-  const everyType = KINDS.flatMap((kind) =>
+  const everyType = CHANNELS.flatMap((kind) =>
     TYPES[kind].map((type, number) => [kind, type, number] as const)
   );
 
@@ -647,7 +648,7 @@ describe("authentication", () => {
       const { b, sent } = servers;
       const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
       const known = b.endpoint.peerStatus(kind, "a");
-      const others = KINDS.filter((other) => other !== kind);
+      const others = CHANNELS.filter((other) => other !== kind);
       for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
         const whole = servers.from([body], claim, kind);
         const parts = [whole.subarray(18)];
@@ -704,7 +705,7 @@ describe("authentication", () => {
   test("a program that has only the client key accepts no peer's message", () => {
     const simulation = new Simulation(1);
     const client = listen(simulation, "b", { kinds: ["client"] });
-    const { id, boot } = client.storage.identity;
+    const { clusterId: id, boot } = client.storage.identity;
     const parts = [
       inOrder({ cluster: id, from: "a", to: "b", disk: 1, boot: 1, toBoot: boot, sequence: 1 }),
       vote,
@@ -756,13 +757,13 @@ describe("repeated datagrams", () => {
   test("a datagram that was overtaken does not take its sender back to an earlier address", () => {
     const servers = pair();
     const { simulation, b, sent } = servers;
-    const answers: Record<Kind, Message | ClientMessage> = {
+    const answers: Record<Channel, Message | ClientMessage> = {
       peer: { type: "TimeoutNow", from: "b", to: "a", id: 1, term: 1 },
       client: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
       operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
     };
     const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-    for (const kind of KINDS) {
+    for (const kind of CHANNELS) {
       // The sender moves from 10.1.1.1 to 10.2.2.2. Its earlier datagrams arrive later, one of them
       // twice.
       const [early, earlier, afterMove] = [2001, 2000, 2002].map((sequence) =>
@@ -791,8 +792,8 @@ describe("repeated datagrams", () => {
     (when) => {
       const simulation = new Simulation(1);
       const b = listen(simulation, "b");
-      const { id: cluster, boot: toBoot } = b.storage.identity;
-      const from = (kind: Kind, name: string, body: unknown, sequence = 1, disk = 9) =>
+      const { clusterId: cluster, boot: toBoot } = b.storage.identity;
+      const from = (kind: Channel, name: string, body: unknown, sequence = 1, disk = 9) =>
         seal(
           kind,
           [inOrder({ cluster, from: name, to: "b", disk, boot: 1, toBoot, sequence }), body].map((
@@ -819,20 +820,20 @@ describe("repeated datagrams", () => {
       };
       if (when === "after") strangers("early");
       resolveBoth();
-      const recorded = KINDS.map((kind) => from(kind, "a", requests[kind], 7));
+      const recorded = CHANNELS.map((kind) => from(kind, "a", requests[kind], 7));
       for (const bytes of recorded) b.receive(bytes, ips[0]);
       strangers("late");
-      expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * KINDS.length);
+      expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * CHANNELS.length);
       // The sender's sequence number, boot, disk and address are still known.
       const { repeated = 0 } = b.endpoint.dropped;
       b.accepted.length = 0;
       for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
-      expect(b.endpoint.dropped["repeated"]).toBe(repeated + KINDS.length);
-      for (const kind of KINDS) b.receive(from(kind, "a", requests[kind], 9, 8), ips[0]);
-      for (const kind of KINDS) b.receive(from(kind, "a", requests[kind], 10), ips[0]);
-      expect(b.accepted).toMatchObject(KINDS.map(() => ({ from: "a", disk: 8 })));
-      expect(b.endpoint.dropped["outdated"]).toBe(KINDS.length);
-      for (const kind of KINDS) {
+      expect(b.endpoint.dropped["repeated"]).toBe(repeated + CHANNELS.length);
+      for (const kind of CHANNELS) b.receive(from(kind, "a", requests[kind], 9, 8), ips[0]);
+      for (const kind of CHANNELS) b.receive(from(kind, "a", requests[kind], 10), ips[0]);
+      expect(b.accepted).toMatchObject(CHANNELS.map(() => ({ from: "a", disk: 8 })));
+      expect(b.endpoint.dropped["outdated"]).toBe(CHANNELS.length);
+      for (const kind of CHANNELS) {
         const known = ["a", "c"].map((name) => b.endpoint.peerStatus(kind, name).address);
         expect(known).toEqual(ips.map((ip) => `${ip}:1`));
       }
@@ -860,7 +861,7 @@ describe("repeated datagrams", () => {
     servers.b.receive(servers.from([vote], { to: "c" }));
     servers.simulation.run(5);
     expect(servers.b.accepted).toEqual([]);
-    expect(servers.b.endpoint.dropped["misaddressed"]).toBe(1 + KINDS.length);
+    expect(servers.b.endpoint.dropped["misaddressed"]).toBe(1 + CHANNELS.length);
     expect(servers.sent.every(isGreeting)).toBe(true);
     expect(servers.sent).toHaveLength(1);
   });
@@ -1231,11 +1232,11 @@ describe("boots, disks and clusters", () => {
     const servers = pair();
     const { simulation, b } = servers;
     const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-    for (const kind of KINDS) {
+    for (const kind of CHANNELS) {
       b.receive(servers.from([requests[kind]], {}, kind));
       b.receive(servers.from([requests[kind]], { disk: 4711 }, kind), "10.9.9.9");
     }
-    expect(b.accepted).toHaveLength(2 * KINDS.length);
+    expect(b.accepted).toHaveLength(2 * CHANNELS.length);
     simulation.run(2000);
     for (const kind of ["client", "operator"] as const) {
       expectDropped(servers, servers.from([requests[kind]], {}, kind), "outdated");
@@ -1264,7 +1265,9 @@ describe("boots, disks and clusters", () => {
     const servers = pair();
     const { simulation, b, sent } = servers;
     b.restarted.length = sent.length = 0;
-    for (const kind of KINDS) expectAccepted(servers, servers.from([], { boot: 2 ** 40 }, kind), 0);
+    for (const kind of CHANNELS) {
+      expectAccepted(servers, servers.from([], { boot: 2 ** 40 }, kind), 0);
+    }
     expectAccepted(servers, servers.from([vote], { boot: 2 ** 40 }));
     expect(b.restarted).toEqual(["a"]);
     expect(sent.map(({ bytes }) => open(bytes).types)).toEqual([[]]);
@@ -1522,9 +1525,9 @@ describe("a running server", () => {
     node.stopped.catch((reason: unknown) => reasons.push(reason));
     const { ip } = simulation.machine("a");
     let sequence = 0;
-    const { id: cluster, boot: toBoot } = node.status();
+    const { clusterId: cluster, boot: toBoot } = node.status();
     const send = (
-      kind: Kind,
+      kind: Channel,
       body: readonly unknown[],
       encoder = encode as (v: unknown) => Uint8Array,
     ) => {

@@ -1,11 +1,11 @@
 /** Tells a run as a story in lines that people read: each message, and each decision. */
 import { Decoder } from "@msgpack/msgpack";
-import { clientMessages, type Kind, messages, operatorMessages } from "../../../raft.ts";
+import { type Channel, clientMessages, messages, operatorMessages } from "../../../raft.ts";
 
 const decoder = new Decoder();
 const MAC_VERSION_AND_KIND = 18;
 const greetings = { Greeting: ["asked", "members", "cluster"] };
-const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
+const tables: Record<Channel, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
   operator: Object.entries({ ...operatorMessages, ...greetings }),
@@ -13,7 +13,7 @@ const tables: Record<Kind, [type: string, fields: readonly string[]][]> = {
 const kinds = ["peer", "client", "operator"] as const;
 
 /** The content of a datagram, with the fields of its messages by name. */
-export type Said = { kind: Kind; from: string; to: string; said: Sentence[] };
+export type Said = { kind: Channel; from: string; to: string; said: Sentence[] };
 export type Sentence = { type: string; id: number; fields: Record<string, unknown> };
 
 /** Reads a datagram of a correct sender, without checking its code. */
