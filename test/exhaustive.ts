@@ -1,16 +1,16 @@
 /**
- * Visits a small world completely: three servers, a few terms and entries, and in every state all
- * that can happen next. Any message ever sent arrives, once, again or never, in any order; timers
- * expire; power fails between two steps, and between the early sends of a step and its save. The
- * simulator sees a few long stories. This sees all the short ones, and tells the shortest story of
- * a violation.
+ * Visits all states of a small world: three servers, a few terms and entries. In every state the
+ * search tries all possible next steps. Any message that was ever sent may arrive, once, several
+ * times or never, in any order. Timers expire. The power fails between two steps, or between the
+ * early sends of a step and its save. The simulator runs a few long histories. This search runs all
+ * short ones, and prints the shortest history of a violation.
  *
  *   bun test/exhaustive.ts --states 10000000 [--depth N]
- *     --terms N --commands N --reads N --crashes N --beats N    how much of each there may be
- *     --inputs N     how many things may happen in one turn of a server
- *     --pre-votes    candidates ask for pre-votes first; without it they campaign directly
- *     --after PATH   begin where a path ends; or the name of a scene, such as "figure8"
- *   bun test/exhaustive.ts --replay PATH [the same flags]    tells a path as a story
+ *     --terms N --commands N --reads N --crashes N --beats N    the most of each kind
+ *     --inputs N     the most inputs in one turn of a server
+ *     --pre-votes    candidates ask for pre-votes first; otherwise they campaign directly
+ *     --after PATH   start at the end of a path, or of a scene such as "figure8"
+ *   bun test/exhaustive.ts --replay PATH [the same flags]    prints the steps of a path
  */
 import type { Bounds } from "./simulation/exhaustive/cluster.ts";
 import { type Action, Search } from "./simulation/exhaustive/search.ts";
@@ -29,29 +29,29 @@ export const BOUNDS: Bounds = {
   preVotes: false,
 };
 
-/** Where searches begin. */
+/** The paths to the states in which searches begin. */
 export const SCENES = {
   beginning: "",
   /** "a" has just been elected by "b", and its first message is still in flight. */
   elected: "a.timer,0,2",
   /** "a" leads in term 1, and "b", elected by "c", in term 2. No other server has their entries. */
   rivals: "a.timer,0,2,b.timer,6,7",
-  /** The same, but "a" has two entries, and "b" one of a later term. */
+  /** As `rivals`, but "a" has two entries, and "b" one of a later term. */
   longer: "a.timer,0,2,a.propose,b.timer,6,7",
-  /** As the rivals, and then "a" hears of term 2, and no more: (b) in Figure 8. */
+  /** As `rivals`, and then "a" learns of term 2, but gets no entry: (b) in Figure 8. */
   figure8: "a.timer,0,2,b.timer,6,7,5.late",
   /** The first entry of "a" is committed, and "b", which has it, leads in term 2. */
   succession: "a.timer,0,2,3,5,b.timer,7,8",
-  /** The same, and then "c", which lacks that entry, refuses the next one. */
+  /** As `succession`, and then "c", which lacks that entry, refuses the next one. */
   gap: "a.timer,0,2,3,5,b.timer,7,8,10",
-  /** "a" has answered first: it has sent a second entry to "b" and "c", and not yet saved it. */
+  /** "a" has sent a second entry to "b" and "c", and has not yet saved it. */
   answered: "a.timer,0,2,3,5.stay,a.propose",
 } as const;
 
 /** A violation, and the path to it. */
 export type Found = { sentence: string; path: Action[] };
 
-/** Visits states until there are no more, or enough. Returns the shortest way to a violation. */
+/** Visits states up to the limits of the search. Returns the shortest path to a violation. */
 export function explore(search: Search, after = ""): Found | undefined {
   const before = read(SCENES[after as keyof typeof SCENES] ?? after);
   const start = follow(before, search.bounds);
@@ -90,25 +90,25 @@ export function report(search: Search): string {
   const chance = (36 / 11) * search.states ** 2 / 2 ** 65;
   return [
     `${count(search.states)} distinct states, ${count(search.transitions)} steps; `
-    + (!isComplete ? "there are more" : deepest === Infinity
-      ? "there are no more"
-      : `no more are up to ${deepest} steps away`),
+    + (!isComplete ? "not all states" : deepest === Infinity
+      ? "all states"
+      : `all states up to ${deepest} steps away`),
     `bounds: ${flagsOf(bounds)}`,
-    `all states up to ${completeDepth} steps away${isComplete ? "" : ", and some one further"}`,
+    `complete up to ${completeDepth} steps${isComplete ? "" : ", and partly one step further"}`,
     `by steps:  ${rows(byDepth)}`,
     `by term:   ${rows(byTerm)}`,
     `${count(servers.size)} states of a server, ${count(messages.hashes.size)} messages`,
-    `a state was taken for another with probability ${chance.toExponential(1)}`,
-    "states, by how they came about or what is in them:",
+    `probability that two states were confused: ${chance.toExponential(1)}`,
+    "states with these events or contents:",
     ...pairs,
   ].join("\n");
 }
 
-/** What tells a path again. */
+/** Returns the command that replays a path. */
 export const commandOf = (path: readonly Action[], bounds: Bounds): string =>
   `bun test/exhaustive.ts --replay ${write(path)} ${flagsOf(bounds)}`;
 
-/** Returns the story of a path, and the sentence in which it ends. */
+/** Returns the steps of a path as text, and its violation, if any. */
 export function tellStory(path: readonly Action[], bounds: Bounds): string {
   const lines: string[] = [];
   try {
@@ -160,7 +160,9 @@ function main(): number {
   if (!found) return 0;
   console.log(
     `\nVIOLATION  ${found.sentence}\nafter ${found.path.length} steps:\n\n`
-      + `${tellStory(found.path, bounds)}\n\nTo see it again: ${commandOf(found.path, bounds)}`,
+      + `${tellStory(found.path, bounds)}\n\nTo run this path again: ${
+        commandOf(found.path, bounds)
+      }`,
   );
   return 1;
 }

@@ -78,7 +78,7 @@ describe("the judge of the full stack", () => {
     const judge = new Figure3();
     commit(judge, "a", server([1]), 1);
     expect(() => commit(judge, "b", server([2]), 1)).toThrow("State Machine Safety");
-    expect(() => commit(judge, "c", server([1]), 2)).toThrow("c takes entry 2 for committed");
+    expect(() => commit(judge, "c", server([1]), 2)).toThrow("c commits entry 2");
   });
 
   test.each(["currentTerm", "commitIndex", "lastApplied"] as const)(
@@ -87,7 +87,7 @@ describe("the judge of the full stack", () => {
       const [judge, core] = [new Figure3(), server([1, 2], { commitIndex: 2, lastApplied: 2 })];
       judge.judge("a", core);
       core[what] -= 1;
-      expect(() => judge.judge("a", core)).toThrow(`a's ${what} goes back`);
+      expect(() => judge.judge("a", core)).toThrow(`a's ${what} decreases`);
     },
   );
 });

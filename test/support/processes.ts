@@ -196,7 +196,7 @@ export async function freePorts(count: number): Promise<number[]> {
 export type Status = Awaited<ReturnType<Client["inspect"]>>;
 export type Timing = { electionTimeoutMs: number; heartbeatMs: number };
 
-/** A cluster of processes, under the names by which the servers know each other. */
+/** A cluster of processes. Its servers are named by their addresses. */
 export class Cluster {
   readonly servers: readonly string[];
   readonly name = `test-${crypto.randomUUID().slice(0, 8)}`;

@@ -29,7 +29,9 @@ export class Machine {
 
   apply(command: Uint8Array): Uint8Array {
     const [key = 0, write = 0] = new Uint32Array(Uint8Array.from(command).buffer);
-    if (this.applied.has(write)) throw new Violation("A command is applied once", `not ${write}`);
+    if (this.applied.has(write)) {
+      throw new Violation("A command is applied once", `command ${write} is repeated`);
+    }
     this.applied.add(write);
     const before = this.values.get(key) ?? 0;
     this.values.set(key, write);
@@ -195,7 +197,7 @@ export class Client {
     if (reply.type === "Refused") {
       if (wipes) return void this.operations.delete(id);
       throw new Violation(
-        "What waits for an answer gets it",
+        "No pending request is refused",
         `${from.name} refuses ${kind} ${operation.sequence} of ${this.name}: ${reply.reason}`,
       );
     }
@@ -212,14 +214,14 @@ export class Client {
     if (kind !== "command") return;
     if (before === undefined && index <= committed) {
       throw new Violation(
-        "Nothing happens before it is asked",
-        `${this.name} gets an answer as of ${index}, and ${committed} were committed then`,
+        "A command takes effect after its request",
+        `${this.name} gets an answer at entry ${index}, and ${committed} were committed before`,
       );
     }
     if (before !== undefined && before !== answer) {
       throw new Violation(
         "A repeated command has the same answer",
-        `${this.name} gets ${answer} for command ${id}, and before ${before}`,
+        `${this.name} gets ${answer} for command ${id}, and got ${before} before`,
       );
     }
     this.answers.set(id, answer);

@@ -1,10 +1,10 @@
 /**
- * Draws the faults of one seed. Each kind is on in some seeds and off in others: a cluster in which
- * everything fails gets nowhere, and some bugs show only in a calm.
+ * Draws the faults of one seed. Each kind is on in some seeds and off in others, because a cluster
+ * with all faults makes no progress, and some bugs appear only without faults.
  */
 import { type Random } from "../../support/random.ts";
 
-/** Chances are per message or per turn; what happens `EveryMs` happens so on average. */
+/** Chances are per message or per turn. `EveryMs` is the average time between two events. */
 export type Conditions = {
   servers: number;
   /** Servers that are no founders and may join. */

@@ -1,4 +1,4 @@
-/** Gives every state bytes of its own, which stand for it on disks and in messages. */
+/** Gives every state unique bytes, which represent the state on disks and in messages. */
 import { type Sessions, type Snapshot } from "../../../raft.ts";
 import { Violation } from "../judge.ts";
 import { type Machine } from "./clients.ts";
@@ -30,7 +30,10 @@ export class Snapshots {
   find(bytes: Buffer): State {
     const kept = this.all[new Uint32Array(Uint8Array.from(bytes.subarray(0, 4)).buffer)[0] ?? 0];
     if (!kept?.bytes.equals(bytes)) {
-      throw new Violation("A snapshot comes as it was sent", `not one of ${bytes.length} bytes`);
+      throw new Violation(
+        "A snapshot arrives as it was sent",
+        `one of ${bytes.length} bytes differs`,
+      );
     }
     return kept;
   }

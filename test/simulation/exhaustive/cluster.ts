@@ -98,13 +98,13 @@ export function commit(
   return { ...history, committed: [...committed, ...codes], committedIn };
 }
 
-/** Judges all promises between servers. `underWay` holds all messages that were ever sent. */
+/** Checks all rules between servers. `sent` has all messages that were ever sent. */
 export function checkCluster(
   all: readonly ServerState[],
-  underWay: Iterable<number>,
+  sent: Iterable<number>,
   history: History,
 ): void {
-  checkPromises([...underWay].map(messages.at), all);
+  checkPromises([...sent].map(messages.at), all);
   for (const server of all) {
     for (const other of all) if (other.self > server.self) checkLogMatching(server, other);
     if (server.role.name !== "Leader") continue;
@@ -113,7 +113,7 @@ export function checkCluster(
   }
 }
 
-/** Election safety, and one vote per term: by all votes ever sent, and by the disks. */
+/** Election safety and one vote per term, for all votes that were sent or are on disks. */
 function checkPromises(sent: readonly Message[], all: readonly ServerState[]): void {
   const leaders = new Map<number, string>();
   const votes = new Map<string, string>();
@@ -196,7 +196,7 @@ function checkCompleteness(leader: ServerState, { committed, committedIn }: Hist
   }
 }
 
-/** Entries that a leader counts are on the follower's disk, while that has no later term. */
+/** Entries up to a matchIndex are on the follower's disk, unless its term is later. */
 function checkFollowers(leader: ServerState, all: readonly ServerState[]): void {
   if (leader.role.name !== "Leader") return;
   for (const [at, followed] of leader.role.followers.entries()) {

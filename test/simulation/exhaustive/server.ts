@@ -367,10 +367,10 @@ function give(raft: Raft, { kind, number }: Input, preVotes: boolean): void {
   if (kind === "deliver") raft.receive(messages.at(number), 0);
   else if (kind === "deliverLate") {
     raft.receive(messages.at(number), T);
-    raft.now = 0; // A heartbeat that is due is a separate input, of which a few are enough.
+    raft.now = 0; // A due heartbeat is a separate input, and a few of them are enough.
   } else if (kind === "propose") raft.propose("commands", Buffer.from(`${number}`));
   else if (kind === "read") raft.read();
-  else if (kind === "turn") return; // Without an input, because the last turn has left something.
+  else if (kind === "turn") return; // The last turn left work to do.
   else if (kind === "beat") raft.tick(HEARTBEAT);
   else {
     raft.tick(2 * T);

@@ -31,7 +31,7 @@ export class Cluster {
   isHostile = true;
   /** Until then the last membership change may still be granted. */
   changesUntil = 0;
-  /** The first error in a place from which it cannot be thrown. */
+  /** The first error that its place could not throw. */
   broken: unknown;
   /** The terms of the committed entries, by index, and the state after each command. */
   readonly committed: number[] = [0];

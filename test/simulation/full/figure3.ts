@@ -1,6 +1,6 @@
 /**
- * Judges the five promises of Figure 3 after every turn of a server, by what is in its memory. For
- * the core alone another judge looks more closely; this one is a second opinion, on the full stack.
+ * Checks the five properties of Figure 3 after every turn of a server, from the server's memory.
+ * The judge of the core alone checks more rules. This one is independent of it, for whole servers.
  */
 import type { Entry, Raft } from "../../../raft.ts";
 import { isSameEntry } from "../../support/entries.ts";
@@ -32,14 +32,14 @@ export class Figure3 {
     const { currentTerm, commitIndex, lastApplied } = core;
     let seen = this.servers.get(name);
     if (seen?.core !== core) {
-      // Entries that it had saved as committed are judged again: it may have died before the judge
-      // saw them.
+      // Entries that were saved as committed are checked again, because the server may have crashed
+      // before the judge saw them.
       seen = { core, log: [], currentTerm, commitIndex: 0, lastApplied, ledTerm: 0 };
       this.servers.set(name, seen);
     }
     for (const what of ["currentTerm", "commitIndex", "lastApplied"] as const) {
       if (core[what] < seen[what]) {
-        throw new Error(`${name}'s ${what} goes back from ${seen[what]} to ${core[what]}`);
+        throw new Error(`${name}'s ${what} decreases from ${seen[what]} to ${core[what]}`);
       }
     }
     this.judgeLog(name, seen);
@@ -56,7 +56,7 @@ export class Figure3 {
     const isLeader = core.role.name === "Leader" && ledTerm === currentTerm
       && core.currentTerm === currentTerm;
     if (isLeader && same < log.length) {
-      throw new Error(`Leader Append-Only: ${name} leads, and changes its log after ${same}`);
+      throw new Error(`Leader Append-Only: the leader ${name} changes its log after ${same}`);
     }
     log.length = Math.max(same, now.baseIndex);
     for (let index = log.length + 1; index <= now.lastIndex; index += 1) {
@@ -67,8 +67,8 @@ export class Figure3 {
       if (!before) this.known.set(key, { entry, prevTerm });
       else if (before.prevTerm !== prevTerm || !isSameEntry(before.entry, entry)) {
         throw new Error(
-          `Log Matching: ${name} has another entry ${index} of term ${entry.term} `
-            + "than others, or another one before it",
+          `Log Matching: entry ${index} of term ${entry.term} in ${name}, or the entry before it, `
+            + "differs from that of other servers",
         );
       }
       log.push(entry);
@@ -101,12 +101,12 @@ export class Figure3 {
     const first = Math.max(commitIndex, core.log.baseIndex) + 1;
     for (let index = first; index <= core.commitIndex; index += 1) {
       const entry = log[index - 1];
-      if (!entry) throw new Error(`${name} takes entry ${index} for committed, and has none`);
+      if (!entry) throw new Error(`${name} commits entry ${index}, and its log has none`);
       const other = this.committed[index - 1] ??= entry;
       if (other.term === entry.term && isSameEntry(other, entry)) continue;
       throw new Error(
-        `State Machine Safety: ${name} has entry ${index} of term ${entry.term} `
-          + `for committed, and others that of term ${other.term}`,
+        `State Machine Safety: ${name} commits entry ${index} of term ${entry.term}, `
+          + `and another server the one of term ${other.term}`,
       );
     }
   }

@@ -1,11 +1,11 @@
 /**
- * Draws the faults of one seed. Each kind is on in some seeds and off in others: a cluster in which
- * everything fails gets nowhere, and some bugs show only in a calm.
+ * Draws the faults of one seed. Each kind is on in some seeds and off in others, because a cluster
+ * with all faults makes no progress, and some bugs appear only without faults.
  */
 import { between, pick, type Random } from "../../support/random.ts";
 
 /**
- * Chances are per datagram or per operation of a disk; what happens `EveryMs` does so on average.
+ * Chances are per datagram or disk operation. `EveryMs` is the average time between two events.
  */
 export type Hostility = {
   servers: number;

@@ -142,11 +142,11 @@ export class Platter {
   private readRecord(record: Buffer, commitIndex: number): void {
     const [term, index] = [record.readUIntBE(1, 6), record.readUIntBE(7, 6)];
     if (record[0] === START) this.disk = JSON.parse(record.toString("utf8", RECORD_HEADER)).disk;
-    const had = this.terms[index] ?? term; // A log that is written anew begins with the index.
+    const had = this.terms[index] ?? term; // A rewritten log begins with this index.
     if (record[0] !== VOTE && index <= commitIndex && had !== term) {
       throw new Error(`${this.name} replaces entry ${index}, which it had saved as committed`);
     }
-    if (record[0] !== VOTE) { // It is an entry, or where the log begins, which is after one.
+    if (record[0] !== VOTE) { // An entry, or the start of the log, which is after an entry.
       this.terms.length = index;
       this.terms.push(term);
       return;

@@ -6,7 +6,7 @@ import { type Sentence, tellMessage } from "./story.ts";
 export function judgePromise(from: string, to: string, sentence: Sentence, disk: Platter): void {
   const wrong = whatIsMissing(from, to, sentence, disk);
   if (wrong === undefined) return;
-  throw new Error(`${from} says to ${to} "${tellMessage(sentence)}", but ${wrong}`);
+  throw new Error(`${from} sends ${to} "${tellMessage(sentence)}", but ${wrong}`);
 }
 
 function whatIsMissing(from: string, to: string, { type, fields }: Sentence, disk: Platter):
@@ -15,14 +15,16 @@ function whatIsMissing(from: string, to: string, { type, fields }: Sentence, dis
 {
   const term = Number(fields["term"]);
   if (type === "Greeting" || fields["preVote"] === true) return undefined;
-  if (disk.term < term) return `its disk only knows term ${disk.term}`;
+  if (disk.term < term) return `its disk has term ${disk.term}`;
   if (disk.term > term) return undefined; // The message is about an earlier term.
-  const votedFor = `its disk has its vote for ${disk.votedFor === "" ? "nobody" : disk.votedFor}`;
+  const votedFor = `its disk has ${
+    disk.votedFor === "" ? "no vote" : `a vote for ${disk.votedFor}`
+  }`;
   if (type === "RequestVote" && disk.votedFor !== from) return votedFor;
   if (type === "RequestVoteReply" && fields["voteGranted"] === true && disk.votedFor !== to) {
     return votedFor;
   }
   const isShort = type === "AppendEntriesReply" && fields["success"] === true
     && disk.lastIndex < Number(fields["matchIndex"]);
-  return isShort ? `its disk only has entries up to ${disk.lastIndex}` : undefined;
+  return isShort ? `its disk has entries up to ${disk.lastIndex} only` : undefined;
 }

@@ -1,18 +1,18 @@
 /**
- * Lists what a server or a client still has to do, table by table. Once every request is answered,
- * all tables must be empty: an entry that stays would stay forever, and the table would grow.
+ * Lists the tables of a server or a client that are not empty. Once every request is answered, all
+ * tables must be empty. Otherwise an entry stays forever, and the table grows.
  */
 import { type Client, Node } from "../../../raft.ts";
 
 type Sizes = Record<string, number>;
 
-/** How many entries each table of a client has. */
+/** Returns the size of each table of a client. */
 const clientTables = (client: Client): Sizes => ({
   operations: client["pending"].size,
   commands: client["commands"].length,
 });
 
-/** How many entries each table of a server has. */
+/** Returns the size of each table of a server. */
 function tablesOf(node: Node): Sizes {
   const core = node["core"];
   const { role, portProbes, events, incoming } = core;
@@ -42,7 +42,7 @@ function tablesOf(node: Node): Sizes {
   };
 }
 
-/** Which tables of a server, or of a client, are not empty, and how many entries they have. */
+/** Returns the tables of a server or a client that are not empty, with their sizes. */
 export const whatIsLeft = (of: Node | Client): string =>
   Object.entries(of instanceof Node ? tablesOf(of) : clientTables(of))
     .filter(([, size]) => size > 0).map(([table, size]) => `${size} ${table}`).join(", ");

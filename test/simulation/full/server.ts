@@ -85,7 +85,7 @@ export type Listener = {
   onApplied(index: number, place: string, hash: number): void;
   /** Reports a broken promise. */
   onBroken(what: string): void;
-  /** Reports that the server stopped by itself, or did not start. */
+  /** Reports that the server stopped with an error, or did not start. */
   onStopped(reason: unknown): void;
   /** Reports that the server stopped as told. */
   onEnded(): void;

@@ -70,7 +70,7 @@ export function tellMessage({ type, id, fields: f }: Sentence): string {
       return `InstallSnapshot round ${f["round"]} ${f["success"] === true ? "done" : "refused"}, `
         + `term ${f["term"]}: I have ${f["offset"]} bytes of ${f["lastIncludedIndex"]}`;
     case "NotLeader":
-      return `NotLeader ${id}: ${f["leader"] === "" ? "nobody is" : `${f["leader"]} is`}`;
+      return `NotLeader ${id}: ${f["leader"] === "" ? "no leader is known" : `${f["leader"]} is`}`;
     default:
       return `${type} ${id}`;
   }
