@@ -400,7 +400,7 @@ export const planted: readonly Planted[] = [
     name: "A server does not check the authentication code of one kind of message",
     changes: [[
       "if (!code || !timingSafeEqual(",
-      `if (!code || kind === "client" && !timingSafeEqual(`,
+      `if (!code || channel === "client" && !timingSafeEqual(`,
     ]],
     caughtBy: [{
       file: "wire",
@@ -1527,7 +1527,7 @@ export const planted: readonly Planted[] = [
     name: "A server accepts an operator's message under the clients' key",
     changes: [[
       "if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return",
-      `const other = kind === "operator" ? keys.get("client") : undefined;
+      `const other = channel === "operator" ? keys.get("client") : undefined;
   const codes = [code, other && authenticate(other, sealed)];
   const fits = codes.some((one) => one && timingSafeEqual(one, sealed.subarray(0, MAC_BYTES)));
   if (!fits) return`,

@@ -29,7 +29,7 @@ export const BOUNDS: Bounds = {
   preVotes: false,
 };
 
-/** The paths to the states in which searches begin. */
+/** Named paths. A search may start at the end of one of them. */
 export const SCENES = {
   beginning: "",
   /** "a" has just been elected by "b", and its first message is still in flight. */

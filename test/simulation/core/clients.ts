@@ -1,7 +1,7 @@
 /**
- * Clients of the core simulation, and their registers, where each write has a number of its own.
- * The clients are impatient: they repeat what is not answered, at other servers too, and have
- * several commands in flight. Their network repeats and reorders as well.
+ * Simulates clients and their registers. Each write has a number of its own. The clients repeat
+ * unanswered requests early, also at other servers, and have several commands in flight. Their
+ * network duplicates and reorders messages, too.
  */
 import { type Name } from "../../../raft.ts";
 import { makeCommand } from "../../support/wire.ts";
@@ -13,8 +13,8 @@ import { type Reply, type Server } from "./server.ts";
 const KEYS = 4;
 
 /**
- * Registers by key. A command is a key and the number of the write; its answer is what was there. A
- * command is overwritten when it is applied, and all answers are given in the same bytes.
+ * Registers by key. A command is a key and the number of a write, and its answer is the previous
+ * number. `apply` overwrites the command, and all answers use the same bytes, as a program may do.
  */
 export class Machine {
   readonly values: Map<number, number>;
@@ -45,7 +45,7 @@ export class Machine {
   }
 }
 
-/** `committed`: how many entries were committed when it was first asked. */
+/** `committed` is the number of committed entries at the first request. */
 type Operation = {
   id: number;
   kind: "session" | "command" | "read";
@@ -61,7 +61,7 @@ export class Client {
   private sequence = 0;
   private lastId = 0;
   private readonly operations = new Map<number, Operation>();
-  /** Past answers: if an answer comes again, it must be the same. */
+  /** Past answers. A repeated answer must be the same. */
   private readonly answers = new Map<number, string>();
   private target: Server;
   private isDone = false;

@@ -42,7 +42,7 @@ export type Conditions = {
   reads: number;
   snapshotBytes: number;
   snapshotMs: number;
-  /** The share of port probes that a forger refuses. */
+  /** The share of port probes that an attacker refuses. */
   forgery: number;
 };
 

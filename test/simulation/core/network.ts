@@ -1,4 +1,4 @@
-/** The network between the servers: decides about each message whether and when it arrives. */
+/** Simulates the network between servers: decides whether and when each message arrives. */
 import { type Message, type Name } from "../../../raft.ts";
 import { Links } from "../links.ts";
 import { type Scene } from "./scene.ts";
@@ -34,8 +34,8 @@ export class Network extends Links<Message> {
   }
 
   /**
-   * Probes another server's port. If its process is down, a refusal travels back, and may be lost
-   * or late like a message. A forger may refuse in any case.
+   * Probes another server's port. If its process is down, a refusal returns, which may be lost or
+   * late like a message. An attacker may forge a refusal in any case.
    */
   probePort(from: Name, to: Name, onRefused: () => void): void {
     const { scene } = this;
@@ -94,7 +94,7 @@ export class Network extends Links<Message> {
     scene.plan(scene.random() * 100, () => this.deliver(old));
   }
 
-  /** Makes one link hold back its messages for a while. */
+  /** Makes one link delay its messages for a while. */
   clog(): void {
     const { scene } = this;
     const [from = "", to = ""] = scene.shuffle(scene.names);
@@ -116,7 +116,7 @@ export class Network extends Links<Message> {
     return wasCut;
   }
 
-  /** Cuts a server off: a deaf one can still send. */
+  /** Isolates a server. A deaf one can still send. */
   isolate(name: Name, isDeaf = false): void {
     for (const other of this.scene.names) {
       this.cutLink(other, name);

@@ -1,4 +1,6 @@
-/** What all parts of a core simulation share: time, chance, the agenda, the judge and the story. */
+/**
+ * Provides all parts of a core simulation with time, chance, the agenda, the judge and the story.
+ */
 import { type Name } from "../../../raft.ts";
 import { Agenda } from "../../support/agenda.ts";
 import { between, pick, type Random, randomFrom, shuffle } from "../../support/random.ts";

@@ -1,6 +1,6 @@
 /**
- * A server of the core simulation: the algorithm of Part I, with a list of records for a disk. It
- * takes the same step as a node, and may be killed between any two acts of it.
+ * Simulates a server: the algorithm of Part I, with a list of records as its disk. The server takes
+ * the same step as a node, and may be killed between any two acts of a step.
  */
 import { crc32 } from "node:zlib";
 import {
@@ -40,7 +40,7 @@ type Work = { complete: (raft: Raft) => void; isDone: boolean };
 
 export class Server {
   raft: Raft | undefined;
-  /** Its disk: a number, the records of the log after its base, and a snapshot. */
+  /** The disk: a number, the records of the log after its base, and a snapshot. */
   private disk = 0;
   private records: Saved[] = [];
   private base: Position = { index: 0, term: 0 };
@@ -49,14 +49,14 @@ export class Server {
   private draft = Buffer.alloc(0);
   private work: Work | undefined;
   private unfinished: Saved | undefined;
-  /** Counts its starts: plans of an earlier run are dropped. */
+  /** The number of starts. Plans of an earlier run are dropped. */
   private life = 0;
   private rate = 1;
   private originMs = 0;
   private inbox: (() => void)[] = [];
   /** The disks of the others, as heard since the start. */
   private heardDisks = new Map<Name, number>();
-  /** Why it does not read messages: it is paused, or waits for its disk. */
+  /** Why this server reads no messages: it is paused, or waits for its disk. */
   private busy: "" | "paused" | "saving" = "";
   private isScheduled = false;
   private isTickDue = false;
@@ -184,7 +184,7 @@ export class Server {
     scene.tell(() => `${name}  is killed ${why}`);
   }
 
-  /** Replaces its disk by an empty one. */
+  /** Replaces the disk by an empty one. */
   private loseDisk(): void {
     const { scene, name } = this;
     Object.assign(this, {
@@ -200,7 +200,7 @@ export class Server {
     scene.tell(() => `${name}  loses its disk`);
   }
 
-  /** Kills it, and restarts it after a while. */
+  /** Kills the server, and restarts it after a while. */
   crash(why: string): void {
     const { scene, name } = this;
     if (!this.raft) return;
@@ -256,7 +256,7 @@ export class Server {
   receive(message: Message): void {
     const { from, disk = 0 } = message;
     this.input((raft) => {
-      // A server never returns to a lost disk: `Endpoint` sees to that.
+      // `Endpoint` drops the messages of a lost disk.
       if (disk < (this.heardDisks.get(from) ?? 0)) return;
       this.heardDisks.set(from, disk);
       raft.receive(message, this.localNow);
@@ -323,7 +323,7 @@ export class Server {
     network.travel(name, leader, () => network.ask(leader, question));
   }
 
-  /** Hands over, to a server by name, or to the best one if that is itself. */
+  /** Hands over to the named server, or to the best one if the name is its own. */
   transfer(heir: Name): void {
     this.input((raft) => {
       if (raft.transfer(heir === this.name ? undefined : heir)) return;
@@ -594,7 +594,7 @@ export class Server {
     else if (this.busy === "paused") this.resume();
   }
 
-  /** Returns all answers that its clients could get from it. */
+  /** Returns all answers that clients could get from this server. */
   get contents(): string {
     const open = [...this.sessions["open"]].map((
       [id, { acknowledged, applied }],

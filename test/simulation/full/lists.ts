@@ -1,6 +1,6 @@
 /**
- * Tells which servers had a vote when, by every list of members that was ever in a log, read
- * without raft.ts.
+ * Records every list of members that was ever in a log, and finds the voters at any index. Reads
+ * the lists without raft.ts.
  */
 import { decodeMulti } from "@msgpack/msgpack";
 

@@ -1,15 +1,15 @@
 /**
- * Marks on reads. A client of the simulator adds to a question, after the key, the index of the
- * newest entry that any server had applied by then, so that the server that answers can be judged.
+ * Marks reads, so that their answers can be judged. A client adds a mark after the key: the index
+ * of the latest entry that any server had applied when the read started.
  */
 import { type Client } from "../../../raft.ts";
 
-/** The verb (1 byte), then the length of the key (4 bytes) and the key, then those of the mark. */
+/** A question: the verb (1 byte), then length (4 bytes) and content of the key, and of the mark. */
 const KEY_AT = 5;
 
 const endOfKey = (question: Buffer) => KEY_AT + question.readUInt32BE(1);
 
-/** The same way to a store, with a mark on each of its questions. */
+/** Returns the same client, but with a mark on each question. */
 export const markReads = (
   via: Pick<Client, "propose" | "read">,
   newest: () => number,
@@ -22,7 +22,7 @@ export const markReads = (
   },
 });
 
-/** The mark of a question, or 0 if it has none. */
+/** Returns the mark of a question, or 0 if it has none. */
 export function readMark(question: Uint8Array): number {
   const bytes = Buffer.from(question);
   return Number(bytes.toString("latin1", endOfKey(bytes) + 4));

@@ -1,4 +1,4 @@
-/** The enemy of the cluster: kills, pauses, cuts and mends at random instants. */
+/** Injects faults at random times: kills, pauses, cuts and repairs. */
 import { RaftError } from "../../../raft.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Cluster } from "./cluster.ts";
@@ -38,7 +38,7 @@ export class Nemesis {
     });
   }
 
-  /** Picks a server, and the leader more often, whose faults matter most. */
+  /** Picks a server. Picks the leader more often, because its faults matter most. */
   private onVictim(act: (server: Server) => void): void {
     const { up } = this.cluster;
     const leader = up.find((server) => server.isLeader);

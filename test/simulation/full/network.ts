@@ -1,4 +1,4 @@
-/** The network between the machines: decides about each datagram whether and when it arrives. */
+/** Simulates the network between machines: decides whether and when each datagram arrives. */
 import { between, type Random } from "../../support/random.ts";
 import { type Packet, type Route, type Simulation } from "../../support/world.ts";
 import { Links, type Partition } from "../links.ts";
@@ -17,7 +17,7 @@ export class Network extends Links<Packet> {
     super(random);
   }
 
-  /** Decides about a datagram that leaves now. */
+  /** Returns the routes of a datagram that leaves now. */
   fateOf(from: string, to: string, packet: Packet): Fate {
     if (this.isCut(from, to)) return this.lose("cut off");
     if (this.isCalm(from, to)) return { routes: [this.route(0)], why: "" };
@@ -67,7 +67,7 @@ export class Network extends Links<Packet> {
     simulation.deliver(old, random() * 20 * hostility.electionTimeoutMs);
   }
 
-  /** Makes one link hold back its datagrams for a while. */
+  /** Makes one link delay its datagrams for a while. */
   clog(from: string, to: string): void {
     const ms = between(this.random, 0, 6 * this.hostility.electionTimeoutMs);
     this.clogLink(from, to, this.simulation.now + ms);

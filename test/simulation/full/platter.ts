@@ -1,6 +1,6 @@
 /**
- * Reads what is on a server's disk from the durable bytes, without a line of raft.ts. A promise is
- * judged by what would be left of it if the power failed now.
+ * Reads the durable bytes of a server's disk, without raft.ts. A promise counts only if it would
+ * survive a power failure now.
  */
 import { crc32 } from "node:zlib";
 import { type Disk } from "../../support/disk.ts";
@@ -100,7 +100,9 @@ export class Platter {
     }
     const index = head.readUIntBE(7, 6);
     if (index < this.snapshotIndex) {
-      throw new Error(`${this.name}'s snapshot goes back from ${this.snapshotIndex} to ${index}`);
+      throw new Error(
+        `the snapshot of ${this.name} goes back from ${this.snapshotIndex} to ${index}`,
+      );
     }
     this.snapshotIndex = index;
     this.snapshotList = head.subarray(RECORD_HEADER);

@@ -1,4 +1,4 @@
-/** Impatient clients, their requests, and the history of the answers. */
+/** Runs clients with short timeouts, and records the history of their calls. */
 import { Client, KeyValues, type Node, RaftError } from "../../../raft.ts";
 import { carelessCaller } from "../../support/careless.ts";
 import { pick, type Random } from "../../support/random.ts";
@@ -23,13 +23,13 @@ export type Call = {
 /** The client or server of a call, and whether its program still runs. */
 type Through = { who: string; store: KeyValues; isAlive: () => boolean };
 
-/** Keys are replaced by new ones after a while, so that the history of a key stays short. */
+/** New keys replace the old ones after a while, so that the history of a key stays short. */
 const KEYS_LAST_MS = 4_000;
 const bytes = (text: string | undefined) => text === undefined ? undefined : Buffer.from(text);
 
 export class Workload {
   readonly history: Call[] = [];
-  /** The first error that no client may see. */
+  /** The first error that a client must never get. */
   broken: unknown;
   /** The index of the newest applied entry with commands. */
   newestApplied = 0;
@@ -48,12 +48,12 @@ export class Workload {
     private readonly tell: (who: string, line: () => string) => void,
   ) {}
 
-  /** Ends new calls. */
+  /** Stops new calls. */
   end(): void {
     this.isOver = true;
   }
 
-  /** Runs a client on its own machine. It is sometimes closed or killed, and starts again. */
+  /** Runs a client on its own machine. The client is sometimes closed or killed, and restarted. */
   async beClient(name: string, servers: readonly string[]): Promise<void> {
     const { simulation, random, hostility } = this;
     const machine = simulation.machine(name);
@@ -151,7 +151,7 @@ export class Workload {
   }
 
   private onFailure(call: Call, error: unknown): void {
-    // Nothing here is too large, and too few sessions are opened for any to end.
+    // No command is too large, and too few sessions are opened for one to be dropped.
     if (!(error instanceof RaftError) || error.code === "refused") {
       this.broken ??= error;
       return;
