@@ -1960,13 +1960,13 @@ const asBuffer = (bytes: Uint8Array) =>
 const lists: readonly (readonly string[])[] = [flags, texts, blobs];
 const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
 
-/** Refuses -0, too. MessagePack can encode it, and it equals 0, but not in every comparison. */
+/** Refuses -0, too, which MessagePack can encode: it equals 0, but not in every comparison. */
 const isNatural = (raw: unknown): raw is number =>
   Number.isInteger(raw) && Number(raw) >= 0 && Number(raw) < 2 ** 48 && !Object.is(raw, -0);
 
 /**
  * Returns the field's value, or undefined if it has the wrong type. The caller then drops the
- * datagram. Ill-formed text would change when it is encoded again.
+ * datagram. Text with half a surrogate pair is refused, because encoding it again would change it.
  */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
@@ -1987,7 +1987,7 @@ function readFields<const List extends readonly string[]>(list: List, raw: unkno
   return fields as Fields<List>;
 }
 
-/** A message is [its place in the schema of its channel, id, its fields in order]. */
+/** Encodes a message as [its place in the schema of its channel, id, its fields in order]. */
 function encodeMessage(channel: Channel, message: AnyMessage): Uint8Array {
   const number = schemas[channel].findIndex(([type]) => type === message.type);
   const [, fields = []] = schemas[channel][number] ?? [];
@@ -2004,7 +2004,7 @@ function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyM
   const [type, list = []] = schemas[channel][isNatural(number) ? number : -1] ?? [];
   const fields = readFields(["id", ...list], values);
   if (!type || !fields) return undefined;
-  // The types of the fields are those that the table lists for `type`.
+  // The schema lists these fields for this type.
   const m = { ...fields, type, from, to, disk, founding } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
     return undefined;
@@ -2073,7 +2073,7 @@ function encodeAll(values: readonly unknown[]): Buffer {
   return asBuffer(encoder.encode(values)).subarray(headerBytes);
 }
 
-/** Input is untrusted: invalid MessagePack decodes to one value that fits no schema. */
+/** Decodes untrusted bytes. Invalid MessagePack decodes to one value that fits no schema. */
 function decodeAll(bytes: Uint8Array): unknown[] {
   try {
     return [...decoder.decodeMulti(bytes)];
@@ -2088,7 +2088,7 @@ const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
 /**
  * Returns the key of a cluster's clients, in hexadecimal. The secret and the other keys can't be
  * computed from it. The key of the peers is the same for all clusters of a secret, so a server with
- * a wrong cluster name can be told.
+ * a wrong cluster name can be told so.
  */
 export const clientKey = (secret: string, cluster: string): string =>
   keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
@@ -2150,7 +2150,9 @@ type LogRecord = Omit<Entry, "kind"> & { readonly kind: (typeof recordKinds)[num
 
 const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k === record.kind);
 
-/** A record is kind (1 byte), term (6), index (6), length of the data (4), data; big-endian. */
+/**
+ * Encodes a record: kind (1 byte), term (6), index (6), length of the data (4), data; big-endian.
+ */
 export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer {
   const content = membership ? encodeMembers(membership) : data;
   const header = Buffer.alloc(ENTRY_HEADER);
@@ -2186,7 +2188,7 @@ function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
   return records?.every((record) => record !== undefined) ? records : undefined;
 }
 
-/** The founding, then each member's fields in order. */
+/** Encodes the founding, then each member's fields in order. */
 const encodeMembers = ({ founding, members }: Membership): Buffer =>
   encodeAll([founding, ...members.map((member) => memberFields.map((field) => member[field]))]);
 
@@ -2210,7 +2212,7 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
-// so a missing part is noticed.
+// so a reader notices a missing end.
 //
 // A snapshot shortens the log in these steps. The power may fail after each of them.
 // 1. The snapshot is written as `snapshot.new`, synced and renamed. The log still has everything.
@@ -2405,7 +2407,7 @@ export class Storage {
 
   /**
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
-   * All its entries count, committed or not. Former members that return are refused.
+   * Keeps all its entries, committed or not. Former members that return are refused.
    */
   formNewCluster(): void {
     const { identity, base, entries, hardState: { currentTerm: term }, random } = this;
@@ -2424,7 +2426,7 @@ export class Storage {
    * the frame must be synced before the server promises anything by it.
    */
   private cleanUp(): void {
-    // After a power failure `log.old` may be a second name of the log, so nothing is written over.
+    // After a power failure `log.old` may be a second name of `log`, so no log may reuse it.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
     }
@@ -2652,7 +2654,7 @@ const systemFiles = {
     try {
       lock.run("PRAGMA journal_mode = MEMORY");
       lock.run("BEGIN EXCLUSIVE");
-      // Not by opening it: to close it again would unlock it.
+      // By its path, because to open and close the file once more would unlock it.
       fs.chmodSync(`${directory}/lock`, 0o600);
     } catch (error) {
       lock.close();
@@ -2681,7 +2683,7 @@ const systemFiles = {
     } catch {} // Without the link, the next log takes new space.
   },
 
-  /** Renames a file. It is durable, and so are all links and renames before it. */
+  /** Renames a file, and makes that durable, together with all earlier links and renames. */
   rename(from: string, to: string) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
@@ -2700,7 +2702,7 @@ function openFile(fd: number) {
   const close = () => fs.closeSync(fd);
   return {
     write(bytes: Uint8Array, position: number) {
-      // A full disk shows itself by a short count before it is an error.
+      // On a full disk, a write first returns a short count, and only the next one fails.
       for (let at = 0; at < bytes.length;) {
         at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
       }
@@ -2927,7 +2929,7 @@ const HEADROOM = 250;
 class Peer {
   /** Its address by the command line. */
   configured: readonly Server[] = [];
-  /** Its addresses by the command line and by the log or a redirect. */
+  /** Its addresses by the command line, and those by the log or a redirect. */
   candidates: readonly Server[] = [];
   /** Set once `name` is known to be its own name, and not an alias. */
   isNamed = false;
@@ -3005,7 +3007,8 @@ export class Endpoint {
   private cluster: string;
   /**
    * False for a client until its first answer, and for a joining server until its first request as
-   * a member. Until then they turn to any cluster that greets them, because one may be a mistake.
+   * a member. Until then the endpoint takes the cluster of each greeting for its own, because the
+   * first one may come from a wrong cluster.
    */
   private hasJoined: boolean;
 
@@ -3202,7 +3205,7 @@ export class Endpoint {
 
   private onGreeting(from: Peer, cluster: string, greeting: Greeting): void {
     const isPeer = from.channel === "peer";
-    // The peers' key, unlike the others, is not derived from the name of the cluster.
+    // The key of the peers does not depend on the cluster's name, so the name is compared here.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.hasJoined && isOurs) this.cluster = cluster;
     // A client that knew the server by its address now knows it by that alias and by its name,
@@ -3381,7 +3384,7 @@ function checkSize({ length }: Uint8Array): void {
 /** Addresses to listen on every interface. */
 const ANY = ["0.0.0.0", "::"];
 
-/** Identifies a request. A client begins its ids at random, so they differ after a restart. */
+/** Identifies a request, to recognize retries. */
 const requestKey = ({ from, id }: ClientMessage) => `${from} ${id}`;
 
 function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[] {
@@ -3396,7 +3399,7 @@ type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to
 
 export class Node {
   private readonly end = Promise.withResolvers<void>();
-  /** Resolves when the server has stopped; rejects, with the reason, when it had to. */
+  /** Resolves when the server has stopped. Rejects with the reason if an error stopped it. */
   readonly stopped = this.end.promise;
   private readonly core: Raft;
   private readonly endpoint: Endpoint;
@@ -3417,7 +3420,7 @@ export class Node {
   private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
   private readonly indexedReads: { index: number; reads: ReadRequest[] }[] = [];
-  /** The members that program and endpoint were told last. */
+  /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
   /** The keys of all requests that wait for a reply, to ignore retries. */
   private readonly waiting = new Set<string>();
@@ -3584,8 +3587,8 @@ export class Node {
     this.client.changeMembers(name, address, force);
 
   /**
-   * Returns what this server knows of itself and its peers, for people. `silentMs` is the time
-   * since it heard a leader, `heardMs` the time since it heard a peer. Unknown values are null.
+   * Describes this server and its peers, for people. `silentMs` is the time since it heard a
+   * leader, `heardMs` the time since it heard a peer. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -3679,8 +3682,8 @@ export class Node {
     const { core, endpoint } = this;
     this.client.sendCommands();
     this.proposeBatch();
-    // Before the step: it may apply another leader's entries in place of those that clients wait
-    // for.
+    // Redirects clients before the step, which may apply another leader's entries at the indexes
+    // that they wait for.
     if (core.role.name !== "Leader") this.redirectAll();
     // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
@@ -3720,7 +3723,7 @@ export class Node {
     if (members === before) return;
     this.members = members;
     this.endpoint.learnAddresses(members.flatMap(serverOf));
-    // A snapshot lists the members again, and a disk concerns no program.
+    // An installed snapshot lists the members again, and programs need not know of disks.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
     if (shown(members) !== shown(before)) this.emit({ type: "members", members });
   }
@@ -4089,6 +4092,10 @@ const channelOf = (type: Content["type"]) =>
  */
 export class Client {
   private readonly pending = new Map<number, PendingRequest>();
+  /**
+   * Starts at random. Example: c sends request 1 and restarts. If c began at 1 again, servers would
+   * take its next request for a retry, and c would take a late reply to the old one for its own.
+   */
   private lastId: number;
   /** Undefined before a session is open, and after it may have ended. */
   private session: number | undefined;
@@ -4404,7 +4411,7 @@ export class Client {
 
 // ------------------------------------- 19 A key-value store --------------------------------------
 // The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. The
-// map has them as Latin-1 strings, in which each byte is a character. A command or question has a
+// map has them as Latin-1 strings: each byte is a character. A command or question has a
 // verb (1 byte), then key, value and expected value as far as the verb has them, each after its
 // length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
 
