@@ -285,7 +285,7 @@ export const planted: readonly Planted[] = [
       "const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);",
       "const upTo = Math.min(m.prevLogIndex - 1, this.log.lastIndex);",
     ], [
-      "log.lastUpTo(m.hintIndex, m.hintTerm)",
+      "this.log.lastUpTo(m.hintIndex, m.hintTerm)",
       "m.hintIndex",
     ]],
     caughtBy: [
@@ -318,10 +318,9 @@ export const planted: readonly Planted[] = [
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
-      for (const { request, first, count } of shares) {
-        const answers = Array.from({ length: count },
-          () => ({ kind: "answer", data: Buffer.of(1) }));
-        if (request.type === "Commands") this.answerCommands(request, first, answers);
+      for (const request of requests) {
+        if (request.type !== "Commands") continue;
+        this.answerCommands(request, decodeAll(request.commands).map(() => Buffer.of(1)));
       }
     } else if (index !== undefined) this.proposals.set(`,
     ]],
@@ -421,7 +420,7 @@ export const planted: readonly Planted[] = [
     name: "A server accepts a message with a missing field",
     changes: [[
       "raw.length !== list.length) return undefined;\n  const fields",
-      "raw.length > list.length) return undefined;\n  learnAddresses = learnAddresses.slice(0, raw.length) as never;\n"
+      "raw.length > list.length) return undefined;\n  list = list.slice(0, raw.length) as never;\n"
       + "  const fields",
     ]],
     caughtBy: [{ file: "wire", title: "missing or additional fields, and messages that" }],
