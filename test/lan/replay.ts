@@ -94,11 +94,11 @@ function countReplayAnswers(frames: readonly Frame[], lan: Lan): number {
   const requests = new Map<string, number>();
   let count = 0;
   for (const frame of frames) {
-    const { kind, envelope: [, from, to], bodies, types } = read(frame, lan);
+    const { channel, envelope: [, from, to], bodies, types } = read(frame, lan);
     for (const [i, type] of types.entries()) {
       const id = bodies[i]?.[1];
       const [asker, asked] = REPLIES.includes(type) ? [to, from] : [from, to];
-      const call = `${kind} ${asker} ${asked} ${id}`;
+      const call = `${channel} ${asker} ${asked} ${id}`;
       const open = requests.get(call) ?? 0;
       if (REQUESTS.includes(type)) requests.set(call, open + 1);
       else if (REPLIES.includes(type)) {

@@ -164,8 +164,10 @@ export class Stage<Machine extends StateMachine> {
   count(): Traffic {
     const traffic = { requests: 0, replies: 0, refusals: 0, bytes: 0, snapshotChunks: 0 };
     this.simulation.watch = ({ packet }) => {
-      const { kind, said } = packet ? readDatagram(packet.bytes) : { kind: "client", said: [] };
-      if (!packet || kind !== "peer") return;
+      const { channel, said } = packet
+        ? readDatagram(packet.bytes)
+        : { channel: "client", said: [] };
+      if (!packet || channel !== "peer") return;
       traffic.bytes += packet.bytes.length;
       for (const { type, fields } of said.filter(({ type }) => type !== "Greeting")) {
         traffic[type.endsWith("Reply") ? "replies" : "requests"] += 1;

@@ -6,7 +6,7 @@ import type { Channel } from "../../raft.ts";
 /** The secret of the simulated clusters. */
 export const SECRET = "open sesame";
 export const CHANNELS = ["peer", "client", "operator"] as const;
-/** The number of each message in the table of its kind. */
+/** The number of each message in the table of its channel. */
 export const TYPES = {
   peer: [
     "RequestVote",
@@ -61,37 +61,42 @@ export const inOrder = (
 /** Encodes whole numbers as floats, too, because only floats have a -0. */
 export const floats = new Encoder({ forceIntegerToFloat: true });
 
-function codeOf(kind: Channel, secret: string, rest: Uint8Array): Buffer {
-  const purpose = kind === "peer" ? "raft.ts peer" : `raft.ts ${kind} raft`;
+function codeOf(channel: Channel, secret: string, rest: Uint8Array): Buffer {
+  const purpose = channel === "peer" ? "raft.ts peer" : `raft.ts ${channel} raft`;
   const key = createHmac("sha256", secret).update(purpose).digest();
   return createHmac("sha256", key).update(rest).digest().subarray(0, 16);
 }
 
-/** A code (16 bytes), the version (1), the kind (1), an envelope and messages in MessagePack. */
+/** A code (16 bytes), the version (1), the channel (1), an envelope and messages in MessagePack. */
 export function seal(
-  kind: Channel,
+  channel: Channel,
   parts: readonly Uint8Array[],
-  { secret = SECRET, as = kind } = {},
+  { secret = SECRET, as = channel } = {},
 ): Buffer {
   const rest = Buffer.concat([Buffer.from([5, CHANNELS.indexOf(as)]), ...parts]);
-  return Buffer.concat([codeOf(kind, secret, rest), rest]);
+  return Buffer.concat([codeOf(channel, secret, rest), rest]);
 }
 
-export type Opened = { kind: Channel; envelope: unknown[]; bodies: unknown[][]; types: string[] };
+export type Opened = {
+  channel: Channel;
+  envelope: unknown[];
+  bodies: unknown[][];
+  types: string[];
+};
 
 /** Reads a datagram of a server. Throws if it is not sealed with this secret. */
 export function open(sealed: Buffer, secret = SECRET): Opened {
-  if (sealed.length === 0) return { kind: "peer", envelope: [], bodies: [], types: [] };
-  const kind = CHANNELS[sealed[17] ?? -1] ?? "peer";
-  if (!codeOf(kind, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
+  if (sealed.length === 0) return { channel: "peer", envelope: [], bodies: [], types: [] };
+  const channel = CHANNELS[sealed[17] ?? -1] ?? "peer";
+  if (!codeOf(channel, secret, sealed.subarray(16)).equals(sealed.subarray(0, 16))) {
     throw new Error("This datagram is not sealed with our secret.");
   }
   const [envelope = [], ...bodies] = [...decodeMulti(sealed.subarray(18))] as unknown[][];
   return {
-    kind,
+    channel,
     envelope,
     bodies,
-    types: bodies.map(([type]) => TYPES[kind][Number(type)] ?? "?"),
+    types: bodies.map(([type]) => TYPES[channel][Number(type)] ?? "?"),
   };
 }
 

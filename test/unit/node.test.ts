@@ -1085,9 +1085,9 @@ describe("no promise leaves before the sync", () => {
       const { simulation } = cluster;
       simulation.watch = ({ machine, packet }) => {
         if (!packet) return;
-        const { kind, bodies, types, envelope } = open(packet.bytes);
+        const { channel, bodies, types, envelope } = open(packet.bytes);
         types.forEach((type, n) => {
-          if (kind === "peer" || type === "Outcomes") {
+          if (channel === "peer" || type === "Outcomes") {
             checkPromise(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
           }
         });
@@ -1479,9 +1479,9 @@ describe("a follower's read", () => {
     const { simulation, leader, watched, ipOf, read, answers } = watchedFollower();
     const requests: string[] = [];
     simulation.route = ({ from, to, bytes: sealed }) => {
-      const { kind, types } = open(sealed);
+      const { channel, types } = open(sealed);
       const isHop = from.host === ipOf(watched) && to.host === ipOf(leader);
-      if (isHop && kind === "client") requests.push(...types);
+      if (isHop && channel === "client") requests.push(...types);
       return [{ afterMs: 1 }];
     };
     for (let n = 0; n < 20; n += 1) read();

@@ -48,8 +48,8 @@ import { type Packet, Simulation } from "../support/world.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 const MEMBERS = ["a", "b", "c"];
-const seal = (kind: Channel, parts: readonly Uint8Array[], secret = SECRET, as = kind) =>
-  sealWith(kind, parts, { secret, as });
+const seal = (channel: Channel, parts: readonly Uint8Array[], secret = SECRET, as = channel) =>
+  sealWith(channel, parts, { secret, as });
 const address = (name: string) => ({ name, host: name, port: 1 });
 
 // id, term, preVote, transfer, campaign, voterDisk, lastLogIndex, lastLogTerm
@@ -87,8 +87,12 @@ type Listener = {
 function listen(
   simulation: Simulation,
   name: string,
-  { members = MEMBERS, secret = SECRET, cluster = "raft", kinds = CHANNELS as readonly Channel[] } =
-    {},
+  {
+    members = MEMBERS,
+    secret = SECRET,
+    cluster = "raft",
+    channels = CHANNELS as readonly Channel[],
+  } = {},
 ): Listener {
   const world = simulation.machine(name).boot();
   const storage = new Storage(world.files, "data", { cluster, name, members }, world.random);
@@ -98,7 +102,9 @@ function listen(
   const receive = (bytes: Buffer, from: { host: string; port: number }) =>
     endpoint.receive(bytes, from);
   const socket = simulation.settle(world.datagrams.bind(address(name), receive));
-  const keys = new Map([...serverKeys(secret, cluster)].filter(([kind]) => kinds.includes(kind)));
+  const keys = new Map(
+    [...serverKeys(secret, cluster)].filter(([channel]) => channels.includes(channel)),
+  );
   const endpoint: Endpoint = new Endpoint(world, socket, keys, storage.identity, {
     onTurnEnd: () => endpoint.flush(),
     onMessage: (message) => void accepted.push(message as Message),
@@ -142,9 +148,9 @@ function pair(seed = 1) {
   const from = (
     bodies: unknown[],
     change: Partial<Envelope> = {},
-    kind: Channel = "peer",
+    channel: Channel = "peer",
     encoder = encode as (value: unknown) => Uint8Array,
-  ) => seal(kind, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
+  ) => seal(channel, [inOrder({ ...envelope(), ...change }), ...bodies].map(encoder));
   return { simulation, a, b, sent, from };
 }
 
@@ -231,7 +237,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
     expectAccepted(servers, servers.from([]), 0);
   });
 
-  test("random bytes of any length, even with a right version and kind", () => {
+  test("random bytes of any length, even with a right version and channel", () => {
     const servers = pair();
     forSeeds(300, (random) => {
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
@@ -258,9 +264,9 @@ describe("malformed datagrams are dropped and counted, without an error or an an
   test("a whole datagram with a changed byte, a missing end or an additional byte", () => {
     const servers = pair();
     const random = randomFrom(1);
-    for (const kind of CHANNELS) {
+    for (const channel of CHANNELS) {
       const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-      const whole = servers.from([first[kind]], {}, kind);
+      const whole = servers.from([first[channel]], {}, channel);
       for (let at = 0; at < whole.length; at += 1) {
         for (const change of [1, 0x80, 0xFF, 1 + Math.floor(random() * 255)]) {
           const damaged = Buffer.from(whole);
@@ -397,9 +403,9 @@ describe("malformed datagrams are dropped and counted, without an error or an an
 
   test("a sender's name of more than 255 bytes", () => {
     const servers = pair();
-    for (const kind of CHANNELS) {
-      const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[kind];
-      expectDropped(servers, servers.from([body], { from: "ü".repeat(128) }, kind), "malformed");
+    for (const channel of CHANNELS) {
+      const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[channel];
+      expectDropped(servers, servers.from([body], { from: "ü".repeat(128) }, channel), "malformed");
     }
     expectAccepted(servers, servers.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
   });
@@ -499,7 +505,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
 });
 
 describe("authentication", () => {
-  /** Lets `a`, with a wrong secret or cluster, send `b` a message of each kind `times` times. */
+  /** Lets `a`, with a wrong secret or cluster, send `b` a message of each channel `times` times. */
   function sendWrongly(wrong: { secret?: string; cluster?: string }, times = 1) {
     const simulation = new Simulation(1);
     const [a, b] = [listen(simulation, "a", wrong), listen(simulation, "b")];
@@ -591,17 +597,17 @@ describe("authentication", () => {
     }
   });
 
-  test("the code is checked for every type of message of every kind (catalogue 43)", () => {
+  test("the code is checked for every type of message of every channel (catalogue 43)", () => {
     const servers = pair();
-    for (const kind of CHANNELS) {
-      for (const [number] of TYPES[kind].entries()) {
-        const bytes = servers.from([[number, 77]], {}, kind);
+    for (const channel of CHANNELS) {
+      for (const [number] of TYPES[channel].entries()) {
+        const bytes = servers.from([[number, 77]], {}, channel);
         for (const bit of [0, 15 * 8 + 7]) {
           const forged = Buffer.from(bytes);
           forged[bit >> 3] = (forged[bit >> 3] ?? 0) ^ (1 << (bit & 7));
           expectDropped(servers, forged, "unauthenticated");
         }
-        const byStranger = seal(kind, [bytes.subarray(18)], "a stranger's secret");
+        const byStranger = seal(channel, [bytes.subarray(18)], "a stranger's secret");
         expectDropped(servers, byStranger, "unauthenticated");
       }
     }
@@ -637,20 +643,20 @@ describe("authentication", () => {
     ...operatorMessages,
     Greeting: ["asked", "members", "cluster"],
   };
-  const everyType = CHANNELS.flatMap((kind) =>
-    TYPES[kind].map((type, number) => [kind, type, number] as const)
+  const everyType = CHANNELS.flatMap((channel) =>
+    TYPES[channel].map((type, number) => [channel, type, number] as const)
   );
 
   test.each(everyType)(
-    "a whole %s %s has no effect without the code of its kind's key",
-    (kind, type, number) => {
+    "a whole %s %s has no effect without the code of its channel's key",
+    (channel, type, number) => {
       const servers = pair();
       const { b, sent } = servers;
       const body = [number, 77, ...(fieldsOf[type] ?? []).map((field) => values[field] ?? 1)];
-      const known = b.endpoint.peerStatus(kind, "a");
-      const others = CHANNELS.filter((other) => other !== kind);
+      const known = b.endpoint.peerStatus(channel, "a");
+      const others = CHANNELS.filter((other) => other !== channel);
       for (const claim of [{}, { boot: 2 ** 47 }, { disk: 4711 }, { sequence: 2 ** 40 }]) {
-        const whole = servers.from([body], claim, kind);
+        const whole = servers.from([body], claim, channel);
         const parts = [whole.subarray(18)];
         const forged = Array.from({ length: 16 }, (_, at): Buffer => {
           const damaged = Buffer.from(whole);
@@ -659,20 +665,20 @@ describe("authentication", () => {
         });
         forged.push(
           Buffer.from(whole).fill(0, 0, 16),
-          seal(kind, parts, "another secret"),
+          seal(channel, parts, "another secret"),
           Buffer.concat([
-            servers.from([body.with(1, 78)], claim, kind).subarray(0, 16),
+            servers.from([body.with(1, 78)], claim, channel).subarray(0, 16),
             whole.subarray(16),
           ]),
-          ...others.map((other) => seal(other, parts, SECRET, kind)),
+          ...others.map((other) => seal(other, parts, SECRET, channel)),
         );
         for (const bytes of forged) expectDropped(servers, bytes, "unauthenticated", "10.9.9.9");
       }
-      const { heardMs: _, ...now } = b.endpoint.peerStatus(kind, "a");
+      const { heardMs: _, ...now } = b.endpoint.peerStatus(channel, "a");
       expect(known).toMatchObject(now);
       // The forged ones changed nothing: a valid datagram is accepted, and its sender's address is
       // used.
-      expectAccepted(servers, servers.from([body], {}, kind), type === "Greeting" ? 0 : 1);
+      expectAccepted(servers, servers.from([body], {}, channel), type === "Greeting" ? 0 : 1);
       sent.length = 0;
       b.endpoint.send("peer", makeVoteReply(1, { id: 1 }));
       b.endpoint.flush();
@@ -704,7 +710,7 @@ describe("authentication", () => {
 
   test("a program that has only the client key accepts no peer's message", () => {
     const simulation = new Simulation(1);
-    const client = listen(simulation, "b", { kinds: ["client"] });
+    const client = listen(simulation, "b", { channels: ["client"] });
     const { clusterId: id, boot } = client.storage.identity;
     const parts = [
       inOrder({ cluster: id, from: "a", to: "b", disk: 1, boot: 1, toBoot: boot, sequence: 1 }),
@@ -763,11 +769,11 @@ describe("repeated datagrams", () => {
       operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
     };
     const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-    for (const kind of CHANNELS) {
+    for (const channel of CHANNELS) {
       // The sender moves from 10.1.1.1 to 10.2.2.2. Its earlier datagrams arrive later, one of them
       // twice.
       const [early, earlier, afterMove] = [2001, 2000, 2002].map((sequence) =>
-        servers.from([requests[kind]], { sequence }, kind)
+        servers.from([requests[channel]], { sequence }, channel)
       );
       const arrivals = [[early, "10.1.1.1", "10.1.1.1"], [afterMove, "10.2.2.2", "10.2.2.2"], [
         earlier,
@@ -779,7 +785,7 @@ describe("repeated datagrams", () => {
         b.receive(bytes ?? Buffer.alloc(0), host);
         simulation.run(5);
         sent.length = 0;
-        b.endpoint.send(kind, answers[kind]);
+        b.endpoint.send(channel, answers[channel]);
         b.endpoint.flush();
         expect(sent.map(({ to }) => to.host)).toEqual([expected]);
       }
@@ -793,9 +799,9 @@ describe("repeated datagrams", () => {
       const simulation = new Simulation(1);
       const b = listen(simulation, "b");
       const { clusterId: cluster, boot: toBoot } = b.storage.identity;
-      const from = (kind: Channel, name: string, body: unknown, sequence = 1, disk = 9) =>
+      const from = (channel: Channel, name: string, body: unknown, sequence = 1, disk = 9) =>
         seal(
-          kind,
+          channel,
           [inOrder({ cluster, from: name, to: "b", disk, boot: 1, toBoot, sequence }), body].map((
             part,
           ) => encode(part)),
@@ -820,7 +826,7 @@ describe("repeated datagrams", () => {
       };
       if (when === "after") strangers("early");
       resolveBoth();
-      const recorded = CHANNELS.map((kind) => from(kind, "a", requests[kind], 7));
+      const recorded = CHANNELS.map((channel) => from(channel, "a", requests[channel], 7));
       for (const bytes of recorded) b.receive(bytes, ips[0]);
       strangers("late");
       expect(b.endpoint["known"].size).toBeLessThanOrEqual(4096 + 2 * CHANNELS.length);
@@ -829,12 +835,14 @@ describe("repeated datagrams", () => {
       b.accepted.length = 0;
       for (const bytes of recorded) b.receive(bytes, "10.9.9.9");
       expect(b.endpoint.dropped["repeated"]).toBe(repeated + CHANNELS.length);
-      for (const kind of CHANNELS) b.receive(from(kind, "a", requests[kind], 9, 8), ips[0]);
-      for (const kind of CHANNELS) b.receive(from(kind, "a", requests[kind], 10), ips[0]);
+      for (const channel of CHANNELS) {
+        b.receive(from(channel, "a", requests[channel], 9, 8), ips[0]);
+      }
+      for (const channel of CHANNELS) b.receive(from(channel, "a", requests[channel], 10), ips[0]);
       expect(b.accepted).toMatchObject(CHANNELS.map(() => ({ from: "a", disk: 8 })));
       expect(b.endpoint.dropped["outdated"]).toBe(CHANNELS.length);
-      for (const kind of CHANNELS) {
-        const known = ["a", "c"].map((name) => b.endpoint.peerStatus(kind, name).address);
+      for (const channel of CHANNELS) {
+        const known = ["a", "c"].map((name) => b.endpoint.peerStatus(channel, name).address);
         expect(known).toEqual(ips.map((ip) => `${ip}:1`));
       }
     },
@@ -1083,7 +1091,7 @@ describe("boots, disks and clusters", () => {
     expectPresentLife(servers, { disk: third, boot: 2 });
   });
 
-  test("a lost disk of one kind's sender does not affect the other kinds", () => {
+  test("a lost disk of one channel's sender does not affect the other channels", () => {
     const servers = pair();
     const { disk } = servers.a.storage.identity;
     const other = (disk + 1) % 2 ** 48;
@@ -1228,18 +1236,18 @@ describe("boots, disks and clusters", () => {
     }]);
   });
 
-  test("a second server with one name is reported once, although every kind knows it", () => {
+  test("a second server with one name is reported once, although every channel knows it", () => {
     const servers = pair();
     const { simulation, b } = servers;
     const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
-    for (const kind of CHANNELS) {
-      b.receive(servers.from([requests[kind]], {}, kind));
-      b.receive(servers.from([requests[kind]], { disk: 4711 }, kind), "10.9.9.9");
+    for (const channel of CHANNELS) {
+      b.receive(servers.from([requests[channel]], {}, channel));
+      b.receive(servers.from([requests[channel]], { disk: 4711 }, channel), "10.9.9.9");
     }
     expect(b.accepted).toHaveLength(2 * CHANNELS.length);
     simulation.run(2000);
-    for (const kind of ["client", "operator"] as const) {
-      expectDropped(servers, servers.from([requests[kind]], {}, kind), "outdated");
+    for (const channel of ["client", "operator"] as const) {
+      expectDropped(servers, servers.from([requests[channel]], {}, channel), "outdated");
     }
     expect(b.events).toEqual([]);
     expectDropped(servers, servers.from([vote]), "outdated");
@@ -1265,8 +1273,8 @@ describe("boots, disks and clusters", () => {
     const servers = pair();
     const { simulation, b, sent } = servers;
     b.restarted.length = sent.length = 0;
-    for (const kind of CHANNELS) {
-      expectAccepted(servers, servers.from([], { boot: 2 ** 40 }, kind), 0);
+    for (const channel of CHANNELS) {
+      expectAccepted(servers, servers.from([], { boot: 2 ** 40 }, channel), 0);
     }
     expectAccepted(servers, servers.from([vote], { boot: 2 ** 40 }));
     expect(b.restarted).toEqual(["a"]);
@@ -1527,7 +1535,7 @@ describe("a running server", () => {
     let sequence = 0;
     const { clusterId: cluster, boot: toBoot } = node.status();
     const send = (
-      kind: Channel,
+      channel: Channel,
       body: readonly unknown[],
       encoder = encode as (v: unknown) => Uint8Array,
     ) => {
@@ -1541,7 +1549,7 @@ describe("a running server", () => {
         sequence: sequence += 1,
       });
       const packet = { from: { host: "10.9.9.9", port: 9 }, to: { host: ip, port: 1 } };
-      simulation.deliver({ ...packet, bytes: seal(kind, [header, body].map(encoder)) });
+      simulation.deliver({ ...packet, bytes: seal(channel, [header, body].map(encoder)) });
     };
     simulation.run(50);
     return { simulation, node, send, reasons };

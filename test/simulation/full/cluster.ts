@@ -210,8 +210,8 @@ export class Cluster {
     const server = this.byName.get(from);
     if (packet.bytes.length === 0) return this.onKnock(from, to, packet);
     if (server?.isFaulted) throw new Error(`${from} says something after its disk has failed`);
-    const { kind, said } = readDatagram(packet.bytes);
-    if (server && kind === "peer") {
+    const { channel, said } = readDatagram(packet.bytes);
+    if (server && channel === "peer") {
       server.readPlatter(this.hostility.wipes ? [] : this.committed);
       for (const sentence of said) judgePromise(from, to, sentence, server.platter);
     }

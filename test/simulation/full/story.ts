@@ -3,34 +3,34 @@ import { Decoder } from "@msgpack/msgpack";
 import { type Channel, clientMessages, messages, operatorMessages } from "../../../raft.ts";
 
 const decoder = new Decoder();
-const MAC_VERSION_AND_KIND = 18;
+const MAC_VERSION_AND_CHANNEL = 18;
 const greetings = { Greeting: ["asked", "members", "cluster"] };
 const tables: Record<Channel, [type: string, fields: readonly string[]][]> = {
   peer: Object.entries({ ...messages, ...greetings }),
   client: Object.entries({ ...clientMessages, ...greetings }),
   operator: Object.entries({ ...operatorMessages, ...greetings }),
 };
-const kinds = ["peer", "client", "operator"] as const;
+const channels = ["peer", "client", "operator"] as const;
 
 /** The content of a datagram, with the fields of its messages by name. */
-export type Said = { kind: Channel; from: string; to: string; said: Sentence[] };
+export type Said = { channel: Channel; from: string; to: string; said: Sentence[] };
 export type Sentence = { type: string; id: number; fields: Record<string, unknown> };
 
 /** Reads a datagram of a correct sender, without checking its code. */
 export function readDatagram(sealed: Buffer): Said {
-  const kind = kinds[sealed[MAC_VERSION_AND_KIND - 1] ?? -1] ?? "peer";
+  const channel = channels[sealed[MAC_VERSION_AND_CHANNEL - 1] ?? -1] ?? "peer";
   const [envelope, ...bodies] = [
-    ...decoder.decodeMulti(sealed.subarray(MAC_VERSION_AND_KIND)),
+    ...decoder.decodeMulti(sealed.subarray(MAC_VERSION_AND_CHANNEL)),
   ] as unknown[][];
   const said = bodies.map(([number, id, ...values]) => {
-    const [type, names] = tables[kind][Number(number)] ?? ["?", []];
+    const [type, names] = tables[channel][Number(number)] ?? ["?", []];
     return {
       type,
       id: Number(id),
       fields: Object.fromEntries(names.map((n, i) => [n, values[i]])),
     };
   });
-  return { kind, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
+  return { channel, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
 }
 
 /** Counts the records in the `entries` of an AppendEntries: each has its length at byte 13. */
