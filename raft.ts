@@ -2016,27 +2016,27 @@ function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyM
   return m.entries.every(fits) ? m : undefined;
 }
 
-/** The most bytes that a request takes besides its commands, and the header of a command. */
-const REQUEST_OVERHEAD = 33, COMMAND_OVERHEAD = 5;
+/** The most bytes that a command takes besides its own. */
+const COMMAND_OVERHEAD = 5;
 
 const requestFields = clientMessages.Commands;
-/** Encodes the requests that share an entry. */
-export const encodeRequests = (requests: readonly Fields<typeof requestFields>[]): Buffer =>
-  encodeAll(requests.map((request) => requestFields.map((field) => request[field])));
+/** Encodes a request as the data of an entry: its fields in order. */
+const encodeRequest = (request: Fields<typeof requestFields>): Buffer =>
+  encodeAll([requestFields.map((field) => request[field])]);
 
 /**
- * Decodes the requests of an entry. A request with a malformed command is returned without
- * commands, and is later refused.
+ * Decodes the request of an entry, or the several requests that earlier versions put into one. A
+ * request with a malformed command is returned without commands, and is later refused.
  */
 export function readRequests({ data }: Entry): SessionRequest[] {
+  const bytes = Buffer.from(data); // A copy, because the machine may change the commands.
   // Version 4 had packed commands, each a request of its own, of a session below 2 ** 40.
   const packed = data[0] === 0 ? splitRows(data, 6) : undefined;
-  const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(data);
+  const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(bytes);
   return rows.map((raw) => {
     const request = readFields(requestFields, raw);
     assert(request, "the leader has encoded each request of an entry");
-    // The state machine may change the bytes. One copy of all is faster than one for each command.
-    const commands = decodeAll(Buffer.from(request.commands));
+    const commands = decodeAll(request.commands);
     const isWhole = commands.every((command) => command instanceof Uint8Array);
     return { ...request, commands: isWhole ? commands : [] };
   });
@@ -2070,7 +2070,7 @@ function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: numbe
  */
 function encodeAll(values: readonly unknown[]): Buffer {
   const headerBytes = values.length < 16 ? 1 : values.length < 2 ** 16 ? 3 : 5;
-  return asBuffer(encoder.encode(values)).subarray(headerBytes);
+  return Buffer.from(encoder.encodeSharedRef(values).subarray(headerBytes));
 }
 
 /** Decodes untrusted bytes. Invalid MessagePack decodes to one value that fits no schema. */
@@ -2155,12 +2155,13 @@ const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k
  */
 export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer {
   const content = membership ? encodeMembers(membership) : data;
-  const header = Buffer.alloc(ENTRY_HEADER);
-  header[0] = recordKinds.indexOf(kind);
-  header.writeUIntBE(term, 1, 6);
-  header.writeUIntBE(index, 7, 6);
-  header.writeUInt32BE(content.length, 13);
-  return Buffer.concat([header, content]);
+  const record = Buffer.alloc(ENTRY_HEADER + content.length);
+  record[0] = recordKinds.indexOf(kind);
+  record.writeUIntBE(term, 1, 6);
+  record.writeUIntBE(index, 7, 6);
+  record.writeUInt32BE(content.length, 13);
+  record.set(content, ENTRY_HEADER);
+  return record;
 }
 
 /** Splits bytes into rows of three numbers and data. The first number has `width` bytes. */
@@ -3393,7 +3394,6 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 }
 
 type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" };
-type Commands = ClientMessage & { type: "Commands" };
 /** A message without its envelope. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
@@ -3409,10 +3409,8 @@ export class Node {
   private readonly sliceBytes: number;
   /** The rest of the work on a snapshot that this server writes or installs. */
   private backgroundTask: Generator<void> | undefined;
-  /** Leader: requests that wait for the entry at an index to be applied. */
-  private readonly proposals = new Map<number, readonly ClientMessage[]>();
-  /** Commands of this turn that are in no entry yet. */
-  private batch: Commands[] = [];
+  /** Leader: the request that waits for the entry at an index to be applied. */
+  private readonly proposals = new Map<number, ClientMessage>();
   /** Leader: reads that wait for the core, in the order of `core.read`. */
   private readonly reads: ReadRequest[] = [];
   /** Follower: reads that came since the leader was last asked for its commit index. */
@@ -3681,7 +3679,6 @@ export class Node {
   private flush(): void {
     const { core, endpoint } = this;
     this.client.sendCommands();
-    this.proposeBatch();
     // Redirects clients before the step, which may apply another leader's entries at the indexes
     // that they wait for.
     if (core.role.name !== "Leader") this.redirectAll();
@@ -3788,7 +3785,7 @@ export class Node {
     if (this.waiting.has(requestKey(m))) return;
     this.waiting.add(requestKey(m));
     if (m.type === "Commands") this.accept(m);
-    else if (m.type === "OpenSession") this.append("session", NOTHING, [m]);
+    else if (m.type === "OpenSession") this.append("session", NOTHING, m);
     else if (this.core.read()) this.reads.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
@@ -3812,28 +3809,18 @@ export class Node {
     this.endpoint.schedule();
   }
 
-  /**
-   * What comes in one turn shares entries of the size of a datagram: to replicate one costs as much
-   * as many commands do. Only a large command has a larger one, for itself.
-   */
-  private accept(request: Commands): void {
+  private accept(request: ClientMessage & { type: "Commands" }): void {
     // An entry that no AppendEntries can carry would hold up all later ones.
     const isSmall = request.commands.length <= MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
-    if (isSmall) this.batch.push(request);
+    if (isSmall) this.append("commands", encodeRequest(request), request);
     else this.refuse(request, "it is too large");
   }
 
-  private proposeBatch(): void {
-    const sizeOf = ({ commands }: Commands) => REQUEST_OVERHEAD + commands.length;
-    for (const requests of batches(this.batch.splice(0), sizeOf, this.core.settings.batchBytes)) {
-      this.append("commands", encodeRequests(requests), requests);
-    }
-  }
-
-  private append(kind: Entry["kind"], data: Buffer, requests: readonly ClientMessage[]): void {
+  /** Appends an entry. The request is answered once the entry is applied. */
+  private append(kind: Entry["kind"], data: Buffer, request: ClientMessage): void {
     const index = this.core.propose(kind, data);
-    if (index !== undefined) this.proposals.set(index, requests);
-    else for (const request of requests) this.redirect(request);
+    if (index !== undefined) this.proposals.set(index, request);
+    else this.redirect(request);
   }
 
   private changeMembersFor(request: ClientMessage & { type: "ChangeMembers" }): void {
@@ -3847,7 +3834,7 @@ export class Node {
     if ("refused" in change) return this.refuse(request, change.refused);
     // If the entry was appended earlier, a later retry is answered once the entry is applied.
     const { index } = change;
-    if (index > lastIndex) this.proposals.set(index, [request]);
+    if (index > lastIndex) this.proposals.set(index, request);
     if (index <= core.lastApplied) this.answer(request, NOTHING);
   }
 
@@ -3875,15 +3862,13 @@ export class Node {
   }
 
   private apply(entry: Entry): void {
-    const applied = this.sessions.apply(entry, readRequests(entry), this.options.machine);
-    const requests = this.proposals.get(entry.index) ?? [];
+    const [applied] = this.sessions.apply(entry, readRequests(entry), this.options.machine);
+    const request = this.proposals.get(entry.index);
+    if (!request) return;
     this.proposals.delete(entry.index);
-    for (const [i, request] of requests.entries()) {
-      const { outcomes, refusal } = applied[i] ?? {};
-      if (refusal !== undefined) this.refuse(request, refusal);
-      else if (outcomes) this.answerCommands(request, outcomes);
-      else this.answer(request, Buffer.from(`${entry.index}`));
-    }
+    if (!applied) this.answer(request, Buffer.from(`${entry.index}`));
+    else if (applied.refusal !== undefined) this.refuse(request, applied.refusal);
+    else this.answerCommands(request, applied.outcomes);
   }
 
   private answerCommands(request: ClientMessage, all: readonly Outcome[]): void {
@@ -4002,7 +3987,7 @@ export class Node {
 
   /** Redirects all clients that wait: without leadership their entries may never be committed. */
   private redirectAll(): void {
-    for (const request of [...this.proposals.values()].flat()) this.redirect(request);
+    for (const request of this.proposals.values()) this.redirect(request);
     for (const request of this.reads.splice(0)) this.redirect(request);
     this.proposals.clear();
   }

@@ -318,10 +318,8 @@ export const planted: readonly Planted[] = [
     changes: [[
       "if (index !== undefined) this.proposals.set(",
       `if (kind === "commands" && index !== undefined) {
-      for (const request of requests) {
-        if (request.type !== "Commands") continue;
-        this.answerCommands(request, decodeAll(request.commands).map(() => Buffer.of(1)));
-      }
+      if (request.type !== "Commands") return;
+      this.answerCommands(request, decodeAll(request.commands).map(() => Buffer.of(1)));
     } else if (index !== undefined) this.proposals.set(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
@@ -339,13 +337,13 @@ export const planted: readonly Planted[] = [
     id: "30",
     name: "Servers forget a session at different points of the log",
     changes: [[
-      "const applied = this.sessions.apply(",
+      "const [applied] = this.sessions.apply(",
       `const now = this.world.clock.now();
     if (now > (this.forgetAt ??= now + 4000)) {
       this.forgetAt = undefined;
       this.sessions["open"].clear();
     }
-    const applied = this.sessions.apply(`,
+    const [applied] = this.sessions.apply(`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -605,10 +603,10 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client gets the answer to another leader's entry at the same index",
     changes: [
-      ["for (const request of [...this.proposals.values()].flat()) this.redirect(request);", ""],
+      ["for (const request of this.proposals.values()) this.redirect(request);", ""],
       ["    this.proposals.clear();\n", ""],
     ],
-    caughtBy: [{ mode: "full", seed: 31 }],
+    caughtBy: [{ mode: "full", seed: 74 }],
   },
   {
     id: "70",
@@ -996,9 +994,12 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "105",
-    name: "All requests of an entry get the answer to the first",
-    changes: [["applied[i] ?? {}", "applied[0] ?? {}"]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    name: "A server applies only the first request of an earlier version's entry",
+    changes: [[
+      "return rows.map((raw) =>",
+      "return rows.slice(0, 1).map((raw) =>",
+    ]],
+    caughtBy: [{ file: "sessions", title: "applies all requests of one entry, as" }],
   },
   {
     id: "106",
@@ -1008,12 +1009,9 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "107",
-    name: "The leader puts more commands into an entry than a datagram can carry",
-    changes: [[
-      "batches(this.batch.splice(0), sizeOf, this.core.settings.batchBytes)",
-      "batches(this.batch.splice(0), sizeOf, Infinity)",
-    ]],
-    caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
+    name: "A datagram has less room for headers than they take",
+    changes: [["HEADROOM = 250", "HEADROOM = 60"]],
+    caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
     id: "108",
@@ -1056,12 +1054,6 @@ export const planted: readonly Planted[] = [
     name: "A client stops waiting after the first outcome of a request",
     changes: [["if (request.missing === 0) this.pending", "this.pending"]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
-  },
-  {
-    id: "114",
-    name: "The leader fills an entry by the number of requests, not by their size",
-    changes: [["REQUEST_OVERHEAD + commands.length", "REQUEST_OVERHEAD"]],
-    caughtBy: [{ file: "wire", title: "answers each command of a turn, in shared entries" }],
   },
   {
     id: "115",
@@ -1415,7 +1407,7 @@ export const planted: readonly Planted[] = [
   {
     id: "155",
     name: "A state machine that modifies a command modifies the log",
-    changes: [["decodeAll(Buffer.from(request.commands))", "decodeAll(request.commands)"]],
+    changes: [["const bytes = Buffer.from(data);", "const bytes = data;"]],
     caughtBy: [{ file: "embedding", title: "that the program or the server overwrites after a" }],
   },
   {

@@ -1398,8 +1398,7 @@ test("commands of one turn are sent together, and answered in as many parts as n
         if (type === "Commands") requestIds.add(id);
         const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
         if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
-        const isSmall = type !== "Outcomes" && type !== "Commands";
-        if (!isSmall) expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
+        expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
       });
     };
     simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
@@ -1409,6 +1408,7 @@ test("commands of one turn are sent together, and answered in as many parts as n
     );
     expect(answers.map((answer) => text(answer).split(" ")[1])).toEqual(lines);
     expect(requestIds.size).toBeLessThan(10);
+    simulation.watch = () => {}; // The answer to this read needs a larger datagram.
     const known = text(simulation.settle(client.read(bytes("")))).split(",");
     expect(known.toSorted()).toEqual(["first", ...lines].toSorted());
   });

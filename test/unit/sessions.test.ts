@@ -87,6 +87,21 @@ function filled(sessions: number, clients: Client[]): Replica {
   return replica;
 }
 
+test("the table applies all requests of one entry, as earlier versions put them together", () => {
+  const replica = filled(2, []);
+  const requests = [[1, "x"], [2, "y"]] as const;
+  const version5 = requests.map(([id, text]) => makeCommand([id, 1, 0], Buffer.from(text)));
+  expect(apply(replica, makeEntry(3, 1, "commands", Buffer.concat(version5)))).toEqual([
+    "1 x",
+    "2 y",
+  ]);
+  const version4 = requests.map(([id, text]) => packed([id, 2, 0], 6, text));
+  expect(apply(replica, makeEntry(4, 1, "commands", Buffer.concat(version4)))).toEqual([
+    "3 x",
+    "4 y",
+  ]);
+});
+
 describe("sessions that are restored from a snapshot", () => {
   test("answer every later command as the original does, evictions included", () => {
     const seen = { ended: 0, seen: 0, repeated: 0, evicted: 0 };

@@ -25,7 +25,6 @@ function tablesOf(node: Node): Sizes {
   return {
     ...clientTables(node["client"]),
     proposals: node["proposals"].size,
-    batch: node["batch"].length,
     readRequests: node["reads"].length,
     followerReads: node["followerReads"].length,
     indexedReads: node["indexedReads"].length,
