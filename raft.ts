@@ -89,7 +89,7 @@ export const messages = {
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    "round", // Numbers a leader's requests. A reply proves that it led when it sent this one.
+    "round", // Numbers a leader's requests. A majority of replies proves that it led until then.
     "prevLogIndex",
     "prevLogTerm",
     "leaderCommit",
@@ -362,7 +362,7 @@ export type Settings = {
 export class Progress {
   /** The highest entry known to be replicated on the follower, durably (Figure 2). */
   matchIndex = 0;
-  /** The latest round when `matchIndex` last rose. */
+  /** The leader's round when `matchIndex` last rose. Later rounds were sent after that. */
   roundWhenMatched = 0;
   /**
    * probing: the logs may still differ before `nextIndex`, so one batch at a time is sent.
@@ -370,13 +370,13 @@ export class Progress {
    * snapshot: the follower needs entries that the log no longer has.
    */
   mode: "probing" | "replicating" | "snapshot" = "probing";
-  /** When the timer of the next heartbeat or attempt was started. -Infinity: it is due at once. */
+  /** When the timer of the next heartbeat or attempt was started. -Infinity: it has run out. */
   sentAt = -Infinity;
   /** The last round that was sent. */
   sentRound = 0;
   /** The last round that was answered. The follower still followed us when it received that. */
   confirmedRound = 0;
-  /** Batches or chunks sent one at a time since the follower last made progress. */
+  /** Above 0, batches or chunks are sent one at a time: so many since the last progress. */
   attempts = 0;
   /** The entry or snapshot that does not arrive. It is over once `matchIndex` reaches its index. */
   stuck: Stuck | undefined;
@@ -386,7 +386,7 @@ export class Progress {
   constructor(
     /** The next entry to send (Figure 2). While replicating it runs ahead of acknowledgements. */
     public nextIndex: number,
-    /** When the follower was last heard, or the time of the election. */
+    /** When the follower was last heard, or since when it has been tracked. */
     public heardAt: number,
     /** Replies to rounds up to this one are ignored: sending has begun again since. */
     public ignoreUpToRound = 0,
@@ -407,7 +407,7 @@ type Leader = {
   followers: Map<Name, Progress>;
   /** Counts the requests that were sent: the clock that orders reads (thesis §6.4). */
   round: number;
-  /** The index of the no-op that began the term. */
+  /** The first entry of the term: a no-op, or the list of members in a new cluster. */
   firstIndex: number;
   /** Reads in order. Each waits until a later round is confirmed and `index` is applied. */
   reads: { round: number; index: number }[];
@@ -426,7 +426,7 @@ export type HardState = {
   commitIndex: number;
 };
 
-/** Why a leader will not do what an operator asks. It is final: a retry gets the same answer. */
+/** Why a server does not do what an operator asks. */
 export type Refused = { readonly refused: string };
 
 export type Position = { readonly index: number; readonly term: number };
@@ -517,21 +517,21 @@ export class Raft {
    */
   constructor(
     readonly settings: Settings,
-    disk: Remembered,
+    remembered: Remembered,
     public now: number,
     random: () => number,
   ) {
-    const { base = { index: 0, term: 0 } } = disk;
+    const { base = { index: 0, term: 0 } } = remembered;
     this.#random = random;
     this.disks = new Map([[settings.name, settings.disk]]);
-    this.currentTerm = disk.currentTerm;
-    this.votedFor = disk.votedFor;
-    this.snapshot = disk.snapshot
+    this.currentTerm = remembered.currentTerm;
+    this.votedFor = remembered.votedFor;
+    this.snapshot = remembered.snapshot
       ?? { ...base, size: 0, founding: 0, members: settings.founders };
     this.lastApplied = this.snapshot.index;
-    this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);
+    this.commitIndex = Math.max(remembered.commitIndex, this.lastApplied);
     this.log.reset(base.index, base.term);
-    for (const entry of disk.entries) this.log.append(entry);
+    for (const entry of remembered.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
     this.saved = this.hardState;
     this.heardAt = this.requestVotesAt = now;
@@ -572,7 +572,8 @@ export class Raft {
     if (disk !== undefined) this.onHeard(from, disk, founding);
     if (this.rejectsFounding(message)) return;
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
-    // follower (§5.1). A pre-vote only proposes a term, and `onRequestVote` checks further rules.
+    // follower (§5.1). A granted pre-vote names a term that has not begun. `onRequestVote` decides
+    // about the term of a RequestVote itself.
     const { type, term } = message;
     const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
     const isProposed = type === "RequestVote" || isGrantedPreVote;
@@ -617,9 +618,9 @@ export class Raft {
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
-   * The exception: a leader that has entries to apply answers first, and saves in its next step.
-   * Its clients don't wait for that write, and their next commands share it. Until the save the
-   * leader neither counts nor applies the new entries, and a leader sends no promises.
+   * The exception: a leader that has entries to apply leaves the save to its next step. Its clients
+   * don't wait for that write, and their next commands share it. A leader has no vote or
+   * acknowledgement to send in act 3, and until the save it neither counts nor applies new entries.
    */
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
@@ -640,7 +641,8 @@ export class Raft {
 
   /**
    * Returns whether the next step has work even without another input: a leader that answered first
-   * has not saved, a lone server was elected by saving its vote, or `applyBytes` was not enough.
+   * has not saved, a lone server was elected by saving its vote and has a no-op to save, or
+   * `applyBytes` was not enough.
    */
   get needsStep(): boolean {
     return this.isUnsaved || this.hasApplicable;
@@ -759,7 +761,7 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false): void {
-    this.resetElectionTimer(this.patienceMs);
+    this.resetElectionTimer(this.campaignTimeoutMs);
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
@@ -778,10 +780,14 @@ export class Raft {
     if (name === "PreCandidate") this.countVote(role, this.settings.name);
   }
 
-  /** Requests the votes that are missing, repeatedly, because a request or reply may be lost. */
+  /**
+   * Requests the votes that are missing, repeatedly, because a request or reply may be lost. A
+   * founder with an empty log does so even as a follower, to learn the others' foundings (section
+   * 11).
+   */
   private requestVotes(role: Role): void {
-    const { campaigns: campaign, log, settings, patienceMs } = this;
-    this.requestVotesAt = this.now + Math.min(settings.heartbeatMs, patienceMs / 4);
+    const { campaigns: campaign, log, settings, campaignTimeoutMs } = this;
+    this.requestVotesAt = this.now + Math.min(settings.heartbeatMs, campaignTimeoutMs / 4);
     this.foundingQueries += 1; // Section 11.
     const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const { votes, transfer } = "votes" in role ? role : { votes: new Set(), transfer: false };
@@ -884,9 +890,9 @@ export class Raft {
 
   // -------------------------------- 6 Replication and commitment --------------------------------
   // The leader makes the followers' logs agree with its own (§5.3). An entry is committed, and may
-  // be applied, once the leader of its term knows that a majority has it or a later one durably
-  // (§5.4.2).
-  // Heartbeats, new entries, retries and catching up are one act, `replicate`.
+  // be applied, once a leader knows that a majority durably has it or a later entry, and that one
+  // is of the leader's own term (§5.4.2). Heartbeats, new entries, retries and catching up are one
+  // act, `replicate`.
 
   /**
    * Sends a follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
@@ -928,7 +934,8 @@ export class Raft {
   }
 
   private nextRound(role: Leader, follower: Progress): number {
-    // Each message serves as a heartbeat, and restarts its timer; but not that of the next attempt.
+    // Every message is a heartbeat, too, and restarts the timer. While attempts are counted, the
+    // same timer runs to the next attempt, and other messages must not postpone that.
     if (follower.attempts === 0) follower.sentAt = this.now;
     return follower.sentRound = role.round += 1;
   }
@@ -976,7 +983,8 @@ export class Raft {
 
   /** Refuses with a hint, so that the leader skips a whole term in one round trip (§5.3). */
   private refuseEntries(m: Of<"AppendEntries">): void {
-    // Terms never decrease along a log, so where the logs agree, no term is above prevLogTerm.
+    // Up to prevLogIndex the leader has no term above prevLogTerm, so our entries of higher terms
+    // cannot match.
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
@@ -1076,7 +1084,10 @@ export class Raft {
     if (role.name !== "Leader") return;
     assert(saved.currentTerm === currentTerm, "a leader's term is durable");
     assert(saved.votedFor === settings.name, "a leader's vote for itself is durable");
-    assert(log.matches(role.firstIndex, currentTerm), "a leader's term begins with its no-op");
+    assert(
+      log.matches(role.firstIndex, currentTerm),
+      "a leader's term begins with its first entry",
+    );
     for (const { matchIndex, nextIndex } of role.followers.values()) {
       assert(matchIndex < nextIndex, "no follower is sent what it has");
       assert(nextIndex <= log.lastIndex + 1, "no follower is sent what the leader does not have");
@@ -1110,7 +1121,10 @@ export class Raft {
     return role.reads.splice(0, waiting === -1 ? role.reads.length : waiting).length;
   }
 
-  /** The server that is taking over. Meanwhile this leader takes no commands (thesis §3.10). */
+  /**
+   * Defined during a transfer, in which this leader takes no commands: the first
+   * candidate, or the one that was asked to campaign (thesis §3.10).
+   */
   get transferTarget(): Name | undefined {
     const { role, now } = this;
     return role.name === "Leader" && now < (role.transferDeadline ?? 0)
@@ -1209,7 +1223,10 @@ export class Raft {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
   }
 
-  /** Sends chunks up to the window, or one at a time after a loss; at least one if due or asked. */
+  /**
+   * Sends chunks up to the window, or one at a time after a loss. If a heartbeat is due or a read
+   * waits, it sends at least one, which may be empty.
+   */
   private sendSnapshot(
     role: Leader,
     to: Name,
@@ -1370,8 +1387,9 @@ export class Raft {
 
   /**
    * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
-   * Returns the index of the entry with that change, also if an earlier request appended it.
-   * Returns undefined if this server does not lead, or must first commit another entry.
+   * Returns the index of the list that has the change, also if it had been made before; a refusal;
+   * or undefined if this server does not lead, or can't change the members now: a retry may
+   * succeed.
    */
   changeMembers(
     name: Name,
@@ -1393,7 +1411,10 @@ export class Raft {
     return refused === undefined ? { index: this.appendMembers(role, next) } : { refused };
   }
 
-  /** A follower may have been heard only in an earlier term: then no round is confirmed. */
+  /**
+   * Returns whether a follower was heard within T. `heardAt` shows that only once a round is
+   * confirmed, because it begins as the time when tracking began.
+   */
   private recentActive({ confirmedRound, heardAt }: Progress): boolean {
     return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
   }
@@ -1477,9 +1498,9 @@ export class Raft {
   // C votes for A in term 2, then loses its disk. If the empty C could vote again in term 2, B
   // could win that term too: two leaders. So the leader readmits C as a learner, by an entry that
   // names its new disk and that is committed without counting C. C gets its vote back by a later
-  // entry. A server that has the later entry also has all that was committed with the help of C's
-  // old disk, so it needs no promise that C has forgotten. (If a majority loses its disks at once,
-  // no protocol can help.)
+  // entry. C's new disk votes only for candidates whose logs have that entry, and these also have
+  // everything that C's old disk helped to commit. So the promises of the old disk no longer
+  // matter. (If a majority loses its disks at once, no protocol can help.)
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1490,9 +1511,10 @@ export class Raft {
   //      must have shown an empty log, or have stayed silent through an election timeout of
   //      repeated questions. If one shows a log, the empty founder waits until the leader readmits
   //      it.
-  //   2. A server that has saved a commit index above 0 ignores every other founding. Before that,
+  //   2. A server with a commit index above 0 ignores requests of other foundings. It saves its
+  //      first commit index before it applies anything, so this survives a restart. Before that,
   //      its entry 1 may be the work of a leader that died before any other server got it. So if
-  //      the leader of another founding appears, it drops its log.
+  //      the leader of another founding appears in a later term, it drops its log.
 
   /** Returns whether a member, when last heard, used the disk that the log names for it. */
   usesNamedDisk({ name, disk }: Member): boolean {
@@ -1503,7 +1525,10 @@ export class Raft {
     return { ...member, disk: this.disks.get(member.name) ?? member.disk };
   }
 
-  /** Re-admits a member with a new disk: records the disk and demotes the member to learner. */
+  /**
+   * Demotes a member to learner, because its disk is new or has lost entries, and records the disk
+   * that it uses now. Does nothing if the members cannot change now.
+   */
   private readmit(role: Leader, member: Member): void {
     const learner = { ...this.withCurrentDisk(member), votes: false };
     const next = this.members.map((other) => other === member ? learner : other);
@@ -1562,7 +1587,8 @@ export class Raft {
   onHeard(peer: Name, disk: number, founding: number): void {
     if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
     this.disks.set(peer, disk);
-    // A log never becomes empty again, so a 0 that arrives later was sent earlier.
+    // A disk that has shown a founding shows 0 only in late messages, or until a leader sends a
+    // log.
     if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);
   }
 
@@ -1577,8 +1603,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether to ignore a message of another founding. A reply is checked like any other: its
-   * sender has accepted our request.
+   * Returns whether to ignore a request of another founding. With a commit index above 0 this
+   * server ignores all of them. Otherwise it ignores them while it follows a leader whose term is
+   * not lower. Replies are not rejected here: the ordinary checks of a reply apply.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1671,16 +1698,16 @@ export class Raft {
   }
 
   /**
-   * The minimum length of a campaign. After a confirmed crash, retry quickly and back off to the
-   * election timeout.
+   * How long a campaign lasts at least. After a leader was given up it is one heartbeat interval,
+   * and grows to the election timeout.
    */
-  private get patienceMs(): number {
+  private get campaignTimeoutMs(): number {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
     return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.leaderLostAt));
   }
 }
 
-/** Draws a number from 1 to 2 ** 48 - 1, which is not drawn twice. */
+/** Draws a number from 1 to 2 ** 48 - 1. Two draws are practically never equal. */
 const drawId = (random: () => number) =>
   1 + Math.floor(random() * 2 ** 24) * 2 ** 24 + Math.floor(random() * (2 ** 24 - 1));
 
@@ -1761,7 +1788,7 @@ export type SessionRequest = {
   session: number;
   /** Counts the requests of the session. */
   sequence: number;
-  /** The client has the outcomes of all requests up to this one. */
+  /** The client has the outcome of each request with at most this sequence number. */
   acknowledged: number;
   commands: readonly Uint8Array[];
 };
@@ -1833,7 +1860,7 @@ export class Sessions {
   ): RequestResult {
     const session = this.open.get(id);
     if (!session) return refuse("the session has ended, or never was");
-    if (commands.length === 0) return refuse("it is not a command");
+    if (commands.length === 0) return refuse("it has no commands");
     this.use(id, session);
     // All outcomes that the client may still lack are kept, not only the latest: requests of a
     // session may be in flight together, and overtake each other.
@@ -1871,7 +1898,8 @@ export class Sessions {
 // ------------------------------------------ 14 The wire ------------------------------------------
 // A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
 // channel of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
-// at most 48 bits wide. Entries and commands are sequences of MessagePack, too.
+// at most 48 bits wide. The requests in an entry, and the commands in a request, are sequences of
+// MessagePack, too. The entry itself is a record with a fixed header, as on the disk.
 
 /** Replies of servers. A text is empty if the server does not know it. */
 const answers = {
@@ -1919,8 +1947,9 @@ const schemas: Record<Channel, [type: string, fields: readonly string[]][]> = {
 };
 
 /**
- * The sender and the receiver. `boot` rises with each start of the sender, `disk` was drawn at its
- * first start, and `founding` is that of its log, or 0.
+ * The sender and the receiver. `cluster` is the id of the sender's cluster, empty until it has one.
+ * `boot` rises with each start of the sender, `disk` was drawn at its first start, and `founding`
+ * is that of its log, or 0.
  */
 const envelopeFields = [
   "cluster",
@@ -2030,7 +2059,8 @@ const encodeRequest = (request: Fields<typeof requestFields>): Buffer =>
  */
 export function readRequests({ data }: Entry): SessionRequest[] {
   const bytes = Buffer.from(data); // A copy, because the machine may change the commands.
-  // Version 4 had packed commands, each a request of its own, of a session below 2 ** 40.
+  // In version 4 a request was one command, packed, and began with its session in 6 bytes. Sessions
+  // were below 2 ** 40, so the first byte was 0. Now it is the header of an array, never 0.
   const packed = data[0] === 0 ? splitRows(data, 6) : undefined;
   const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(bytes);
   return rows.map((raw) => {
@@ -2043,7 +2073,8 @@ export function readRequests({ data }: Entry): SessionRequest[] {
 }
 
 export function readSession(data: Buffer): SessionState {
-  // Version 4 had records: the session, and each answer.
+  // In version 4 a session was a record, its index the id and its term the last acknowledged
+  // request. The answers followed as records.
   const [session, ...answers] = readRecords(data) ?? [];
   if (!session) return fileDecoder.decode(data) as SessionState;
   return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
@@ -2221,9 +2252,10 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // 3. The records of these saves are added. Now `log.new` has all that `log` has, and replaces it.
 // 4. The old log becomes `log.old`. The next `log.new` is written over it, which is faster than to
 //    take new space. Frames of the old log may then follow those of the new one. They have another
-//    marker, so a reader stops there. The first marker is random, so no client can forge a frame.
+//    marker, so a reader stops there. The first marker is random, so no
+//    client can send a command whose bytes pass for a frame of this log.
 
-/** What a server is configured with at its first start. */
+/** What the first start of a server stores. At later starts name and cluster must agree with it. */
 type FirstStart = {
   cluster: string;
   name: Name;
@@ -2417,7 +2449,8 @@ export class Storage {
     const members = [{ name, address: "", votes: true, disk: identity.disk }];
     const membership = { founding: last?.founding ?? drawId(random), members };
     entries.push({ index, term, kind: "members", data: NOTHING, membership });
-    Object.assign(identity, { members: [name], id: drawId(random).toString(16).padStart(16, "0") });
+    const clusterId = drawId(random).toString(16).padStart(16, "0");
+    Object.assign(identity, { members: [name], clusterId });
     this.cleanUp();
   }
 
@@ -2926,7 +2959,10 @@ const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
 /** More than code, envelope and the headers of a message, an entry and a request take. */
 const HEADROOM = 250;
 
-/** A server or a client that this endpoint exchanges datagrams with. */
+/**
+ * The other end on one channel, a server or a client. A server that we reach on several channels is
+ * one Peer on each, with its own boot and sequence numbers.
+ */
 class Peer {
   /** Its address by the command line. */
   configured: readonly Server[] = [];
@@ -2937,8 +2973,8 @@ class Peer {
   /** Where its newest datagram came from. */
   lastAddress: Address | undefined;
   /**
-   * Where to send to. A datagram from it leaves only its address; while it is silent, `lookUp` adds
-   * what the candidates resolve to.
+   * Where to send to. Once a new datagram of the peer is accepted, that is only its address. While
+   * the peer is silent, `lookUp` adds the addresses of its candidates.
    */
   sendTo = new Map<string, Address>();
   /** Identifies its disk; 0 until a datagram of it was accepted. */
@@ -2972,7 +3008,7 @@ class Peer {
 export type EndpointEvent =
   /** The host name of a server does not resolve. */
   | { type: "unresolved"; server: Server; reason: string }
-  /** A server of another cluster, founded by `founders`, uses our secret. */
+  /** A server of another cluster, which `members` founded, uses our secret. */
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
   /** A datagram was made with another secret, or for another cluster name. */
   | { type: "unauthenticated"; address: Address }
@@ -3007,9 +3043,9 @@ export class Endpoint {
   private readonly warned = new Map<string, number>();
   private cluster: string;
   /**
-   * False for a client until its first answer, and for a joining server until its first request as
-   * a member. Until then the endpoint takes the cluster of each greeting for its own, because the
-   * first one may come from a wrong cluster.
+   * False for a client until an answer other than a redirect or a status, and for a joining server
+   * until it receives the first message of a peer. Until then each greeting replaces the cluster
+   * that the one before it gave, because that one may have come from a wrong cluster.
    */
   private hasJoined: boolean;
 
@@ -3038,11 +3074,11 @@ export class Endpoint {
     );
   }
 
-  /** Records the addresses of servers by the log, or by a redirect from server `by`. */
+  /** Records addresses that the log lists, or that server `by` listed in a redirect. */
   learnAddresses(servers: readonly Server[], by = this.self.name): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
       for (const channel of name === this.self.name ? [] : this.keys.keys()) {
-        // If `name` was an alias of `by`, another server now has that name.
+        // So far `name` was our alias for `by`. Now `by` lists it as another server.
         const key = `${channel} ${name}`;
         const isAlias = this.known.get(key)?.name === by && by !== name;
         if (isAlias) this.known.delete(key);
@@ -3120,8 +3156,8 @@ export class Endpoint {
     const from = this.getOrAddPeer(channel, envelope.from);
     const greeting = received.find((message) => message.type === "Greeting");
     const verdict = this.judge(from, envelope, greeting !== undefined);
-    const isLost = verdict === "foreign" || verdict === "misaddressed";
-    if (isLost && !greeting) this.greet(from, envelope, address);
+    const isMistaken = verdict === "foreign" || verdict === "misaddressed";
+    if (isMistaken && !greeting) this.greet(from, envelope, address);
     if (verdict === "foreign" && greeting) this.warnOfForeigner(from, address, greeting);
     if (verdict === "outdated") this.warnOfDuplicate(from, envelope, address);
     if (verdict === "newBoot") this.beginBoot(from, envelope);
@@ -3163,7 +3199,7 @@ export class Endpoint {
     of.bootedAt = this.now;
     Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN) });
     if (of.channel !== "peer") return;
-    this.queued.add(of); // An empty datagram, if nothing else, tells it our boot in turn.
+    this.queued.add(of); // The next flush tells it our boot, by an empty datagram if need be.
     this.schedule();
     this.handlers.onRestarted?.(of.name);
   }
@@ -3174,9 +3210,9 @@ export class Endpoint {
     { disk, boot, sequence }: Envelope,
     address: Address,
   ): void {
-    const isRecorded = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
+    const mayBeReplay = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.now < from.bootedAt + DUPLICATE_AFTER_MS;
-    if (from.channel !== "peer" || isRecorded || mayBeLate || !from.lastAddress) return;
+    if (from.channel !== "peer" || mayBeReplay || mayBeLate || !from.lastAddress) return;
     this.warn({ type: "twice", server: from.name, address, other: from.lastAddress }, address.host);
   }
 
@@ -3185,7 +3221,7 @@ export class Endpoint {
     this.warn(from.lastWarning, from.name);
   }
 
-  /** Tells a peer with a wrong name, boot or cluster the right ones, at a limited rate. */
+  /** Tells a sender that has our name, boot or cluster wrong the right ones, at a limited rate. */
   private greet(to: Peer, { to: asked, boot }: Envelope, address: Address): void {
     if (this.now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = this.now;
@@ -3200,7 +3236,7 @@ export class Endpoint {
       members: members.join(", "),
     } as const;
     this.socket.send(this.seal(to, [encodeMessage(to.channel, greeting)], boot), address);
-    // A server that has not joined a cluster yet needs a greeting in return.
+    // Before we have joined a cluster, an empty datagram makes the other side greet us in turn.
     if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
   }
 
@@ -3209,8 +3245,8 @@ export class Endpoint {
     // The key of the peers does not depend on the cluster's name, so the name is compared here.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
     if (!this.hasJoined && isOurs) this.cluster = cluster;
-    // A client that knew the server by its address now knows it by that alias and by its name,
-    // unless the alias is the name of another server, which had this address before.
+    // A client asked for this server by an alias, such as its address. From now on the alias leads
+    // to this peer. But if it is the name of another server, that one only had this address before.
     const alias = `${from.channel} ${greeting.asked}`;
     const known = this.known.get(alias);
     if (!isPeer && greeting.asked !== from.name) {
@@ -4053,7 +4089,7 @@ type PendingRequest = {
   callers: (Caller | undefined)[];
   /** Callers that are not settled. */
   missing: number;
-  /** Undefined once that server has replied. */
+  /** The server that it was last sent to. Undefined once a redirect has named a leader. */
   awaitingReplyFrom: Name | undefined;
   retryAt: number;
   attempts: number;
@@ -4153,7 +4189,7 @@ export class Client {
     });
   }
 
-  /** Sends the commands of this turn together, in as many requests as they need datagrams. */
+  /** Sends the commands of this turn, in each request as many as fit one datagram. */
   sendCommands(): void {
     const { session } = this;
     if (this.commands.length === 0) return;
@@ -4163,7 +4199,7 @@ export class Client {
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
       const sequence = this.sequence += 1;
-      // `pending` is in the order of `sequence`, so every request before its first is answered.
+      // `pending` is in the order of `sequence`: requests before the first one in it are settled.
       const [oldest = sequence] = this.pending.values().flatMap(({ content }) =>
         content.type === "Commands" ? [content.sequence] : []
       );
@@ -4368,7 +4404,8 @@ export class Client {
 
   private abandon(request: PendingRequest, why: string): void {
     const { content: { type }, server } = request;
-    // While there is no leader, later commands are not even sent.
+    // Later commands first need a new session. While there is no leader that fails, so they end
+    // with "timeout", never sent, and not with "outcomeUnknown".
     if (server === undefined) this.session = undefined;
     const isWrite = type === "Commands" || type === "ChangeMembers";
     const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";

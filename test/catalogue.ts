@@ -982,8 +982,11 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "103",
-    name: "A new session does not count as the most recently used one",
-    changes: [["    this.use(index, {", "    this.open.set(index, {"]],
+    name: "A session that is used does not become the most recently used one",
+    changes: [[
+      "this.open.delete(id);\n    this.open.set(id, session);",
+      "this.open.set(id, session);",
+    ]],
     caughtBy: [{ file: "node", title: "a session that is used again becomes the most" }],
   },
   {
@@ -1612,7 +1615,7 @@ export const planted: readonly Planted[] = [
     name: "A restart forgets the saved commit index",
     changes: [
       [
-        "this.commitIndex = Math.max(disk.commitIndex, this.lastApplied);",
+        "this.commitIndex = Math.max(remembered.commitIndex, this.lastApplied);",
         "this.commitIndex = this.lastApplied;",
       ],
     ],

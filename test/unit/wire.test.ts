@@ -1664,7 +1664,7 @@ describe("a running server", () => {
     );
     expect(answers).toEqual([
       "Outcomes \x01",
-      ...wrong.map(() => "Refused it is not a command"),
+      ...wrong.map(() => "Refused it has no commands"),
       "Outcomes \x01",
     ]);
     expect(server.reasons).toEqual([]);
