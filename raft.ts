@@ -3433,6 +3433,36 @@ type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" };
 /** A message without its envelope. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
+/**
+ * Returns the settings of a server's core. Throws a RaftError, "usage", if its times do not fit.
+ */
+function settingsOf(
+  { electionTimeoutMs = 1000, heartbeatMs = 100 }: NodeOptions,
+  { name, disk, members }: Identity,
+  socket: Socket,
+  servers: readonly Server[],
+): Settings {
+  ensure(
+    heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
+    `With a heartbeat every ${heartbeatMs} ms and an election timeout of ${electionTimeoutMs} ms, `
+      + "one lost heartbeat would cause an election. Make the timeout at least twice as long.",
+  );
+  const founders = members.map((founder) => {
+    const server = servers.find((other) => other.name === founder);
+    const isKnown = server && !ANY.includes(server.host);
+    return { name: founder, address: isKnown ? writeAddress(server) : "", votes: true, disk: 0 };
+  });
+  return {
+    name,
+    disk,
+    founders,
+    electionTimeoutMs,
+    heartbeatMs,
+    batchBytes: socket.datagramBytes(socket.address) - HEADROOM,
+    windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
+  };
+}
+
 export class Node {
   private readonly end = Promise.withResolvers<void>();
   /** Resolves when the server has stopped. Rejects with the reason if an error stopped it. */
@@ -3530,36 +3560,16 @@ export class Node {
     socket: Socket,
     servers: readonly Server[],
   ) {
-    const { electionTimeoutMs = 1000, heartbeatMs = 100, timeoutMs = 5000, secret = "" } = options;
-    ensure(
-      heartbeatMs > 0 && 2 * heartbeatMs <= electionTimeoutMs,
-      `With a heartbeat every ${heartbeatMs} ms and an election timeout of `
-        + `${electionTimeoutMs} ms, one lost heartbeat would cause an election. Make the timeout `
-        + "at least twice as long.",
-    );
+    const { timeoutMs = 5000, secret = "" } = options;
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     const keys = serverKeys(secret, identity.cluster);
-    const founders = identity.members.map((name) => {
-      const server = servers.find((other) => other.name === name);
-      const isKnown = server && !ANY.includes(server.host);
-      return { name, address: isKnown ? writeAddress(server) : "", votes: true, disk: 0 };
-    });
-    const batchBytes = socket.datagramBytes(socket.address) - HEADROOM;
-    const settings = {
-      name: identity.name,
-      disk: identity.disk,
-      founders,
-      electionTimeoutMs,
-      heartbeatMs,
-      batchBytes,
-      windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
-    };
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
-    // A small log is rewritten in many slices, too, so that tests meet it half-written.
+    // A small log has several slices, too.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     // From now on only the core holds the entries, so that compaction can free them.
     const entries = storage.entries.splice(0);
     const remembered = { ...hardState, base, entries, snapshot };
+    const settings = settingsOf(options, identity, socket, servers);
     this.core = new Raft(settings, remembered, world.clock.now(), world.random);
     // Restores in one go: the server serves no client yet.
     for (const _ of snapshot ? this.restore() : []);
