@@ -279,7 +279,7 @@ export class Log {
     }
   }
 
-  private truncate(first: number): void {
+  private truncate(first: number) {
     this.entries.splice(first - this.baseIndex);
     this.endOffsets.splice(first - this.baseIndex);
     this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
@@ -649,7 +649,7 @@ export class Raft {
   }
 
   /** Decides what every peer is sent, once for all inputs since the last step. */
-  private prepare(): void {
+  private prepare() {
     const { role, settings } = this;
     this.wasMember ||= this.member(settings.name) !== undefined;
     if (role.name === "Leader") {
@@ -676,7 +676,7 @@ export class Raft {
   }
 
   /** Only what is durable counts: a candidate's vote for itself, a leader's copy of an entry. */
-  private onSaved(): void {
+  private onSaved() {
     this.saved = this.hardState;
     this.log.savedIndex = this.log.lastIndex;
     if (this.role.name === "Candidate") this.countVote(this.role, this.settings.name);
@@ -701,7 +701,7 @@ export class Raft {
     to: Name,
     fields: Fields<(typeof messages)[Type]>,
     id = 0,
-  ): void {
+  ) {
     // The signature checks the fields. The compiler cannot join them with their type here.
     const message: unknown = { type, from: this.settings.name, to, id, ...fields };
     this.outbox.push(message as Message);
@@ -741,7 +741,7 @@ export class Raft {
     return this.electionDueAt;
   }
 
-  private become(role: Role): void {
+  private become(role: Role) {
     const { leader, role: before } = this;
     this.role = role;
     if (this.leader !== leader) this.events.push({ type: "leader", from: leader, to: this.leader });
@@ -753,14 +753,14 @@ export class Raft {
   }
 
   /** Enters a higher term as a follower that has not voted in it (§5.1). */
-  private adoptTerm(term: number): void {
+  private adoptTerm(term: number) {
     this.currentTerm = term;
     this.votedFor = undefined;
     this.become({ name: "Follower", leader: undefined });
   }
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
-  private campaign(name: Campaigner["name"], transfer = false): void {
+  private campaign(name: Campaigner["name"], transfer = false) {
     this.resetElectionTimer(this.campaignTimeoutMs);
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
@@ -785,7 +785,7 @@ export class Raft {
    * founder with an empty log does so even as a follower, to learn the others' foundings (section
    * 11).
    */
-  private requestVotes(role: Role): void {
+  private requestVotes(role: Role) {
     const { campaigns: campaign, log, settings, campaignTimeoutMs } = this;
     this.requestVotesAt = this.now + Math.min(settings.heartbeatMs, campaignTimeoutMs / 4);
     this.foundingQueries += 1; // Section 11.
@@ -808,7 +808,7 @@ export class Raft {
   }
 
   /** RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing here. */
-  private onRequestVote(m: Of<"RequestVote">): void {
+  private onRequestVote(m: Of<"RequestVote">) {
     // A server that hears a leader neither votes nor adopts the candidate's term (thesis §4.2.3),
     // unless that leader asked for the election.
     if (this.hearsLeader() && !m.transfer) {
@@ -842,7 +842,7 @@ export class Raft {
     return lastLogIndex >= this.log.lastIndex;
   }
 
-  private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
+  private replyVote(m: Of<"RequestVote">, voteGranted: boolean) {
     // A granted pre-vote names the proposed term. A refusal names our own term: if that is higher,
     // the candidate adopts it, instead of proposing a term that is over.
     const term = m.preVote && voteGranted ? m.term : this.currentTerm;
@@ -850,7 +850,7 @@ export class Raft {
     this.send("RequestVoteReply", m.from, { term, preVote, campaign, voteGranted }, m.id);
   }
 
-  private onRequestVoteReply(m: Of<"RequestVoteReply">): void {
+  private onRequestVoteReply(m: Of<"RequestVoteReply">) {
     const { role } = this;
     if (role.name !== "PreCandidate" && role.name !== "Candidate") return;
     if (!m.voteGranted || m.preVote !== (role.name === "PreCandidate")) return;
@@ -859,7 +859,7 @@ export class Raft {
     if (m.term === this.currentTerm + (m.preVote ? 1 : 0)) this.countVote(role, m.from);
   }
 
-  private countVote(role: Campaigner, voter: Name): void {
+  private countVote(role: Campaigner, voter: Name) {
     if (role.votes.has(voter) || !this.member(voter)?.votes) return;
     role.votes.add(voter);
     const votes = role.votes.size;
@@ -870,7 +870,7 @@ export class Raft {
     else this.lead();
   }
 
-  private lead(): void {
+  private lead() {
     if (!this.mayLead) return; // An empty founder has meanwhile heard of a cluster (section 11).
     const firstIndex = this.log.lastIndex + 1;
     const role: Leader = { name: "Leader", followers: new Map(), round: 0, firstIndex, reads: [] };
@@ -884,7 +884,7 @@ export class Raft {
   }
 
   /** Starts to replicate to a server, and assumes nothing about its log. */
-  private trackFollower(role: Leader, name: Name): void {
+  private trackFollower(role: Leader, name: Name) {
     role.followers.set(name, new Progress(this.log.lastIndex + 1, this.now, role.round));
   }
 
@@ -898,7 +898,7 @@ export class Raft {
    * Sends a follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
    * for it. A heartbeat names the last entry that was sent, so a follower that lacks it refuses.
    */
-  private replicate(role: Leader, to: Name, follower: Progress): void {
+  private replicate(role: Leader, to: Name, follower: Progress) {
     const { log, settings } = this;
     const read = role.reads.at(-1);
     const readWaits = read !== undefined && follower.sentRound <= read.round;
@@ -924,7 +924,7 @@ export class Raft {
     }
   }
 
-  private appendEntries(role: Leader, to: Name, follower: Progress, entries: Entry[]): void {
+  private appendEntries(role: Leader, to: Name, follower: Progress, entries: Entry[]) {
     const { currentTerm: term, commitIndex: leaderCommit } = this;
     const prevLogIndex = follower.nextIndex - 1;
     const prevLogTerm = this.log.at(prevLogIndex).term;
@@ -941,7 +941,7 @@ export class Raft {
   }
 
   /** AppendEntries, receiver implementation (Figure 2). */
-  private onAppendEntries(m: Of<"AppendEntries">): void {
+  private onAppendEntries(m: Of<"AppendEntries">) {
     // 1. Reply false if term < currentTerm (§5.1). Otherwise an old leader would never step down.
     if (m.term < this.currentTerm) return this.refuseEntries(m);
     this.follow(m);
@@ -958,20 +958,20 @@ export class Raft {
     this.acknowledge(m, matchIndex);
   }
 
-  private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number): void {
+  private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number) {
     this.replyAppend(m, { round: m.round, success: true, matchIndex });
   }
 
   private replyAppend(
     m: Of<"AppendEntries" | "InstallSnapshot">,
     fields: Partial<Of<"AppendEntriesReply">>,
-  ): void {
+  ) {
     const refusal = { round: 0, success: false, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
     const reply = { term: this.currentTerm, ...refusal, ...fields };
     this.send("AppendEntriesReply", m.from, reply, m.id);
   }
 
-  private follow(m: Of<"AppendEntries" | "InstallSnapshot">): void {
+  private follow(m: Of<"AppendEntries" | "InstallSnapshot">) {
     const { from: leader } = m;
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
     if (this.leader === undefined) this.become({ name: "Follower", leader });
@@ -982,7 +982,7 @@ export class Raft {
   }
 
   /** Refuses with a hint, so that the leader skips a whole term in one round trip (§5.3). */
-  private refuseEntries(m: Of<"AppendEntries">): void {
+  private refuseEntries(m: Of<"AppendEntries">) {
     // Up to prevLogIndex the leader has no term above prevLogTerm, so our entries of higher terms
     // cannot match.
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
@@ -993,7 +993,7 @@ export class Raft {
     this.replyAppend(m, { round, hintIndex, hintTerm });
   }
 
-  private onAppendEntriesReply(m: Of<"AppendEntriesReply">): void {
+  private onAppendEntriesReply(m: Of<"AppendEntriesReply">) {
     const { role, log } = this;
     if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return; // Or it is malformed.
     const follower = this.recordReply(role, m);
@@ -1014,7 +1014,7 @@ export class Raft {
   }
 
   /** If AppendEntries fails because of log inconsistency: decrement nextIndex and retry (§5.3). */
-  private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress): void {
+  private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress) {
     const { mode, nextIndex, matchIndex } = follower;
     const member = this.member(m.from);
     if (this.hasLostEntries(m, follower)) return member && this.readmit(role, member);
@@ -1043,12 +1043,12 @@ export class Raft {
    * log[N].term == currentTerm: set commitIndex = N (§5.3, §5.4). An entry of an earlier term may
    * be on a majority and still be overwritten, by a leader elected without it (Figure 8).
    */
-  private advanceCommitIndex(role: Leader): void {
+  private advanceCommitIndex(role: Leader) {
     const n = this.majorityValue(role, this.log.savedIndex, (f) => f.matchIndex);
     if (this.log.matches(n, this.currentTerm)) this.commitTo(n);
   }
 
-  private commitTo(index: number): void {
+  private commitTo(index: number) {
     if (index <= this.commitIndex) return;
     this.commitIndex = index;
     this.events.push({ type: "committed", commitIndex: index });
@@ -1059,7 +1059,7 @@ export class Raft {
   // check costs little beside a datagram, and a server that breaks a rule must not say another
   // word. A first reading of Part I can end here.
 
-  private checkInvariants(): void {
+  private checkInvariants() {
     const {
       log,
       role,
@@ -1159,14 +1159,14 @@ export class Raft {
     return undefined;
   }
 
-  private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress): void {
+  private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress) {
     const isTarget = this.transferTarget && role.transferCandidates?.includes(m.from);
     if (!isTarget || matchIndex < this.log.lastIndex) return;
     role.transferCandidates = [m.from];
     this.send("TimeoutNow", m.from, { term: this.currentTerm });
   }
 
-  private onTimeoutNow(m: Of<"TimeoutNow">): void {
+  private onTimeoutNow(m: Of<"TimeoutNow">) {
     // It is valid once, in its own term. With an empty log we refuse: our lost disk may already
     // have requested votes for the next term, and they would now elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
@@ -1233,7 +1233,7 @@ export class Raft {
     follower: Progress,
     isDue: boolean,
     readWaits: boolean,
-  ): void {
+  ) {
     const { settings, snapshot } = this;
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
@@ -1263,7 +1263,7 @@ export class Raft {
   }
 
   /** InstallSnapshot, receiver implementation (Figure 13). The node writes the file. */
-  private onInstallSnapshot(m: Of<"InstallSnapshot">): void {
+  private onInstallSnapshot(m: Of<"InstallSnapshot">) {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
     const reply = (success: boolean, offset: number, round = m.round) =>
@@ -1300,7 +1300,7 @@ export class Raft {
     reply(m.offset + m.data.length <= incoming.offset, incoming.offset);
   }
 
-  private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">): void {
+  private onInstallSnapshotReply(m: Of<"InstallSnapshotReply">) {
     const { role } = this;
     if (role.name !== "Leader") return;
     const follower = this.recordReply(role, m);
@@ -1448,7 +1448,7 @@ export class Raft {
     role: Leader,
     m: Of<"AppendEntriesReply">,
     { matchIndex }: Progress,
-  ): void {
+  ) {
     const { log, members, configurationIndex, settings: { windowBytes } } = this;
     const member = this.member(m.from);
     if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);
@@ -1468,13 +1468,13 @@ export class Raft {
    * A removed server that missed its removal keeps asking for votes. The leader replicates to it
    * again, until it has the entry that removes it.
    */
-  private trackRemoved(name: Name): void {
+  private trackRemoved(name: Name) {
     const { role } = this;
     if (role.name === "Leader" && !role.followers.has(name)) this.trackFollower(role, name);
   }
 
   /** Stops replicating to removed servers that are silent. */
-  private pruneRemoved(role: Leader): void {
+  private pruneRemoved(role: Leader) {
     for (const [name, { heardAt }] of role.followers) {
       const isSilent = this.now >= heardAt + 10 * this.settings.electionTimeoutMs;
       if (isSilent && !this.member(name)) role.followers.delete(name);
@@ -1482,13 +1482,13 @@ export class Raft {
   }
 
   /** A leader that is removed leads until that is committed, without counting itself. */
-  private maybeLeave(): void {
+  private maybeLeave() {
     if (this.isRemoved || this.member(this.settings.name) || !this.canChangeMembers) return;
     this.isRemoved = true;
     this.transfer();
   }
 
-  private onRemoved(m: Of<"Removed">): void {
+  private onRemoved(m: Of<"Removed">) {
     const isFromLeader = m.term === this.currentTerm && m.from === this.leader;
     if (isFromLeader && !this.member(this.settings.name)) this.isRemoved = this.wasMember;
   }
@@ -1529,7 +1529,7 @@ export class Raft {
    * Demotes a member to learner, because its disk is new or has lost entries, and records the disk
    * that it uses now. Does nothing if the members cannot change now.
    */
-  private readmit(role: Leader, member: Member): void {
+  private readmit(role: Leader, member: Member) {
     const learner = { ...this.withCurrentDisk(member), votes: false };
     const next = this.members.map((other) => other === member ? learner : other);
     if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
@@ -1544,7 +1544,7 @@ export class Raft {
   }
 
   /** Drops a log of another founding than the leader's. None of its entries is committed here. */
-  private joinFounding({ founding = this.founding }: Message): void {
+  private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
     this.log.reset(0, 0);
     this.foundingQueries = 0;
@@ -1655,14 +1655,14 @@ export class Raft {
   }
 
   /** Reports bytes that never arrive: they may travel in IP fragments, and the path loses them. */
-  private countAttempt(server: Name, follower: Progress, bytes: number): void {
+  private countAttempt(server: Name, follower: Progress, bytes: number) {
     follower.attempts += 1;
     if (follower.attempts !== 2 * RETRANSMISSIONS) return;
     follower.stuck = { type: "stuck", server, index: follower.nextIndex, bytes };
     this.events.push(follower.stuck);
   }
 
-  private probeLeader(leader: Name): void {
+  private probeLeader(leader: Name) {
     this.portProbes.push(leader);
     this.probeAt = this.now + this.settings.heartbeatMs;
   }
@@ -1690,7 +1690,7 @@ export class Raft {
     if (this.role.name === "Follower" && this.leader === peer) this.giveUpLeader();
   }
 
-  private giveUpLeader(): void {
+  private giveUpLeader() {
     this.become({ name: "Follower", leader: undefined });
     this.leaderLostAt = this.now;
     // The others find out at the same time, and would split the vote without a random delay.
@@ -1848,7 +1848,7 @@ export class Sessions {
   }
 
   /** Moves a session to the end of the map, as the one used most recently. */
-  private use(id: number, session: Session): void {
+  private use(id: number, session: Session) {
     this.open.delete(id);
     this.open.set(id, session);
   }
@@ -2459,7 +2459,7 @@ export class Storage {
    * between a write and its sync. The next start reads the frame, but only from the page cache, so
    * the frame must be synced before the server promises anything by it.
    */
-  private cleanUp(): void {
+  private cleanUp() {
     // After a power failure `log.old` may be a second name of `log`, so no log may reuse it.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
@@ -2516,7 +2516,7 @@ export class Storage {
     return { index, term, kind: "hardState", data: Buffer.from(votedFor) };
   }
 
-  private append(log: LogFile, records: readonly LogRecord[]): void {
+  private append(log: LogFile, records: readonly LogRecord[]) {
     this.withErrorContext("write", log === this.log ? "/log" : "/log.new", () => {
       const frame = encodeFrame(records, log.marker);
       const end = log.end + frame.length;
@@ -2574,7 +2574,7 @@ export class Storage {
   }
 
   /** Copies an incomplete frame after the last whole one to `log.cut`. */
-  private cutIncompleteFrame(rest: Buffer): void {
+  private cutIncompleteFrame(rest: Buffer) {
     this.ensure(
       rest.subarray(-FRAME_HEADER).equals(ZEROS),
       `its end is missing: a log ends with zeros. ${RESTORE}`,
@@ -2596,7 +2596,7 @@ export class Storage {
    * Discards the log if it lacks the last entry of the snapshot: then the leader sent the snapshot,
    * and it replaces the whole log (Figure 13, steps 6 and 7).
    */
-  private dropReplacedEntries(): void {
+  private dropReplacedEntries() {
     const { base, entries, snapshot = { index: 0, term: 0 } } = this;
     this.ensure(
       snapshot.index >= base.index,
@@ -2611,7 +2611,7 @@ export class Storage {
   }
 
   /** Writes durably. `at` 0 empties the file first. */
-  private write(at: number, bytes: Uint8Array, name: string): void {
+  private write(at: number, bytes: Uint8Array, name: string) {
     this.withErrorContext("write", name, (path) => {
       using file = this.files.open(path, at === 0 ? "w" : "r+");
       file.write(bytes, at);
@@ -3184,7 +3184,7 @@ export class Endpoint {
     return sequence > (from.seen[sequence % SEEN] ?? 0) ? "accept" : "repeated";
   }
 
-  private recordDatagram(from: Peer, sequence: number, address: Address): void {
+  private recordDatagram(from: Peer, sequence: number, address: Address) {
     from.seen[sequence % SEEN] = sequence;
     if (sequence > from.newest) {
       [from.newest, from.lastAddress] = [sequence, address];
@@ -3193,7 +3193,7 @@ export class Endpoint {
     [from.heardAt, from.lastWarning] = [this.now, undefined];
   }
 
-  private beginBoot(of: Peer, { disk, boot }: Envelope): void {
+  private beginBoot(of: Peer, { disk, boot }: Envelope) {
     const boots = of.ended.get(of.disk) ?? new Map<number, number>();
     of.ended.set(of.disk, boots.set(of.boot, of.newest));
     of.bootedAt = this.now;
@@ -3209,20 +3209,20 @@ export class Endpoint {
     from: Peer,
     { disk, boot, sequence }: Envelope,
     address: Address,
-  ): void {
+  ) {
     const mayBeReplay = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
     const mayBeLate = this.now < from.bootedAt + DUPLICATE_AFTER_MS;
     if (from.channel !== "peer" || mayBeReplay || mayBeLate || !from.lastAddress) return;
     this.warn({ type: "twice", server: from.name, address, other: from.lastAddress }, address.host);
   }
 
-  private warnOfForeigner(from: Peer, address: Address, { cluster, members }: Greeting): void {
+  private warnOfForeigner(from: Peer, address: Address, { cluster, members }: Greeting) {
     from.lastWarning = { type: "foreign", server: from.name, address, cluster, members };
     this.warn(from.lastWarning, from.name);
   }
 
   /** Tells a sender that has our name, boot or cluster wrong the right ones, at a limited rate. */
-  private greet(to: Peer, { to: asked, boot }: Envelope, address: Address): void {
+  private greet(to: Peer, { to: asked, boot }: Envelope, address: Address) {
     if (this.now < to.greetedAt + GREET_EVERY_MS) return;
     to.greetedAt = this.now;
     const { name: from, cluster, members } = this.self;
@@ -3240,7 +3240,7 @@ export class Endpoint {
     if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
   }
 
-  private onGreeting(from: Peer, cluster: string, greeting: Greeting): void {
+  private onGreeting(from: Peer, cluster: string, greeting: Greeting) {
     const isPeer = from.channel === "peer";
     // The key of the peers does not depend on the cluster's name, so the name is compared here.
     const isOurs = !isPeer || greeting.cluster === this.self.cluster;
@@ -3258,7 +3258,7 @@ export class Endpoint {
   }
 
   /** Emits a warning at most once a minute for each subject, and for MAX_WARNED subjects. */
-  private warn(event: EndpointEvent, subject: string): void {
+  private warn(event: EndpointEvent, subject: string) {
     const about = `${event.type} ${subject}`;
     for (const [other, at] of this.warned) {
       if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
@@ -3292,7 +3292,7 @@ export class Endpoint {
     return added;
   }
 
-  private transmit(to: Peer): void {
+  private transmit(to: Peer) {
     const { bodies, candidates, sendTo, resolvedAt, heardAt } = to;
     [to.bodies, to.bytes] = [[], 0];
     const sealed = this.seal(to, bodies);
@@ -3345,7 +3345,7 @@ export class Endpoint {
     return seal(this.keys, to.channel, envelope, bodies);
   }
 
-  private drop(reason: string): void {
+  private drop(reason: string) {
     this.dropped[reason] = (this.dropped[reason] ?? 0) + 1;
   }
 }
@@ -3708,7 +3708,7 @@ export class Node {
   readonly [Symbol.asyncDispose] = () => this.stop();
 
   /** Stops the server if `action` throws: after a storage error it can promise nothing. */
-  private guard(action: () => void): void {
+  private guard(action: () => void) {
     try {
       if (this.phase !== "stopped") action();
     } catch (error) {
@@ -3716,13 +3716,13 @@ export class Node {
     }
   }
 
-  private emit(event: NodeEvent): void {
+  private emit(event: NodeEvent) {
     if (event.type === "leader" && event.to !== undefined) this.client.retryAll(event.to);
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
   /** Ends a turn: carries out the core's next step, then what else the turn has brought. */
-  private flush(): void {
+  private flush() {
     const { core, endpoint } = this;
     this.client.sendCommands();
     // Redirects clients before the step, which may apply another leader's entries at the indexes
@@ -3750,7 +3750,7 @@ export class Node {
     this.setTimer();
   }
 
-  private carryOut(effect: Effect): void {
+  private carryOut(effect: Effect) {
     if (effect.type === "send") {
       for (const message of effect.messages) this.sendMessage(message);
       this.endpoint.flush();
@@ -3761,7 +3761,7 @@ export class Node {
     }
   }
 
-  private updateMembers(): void {
+  private updateMembers() {
     const { core: { members }, members: before } = this;
     if (members === before) return;
     this.members = members;
@@ -3772,7 +3772,7 @@ export class Node {
   }
 
   /** Stops after an election timeout, so that clients can still learn of the other servers. */
-  private leaveIfRemoved(): void {
+  private leaveIfRemoved() {
     const { isRemoved, role, settings } = this.core;
     if (!isRemoved || this.phase !== "running" || role.name === "Leader") return;
     this.phase = "leaving";
@@ -3780,7 +3780,7 @@ export class Node {
     this.world.clock.setTimer(settings.electionTimeoutMs, () => void this.stop());
   }
 
-  private setTimer(): void {
+  private setTimer() {
     const { clock } = this.world;
     if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
@@ -3797,7 +3797,7 @@ export class Node {
   }
 
   /** Sends a message. A request's id is its time in µs, so its reply shows the round trip. */
-  private sendMessage(message: Message): void {
+  private sendMessage(message: Message) {
     if (!message.type.endsWith("Reply")) message.id = Math.floor(this.world.clock.now() * 1000);
     if (message.type === "InstallSnapshot") {
       message.data = this.storage.readChunk(message.offset, message.data.length);
@@ -3805,7 +3805,7 @@ export class Node {
     this.endpoint.send("peer", message);
   }
 
-  private onMessage(message: Message | ClientMessage, sender: Peer): void {
+  private onMessage(message: Message | ClientMessage, sender: Peer) {
     this.endpoint.schedule();
     if (!("term" in message)) return this.onClientMessage(message);
     const now = this.world.clock.now();
@@ -3814,7 +3814,7 @@ export class Node {
     this.core.receive(message, now);
   }
 
-  private onClientMessage(m: ClientMessage): void {
+  private onClientMessage(m: ClientMessage) {
     switch (m.type) {
       case "Inspect":
         return this.answer(m, Buffer.from(JSON.stringify(this.status())));
@@ -3855,7 +3855,7 @@ export class Node {
     this.endpoint.schedule();
   }
 
-  private accept(request: ClientMessage & { type: "Commands" }): void {
+  private accept(request: ClientMessage & { type: "Commands" }) {
     // An entry that no AppendEntries can carry would hold up all later ones.
     const isSmall = request.commands.length <= MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
     if (isSmall) this.append("commands", encodeRequest(request), request);
@@ -3863,13 +3863,13 @@ export class Node {
   }
 
   /** Appends an entry. The request is answered once the entry is applied. */
-  private append(kind: Entry["kind"], data: Buffer, request: ClientMessage): void {
+  private append(kind: Entry["kind"], data: Buffer, request: ClientMessage) {
     const index = this.core.propose(kind, data);
     if (index !== undefined) this.proposals.set(index, request);
     else this.redirect(request);
   }
 
-  private changeMembersFor(request: ClientMessage & { type: "ChangeMembers" }): void {
+  private changeMembersFor(request: ClientMessage & { type: "ChangeMembers" }) {
     const { core, core: { log: { lastIndex } } } = this;
     const { name, address, force } = request;
     // The name must fit the syntax of `--peers`. A removal has no address, so any will do.
@@ -3889,7 +3889,7 @@ export class Node {
    * retry does not start another. After the attempt the new leader confirms a retry, or this server
    * refuses it.
    */
-  private transferLeadership(request: ClientMessage & { type: "Transfer" }): void {
+  private transferLeadership(request: ClientMessage & { type: "Transfer" }) {
     const { core, endpoint: { self: { name } } } = this;
     const { leader, name: target } = request;
     if (core.role.name !== "Leader") return this.redirect(request);
@@ -3907,7 +3907,7 @@ export class Node {
     this.refuse(request, `${target || "no other server"} did not take over in time`);
   }
 
-  private apply(entry: Entry): void {
+  private apply(entry: Entry) {
     const [applied] = this.sessions.apply(entry, readRequests(entry), this.options.machine);
     const request = this.proposals.get(entry.index);
     if (!request) return;
@@ -3917,7 +3917,7 @@ export class Node {
     else this.answerCommands(request, applied.outcomes);
   }
 
-  private answerCommands(request: ClientMessage, all: readonly Outcome[]): void {
+  private answerCommands(request: ClientMessage, all: readonly Outcome[]) {
     const sizeOf = ({ length }: Outcome) => COMMAND_OVERHEAD + length;
     let first = 0;
     for (const outcomes of batches(all, sizeOf, this.core.settings.batchBytes)) {
@@ -3927,7 +3927,7 @@ export class Node {
   }
 
   /** Does long work in slices, so that heartbeats go on. Ends the work in progress, if any. */
-  private runInSlices(task: Generator<void>): void {
+  private runInSlices(task: Generator<void>) {
     this.backgroundTask?.return(undefined);
     this.backgroundTask = task;
     const next = (): void => {
@@ -4009,7 +4009,7 @@ export class Node {
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
   }
 
-  private answerReads(count: number): void {
+  private answerReads(count: number) {
     const { core, indexedReads, reads } = this;
     assert(count <= reads.length, "every read belongs to a request");
     for (const read of reads.splice(0, count)) this.answerRead(read);
@@ -4018,7 +4018,7 @@ export class Node {
     while (isReady()) indexedReads.shift()?.reads.forEach((read) => this.answerRead(read));
   }
 
-  private answerRead(m: ReadRequest): void {
+  private answerRead(m: ReadRequest) {
     const { core: { lastApplied }, options: { machine } } = this;
     try {
       const answer = m.type === "Read"
@@ -4032,28 +4032,28 @@ export class Node {
   }
 
   /** Redirects all clients that wait: without leadership their entries may never be committed. */
-  private redirectAll(): void {
+  private redirectAll() {
     for (const request of this.proposals.values()) this.redirect(request);
     for (const request of this.reads.splice(0)) this.redirect(request);
     this.proposals.clear();
   }
 
-  private answer(request: ClientMessage, answer: Uint8Array): void {
+  private answer(request: ClientMessage, answer: Uint8Array) {
     this.reply(request, { type: "Answer", answer });
   }
 
-  private refuse(request: ClientMessage, reason: string): void {
+  private refuse(request: ClientMessage, reason: string) {
     this.reply(request, { type: "Refused", reason });
   }
 
   /** Names the leader, if this server knows it, and all members. */
-  private redirect(request: ClientMessage): void {
+  private redirect(request: ClientMessage) {
     const leader = this.core.transferTarget ?? this.core.leader ?? "";
     const servers = this.endpoint.addressesOf(this.members, channelOf(request.type), request.from);
     this.reply(request, { type: "NotLeader", leader, servers });
   }
 
-  private reply(request: ClientMessage, content: Content): void {
+  private reply(request: ClientMessage, content: Content) {
     const { endpoint, endpoint: { self: { name: from } } } = this;
     const { type, from: to, id } = request;
     this.waiting.delete(requestKey(request));
@@ -4300,7 +4300,7 @@ export class Client {
     }
   }
 
-  private settle(request: PendingRequest, place: number, outcome: unknown): void {
+  private settle(request: PendingRequest, place: number, outcome: unknown) {
     const caller = request.callers[place];
     if (!caller) return;
     request.callers[place] = undefined;
@@ -4311,7 +4311,7 @@ export class Client {
     else caller.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
 
-  private onRefusal(request: PendingRequest, reason: string): void {
+  private onRefusal(request: PendingRequest, reason: string) {
     const { content, attempts, callers } = request;
     const isOfSession = content.type === "Commands" && content.session === this.session;
     if (isOfSession) this.session = undefined;
@@ -4331,7 +4331,7 @@ export class Client {
     this.endpoint.schedule();
   }
 
-  private reject(request: PendingRequest, error: RaftError): void {
+  private reject(request: PendingRequest, error: RaftError) {
     this.pending.delete(request.id);
     for (const caller of request.callers) caller?.reject(error);
   }
@@ -4340,7 +4340,7 @@ export class Client {
   private onRedirect(
     request: PendingRequest,
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
-  ): void {
+  ) {
     this.lastReplies.set(from, leader ? `says that ${leader} leads` : "knows no leader");
     request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
@@ -4359,7 +4359,7 @@ export class Client {
     });
   }
 
-  private start(content: Content, callers: Caller[], server?: Name): void {
+  private start(content: Content, callers: Caller[], server?: Name) {
     ensure(
       this.endpoint.keys.has(channelOf(content.type)),
       "A client key cannot change the members or the leader. Give the secret: --secret-file.",
@@ -4382,7 +4382,7 @@ export class Client {
     if (!this.isTicking) this.setTimer();
   }
 
-  private transmit(request: PendingRequest): void {
+  private transmit(request: PendingRequest) {
     const { id, content, server: to = this.target } = request;
     request.awaitingReplyFrom = to;
     request.attempts += 1;
@@ -4391,7 +4391,7 @@ export class Client {
   }
 
   /** Retries requests that are due. If the target has not replied, turns to the next server. */
-  private onTimer(): void {
+  private onTimer() {
     const now = this.world.clock.now();
     for (const request of this.pending.values()) {
       if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
@@ -4407,12 +4407,12 @@ export class Client {
     this.setTimer();
   }
 
-  private setTimer(): void {
+  private setTimer() {
     this.isTicking = this.pending.size > 0;
     if (this.isTicking) this.world.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
-  private abandon(request: PendingRequest, why: string): void {
+  private abandon(request: PendingRequest, why: string) {
     const { content: { type }, server } = request;
     // Later commands first need a new session. While there is no leader that fails, so they end
     // with "timeout", never sent, and not with "outcomeUnknown".

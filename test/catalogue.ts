@@ -165,8 +165,8 @@ export const planted: readonly Planted[] = [
     id: "13a",
     name: "A server resets its election timer when it refuses a vote",
     changes: [[
-      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {`,
-      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean): void {
+      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean) {`,
+      `private replyVote(m: Of<"RequestVote">, voteGranted: boolean) {
     if (!voteGranted) this.resetElectionTimer();`,
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
