@@ -535,8 +535,8 @@ function describeServer(
 }
 
 /**
- * Says in sentences what is wrong and why, as far as the answers show, the gravest first. Without
- * a leader, the first one says why.
+ * Returns a sentence for each trouble that the answers show, with its cause, the gravest first.
+ * Without a leader, the first sentence gives the reason.
  */
 export function troublesOf(answers: readonly Answer[]): string[] {
   const statuses = statusesOf(answers);

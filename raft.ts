@@ -168,7 +168,7 @@ const memberFields = [
   "name",
   "address", // Empty if it is not known.
   "votes", // A learner has no vote.
-  "disk", // The only disk whose votes and acknowledgements count; 0 until one is known.
+  "disk", // Votes and acknowledgements count from this disk alone. 0 until one is known.
 ] as const;
 export type Member = Readonly<Fields<typeof memberFields>>;
 /** All members, as an entry of the log lists them (thesis §4). */
@@ -675,7 +675,10 @@ export class Raft {
       || log.savedIndex < log.lastIndex || (saved.commitIndex === 0 && commitIndex > 0);
   }
 
-  /** Only what is durable counts: a candidate's vote for itself, a leader's copy of an entry. */
+  /**
+   * Counts a candidate's vote for itself and a leader's copy of an entry, now that both are
+   * durable.
+   */
   private onSaved() {
     this.saved = this.hardState;
     this.log.savedIndex = this.log.lastIndex;
@@ -1071,12 +1074,12 @@ export class Raft {
       commitIndex,
       lastApplied,
     } = this;
-    assert(lastApplied <= commitIndex, "only what is committed is applied");
-    assert(commitIndex <= log.lastIndex, "only what is in the log is committed");
-    assert(log.savedIndex <= log.lastIndex, "only what is in the log is saved");
-    assert(lastApplied <= log.savedIndex, "only what is durable here is applied");
+    assert(lastApplied <= commitIndex, "each applied entry is committed");
+    assert(commitIndex <= log.lastIndex, "each committed entry is in the log");
+    assert(log.savedIndex <= log.lastIndex, "each saved entry is in the log");
+    assert(lastApplied <= log.savedIndex, "each applied entry is durable here");
     assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
-    assert(snapshot.index <= lastApplied, "a snapshot has only what is applied");
+    assert(snapshot.index <= lastApplied, "a snapshot includes only applied entries");
     assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
     assert(saved.currentTerm <= currentTerm, "the disk knows no later term than its server");
     const campaigned = role.name === "Candidate" || role.name === "Leader";
@@ -1668,8 +1671,8 @@ export class Raft {
   }
 
   /**
-   * If the late leader's port is closed twice in a row, assume that its process died, and start an
-   * election early. A forged refusal costs one ordinary election.
+   * Gives up a late leader whose port is closed twice in a row, because its process has died, and
+   * starts an election early. Forged refusals cost at most one ordinary election.
    */
   onPortClosed(peer: Name, now: number): void {
     const { heartbeatMs } = this.settings;
@@ -1683,7 +1686,7 @@ export class Raft {
   }
 
   /**
-   * A peer has restarted. If it led, it does so no longer, because a restart begins as follower.
+   * Gives up a leader that has restarted, because it has restarted as a follower.
    */
   onRestarted(peer: Name, now: number): void {
     this.now = now;

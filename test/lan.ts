@@ -124,7 +124,7 @@ async function misconfigures(
     show("bun cli.ts put", errors);
   }
   check("the other two elect a leader and accept ten puts", unanswered === 0);
-  // A follower speaks only to its leader, so it may not know what is wrong with the third server.
+  // A follower exchanges messages only with its leader, so it may not know of the third server.
   show(
     `${trio.addresses[leader]}, the leader, says of the third server`,
     await trio.line(leader, ours),

@@ -29,8 +29,8 @@ describe("A server with a broken invariant stops", () => {
   });
 
   test.each([
-    ["only what is committed is applied", { lastApplied: 1 }],
-    ["only what is in the log is committed", { commitIndex: 9 }],
+    ["each applied entry is committed", { lastApplied: 1 }],
+    ["each committed entry is in the log", { commitIndex: 9 }],
     ["the log knows no later term than its server", { currentTerm: 0 }],
     ["a candidate has voted for itself", { votedFor: "c" }],
   ])("%s", (sentence, damage) => {

@@ -6,7 +6,7 @@
 
 /** A server's place among the members, from 0 on. */
 export type Place = number;
-export const NOBODY: Place = -1;
+export const NO_PLACE: Place = -1;
 
 /** All permutations of the three servers. */
 export const RENAMINGS: readonly (readonly Place[])[] = [
@@ -20,7 +20,7 @@ export const RENAMINGS: readonly (readonly Place[])[] = [
 const WAYS = RENAMINGS.length;
 
 export const renamePlace = (renaming: readonly Place[], place: Place): Place =>
-  renaming[place] ?? NOBODY;
+  renaming[place] ?? NO_PLACE;
 
 export class Lexicon<Thing> {
   private readonly things: Thing[] = [];

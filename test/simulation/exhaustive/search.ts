@@ -89,7 +89,8 @@ export class Search {
   private attempted = 0;
 
   /**
-   * With `classes` it tells states apart that differ only in names, and adds there what does not.
+   * With `classes` the search visits states that differ only in names as different ones, and collects
+   * in `classes` what remains when names are ignored.
    */
   constructor(
     readonly bounds: Bounds,

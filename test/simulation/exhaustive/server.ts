@@ -21,7 +21,7 @@ import {
 import { configuration } from "../../support/core.ts";
 import { makeEntry, membersEntry } from "../../support/entries.ts";
 import { Violation } from "../judge.ts";
-import { Lexicon, NOBODY, type Place, renamePlace } from "./lexicon.ts";
+import { Lexicon, NO_PLACE, type Place, renamePlace } from "./lexicon.ts";
 
 export const NAMES: readonly Name[] = ["a", "b", "c"];
 const T = 1_000;
@@ -103,7 +103,8 @@ const firstOf = (index: number, term: number): Entry =>
 
 export const codeOfEntry = ({ kind, term, data }: Entry): Code =>
   codeOf(term, kind === "commands" ? Number(data.toString()) : 0);
-const place = (name: Name | undefined): Place => name === undefined ? NOBODY : NAMES.indexOf(name);
+const place = (name: Name | undefined): Place =>
+  name === undefined ? NO_PLACE : NAMES.indexOf(name);
 const nameAt = (at: Place): Name | undefined => NAMES[at];
 
 /** All that a message says, in a form that can be compared. */
@@ -315,7 +316,7 @@ export const diskOf = ({ turn, term, votedFor, log }: ServerState): Disk =>
 
 /** Returns a server that starts for the first time. */
 export const FRESH = (self: Place): ServerState =>
-  start(self, { term: 0, votedFor: NOBODY, log: [] });
+  start(self, { term: 0, votedFor: NO_PLACE, log: [] });
 
 function start(self: Place, { term, votedFor, log }: Disk): ServerState {
   return {
@@ -326,7 +327,7 @@ function start(self: Place, { term, votedFor, log }: Disk): ServerState {
     commitIndex: 0,
     lastApplied: 0,
     campaigns: 0,
-    role: { name: "Follower", leader: NOBODY },
+    role: { name: "Follower", leader: NO_PLACE },
     turn: null,
   };
 }
@@ -602,7 +603,7 @@ function checked(before: ServerState, after: ServerState): number {
   );
   const isSameTerm = after.term === before.term;
   demand(
-    !isSameTerm || before.votedFor === NOBODY || after.votedFor === before.votedFor,
+    !isSameTerm || before.votedFor === NO_PLACE || after.votedFor === before.votedFor,
     "One vote per term",
     () =>
       `${name} had voted for ${nameAt(before.votedFor)} in term ${after.term}, and now for `
