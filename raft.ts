@@ -131,6 +131,7 @@ export const messages = {
  */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
 const texts = [
+  "owner",
   "cluster",
   "from",
   "to",
@@ -1725,9 +1726,13 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 
 // ------------------------------------------ 13 Sessions ------------------------------------------
 // A client that gets no answer retries, perhaps on another server, and its command must still be
-// applied only once (thesis §6.3). So it opens a session, by an entry whose index is the id of the
-// session, and numbers its requests. The table of sessions is replicated like the state machine:
-// the same entries give the same table on every server, and no clock ends a session.
+// applied only once (thesis §6.3). So it opens a session, and numbers its requests. The table of
+// sessions is replicated like the state machine: the same entries give the same table on every
+// server, and no clock ends a session.
+//
+// Example: c opens session 17, which later ends. A delayed copy of its OpenSession then opens
+// another session. The leader draws the id of each session, so a delayed command of session 17 is
+// refused.
 
 /** Its `code` is for programs, its `message` for people. */
 export class RaftError extends Error {
@@ -1780,14 +1785,25 @@ export interface StateMachine {
   restore(): (chunk: Uint8Array) => void;
 }
 
-/** The most sessions at a time. A new one ends the session that was used least recently. */
+/** The most sessions at a time. */
 const MAX_SESSIONS = 10_000;
+/** The most sessions of one owner. */
+const MAX_SESSIONS_PER_OWNER = 1_000;
+
+/** The most requests of a session that its client has not acknowledged. */
+const MAX_UNACKNOWLEDGED = 4_096;
+/** The most bytes that their outcomes take. At this bound answers are left out. */
+const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
+/** The bytes that an outcome takes beside its answer, roughly. */
+const OUTCOME_HEADER = 64;
 
 /** The largest answer, in bytes. All servers refuse a larger one alike. */
 export const MAX_ANSWER_BYTES = 64_000;
 
 /** Commands that a client sends together. They are applied together, and only once. */
 export type SessionRequest = {
+  /** The role and the name of the client. Only the owner of a session can use it. */
+  owner: string;
   session: number;
   /** Counts the requests of the session. */
   sequence: number;
@@ -1795,21 +1811,20 @@ export type SessionRequest = {
   acknowledged: number;
   commands: readonly Uint8Array[];
 };
-/** The answer to a command that was applied; or if it is too large, a sentence that says so. */
+/** Opens a session, unless its owner has one with the same nonce. */
+export type Opening = { owner: string; nonce: number; session: number };
+/** The answer to a command that was applied; or if there is no room for it, a sentence. */
 export type Outcome = Uint8Array | string;
 /** What became of a request: an outcome for each command, or a refusal. */
 export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
-/** A session, and the requests that its client may still repeat, with their outcomes. */
-type SessionState = [
-  id: number,
-  acknowledged: number,
-  applied: [sequence: number, outcomes: readonly Outcome[]][],
-];
-type Session = { acknowledged: number; applied: Map<number, readonly Outcome[]> };
+/** A record of a snapshot: a session, or an outcome of the session before it. */
+export type SessionRecord =
+  | [owner: string, session: number, nonce: number, acknowledged: number]
+  | [sequence: number, outcome: Outcome];
 
 const refuse = (refusal: string): RequestResult => ({ outcomes: [], refusal });
-const tooLarge = ({ length }: Uint8Array) =>
-  `its answer has ${length} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for it in parts`;
+const tooLarge = ({ length }: Uint8Array, room = MAX_ANSWER_BYTES) =>
+  `its answer has ${length} bytes, and there is room for ${room}. Ask for it in parts`;
 
 /** Returns the result of a state machine's method. Refuses a wrong one, such as a promise. */
 function checked<T>(what: string, result: T, isRight = result instanceof Uint8Array): T {
@@ -1821,69 +1836,145 @@ function checked<T>(what: string, result: T, isRight = result instanceof Uint8Ar
   );
 }
 
+/**
+ * Values by owner and id. If there are too many, the least recently used one goes: of an owner that
+ * has too many, or else of the owner that has most. The owner "" has no bound of its own.
+ */
+export class FairTable<T extends { readonly owner: string; readonly id: number }> {
+  /** Owners, and the values of each by id, both in the order of their last use. */
+  readonly owners = new Map<string, Map<number, T>>();
+  private size = 0;
+
+  constructor(private readonly max: number, private readonly maxPerOwner: number) {}
+
+  /** Adds or replaces a value, as the one used most recently. */
+  use(value: T): void {
+    const { owner, id } = value;
+    const values = this.owners.get(owner) ?? new Map<number, T>();
+    this.owners.delete(owner);
+    this.owners.set(owner, values);
+    this.size += values.delete(id) ? 0 : 1;
+    values.set(id, value);
+    const isOver = owner !== "" && values.size > this.maxPerOwner;
+    if (!isOver && this.size <= this.max) return;
+    const victims = isOver
+      ? values
+      : this.owners.values().reduce((most, each) => each.size > most.size ? each : most);
+    const [oldest = value] = victims.values();
+    victims.delete(oldest.id);
+    if (victims.size === 0) this.owners.delete(oldest.owner);
+    this.size -= 1;
+  }
+}
+
+type Session = {
+  readonly owner: string;
+  readonly id: number;
+  readonly nonce: number;
+  acknowledged: number;
+  /** The outcomes that its client may still ask for, by request. */
+  readonly outcomes: Map<number, Outcome[]>;
+  /** The bytes that they take. */
+  bytes: number;
+};
+
+function addOutcome(session: Session, sequence: number, outcome: Outcome): void {
+  const outcomes = session.outcomes.get(sequence) ?? [];
+  outcomes.push(outcome);
+  session.outcomes.set(sequence, outcomes);
+  session.bytes += OUTCOME_HEADER + outcome.length;
+}
+
+function* recordsOf(sessions: readonly Session[]): Generator<SessionRecord> {
+  for (const { owner, id, nonce, acknowledged, outcomes } of sessions) {
+    yield [owner, id, nonce, acknowledged];
+    for (const [sequence, list] of outcomes) for (const outcome of list) yield [sequence, outcome];
+  }
+}
+
 export class Sessions {
-  private readonly open = new Map<number, Session>();
+  private readonly table = new FairTable<Session>(MAX_SESSIONS, MAX_SESSIONS_PER_OWNER);
+  /** Sessions that the last snapshot shares with the table. They are copied before they change. */
+  private shared = new WeakSet<Session>();
+  /** The session that was added last. */
+  private newest: Session | undefined;
 
   /** Applies the requests of a committed entry, and returns what became of each. */
   apply(
-    { kind, index }: Entry,
-    requests: readonly SessionRequest[],
+    { index }: Entry,
+    requests: readonly (SessionRequest | Opening)[],
     machine: Pick<StateMachine, "apply">,
   ): RequestResult[] {
-    if (kind === "session") {
-      this.use(index, { acknowledged: 0, applied: new Map() });
-      const [oldest = 0] = this.open.keys();
-      if (this.open.size > MAX_SESSIONS) this.open.delete(oldest);
-    }
-    return requests.map((request) => this.applyOnce(request, index, machine));
+    return requests.map((request) =>
+      "nonce" in request ? this.open(request) : this.applyOnce(request, index, machine)
+    );
   }
 
-  /** Returns the sessions as they are now, in the order of their last use. */
-  snapshot(): SessionState[] {
-    return [...this.open].map((
-      [id, { acknowledged, applied }],
-    ) => [id, acknowledged, [...applied]]);
+  /** Returns the sessions as they are now, in the order of their last use, record by record. */
+  snapshot(): Iterable<SessionRecord> {
+    const all = [...this.table.owners.values()].flatMap((sessions) => [...sessions.values()]);
+    this.shared = new WeakSet(all);
+    return recordsOf(all);
   }
 
-  /** Opens a session again, as it was in a snapshot. */
-  restore([id, acknowledged, applied]: SessionState): void {
-    this.use(id, { acknowledged, applied: new Map(applied) });
+  /** Takes the next record of a snapshot. */
+  restore(record: SessionRecord): void {
+    if (record.length === 4) this.add(...record);
+    else if (this.newest) addOutcome(this.newest, ...record);
   }
 
-  /** Moves a session to the end of the map, as the one used most recently. */
-  private use(id: number, session: Session) {
-    this.open.delete(id);
-    this.open.set(id, session);
+  private add(owner: string, id: number, nonce: number, acknowledged = 0) {
+    this.newest = { owner, id, nonce, acknowledged, outcomes: new Map(), bytes: 0 };
+    this.table.use(this.newest);
+  }
+
+  /** The outcome is the id of the session. */
+  private open({ owner, nonce, session }: Opening): RequestResult {
+    const known = this.table.owners.get(owner)?.values().find((other) => other.nonce === nonce);
+    if (!known) this.add(owner, session, nonce);
+    return { outcomes: [Buffer.from(`${known?.id ?? session}`)] };
   }
 
   private applyOnce(
-    { session: id, sequence, acknowledged, commands }: SessionRequest,
+    { owner, session: id, sequence, acknowledged, commands }: SessionRequest,
     index: number,
     machine: Pick<StateMachine, "apply">,
   ): RequestResult {
-    const session = this.open.get(id);
+    let session = this.table.owners.get(owner)?.get(id);
     if (!session) return refuse("the session has ended, or never was");
     if (commands.length === 0) return refuse("it has no commands");
-    this.use(id, session);
+    // Version 5 had no owners and no bounds. Its entries are applied as it applied them.
+    const isBounded = owner !== "";
+    if (isBounded && acknowledged >= sequence) return refuse("it acknowledges its own answer");
+    if (this.shared.delete(session)) session = { ...session, outcomes: new Map(session.outcomes) };
+    this.table.use(session);
     // All outcomes that the client may still lack are kept, not only the latest: requests of a
     // session may be in flight together, and overtake each other.
     if (acknowledged > session.acknowledged) {
       session.acknowledged = acknowledged;
-      for (const known of session.applied.keys()) {
-        if (known <= acknowledged) session.applied.delete(known);
+      for (const [known, outcomes] of session.outcomes) {
+        if (known > acknowledged) continue;
+        session.outcomes.delete(known);
+        for (const { length } of outcomes) session.bytes -= OUTCOME_HEADER + length;
       }
     }
     if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
-    const known = session.applied.get(sequence);
+    const known = session.outcomes.get(sequence);
     if (known) return { outcomes: known };
+    const { outcomes } = session;
+    const room = () => isBounded ? MAX_UNACKNOWLEDGED_BYTES - session.bytes : Infinity;
+    if (room() < MAX_ANSWER_BYTES || isBounded && outcomes.size >= MAX_UNACKNOWLEDGED) {
+      return refuse("the session is full until its client acknowledges answers");
+    }
     try {
-      const outcomes = commands.map((command): Outcome => {
-        // A copy: the machine may use the bytes of its answer again.
+      for (const command of commands) {
         const answer = checked("the answer of apply", machine.apply(command, index));
-        return answer.length > MAX_ANSWER_BYTES ? tooLarge(answer) : Buffer.from(answer);
-      });
-      session.applied.set(sequence, outcomes);
-      return { outcomes };
+        const limit = Math.max(0, Math.min(MAX_ANSWER_BYTES, room()));
+        // A copy: the machine may use the bytes of its answer again.
+        const outcome = answer.length > limit ? tooLarge(answer, limit) : Buffer.from(answer);
+        addOutcome(session, sequence, outcome);
+      }
+      return { outcomes: outcomes.get(sequence) ?? [] };
     } catch (error) {
       const what = `entry ${index}, request ${sequence} of session ${id}`;
       throw new RaftError(
@@ -1912,10 +2003,11 @@ const answers = {
 } as const;
 /**
  * Requests of clients, and the replies. A request may have several commands, and their outcomes may
- * need several messages. `first` is the position of a message's first outcome.
+ * need several messages. `first` is the position of a message's first outcome. The outcome of
+ * OpenSession is the id of a session; a retry with the same `nonce` gets the same one.
  */
 export const clientMessages = {
-  OpenSession: [],
+  OpenSession: ["nonce"],
   Commands: ["session", "sequence", "acknowledged", "commands"],
   Read: ["question"],
   ReadIndex: [],
@@ -1966,7 +2058,7 @@ const envelopeFields = [
 ] as const;
 type Envelope = Fields<typeof envelopeFields>;
 
-const VERSION = 5;
+const VERSION = 6;
 const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
@@ -2051,22 +2143,23 @@ function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyM
 /** The most bytes that a command takes besides its own. */
 const COMMAND_OVERHEAD = 5;
 
-const requestFields = clientMessages.Commands;
-/** Encodes a request as the data of an entry: its fields in order. */
-const encodeRequest = (request: Fields<typeof requestFields>): Buffer =>
-  encodeAll([requestFields.map((field) => request[field])]);
+/** The fields of the requests in an entry, in order. */
+const openingFields = ["owner", "nonce", "session"] as const;
+const requestFields = ["owner", ...clientMessages.Commands] as const;
 
 /**
- * Decodes the request of an entry, or the several requests that earlier versions put into one. A
- * request with a malformed command is returned without commands, and is later refused.
+ * Decodes the request of an entry. A request with a malformed command is returned without commands,
+ * and is later refused. Version 5 had several requests in an entry, and no owners. An entry that
+ * opened a session was empty, and its index was the id of the session.
  */
-export function readRequests({ data }: Entry): SessionRequest[] {
-  const bytes = Buffer.from(data); // A copy, because the machine may change the commands.
-  // In version 4 a request was one command, packed, and began with its session in 6 bytes. Sessions
-  // were below 2 ** 40, so the first byte was 0. Now it is the header of an array, never 0.
-  const packed = data[0] === 0 ? splitRows(data, 6) : undefined;
-  const rows = packed?.map((row) => [...row.slice(0, 3), encodeAll([row[3]])]) ?? decodeAll(bytes);
-  return rows.map((raw) => {
+export function readRequests({ kind, index, data }: Entry): (SessionRequest | Opening)[] {
+  const isOld = kind === "session" && data.length === 0;
+  // A copy, because the machine may change the commands.
+  const rows = isOld ? [[index, index]] : decodeAll(Buffer.from(data));
+  return rows.map((row) => {
+    const raw = Array.isArray(row) && typeof row[0] === "number" ? ["", ...row] : row;
+    const opening = readFields(openingFields, raw);
+    if (opening) return opening;
     const request = readFields(requestFields, raw);
     assert(request, "the leader has encoded each request of an entry");
     const commands = decodeAll(request.commands);
@@ -2075,12 +2168,17 @@ export function readRequests({ data }: Entry): SessionRequest[] {
   });
 }
 
-export function readSession(data: Buffer): SessionState {
-  // In version 4 a session was a record, its index the id and its term the last acknowledged
-  // request. The answers followed as records.
-  const [session, ...answers] = readRecords(data) ?? [];
-  if (!session) return fileDecoder.decode(data) as SessionState;
-  return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
+/** Decodes a record of a snapshot. In version 5 it was a whole session. */
+export function readSession(data: Buffer): SessionRecord[] {
+  const record = fileDecoder.decode(data) as
+    | SessionRecord
+    | [id: number, acknowledged: number, applied: [sequence: number, Outcome[]][]];
+  if (record.length !== 3) return [record];
+  const [id, acknowledged, applied] = record;
+  const rest = applied.flatMap(([sequence, outcomes]) =>
+    outcomes.map((outcome): SessionRecord => [sequence, outcome])
+  );
+  return [["", id, id, acknowledged], ...rest];
 }
 
 /** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
@@ -2198,29 +2296,25 @@ export function encodeRecord({ kind, term, index, data, membership }: LogRecord)
   return record;
 }
 
-/** Splits bytes into rows of three numbers and data. The first number has `width` bytes. */
-function splitRows(bytes: Buffer, width: number): [number, number, number, Buffer][] | undefined {
-  const all: [number, number, number, Buffer][] = [];
-  let at = 0;
-  while (at + width + 16 <= bytes.length) {
-    const begin = at + width + 16;
-    const end = begin + bytes.readUInt32BE(begin - 4);
-    const [second, third] = [bytes.readUIntBE(begin - 16, 6), bytes.readUIntBE(begin - 10, 6)];
-    all.push([bytes.readUIntBE(at, width), second, third, bytes.subarray(begin, end)]);
-    at = end;
-  }
-  return at === bytes.length ? all : undefined;
-}
-
 /** Returns the records that `bytes` consists of; undefined if they are anything else. */
 function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
-  const records = splitRows(asBuffer(bytes), 1)?.map(([number, term, index, data]) => {
-    const kind = recordKinds[number];
-    if (kind !== "members" && kind !== "metadata") return kind && { kind, term, index, data };
-    const membership = readMembers(data);
-    return membership && { kind, term, index, data: NOTHING, membership };
-  });
-  return records?.every((record) => record !== undefined) ? records : undefined;
+  const all = asBuffer(bytes);
+  const records: LogRecord[] = [];
+  let at = 0;
+  while (at + ENTRY_HEADER <= all.length) {
+    const kind = recordKinds[all.readUInt8(at)];
+    const [term, index] = [all.readUIntBE(at + 1, 6), all.readUIntBE(at + 7, 6)];
+    const begin = at + ENTRY_HEADER;
+    at = begin + all.readUInt32BE(begin - 4);
+    const data = all.subarray(begin, at);
+    if (kind === "members" || kind === "metadata") {
+      const membership = readMembers(data);
+      if (!membership) return undefined;
+      records.push({ kind, term, index, data: NOTHING, membership });
+    } else if (kind) records.push({ kind, term, index, data });
+    else return undefined;
+  }
+  return at === all.length ? records : undefined;
 }
 
 /** Encodes the founding, then each member's fields in order. */
@@ -2546,7 +2640,7 @@ export class Storage {
         if (kind === "start") {
           const { version, id: clusterId, ...found } = JSON.parse(`${data}`);
           this.ensure(
-            version === VERSION || version === 4,
+            version === VERSION || version === 5,
             "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
           identity = { ...found, clusterId };
@@ -3424,6 +3518,9 @@ function checkSize({ length }: Uint8Array): void {
 /** Addresses to listen on every interface. */
 const ANY = ["0.0.0.0", "::"];
 
+/** Returns the owner of a request's session: the role and the name of the client. */
+const ownerOf = ({ type, from }: ClientMessage) => `${channelOf(type)} ${from}`;
+
 /** Identifies a request, to recognize retries. */
 const requestKey = ({ from, id }: ClientMessage) => `${from} ${id}`;
 
@@ -3834,8 +3931,9 @@ export class Node {
     if (this.waiting.has(requestKey(m))) return;
     this.waiting.add(requestKey(m));
     if (m.type === "Commands") this.accept(m);
-    else if (m.type === "OpenSession") this.append("session", NOTHING, m);
-    else if (this.core.read()) this.reads.push(m);
+    else if (m.type === "OpenSession") {
+      this.append("session", openingFields, { ...m, session: drawId(this.world.random) });
+    } else if (this.core.read()) this.reads.push(m);
     else if (m.type === "Read" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
   }
@@ -3861,13 +3959,18 @@ export class Node {
   private accept(request: ClientMessage & { type: "Commands" }) {
     // An entry that no AppendEntries can carry would hold up all later ones.
     const isSmall = request.commands.length <= MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
-    if (isSmall) this.append("commands", encodeRequest(request), request);
+    if (isSmall) this.append("commands", requestFields, request);
     else this.refuse(request, "it is too large");
   }
 
   /** Appends an entry. The request is answered once the entry is applied. */
-  private append(kind: Entry["kind"], data: Buffer, request: ClientMessage) {
-    const index = this.core.propose(kind, data);
+  private append(
+    kind: Entry["kind"],
+    fields: readonly string[],
+    request: ClientMessage & { session?: number },
+  ) {
+    const values: Record<string, unknown> = { ...request, owner: ownerOf(request) };
+    const index = this.core.propose(kind, encodeAll([fields.map((field) => values[field])]));
     if (index !== undefined) this.proposals.set(index, request);
     else this.redirect(request);
   }
@@ -3915,7 +4018,7 @@ export class Node {
     const request = this.proposals.get(entry.index);
     if (!request) return;
     this.proposals.delete(entry.index);
-    if (!applied) this.answer(request, Buffer.from(`${entry.index}`));
+    if (!applied) this.answer(request, NOTHING);
     else if (applied.refusal !== undefined) this.refuse(request, applied.refusal);
     else this.answerCommands(request, applied.outcomes);
   }
@@ -3956,7 +4059,7 @@ export class Node {
     };
     function* records(): Generator<LogRecord> {
       yield head;
-      for (const session of open) yield record("session", encoder.encode(session));
+      for (const each of open) yield record("session", encoder.encode(each));
       for (const chunk of state) yield record("state", chunk);
       yield head;
     }
@@ -3986,7 +4089,7 @@ export class Node {
     checked("the result of restore", take, typeof take === "function");
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
-        if (kind === "session") sessions.restore(readSession(data));
+        if (kind === "session") readSession(data).forEach((each) => sessions.restore(each));
         if (kind !== "state") continue;
         ensure(
           !(take(data) as unknown instanceof Promise),
@@ -4212,9 +4315,10 @@ export class Client {
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
       const sequence = this.sequence += 1;
-      // `pending` is in the order of `sequence`: requests before the first one in it are settled.
+      // `pending` is in the order of `sequence`: the session's requests before the first one in it
+      // are settled.
       const [oldest = sequence] = this.pending.values().flatMap(({ content }) =>
-        content.type === "Commands" ? [content.sequence] : []
+        content.type === "Commands" && content.session === session ? [content.sequence] : []
       );
       const commands = encodeAll(batch.map(({ command }) => command));
       const request = { session, sequence, acknowledged: oldest - 1, commands };
@@ -4226,7 +4330,8 @@ export class Client {
     if (this.isOpening) return;
     this.isOpening = true;
     try {
-      this.session = Number(`${await this.request({ type: "OpenSession" })}`);
+      const nonce = drawId(this.world.random);
+      this.session = Number(`${await this.request({ type: "OpenSession", nonce })}`);
     } catch (error) {
       for (const { reject } of this.commands.splice(0)) reject(error);
     }

@@ -301,8 +301,8 @@ export const planted: readonly Planted[] = [
   {
     id: "27",
     name: "A server applies a retried command twice",
-    changes: [["const known = session.applied.get(sequence);", "const known = undefined;"]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    changes: [["const known = session.outcomes.get(sequence);", "const known = undefined;"]],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "28",
@@ -333,7 +333,7 @@ export const planted: readonly Planted[] = [
       `const now = this.world.clock.now();
     if (now > (this.forgetAt ??= now + 4000)) {
       this.forgetAt = undefined;
-      this.sessions["open"].clear();
+      this.sessions = new Sessions();
     }
     const [applied] = this.sessions.apply(`,
     ]],
@@ -438,8 +438,8 @@ export const planted: readonly Planted[] = [
     name: "A server takes a reordered command of a session for a duplicate and drops it",
     changes: [[
       "if (sequence <= session.acknowledged) return",
-      `const newest = Math.max(session.acknowledged, ...session.applied.keys());
-    if (sequence <= newest && !session.applied.has(sequence)) return`,
+      `const newest = Math.max(session.acknowledged, ...session.outcomes.keys());
+    if (sequence <= newest && !session.outcomes.has(sequence)) return`,
     ]],
     caughtBy: [
       { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
@@ -619,7 +619,7 @@ export const planted: readonly Planted[] = [
   {
     id: "32",
     name: "A snapshot omits the client sessions",
-    changes: [["const session of open) yield", "const session of []) yield"]],
+    changes: [["const each of open) yield", "const each of []) yield"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -974,8 +974,8 @@ export const planted: readonly Planted[] = [
     id: "103",
     name: "A session that is used does not become the most recently used one",
     changes: [[
-      "this.open.delete(id);\n    this.open.set(id, session);",
-      "this.open.set(id, session);",
+      "this.size += values.delete(id) ? 0 : 1;",
+      "this.size += values.has(id) ? 0 : 1;",
     ]],
     caughtBy: [{ file: "node", title: "a session that is used again becomes the most" }],
   },
@@ -989,10 +989,10 @@ export const planted: readonly Planted[] = [
     id: "105",
     name: "A server applies only the first request of an earlier version's entry",
     changes: [[
-      "return rows.map((raw) =>",
-      "return rows.slice(0, 1).map((raw) =>",
+      "return rows.map((row) =>",
+      "return rows.slice(0, 1).map((row) =>",
     ]],
-    caughtBy: [{ file: "sessions", title: "applies all requests of one entry, as" }],
+    caughtBy: [{ file: "sessions", title: "have several requests, which are all applied" }],
   },
   {
     id: "106",
@@ -1382,8 +1382,8 @@ export const planted: readonly Planted[] = [
     id: "153",
     name: "A snapshot does not list the sessions in the order of their last use",
     changes: [[
-      "return [...this.open].map(",
-      "return [...this.open].toSorted(([a], [b]) => a - b).map(",
+      "[...sessions.values()]);",
+      "[...sessions.values()].toSorted((a, b) => a.id - b.id));",
     ]],
     caughtBy: [{ file: "sessions", title: "answer every later command as the original does" }],
   },
@@ -1394,12 +1394,114 @@ export const planted: readonly Planted[] = [
       "if (acknowledged > session.acknowledged) {",
       "if (acknowledged !== session.acknowledged) {",
     ]],
-    caughtBy: [{ mode: "core", seed: 2 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
+  },
+  {
+    id: "182",
+    name: "A client sends commands in the session of another one",
+    changes: [[
+      "let session = this.table.owners.get(owner)?.get(id);",
+      "let session = [...this.table.owners.values()].find((all) => all.has(id))?.get(id);",
+    ]],
+    caughtBy: [{ file: "sessions", title: "a command of another owner's session" }],
+  },
+  {
+    id: "183",
+    name: "A repeated request opens a second session",
+    changes: [[
+      ".find((other) => other.nonce === nonce)",
+      ".find((other) => other.id === session)",
+    ]],
+    caughtBy: [{ file: "sessions", title: "a repeated opening finds its session" }],
+  },
+  {
+    id: "184",
+    name: "A session keeps any number of answers that are not acknowledged",
+    changes: [[
+      "if (room() < MAX_ANSWER_BYTES || isBounded && outcomes.size >= MAX_UNACKNOWLEDGED) {",
+      "if (room() < MAX_ANSWER_BYTES) {",
+    ]],
+    caughtBy: [{
+      file: "sessions",
+      title: "a new request is refused while the client acknowledges",
+    }],
+  },
+  {
+    id: "185",
+    name: "A full session forgets its oldest answer",
+    changes: [[
+      "return refuse(\"the session is full until its client acknowledges answers\");",
+      "for (const [oldest] of [...outcomes].slice(0, 1)) outcomes.delete(oldest);",
+    ]],
+    caughtBy: [{
+      file: "sessions",
+      title: "a new request is refused while the client acknowledges",
+    }],
+  },
+  {
+    id: "186",
+    name: "A session counts answers as kept that were dropped",
+    changes: [["for (const { length } of outcomes) session.bytes -= OUTCOME_HEADER + length;", ""]],
+    caughtBy: [{
+      file: "sessions",
+      title: "a new request is refused while the unacknowledged answers",
+    }],
+  },
+  {
+    id: "187",
+    name: "A request that acknowledges its own answer ends its session",
+    changes: [[
+      "if (isBounded && acknowledged >= sequence) return refuse(\"it acknowledges its own answer\");",
+      "",
+    ]],
+    caughtBy: [{
+      file: "sessions",
+      title: "a request that acknowledges its own answer is refused",
+    }],
+  },
+  {
+    id: "188",
+    name: "Beyond the bound in all, the owner with fewest sessions loses one",
+    changes: [["each.size > most.size ? each : most", "each.size < most.size ? each : most"]],
+    caughtBy: [{ file: "sessions", title: "beyond the bound in all, the owner with most" }],
+  },
+  {
+    id: "189",
+    name: "One owner takes the sessions of the others",
+    changes: [[
+      "const isOver = owner !== \"\" && values.size > this.maxPerOwner;",
+      "const isOver = false;",
+    ]],
+    caughtBy: [{ file: "sessions", title: "beyond its bound an owner loses its own" }],
+  },
+  {
+    id: "190",
+    name: "A snapshot shows answers that came after it",
+    changes: [[
+      "if (this.shared.delete(session)) session = { ...session, outcomes: new Map(session.outcomes) };",
+      "",
+    ]],
+    caughtBy: [{ file: "sessions", title: "does not show what is applied after it was taken" }],
+  },
+  {
+    id: "191",
+    name: "The bounds hold for the entries of version 5, too",
+    changes: [["const isBounded = owner !== \"\";", "const isBounded = true;"]],
+    caughtBy: [{ file: "sessions", title: "are applied as version 5 applied them" }],
+  },
+  {
+    id: "192",
+    name: "A client acknowledges no answer while a request of an earlier session is pending",
+    changes: [[
+      "content.type === \"Commands\" && content.session === session ?",
+      "content.type === \"Commands\" ?",
+    ]],
+    caughtBy: [{ file: "node", title: "acknowledges the answers of a session as soon as" }],
   },
   {
     id: "155",
     name: "A state machine that modifies a command modifies the log",
-    changes: [["const bytes = Buffer.from(data);", "const bytes = data;"]],
+    changes: [["decodeAll(Buffer.from(data))", "decodeAll(data)"]],
     caughtBy: [{ file: "embedding", title: "that the program or the server overwrites after a" }],
   },
   {

@@ -66,7 +66,7 @@ import {
 import { applyTo, isSameEntry, makeEntry } from "./support/entries.ts";
 import { randomFrom } from "./support/random.ts";
 import { PATIENCE_MS } from "./support/thorough.ts";
-import { makeCommand } from "./support/wire.ts";
+import { makeCommand, makeOpening } from "./support/wire.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -1953,8 +1953,8 @@ describe("§8 Client interaction", () => {
         index += 1;
         return applyTo(sessions, makeEntry(index, 1, kind, data), machine);
       };
-      apply("session", new Uint8Array());
-      const session = index;
+      const session = 7;
+      apply("session", makeOpening(session));
       const command = (serial: number) =>
         apply("commands", makeCommand([session, serial, 0], Buffer.from(`command ${serial}`)));
       expect([1, 2, 1, 2].flatMap(command)).toEqual([

@@ -155,7 +155,7 @@ function healAll(cluster: Cluster): void {
   const contents = members.map(({ node, core, ledger }) =>
     JSON.stringify([
       core?.log.slice(base + 1).map((entry) => encodeRecord(entry).toString("latin1")),
-      node?.["sessions"].snapshot() ?? [],
+      [...node?.["sessions"].snapshot() ?? []],
       [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`),
     ])
   );

@@ -7,6 +7,7 @@ import {
   type Sessions,
   type StateMachine,
 } from "../../raft.ts";
+import { makeOpening } from "./wire.ts";
 
 export type LogRecord = Parameters<typeof encodeRecord>[0];
 
@@ -28,18 +29,13 @@ export const membersEntry = (
 export const isSameEntry = (a: LogRecord, b: LogRecord): boolean =>
   encodeRecord(a).equals(encodeRecord(b));
 
-/** What version 4 packed: numbers of so many bytes, the length of the data (4 bytes), the data. */
-export function packed(numbers: readonly [number, number, number], widths: number, data = "") {
-  const sizes = [widths, 6, 6];
-  const parts = numbers.map((n, i) => {
-    const bytes = Buffer.alloc(sizes[i] ?? 6);
-    bytes.writeUIntBE(n, 0, bytes.length);
-    return bytes;
-  });
-  const length = Buffer.alloc(4);
-  length.writeUInt32BE(Buffer.byteLength(data, "latin1"));
-  return Buffer.concat([...parts, length, Buffer.from(data, "latin1")]);
-}
+/** An entry that opens a session, whose id is the index if no other is given. */
+export const openingEntry = (
+  index: number,
+  owner?: string,
+  nonce = index,
+  session = index,
+): Entry => makeEntry(index, 1, "session", makeOpening(session, owner, nonce));
 
 /** The outcomes of the requests of a committed entry, as text. */
 export const applyTo = (

@@ -73,7 +73,7 @@ export function seal(
   parts: readonly Uint8Array[],
   { secret = SECRET, as = channel } = {},
 ): Buffer {
-  const rest = Buffer.concat([Buffer.from([5, CHANNELS.indexOf(as)]), ...parts]);
+  const rest = Buffer.concat([Buffer.from([6, CHANNELS.indexOf(as)]), ...parts]);
   return Buffer.concat([codeOf(channel, secret, rest), rest]);
 }
 
@@ -110,8 +110,16 @@ type Numbers = readonly [session: number, sequence: number, acknowledged: number
 export const commandsOf = (numbers: Numbers, ...commands: Uint8Array[]) =>
   [...numbers, sequence(commands)] as const;
 
-/** A request with one command as it is in the log. Several in a row are an entry. */
-export const makeCommand = (numbers: Numbers, command: Uint8Array): Buffer =>
+/** The data of an entry that opens a session. */
+export const makeOpening = (session: number, owner = "client", nonce = session): Buffer =>
+  Buffer.from(encode([owner, nonce, session]));
+
+/** A request with one command as it is in the log. */
+export const makeCommand = (numbers: Numbers, command: Uint8Array, owner = "client"): Buffer =>
+  Buffer.from(encode([owner, ...commandsOf(numbers, command)]));
+
+/** The same as version 5 had it. Several in a row were an entry. */
+export const makeCommandOfVersion5 = (numbers: Numbers, command: Uint8Array): Buffer =>
   Buffer.from(encode(commandsOf(numbers, command)));
 
 /** Reads the outcomes of commands that were sent together, each with its place. */

@@ -120,7 +120,8 @@ function single(machine: StateMachine, options: Partial<NodeOptions> = {}) {
 
 describe("an answer that is too large", () => {
   const large = `${MAX_ANSWER_BYTES + 1}`;
-  const sentence = `its answer has ${large} bytes, and ${MAX_ANSWER_BYTES} is the limit. Ask for `
+  const sentence =
+    `its answer has ${large} bytes, and there is room for ${MAX_ANSWER_BYTES}. Ask for `
     + "it in parts.";
 
   test("is refused with its size, and the caller learns that a command was applied", () => {
@@ -201,7 +202,7 @@ describe("buffers", () => {
     for (const name of cluster.names) expect(machines.get(name)?.lines).toEqual(expected);
     // The answers that sessions keep are those that clients received.
     const kept = [...cluster.nodes.values()].map((node) =>
-      structuredClone(node["sessions"].snapshot())
+      structuredClone([...node["sessions"].snapshot()])
     );
     for (const sessions of kept) expect(sessions).toEqual(kept[0] ?? []);
     cluster.kill(other);

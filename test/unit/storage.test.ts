@@ -20,9 +20,10 @@ import {
 } from "../../raft.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Fault, type Keep, type Operation } from "../support/disk.ts";
-import { type LogRecord, makeEntry, membersEntry, packed } from "../support/entries.ts";
+import { type LogRecord, makeEntry, membersEntry } from "../support/entries.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
+import { makeCommandOfVersion5 } from "../support/wire.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -350,11 +351,13 @@ describe("recovery of a log", () => {
     }
   });
 
-  test("reads a log of version 4, whose commands were packed, and writes it again", () => {
+  test("reads a log of version 5, which named no owners, and writes it again", () => {
     const disk = new Disk(randomFrom(1));
     const identity = { ...founder, id: "0123456789abcdef", disk: 7, boot: 1 };
-    const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version: 4, ...identity })));
-    const commands = [packed([2, 1, 0], 6, "one"), packed([2, 2, 1], 6, "two")];
+    const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version: 5, ...identity })));
+    const commands = [[2, 1, 0] as const, [2, 2, 1] as const].map((numbers) =>
+      makeCommandOfVersion5(numbers, Buffer.from(`${numbers}`))
+    );
     const records = [
       head,
       makeEntry(0, 4, "hardState", Buffer.from("b")),
@@ -371,19 +374,21 @@ describe("recovery of a log", () => {
         founding: 9,
         members: configuration(founder.members),
       });
-      const requests = storage.entries.slice(2).flatMap(readRequests);
+      const requests = storage.entries.flatMap(readRequests);
+      const first = { owner: "", session: 2 };
       expect(requests).toEqual([
-        { session: 2, sequence: 1, acknowledged: 0, commands: [Buffer.from("one")] },
-        { session: 2, sequence: 2, acknowledged: 1, commands: [Buffer.from("two")] },
+        { owner: "", nonce: 2, session: 2 },
+        { ...first, sequence: 1, acknowledged: 0, commands: [Buffer.from("2,1,0")] },
+        { ...first, sequence: 2, acknowledged: 1, commands: [Buffer.from("2,2,1")] },
       ]);
       storage.close();
     }
-    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":5");
+    expect(disk.read(LOG)?.toString("latin1")).toContain("\"version\":6");
   });
 
   test("refuses a log of any other version, and leaves it alone", () => {
     const founded = { ...founder, id: "", disk: 1, boot: 1 };
-    for (const version of [undefined, 3, 6, "4"]) {
+    for (const version of [undefined, 4, 7, "5"]) {
       const disk = new Disk(randomFrom(1));
       const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
       const log = encodeFrame([head]);

@@ -243,7 +243,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
       const bytes = Buffer.from(Array.from({ length: random() * 200 }, () => random() * 256));
       expectDropped(servers, bytes);
       if (bytes.length > 18) {
-        bytes[16] = 5;
+        bytes[16] = 6;
         bytes[17] = Math.floor(random() * 2);
         expectDropped(servers, bytes, "unauthenticated");
       }
@@ -265,7 +265,7 @@ describe("malformed datagrams are dropped and counted, without an error or an an
     const servers = pair();
     const random = randomFrom(1);
     for (const channel of CHANNELS) {
-      const first = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const first = { peer: vote, client: [0, 77, 1], operator: [0, 77, "d", "d:1", false] };
       const whole = servers.from([first[channel]], {}, channel);
       for (let at = 0; at < whole.length; at += 1) {
         for (const change of [1, 0x80, 0xFF, 1 + Math.floor(random() * 255)]) {
@@ -404,10 +404,10 @@ describe("malformed datagrams are dropped and counted, without an error or an an
   test("a sender's name of more than 255 bytes", () => {
     const servers = pair();
     for (const channel of CHANNELS) {
-      const body = { peer: vote, client: [0, 77], operator: [1, 77, "", ""] }[channel];
+      const body = { peer: vote, client: [0, 77, 1], operator: [1, 77, "", ""] }[channel];
       expectDropped(servers, servers.from([body], { from: "ü".repeat(128) }, channel), "malformed");
     }
-    expectAccepted(servers, servers.from([[0, 77]], { from: `${"ü".repeat(127)}!` }, "client"));
+    expectAccepted(servers, servers.from([[0, 77, 1]], { from: `${"ü".repeat(127)}!` }, "client"));
   });
 
   test("an unknown type of message", () => {
@@ -768,7 +768,7 @@ describe("repeated datagrams", () => {
       client: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
       operator: { type: "Refused", from: "b", to: "a", id: 1, reason: "no" },
     };
-    const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    const requests = { peer: vote, client: [0, 77, 1], operator: [0, 77, "d", "d:1", false] };
     for (const channel of CHANNELS) {
       // The sender moves from 10.1.1.1 to 10.2.2.2. Its earlier datagrams arrive later, one of them
       // twice.
@@ -806,7 +806,7 @@ describe("repeated datagrams", () => {
             part,
           ) => encode(part)),
         );
-      const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+      const requests = { peer: vote, client: [0, 77, 1], operator: [0, 77, "d", "d:1", false] };
       const ips = ["a", "c"].map((name) => simulation.machine(name).ip);
       const resolveBoth = () => {
         for (const name of ["a", "c"]) void b.endpoint.resolvePeer(address(name));
@@ -1239,7 +1239,7 @@ describe("boots, disks and clusters", () => {
   test("a second server with one name is reported once, although every channel knows it", () => {
     const servers = pair();
     const { simulation, b } = servers;
-    const requests = { peer: vote, client: [0, 77], operator: [0, 77, "d", "d:1", false] };
+    const requests = { peer: vote, client: [0, 77, 1], operator: [0, 77, "d", "d:1", false] };
     for (const channel of CHANNELS) {
       b.receive(servers.from([requests[channel]], {}, channel));
       b.receive(servers.from([requests[channel]], { disk: 4711 }, channel), "10.9.9.9");
@@ -1624,9 +1624,13 @@ describe("a running server", () => {
     });
   }
 
+  /** Returns the id of a new session. */
+  const openSession = (server: ReturnType<typeof singleServer>): number =>
+    Number(sendRequests(server, [[0, 1, 7]])[0]?.replace("Outcomes ", ""));
+
   test("answers each command of a turn, with one entry for each request", () => {
     const server = singleServer(1);
-    expect(sendRequests(server, [[0, 1]])).toEqual(["Answer 2"]); // The session's id.
+    const session = openSession(server);
     const before = server.node.status().lastIndex;
     // The last command for each key finds the value that the first one has put there.
     const put = (i: number) => askStore("put", Buffer.of(i), Buffer.alloc(100));
@@ -1638,7 +1642,7 @@ describe("a running server", () => {
     const spans = ends.map((end, i) => [ends[i - 1] ?? 0, end] as const);
     const requests = spans.map((
       [begin, end],
-    ) => [1, 10 + begin, ...commandsOf([2, end, 0], ...commands.slice(begin, end))]);
+    ) => [1, 10 + begin, ...commandsOf([session, end, 0], ...commands.slice(begin, end))]);
     const outcomes = commands.map((_, i) => i < 100 || (i - 100) % 3 !== 0 ? "\x01" : "\0");
     expect(sendRequests(server, requests)).toEqual(
       spans.map(([begin, end]) => `Outcomes ${outcomes.slice(begin, end).join()}`),
@@ -1651,7 +1655,7 @@ describe("a running server", () => {
 
   test("refuses malformed commands, and applies the ones that came with them", () => {
     const server = singleServer(1);
-    expect(sendRequests(server, [[0, 1]])).toEqual(["Answer 2"]);
+    const session = openSession(server);
     const whole = sequence([Buffer.from("x")]);
     const wrong = Array.from({ length: whole.length }, (_, length) => whole.subarray(0, length));
     wrong.push(...wrong.slice(1).map((part) => Buffer.concat([whole, part])));
@@ -1660,7 +1664,7 @@ describe("a running server", () => {
     const all = [good, ...wrong, good];
     const answers = sendRequests(
       server,
-      all.map((commands, i) => [1, 10 + i, 2, i + 1, 0, commands]),
+      all.map((commands, i) => [1, 10 + i, session, i + 1, 0, commands]),
     );
     expect(answers).toEqual([
       "Outcomes \x01",
@@ -1672,11 +1676,10 @@ describe("a running server", () => {
 
   test("is not delayed by a client that claims to have seen a huge number of answers", () => {
     const server = singleServer(1);
-    server.send("client", [0, 1]); // Opens a session, at index 2 after the term's first entry.
-    server.simulation.run(50);
+    const session = openSession(server);
     // The real limit is 2**47, but then a failure of this test would take forever.
     const seen = 1e8;
-    server.send("client", [1, 2, ...commandsOf([2, seen + 1, seen], Buffer.from("x"))]);
+    server.send("client", [1, 2, ...commandsOf([session, seen + 1, seen], Buffer.from("x"))]);
     const begin = performance.now();
     server.simulation.run(50);
     expect(performance.now() - begin).toBeLessThan(200);

@@ -118,7 +118,7 @@ export class Client {
     const command = new Uint8Array(Uint32Array.of(key, write).buffer);
     const oldest = [...operations.values()].find(({ kind }) => kind === "command");
     const acknowledged = (oldest?.sequence ?? sequence) - 1;
-    const data = makeCommand([session, sequence, acknowledged], command);
+    const data = makeCommand([session, sequence, acknowledged], command, this.name);
     this.perform("command", data, sequence, this.begin("put", key, write));
   }
 

@@ -15,6 +15,7 @@ import {
   Sessions,
 } from "../../../raft.ts";
 import { configuration } from "../../support/core.ts";
+import { makeOpening } from "../../support/wire.ts";
 import { tellEvent } from "../events.ts";
 import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
@@ -298,7 +299,10 @@ export class Server {
         if (!raft.read()) return isLed ? this.askIndex(request) : this.redirect(request);
         this.questions.push({ ...request, asked: this.scene.judge.asked(this.name) });
       } else {
-        const index = raft.propose(kind === "command" ? "commands" : kind, data);
+        const draw = () => Math.floor(this.scene.random() * 2 ** 47);
+        const index = kind === "command"
+          ? raft.propose("commands", data)
+          : raft.propose("session", makeOpening(draw(), client, 1));
         if (index === undefined) return this.redirect(request);
         this.underWay.add(call);
         this.proposals.set(index, { ...request, term: raft.currentTerm });
@@ -484,10 +488,10 @@ export class Server {
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
     const [applied] = sessions.apply(entry, readRequests(entry), this.machine);
-    const [outcome = entry.kind === "session" ? `${entry.index}` : ""] = applied?.outcomes ?? [];
+    const [outcome = ""] = applied?.outcomes ?? [];
     const refusal = applied?.refusal;
     const answer = Buffer.from(refusal ?? outcome);
-    this.state = crc32(answer, this.state + sessions["open"].size >>> 0);
+    this.state = crc32(answer, this.state + sessions["table"]["size"] >>> 0);
     scene.judge.applied(this.name, entry, this.state);
     scene.mix(4, this.index, entry.index, entry.term, this.state);
     const asker = this.proposals.get(entry.index);
@@ -526,7 +530,7 @@ export class Server {
     const kept = scene.snapshots.keep({
       snapshot: { index, term, size, founding: raft.founding, members },
       state,
-      sessions: this.sessions.snapshot(),
+      sessions: [...this.sessions.snapshot()],
       machine: new Machine(this.machine),
     });
     this.begin((later) => {
@@ -596,9 +600,6 @@ export class Server {
 
   /** Returns all answers that clients could get from this server. */
   get contents(): string {
-    const open = [...this.sessions["open"]].map((
-      [id, { acknowledged, applied }],
-    ) => [id, acknowledged, [...applied]]);
-    return JSON.stringify([open, [...this.machine.values]]);
+    return JSON.stringify([...this.sessions.snapshot(), ...this.machine.values]);
   }
 }

@@ -1,12 +1,12 @@
 /** Gives every state unique bytes, which represent the state on disks and in messages. */
-import { type Sessions, type Snapshot } from "../../../raft.ts";
+import { type SessionRecord, type Snapshot } from "../../../raft.ts";
 import { Violation } from "../judge.ts";
 import { type Machine } from "./clients.ts";
 
 /** All state after an entry. `state` is its digest. */
 export type State = {
   snapshot: Snapshot;
-  sessions: ReturnType<Sessions["snapshot"]>;
+  sessions: readonly SessionRecord[];
   machine: Machine;
   state: number;
   bytes: Buffer;
