@@ -1912,7 +1912,7 @@ export class Sessions {
 
   /** Returns the sessions as they are now, in the order of their last use, record by record. */
   snapshot(): Iterable<SessionRecord> {
-    const all = [...this.table.owners.values()].flatMap((sessions) => [...sessions.values()]);
+    const all = this.table.owners.values().flatMap((sessions) => sessions.values()).toArray();
     this.shared = new WeakSet(all);
     return recordsOf(all);
   }

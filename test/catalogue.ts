@@ -1382,8 +1382,8 @@ export const planted: readonly Planted[] = [
     id: "153",
     name: "A snapshot does not list the sessions in the order of their last use",
     changes: [[
-      "[...sessions.values()]);",
-      "[...sessions.values()].toSorted((a, b) => a.id - b.id));",
+      "(sessions) => sessions.values())",
+      "(sessions) => [...sessions.values()].toSorted((a, b) => a.id - b.id))",
     ]],
     caughtBy: [{ file: "sessions", title: "answer every later command as the original does" }],
   },
