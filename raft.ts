@@ -1817,10 +1817,13 @@ export type Opening = { owner: string; nonce: number; session: number };
 export type Outcome = Uint8Array | string;
 /** What became of a request: an outcome for each command, or a refusal. */
 export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
-/** A record of a snapshot: a session, or an outcome of the session before it. */
+/** A record of a snapshot: a session, or outcomes of the session before it. */
 export type SessionRecord =
   | [owner: string, session: number, nonce: number, acknowledged: number]
-  | [sequence: number, outcome: Outcome];
+  | Applied
+  /** A whole session of version 5. */
+  | [session: number, acknowledged: number, Applied[]];
+type Applied = [sequence: number, outcomes: Outcome[]];
 
 const refuse = (refusal: string): RequestResult => ({ outcomes: [], refusal });
 const tooLarge = ({ length }: Uint8Array, room = MAX_ANSWER_BYTES) =>
@@ -1888,7 +1891,9 @@ function addOutcome(session: Session, sequence: number, outcome: Outcome): void 
 function* recordsOf(sessions: readonly Session[]): Generator<SessionRecord> {
   for (const { owner, id, nonce, acknowledged, outcomes } of sessions) {
     yield [owner, id, nonce, acknowledged];
-    for (const [sequence, list] of outcomes) for (const outcome of list) yield [sequence, outcome];
+    for (const [sequence, list] of outcomes) {
+      for (const outcome of list) yield [sequence, [outcome]];
+    }
   }
 }
 
@@ -1919,8 +1924,16 @@ export class Sessions {
 
   /** Takes the next record of a snapshot. */
   restore(record: SessionRecord): void {
+    const { newest } = this;
     if (record.length === 4) this.add(...record);
-    else if (this.newest) addOutcome(this.newest, ...record);
+    else if (record.length === 3) {
+      const [id, acknowledged, applied] = record;
+      this.add("", id, id, acknowledged);
+      for (const each of applied) this.restore(each);
+    } else if (newest) {
+      const [sequence, outcomes] = record;
+      for (const outcome of outcomes) addOutcome(newest, sequence, outcome);
+    }
   }
 
   private add(owner: string, id: number, nonce: number, acknowledged = 0) {
@@ -2166,19 +2179,6 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
     const isWhole = commands.every((command) => command instanceof Uint8Array);
     return { ...request, commands: isWhole ? commands : [] };
   });
-}
-
-/** Decodes a record of a snapshot. In version 5 it was a whole session. */
-export function readSession(data: Buffer): SessionRecord[] {
-  const record = fileDecoder.decode(data) as
-    | SessionRecord
-    | [id: number, acknowledged: number, applied: [sequence: number, Outcome[]][]];
-  if (record.length !== 3) return [record];
-  const [id, acknowledged, applied] = record;
-  const rest = applied.flatMap(([sequence, outcomes]) =>
-    outcomes.map((outcome): SessionRecord => [sequence, outcome])
-  );
-  return [["", id, id, acknowledged], ...rest];
 }
 
 /** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
@@ -4089,7 +4089,7 @@ export class Node {
     checked("the result of restore", take, typeof take === "function");
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
-        if (kind === "session") readSession(data).forEach((each) => sessions.restore(each));
+        if (kind === "session") sessions.restore(fileDecoder.decode(data) as SessionRecord);
         if (kind !== "state") continue;
         ensure(
           !(take(data) as unknown instanceof Promise),

@@ -5,7 +5,7 @@
  */
 import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { type Entry, FairTable, readSession, type SessionRecord, Sessions } from "../../raft.ts";
+import { type Entry, FairTable, type SessionRecord, Sessions } from "../../raft.ts";
 import { applyTo, makeEntry, openingEntry } from "../support/entries.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
@@ -150,18 +150,16 @@ describe("the entries of version 5, which knew no owners and no bounds", () => {
     ];
     const restored = { sessions: new Sessions(), machine: replayed.machine.copy() };
     for (const session of sessions) {
-      for (const record of readSession(Buffer.from(encode(session)))) {
-        restored.sessions.restore(record);
-      }
+      restored.sessions.restore(decode(encode(session)) as SessionRecord);
     }
     for (const { sessions } of [replayed, restored]) {
       expect(recordsOf(sessions)).toEqual([
         ["", 3, 3, 0],
         ["", 2, 2, 5],
-        [6, "1 x"],
-        [7, "2 y"],
+        [6, ["1 x"]],
+        [7, ["2 y"]],
         ["", 1, 1, 0],
-        [1, "3 z"],
+        [1, ["3 z"]],
       ]);
     }
   });
@@ -174,13 +172,13 @@ describe("the entries of version 5, which knew no owners and no bounds", () => {
   });
 });
 
-/** Returns the records of a snapshot as they are read from a disk, with the outcomes as text. */
+/** Returns the records of a snapshot, with the outcomes as text. */
 const recordsOf = (sessions: Sessions) =>
-  [...sessions.snapshot()].map((record) => {
-    const [read = []] = readSession(Buffer.from(encode(record)));
-    expect(decode(encode(record))).toEqual(read);
-    return read.map((value) => value instanceof Uint8Array ? `${Buffer.from(value)}` : value);
-  });
+  [...sessions.snapshot()].map((record) =>
+    record.length === 2
+      ? [record[0], record[1].map((outcome) => `${Buffer.from(outcome as Uint8Array)}`)]
+      : record
+  );
 
 describe("sessions that are restored from a snapshot", () => {
   test("answer every later command as the original does, evictions included", () => {
@@ -259,7 +257,9 @@ describe("a snapshot of sessions", () => {
     use(8, 5, 4);
     apply(replica, openingEntry(9, "owner 1"));
     for (const records of [first, second]) expect(JSON.stringify([...records])).toBe(before);
-    expect([...third].filter((record) => record.length === 2)).toEqual([[4, Buffer.from("4 #4")]]);
+    expect([...third].filter((record) => record.length === 2)).toEqual([[4, [
+      Buffer.from("4 #4"),
+    ]]]);
   });
 
   test("of the largest session is made of small records, each when it is asked for", () => {
