@@ -1790,7 +1790,7 @@ const MAX_SESSIONS = 10_000;
 /** The most sessions of one owner. */
 const MAX_SESSIONS_PER_OWNER = 1_000;
 
-/** The most requests of a session that its client has not acknowledged. */
+/** How many requests a session may have after those that its client has acknowledged. */
 const MAX_UNACKNOWLEDGED = 4_096;
 /** The most bytes that their outcomes take. At this bound answers are left out. */
 const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
@@ -1974,9 +1974,9 @@ export class Sessions {
     if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
     const known = session.outcomes.get(sequence);
     if (known) return { outcomes: known };
-    const { outcomes } = session;
     const room = () => isBounded ? MAX_UNACKNOWLEDGED_BYTES - session.bytes : Infinity;
-    if (room() < MAX_ANSWER_BYTES || isBounded && outcomes.size >= MAX_UNACKNOWLEDGED) {
+    const isAhead = isBounded && sequence > session.acknowledged + MAX_UNACKNOWLEDGED;
+    if (isAhead || room() < MAX_ANSWER_BYTES) {
       return refuse("the session is full until its client acknowledges answers");
     }
     try {
@@ -1987,7 +1987,7 @@ export class Sessions {
         const outcome = answer.length > limit ? tooLarge(answer, limit) : Buffer.from(answer);
         addOutcome(session, sequence, outcome);
       }
-      return { outcomes: outcomes.get(sequence) ?? [] };
+      return { outcomes: session.outcomes.get(sequence) ?? [] };
     } catch (error) {
       const what = `entry ${index}, request ${sequence} of session ${id}`;
       throw new RaftError(
@@ -4309,17 +4309,20 @@ export class Client {
   sendCommands(): void {
     const { session } = this;
     if (this.commands.length === 0) return;
-    if (session === undefined) return void this.openSession();
+    // `pending` is in the order of `sequence`: the session's requests before the first one in it
+    // are settled.
+    const [oldest = this.sequence + 1] = this.pending.values().flatMap(({ content }) =>
+      content.type === "Commands" && content.session === session ? [content.sequence] : []
+    );
+    // If a request is not answered for long, later ones go into another session before this one is
+    // full. A full session would refuse them, and their outcomes would be unknown.
+    const isFilling = this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
+    if (session === undefined || isFilling) return void this.openSession();
     const target = this.endpoint.getOrAddPeer("client", this.target);
     const room = this.endpoint.roomFor(target);
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
       const sequence = this.sequence += 1;
-      // `pending` is in the order of `sequence`: the session's requests before the first one in it
-      // are settled.
-      const [oldest = sequence] = this.pending.values().flatMap(({ content }) =>
-        content.type === "Commands" && content.session === session ? [content.sequence] : []
-      );
       const commands = encodeAll(batch.map(({ command }) => command));
       const request = { session, sequence, acknowledged: oldest - 1, commands };
       this.start({ type: "Commands", ...request }, batch);

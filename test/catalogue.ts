@@ -1418,7 +1418,7 @@ export const planted: readonly Planted[] = [
     id: "184",
     name: "A session keeps any number of answers that are not acknowledged",
     changes: [[
-      "if (room() < MAX_ANSWER_BYTES || isBounded && outcomes.size >= MAX_UNACKNOWLEDGED) {",
+      "if (isAhead || room() < MAX_ANSWER_BYTES) {",
       "if (room() < MAX_ANSWER_BYTES) {",
     ]],
     caughtBy: [{
@@ -1431,7 +1431,7 @@ export const planted: readonly Planted[] = [
     name: "A full session forgets its oldest answer",
     changes: [[
       "return refuse(\"the session is full until its client acknowledges answers\");",
-      "for (const [oldest] of [...outcomes].slice(0, 1)) outcomes.delete(oldest);",
+      "for (const [oldest] of [...session.outcomes].slice(0, 1)) session.outcomes.delete(oldest);",
     ]],
     caughtBy: [{
       file: "sessions",
@@ -1497,6 +1497,15 @@ export const planted: readonly Planted[] = [
       "content.type === \"Commands\" ?",
     ]],
     caughtBy: [{ file: "node", title: "acknowledges the answers of a session as soon as" }],
+  },
+  {
+    id: "193",
+    name: "A client sends so many requests in one session that the servers refuse some",
+    changes: [[
+      "if (session === undefined || isFilling) return",
+      "if (session === undefined) return",
+    ]],
+    caughtBy: [{ file: "node", title: "that sends thousands of requests during an outage" }],
   },
   {
     id: "155",

@@ -2070,13 +2070,12 @@ describe("a client", () => {
     expect(new Set(applied).size).toBe(2);
   });
 
-  /** Fills the session of a client with answers that it has not acknowledged. */
+  /** Lets the session of a client take as much memory as it may. */
   function fillSession(node: Node, client: Client): void {
     const { owners } = node["sessions"]["table"];
-    const sessions = [...owners.values()].flatMap((all) => [...all.values()]);
-    const session = sessions.find(({ id }) => id === client["session"]);
-    for (let sequence = 1; sequence <= 4_096; sequence += 1) {
-      session?.outcomes.set(1e6 + sequence, [bytes("an answer")]);
+    for (const sessions of owners.values()) {
+      const session = sessions.get(client["session"] ?? 0);
+      if (session) session.bytes = 16 << 20;
     }
   }
 
@@ -2120,6 +2119,24 @@ describe("a client", () => {
     // Later commands are applied.
     expect(text(simulation.settle(client.propose(bytes("z"))))).toBe("2 z");
     expect(cluster.lines("a")).toEqual(["x", "z"]);
+  });
+
+  test("that sends thousands of requests during an outage has all of them applied once", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    simulation.settle(client.propose(bytes("first")));
+    cluster.kill("a");
+    const done = Array.from({ length: 4_500 }, (_, i) => {
+      const answer = client.propose(bytes(`${i}`));
+      simulation.run(0.1);
+      return answer;
+    });
+    cluster.start("a");
+    const answers = simulation.settle(Promise.all(done)).map(text);
+    expect(answers.map((answer) => answer.split(" ")[1])).toEqual(answers.map((_, i) => `${i}`));
+    expect(cluster.lines("a")).toHaveLength(1 + answers.length);
+    expect(whatIsLeft(client)).toBe("");
   });
 
   test("acknowledges the answers of a session as soon as that has no pending request", () => {
