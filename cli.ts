@@ -17,12 +17,14 @@ import packageJson from "./package.json";
 import {
   Client,
   clientKey,
+  isLoopback,
   KeyValues,
   KeyValueStore,
   Node,
   type NodeEvent,
   parseServer,
   RaftError,
+  secretsOf,
   type Server,
   Storage,
   type Stuck,
@@ -55,7 +57,8 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts recover --data DIR    when the majority is gone for good: make one
                                    server a cluster of its own
   bun cli.ts secret > FILE         make a secret, for --secret-file
-  bun cli.ts client-key > FILE     make the clients' key, from the secret
+  bun cli.ts client-key NAME > FILE
+                                   make a client's key, for --client-key-file
 
 A last VALUE or NEW that is written - is read from standard input. Put -- before
 words that begin with -, as in: put -- KEY -5
@@ -77,6 +80,8 @@ Servers:
   --election-timeout MS   start an election after hearing no leader for a random
                           time from this to 1.5 times this (default: 1000)
   --heartbeat MS          heartbeat interval of an idle leader (default: 100)
+  --datagram-bytes N      largest datagram to send, from 972 to 65507 bytes
+                          (default: 1232, and 60000 on the loopback)
 
 Clients:
   --peers LIST            some of the servers; none are needed while those of
@@ -84,7 +89,7 @@ Clients:
   --timeout MS            how long to wait for an answer (default: 5000; status:
                           at most 1000)
   --client-key-file FILE  use this key (or RAFT_CLIENT_KEY), not the secret: it
-                          opens the store, but can't speak as a server
+                          opens the store, but can't change members or leader
   --base64                KEY, VALUE, OLD and NEW are written in base64, and so
                           can be any bytes
   --force                 members remove: do it although no reachable majority
@@ -95,7 +100,9 @@ Clients:
 All:
   --secret-file FILE      the secret that servers and clients of a cluster share
                           (or RAFT_SECRET); without one, servers listen on
-                          loopback addresses only
+                          loopback addresses only. The first of several lines
+                          is used, and all are accepted; a server notices when
+                          the file changes
   --cluster NAME          the name that servers and clients of a cluster share
                           (default: raft)
   --help                  show this text
@@ -125,7 +132,14 @@ type Flags =
   & typeof DEFAULTS
   & Partial<
     Record<
-      "host" | "port" | "name" | "data" | "peers" | "secret-file" | "client-key-file",
+      | "host"
+      | "port"
+      | "name"
+      | "data"
+      | "peers"
+      | "secret-file"
+      | "client-key-file"
+      | "datagram-bytes",
       string
     >
   >
@@ -159,12 +173,10 @@ const ACTIONS: Record<string, Action> = {
   "members remove": removeMember,
   recover,
   secret: () => tellPrivately("secret", randomBytes(32).toString("base64url")),
-  "client-key": (flags) => {
+  "client-key": (flags, name = "") => {
     const secret = readPrivate(flags, "secret-file");
-    if (secret) return tellPrivately("clientKey", clientKey(secret, flags.cluster));
-    throw usage(
-      "Cannot make the clients' key without the secret. Give --secret-file, or RAFT_SECRET.",
-    );
+    if (secret) return tellPrivately("clientKey", clientKey(secret, flags.cluster, name));
+    throw usage("Cannot make a key without the secret. Give --secret-file, or RAFT_SECRET.");
   },
 };
 
@@ -178,11 +190,9 @@ async function main(): Promise<Result> {
     allowPositionals: true,
     options: Object.fromEntries(flags),
   });
-  if (values["help"]) return { text: named(HELP), json: { help: named(HELP) } };
-  if (values["version"]) {
-    return { text: packageJson.version, json: { version: packageJson.version } };
-  }
-  const typed = values["test"] ? ["--test", ...positionals] : positionals;
+  if (values.help) return shown("help", named(HELP));
+  if (values.version) return shown("version", packageJson.version);
+  const typed = values.test ? ["--test", ...positionals] : positionals;
   const line = typed.join(" ") || "--host";
   const commands = Object.keys(ACTIONS);
   const name = commands.find((command) => `${line} `.startsWith(`${command} `)) ?? "";
@@ -212,7 +222,7 @@ async function main(): Promise<Result> {
 // --------------------------------------- Starting servers ----------------------------------------
 
 async function startOne(flags: Flags) {
-  const { host, port, join = false } = flags;
+  const { host, port, join = false, "datagram-bytes": bytes } = flags;
   if (!host || !port) {
     throw usage(`Cannot start a server without --host and --port. 'bun cli.ts --test' starts three
       servers, 'bun cli.ts --help' lists the commands.`);
@@ -227,25 +237,45 @@ async function startOne(flags: Flags) {
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   tell(`${names.length} peers configured, starting as ${join ? "Learner" : "Follower"}`);
+  const secret = readPrivate(flags, "secret-file");
   const node = await Node.start({
     ...self,
+    ...bytes !== undefined && { datagramBytes: Number(bytes) },
     peers,
     join,
     cluster: flags.cluster,
-    secret: readPrivate(flags, "secret-file") ?? "",
+    secret,
     electionTimeoutMs: milliseconds(flags, "election-timeout"),
     heartbeatMs: milliseconds(flags, "heartbeat"),
     directory: flags.data ?? path.join(DATA, self.name),
-    machine: process.env["RAFT_TEST"] ? new ToldStore(tell) : new KeyValueStore(),
+    machine: process.env.RAFT_TEST ? new ToldStore(tell) : new KeyValueStore(),
     onEvent: narrator(self.name, tell),
   });
   onStop(() => void node.stop());
+  followSecret(flags, secret, node, tell);
   const own = await systemWorld.datagrams.resolve(self.host);
   tell(`Server listening on ${address}${own === self.host ? "" : ` (${own})`}`);
   void warnOfLoopback(own, peers, tell);
   await node.stopped;
   tell("Server stopped");
   return {};
+}
+
+/** Gives a server its secret again when the file has changed. An invalid file changes nothing. */
+function followSecret(flags: Flags, last: string, node: Node, tell: Tell) {
+  setInterval(() => {
+    let next;
+    try {
+      next = readPrivate(flags, "secret-file");
+      if (next === last) return;
+      node.setSecret(next);
+      tell(`Read the secret again. Number of lines: ${secretsOf(next).length}`);
+    } catch (error) {
+      next = `The server keeps its secret. ${(error as Error).message}`;
+      if (next !== last) tell(next, "WARNING");
+    }
+    last = next;
+  }, 500);
 }
 
 const DATA = "raft-data";
@@ -285,7 +315,7 @@ class ToldStore extends KeyValueStore {
 const THREE_SERVERS = ["127.0.0.1:48000", "localhost:48001", "127.0.0.1:48002"];
 
 async function startThree(flags: Flags) {
-  readPrivate(flags, "secret-file"); // One error is better than three.
+  secretsOf(readPrivate(flags, "secret-file")); // One error is better than three.
   // If another trio has the ports, that is said before anything starts.
   for (const server of THREE_SERVERS.map(parseServer)) {
     (await systemWorld.datagrams.bind(server, () => {})).close();
@@ -294,15 +324,14 @@ async function startThree(flags: Flags) {
   let isStopping = false;
   let isWhole = true;
   const children = THREE_SERVERS.map((server) => {
-    const [host = "", port = ""] = server.split(":");
-    const peers = THREE_SERVERS.filter((other) => other !== server).join();
+    const { host, port } = parseServer(server);
     const args = [
       "--host",
       host,
       "--port",
-      port,
+      `${port}`,
       "--peers",
-      peers,
+      THREE_SERVERS.filter((other) => other !== server).join(),
       ...process.argv.slice(2).filter((word) => word !== "--test"),
       "--data",
       path.join(data, server),
@@ -346,7 +375,7 @@ function onStop(stop: () => void) {
 }
 
 /** Forms a new cluster of one server. Without `--yes` it only says what would be left. */
-function recover({ data, yes }: Flags): Result {
+function recover({ data, yes }: Flags) {
   if (!data || !fs.existsSync(path.join(data, "log"))) {
     throw usage("Cannot recover without a log: give the --data DIR of a stopped server.");
   }
@@ -356,22 +385,23 @@ function recover({ data, yes }: Flags): Result {
   const json = { server, cluster, term: hardState.currentTerm, lastIndex, lastTerm };
   const found = `${data} has server ${server} of cluster ${cluster}, in term ${json.term}. Its log
     ends with entry ${lastIndex} of term ${lastTerm}.`;
-  try {
-    if (yes) storage.formNewCluster();
-  } finally {
-    storage.close();
-  }
   if (yes) {
-    const next =
-      "It is a cluster of its own now: start it without --peers, and let new servers join. "
-      + "Former members are refused, and join with an empty --data.";
-    return { text: plain(`${found} ${next}`), json };
+    storage.formNewCluster();
+    return {
+      text: plain(`${found} It is a cluster of its own now: start it without --peers, and let new
+        servers join. Former members are refused, and join with an empty --data.`),
+      json,
+    };
   }
-  const warning =
-    `${found} With --yes it becomes a cluster of its own. Later entries, which only the
-    others had, are lost even if they were acknowledged; entries that were never acknowledged may
-    stay. If another server is left, take the one whose log ends last. Nothing was done.`;
-  return { ...no("usage", warning), json };
+  return {
+    ...no(
+      "usage",
+      `${found} With --yes it becomes a cluster of its own. Later entries, which only the others
+        had, are lost even if they were acknowledged; entries that were never acknowledged may
+        stay. If another server is left, take the one whose log ends last. Nothing was done.`,
+    ),
+    json,
+  };
 }
 
 // --------------------------------------- Asking the store ----------------------------------------
@@ -397,7 +427,7 @@ function inStore(act: (store: KeyValues, ...words: Buffer[]) => Promise<Result>)
 const absent = (key: Buffer) => no("absent", `There is no value for "${key}".`);
 
 /** Bun reads a word as text, so bytes that are not UTF-8 would be replaced. */
-function toBytes(word: string, isBase64 = false): Buffer {
+function toBytes(word: string, isBase64 = false) {
   const encoding = isBase64 ? "base64" : "utf8";
   const bytes = Buffer.from(word, encoding);
   if (bytes.toString(encoding) === word && !word.includes("\uFFFD")) return bytes;
@@ -409,12 +439,12 @@ const serversOf = ({ peers }: Flags) => peers?.split(/[\s,]+/) ?? THREE_SERVERS;
 
 /** Connects a client. A secret by flag counts first, then a key, then RAFT_SECRET. */
 async function connect(flags: Flags, limitMs = Infinity) {
-  const key = flags["secret-file"] ? undefined : readPrivate(flags, "client-key-file");
+  const key = flags["secret-file"] ? "" : readPrivate(flags, "client-key-file");
   return Client.connect({
     servers: serversOf(flags),
     cluster: flags.cluster,
     timeoutMs: Math.min(milliseconds(flags, "timeout"), limitMs),
-    ...key ? { clientKey: key } : { secret: readPrivate(flags, "secret-file") ?? "" },
+    ...key ? { clientKey: key } : { secret: readPrivate(flags, "secret-file") },
   });
 }
 
@@ -425,8 +455,7 @@ async function listMembers(flags: Flags) {
   const answers = await inspectAll(flags);
   const { members } = leaderOf(answers) ?? {};
   if (!members) return noLeader(answers);
-  const rows = members.map(({ disk: _, ...member }) => member);
-  return { text: table(rows), json: { members } };
+  return { text: table(members.map(({ disk: _, ...member }) => member)), json: { members } };
 }
 
 async function addMember(flags: Flags, word: string) {
@@ -440,8 +469,8 @@ async function addMember(flags: Flags, word: string) {
 }
 
 async function removeMember(flags: Flags, name: string) {
-  const { members } = leaderOf(await inspectAll(flags)) ?? {};
-  if (members?.every((member) => member.name !== name)) {
+  const leader = leaderOf(await inspectAll(flags));
+  if (leader?.members.every((member) => member.name !== name)) {
     return no("absent", `${name} is no member. See 'bun cli.ts members list'.`);
   }
   await using client = await connect(flags);
@@ -452,11 +481,12 @@ async function removeMember(flags: Flags, name: string) {
 async function transfer(flags: Flags, target?: string) {
   await using client = await connect(flags);
   // The first server that knows the leader is enough, because others may be down.
-  const asked = serversOf(flags).map(async (server) => {
-    const { leader } = await client.inspect(parseServer(server).name);
-    return leader ?? Promise.reject();
-  });
-  const leader = await Promise.any(asked).catch(() => undefined);
+  const leader = await Promise.any(
+    serversOf(flags).map(async (server) => {
+      const status = await client.inspect(parseServer(server).name);
+      return status.leader ?? Promise.reject();
+    }),
+  ).catch(() => undefined);
   if (!leader) return noLeader(await inspectAll(flags));
   const next = target === leader ? leader : await client.transfer(leader, target);
   return { text: `${next} leads.`, json: { leader: next } };
@@ -466,9 +496,9 @@ const noLeader = (answers: Answer[]) => no("noLeader", troublesOf(answers)[0] ??
 
 // -------------------------------------- What `status` says ---------------------------------------
 
-export type Status = Awaited<ReturnType<Client["inspect"]>>;
+export type Status = ReturnType<Node["status"]>;
 /** What a server says of itself, or why it may have said nothing. */
-export type Answer = { name: string; status?: Status | undefined; silence?: string };
+export type Answer = { name: string; status?: Status | undefined; silence: string };
 
 /** Asks the servers that are listed, then those that they know, and the leader once more. */
 async function inspectAll(flags: Flags) {
@@ -495,8 +525,9 @@ const statusesOf = (answers: readonly Answer[]) => answers.flatMap(({ status }) 
 /** Returns the leader of the latest term. */
 function leaderOf(answers: readonly Answer[]) {
   const statuses = statusesOf(answers);
-  const latest = Math.max(...statuses.map(({ term }) => term));
-  return statuses.find(({ role, term }) => role === "Leader" && term === latest);
+  return statuses.find(({ role, term }) =>
+    role === "Leader" && statuses.every((other) => other.term <= term)
+  );
 }
 
 async function reportStatus(flags: Flags) {
@@ -504,10 +535,12 @@ async function reportStatus(flags: Flags) {
   const leader = leaderOf(answers);
   const servers = answers.map((answer) => describeServer(answer, answers, leader));
   const troubles = troublesOf(answers);
-  const shown = troubles.slice(leader ? 0 : 1).map((sentence) => fold(sentence));
-  const text = [table(servers), ...shown].join("\n\n");
-  const json = { leader: leader?.name ?? null, servers, troubles };
-  return { text, json, ...leader ? {} : noLeader(answers) };
+  return {
+    text: [table(servers), ...troubles.slice(leader ? 0 : 1).map((trouble) => fold(trouble))]
+      .join("\n\n"),
+    json: { leader: leader?.name ?? null, servers, troubles },
+    ...leader ? {} : noLeader(answers),
+  };
 }
 
 /** Returns a row of the table. A server knows most of itself, and a leader of its peers. */
@@ -516,21 +549,23 @@ function describeServer(
   answers: readonly Answer[],
   leader: Status | undefined,
 ) {
-  const views = [...leader?.peers ?? [], ...statusesOf(answers).flatMap(({ peers }) => peers)];
+  const views = [leader, ...statusesOf(answers)].flatMap((status) => status?.peers ?? []);
   const view = views.find((peer) => peer.name === name);
   const has = leader?.name === name ? leader.lastIndex : view?.matchIndex;
-  const role = status?.role ?? null;
+  const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } = status
+    ?? {};
+  const { heardMs = null, roundTripMs = null, address = null } = view ?? {};
   return {
     name,
     role: role === "Follower" && view?.isVoter === false ? "Learner" : role,
-    term: status?.term ?? null,
-    lastIndex: status?.lastIndex ?? null,
-    commitIndex: status?.commitIndex ?? null,
+    term,
+    lastIndex,
+    commitIndex,
     lag: leader && typeof has === "number" ? leader.lastIndex - has : null,
-    heardMs: view?.heardMs ?? null,
-    roundTripMs: view?.roundTripMs ?? null,
-    address: view?.address ?? null,
-    logBytes: status?.logBytes ?? null,
+    heardMs,
+    roundTripMs,
+    address,
+    logBytes,
   };
 }
 
@@ -538,31 +573,29 @@ function describeServer(
  * Returns a sentence for each trouble that the answers show, with its cause, the gravest first.
  * Without a leader, the first sentence gives the reason.
  */
-export function troublesOf(answers: readonly Answer[]): string[] {
+export function troublesOf(answers: readonly Answer[]) {
   const statuses = statusesOf(answers);
   const leader = leaderOf(answers);
   // Without a leader, the server with the newest log should be elected.
   const best = leader
     ?? statuses.toSorted((a, b) => b.lastTerm - a.lastTerm || b.lastIndex - a.lastIndex)[0];
   if (!best) {
-    const asked = answers.map(({ name, silence }) => silence ?? name).join(", ");
-    return [plain(`No server answers: ${asked}. Start them ('bun cli.ts --test' starts three here).
-      If they run, check --peers, --cluster and the secret: a client with wrong ones gets no
-      answer.`)];
+    return [plain(`No server answers: ${answers.map(({ silence }) => silence).join(", ")}. Start
+      them ('bun cli.ts --test' starts three here). If they run, check --peers, --cluster and the
+      secret: a client with a wrong secret gets no answer.`)];
   }
-  const peers = best.peers.filter(({ isVoter }) => isVoter || leader);
-  const reasons = peers.flatMap((peer) =>
+  const reasons = best.peers.filter(({ isVoter }) => isVoter || leader).flatMap((peer) =>
     whyNotFollowing(best, peer, statuses.find(({ name }) => name === peer.name)) ?? []
   );
-  const sentences = [
+  return [
     ...leader ? reasons.map((reason) => `${reason}.`) : [whyNoLeader(best, reasons, answers)],
-    ...statuses.map(({ name, dropped: { unauthenticated = 0 } }) =>
-      unauthenticated > 0
-      && `${name} has dropped datagrams of another secret or cluster (${unauthenticated}): the
-        warnings in its log say where they came from.`
+    ...statuses.flatMap(({ name, dropped: { unauthenticated } }) =>
+      unauthenticated
+        ? `${name} has dropped datagrams of another secret (${unauthenticated}): the warnings in its
+          log say where they came from.`
+        : []
     ),
-  ];
-  return sentences.filter((sentence) => typeof sentence === "string").map(plain);
+  ].map(plain);
 }
 
 /** Returns the sentence in the first row whose condition is true. */
@@ -572,9 +605,8 @@ const firstOf = (...rows: unknown[]) => rows.find(Boolean) as string | undefined
 function whyNoLeader(best: Status, reasons: string[], answers: readonly Answer[]) {
   const { name, lastIndex, members, needed, peers, votes } = best;
   const holders = listed(peers.filter(({ founding }) => founding));
-  const empty = listed(statusesOf(answers));
   const voters = members.filter((member) => member.votes).length;
-  const lost = peers.filter((peer) => peer.isVoter && !peer.usesNamedDisk).length;
+  const disksLeft = voters - peers.filter((peer) => peer.isVoter && !peer.usesNamedDisk).length;
   const verdict = `There is no leader: ${name} has ${
     votes ?? 0
   } of the ${needed} votes that it needs
@@ -584,17 +616,18 @@ function whyNoLeader(best: Status, reasons: string[], answers: readonly Answer[]
       && `${best.leader} leads, says ${name}, but does not answer here. Ask again in a moment, as it
         may have just stopped; or let UDP through from this machine.`,
     lastIndex === 0 && holders
-      && `There is no leader: the disks of ${empty} are empty, and wait for the log of ${holders}.
-        Start ${holders}, or let UDP through. If it is gone for good, start the servers with empty
-        disks again: they found a new cluster.`,
+      && `There is no leader: the disks of ${
+        listed(statusesOf(answers))
+      } are empty, and wait for the
+        log of ${holders}. Start ${holders}, or let UDP through. If it is gone for good, start the
+        servers with empty disks again: they found a new cluster.`,
     voters - reasons.length >= needed
       && `There is no leader yet, but nothing that can be seen from here stands against an election.
         Ask again in a moment.`,
-    lastIndex > 0 && voters - lost < needed
+    lastIndex > 0 && disksLeft < needed
       && `${verdict} Too few disks are left for any election. Bring the old disks back, or run 'bun
         cli.ts recover --data DIR' with that of ${name}.`,
-    verdict,
-  );
+  ) ?? verdict;
 }
 
 /** Says why a peer does not follow a leader, or has not voted for the server that should lead. */
@@ -604,9 +637,6 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
   // Until something is committed, a founding may still be replaced.
   const founding = own ? own.commitIndex && own.founding : peer.founding;
   const isSilent = heardMs === null || heardMs >= 2 * best.electionTimeoutMs;
-  const heard = heardMs === null
-    ? "never been heard"
-    : `not been heard for ${Math.round(heardMs / 1000)} s`;
   return firstOf(
     best.commitIndex > 0 && founding && founding !== best.founding
       && `${name} is of another founding than ${best.name}: two clusters have this name, and take
@@ -623,9 +653,12 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
     lastWarning?.type === "foreign"
       && `${name} was founded with other members, or is of another cluster: give all servers one
         --cluster and the same --peers`,
+    lastWarning?.type === "version" && `${name} runs another version of raft.ts`,
     // Followers do not hear one another while no election is held.
     (best.role !== "Follower" || !own) && isSilent
-      && `${name} has ${heard}: ${
+      && `${name} has ${
+        heardMs === null ? "never been heard" : `not been heard for ${Math.round(heardMs / 1000)} s`
+      }: ${
         lastWarning?.type === "unresolved"
           ? lastWarning.reason
           : `start it, or let UDP through to ${address}`
@@ -634,10 +667,9 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
   );
 }
 
-function whyStuck({ server, index, bytes }: Stuck): string {
+function whyStuck({ server, index, bytes }: Stuck) {
   return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in ${bytes}
-    bytes, though smaller datagrams do: let IP fragments through (firewalls, tunnels), or keep
-    commands below 1,200 bytes`;
+    bytes, though smaller messages do. Give all servers a smaller --datagram-bytes`;
 }
 
 // ------------------------------------- The story of a server -------------------------------------
@@ -685,13 +717,16 @@ const STORY: {
   unresolved: ({ reason, server: { host, name } }) =>
     `Cannot resolve ${host} (server ${name}): ${reason}. Retrying every second. Check the name:
       getent hosts ${host}`,
-  foreign: ({ server, members }) =>
+  foreign: ({ server, cluster, members }) =>
     `${server} has other founding members or another cluster name, and we refuse each other. Its
-      members are ${members}. Start the one that is wrong again, with the right --peers and
-      --cluster and an empty --data`,
+      members are ${members}, and its cluster is ${cluster}. Start the one that is wrong again, with
+      the right --peers and --cluster and an empty --data`,
   unauthenticated: (event) =>
-    `Rejected a datagram from ${writeAddress(event.address)}: wrong secret or cluster. If it is a
-      member, give it the same --secret-file and --cluster`,
+    `Rejected a datagram from ${writeAddress(event.address)}: wrong secret. If it is a server or a
+      client of ours, give it the same --secret-file, or a new client key`,
+  version: ({ address, version }) =>
+    `${writeAddress(address)} runs another version of raft.ts: its wire format is ${version}. Stop
+      all servers, replace the program on each, start all`,
   twice: ({ server, address, other }) =>
     `Two servers run under the name ${server}: one at ${writeAddress(other)}, and another one, which
       gets no answer, at ${
@@ -712,7 +747,8 @@ const STORY: {
     cutBytes > 0 && `Cut ${cutBytes} bytes of an unfinished write off the log, into log.cut`,
   ],
 };
-const WARNINGS = `preVoteLost unresolved foreign unauthenticated twice lostDisk otherFounding stuck
+const WARNINGS =
+  `preVoteLost unresolved foreign unauthenticated version twice lostDisk otherFounding stuck
   recovered`;
 
 /** Returns a function that tells events. Some are told only the first time under each leader. */
@@ -723,8 +759,8 @@ export function narrator(name: string, tell: Tell) {
     if (type === "leader") told.clear();
     if (told.has(type)) return;
     if (type === "preVoteLost" || type === "committed") told.add(type);
-    const sentences = (STORY[type] as (event: NodeEvent, name: string) => unknown)(event, name);
-    for (const sentence of [sentences].flat().filter(Boolean)) {
+    const story = STORY[type] as (event: NodeEvent, name: string) => unknown;
+    for (const sentence of [story(event, name)].flat().filter(Boolean)) {
       tell(`${sentence}`, WARNINGS.includes(type) ? "WARNING" : "INFO");
     }
   };
@@ -732,8 +768,6 @@ export function narrator(name: string, tell: Tell) {
 
 const listed = (servers: readonly { name: string }[]) =>
   servers.map(({ name }) => name).toSorted().join(", ");
-
-const isLoopback = (address: string) => /^(127\.|::1$)/.test(address);
 
 /** Warns if this server listens on the loopback address `own`, and a peer is on another machine. */
 async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
@@ -752,8 +786,9 @@ async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
 type LogEntry = Record<"time" | "level" | "server" | "message", string>;
 
 function logEntry(server: string, message: string, level: string) {
-  const now = Temporal.Now.plainDateTimeISO().toString({ smallestUnit: "millisecond" });
-  return { time: now.replace("T", " ").replace(".", ","), level, server, message: plain(message) };
+  const time = Temporal.Now.plainDateTimeISO().toString({ smallestUnit: "millisecond" })
+    .replace("T", " ").replace(".", ",");
+  return { time, level, server, message: plain(message) };
 }
 
 const logLine = ({ time, level, server, message }: LogEntry) =>
@@ -773,31 +808,30 @@ function teller({ name, port }: Server, isJson = false): Tell {
 const PRIVATE = { "secret-file": "RAFT_SECRET", "client-key-file": "RAFT_CLIENT_KEY" } as const;
 
 /** Returns what a private file holds; without the flag, what the environment holds. */
-function readPrivate(flags: Flags, flag: keyof typeof PRIVATE): string | undefined {
-  const [file, variable] = [flags[flag], PRIVATE[flag]];
+function readPrivate(flags: Flags, flag: keyof typeof PRIVATE) {
+  const file = flags[flag];
+  const variable = PRIVATE[flag];
   const isThere = file !== undefined && fs.existsSync(file);
   const given = file === undefined ? process.env[variable] : "";
-  const secret = (isThere ? fs.readFileSync(file, "utf8") : given)?.trim();
-  const why = firstOf(
-    secret === "" && "it is empty, or not there",
-    isThere && fs.statSync(file).mode & 0o077 && "others can read it",
-    secret && secret.length < 16 && `it has ${secret.length} characters, and needs at least 16`,
-  );
-  if (!why) return secret;
+  const text = isThere ? fs.readFileSync(file, "utf8") : given;
+  const isOpen = isThere && fs.statSync(file).mode & 0o077;
+  if (text?.trim() !== "" && !isOpen) return text ?? "";
   throw usage(
-    `Cannot use ${file ? `--${flag} ${file}` : variable}: ${why}. Copy the cluster's own to
-    here; only for a new cluster: bun cli.ts secret > FILE. Forbid others to read it: chmod 600
-    FILE. Where that is impossible, as on a read-only mount, set ${variable} instead.`,
+    `Cannot use ${file ? `--${flag} ${file}` : variable}: ${
+      isOpen ? "others can read it" : "it is empty, or not there"
+    }. Copy the cluster's own to here; only for a new cluster: bun cli.ts secret > FILE. Forbid
+    others to read it: chmod 600 FILE. Where that is impossible, as on a read-only mount, set
+    ${variable} instead.`,
   );
 }
 
 /** If the output goes to a file, only its owner may read it. */
 function tellPrivately(name: string, text: string) {
   if (fs.fstatSync(1).isFile()) fs.fchmodSync(1, 0o600);
-  return { text, json: { [name]: text } };
+  return shown(name, text);
 }
 
-function milliseconds(flags: Flags, flag: keyof typeof DEFAULTS): number {
+function milliseconds(flags: Flags, flag: keyof typeof DEFAULTS) {
   if (/^[1-9]\d{0,6}$/.test(flags[flag])) return Number(flags[flag]);
   throw usage(
     `Cannot use --${flag} ${flags[flag]}: it takes whole milliseconds, from 1 to 9999999.`,
@@ -824,15 +858,16 @@ type Result = {
 };
 
 const DONE: Result = { text: "OK" };
+const shown = (name: string, text: string) => ({ text, json: { [name]: text } });
 const no = (code: string, message: string): Result => ({
   error: { code, message: plain(message) },
 });
 const usage = (sentence: string) => new RaftError("usage", sentence);
 
 /** Returns how a command ends with an error. One that no code foresees is shown with its stack. */
-function explain(error: Error & { code?: string }): Result {
+function explain(error: Error & { code?: string }) {
   const { code = "", message } = error;
-  if (error instanceof RaftError) return no(error.code, message);
+  if (error instanceof RaftError) return no(code, message);
   if (/^(ERR_PARSE_ARGS|E[A-Z]+$)/.test(code)) {
     return no("usage", `${message.split(/\.?\n/)[0]}. See 'bun cli.ts --help'.`);
   }
@@ -863,7 +898,7 @@ const fold = (line: string, indent = 0) =>
   Bun.wrapAnsi(line, WIDTH - indent).replaceAll("\n", `\n${" ".repeat(indent)}`);
 
 /** Lays out rows under the names of their fields. A terminal gets as much of a line as it shows. */
-function table(rows: object[]): string {
+function table(rows: object[]) {
   const lines = [Object.keys(rows[0] ?? {}), ...rows.map((row) => Object.values(row))]
     .map((cells) => cells.map((cell) => `${cell ?? "-"}`));
   const wide = (i: number) => Math.max(...lines.map((cells) => cells[i]?.length ?? 0));
@@ -898,9 +933,7 @@ async function write(what: string | Uint8Array) {
 if (import.meta.main) {
   process.stdout.on("error", () => {}); // `write` is told as well.
   const { text, json, error } = await main().catch(explain);
-  const entry = error && tellingServer
-    ? logEntry(tellingServer, error.message, "ERROR")
-    : undefined;
+  const entry = error && tellingServer && logEntry(tellingServer, error.message, "ERROR");
   if (process.argv.includes("--json")) {
     await write(`${JSON.stringify({ ...entry, ok: !error, ...json, error })}\n`);
   } else {

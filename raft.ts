@@ -32,16 +32,27 @@
  *             4 What can happen to a server   5 Elections   6 Replication and commitment
  *             7 Invariants   8 Reads and leadership transfer   9 Snapshots   10 Members
  *             11 Lost disks and founding   12 Retransmission and closed ports   13 Sessions
- *   Part II   14 The wire   15 Stable storage   16 Datagrams and RPC   17 A running node
- *             18 Clients   19 A key-value store
+ *   Part II   14 The wire   15 Stable storage   16 Datagrams   17 Channels
+ *             18 A running node   19 Clients   20 A key-value store
  *
  * Citations: (§5.3) and (Figure 2) refer to "In Search of an Understandable Consensus Algorithm
  * (Extended Version)" by Ongaro and Ousterhout, 2014. (thesis §6.4) refers to Ongaro's
- * dissertation, "Consensus: Bridging Theory and Practice", 2014.
+ * dissertation, "Consensus: Bridging Theory and Practice", 2014. (Noise §4.3) refers to "The Noise
+ * Protocol Framework" by Perrin, revision 34, 2018.
  */
-import { Decoder, Encoder } from "@msgpack/msgpack";
+import { decode, Decoder, Encoder } from "@msgpack/msgpack";
 import { Database } from "bun:sqlite";
-import { timingSafeEqual } from "node:crypto";
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  hkdfSync,
+  type KeyObject,
+} from "node:crypto";
 import dgram from "node:dgram";
 import dns from "node:dns/promises";
 import { once } from "node:events";
@@ -140,10 +151,19 @@ const texts = [
   "address",
   "servers",
   "reason",
-  "asked",
+  "role",
   "members",
 ] as const;
-const blobs = ["data", "commands", "question", "answer", "outcomes"] as const;
+const blobs = [
+  "data",
+  "commands",
+  "question",
+  "answer",
+  "outcomes",
+  "head",
+  "keyId",
+  "key",
+] as const;
 type Value<Field> = Field extends (typeof flags)[number] ? boolean
   : Field extends (typeof texts)[number] ? string
   : Field extends (typeof blobs)[number] ? Uint8Array
@@ -383,6 +403,11 @@ export class Progress {
   stuck: Stuck | undefined;
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
+  /**
+   * The most bytes in flight. After a loss they grow with what arrives. If each loss cost a whole
+   * window, entries would be sent a hundred times on a path where packets overtake each other.
+   */
+  windowBytes = Infinity;
 
   constructor(
     /** The next entry to send (Figure 2). While replicating it runs ahead of acknowledgements. */
@@ -917,9 +942,10 @@ export class Raft {
       else if (readWaits) this.appendEntries(role, to, follower, []);
       return;
     }
+    const windowBytes = Math.min(settings.windowBytes, follower.windowBytes);
     const hasRoom = () =>
       follower.nextIndex <= log.lastIndex
-      && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < settings.windowBytes;
+      && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < windowBytes;
     if ((isDue || readWaits) && !hasRoom()) this.appendEntries(role, to, follower, []);
     while (hasRoom()) {
       const entries = log.batch(follower.nextIndex, settings.batchBytes);
@@ -1005,6 +1031,7 @@ export class Raft {
     if (!m.success) return this.onRefusal(role, m, follower);
     // Replies overtake each other, and a follower keeps what it has, so `matchIndex` only rises.
     if (m.matchIndex > follower.matchIndex) {
+      follower.windowBytes += 2 * log.bytes(follower.matchIndex + 1, m.matchIndex);
       follower.matchIndex = m.matchIndex;
       follower.roundWhenMatched = role.round;
       follower.attempts = 0;
@@ -1025,6 +1052,7 @@ export class Raft {
     const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
     if (mode === "probing" && next >= nextIndex) return; // This refusal is no news.
     follower.mode = "probing";
+    follower.windowBytes = this.settings.batchBytes;
     follower.nextIndex = next;
     follower.attempts = 0;
     follower.sentAt = -Infinity; // A probe is due.
@@ -1213,7 +1241,10 @@ export class Raft {
     this.snapshot = snapshot;
     this.incoming = undefined;
     this.events.push({ type: "snapshot", index, size, from });
-    if (this.log.matches(index, term)) this.log.compact(index, keepBytes);
+    // An entry that has come meanwhile and is not on the disk is discarded, too: the snapshot has
+    // it.
+    const hasEntry = index <= this.log.savedIndex && this.log.matches(index, term);
+    if (hasEntry) this.log.compact(index, keepBytes);
     else this.log.reset(index, term); // 7. Discard the entire log.
     this.commitTo(index);
     this.lastApplied = Math.max(this.lastApplied, index);
@@ -1228,7 +1259,7 @@ export class Raft {
   }
 
   /**
-   * Sends chunks up to the window, or one at a time after a loss. If a heartbeat is due or a read
+   * Sends chunks up to the window, which is one chunk after a loss. If a heartbeat is due or a read
    * waits, it sends at least one, which may be empty.
    */
   private sendSnapshot(
@@ -1242,13 +1273,16 @@ export class Raft {
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
+      follower.windowBytes = Infinity;
     }
     const progress = follower.snapshot;
     if (isDue && follower.attempts > 0 && this.isResponding(follower)) {
       progress.sent = progress.acknowledged;
       this.countAttempt(to, follower, settings.batchBytes);
     }
-    const window = follower.attempts > 0 ? settings.batchBytes : settings.windowBytes;
+    const { batchBytes, windowBytes } = settings;
+    const grown = Math.min(windowBytes, follower.windowBytes);
+    const window = follower.attempts > 0 ? batchBytes : grown;
     const end = Math.min(size, progress.acknowledged + window);
     for (let isOwed = isDue || readWaits; isOwed || progress.sent < end; isOwed = false) {
       // The node fills in the bytes when it sends. An empty chunk is a heartbeat.
@@ -1314,11 +1348,13 @@ export class Raft {
     if (m.success) {
       if (m.offset <= progress.acknowledged) return;
       progress.sent = Math.max(progress.sent, m.offset);
+      follower.windowBytes += 2 * (m.offset - progress.acknowledged);
       follower.attempts = 0;
     } else {
       // A chunk was lost, or the follower has restarted and lost all: send one chunk at a time.
       if (follower.attempts > 0 && m.offset >= progress.acknowledged) return;
       progress.sent = m.offset;
+      follower.windowBytes = this.settings.batchBytes;
       follower.attempts = 1;
       follower.ignoreUpToRound = role.round;
     }
@@ -1658,7 +1694,7 @@ export class Raft {
     return entries;
   }
 
-  /** Reports bytes that never arrive: they may travel in IP fragments, and the path loses them. */
+  /** Reports bytes that never arrive: the path may lose datagrams of their size. */
   private countAttempt(server: Name, follower: Progress, bytes: number) {
     follower.attempts += 1;
     if (follower.attempts !== 2 * RETRANSMISSIONS) return;
@@ -1730,9 +1766,9 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // sessions is replicated like the state machine: the same entries give the same table on every
 // server, and no clock ends a session.
 //
-// Example: c opens session 17, which later ends. A delayed copy of its OpenSession then opens
-// another session. The leader draws the id of each session, so a delayed command of session 17 is
-// refused.
+// Example: client c opens session 17, and sends a command in it twice. The session ends. Then a
+// delayed copy of the OpenSession arrives, and after it the second copy of the command. If this
+// session had the id 17 again, the command would be applied again. So the leader draws each id.
 
 /** Its `code` is for programs, its `message` for people. */
 export class RaftError extends Error {
@@ -1792,9 +1828,9 @@ const MAX_SESSIONS_PER_OWNER = 1_000;
 
 /** How many requests a session may have after those that its client has acknowledged. */
 const MAX_UNACKNOWLEDGED = 4_096;
-/** The most bytes that their outcomes take. At this bound answers are left out. */
+/** The most bytes that their outcomes take. The answers that exceed it are left out. */
 const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
-/** The bytes that an outcome takes beside its answer, roughly. */
+/** The memory that an outcome takes beside its answer, roughly. */
 const OUTCOME_HEADER = 64;
 
 /** The largest answer, in bytes. All servers refuse a larger one alike. */
@@ -1840,44 +1876,57 @@ function checked<T>(what: string, result: T, isRight = result instanceof Uint8Ar
 }
 
 /**
- * Values by owner and id. If there are too many, the least recently used one goes: of an owner that
- * has too many, or else of the owner that has most. The owner "" has no bound of its own.
+ * Values by owner and id, in bounds. An owner with too many loses its least recently used value. If
+ * all together have too many, the owner with most loses one. Sessions of version 5 have the owner
+ * "", which has no bound of its own.
  */
-export class FairTable<T extends { readonly owner: string; readonly id: number }> {
+export class FairTable<T extends { readonly owner: string; readonly id: number | string }> {
   /** Owners, and the values of each by id, both in the order of their last use. */
-  readonly owners = new Map<string, Map<number, T>>();
+  readonly owners = new Map<string, Map<number | string, T>>();
   private size = 0;
 
   constructor(private readonly max: number, private readonly maxPerOwner: number) {}
 
-  /** Adds or replaces a value, as the one used most recently. */
-  use(value: T): void {
+  get(owner: string, id: number | string): T | undefined {
+    return this.owners.get(owner)?.get(id);
+  }
+
+  /** Adds or replaces a value, as the one used most recently. Returns the value that is lost. */
+  use(value: T): T | undefined {
     const { owner, id } = value;
-    const values = this.owners.get(owner) ?? new Map<number, T>();
+    const values = this.owners.get(owner) ?? new Map<number | string, T>();
     this.owners.delete(owner);
     this.owners.set(owner, values);
     this.size += values.delete(id) ? 0 : 1;
     values.set(id, value);
     const isOver = owner !== "" && values.size > this.maxPerOwner;
-    if (!isOver && this.size <= this.max) return;
+    if (!isOver && this.size <= this.max) return undefined;
     const victims = isOver
       ? values
       : this.owners.values().reduce((most, each) => each.size > most.size ? each : most);
     const [oldest = value] = victims.values();
-    victims.delete(oldest.id);
-    if (victims.size === 0) this.owners.delete(oldest.owner);
+    this.delete(oldest);
+    return oldest;
+  }
+
+  delete({ owner, id }: T): void {
+    const values = this.owners.get(owner);
+    if (!values?.delete(id)) return;
     this.size -= 1;
+    if (values.size === 0) this.owners.delete(owner);
   }
 }
 
 type Session = {
   readonly owner: string;
   readonly id: number;
+  /** The client's number for it, repeated in each retry of OpenSession. */
   readonly nonce: number;
+  /** The client has the outcomes of all requests up to this one. */
   acknowledged: number;
-  /** The outcomes that its client may still ask for, by request. */
+  /** The outcomes of later requests, by their sequence number. */
   readonly outcomes: Map<number, Outcome[]>;
-  /** The bytes that they take. */
+  /** The bytes that the outcomes take. */
   bytes: number;
 };
 
@@ -1899,9 +1948,9 @@ function* recordsOf(sessions: readonly Session[]): Generator<SessionRecord> {
 
 export class Sessions {
   private readonly table = new FairTable<Session>(MAX_SESSIONS, MAX_SESSIONS_PER_OWNER);
-  /** Sessions that the last snapshot shares with the table. They are copied before they change. */
+  /** Sessions that a snapshot is written from. They are copied before they change. */
   private shared = new WeakSet<Session>();
-  /** The session that was added last. */
+  /** The session that was added last. In a snapshot its outcomes follow. */
   private newest: Session | undefined;
 
   /** Applies the requests of a committed entry, and returns what became of each. */
@@ -1941,7 +1990,7 @@ export class Sessions {
     this.table.use(this.newest);
   }
 
-  /** The outcome is the id of the session. */
+  /** Opens a session, unless this is a retry. The outcome is the id of the session. */
   private open({ owner, nonce, session }: Opening): RequestResult {
     const known = this.table.owners.get(owner)?.values().find((other) => other.nonce === nonce);
     if (!known) this.add(owner, session, nonce);
@@ -1953,7 +2002,7 @@ export class Sessions {
     index: number,
     machine: Pick<StateMachine, "apply">,
   ): RequestResult {
-    let session = this.table.owners.get(owner)?.get(id);
+    let session = this.table.get(owner, id);
     if (!session) return refuse("the session has ended, or never was");
     if (commands.length === 0) return refuse("it has no commands");
     // Version 5 had no owners and no bounds. Its entries are applied as it applied them.
@@ -2003,76 +2052,69 @@ export class Sessions {
 // ================================== Part II: The machine room ===================================
 
 // ------------------------------------------ 14 The wire ------------------------------------------
-// A datagram is a code that authenticates the rest (16 bytes), the version of this format (1), the
-// channel of its sender (1), then MessagePack: an envelope, and any number of messages. Numbers are
-// at most 48 bits wide. The requests in an entry, and the commands in a request, are sequences of
-// MessagePack, too. The entry itself is a record with a fixed header, as on the disk.
+// A message is MessagePack: an array of its type, its id and its fields. Numbers have at most 48
+// bits. The requests in an entry, and the commands in a request, are sequences of MessagePack. The
+// entry itself is a record with a fixed header, as on the disk.
 
-/** Replies of servers. A text is empty if the server does not know it. */
-const answers = {
-  Answer: ["answer"],
-  NotLeader: ["leader", "servers"],
-  Refused: ["reason"],
-} as const;
 /**
- * Requests of clients, and the replies. A request may have several commands, and their outcomes may
- * need several messages. `first` is the position of a message's first outcome. The outcome of
- * OpenSession is the id of a session; a retry with the same `nonce` gets the same one.
+ * Requests of clients. A request may have several commands. The outcome of OpenSession is the id of
+ * a session; a retry with the same `nonce` gets the same one.
  */
 export const clientMessages = {
   OpenSession: ["nonce"],
   Commands: ["session", "sequence", "acknowledged", "commands"],
   Read: ["question"],
-  ReadIndex: [],
   Inspect: [],
-  ...answers,
-  Outcomes: ["first", "outcomes"],
 } as const;
 /**
- * Requests that need the operator key. ChangeMembers adds a server or corrects its address; if
- * `address` is empty, it removes the server. Transfer asks `leader` to hand over to `name`, or to
- * any server if `name` is empty.
+ * Requests of operators. ChangeMembers adds a server or corrects its address; if `address` is
+ * empty, it removes the server. Transfer asks `leader` to hand over to `name`, or to any server if
+ * `name` is empty.
  */
 export const operatorMessages = {
   ChangeMembers: ["name", "address", "force"],
   Transfer: ["leader", "name"],
-  ...answers,
 } as const;
-export type ClientMessage = MessageOf<typeof clientMessages & typeof operatorMessages>;
-
-/** The only reply to a datagram with a wrong receiver, boot or cluster. */
-const greetings = { Greeting: ["asked", "members", "cluster"] } as const;
-type Greeting = MessageOf<typeof greetings>;
-type AnyMessage = Message | ClientMessage | Greeting;
-
-/** Each has its own key, so no client can forge an AppendEntries or remove a server. */
-const channels = ["peer", "client", "operator"] as const;
-export type Channel = (typeof channels)[number];
-const schemas: Record<Channel, [type: string, fields: readonly string[]][]> = {
-  peer: Object.entries({ ...messages, ...greetings }),
-  client: Object.entries({ ...clientMessages, ...greetings }),
-  operator: Object.entries({ ...operatorMessages, ...greetings }),
-};
-
 /**
- * The sender and the receiver. `cluster` is the id of the sender's cluster, empty until it has one.
- * `boot` rises with each start of the sender, `disk` was drawn at its first start, and `founding`
- * is that of its log, or 0.
+ * Messages of servers, beside those of Part I: a follower's question for the commit index, and
+ * replies. The outcomes of a request may need several messages; `first` is the position of a
+ * message's first one. In NotLeader a text is empty if the server does not know it.
  */
-const envelopeFields = [
-  "cluster",
-  "from",
-  "to",
-  "disk",
-  "boot",
-  "toBoot",
-  "sequence",
-  "founding",
-] as const;
-type Envelope = Fields<typeof envelopeFields>;
+export const serverMessages = {
+  ReadIndex: [],
+  Answer: ["answer"],
+  Outcomes: ["first", "outcomes"],
+  NotLeader: ["leader", "servers"],
+  Refused: ["reason"],
+} as const;
+export type ClientMessage = MessageOf<
+  typeof clientMessages & typeof operatorMessages & typeof serverMessages
+>;
+/**
+ * A part of a message that is too large for one datagram: a piece of its largest field, which has
+ * `size` bytes and this digest. `head` is the message with null in place of that field.
+ */
+export const partMessages = { Part: ["digest", "size", "offset", "data", "head"] } as const;
+type Part = MessageOf<typeof partMessages>;
+type AnyMessage = Message | ClientMessage | Part;
 
+/** The ends of a channel. Each may send what the ones before it may, and more. */
+export const roles = ["client", "operator", "peer"] as const;
+export type ChannelRole = (typeof roles)[number];
+/** The messages of each role. */
+const tables: readonly Table[] = [
+  { ...clientMessages, ...partMessages },
+  operatorMessages,
+  { ...serverMessages, ...messages },
+];
+/** Every type of message, by its number on the wire. */
+const schema = tables.flatMap((table, level) =>
+  Object.entries(table).map(([type, fields]) => ({ type, fields: ["id", ...fields], level }))
+);
+const numberOf = (type: string) => schema.findIndex((row) => row.type === type);
+
+/** The version of the packets and messages. */
 const VERSION = 6;
-const MAC_BYTES = 16;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
 /**
@@ -2086,20 +2128,22 @@ const decoder = new Decoder({
   maxMapLength: 0,
   maxExtLength: 0,
 });
-const fileDecoder = new Decoder();
 
 /** Returns whether `text` may be the name of a server or of a cluster. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
 
+/** Asks for the memory of other arrays only, because that takes a while. */
 const asBuffer = (bytes: Uint8Array) =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 
-const lists: readonly (readonly string[])[] = [flags, texts, blobs];
-const listOf = new Map(lists.flatMap((list) => list.map((field) => [field, list] as const)));
+/** The list that names a field, and so gives its type. Fields in no list are numbers. */
+const listOf = new Map<string, unknown>(
+  [flags, texts, blobs].flatMap((list) => list.map((field) => [field, list] as const)),
+);
 
 /** Refuses -0, too, which MessagePack can encode: it equals 0, but not in every comparison. */
 const isNatural = (raw: unknown): raw is number =>
-  Number.isInteger(raw) && Number(raw) >= 0 && Number(raw) < 2 ** 48 && !Object.is(raw, -0);
+  typeof raw === "number" && raw < 2 ** 48 && Object.is(raw, Math.abs(Math.trunc(raw)));
 
 /**
  * Returns the field's value, or undefined if it has the wrong type. The caller then drops the
@@ -2107,10 +2151,14 @@ const isNatural = (raw: unknown): raw is number =>
  */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
+  const bytes = raw instanceof Uint8Array ? asBuffer(raw) : undefined;
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
-  if (list === texts) return typeof raw === "string" && raw.isWellFormed() ? raw : undefined;
-  if (list === blobs) return raw instanceof Uint8Array ? raw : undefined;
-  if (field === "entries") return raw instanceof Uint8Array ? readRecords(raw) : undefined;
+  if (list === texts) {
+    const text = bytes?.toString() ?? raw; // The text is in bytes if it came in parts.
+    return typeof text === "string" && text.isWellFormed() ? text : undefined;
+  }
+  if (list === blobs) return bytes;
+  if (field === "entries") return bytes && readRecords(bytes);
   return isNatural(raw) ? raw : undefined;
 }
 
@@ -2124,25 +2172,71 @@ function readFields<const List extends readonly string[]>(list: List, raw: unkno
   return fields as Fields<List>;
 }
 
-/** Encodes a message as [its place in the schema of its channel, id, its fields in order]. */
-function encodeMessage(channel: Channel, message: AnyMessage): Uint8Array {
-  const number = schemas[channel].findIndex(([type]) => type === message.type);
-  const [, fields = []] = schemas[channel][number] ?? [];
-  const values = fields.map((field) => {
-    const value: unknown = message[field as keyof AnyMessage];
-    return field === "entries" ? Buffer.concat((value as Entry[]).map(encodeRecord)) : value;
-  });
-  return encoder.encode([number, message.id, ...values]);
+/**
+ * Encodes values one after the other, without an array header, because the decoder refuses arrays
+ * over 16.
+ */
+function encodeAll(values: readonly unknown[]): Buffer {
+  const headerBytes = values.length < 16 ? 1 : values.length < 2 ** 16 ? 3 : 5;
+  return Buffer.from(encoder.encodeSharedRef(values).subarray(headerBytes));
 }
 
-function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyMessage | undefined {
-  const { from, to, disk, founding } = envelope;
+/**
+ * Decodes at most `limit` values of untrusted bytes. Invalid MessagePack decodes to one value that
+ * fits no schema.
+ */
+function decodeAll(bytes: Uint8Array, limit = Infinity): unknown[] {
+  try {
+    return [...decoder.decodeMulti(bytes).take(limit)];
+  } catch {
+    return [undefined];
+  }
+}
+
+/** The least data in a part, other than a last one. */
+const MIN_PART_BYTES = 64;
+/** The most bytes that a part takes beside its data and its head. */
+const PART_HEADER = 48;
+
+/** Encodes a message, in parts if it does not fit into `room` bytes. */
+function* encodeMessage(message: AnyMessage, room: number): Generator<Uint8Array> {
+  const number = numberOf(message.type);
+  const values = [
+    number,
+    ...schema[number]?.fields.map((field) => {
+      const value: unknown = message[field as keyof AnyMessage];
+      return field === "entries" ? Buffer.concat((value as Entry[]).map(encodeRecord)) : value;
+    }) ?? [],
+  ];
+  const whole = encoder.encode(values);
+  if (whole.length <= room) return yield whole;
+  const sizes = values.map((value) => (value as Uint8Array).length ?? 0);
+  const largest = sizes.indexOf(Math.max(...sizes));
+  const field = Buffer.from(values[largest] as Uint8Array);
+  const head = encoder.encode(values.with(largest, null));
+  const [digest, size] = [digestOf(field), field.length];
+  const step = Math.max(MIN_PART_BYTES, room - head.length - PART_HEADER);
+  for (let offset = 0; offset < size; offset += step) {
+    const data = field.subarray(offset, offset + step);
+    yield encoder.encode([numberOf("Part"), message.id, digest, size, offset, data, head]);
+  }
+}
+
+/** Identifies the bytes of a field, so that a repetition of it fills the holes. */
+const digestOf = (bytes: Uint8Array) => hash(bytes).readUIntBE(0, 6);
+
+/** The fields of a message that come from its packet. */
+type Sender = { role: ChannelRole; from: Name; to: Name; disk: number; founding: number };
+
+/** Returns undefined for a message that is malformed, or that the sender's role may not send. */
+function decodeMessage(sender: Sender, raw: unknown): AnyMessage | undefined {
+  const { role, ...rest } = sender;
   const [number, ...values] = Array.isArray(raw) ? raw : [];
-  const [type, list = []] = schemas[channel][isNatural(number) ? number : -1] ?? [];
-  const fields = readFields(["id", ...list], values);
-  if (!type || !fields) return undefined;
+  const { type, fields: list = [], level = 0 } = schema[isNatural(number) ? number : -1] ?? {};
+  const fields = readFields(list, values);
+  if (!type || !fields || level > roles.indexOf(role)) return undefined;
   // The schema lists these fields for this type.
-  const m = { ...fields, type, from, to, disk, founding } as unknown as AnyMessage;
+  const m = { ...fields, ...rest, type } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
     return undefined;
   }
@@ -2151,6 +2245,21 @@ function decodeMessage(channel: Channel, envelope: Envelope, raw: unknown): AnyM
   const fits = (e: Entry, i: number) =>
     e.index === m.prevLogIndex + 1 + i && e.term <= m.term && isEntry(e);
   return m.entries.every(fits) ? m : undefined;
+}
+
+/** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
+function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
+  let group: T[] = [];
+  let size = 0;
+  for (const one of all) {
+    if (group.length > 0 && size + bytesOf(one) > bytes) {
+      yield group;
+      [group, size] = [[], 0];
+    }
+    group.push(one);
+    size += bytesOf(one);
+  }
+  if (group.length > 0) yield group;
 }
 
 /** The most bytes that a command takes besides its own. */
@@ -2168,8 +2277,12 @@ const requestFields = ["owner", ...clientMessages.Commands] as const;
 export function readRequests({ kind, index, data }: Entry): (SessionRequest | Opening)[] {
   const isOld = kind === "session" && data.length === 0;
   // A copy, because the machine may change the commands.
-  const rows = isOld ? [[index, index]] : decodeAll(Buffer.from(data));
-  return rows.map((row) => {
+  const all = isOld
+    ? [[index, index]]
+    : data[0] === 0
+    ? unpackOld(data)
+    : decodeAll(Buffer.from(data));
+  return all.map((row) => {
     const raw = Array.isArray(row) && typeof row[0] === "number" ? ["", ...row] : row;
     const opening = readFields(openingFields, raw);
     if (opening) return opening;
@@ -2181,90 +2294,29 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
   });
 }
 
-/** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
-function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
-  let [group, left]: [T[], number] = [[], bytes];
-  for (const one of all) {
-    const needed = bytesOf(one);
-    if (needed > left && group.length > 0) {
-      yield group;
-      [group, left] = [[], bytes];
-    }
-    group.push(one);
-    left -= needed;
+/**
+ * Splits an entry that version 4 wrote and version 5 kept: for each command session, sequence and
+ * acknowledged (6 bytes each), length (4), command. It begins with 0, as no MessagePack array does.
+ */
+function unpackOld(data: Buffer): unknown[] {
+  const rows: unknown[] = [];
+  for (let at = 0; at < data.length;) {
+    const numbers = [0, 6, 12].map((field) => data.readUIntBE(at + field, 6));
+    const end = at + 22 + data.readUInt32BE(at + 18);
+    rows.push([...numbers, encodeAll([data.subarray(at + 22, end)])]);
+    at = end;
   }
-  if (group.length > 0) yield group;
+  return rows;
 }
 
 /**
- * Encodes values one after the other, without an array header, because the decoder refuses arrays
- * over 16.
+ * Decodes a record of a snapshot. Version 4 had a record for a session, with its id as the index
+ * and the last acknowledged request as the term, and then a record for each answer.
  */
-function encodeAll(values: readonly unknown[]): Buffer {
-  const headerBytes = values.length < 16 ? 1 : values.length < 2 ** 16 ? 3 : 5;
-  return Buffer.from(encoder.encodeSharedRef(values).subarray(headerBytes));
-}
-
-/** Decodes untrusted bytes. Invalid MessagePack decodes to one value that fits no schema. */
-function decodeAll(bytes: Uint8Array): unknown[] {
-  try {
-    return [...decoder.decodeMulti(bytes)];
-  } catch {
-    return [undefined];
-  }
-}
-
-type Keys = ReadonlyMap<Channel, Bun.CryptoHasher>;
-const keyed = (key: string | Uint8Array) => new Bun.CryptoHasher("sha256", key);
-
-/**
- * Returns the key of a cluster's clients, in hexadecimal. The secret and the other keys can't be
- * computed from it. The key of the peers is the same for all clusters of a secret, so a server with
- * a wrong cluster name can be told so.
- */
-export const clientKey = (secret: string, cluster: string): string =>
-  keyed(secret).update(`raft.ts client ${cluster}`).digest("hex");
-const clientKeys = (hex: string): Keys => new Map([["client", keyed(Buffer.from(hex, "hex"))]]);
-const operatorKeys = (secret: string, cluster: string): Keys =>
-  new Map([
-    ["operator", keyed(keyed(secret).update(`raft.ts operator ${cluster}`).digest())],
-    ...clientKeys(clientKey(secret, cluster)),
-  ]);
-export const serverKeys = (secret: string, cluster: string): Keys =>
-  new Map([
-    ["peer", keyed(keyed(secret).update("raft.ts peer").digest())],
-    ...operatorKeys(secret, cluster),
-  ]);
-
-const authenticate = (key: Bun.CryptoHasher, sealed: Buffer) =>
-  key.copy().update(sealed.subarray(MAC_BYTES)).digest().subarray(0, MAC_BYTES);
-
-function seal(keys: Keys, channel: Channel, envelope: Envelope, bodies: Uint8Array[]): Buffer {
-  const key = keys.get(channel);
-  assert(key, "an endpoint has a key for each datagram that it sends");
-  const prefix = Buffer.alloc(MAC_BYTES + 2);
-  prefix.set([VERSION, channels.indexOf(channel)], MAC_BYTES);
-  const header = encoder.encode(envelopeFields.map((field) => envelope[field]));
-  const sealed = Buffer.concat([prefix, header, ...bodies]);
-  authenticate(key, sealed).copy(sealed);
-  return sealed;
-}
-
-type Opened = { channel: Channel; envelope: Envelope; messages: AnyMessage[] };
-
-/** Returns the content of a datagram, or why to drop it. Decodes only authentic ones. */
-function open(keys: Keys, sealed: Buffer): Opened | string {
-  const channel = channels[sealed[MAC_BYTES + 1] ?? -1];
-  if (sealed[MAC_BYTES] !== VERSION || channel === undefined) return "version";
-  const key = keys.get(channel);
-  const code = key && authenticate(key, sealed);
-  if (!code || !timingSafeEqual(code, sealed.subarray(0, MAC_BYTES))) return "unauthenticated";
-  const [header, ...bodies] = decodeAll(sealed.subarray(MAC_BYTES + 2));
-  const envelope = readFields(envelopeFields, header);
-  if (!envelope || !isShortName(envelope.from)) return "malformed";
-  const messages = bodies.map((body) => decodeMessage(channel, envelope, body));
-  const isWhole = messages.every((message) => message !== undefined);
-  return isWhole ? { channel, envelope, messages } : "malformed";
+export function readSession(data: Buffer): SessionRecord {
+  const [session, ...answers] = readRecords(data) ?? [];
+  if (!session) return decode(data) as SessionRecord;
+  return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
 }
 
 const recordKinds = [
@@ -2297,16 +2349,15 @@ export function encodeRecord({ kind, term, index, data, membership }: LogRecord)
 }
 
 /** Returns the records that `bytes` consists of; undefined if they are anything else. */
-function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
-  const all = asBuffer(bytes);
+function readRecords(bytes: Buffer): LogRecord[] | undefined {
   const records: LogRecord[] = [];
   let at = 0;
-  while (at + ENTRY_HEADER <= all.length) {
-    const kind = recordKinds[all.readUInt8(at)];
-    const [term, index] = [all.readUIntBE(at + 1, 6), all.readUIntBE(at + 7, 6)];
+  while (at + ENTRY_HEADER <= bytes.length) {
+    const kind = recordKinds[bytes.readUInt8(at)];
+    const [term, index] = [bytes.readUIntBE(at + 1, 6), bytes.readUIntBE(at + 7, 6)];
     const begin = at + ENTRY_HEADER;
-    at = begin + all.readUInt32BE(begin - 4);
-    const data = all.subarray(begin, at);
+    at = begin + bytes.readUInt32BE(begin - 4);
+    const data = bytes.subarray(begin, at);
     if (kind === "members" || kind === "metadata") {
       const membership = readMembers(data);
       if (!membership) return undefined;
@@ -2314,7 +2365,7 @@ function readRecords(bytes: Uint8Array): LogRecord[] | undefined {
     } else if (kind) records.push({ kind, term, index, data });
     else return undefined;
   }
-  return at === all.length ? records : undefined;
+  return at === bytes.length ? records : undefined;
 }
 
 /** Encodes the founding, then each member's fields in order. */
@@ -2331,7 +2382,9 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // --------------------------------------- 15 Stable storage ---------------------------------------
 // The file `log` is only appended to. Entries, terms and votes are records in it, so one sync makes
 // a whole turn durable, in order. The records of one sync are a frame: marker, length and CRC-32
-// (4 bytes each), then the records. A header of zeros follows the last frame.
+// (4 bytes each), then the records. The marker is random, so no client can send a command whose
+// bytes pass for a frame. Zeros follow the last frame. They are written in advance, in big steps,
+// because a sync takes longer after the file has grown.
 //
 // Example: the power fails while frame 3 is written. The next start finds frame 3 incomplete and
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
@@ -2346,11 +2399,7 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // A snapshot shortens the log in these steps. The power may fail after each of them.
 // 1. The snapshot is written as `snapshot.new`, synced and renamed. The log still has everything.
 // 2. The entries that stay are written to `log.new`, in slices. Saves go on in `log` meanwhile.
-// 3. The records of these saves are added. Now `log.new` has all that `log` has, and replaces it.
-// 4. The old log becomes `log.old`. The next `log.new` is written over it, which is faster than to
-//    take new space. Frames of the old log may then follow those of the new one. They have another
-//    marker, so a reader stops there. The first marker is random, so no
-//    client can send a command whose bytes pass for a frame of this log.
+// 3. The frames of these saves are added. Now `log.new` has all that `log` has, and replaces it.
 
 /** What the first start of a server stores. At later starts name and cluster must agree with it. */
 type FirstStart = {
@@ -2360,8 +2409,6 @@ type FirstStart = {
   members: readonly Name[];
 };
 type Identity = FirstStart & {
-  /** Empty until the server has joined a cluster. */
-  clusterId: string;
   /** Identifies this disk: drawn at the first start. */
   disk: number;
   /** Rises with each start. */
@@ -2374,15 +2421,10 @@ const RESTORE =
 
 const FRAME_HEADER = 12;
 const ZEROS = Buffer.alloc(FRAME_HEADER);
-/** A log grows by this many bytes at a time. */
-const EXTEND_BYTES = 4 << 20;
-/** A larger log does not become `log.old`, where it would take space for nothing. */
-const MAX_SPARE_BYTES = 64 << 20;
+/** A log gets this many zeros at a time. */
+const EXTEND_BYTES = 1 << 20;
 
-/**
- * Encodes a frame. Snapshots use marker 1. Each log has its own marker, because frames of an older
- * log may follow its last frame.
- */
+/** Encodes a frame. Snapshots use marker 1. */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
   const frame = Buffer.concat([ZEROS, ...records.map(encodeRecord)]);
   frame.writeUInt32BE(marker, 0);
@@ -2410,19 +2452,6 @@ function* readFrames(read: (at: number, length: number) => Buffer) {
   }
 }
 
-/** A log file that is open: frames, then zeros. */
-type LogFile = {
-  readonly file: OpenFile;
-  /** Begins each frame. */
-  readonly marker: number;
-  /** Where the last frame ends. */
-  end: number;
-  /** How long the file is. */
-  size: number;
-  /** Records saved since this file was begun. They are added before it replaces the log. */
-  savedMeanwhile: LogRecord[];
-};
-
 export class Storage {
   readonly identity: Identity;
   hardState: HardState = { currentTerm: 0, votedFor: undefined, commitIndex: 0 };
@@ -2432,9 +2461,13 @@ export class Storage {
   /** The length of the incomplete frame that this start has cut off. */
   cutBytes = 0;
   private readonly release: () => void;
-  private log: LogFile | undefined;
-  /** The log that will replace `log` once it is written. */
-  private newLog: LogFile | undefined;
+  private log: OpenFile | undefined;
+  /** Begins each frame that this start writes to a log. */
+  private readonly marker: number;
+  /** Where the last frame of the log ends. */
+  private end = 0;
+  /** Where the zeros after it end. */
+  private size = 0;
   /** The length of a snapshot that is being written or received. */
   private draftBytes = 0;
 
@@ -2445,6 +2478,7 @@ export class Storage {
     firstStart: FirstStart | undefined,
     private readonly random: () => number,
   ) {
+    this.marker = 1 + Math.floor(random() * 2 ** 31);
     this.release = this.withErrorContext("use", "", files.lock);
     try {
       if (this.find("/snapshot")) this.readHead();
@@ -2457,7 +2491,8 @@ export class Storage {
           firstStart && isNew,
           `it is missing, but this is not the first start. ${RESTORE}`,
         );
-        this.identity = newIdentity(firstStart, random);
+        const members = firstStart.members.toSorted();
+        this.identity = { ...firstStart, members, disk: drawId(random), boot: 0 };
       }
       if (!firstStart) return;
       const { name, cluster } = this.identity;
@@ -2477,23 +2512,35 @@ export class Storage {
 
   /** Saves durably, with one sync. After an error nothing is certain, and the server must stop. */
   save({ entries, ...hardState }: Unsaved): void {
-    assert(this.log, "a server saves after its start");
+    const { log, marker, size } = this;
+    assert(log, "a server saves after its start");
     this.hardState = hardState;
-    const records = [this.hardStateRecord(), ...entries];
-    this.newLog?.savedMeanwhile.push(...records);
-    this.append(this.log, records);
+    const frame = encodeFrame([this.hardStateRecord(), ...entries], marker);
+    const end = this.end + frame.length;
+    this.withErrorContext("write", "/log", () => {
+      if (end + FRAME_HEADER > size) {
+        // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
+        // durable before the frame is written.
+        this.size = end + EXTEND_BYTES;
+        log.write(Buffer.alloc(this.size - size), size);
+      }
+      log.write(frame, this.end);
+    });
+    this.end = end;
   }
 
   close(): void {
-    for (const log of [this.log, this.newLog]) log?.file.close();
+    this.log?.close();
     this.release();
   }
 
-  /** Writes to `snapshot.new`, which has no effect until `installDraft`. `at` 0 starts it again. */
-  writeDraft(at: number, bytes: Uint8Array): void {
+  /**
+   * Writes to `snapshot.new`, which has no effect until `installDraft`. `at` 0 starts it again.
+   * Returns where the bytes end.
+   */
+  writeDraft(at: number, bytes: Uint8Array): number {
     assert(at === 0 || at === this.draftBytes, "a snapshot has no gaps");
-    this.write(at, bytes, "/snapshot.new");
-    this.draftBytes = at + bytes.length;
+    return this.draftBytes = this.write(at, bytes, "/snapshot.new");
   }
 
   /** Replaces the snapshot by the draft. */
@@ -2505,9 +2552,7 @@ export class Storage {
 
   /** Yields the records of the draft, or else of the snapshot. Throws where it is damaged. */
   *readSnapshot(): Generator<LogRecord[]> {
-    const [name, how] = this.draftBytes > 0
-      ? ["/snapshot.new", ", as received"]
-      : ["/snapshot", ""];
+    const name = this.draftBytes > 0 ? "/snapshot.new" : "/snapshot";
     const read = (at: number, length: number) => this.readChunk(at, length, name);
     let [first, last]: (LogRecord | undefined)[] = [];
     let end = 0;
@@ -2519,7 +2564,7 @@ export class Storage {
     }
     const isEnd = read(end, 1).length === 0;
     const isWhole = isEnd && first !== last && Bun.deepEquals(first, last);
-    this.ensure(isWhole, `it is damaged at byte ${end}${how}. ${RESTORE}`, name);
+    this.ensure(isWhole, `it is damaged at byte ${end}. ${RESTORE}`, name);
   }
 
   readChunk(at: number, length: number, name = "/snapshot"): Buffer {
@@ -2529,25 +2574,17 @@ export class Storage {
     });
   }
 
-  /** Saves which cluster this server joins, before the server takes anything from it. */
-  joinCluster(clusterId: string): void {
-    this.identity.clusterId = clusterId;
-    for (const _ of this.rewriteLog());
-  }
-
   /**
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
-   * Keeps all its entries, committed or not. Former members that return are refused.
+   * Keeps all its entries, and commits them. The new founding refuses former members that return.
    */
   formNewCluster(): void {
     const { identity, base, entries, hardState: { currentTerm: term }, random } = this;
     const [name, index] = [identity.name, base.index + entries.length + 1];
-    const last = entries.findLast(({ membership }) => membership)?.membership ?? this.snapshot;
     const members = [{ name, address: "", votes: true, disk: identity.disk }];
-    const membership = { founding: last?.founding ?? drawId(random), members };
+    const membership = { founding: drawId(random), members };
     entries.push({ index, term, kind: "members", data: NOTHING, membership });
-    const clusterId = drawId(random).toString(16).padStart(16, "0");
-    Object.assign(identity, { members: [name], clusterId });
+    this.hardState = { ...this.hardState, commitIndex: index };
     this.cleanUp();
   }
 
@@ -2557,7 +2594,7 @@ export class Storage {
    * the frame must be synced before the server promises anything by it.
    */
   private cleanUp() {
-    // After a power failure `log.old` may be a second name of `log`, so no log may reuse it.
+    // Earlier versions kept a replaced log as `log.old`.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
     }
@@ -2575,58 +2612,28 @@ export class Storage {
     entries: readonly Entry[] = this.entries,
     sliceBytes = EXTEND_BYTES,
   ): Generator<void> {
-    const { clusterId: id, ...identity } = this.identity;
-    const data = Buffer.from(JSON.stringify({ version: VERSION, id, ...identity }));
+    const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
     const start = { index, term, kind: "start", data } as const;
-    const newLog = this.newLog = this.createLog();
-    try {
-      this.append(newLog, [start, this.hardStateRecord()]);
-      for (const slice of batches(entries, sizeOf, sliceBytes)) {
-        yield;
-        this.append(newLog, slice);
-      }
-      if (newLog.savedMeanwhile.length > 0) this.append(newLog, newLog.savedMeanwhile.splice(0));
-      this.withErrorContext("write", "/log", (name) => {
-        const isSmall = this.log && this.log.size <= MAX_SPARE_BYTES;
-        if (isSmall) this.files.link(name, `${name}.old`);
-        this.files.rename(`${name}.new`, name);
-      });
-      [this.log, this.newLog] = [newLog, this.log];
-    } finally { // Closes the old log; or the new one, if it was not finished.
-      this.newLog?.file.close();
-      this.newLog = undefined;
+    const { marker, end: begin } = this;
+    let end = this.write(0, encodeFrame([start, this.hardStateRecord()], marker), "/log.new");
+    for (const slice of batches(entries, sizeOf, sliceBytes)) {
+      yield;
+      end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
-  }
-
-  private createLog(): LogFile {
-    const marker = 1 + (this.log?.marker ?? Math.floor(this.random() * 2 ** 31));
-    const old = this.find("/log.old");
-    return this.withErrorContext("write", "/log.new", (name) => {
-      if (old) this.files.rename(`${this.directory}/log.old`, name);
-      const file = this.files.open(name, old ? "r+" : "w");
-      return { file, marker, end: 0, size: old?.size ?? 0, savedMeanwhile: [] };
+    const saved = this.log && this.readChunk(begin, this.end - begin, "/log");
+    this.end = saved ? this.write(end, saved, "/log.new") : end;
+    this.size = this.write(this.end, Buffer.alloc(EXTEND_BYTES), "/log.new");
+    this.withErrorContext("write", "/log", (name) => {
+      this.files.rename(`${name}.new`, name);
+      const newLog = this.files.open(name, "r+");
+      this.log?.close();
+      this.log = newLog;
     });
   }
 
   private hardStateRecord(): LogRecord {
     const { currentTerm: term, votedFor = "", commitIndex: index } = this.hardState;
     return { index, term, kind: "hardState", data: Buffer.from(votedFor) };
-  }
-
-  private append(log: LogFile, records: readonly LogRecord[]) {
-    this.withErrorContext("write", log === this.log ? "/log" : "/log.new", () => {
-      const frame = encodeFrame(records, log.marker);
-      const end = log.end + frame.length;
-      if (end + FRAME_HEADER > log.size) {
-        log.file.extend(log.size = end + EXTEND_BYTES);
-        // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
-        // durable before the frame is written.
-        log.file.sync();
-      }
-      log.file.write(Buffer.concat([frame, ZEROS]), log.end);
-      log.file.sync();
-      log.end = end;
-    });
   }
 
   /** Reads a log up to its last whole frame. Returns the identity in it. */
@@ -2638,12 +2645,12 @@ export class Storage {
       for (const record of frame.records) {
         const { kind, term: currentTerm, index, data } = record;
         if (kind === "start") {
-          const { version, id: clusterId, ...found } = JSON.parse(`${data}`);
+          const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
             version === VERSION || version === 5,
             "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
-          identity = { ...found, clusterId };
+          identity = found;
           this.base = { index, term: currentTerm };
         } else if (kind === "hardState") {
           this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
@@ -2707,13 +2714,13 @@ export class Storage {
     return this.withErrorContext("read", name, this.files.find);
   }
 
-  /** Writes durably. `at` 0 empties the file first. */
-  private write(at: number, bytes: Uint8Array, name: string) {
+  /** Writes durably, and returns where the bytes end. `at` 0 empties the file first. */
+  private write(at: number, bytes: Uint8Array, name: string): number {
     this.withErrorContext("write", name, (path) => {
       using file = this.files.open(path, at === 0 ? "w" : "r+");
       file.write(bytes, at);
-      file.sync();
     });
+    return at + bytes.length;
   }
 
   private ensure(condition: unknown, problem: string, name = "/log"): asserts condition {
@@ -2727,23 +2734,14 @@ export class Storage {
       return action(file);
     } catch (error) {
       const { message } = error as Error;
-      const isForbidden = /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message);
-      const use = isForbidden ? " Use a directory that this user may write to." : "";
-      const isFull = /ENOSPC|EDQUOT/.test(message);
-      const advice = isFull ? " Make room on that disk, and start again." : use;
+      const advice = /ENOSPC|EDQUOT/.test(message)
+        ? " Make room on that disk, and start again."
+        : /EACCES|EPERM|EROFS|EEXIST|ENOTDIR|unable to open/.test(message)
+        ? " Use a directory that this user may write to."
+        : "";
       throw new RaftError("storage", `Cannot ${what} ${file}: ${message}.${advice}`);
     }
   }
-}
-
-function newIdentity(firstStart: FirstStart, random: () => number): Identity {
-  const disk = drawId(random);
-  // The id differs if the cluster's name or founders do. Two clusters of one server each may agree
-  // in both, so their disks tell them apart.
-  const members = firstStart.members.toSorted();
-  const digested = JSON.stringify([firstStart.cluster, members, members.length === 1 ? disk : 0]);
-  const id = Bun.CryptoHasher.hash("sha256", digested, "hex").slice(0, 16);
-  return { ...firstStart, members, clusterId: members.length === 0 ? "" : id, disk, boot: 0 };
 }
 
 function syncDirectory(directory: string): void {
@@ -2799,44 +2797,41 @@ const systemFiles = {
    * Finds a file. One that can't be examined is an error, because it must not be taken for one that
    * is missing: a server that has lost its log is not a new one.
    */
-  find(file: string): { readonly size: number } | undefined {
-    const isListed = fs.readdirSync(path.dirname(file)).includes(path.basename(file));
-    return isListed ? fs.statSync(file) : undefined;
-  },
+  find: (file: string): { readonly size: number } | undefined =>
+    fs.statSync(file, { throwIfNoEntry: false }),
 
   /** Opens a file: "r" to read it, "r+" to change it, "w" to write a new one in its place. */
-  open: (file: string, flags: Flags) => openFile(fs.openSync(file, flags, 0o600)),
+  open: (file: string, flags: "r" | "r+" | "w") => openFile(fs.openSync(file, flags, 0o600)),
 
-  /** Gives a file a second name, if the file system can do that. */
-  link(file: string, name: string) {
-    try {
-      fs.linkSync(file, name);
-    } catch {} // Without the link, the next log takes new space.
-  },
-
-  /** Renames a file, and makes that durable, together with all earlier links and renames. */
+  /** Renames a file durably. */
   rename(from: string, to: string) {
     fs.renameSync(from, to);
     syncDirectory(path.dirname(to));
   },
 
-  /** Removes a file durably, if it is there. */
-  remove(file: string) {
-    fs.rmSync(file, { force: true });
-    syncDirectory(path.dirname(file));
-  },
+  /** Removes a file, if it is there. */
+  remove: (file: string) => fs.rmSync(file, { force: true }),
 };
 
-type Flags = "r" | "r+" | "w";
 function openFile(fd: number) {
   let checkAt = performance.now() + 1000;
   const close = () => fs.closeSync(fd);
   return {
+    /** Writes durably. Throws if the file was deleted more than a second ago. */
     write(bytes: Uint8Array, position: number) {
       // On a full disk, a write first returns a short count, and only the next one fails.
       for (let at = 0; at < bytes.length;) {
         at += fs.writeSync(fd, bytes, at, bytes.length - at, position + at);
       }
+      fs.fdatasyncSync(fd);
+      // Once a second, because fstat so soon after a sync takes half as long as the sync.
+      if (performance.now() < checkAt) return;
+      checkAt = performance.now() + 1000;
+      ensure(
+        fs.fstatSync(fd).nlink > 0,
+        "the file was deleted while the server ran. If a majority of the other servers has its "
+          + "data, start again with an empty directory",
+      );
     },
     /** Returns the bytes at a position, and fewer than asked for where the file ends. */
     read(position: number, length: number): Buffer {
@@ -2849,20 +2844,6 @@ function openFile(fd: number) {
       }
       return bytes.subarray(0, end);
     },
-    /** Adds zeros, so that a sync after a later write has no new length to store. */
-    extend: (size: number) => fs.ftruncateSync(fd, size),
-    /** Makes all writes durable. Throws if the file was deleted more than a second ago. */
-    sync() {
-      fs.fdatasyncSync(fd);
-      // Once a second, because fstat so soon after a sync takes half as long as the sync.
-      if (performance.now() < checkAt) return;
-      checkAt = performance.now() + 1000;
-      ensure(
-        fs.fstatSync(fd).nlink > 0,
-        "the file was deleted while the server ran. If a majority of the other servers has its "
-          + "data, start again with an empty directory",
-      );
-    },
     close,
     [Symbol.dispose]: close,
   };
@@ -2870,18 +2851,16 @@ function openFile(fd: number) {
 
 export type OpenFile = ReturnType<typeof openFile>;
 
-// ------------------------------------- 16 Datagrams and RPC --------------------------------------
-// UDP loses, repeats, reorders and delays datagrams, and anyone can send one. Part I expects more:
-// each message comes from a member of this cluster, is for this server since its last start, and
-// arrives at most once. Therefore each datagram names the boot of its receiver, and a recording
-// from before a restart is worthless after it. A sender that has the name, boot or cluster of its
-// receiver wrong gets a greeting, which contains the right ones.
+// ----------------------------------------- 16 Datagrams ------------------------------------------
+// Everything impure enters through four interfaces: clock, randomness, datagrams and files. This
+// section implements the first three for real. Tests have simulated ones.
 
 /** An IP address, or a name that resolves to one, and a port. */
 export type Address = { host: string; port: number };
 /** A server, by the name that peers and clients use. */
 export type Server = Address & { name: Name };
 
+/** An optional name, then the address: a host, in brackets or not, and a port. */
 const SERVER = /^(?:([^=,\s]+)=)?((?:\[([^=,\s[\]]+)\]|([^=:,\s[\]]+)):(\d{1,5}))$/;
 function readServer(text: string): Server | undefined {
   const [, name, address = "", inBrackets, word = "", digits] = SERVER.exec(text) ?? [];
@@ -2904,11 +2883,10 @@ export function parseServer(text: string): Server {
 
 const isIPv6 = (host: string) => host.includes(":");
 /** Accepts an IP address with or without a port. */
-const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
+export const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
   `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
-/** The four interfaces through which everything impure enters. Tests replace them. */
 export const systemWorld = {
   clock: {
     /** Returns milliseconds since an arbitrary origin. They never decrease. */
@@ -2980,6 +2958,14 @@ function probePort({ host, port }: Address, onRefused: () => void): () => void {
   return close;
 }
 
+/** The datagram that every path carries unfragmented: IPv6's smallest MTU, less its headers. */
+const DATAGRAM_BYTES = 1232;
+/**
+ * What the loopback carries unfragmented. If everything of one turn fits one datagram, its receiver
+ * needs one sync for it. Systems other than Linux send at most 9 KB by default.
+ */
+const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
+/** How often a datagram is sent if the sends fail. */
 const SEND_TRIES = 5;
 
 /** Binds a UDP socket. `onDatagram` may keep the buffers that it gets. */
@@ -3009,7 +2995,7 @@ async function bindSocket(at: Address, onDatagram: OnDatagram) {
     address,
     receiveBufferBytes: socket.getRecvBufferSize(),
     /** Returns the size of datagrams that travel to `host` unfragmented. */
-    datagramBytes: (host: string) => isLoopback(host) ? LOOPBACK_BYTES : ETHERNET_BYTES,
+    datagramBytes: (host: string): number => isLoopback(host) ? LOOPBACK_BYTES : DATAGRAM_BYTES,
     /** Never throws: a datagram that cannot be sent is lost. */
     send,
     /** Calls `onRefused` if the port is closed. Any other result, or none, proves nothing. */
@@ -3037,78 +3023,456 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
   return isUnknown ? `the name does not resolve. ${advice}` : `${message}.`;
 }
 
-/** Size of the replay window of a peer, in datagrams: networks reorder by less. */
-const SEEN = 1024;
-const MAX_PEERS = 4096;
-const GREET_EVERY_MS = 10;
-const RESOLVE_EVERY_MS = 1000;
-const WARN_EVERY_MS = 60_000;
-const MAX_WARNED = 100;
-/** Longer than a datagram travels, so a later one was sent by a second server of that name. */
-const DUPLICATE_AFTER_MS = 1000;
-/** Fits an Ethernet frame (1500 bytes) with IP and UDP headers, and leaves room for tunnels. */
-const ETHERNET_BYTES = 1400;
-/**
- * What the loopback carries unfragmented. If everything of one turn fits one datagram, its receiver
- * needs one sync for it. Systems other than Linux send at most 9 KB by default.
- */
-const LOOPBACK_BYTES = process.platform === "linux" ? 60_000 : 8192;
-/** More than code, envelope and the headers of a message, an entry and a request take. */
-const HEADROOM = 250;
+// ------------------------------------------ 17 Channels ------------------------------------------
+// UDP loses, repeats, reorders and delays datagrams, and anyone can send one. Part I expects more:
+// each message comes from the server that it names, and arrives at most once. So two machines first
+// make a channel, by a handshake of two packets. Its messages are encrypted and numbered.
+//
+//   Hello     type, attempt, version, key id; then message 1 of the handshake
+//   Welcome   type, channel; then message 2 of the handshake
+//   Data      type, channel, number; then encrypted: the sender's founding, and messages
+//   Hint      type, version; then the first 16 bytes of the packet that it answers
+//
+// Example: servers a and b, in the order of events.
+// 1. a draws the number 7 for its end of a new channel, and sends a Hello. The key id tells b which
+//    key a has used. Encrypted in it, a introduces itself: cluster, name, disk, boot, and the 7.
+//    An outsider cannot read the 7, so it cannot flood a with Welcomes ahead of the right one.
+// 2. b draws 9 for its own end, and answers with a Welcome to 7 and its own introduction. The Hello
+//    may be a recording, so it changes nothing else: for b the channel is half open.
+// 3. a reads the Welcome, and sends a Data packet to 9 at once. No recording can contain it,
+//    because its key depends on the Welcome. So it confirms the channel, and b sends on it, too.
+// 4. Data packets have numbers. One that comes twice is dropped.
+// 5. b restarts. It cannot read packets to 9, and answers one with a Hint. Anyone can forge a Hint,
+//    so it only makes a send another Hello. The restarted b sends one, too.
+// 6. The first of these channels that is confirmed tells a the higher boot of b. In that instant a
+//    ends 7, so nothing that the earlier b has sent arrives any more.
+// 7. A channel is renewed in time, and both ends may begin one at once. An end sends on the channel
+//    that it has confirmed last. Earlier ones stay for packets in flight.
+
+// Handshakes follow the Noise Protocol Framework, revision 34 (noiseprotocol.org), in its names.
+
+/** The pattern NNpsk0: `-> psk, e` and `<- e, ee` (Noise §9.4). */
+const PROTOCOL = "Noise_NNpsk0_25519_AESGCM_SHA256";
+const TAG_BYTES = 16;
+/** What precedes the bytes of an X25519 key in DER, for a private and a public one (RFC 8410). */
+const PRIVATE_DER = Buffer.from("302e020100300506032b656e04220420", "hex");
+const PUBLIC_DER = Buffer.from("302a300506032b656e032100", "hex");
+
+/** HASH (Noise §4.3). */
+const hash = (...parts: Uint8Array[]): Buffer =>
+  createHash("sha256").update(Buffer.concat(parts)).digest();
+
+/** HKDF (Noise §4.3), always with three outputs: the first ones don't depend on their number. */
+function hkdf(chainingKey: Uint8Array, input: Uint8Array) {
+  const all = Buffer.from(hkdfSync("sha256", input, chainingKey, NOTHING, 96));
+  return [all.subarray(0, 32), all.subarray(32, 64), all.subarray(64)] as const;
+}
+
+/** Encodes `n` as AESGCM wants it: 32 bits of zeros, then 64 bits, big-endian (Noise §12.4). */
+function nonceOf(n: number): Buffer {
+  const nonce = Buffer.alloc(12);
+  nonce.writeUIntBE(n, 6, 6);
+  return nonce;
+}
+
+/** ENCRYPT (Noise §4.2). A key may encrypt with each `n` only once. */
+export function encrypt(key: Uint8Array, n: number, ad: Uint8Array, plaintext: Uint8Array): Buffer {
+  const cipher = createCipheriv("aes-256-gcm", key, nonceOf(n)).setAAD(ad);
+  return Buffer.concat([cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
+}
+
+/** DECRYPT (Noise §4.2). Returns undefined for bytes that were not encrypted with all of these. */
+export function decrypt(
+  key: Uint8Array,
+  n: number,
+  ad: Uint8Array,
+  bytes: Buffer,
+): Buffer | undefined {
+  if (bytes.length < TAG_BYTES) return undefined;
+  const decipher = createDecipheriv("aes-256-gcm", key, nonceOf(n)).setAAD(ad);
+  decipher.setAuthTag(bytes.subarray(-TAG_BYTES));
+  const plaintext = decipher.update(bytes.subarray(0, -TAG_BYTES));
+  try {
+    decipher.final();
+    return plaintext;
+  } catch {
+    return undefined;
+  }
+}
 
 /**
- * The other end on one channel, a server or a client. A server that we reach on several channels is
- * one Peer on each, with its own boot and sequence numbers.
+ * HandshakeState with its SymmetricState (Noise §5.2, §5.3). Each k encrypts one payload, so its n
+ * is 0.
  */
-class Peer {
-  /** Its address by the command line. */
-  configured: readonly Server[] = [];
-  /** Its addresses by the command line, and those by the log or a redirect. */
-  candidates: readonly Server[] = [];
-  /** Set once `name` is known to be its own name, and not an alias. */
-  isNamed = false;
-  /** Where its newest datagram came from. */
-  lastAddress: Address | undefined;
+export class Handshake {
+  /** InitializeSymmetric: the name of the protocol has 32 bytes, as h and ck do. */
+  private ck: Buffer = Buffer.from(PROTOCOL);
+  h = this.ck;
+  private k: Buffer = NOTHING;
+  /** The ephemeral private key of this end, once it has written. */
+  private e: KeyObject | undefined;
+  /** The ephemeral public key of the other end, once its message was read. */
+  private re: Buffer | undefined;
+
+  /** Initialize. The token psk comes before all others: MixKeyAndHash (Noise §9.1). */
+  constructor(psk: Uint8Array, prologue: Uint8Array) {
+    this.mixHash(prologue);
+    const [ck, h, k] = hkdf(this.ck, psk);
+    this.mixHash(h);
+    [this.ck, this.k] = [ck, k];
+  }
+
+  /** WriteMessage. `privateKey` is 32 random bytes, to be used once. */
+  writeMessage(payload: Uint8Array, privateKey: Uint8Array): Buffer {
+    const der = Buffer.concat([PRIVATE_DER, privateKey]);
+    this.e = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
+    const e = createPublicKey(this.e).export({ format: "der", type: "spki" }).subarray(-32);
+    this.tokenE(e);
+    // Only message 2 has the token ee: there this end has read before it writes.
+    if (this.re && !this.tokenEE(this.e, this.re)) return NOTHING;
+    const ciphertext = encrypt(this.k, 0, this.h, payload); // EncryptAndHash.
+    this.mixHash(ciphertext);
+    return Buffer.concat([e, ciphertext]);
+  }
+
+  /** ReadMessage. A wrong message gives undefined and no change: the right one may still come. */
+  readMessage(message: Buffer): Buffer | undefined {
+    const { ck, h, k } = this;
+    const [re, ciphertext] = [message.subarray(0, 32), message.subarray(32)];
+    this.tokenE(re);
+    const isAgreed = !this.e || this.tokenEE(this.e, re);
+    const payload = isAgreed && decrypt(this.k, 0, this.h, ciphertext); // DecryptAndHash.
+    if (!payload) return void Object.assign(this, { ck, h, k });
+    this.mixHash(ciphertext);
+    this.re = re;
+    return payload;
+  }
+
+  /** Split. Returns first the key of the end that wrote message 1, then that of the other end. */
+  split() {
+    return hkdf(this.ck, NOTHING);
+  }
+
+  private mixHash(data: Uint8Array) {
+    this.h = hash(this.h, data);
+  }
+
+  private mixKey(input: Uint8Array) {
+    [this.ck, this.k] = hkdf(this.ck, input);
+  }
+
+  /** The token e of a pattern with a psk (Noise §9.2). */
+  private tokenE(e: Uint8Array) {
+    this.mixHash(e);
+    this.mixKey(e);
+  }
+
+  /** The token ee. Returns false for a public key that no private key belongs to. */
+  private tokenEE(privateKey: KeyObject, e: Uint8Array): boolean {
+    try {
+      const der = Buffer.concat([PUBLIC_DER, e]);
+      const publicKey = createPublicKey({ key: der, format: "der", type: "spki" });
+      this.mixKey(diffieHellman({ privateKey, publicKey })); // DH (Noise §12.1).
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** The key of an end of channels. To have it proves this role and name in this cluster. */
+export type Credential = {
+  readonly role: ChannelRole;
+  readonly cluster: string;
+  readonly name: Name;
+  readonly id: Uint8Array;
+  readonly key: Uint8Array;
+  /** The line of a file that it comes from: a secret, or a client key. */
+  readonly line: string;
+};
+
+/** Names a key in a Hello. Shows neither the key nor its owner. */
+const keyIdOf = (secret: string, role: ChannelRole, cluster: string, name: Name) =>
+  createHmac("sha256", secret).update(JSON.stringify([role, cluster, name])).digest()
+    .subarray(0, 16);
+
+/** Derives the key that a Hello names, so a server needs no table of clients. */
+const deriveKey = (secret: string, id: Uint8Array) =>
+  Buffer.from(hkdfSync("sha256", secret, id, "raft.ts", 32));
+
+export function credentialOf(
+  secret: string,
+  role: ChannelRole,
+  cluster: string,
+  name: Name,
+): Credential {
+  ensure(
+    [cluster, name].every(isShortName),
+    "The name of the cluster or client is too long. Take one of at most 255 bytes.",
+  );
+  const id = keyIdOf(secret, role, cluster, name);
+  return { role, cluster, name, id, key: deriveKey(secret, id), line: secret };
+}
+
+/**
+ * Returns the lines of a secret. All are accepted, and the first one is used first. A server at
+ * `address` needs one, unless that is a loopback address.
+ */
+export function secretsOf(text: string, address?: string): string[] {
+  const lines = text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
+  ensure(
+    lines.every(({ length }) => length >= MIN_SECRET_LENGTH),
+    `A secret has at least ${MIN_SECRET_LENGTH} characters. 'bun cli.ts secret' makes one.`,
+  );
+  ensure(
+    lines.length > 0 || address === undefined || isLoopback(address),
+    `Without a secret a server listens on loopback addresses only, not on ${address}, where `
+      + "everyone could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
+      + "'--secret-file raft.secret'.",
+  );
+  return lines.length > 0 ? lines : [""];
+}
+const MIN_SECRET_LENGTH = 32;
+
+/**
+ * Returns the key of one client, for `ClientOptions.clientKey`. A client with it can use only this
+ * name. The secret and the other keys can't be computed from it.
+ */
+export function clientKey(secret: string, cluster: string, name: Name): string {
+  const { id, key } = credentialOf(secretsOf(secret)[0] ?? "", "client", cluster, name);
+  return Buffer.from(encoder.encode([cluster, name, id, key])).toString("base64url");
+}
+
+function readClientKey(line: string): Credential {
+  const [raw] = decodeAll(Buffer.from(line.trim(), "base64url"), 1);
+  const fields = readFields(["cluster", "name", "keyId", "key"], raw);
+  ensure(
+    fields?.keyId.length === 16 && fields.key.length === 32,
+    "This is not a client key. 'bun cli.ts client-key NAME' prints one, on one line.",
+  );
+  const { cluster, name, keyId, key } = fields;
+  return { role: "client", cluster, name, id: keyId, key, line };
+}
+
+/** The encrypted part of a Hello or Welcome: its sender introduces itself. */
+const introductionFields = [
+  "role",
+  "cluster",
+  "name",
+  "members", // The founders, for people.
+  "founding",
+  "disk",
+  "boot", // Rises with each start.
+  "attempt", // Rises with each Hello of a boot; 0 in a Welcome.
+  "channel", // The number of the channel at this end.
+] as const;
+type Introduction = Fields<typeof introductionFields> & { role: ChannelRole };
+/** Room for the longest names. All introductions are padded to it, to hide the lengths of names. */
+const INTRODUCTION_BYTES = 900;
+const MAX_MEMBERS_BYTES = 256;
+
+function readIntroduction(payload: Buffer | undefined): Introduction | undefined {
+  const fields = payload && readFields(introductionFields, decodeAll(payload, 1)[0]);
+  const role = roles.find((each) => each === fields?.role);
+  const isValid = role && fields && isShortName(fields.name);
+  return isValid ? { ...fields, role } : undefined;
+}
+
+// Packets and their headers, in bytes. A Hello is larger than the Welcome that answers it.
+const [HELLO, WELCOME, DATA, HINT] = [1, 2, 3, 4] as const;
+const ECHO_BYTES = 16;
+const [HINT_BYTES, BASIC_HEADER, DATA_HEADER, HELLO_HEADER] = [2 + ECHO_BYTES, 7, 11, 24];
+/** What a Data packet takes beside its messages: header, tag and founding. */
+const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
+/** The size of a Hello. */
+const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
+
+// Handshakes.
+/** How often a Hello is repeated until there is a Welcome. */
+const HELLO_EVERY_MS = 50;
+/**
+ * A Hello without a Welcome is replaced after this time by another one, with the next key. Later
+ * ones get more time, up to so many times this, because a round trip may take longer.
+ */
+const ATTEMPT_MS = 500;
+const MAX_PATIENCE = 8;
+/**
+ * How often a Hello is read, which takes 0.03 ms, and how often keys are agreed on with one name,
+ * which takes 0.1 ms. After a pause, as many may come at once as in a time of BURST_MS.
+ */
+const READ_EVERY_MS = 0.5;
+const AGREE_EVERY_MS = 5;
+const BURST_MS = 250;
+/** Channels that others have begun and not confirmed, in all and of one name. */
+const MAX_HALF_OPEN = 1024;
+const MAX_HALF_OPEN_PER_NAME = 256;
+/** A peer that does not answer for so long may have lost the channel. */
+const SILENT_MS = 1000;
+const HINT_EVERY_MS = 1;
+/** How often the host name of a silent server is resolved. */
+const RESOLVE_EVERY_MS = 1000;
+
+// Channels and their messages.
+/** Confirmed channels of a peer: the one that is sent on, and others with packets in flight. */
+const MAX_CHANNELS = 3;
+/** Processes of clients that have a channel, in all and of one name. */
+const MAX_CLIENTS = 1024;
+const MAX_CLIENTS_PER_NAME = 256;
+/** A Data packet that this many later ones have overtaken may be dropped. */
+const WINDOW = 1024;
+/** A channel is renewed after so many packets, or so long. */
+const RENEW_PACKETS = 2 ** 23;
+const RENEW_MS = 86_400_000;
+/** Messages that wait for the first channel of a server. */
+const MAX_QUEUED = 64;
+/** The most messages in a datagram. */
+const MAX_MESSAGES = 1024;
+/** Fields that lack parts, in all and of one name. */
+const MAX_INCOMPLETE = 1024;
+const MAX_INCOMPLETE_PER_NAME = 256;
+/** A command or answer of 64,000 bytes, and what MessagePack adds. */
+const MAX_FIELD_BYTES = 66_000;
+
+// Warnings.
+const WARN_EVERY_MS = 60_000;
+const MAX_WARNED = 100;
+
+const drawKey = (random: () => number) => Uint8Array.from({ length: 32 }, () => 256 * random());
+
+/** Returns the header of a packet: its type and a number, then zeros. */
+function headerOf(type: number, number: number, length: number): Buffer {
+  const header = Buffer.alloc(length);
+  header[0] = type;
+  header.writeUIntBE(number, 1, 6);
+  return header;
+}
+const channelIn = (packet: Buffer) => packet.readUIntBE(1, 6);
+const numberIn = (packet: Buffer) => packet.readUInt32BE(BASIC_HEADER);
+
+/** One end of a channel, from the first packet of its handshake on. */
+class Channel {
+  /** The introduction of the other end, once it was read. */
+  other: Introduction | undefined;
+  sendKey: Uint8Array = NOTHING;
+  receiveKey: Uint8Array = NOTHING;
+  /** Where the newest packet came from. */
+  address: Address | undefined;
   /**
-   * Where to send to. Once a new datagram of the peer is accepted, that is only its address. While
-   * the peer is silent, `lookUp` adds the addresses of its candidates.
+   * The address before that. Example: an outsider copies each packet, and the copy arrives first.
+   * For a second packets go to both addresses, so none is diverted.
    */
-  sendTo = new Map<string, Address>();
-  /** Identifies its disk; 0 until a datagram of it was accepted. */
-  disk = 0;
-  /** Identifies its latest start; 0 until a datagram of it was accepted. */
-  boot = 0;
-  /** When a datagram of this boot was first accepted. */
-  bootedAt = 0;
-  /** The newest sequence number of each earlier boot, by disk. */
-  readonly ended = new Map<number, Map<number, number>>();
-  /** The sequence number of the last datagram to it. */
+  former: Address | undefined;
+  /** When the address changed. */
+  movedAt = -Infinity;
+  /** Whether its Hello came from an earlier boot than the known one, or from a lost disk. */
+  isOutdated = false;
+  /** How many Data packets were sent: the number of the next one. */
   sent = 0;
-  /** The highest sequence number that it sent in this boot. */
-  newest = 0;
-  /** The latest sequence numbers that it sent in this boot, by their remainder. */
-  seen = new Float64Array(SEEN);
-  /** Encoded messages for the next datagram to it. */
+  /** When its Hello was last sent. */
+  sentAt = -Infinity;
+  /** One more than the highest number received. */
+  private next = 0;
+  /**
+   * One more than the highest number received, for each remainder of WINDOW. Example: after 1030,
+   * slot 6 has 1031. So 1030 and 6 are not accepted: both may have come already.
+   */
+  private readonly seen = new Uint32Array(WINDOW);
+
+  constructor(
+    /** Our number for it. */
+    readonly number: number,
+    /** The line of the handshake's key. */
+    readonly line: string,
+    /** The Hello or Welcome that we sent. */
+    readonly opening: Buffer,
+    readonly createdAt: number,
+    /** The other end. Undefined while this channel is half open. */
+    public peer?: Peer,
+    /** Undefined once both messages were written and read. */
+    public handshake?: Handshake,
+  ) {}
+
+  /** A slot only grows, so each number is accepted once. */
+  accepts(number: number): boolean {
+    return number >= (this.seen[number % WINDOW] ?? 0);
+  }
+
+  record(number: number, address: Address, now: number): void {
+    this.seen[number % WINDOW] = number + 1;
+    if (number < this.next) return;
+    this.next = number + 1;
+    const { host, port } = this.address ?? address;
+    if (host !== address.host || port !== address.port) {
+      [this.former, this.movedAt] = [this.address, now];
+    }
+    this.address = address;
+  }
+}
+
+/** The other end of channels: a server, or one process of a client. */
+class Peer {
+  /** Its address on the command line. */
+  configured: readonly Server[] = [];
+  /** Its addresses on the command line, and those in the log or in a redirect. */
+  candidates: readonly Server[] = [];
+  /** The candidates that were resolved. Hellos go to all of them. */
+  readonly addresses = new Map<string, Address>();
+  /** The confirmed channels, the newest first. Messages leave on the first. */
+  channels: Channel[] = [];
+  /** The channel whose Hello has no Welcome yet. */
+  begun: Channel | undefined;
+  /** How many Hellos got no Welcome. It selects the key of the next one. */
+  failures = 0;
+  /** Identifies its disk; 0 until a channel was confirmed. */
+  disk = 0;
+  /** Identifies its latest start; 0 until a channel was confirmed. */
+  boot = 0;
+  /** When the first channel of this boot was confirmed. */
+  bootedAt = -Infinity;
+  /** The last attempt of this boot that was confirmed. */
+  attempt = 0;
+  /** Disks that it had before. */
+  readonly lostDisks = new Set<number>();
+  /** Encoded messages for the next packets to it. */
   bodies: Uint8Array[] = [];
-  bytes = 0;
-  greetedAt = -Infinity;
-  resolvedAt = -Infinity;
   heardAt = -Infinity;
+  /** When it was first sent to after it was last heard. */
+  unansweredSince = Infinity;
+  resolvedAt = -Infinity;
   /** How long its last reply to an RPC took. */
   roundTripMs: number | undefined;
   /** The latest trouble with it, until it is heard or resolved. */
   lastWarning: EndpointEvent | undefined;
 
-  constructor(readonly channel: Channel, readonly name: Name) {}
+  /**
+   * `id` is the name of a server. For a process of a client it has spaces, which no name of a
+   * server has. Bounds are for each `owner`: a role and a name.
+   */
+  constructor(
+    readonly role: ChannelRole,
+    readonly name: Name,
+    readonly id = name,
+    readonly owner = ownerOf(id),
+  ) {}
+
+  /** Where it was last heard. */
+  get address(): Address | undefined {
+    return this.channels[0]?.address;
+  }
 }
+
+/** Returns role and name of the peer with this id. */
+const ownerOf = (id: string) => id.includes(" ") ? id.slice(0, id.lastIndexOf(" ")) : `peer ${id}`;
 
 export type EndpointEvent =
   /** The host name of a server does not resolve. */
   | { type: "unresolved"; server: Server; reason: string }
-  /** A server of another cluster, which `members` founded, uses our secret. */
+  /** A server has our secret, but another cluster name or other founders. */
   | { type: "foreign"; server: Name; address: Address; cluster: string; members: string }
-  /** A datagram was made with another secret, or for another cluster name. */
+  /** A Hello was made with another secret. */
   | { type: "unauthenticated"; address: Address }
+  /** Another version of this program. */
+  | { type: "version"; address: Address; version: number }
   /** Two servers use one name. */
   | { type: "twice"; server: Name; address: Address; other: Address };
 
@@ -3117,110 +3481,120 @@ type EndpointHandlers = {
   /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
   onMessage(message: Message | ClientMessage, sender: Peer): void;
-  onGreeting(channel: Channel, greeting: Greeting): void;
   /** Returns the founding of this server's log. */
   founding(): number;
-  onRestarted?(peer: Name): void;
-  onJoined?(cluster: string): void;
+  onRestarted?(peer: Introduction): void;
   emit?(event: EndpointEvent): void;
 };
 
-/** Exchanges datagrams with peers through one socket. Messages share datagrams until `flush`. */
+/** A channel that another end has begun and not confirmed. `id` is its number there. */
+type HalfOpen = { owner: string; id: number; channel: Channel };
+
+/** A field of a message that comes in parts. */
+type IncompleteField = {
+  owner: string;
+  id: string;
+  /** The parts that have come, by their offset. */
+  parts: Map<number, Uint8Array>;
+  /** How many bytes have not come. */
+  missing: number;
+};
+
+/** Exchanges messages with peers through one socket. Messages share datagrams until `flush`. */
 export class Endpoint {
-  /** How many datagrams were dropped, by reason. */
+  /** How many packets were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
-  /** Peers by channel and name. A client may know a server by an alias, too. */
-  private readonly known = new Map<string, Peer>();
+  /** Servers by name. */
+  private readonly servers = new Map<Name, Peer>();
+  /** Client: the name of the server that has answered at an address of the command line. */
+  private readonly aliases = new Map<string, Name>();
+  /** Processes of clients that have a channel. */
+  private readonly clients = new FairTable<Peer>(MAX_CLIENTS, MAX_CLIENTS_PER_NAME);
+  /** All channels by their number. */
+  private readonly channels = new Map<number, Channel>();
+  private readonly halfOpen = new FairTable<HalfOpen>(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_NAME);
+  /** When the next handshake of a name is due, if they come evenly; and the next Hello of all. */
+  private readonly nextDueAt = new Map<string, number>();
+  private readonly incomplete = new FairTable<IncompleteField>(
+    MAX_INCOMPLETE,
+    MAX_INCOMPLETE_PER_NAME,
+  );
   /** Peers with messages to send at the next `flush`. */
   private readonly queued = new Set<Peer>();
   private isScheduled = false;
-  /** The highest sequence number sent to any peer that is no longer known. */
-  private forgottenSent = 0;
-  /** When each warning of the last minute was emitted, by type and subject. */
+  /** The keys to send Hellos with, tried in turn. From their lines a server derives other keys. */
+  private credentials: readonly Credential[] = [];
+  /** Counts the Hellos of this boot. */
+  private attempts = 0;
+  private hintedAt = -Infinity;
+  /** When each warning was last emitted, by type and subject. */
   private readonly warned = new Map<string, number>();
-  private cluster: string;
-  /**
-   * False for a client until an answer other than a redirect or a status, and for a joining server
-   * until it receives the first message of a peer. Until then each greeting replaces the cluster
-   * that the one before it gave, because that one may have come from a wrong cluster.
-   */
-  private hasJoined: boolean;
 
   constructor(
     private readonly world: World,
     readonly socket: Socket,
-    readonly keys: Keys,
-    readonly self: Identity,
+    readonly self: Identity & { readonly role: ChannelRole },
     private readonly handlers: EndpointHandlers,
-  ) {
-    [this.cluster, this.hasJoined] = [self.clusterId, self.clusterId !== ""];
-  }
+    /** The largest datagram to send. Default: as the socket says. */
+    private readonly datagramBytes?: number,
+  ) {}
 
   private get now(): number {
     return this.world.clock.now();
   }
 
-  /** Records a server of the command line. Its name may be just its address. */
-  async resolvePeer(server: Server): Promise<void> {
-    await Promise.all(
-      this.keys.keys().map((channel) => {
-        const to = this.getOrAddPeer(channel, server.name);
-        to.configured = to.candidates = [server];
-        return this.lookUp(to);
-      }),
-    );
+  /** Replaces the keys, and ends the channels of those that are gone. */
+  rotate(credentials: readonly Credential[]): void {
+    this.credentials = credentials;
+    const lines = new Set(credentials.map(({ line }) => line));
+    for (const channel of this.channels.values()) if (!lines.has(channel.line)) this.end(channel);
   }
 
-  /** Records addresses that the log lists, or that server `by` listed in a redirect. */
-  learnAddresses(servers: readonly Server[], by = this.self.name): void {
+  /** Records a server of the command line. Its name may be just its address. */
+  async resolvePeer(server: Server): Promise<void> {
+    const to = this.getOrAddServer(server.name);
+    to.configured = to.candidates = [server];
+    await this.resolveAddresses(to);
+  }
+
+  /** Records addresses that the log lists, or a redirect. */
+  learnAddresses(servers: readonly Server[]): void {
     for (const [name, own] of Map.groupBy(servers, (server) => server.name)) {
-      for (const channel of name === this.self.name ? [] : this.keys.keys()) {
-        // So far `name` was our alias for `by`. Now `by` lists it as another server.
-        const key = `${channel} ${name}`;
-        const isAlias = this.known.get(key)?.name === by && by !== name;
-        if (isAlias) this.known.delete(key);
-        const to = this.getOrAddPeer(channel, name);
-        to.isNamed ||= isAlias || by === this.self.name;
-        const candidates = [...to.configured, ...own];
-        if (Bun.deepEquals(candidates, to.candidates)) continue;
-        to.candidates = candidates;
-        void this.lookUp(to);
-      }
+      if (name === this.self.name) continue;
+      this.aliases.delete(name);
+      const to = this.getOrAddServer(name);
+      const candidates = [...to.configured, ...own];
+      if (Bun.deepEquals(candidates, to.candidates)) continue;
+      to.candidates = candidates;
+      void this.resolveAddresses(to);
     }
   }
 
   /**
    * Lists all addresses of the members for a client, in the syntax of `--peers`: those that their
-   * datagrams came from, then those in the log. Only a client on the loopback gets loopback ones.
+   * packets came from, then those in the log. Only a client on the loopback gets loopback ones.
    */
-  addressesOf(members: Configuration, channel: Channel, client: Name): string {
-    const isNear = isLoopback(this.getOrAddPeer(channel, client).lastAddress?.host ?? "");
+  addressesOf(members: Configuration, client: string): string {
+    const isNear = isLoopback(this.find(client)?.address?.host ?? "");
     return members.flatMap(({ name, address }) => {
-      const all = new Set([...this.getOrAddPeer("peer", name).sendTo.keys(), address]);
+      const heard = this.servers.get(name)?.address;
+      const all = new Set([heard ? writeAddress(heard) : address, address]);
       return [...all].filter((at) => isNear || !isLoopback(at)).map((at) => `${name}=${at}`);
     }).join();
   }
 
-  /** Settles on the cluster that greeted this endpoint last. */
-  joinCluster(): void {
-    if (this.hasJoined || this.cluster === "") return;
-    this.hasJoined = true;
-    this.handlers.onJoined?.(this.cluster);
-  }
-
   /** Queues a message until `flush`. */
-  send(channel: Channel, message: Message | ClientMessage): void {
-    const to = this.getOrAddPeer(channel, message.to);
-    const body = encodeMessage(channel, message);
-    if (to.bytes > 0 && to.bytes + body.length > this.roomFor(to)) this.transmit(to);
-    to.bodies.push(body);
-    to.bytes += body.length;
+  send(message: Message | ClientMessage): void {
+    const to = this.find(message.to);
+    if (!to) return; // A client that is gone.
+    to.bodies.push(...encodeMessage(message, this.roomFor(to)));
     this.queued.add(to);
   }
 
   /** Returns how many bytes of messages a datagram to this peer can carry. */
-  roomFor({ lastAddress }: Peer): number {
-    return this.socket.datagramBytes(lastAddress?.host ?? this.socket.address) - HEADROOM;
+  roomFor({ address }: Peer): number {
+    const { socket, datagramBytes } = this;
+    return (datagramBytes ?? socket.datagramBytes(address?.host ?? socket.address)) - DATA_OVERHEAD;
   }
 
   /** Ends this turn of the event loop with `onTurnEnd`, after everything that arrives in it. */
@@ -3239,207 +3613,419 @@ export class Endpoint {
   }
 
   probePort(name: Name, onRefused: () => void): void {
-    const { lastAddress } = this.getOrAddPeer("peer", name);
-    if (lastAddress) this.socket.probePort(lastAddress, onRefused);
+    const address = this.servers.get(name)?.address;
+    if (address) this.socket.probePort(address, onRefused);
   }
 
-  receive(sealed: Buffer, address: Address): void {
-    if (sealed.length === 0) return; // A probe of our port.
-    const opened = open(this.keys, sealed);
-    if (opened === "unauthenticated") this.warn({ type: opened, address }, address.host);
-    if (typeof opened === "string") return this.drop(opened);
-    const { channel, envelope, messages: received } = opened;
-    if (envelope.from === this.self.name) return this.drop("reflected");
-    const from = this.getOrAddPeer(channel, envelope.from);
-    const greeting = received.find((message) => message.type === "Greeting");
-    const verdict = this.judge(from, envelope, greeting !== undefined);
-    const isMistaken = verdict === "foreign" || verdict === "misaddressed";
-    if (isMistaken && !greeting) this.greet(from, envelope, address);
-    if (verdict === "foreign" && greeting) this.warnOfForeigner(from, address, greeting);
-    if (verdict === "outdated") this.warnOfDuplicate(from, envelope, address);
-    if (verdict === "newBoot") this.beginBoot(from, envelope);
-    else if (verdict !== "accept") return this.drop(verdict);
-    this.recordDatagram(from, envelope.sequence, address);
-    if (greeting) return this.onGreeting(from, envelope.cluster, greeting);
-    if (channel === "peer" && received.length > 0) this.joinCluster();
-    for (const m of received) this.handlers.onMessage(m as Message | ClientMessage, from);
-  }
-
-  /** Decides whether to accept an authentic datagram, and otherwise why to drop it. */
-  private judge(from: Peer, envelope: Envelope, isGreeting: boolean) {
-    const { cluster, to, toBoot, disk, boot, sequence } = envelope;
-    // A datagram for an earlier boot of this server may be a recording.
-    if (to !== this.self.name || toBoot !== this.self.boot) return "misaddressed";
-    // A client names no cluster before it has found one. A server of another cluster may have the
-    // name of one of ours, so nothing that it says of itself is recorded.
-    if (cluster !== this.cluster && cluster !== "" && this.hasJoined) return "foreign";
-    if (cluster !== this.cluster && !isGreeting) return "misaddressed";
-    // A peer never returns to an earlier boot, or to a disk that it has lost.
-    if (disk === from.disk ? boot < from.boot : from.ended.has(disk)) return "outdated";
-    if (disk !== from.disk || boot > from.boot) return "newBoot";
-    // The number in a slot only grows, so each sequence number is accepted once.
-    return sequence > (from.seen[sequence % SEEN] ?? 0) ? "accept" : "repeated";
-  }
-
-  private recordDatagram(from: Peer, sequence: number, address: Address) {
-    from.seen[sequence % SEEN] = sequence;
-    if (sequence > from.newest) {
-      [from.newest, from.lastAddress] = [sequence, address];
-      from.sendTo = new Map([[writeAddress(address), address]]);
-    }
-    [from.heardAt, from.lastWarning] = [this.now, undefined];
-  }
-
-  private beginBoot(of: Peer, { disk, boot }: Envelope) {
-    const boots = of.ended.get(of.disk) ?? new Map<number, number>();
-    of.ended.set(of.disk, boots.set(of.boot, of.newest));
-    of.bootedAt = this.now;
-    Object.assign(of, { disk, boot, newest: 0, seen: new Float64Array(SEEN) });
-    if (of.channel !== "peer") return;
-    this.queued.add(of); // The next flush tells it our boot, by an empty datagram if need be.
-    this.schedule();
-    this.handlers.onRestarted?.(of.name);
-  }
-
-  /** Warns of two servers with one name: the older one still sends, long after the newer began. */
-  private warnOfDuplicate(
-    from: Peer,
-    { disk, boot, sequence }: Envelope,
-    address: Address,
-  ) {
-    const mayBeReplay = sequence <= (from.ended.get(disk)?.get(boot) ?? 0);
-    const mayBeLate = this.now < from.bootedAt + DUPLICATE_AFTER_MS;
-    if (from.channel !== "peer" || mayBeReplay || mayBeLate || !from.lastAddress) return;
-    this.warn({ type: "twice", server: from.name, address, other: from.lastAddress }, address.host);
-  }
-
-  private warnOfForeigner(from: Peer, address: Address, { cluster, members }: Greeting) {
-    from.lastWarning = { type: "foreign", server: from.name, address, cluster, members };
-    this.warn(from.lastWarning, from.name);
-  }
-
-  /** Tells a sender that has our name, boot or cluster wrong the right ones, at a limited rate. */
-  private greet(to: Peer, { to: asked, boot }: Envelope, address: Address) {
-    if (this.now < to.greetedAt + GREET_EVERY_MS) return;
-    to.greetedAt = this.now;
-    const { name: from, cluster, members } = this.self;
-    const greeting = {
-      type: "Greeting",
-      from,
-      to: to.name,
-      id: 0,
-      asked,
-      cluster,
-      members: members.join(", "),
-    } as const;
-    this.socket.send(this.seal(to, [encodeMessage(to.channel, greeting)], boot), address);
-    // Before we have joined a cluster, an empty datagram makes the other side greet us in turn.
-    if (!this.hasJoined) this.socket.send(this.seal(to, [], boot), address);
-  }
-
-  private onGreeting(from: Peer, cluster: string, greeting: Greeting) {
-    const isPeer = from.channel === "peer";
-    // The key of the peers does not depend on the cluster's name, so the name is compared here.
-    const isOurs = !isPeer || greeting.cluster === this.self.cluster;
-    if (!this.hasJoined && isOurs) this.cluster = cluster;
-    // A client asked for this server by an alias, such as its address. From now on the alias leads
-    // to this peer. But if it is the name of another server, that one only had this address before.
-    const alias = `${from.channel} ${greeting.asked}`;
-    const known = this.known.get(alias);
-    if (!isPeer && greeting.asked !== from.name) {
-      if (known?.boot !== 0 || known.isNamed) return;
-      if (from.candidates.length === 0) from.configured = from.candidates = known.configured;
-      this.known.set(alias, from);
-    }
-    this.handlers.onGreeting(from.channel, greeting);
-  }
-
-  /** Emits a warning at most once a minute for each subject, and for MAX_WARNED subjects. */
-  private warn(event: EndpointEvent, subject: string) {
-    const about = `${event.type} ${subject}`;
-    for (const [other, at] of this.warned) {
-      if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
-    }
-    if (this.warned.has(about) || this.warned.size >= MAX_WARNED) return;
-    this.warned.set(about, this.now);
-    this.handlers.emit?.(event);
+  receive(packet: Buffer, address: Address): void {
+    if (packet.length === 0) return; // A probe of our port.
+    const [type = 0] = packet;
+    const { onHello, onWelcome, onData, onHint } = this;
+    const handler =
+      { [HELLO]: onHello, [WELCOME]: onWelcome, [DATA]: onData, [HINT]: onHint }[type];
+    if (handler && packet.length >= HINT_BYTES) handler.call(this, packet, address);
+    else this.drop("malformed");
   }
 
   /** Describes a server for people. */
-  peerStatus(channel: Channel, asked: Name) {
-    const peer = this.getOrAddPeer(channel, asked);
-    const { name, sendTo, heardAt, roundTripMs = null, lastWarning = null } = peer;
+  peerStatus(asked: Name) {
+    const peer = this.getOrAddServer(asked);
+    const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
-    const [address = ""] = sendTo.keys();
+    const [resolved = ""] = addresses.keys();
+    const address = peer.address ? writeAddress(peer.address) : resolved;
     return { name, address, heardMs, roundTripMs, lastWarning };
   }
 
-  /** Adds the peer if it is unknown. Drops a peer without candidates if there are too many. */
-  getOrAddPeer(channel: Channel, name: Name): Peer {
-    const known = this.known.get(`${channel} ${name}`);
-    if (known) return known;
-    const added = new Peer(channel, name);
-    this.known.set(`${channel} ${name}`, added);
-    // A forgotten peer may return. It still refuses the sequence numbers that it has seen.
-    added.sent = this.forgottenSent;
-    const [stranger] = this.known.entries().filter(([, { candidates }]) => candidates.length === 0);
-    if (this.known.size <= MAX_PEERS || !stranger) return added;
-    this.known.delete(stranger[0]);
-    this.forgottenSent = Math.max(this.forgottenSent, stranger[1].sent);
-    return added;
+  getOrAddServer(alias: Name): Peer {
+    const name = this.aliases.get(alias) ?? alias;
+    const known = this.servers.get(name) ?? new Peer("peer", name);
+    this.servers.set(name, known);
+    return known;
   }
 
-  private transmit(to: Peer) {
-    const { bodies, candidates, sendTo, resolvedAt, heardAt } = to;
-    [to.bodies, to.bytes] = [[], 0];
-    const sealed = this.seal(to, bodies);
-    for (const address of sendTo.values()) this.socket.send(sealed, address);
-    // A silent server may have moved to a new address under the same host name.
-    const isDue = this.now >= Math.max(resolvedAt, heardAt) + RESOLVE_EVERY_MS;
-    if (isDue && candidates.length > 0) void this.lookUp(to);
+  private find(id: string): Peer | undefined {
+    return id.includes(" ") ? this.clients.get(ownerOf(id), id) : this.getOrAddServer(id);
   }
 
-  /**
-   * Resolves the candidates of a server, and the addresses that it was heard from. An empty
-   * datagram to each new address makes the server greet, and so tell its boot.
-   */
-  private async lookUp(to: Peer): Promise<void> {
+  /** Returns the peer that introduces itself. */
+  private peerOf({ role, name, disk }: Introduction): Peer {
+    const id = role === "peer" ? name : `${role} ${name} ${disk}`;
+    return this.find(id) ?? new Peer(role, name, id);
+  }
+
+  // ------------------------------------------ Handshakes -----------------------------------------
+
+  /** Resolves the candidates of a server, and begins a channel. */
+  private async resolveAddresses(to: Peer): Promise<void> {
     const { name, candidates } = to;
     to.resolvedAt = this.now;
-    const heard = channels.flatMap((channel) =>
-      this.known.get(`${channel} ${name}`)?.lastAddress ?? []
-    );
-    await Promise.all([...heard, ...candidates].map(async ({ host, port }) => {
+    await Promise.all(candidates.map(async ({ host, port }) => {
       try {
         const ip = await this.world.datagrams.resolve(host, this.socket.address);
         const address = { host: ip, port };
-        const text = writeAddress(address);
-        if (to.sendTo.has(text)) return;
-        to.sendTo.set(text, address);
-        if (to.lastWarning?.type === "unresolved") to.lastWarning = undefined;
-        this.transmit(to);
+        to.addresses.set(writeAddress(address), address);
+        const { lastWarning: last } = to;
+        if (last?.type === "unresolved" && last.server.host === host) to.lastWarning = undefined;
+        if (to.channels.length === 0) this.sendHello(to);
       } catch (error) {
         const { message: reason } = error as Error;
-        to.lastWarning = { type: "unresolved", server: { name, host, port }, reason };
-        this.warn(to.lastWarning, name);
+        this.warn({ type: "unresolved", server: { name, host, port }, reason }, name, to);
       }
     }));
   }
 
-  private seal(to: Peer, bodies: Uint8Array[], toBoot = to.boot): Buffer {
-    to.sent += 1;
-    const { cluster, self: { name: from, disk, boot } } = this;
-    const envelope = {
-      cluster,
-      from,
-      to: to.name,
-      disk,
-      boot,
-      toBoot,
-      sequence: to.sent,
-      founding: this.handlers.founding(),
+  /** Begins a channel with a server, or repeats the Hello at all its addresses. */
+  private sendHello(to: Peer) {
+    const { now } = this;
+    if (to.role !== "peer" || now < (to.begun?.sentAt ?? -Infinity) + HELLO_EVERY_MS) return;
+    const patienceMs = ATTEMPT_MS * Math.min(1 + to.failures, MAX_PATIENCE);
+    if (to.begun && now >= to.begun.createdAt + patienceMs) {
+      to.failures += 1;
+      this.end(to.begun);
+    }
+    const begun = to.begun ??= this.beginChannel(to);
+    for (const address of [...to.addresses.values(), to.address ?? []].flat()) {
+      this.socket.send(begun.opening, address);
+      begun.sentAt = now;
+    }
+    // A silent server may have moved to a new address under the same host name.
+    if (now >= to.resolvedAt + RESOLVE_EVERY_MS) void this.resolveAddresses(to);
+  }
+
+  private beginChannel(to: Peer): Channel {
+    const { credentials, world: { random } } = this;
+    const credential = credentials[to.failures % credentials.length];
+    assert(credential, "an endpoint has a key to begin a channel with");
+    const number = drawId(random);
+    const header = headerOf(HELLO, this.attempts += 1, HELLO_HEADER);
+    header[BASIC_HEADER] = VERSION;
+    header.set(credential.id, BASIC_HEADER + 1);
+    const handshake = new Handshake(credential.key, header);
+    const first = handshake.writeMessage(this.introduce(number, this.attempts), drawKey(random));
+    const hello = Buffer.concat([header, first]);
+    const channel = new Channel(number, credential.line, hello, this.now, to, handshake);
+    this.channels.set(number, channel);
+    return channel;
+  }
+
+  private introduce(channel: number, attempt: number): Buffer {
+    const { self, handlers } = this;
+    const introduction: Introduction = {
+      ...self,
+      members: shorten(self.members),
+      founding: handlers.founding(),
+      attempt,
+      channel,
     };
-    return seal(this.keys, to.channel, envelope, bodies);
+    const fields = encoder.encode(introductionFields.map((field) => introduction[field]));
+    return Buffer.concat([fields], INTRODUCTION_BYTES);
+  }
+
+  private onHello(hello: Buffer, address: Address) {
+    const version = hello[BASIC_HEADER] ?? 0;
+    if (version !== VERSION) {
+      this.sendHint(hello, address);
+      this.warn({ type: "version", address, version }, address.host);
+      return this.drop("version");
+    }
+    // Reading a flood would take the time to empty the socket, and the kernel would drop the rest.
+    if (!this.admits("", READ_EVERY_MS)) return this.drop("busy");
+    const header = hello.subarray(0, HELLO_HEADER);
+    const id = header.subarray(BASIC_HEADER + 1);
+    for (const { line: secret } of this.credentials) {
+      const handshake = new Handshake(deriveKey(secret, id), header);
+      const other = readIntroduction(handshake.readMessage(hello.subarray(HELLO_HEADER)));
+      if (!other || !keyIdOf(secret, other.role, other.cluster, other.name).equals(id)) continue;
+      return this.answerHello(address, other, handshake, secret);
+    }
+    this.warn({ type: "unauthenticated", address }, address.host);
+    this.drop("unauthenticated");
+  }
+
+  /** Answers with a Welcome. The channel counts once the sender confirms it. */
+  private answerHello(
+    address: Address,
+    other: Introduction,
+    handshake: Handshake,
+    secret: string,
+  ) {
+    const { now } = this;
+    const { role, name, disk, boot, attempt } = other;
+    const isReflected = role === "peer" && name === this.self.name;
+    if (isReflected || this.self.role !== "peer") return this.drop("reflected");
+    if (this.isForeign(other)) this.warnOfForeigner(other, address); // The Welcome tells it, too.
+    const peer = this.peerOf(other);
+    const isSameBoot = peer.disk === disk && peer.boot === boot;
+    if (isSameBoot && attempt <= peer.attempt) return this.drop("repeated");
+    const { owner } = peer;
+    // A recorded Hello takes one place, however often it is repeated, and costs one answer.
+    const same = this.halfOpen.get(owner, other.channel);
+    if (same) return this.socket.send(same.channel.opening, address);
+    if (!this.admits(owner)) return this.drop("busy");
+    const { random } = this.world;
+    const number = drawId(random);
+    const second = handshake.writeMessage(this.introduce(number, 0), drawKey(random));
+    const welcome = Buffer.concat([headerOf(WELCOME, other.channel, BASIC_HEADER), second]);
+    const channel = new Channel(number, secret, welcome, now);
+    // An outdated Hello is a recording, or comes from a second server of this name. Only the latter
+    // is confirmed.
+    Object.assign(channel, { other, address, isOutdated: this.isOutdated(peer, other) });
+    [channel.receiveKey, channel.sendKey] = handshake.split();
+    this.channels.set(number, channel);
+    const evicted = this.halfOpen.use({ owner, id: other.channel, channel });
+    if (evicted) this.end(evicted.channel);
+    this.socket.send(welcome, address);
+  }
+
+  /** Counts a handshake of a name, or a Hello. Returns false if they come too often. */
+  private admits(owner: string, everyMs = AGREE_EVERY_MS): boolean {
+    const { now } = this;
+    const dueAt = Math.max(this.nextDueAt.get(owner) ?? -Infinity, now - BURST_MS);
+    if (dueAt <= now) this.nextDueAt.set(owner, dueAt + everyMs);
+    return dueAt <= now;
+  }
+
+  private onWelcome(welcome: Buffer, address: Address) {
+    const channel = this.channels.get(channelIn(welcome));
+    const { peer: asked, handshake } = channel ?? {};
+    if (!channel || !asked || !handshake) return this.drop("repeated");
+    if (!this.admits(`welcome ${asked.owner}`)) return this.drop("busy"); // It may be forged.
+    const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
+    if (other?.role !== "peer") return this.drop("unauthenticated");
+    asked.begun = undefined;
+    Object.assign(channel, { other, address, handshake: undefined });
+    [channel.sendKey, channel.receiveKey] = handshake.split();
+    // Example: an outsider passes b's Hello for the dead c on to a, and sends the Welcome to b from
+    // the address of c. b must not send there what is for a.
+    const known = this.servers.get(other.name);
+    const isElsewhere = known !== asked && known?.channels.length
+      && this.now < known.unansweredSince + SILENT_MS;
+    if (isElsewhere) this.end(channel);
+    const to = isElsewhere ? known : this.confirm(channel);
+    if (!to) return;
+    if (to !== asked) this.moveAddress(asked, to, address);
+    this.transmit(to, true);
+  }
+
+  /**
+   * Takes a channel into use, now that the other end has proved that it is there. Returns that
+   * peer, or undefined if the channel is refused.
+   */
+  private confirm(channel: Channel): Peer | undefined {
+    const { other, address } = channel;
+    assert(other && address, "the messages of the handshake were read");
+    const { name, disk, boot, attempt } = other;
+    this.aliases.delete(name);
+    const peer = this.peerOf(other);
+    this.halfOpen.delete({ owner: peer.owner, id: other.channel, channel });
+    const isForeign = this.isForeign(other);
+    if (isForeign || this.isOutdated(peer, other, channel.createdAt)) {
+      if (isForeign) this.warnOfForeigner(other, address);
+      else if (channel.isOutdated && peer.address) {
+        this.warn({ type: "twice", server: name, address, other: peer.address }, name);
+      }
+      this.end(channel);
+      return void this.drop(isForeign ? "foreign" : "outdated");
+    }
+    if (boot > peer.boot || disk !== peer.disk) this.beginBoot(peer, other);
+    peer.attempt = Math.max(peer.attempt, attempt);
+    channel.peer = peer;
+    peer.addresses.clear(); // While it is heard, only its present address counts.
+    peer.channels.unshift(channel);
+    if (peer.bodies.length > 0) { // Messages have waited for it.
+      this.queued.add(peer);
+      this.schedule();
+    }
+    for (const old of peer.channels.slice(MAX_CHANNELS)) this.end(old);
+    this.recordHeard(peer);
+    return peer;
+  }
+
+  /**
+   * Returns whether an introduction has an earlier attempt or boot of a peer, or a lost disk. Two
+   * disks have no order. So one that introduces itself in a handshake from before the other one was
+   * confirmed counts as lost: its packets are late.
+   */
+  private isOutdated(peer: Peer, other: Introduction, begunAt = this.now): boolean {
+    const { disk, boot, bootedAt, attempt, lostDisks } = peer;
+    if (other.disk !== disk) return lostDisks.has(other.disk) || begunAt < bootedAt;
+    const isLate = other.attempt > 0 && other.attempt <= attempt; // It is 0 in a Welcome.
+    return other.boot < boot || (other.boot === boot && isLate);
+  }
+
+  /** Returns whether a peer has our secret, but is of another cluster. */
+  private isForeign({ cluster, role, members }: Introduction): boolean {
+    const own = shorten(this.self.members);
+    // A server that joins a cluster has no list of founders.
+    const differs = role === "peer" && own !== "" && members !== "" && members !== own;
+    return cluster !== this.self.cluster || differs;
+  }
+
+  /** Ends the channels of the earlier boot, so its packets in flight are dropped. */
+  private beginBoot(of: Peer, other: Introduction) {
+    for (const channel of of.channels) this.end(channel);
+    if (of.disk !== 0 && of.disk !== other.disk) of.lostDisks.add(of.disk);
+    const { disk, boot } = other;
+    Object.assign(of, { disk, boot, bootedAt: this.now, attempt: 0 });
+    if (of.role === "peer") this.handlers.onRestarted?.(other);
+  }
+
+  private end(channel: Channel) {
+    this.channels.delete(channel.number);
+    const { peer, address } = channel;
+    if (!peer) return;
+    if (address) peer.addresses.set(writeAddress(address), address); // It may still be there.
+    peer.channels = peer.channels.filter((other) => other !== channel);
+    if (peer.begun === channel) peer.begun = undefined;
+  }
+
+  /** Gives an address to the server that has answered there, instead of the asked one. */
+  private moveAddress(asked: Peer, to: Peer, address: Address) {
+    const isName = asked.boot !== 0 || asked.candidates !== asked.configured;
+    if (this.self.role === "peer" || isName) {
+      asked.addresses.delete(writeAddress(address)); // The asked server had it before.
+      return;
+    }
+    // A client knew only the address. It becomes an alias of the server.
+    if (to.candidates.length === 0) to.configured = to.candidates = asked.configured;
+    to.bodies.push(...asked.bodies.splice(0));
+    this.aliases.set(asked.name, to.name);
+  }
+
+  /** Answers a packet that this end cannot read. */
+  private sendHint(packet: Buffer, address: Address) {
+    if (this.now < this.hintedAt + HINT_EVERY_MS) return;
+    this.hintedAt = this.now;
+    const echo = packet.subarray(0, ECHO_BYTES);
+    this.socket.send(Buffer.concat([Buffer.of(HINT, VERSION), echo]), address);
+  }
+
+  /** A Hint may be forged, so it leads to a new handshake at most. */
+  private onHint(hint: Buffer, address: Address) {
+    const [, version = 0, type] = hint;
+    const echo = hint.subarray(2);
+    for (const peer of this.servers.values()) {
+      const [channel] = peer.channels;
+      const isData = type === DATA && channel?.other?.channel === channelIn(echo);
+      if (isData && numberIn(echo) < channel.sent) this.sendHello(peer);
+      const isHello = peer.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
+      if (isHello && version !== VERSION) {
+        this.warn({ type: "version", address, version }, address.host, peer);
+      }
+    }
+  }
+
+  // ----------------------------------------- Data packets ----------------------------------------
+
+  /** Sends the messages for a peer, if there is a channel. Begins one if it is needed. */
+  private transmit(to: Peer, isConfirming = false) {
+    const [channel] = to.channels;
+    const { now } = this;
+    if (!channel) {
+      to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
+      return this.sendHello(to);
+    }
+    const room = this.roomFor(to);
+    // The receiver takes only so many messages of a packet.
+    const sizeOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
+    const groups = [...batches(to.bodies.splice(0), sizeOf, room)];
+    if (isConfirming && groups.length === 0) groups.push([]);
+    for (const bodies of groups) this.sendData(channel, bodies);
+    to.unansweredSince = Math.min(to.unansweredSince, now);
+    const isOld = channel.sent >= RENEW_PACKETS || now >= channel.createdAt + RENEW_MS;
+    if (isOld || now >= to.unansweredSince + SILENT_MS) this.sendHello(to);
+  }
+
+  private sendData(channel: Channel, bodies: Uint8Array[]) {
+    const { sendKey, sent, other, address, former, movedAt } = channel;
+    if (sent === 2 ** 32 - 1) return this.end(channel); // Its numbers are used up.
+    const header = headerOf(DATA, other?.channel ?? 0, DATA_HEADER);
+    header.writeUInt32BE(sent, BASIC_HEADER);
+    channel.sent += 1;
+    const plaintext = Buffer.concat([encoder.encode(this.handlers.founding()), ...bodies]);
+    const packet = Buffer.concat([header, encrypt(sendKey, sent, NOTHING, plaintext)]);
+    if (address) this.socket.send(packet, address);
+    if (former && this.now < movedAt + SILENT_MS) this.socket.send(packet, former);
+  }
+
+  private onData(packet: Buffer, address: Address) {
+    const channel = this.channels.get(channelIn(packet));
+    if (!channel?.other) {
+      this.sendHint(packet, address);
+      return this.drop("unknown");
+    }
+    const number = numberIn(packet);
+    if (!channel.accepts(number)) return this.drop("repeated");
+    const { receiveKey } = channel;
+    const plaintext = decrypt(receiveKey, number, NOTHING, packet.subarray(DATA_HEADER));
+    if (!plaintext) return this.drop("unauthenticated");
+    channel.record(number, address, this.now);
+    const from = channel.peer ?? this.confirm(channel);
+    if (!from) return;
+    this.recordHeard(from);
+    const [founding, ...bodies] = decodeAll(plaintext, 1 + MAX_MESSAGES);
+    if (!isNatural(founding)) return this.drop("malformed");
+    const { role, id, disk } = from;
+    const sender: Sender = { role, from: id, to: this.self.name, disk, founding };
+    for (const body of bodies) {
+      const message = decodeMessage(sender, body);
+      const whole = message?.type === "Part" ? this.join(message, sender) : message;
+      if (!message) this.drop("malformed");
+      else if (whole && whole.type !== "Part") this.handlers.onMessage(whole, from);
+    }
+  }
+
+  private recordHeard(from: Peer) {
+    [from.heardAt, from.unansweredSince, from.lastWarning] = [this.now, Infinity, undefined];
+    // If there are too many clients, the one that was silent for longest loses its channels.
+    const evicted = from.role === "peer" ? undefined : this.clients.use(from);
+    for (const channel of evicted?.channels ?? []) this.end(channel);
+  }
+
+  /** Adds a part to its field. Returns the message once the field is whole. */
+  private join({ digest, size, offset, data, head }: Part, sender: Sender): AnyMessage | undefined {
+    const owner = ownerOf(sender.from);
+    // A repetition whose head has another length is cut at other offsets.
+    const id = `${sender.from} ${digest} ${size} ${head.length}`;
+    const end = offset + data.length;
+    const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.
+    if (size > MAX_FIELD_BYTES || end > size || !isLarge) return void this.drop("malformed");
+    const field = this.incomplete.get(owner, id)
+      ?? { owner, id, parts: new Map(), missing: size };
+    if (!field.parts.has(offset)) {
+      field.parts.set(offset, Buffer.from(data)); // A copy, so that the datagram can go.
+      field.missing -= data.length;
+    }
+    if (field.missing > 0) return void this.incomplete.use(field);
+    this.incomplete.delete(field);
+    const [values] = decodeAll(head, 1);
+    const bytes = Buffer.concat([...field.parts].sort(([a], [b]) => a - b).map(([, part]) => part));
+    const isWhole = digestOf(bytes) === digest && Array.isArray(values);
+    const message = isWhole && decodeMessage(sender, values.map((value) => value ?? bytes));
+    return message || void this.drop("malformed");
+  }
+
+  // ------------------------------------------- Warnings ------------------------------------------
+
+  private warnOfForeigner({ role, name, cluster, members }: Introduction, address: Address) {
+    if (role !== "peer") return;
+    const event = { type: "foreign", server: name, address, cluster, members } as const;
+    this.warn(event, name, this.getOrAddServer(name));
+  }
+
+  /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
+  private warn(event: EndpointEvent, subject: string, server?: Peer) {
+    if (server) server.lastWarning = event;
+    const about = `${event.type} ${subject}`;
+    for (const [other, at] of this.warned) {
+      if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
+    }
+    // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
+    const isFull = this.warned.size >= MAX_WARNED && !("server" in event);
+    if (this.warned.has(about) || isFull) return;
+    this.warned.set(about, this.now);
+    this.handlers.emit?.(event);
   }
 
   private drop(reason: string) {
@@ -3447,9 +4033,17 @@ export class Endpoint {
   }
 }
 
-// --------------------------------------- 17 A running node ---------------------------------------
+/** Lists names, as far as an introduction has room. */
+const shorten = (members: readonly Name[]): string =>
+  `${Buffer.from(members.join(", ")).subarray(0, MAX_MEMBERS_BYTES)}`;
+
+// --------------------------------------- 18 A running node ---------------------------------------
 // A node is a running server: the algorithm of Part I with a disk, a socket and a state machine. At
 // the end of each turn of the event loop, one step carries out everything that arrived in it.
+//
+// Example: a client sends a command to the leader a. a appends an entry, and notes the request by
+// the entry's index (`append`). The step of this turn sends the entry to b and saves it (`flush`).
+// Once b has acknowledged it, a step applies it, and a answers the request (`apply`).
 
 export type NodeEvent =
   | Event
@@ -3464,10 +4058,18 @@ export type NodeEvent =
 type CommonOptions = {
   /** The name of the cluster. Default: "raft". */
   cluster?: string;
-  /** The key of all servers and operators. Only servers on loopback addresses need none. */
+  /**
+   * The key of all servers and operators, of at least 32 characters. Only servers on loopback
+   * addresses need none. Of several lines, all are accepted, and the first is used first.
+   */
   secret?: string;
   /** How long a request waits for an answer. Default: 5000. */
   timeoutMs?: number;
+  /**
+   * The largest datagram to send, in bytes. Default: 1232, which fits every path of IPv6, and
+   * 60,000 on the loopback. A larger message is sent in parts.
+   */
+  datagramBytes?: number;
   world?: World;
 };
 
@@ -3498,8 +4100,10 @@ export type NodeOptions = CommonOptions & {
   onEvent?: (event: NodeEvent) => void;
 };
 
-/** The largest command or question, in bytes, that fits a datagram. */
+/** The largest command or question, in bytes. */
 export const MAX_COMMAND_BYTES = 64_000;
+/** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
+const HEADROOM = 200;
 /** Entries applied in one turn, in bytes. The rest waits for the next turn, like new commands. */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
@@ -3509,20 +4113,27 @@ const SLICE_PAUSE_MS = 2;
 function checkSize({ length }: Uint8Array): void {
   ensure(
     length <= MAX_COMMAND_BYTES,
-    `${length} bytes are too many for a datagram, which has `
-      + `room for ${MAX_COMMAND_BYTES}; nothing was sent. Split them.`,
+    `Cannot send ${length} bytes: the limit is ${MAX_COMMAND_BYTES}. Nothing was sent. Split them.`,
     "refused",
   );
 }
 
-/** Addresses to listen on every interface. */
-const ANY = ["0.0.0.0", "::"];
+/** Refuses a size that no Hello fits, or that UDP does not carry. */
+function checkDatagramBytes(bytes = MIN_DATAGRAM_BYTES): void {
+  ensure(
+    Number.isInteger(bytes) && bytes >= MIN_DATAGRAM_BYTES && bytes <= MAX_DATAGRAM_BYTES,
+    `Cannot send datagrams of at most ${bytes} bytes. Choose a size from ${MIN_DATAGRAM_BYTES} to `
+      + `${MAX_DATAGRAM_BYTES}.`,
+  );
+}
 
-/** Returns the owner of a request's session: the role and the name of the client. */
-const ownerOf = ({ type, from }: ClientMessage) => `${channelOf(type)} ${from}`;
+/** Addresses that stand for every interface of a machine. */
+const ANY = ["0.0.0.0", "::"];
 
 /** Identifies a request, to recognize retries. */
 const requestKey = ({ from, id }: ClientMessage) => `${from} ${id}`;
+/** Requests of one client that may wait. More are dropped, and the client retries them. */
+const MAX_WAITING = 4096;
 
 function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[] {
   const server = readServer(address);
@@ -3530,16 +4141,20 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 }
 
 type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" };
-/** A message without its envelope. */
+/** A client's message without its sender, its receiver and its id. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 /**
  * Returns the settings of a server's core. Throws a RaftError, "usage", if its times do not fit.
  */
 function settingsOf(
-  { electionTimeoutMs = 1000, heartbeatMs = 100 }: NodeOptions,
-  { name, disk, members }: Identity,
   socket: Socket,
+  {
+    electionTimeoutMs = 1000,
+    heartbeatMs = 100,
+    datagramBytes = socket.datagramBytes(socket.address),
+  }: NodeOptions,
+  { name, disk, members }: Identity,
   servers: readonly Server[],
 ): Settings {
   ensure(
@@ -3558,7 +4173,7 @@ function settingsOf(
     founders,
     electionTimeoutMs,
     heartbeatMs,
-    batchBytes: socket.datagramBytes(socket.address) - HEADROOM,
+    batchBytes: datagramBytes - HEADROOM,
     windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
   };
 }
@@ -3586,8 +4201,10 @@ export class Node {
   private readonly indexedReads: { index: number; reads: ReadRequest[] }[] = [];
   /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
-  /** The keys of all requests that wait for a reply, to ignore retries. */
-  private readonly waiting = new Set<string>();
+  /** The ids of all requests that wait for a reply, by client, to ignore retries. */
+  private readonly waiting = new Map<string, Set<number>>();
+  /** The last request of each client for the status, in this turn. */
+  private readonly inspections = new Map<string, ClientMessage>();
   /** The key of the last request that began a leadership transfer. */
   private lastTransfer: string | undefined;
   /**
@@ -3606,6 +4223,7 @@ export class Node {
   static async start(options: NodeOptions): Promise<Node> {
     const { host, port, peers, secret = "", cluster = "raft", world = systemWorld, join = false } =
       options;
+    // An IPv6 address may have brackets.
     const at = parseServer(writeAddress({ host: host.replace(/^\[|\]$/g, ""), port }));
     const { name = at.name } = options;
     const servers = [{ ...at, name }, ...peers.map(parseServer)];
@@ -3616,13 +4234,15 @@ export class Node {
       `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`,
     );
     ensure(
-      isShortName(name) && isShortName(cluster),
-      "The name of the server or of the cluster is too long. Take one of at most 255 bytes.",
+      readServer(`${name}=any:1`) && isShortName(cluster),
+      "The name of the server or of the cluster is too long, or has a space, comma or equals sign. "
+        + "Take one of at most 255 bytes.",
     );
     ensure(
       !join || peers.length > 0,
       "Cannot join a cluster without the addresses of some of its members. List them: --peers.",
     );
+    checkDatagramBytes(options.datagramBytes);
     let node: Node | undefined;
     let storage: Storage | undefined;
     const socket = await world.datagrams.bind(
@@ -3631,12 +4251,7 @@ export class Node {
     );
     try {
       const { address } = socket;
-      ensure(
-        secret !== "" || isLoopback(address),
-        `Without a secret a server listens on loopback addresses only, not on ${address}, where `
-          + "everyone could write to it. Make one for all: 'bun cli.ts secret > raft.secret', then "
-          + "'--secret-file raft.secret'.",
-      );
+      secretsOf(secret, address);
       ensure(
         name !== at.name || !ANY.includes(address),
         `${address} stands for every address of this machine, so it cannot be a name. Give this `
@@ -3660,31 +4275,36 @@ export class Node {
     socket: Socket,
     servers: readonly Server[],
   ) {
-    const { timeoutMs = 5000, secret = "" } = options;
+    const { timeoutMs = 5000, secret = "", datagramBytes } = options;
     const { identity, hardState, base, snapshot, cutBytes } = storage;
-    const keys = serverKeys(secret, identity.cluster);
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     // A small log has several slices, too.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     // From now on only the core holds the entries, so that compaction can free them.
     const entries = storage.entries.splice(0);
     const remembered = { ...hardState, base, entries, snapshot };
-    const settings = settingsOf(options, identity, socket, servers);
+    const settings = settingsOf(socket, options, identity, servers);
     this.core = new Raft(settings, remembered, world.clock.now(), world.random);
     // Restores in one go: the server serves no client yet.
     for (const _ of snapshot ? this.restore() : []);
-    this.endpoint = new Endpoint(world, socket, keys, identity, {
-      onTurnEnd: () => this.guard(() => this.flush()),
-      onMessage: (message, sender) => this.onMessage(message, sender),
-      onGreeting: (channel, { from, disk = 0, founding = 0 }) => {
-        if (channel === "peer") this.core.onHeard(from, disk, founding);
-        else this.client.retryAll();
+    this.endpoint = new Endpoint(
+      world,
+      socket,
+      { ...identity, role: "peer" },
+      {
+        onTurnEnd: () => this.guard(() => this.flush()),
+        onMessage: (message, sender) => this.onMessage(message, sender),
+        founding: () => this.core.founding,
+        onRestarted: ({ name: peer, disk, founding }) => {
+          this.core.onHeard(peer, disk, founding);
+          this.core.onRestarted(peer, world.clock.now());
+          this.endpoint.schedule();
+        },
+        emit: (event) => this.guard(() => this.emit(event)),
       },
-      founding: () => this.core.founding,
-      onRestarted: (peer) => this.core.onRestarted(peer, world.clock.now()),
-      onJoined: (id) => storage.joinCluster(id),
-      emit: (event) => this.guard(() => this.emit(event)),
-    });
+      datagramBytes,
+    );
+    this.setSecret(secret);
     this.members = this.core.members;
     const names = new Set([...this.members, ...servers].map((server) => server.name));
     this.client = new Client(
@@ -3692,9 +4312,9 @@ export class Node {
       this.endpoint,
       [...names],
       timeoutMs,
-      (channel, request) => {
+      (request) => {
         // Requests of this server to itself need no datagram.
-        if (request.to !== identity.name) return this.endpoint.send(channel, request);
+        if (request.to !== identity.name) return this.endpoint.send(request);
         this.guard(() => this.onClientMessage(request));
       },
     );
@@ -3731,6 +4351,16 @@ export class Node {
     this.client.changeMembers(name, address, force);
 
   /**
+   * Replaces the secret, and ends the channels of lines that are gone. To rotate a secret, put the
+   * new line second on all servers, then first, then remove the old one.
+   */
+  setSecret(secret: string): void {
+    const { self: { cluster, name }, socket: { address } } = this.endpoint;
+    const lines = secretsOf(secret, address);
+    this.endpoint.rotate(lines.map((line) => credentialOf(line, "peer", cluster, name)));
+  }
+
+  /**
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
    * leader, `heardMs` the time since it heard a peer. Unknown values are null.
    */
@@ -3744,7 +4374,7 @@ export class Node {
       const { matchIndex = null, stuck = null } = followers?.get(name) ?? {};
       return {
         isVoter,
-        ...endpoint.peerStatus("peer", name),
+        ...endpoint.peerStatus(name),
         matchIndex,
         stuck,
         founding: core.foundings.get(name) ?? null,
@@ -3817,6 +4447,7 @@ export class Node {
   }
 
   private emit(event: NodeEvent) {
+    // The requests of this server's program go to the new leader.
     if (event.type === "leader" && event.to !== undefined) this.client.retryAll(event.to);
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
@@ -3831,6 +4462,10 @@ export class Node {
     // Chunks are written before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
+    for (const request of this.inspections.values()) {
+      this.answer(request, Buffer.from(JSON.stringify(this.status())));
+    }
+    this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
     if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes)) {
       this.runInSlices(this.writeSnapshot());
@@ -3902,7 +4537,7 @@ export class Node {
     if (message.type === "InstallSnapshot") {
       message.data = this.storage.readChunk(message.offset, message.data.length);
     }
-    this.endpoint.send("peer", message);
+    this.endpoint.send(message);
   }
 
   private onMessage(message: Message | ClientMessage, sender: Peer) {
@@ -3917,7 +4552,7 @@ export class Node {
   private onClientMessage(m: ClientMessage) {
     switch (m.type) {
       case "Inspect":
-        return this.answer(m, Buffer.from(JSON.stringify(this.status())));
+        return void this.inspections.set(m.from, m);
       case "ChangeMembers":
         return this.changeMembersFor(m);
       case "Transfer":
@@ -3928,8 +4563,9 @@ export class Node {
       case "Outcomes":
         return this.client.onAnswer(m);
     }
-    if (this.waiting.has(requestKey(m))) return;
-    this.waiting.add(requestKey(m));
+    const waiting = this.waiting.get(m.from) ?? new Set();
+    if (waiting.has(m.id) || waiting.size >= MAX_WAITING) return;
+    this.waiting.set(m.from, waiting.add(m.id));
     if (m.type === "Commands") this.accept(m);
     else if (m.type === "OpenSession") {
       this.append("session", openingFields, { ...m, session: drawId(this.world.random) });
@@ -3969,7 +4605,7 @@ export class Node {
     fields: readonly string[],
     request: ClientMessage & { session?: number },
   ) {
-    const values: Record<string, unknown> = { ...request, owner: ownerOf(request) };
+    const values: Record<string, unknown> = { ...request, owner: ownerOf(request.from) };
     const index = this.core.propose(kind, encodeAll([fields.map((field) => values[field])]));
     if (index !== undefined) this.proposals.set(index, request);
     else this.redirect(request);
@@ -4065,9 +4701,7 @@ export class Node {
     }
     let at = 0;
     for (const group of batches(records(), sizeOf, this.sliceBytes)) {
-      const frame = encodeFrame(group);
-      storage.writeDraft(at, frame);
-      at += frame.length;
+      at = storage.writeDraft(at, encodeFrame(group));
       yield;
     }
     yield* this.switchSnapshot();
@@ -4089,7 +4723,7 @@ export class Node {
     checked("the result of restore", take, typeof take === "function");
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
-        if (kind === "session") sessions.restore(fileDecoder.decode(data) as SessionRecord);
+        if (kind === "session") sessions.restore(readSession(data));
         if (kind !== "state") continue;
         ensure(
           !(take(data) as unknown instanceof Promise),
@@ -4155,24 +4789,31 @@ export class Node {
   /** Names the leader, if this server knows it, and all members. */
   private redirect(request: ClientMessage) {
     const leader = this.core.transferTarget ?? this.core.leader ?? "";
-    const servers = this.endpoint.addressesOf(this.members, channelOf(request.type), request.from);
+    const servers = this.endpoint.addressesOf(this.members, request.from);
     this.reply(request, { type: "NotLeader", leader, servers });
   }
 
   private reply(request: ClientMessage, content: Content) {
     const { endpoint, endpoint: { self: { name: from } } } = this;
-    const { type, from: to, id } = request;
-    this.waiting.delete(requestKey(request));
+    const { from: to, id } = request;
+    const waiting = this.waiting.get(to);
+    waiting?.delete(id);
+    if (waiting?.size === 0) this.waiting.delete(to);
     const message = { ...content, from, to, id };
     if (to === from) this.client.onAnswer(message);
-    else endpoint.send(channelOf(type), message);
+    else endpoint.send(message);
   }
 }
 
-// ------------------------------------------ 18 Clients -------------------------------------------
-// A client finds the leader, follows it when it changes, and repeats a request until it is
-// answered.
+// ------------------------------------------ 19 Clients -------------------------------------------
+// A client finds the leader, follows it when it changes, and retries requests that get no answer.
+//
+// Example: the client asks a, which names b as the leader (NotLeader). The client asks b, which
+// crashes. After RETRY_MS the client asks c, which leads by now. c finds the command in the log
+// with this session and sequence number, and answers without applying it again (thesis §6.3).
 
+/** The most servers that a client follows. */
+const MAX_SERVERS = 64;
 /** How often timeouts and retries are checked. */
 const TICK_MS = 10;
 /** Time until the first retry of a request. Later retries follow after half of it. */
@@ -4181,8 +4822,10 @@ const RETRY_MS = 100;
 export type ClientOptions = CommonOptions & {
   /** Some servers of the cluster, each `HOST:PORT` or `NAME=HOST:PORT`. */
   servers: readonly string[];
-  /** The result of `clientKey`, in place of cluster and secret. */
+  /** The result of `clientKey`, in place of cluster, name and secret. May have several lines. */
   clientKey?: string;
+  /** The name of an operator, a client with the secret. Default: "operator". */
+  name?: Name;
 };
 
 /** The caller of `propose` or of another request. */
@@ -4220,18 +4863,12 @@ const ADVICE = {
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
 
-const channelOf = (type: Content["type"]) =>
-  type === "ChangeMembers" || type === "Transfer" ? "operator" : "client";
-
-/**
- * Finds the leader, follows it when it changes, and retries requests. All commands belong to one
- * session, so each is applied once, however often it is sent (thesis §6.3).
- */
+/** A client of the cluster. All its commands belong to one session, until that ends. */
 export class Client {
   private readonly pending = new Map<number, PendingRequest>();
   /**
-   * Starts at random. Example: c sends request 1 and restarts. If c began at 1 again, servers would
-   * take its next request for a retry, and c would take a late reply to the old one for its own.
+   * Starts at random. Example: server c sends request 1 and restarts. If c began at 1 again, the
+   * leader would take its next request for a retry, and c the answer to the old one for its own.
    */
   private lastId: number;
   /** Undefined before a session is open, and after it may have ended. */
@@ -4245,6 +4882,8 @@ export class Client {
   private target: Name;
   private isTicking = false;
   private closed: keyof typeof CLOSED | undefined;
+  /** The founding of the cluster that has answered (section 11); 0 before that. */
+  private founding = 0;
   /** The last redirect of each server, in words. */
   private readonly lastReplies = new Map<Name, string>();
 
@@ -4252,9 +4891,9 @@ export class Client {
   constructor(
     private readonly world: World,
     private readonly endpoint: Endpoint,
-    private readonly servers: Name[],
+    private servers: readonly Name[],
     private readonly timeoutMs: number,
-    private readonly send: (channel: Channel, request: ClientMessage) => void,
+    private readonly send: (request: ClientMessage) => void,
   ) {
     this.lastId = Math.floor(world.random() * 2 ** 47);
     this.target = servers[0] ?? "";
@@ -4262,32 +4901,33 @@ export class Client {
 
   /** Opens a socket and resolves the servers. Throws a RaftError, "usage" or "network". */
   static async connect(options: ClientOptions): Promise<Client> {
-    const { cluster = "raft", secret = "", timeoutMs = 5000, world = systemWorld } = options;
-    const key = options.clientKey;
-    ensure(
-      key === undefined || /^[0-9a-f]{64}$/.test(key),
-      "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
-    );
-    const keys = key === undefined ? operatorKeys(secret, cluster) : clientKeys(key);
+    const { secret = "", cluster = "raft", name = "operator", clientKey } = options;
+    const { timeoutMs = 5000, world = systemWorld } = options;
+    const credentials = clientKey === undefined
+      ? secretsOf(secret).map((line) => credentialOf(line, "operator", cluster, name))
+      : clientKey.trim().split("\n").map(readClientKey);
     const servers = options.servers.map(parseServer);
     ensure(servers.length > 0, "A client needs at least one server to ask.");
-    const disk = drawId(world.random);
-    const self = { cluster, clusterId: "", name: `client ${disk}`, members: [], disk, boot: 1 };
+    checkDatagramBytes(options.datagramBytes);
+    const [own] = credentials;
+    assert(own, "a client has a key");
+    const self = { ...own, members: [], disk: drawId(world.random), boot: 1 };
+    // The socket has the family of the first server that resolves.
     const first = Promise.any(servers.map(({ host }) => world.datagrams.resolve(host)));
     const host = isIPv6(await first.catch(() => "")) ? "::" : "0.0.0.0";
     const socket = await world.datagrams.bind(
       { host, port: 0 },
       (bytes, from) => endpoint.receive(bytes, from),
     );
-    const endpoint: Endpoint = new Endpoint(world, socket, keys, self, {
+    const endpoint: Endpoint = new Endpoint(world, socket, self, {
       onTurnEnd() {
         client.sendCommands();
         endpoint.flush();
       },
       onMessage: (m) => client.onAnswer(m as ClientMessage),
-      onGreeting: () => client.retryAll(),
       founding: () => 0,
-    });
+    }, options.datagramBytes);
+    endpoint.rotate(credentials);
     const names = servers.map((server) => server.name);
     const send = endpoint.send.bind(endpoint);
     const client: Client = new Client(world, endpoint, names, timeoutMs, send);
@@ -4318,8 +4958,8 @@ export class Client {
     // full. A full session would refuse them, and their outcomes would be unknown.
     const isFilling = this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
     if (session === undefined || isFilling) return void this.openSession();
-    const target = this.endpoint.getOrAddPeer("client", this.target);
-    const room = this.endpoint.roomFor(target);
+    const target = this.endpoint.getOrAddServer(this.target);
+    const room = this.endpoint.roomFor(target) - HEADROOM;
     const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
       const sequence = this.sequence += 1;
@@ -4369,7 +5009,7 @@ export class Client {
   async inspect(server: Name): Promise<ReturnType<Node["status"]>> {
     const answer = await this.request({ type: "Inspect" }, server);
     const status: ReturnType<Node["status"]> = JSON.parse(`${answer}`);
-    this.endpoint.learnAddresses(status.peers.flatMap(serverOf), status.name);
+    this.endpoint.learnAddresses(status.peers.flatMap(serverOf));
     return status;
   }
 
@@ -4390,19 +5030,86 @@ export class Client {
   /** Lets `await using` close the client at the end of a block. */
   readonly [Symbol.asyncDispose] = async () => this.close();
 
-  /** Sends each pending request again, to the new leader if there is one. */
-  retryAll(leader = this.target): void {
+  /** Sends each pending request again, to a new leader. */
+  retryAll(leader: Name): void {
     this.target = leader;
     for (const request of this.pending.values()) this.transmit(request);
     this.endpoint.schedule();
   }
 
+  /** Sends a request until there is an answer or a timeout. */
+  request(content: Content, server?: Name): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      this.start(content, [{ resolve, reject }], server);
+      this.endpoint.schedule();
+    });
+  }
+
+  private start(content: Content, callers: Caller[], server?: Name) {
+    ensure(
+      this.endpoint.self.role !== "client" || !(content.type in operatorMessages),
+      "A client key cannot change the members or the leader. Give the secret: --secret-file.",
+    );
+    if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
+    const id = this.lastId += 1;
+    const request: PendingRequest = {
+      id,
+      content,
+      server,
+      deadlineAt: this.world.clock.now() + this.timeoutMs,
+      callers,
+      missing: callers.length,
+      awaitingReplyFrom: undefined,
+      retryAt: 0,
+      attempts: 0,
+    };
+    this.pending.set(id, request);
+    this.transmit(request);
+    if (!this.isTicking) this.setTimer();
+  }
+
+  private transmit(request: PendingRequest) {
+    const { id, content, server: to = this.target } = request;
+    request.awaitingReplyFrom = to;
+    request.attempts += 1;
+    request.retryAt = this.world.clock.now() + (request.attempts === 1 ? RETRY_MS : RETRY_MS / 2);
+    this.send({ ...content, from: this.endpoint.self.name, to, id });
+  }
+
+  /** Retries requests that are due. If the target has not replied, turns to the next server. */
+  private onTimer() {
+    const now = this.world.clock.now();
+    for (const request of this.pending.values()) {
+      if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
+      else if (now >= request.retryAt) {
+        const next = this.servers.indexOf(this.target) + 1;
+        if (request.awaitingReplyFrom === this.target) {
+          this.target = this.servers[next % this.servers.length] ?? "";
+        }
+        this.transmit(request);
+        this.endpoint.schedule();
+      }
+    }
+    this.setTimer();
+  }
+
+  private setTimer() {
+    this.isTicking = this.pending.size > 0;
+    if (this.isTicking) this.world.clock.setTimer(TICK_MS, () => this.onTimer());
+  }
+
   onAnswer(answer: ClientMessage): void {
     const request = this.pending.get(answer.id);
     if (!request) return;
-    this.lastReplies.delete(answer.from);
+    const { from, type, founding = 0 } = answer;
+    if (founding > 0 && this.founding > 0 && founding !== this.founding) {
+      return void this.lastReplies.set(from, "is of another cluster");
+    }
+    // Other answers, and statuses, may come before a founding is committed (section 11).
+    const isCommitted = type === "Outcomes" || type === "Answer";
+    if (isCommitted && request.content.type !== "Inspect") this.founding ||= founding;
+    this.lastReplies.delete(from);
     if (answer.type === "NotLeader") return this.onRedirect(request, answer);
-    if (request.content.type !== "Inspect") this.endpoint.joinCluster();
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);
     if (answer.type === "Refused") this.onRefusal(request, answer.reason);
     if (answer.type !== "Outcomes") return;
@@ -4411,10 +5118,10 @@ export class Client {
     }
   }
 
-  private settle(request: PendingRequest, place: number, outcome: unknown) {
-    const caller = request.callers[place];
+  private settle(request: PendingRequest, position: number, outcome: unknown) {
+    const caller = request.callers[position];
     if (!caller) return;
-    request.callers[place] = undefined;
+    request.callers[position] = undefined;
     request.missing -= 1;
     if (request.missing === 0) this.pending.delete(request.id);
     // A copy, because the outcome is a view of its datagram, or is kept by a session.
@@ -4453,74 +5160,16 @@ export class Client {
     { from, leader, servers }: ClientMessage & { type: "NotLeader" },
   ) {
     this.lastReplies.set(from, leader ? `says that ${leader} leads` : "knows no leader");
+    // Without a leader there is an election. It takes a few round trips.
     request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
-    for (const { name } of listed) if (!this.servers.includes(name)) this.servers.push(name);
-    this.endpoint.learnAddresses(listed, from);
-    if (leader === "") return;
+    const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);
+    this.servers = [...names].slice(0, MAX_SERVERS);
+    const followed = listed.filter(({ name }) => this.servers.includes(name));
+    this.endpoint.learnAddresses(followed);
+    if (!this.servers.includes(leader)) return;
     request.awaitingReplyFrom = undefined;
     this.target = leader;
-  }
-
-  /** Sends a request until there is an answer or a timeout. */
-  request(content: Content, server?: Name): Promise<Buffer> {
-    return new Promise((resolve, reject) => {
-      this.start(content, [{ resolve, reject }], server);
-      this.endpoint.schedule();
-    });
-  }
-
-  private start(content: Content, callers: Caller[], server?: Name) {
-    ensure(
-      this.endpoint.keys.has(channelOf(content.type)),
-      "A client key cannot change the members or the leader. Give the secret: --secret-file.",
-    );
-    if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
-    const id = this.lastId += 1;
-    const request: PendingRequest = {
-      id,
-      content,
-      server,
-      deadlineAt: this.world.clock.now() + this.timeoutMs,
-      callers,
-      missing: callers.length,
-      awaitingReplyFrom: undefined,
-      retryAt: 0,
-      attempts: 0,
-    };
-    this.pending.set(id, request);
-    this.transmit(request);
-    if (!this.isTicking) this.setTimer();
-  }
-
-  private transmit(request: PendingRequest) {
-    const { id, content, server: to = this.target } = request;
-    request.awaitingReplyFrom = to;
-    request.attempts += 1;
-    request.retryAt = this.world.clock.now() + (request.attempts === 1 ? RETRY_MS : RETRY_MS / 2);
-    this.send(channelOf(content.type), { ...content, from: this.endpoint.self.name, to, id });
-  }
-
-  /** Retries requests that are due. If the target has not replied, turns to the next server. */
-  private onTimer() {
-    const now = this.world.clock.now();
-    for (const request of this.pending.values()) {
-      if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
-      else if (now >= request.retryAt) {
-        const next = this.servers.indexOf(this.target) + 1;
-        if (request.awaitingReplyFrom === this.target) {
-          this.target = this.servers[next % this.servers.length] ?? "";
-        }
-        this.transmit(request);
-        this.endpoint.schedule();
-      }
-    }
-    this.setTimer();
-  }
-
-  private setTimer() {
-    this.isTicking = this.pending.size > 0;
-    if (this.isTicking) this.world.clock.setTimer(TICK_MS, () => this.onTimer());
   }
 
   private abandon(request: PendingRequest, why: string) {
@@ -4534,25 +5183,25 @@ export class Client {
   }
 
   private failure(code: keyof typeof ADVICE, why: string, request?: PendingRequest): RaftError {
-    const channel = request && channelOf(request.content.type);
     const asked = request?.server === undefined ? this.servers : [request.server];
-    const names = new Set(asked.map((name) => this.describe(name, channel)));
+    const names = new Set(asked.map((name) => this.describe(name)));
     return new RaftError(code, `${why}${ADVICE[code]} Asked: ${[...names].join(", ")}.`);
   }
 
   /** Returns a server's name, and why it may not have answered. */
-  describe(server: Name, channel: Channel = "client"): string {
-    const { name, heardMs, lastWarning } = this.endpoint.peerStatus(channel, server);
+  describe(server: Name): string {
+    const { name, heardMs, lastWarning } = this.endpoint.peerStatus(server);
     if (name === this.endpoint.self.name) return name;
     if (lastWarning?.type === "unresolved") return `${name} (${lastWarning.reason})`;
     if (lastWarning?.type === "foreign") return `${name} (it is of another cluster)`;
+    if (lastWarning?.type === "version") return `${name} (it runs another version of raft.ts)`;
     if (heardMs === null) return `${name} (never heard)`;
     const reply = heardMs < this.timeoutMs ? this.lastReplies.get(name) : undefined;
     return `${name} (${reply ?? `last heard ${heardMs} ms ago`})`;
   }
 }
 
-// ------------------------------------- 19 A key-value store --------------------------------------
+// ------------------------------------- 20 A key-value store --------------------------------------
 // The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. The
 // map has them as Latin-1 strings: each byte is a character. A command or question has a
 // verb (1 byte), then key, value and expected value as far as the verb has them, each after its

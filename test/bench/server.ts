@@ -28,15 +28,13 @@ const addresses = Array.from(
 const counts = { datagrams: 0, sentBytes: 0, syncs: 0, writtenBytes: 0 };
 
 type File = ReturnType<World["files"]["open"]>;
+/** Counts a sync for each write, also of earlier versions, which had a method for each. */
 const countedFile = (file: File): File => ({
   ...file,
   write(bytes, position) {
     counts.writtenBytes += bytes.length;
-    file.write(bytes, position);
-  },
-  sync() {
     counts.syncs += 1;
-    file.sync();
+    file.write(bytes, position);
   },
 });
 

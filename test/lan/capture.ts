@@ -15,6 +15,7 @@ const { symbols: libc } = dlopen("libc.so.6", {
 
 const [AF_PACKET, SOCK_RAW, MSG_DONTWAIT, ALL_PROTOCOLS] = [17, 3, 0x40, 0x0003];
 const OUTGOING = 4;
+const IPV4 = 0x0800;
 const POLL_MS = 2;
 const networkOrder = (short: number) => ((short & 0xff) << 8) | (short >> 8);
 
@@ -28,7 +29,7 @@ export type Frame = {
 
 /** Returns the unfragmented IPv4 UDP datagram in an Ethernet frame, if the frame contains one. */
 function readFrame(bytes: Buffer): Frame | undefined {
-  const [isIPv4, isUdp] = [bytes.readUInt16BE(12) === 0x0800, bytes[23] === 17];
+  const [isIPv4, isUdp] = [bytes.readUInt16BE(12) === IPV4, bytes[23] === 17];
   if (!isIPv4 || !isUdp || (bytes.readUInt16BE(20) & 0x3fff) !== 0) return undefined;
   const udp = 14 + ((bytes[14] ?? 0) & 15) * 4;
   const host = (at: number) => [...bytes.subarray(at, at + 4)].join(".");
@@ -48,6 +49,8 @@ function readFrame(bytes: Buffer): Frame | undefined {
 export class Capture {
   /** All frames that the machines have sent, without the replayed ones. */
   readonly frames: Frame[] = [];
+  /** How many fragments of datagrams they have sent. */
+  fragments = 0;
   private readonly socket = libc.socket(AF_PACKET, SOCK_RAW, networkOrder(ALL_PROTOCOLS));
   private readonly buffer = Buffer.alloc(65_536);
   /** A `sockaddr_ll`: the interface is at byte 4, the direction of the frame at byte 10. */
@@ -89,6 +92,8 @@ export class Capture {
       );
       if (size < 0) return;
       if (this.address[10] === OUTGOING || !ports.has(this.address.readInt32LE(4))) continue;
+      const isIPv4 = this.buffer.readUInt16BE(12) === IPV4;
+      if (isIPv4 && (this.buffer.readUInt16BE(20) & 0x3fff) !== 0) this.fragments += 1;
       const frame = readFrame(Buffer.from(this.buffer.subarray(0, size)));
       if (frame) this.frames.push(frame);
     }

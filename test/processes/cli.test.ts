@@ -16,18 +16,30 @@ import dgram from "node:dgram";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
+  rmdirSync,
   statSync,
+  unlinkSync,
   writeFileSync,
 } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type Answer, narrator, plain, type Status, troublesOf } from "../../cli.ts";
-import type { Member, NodeEvent } from "../../raft.ts";
+import {
+  Client,
+  clientKey,
+  type ClientOptions,
+  KeyValues,
+  type Member,
+  type NodeEvent,
+} from "../../raft.ts";
 import { configuration } from "../support/core.ts";
 import {
+  bytes,
   childrenOf,
   Cluster,
   endAll,
@@ -40,7 +52,7 @@ import {
 import { slow } from "../support/thorough.ts";
 
 const CLI = path.join(import.meta.dir, "../../cli.ts");
-const SECRET = "a secret of the tests, of 16 characters or more";
+const SECRET = "a secret of the tests, of 32 characters or more";
 const TIMING = { electionTimeoutMs: 300, heartbeatMs: 50 };
 const QUICK = ["--election-timeout", "300", "--heartbeat", "50"];
 /** A name that no resolver has, whether or not there is a network. */
@@ -374,6 +386,12 @@ describe("bad input", () => {
       code: 2,
       says: /^Cannot use --heartbeat soon: it takes whole milliseconds/,
     },
+    ...["971", "65508", "many", ""].map((size) => ({
+      what: "a size that no datagram has",
+      args: server("--datagram-bytes", size),
+      code: 2,
+      says: /^Cannot send datagrams of at most \S+ bytes\. Choose a size from 972 to 65507\.$/,
+    })),
     {
       what: "a time of nothing",
       args: ["get", "a", "--timeout", "0"],
@@ -384,6 +402,7 @@ describe("bad input", () => {
 
   refuses("secrets and keys", () => {
     const secret = (file: string, ...more: string[]) => server("--secret-file", file, ...more);
+    const SHORT = /^A secret has at least 32 characters\. 'bun cli\.ts secret' makes one\.$/;
     const key = secretFile("ab".repeat(32));
     return [
       {
@@ -396,7 +415,13 @@ describe("bad input", () => {
         what: "a secret that is too short",
         args: secret(secretFile("swordfish")),
         code: 2,
-        says: /: it has 9 characters, and needs at least 16\. Copy the cluster's own/,
+        says: SHORT,
+      },
+      {
+        what: "a secret with a second line that is too short",
+        args: secret(secretFile(`${SECRET}\nswordfish\n`)),
+        code: 2,
+        says: SHORT,
       },
       {
         what: "an empty secret",
@@ -434,7 +459,7 @@ describe("bad input", () => {
         args: server(),
         options: { env: { RAFT_SECRET: "word" } },
         code: 2,
-        says: /^Cannot use RAFT_SECRET: it has 4 characters, and needs at least 16/,
+        says: SHORT,
       },
       {
         what: "RAFT_SECRET empty",
@@ -447,7 +472,8 @@ describe("bad input", () => {
         what: "a client's key of the wrong form",
         code: 2,
         args: ["get", "a", ...where, "--client-key-file", secretFile()],
-        says: /^A client key has 64 hexadecimal digits\. 'bun cli\.ts client-key' prints it/,
+        says:
+          /^This is not a client key\. 'bun cli\.ts client-key NAME' prints one, on one line\.$/,
       },
       {
         what: "a client's key that others can read",
@@ -469,10 +495,15 @@ describe("bad input", () => {
       },
       {
         what: "client-key without a secret",
-        args: ["client-key"],
+        args: ["client-key", "alice"],
         code: 2,
-        says:
-          /^Cannot make the clients' key without the secret\. Give --secret-file, or RAFT_SECRET/,
+        says: /^Cannot make a key without the secret\. Give --secret-file, or RAFT_SECRET\.$/,
+      },
+      {
+        what: "client-key without a name",
+        args: ["client-key", "--secret-file", secretFile()],
+        code: 2,
+        says: /^Cannot run "client-key" with 0 words\. .*: bun cli\.ts client-key NAME > FILE$/,
       },
     ];
   });
@@ -488,20 +519,20 @@ describe("bad input", () => {
       what: "key and value too large",
       args: ["put", "key", "v".repeat(64_000), ...where],
       code: 5,
-      says: /^\d+ bytes are too many for a datagram, .* 64000.*[Ss]plit/,
+      says: /^Cannot send \d+ bytes: the limit is 64000\. Nothing was sent\. Split them\.$/,
     },
     {
       what: "a key too large",
       args: ["get", "k".repeat(64_000), ...where],
       code: 5,
-      says: /bytes are too many for a datagram/,
+      says: /^Cannot send \d+ bytes: the limit is /,
     },
     {
       what: "a value too large, on standard input",
       args: ["put", "key", "-", ...where],
       code: 5,
       options: { input: new Uint8Array(10_000_000) },
-      says: /^10000\d+ bytes are too many for a datagram.*nothing was sent/,
+      says: /^Cannot send 10000\d+ bytes: .*Nothing was sent/,
     },
     {
       what: "bytes that are not UTF-8",
@@ -544,7 +575,7 @@ describe("bad input", () => {
       what: "another cluster's name",
       args: ["put", "a", "b", ...where.slice(0, 2), "--timeout", "300"],
       code: 5,
-      says: /^No answer in 300 ms\. .* and cluster\. .*never heard/,
+      says: /^No answer in 300 ms\. .* and cluster\. .*\(it is of another cluster\)/,
     },
   ]);
 
@@ -850,7 +881,8 @@ describe("clients and scripts", () => {
     let client = 0;
     relay.on("message", (bytes, from) => {
       if (from.port === port) relay.send(bytes, client, "127.0.0.1");
-      else if (!bytes.includes("swallowed")) relay.send(bytes, port, "127.0.0.1");
+      // The command is the only large packet but those that begin a channel, whose type is 1.
+      else if (bytes[0] === 1 || bytes.length < 500) relay.send(bytes, port, "127.0.0.1");
       if (from.port !== port) client = from.port;
     });
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -861,10 +893,16 @@ describe("clients and scripts", () => {
     await expectRefusal({
       what: "no answer to a write",
       code: 4,
-      args: ["put", "swallowed", "up", ...detour, "--timeout", "500"],
+      args: ["put", "swallowed", "up".repeat(300), ...detour, "--timeout", "500"],
       says: /^No answer in 500 ms: the command may have been applied, .*Read before you repeat it/,
     });
     relay.close();
+  });
+
+  test("--test says once that a secret is too short", async () => {
+    const { code, output, errors } = await cli(["--test", "--secret-file", secretFile("word")]);
+    expect([code, output]).toEqual([2, ""]);
+    expect(errors).toMatch(/^A secret has at least 32 characters\. .*$/);
   });
 
   test("secrets go to files that only their owner can read", async () => {
@@ -874,14 +912,16 @@ describe("clients and scripts", () => {
     expect(await child.exited).toBe(0);
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(readFileSync(file, "utf8")).toMatch(/^\S{43}\n$/);
+    const alice = ["client-key", "alice"];
     const [key, again] = [
-      await cli(["client-key", "--secret-file", file]),
-      await cli(["client-key", "--json"], { env: { RAFT_SECRET: readFileSync(file, "utf8") } }),
+      await cli([...alice, "--secret-file", file]),
+      await cli([...alice, "--json"], { env: { RAFT_SECRET: readFileSync(file, "utf8") } }),
     ];
-    expect(key.output).toMatch(/^[0-9a-f]{64}\n$/);
+    expect(key.output).toMatch(/^[\w-]{80,}\n$/);
     expect(JSON.parse(again.output)).toEqual({ ok: true, clientKey: key.output.trim() });
-    const other = await cli(["client-key", "--secret-file", file, "--cluster", "other"]);
-    expect(other.output).not.toBe(key.output);
+    for (const other of [["client-key", "bob"], [...alice, "--cluster", "other"]]) {
+      expect((await cli([...other, "--secret-file", file])).output).not.toBe(key.output);
+    }
   });
 });
 
@@ -1031,12 +1071,12 @@ function server(
   }));
   return {
     name,
+    silence: name,
     status: {
       name,
       founders: [],
       cluster: "raft",
       members: configuration(MEMBERS),
-      clusterId: "1",
       disk: 1,
       boot: 1,
       electionTimeoutMs: 1000,
@@ -1072,6 +1112,11 @@ const foreign = {
   cluster: "raft",
   members: "x, y, z",
 } as const;
+const otherVersion = {
+  type: "version",
+  address: { host: "10.0.0.3", port: 8 },
+  version: 9,
+} as const;
 const absent = (name: string): Answer => ({ name, silence: `${name} (never heard)` });
 const leads = { role: "Leader", leader: "a" } as const;
 const follows = { leader: "a" };
@@ -1088,8 +1133,8 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
   ["all is well", [server("a", leads), server("b", follows), server("c", follows)], []],
   ["no server answers", [absent("a"), { name: "b", silence: "b (ENOTFOUND)" }], [
     "No server answers: a (never heard), b (ENOTFOUND). Start them ('bun cli.ts --test' starts three "
-    + "here). If they run, check --peers, --cluster and the secret: a client with wrong ones gets no "
-    + "answer.",
+    + "here). If they run, check --peers, --cluster and the secret: a client with a wrong secret gets "
+    + "no answer.",
   ]],
   ["two have gone", [
     server("a", asks, { b: { heardMs: 41_000 }, c: { heardMs: 2_400 } }),
@@ -1166,23 +1211,26 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("c", follows),
   ], [
     "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller "
-    + "datagrams do: let IP fragments through (firewalls, tunnels), or keep commands below 1,200 "
-    + "bytes.",
+    + "messages do. Give all servers a smaller --datagram-bytes.",
   ]],
   ["one is of another cluster", [
     server("a", leads, { b: { lastWarning: foreign, heardMs: null } }),
     absent("b"),
     server("c", follows),
   ], [`b ${otherMembers}.`]],
+  ["one runs another version", [
+    server("a", leads, { b: { lastWarning: otherVersion, heardMs: null } }),
+    absent("b"),
+    server("c", follows),
+  ], ["b runs another version of raft.ts."]],
   ["a client has another secret", [
     server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
     server("b", { ...follows, dropped: { unauthenticated: 17, version: 9 } }),
-    server("c", { ...follows, dropped: { misaddressed: 3 } }),
+    server("c", { ...follows, dropped: { unknown: 3, foreign: 2 } }),
   ], [
-    "a has dropped datagrams of another secret or cluster (1): the warnings in its log say where "
-    + "they came from.",
-    "b has dropped datagrams of another secret or cluster (17): the warnings in its log say where "
-    + "they came from.",
+    "a has dropped datagrams of another secret (1): the warnings in its log say where they came from.",
+    "b has dropped datagrams of another secret (17): the warnings in its log say where they came "
+    + "from.",
   ]],
 ];
 
@@ -1277,16 +1325,23 @@ describe("the story warns", () => {
 
   test("of IPv6 addresses as they are written", () => {
     expect(told({ type: "unauthenticated", address: { host: "fe80::1", port: 7 } })).toEqual([
-      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret or cluster. If it is a member, "
-      + "give it the same --secret-file and --cluster",
+      "WARNING Rejected a datagram from [fe80::1]:7: wrong secret. If it is a server or a client of "
+      + "ours, give it the same --secret-file, or a new client key",
     ]);
   });
 
   test("of a server that was founded with other members", () => {
     expect(told({ ...foreign, server: "b", members: "a, b" })).toEqual([
       "WARNING b has other founding members or another cluster name, and we refuse each other. Its "
-      + "members are a, b. Start the one that is wrong again, with the right --peers and --cluster "
-      + "and an empty --data",
+      + "members are a, b, and its cluster is raft. Start the one that is wrong again, with the right "
+      + "--peers and --cluster and an empty --data",
+    ]);
+  });
+
+  test("of another version, and what to do about it", () => {
+    expect(told(otherVersion)).toEqual([
+      "WARNING 10.0.0.3:8 runs another version of raft.ts: its wire format is 9. Stop all servers, "
+      + "replace the program on each, start all",
     ]);
   });
 
@@ -1309,8 +1364,7 @@ describe("the story warns", () => {
   test("of an entry that never arrives where smaller datagrams do", () => {
     expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
       "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though "
-      + "smaller datagrams do: let IP fragments through (firewalls, tunnels), or keep commands below "
-      + "1,200 bytes",
+      + "smaller messages do. Give all servers a smaller --datagram-bytes",
     ]);
   });
 
@@ -1353,9 +1407,11 @@ describe("servers", () => {
 
   type Trio = { servers: string[]; programs: Program[] };
 
-  /** Three servers, on an address of this machine, that have a leader. */
-  async function startTrio(host: string, more: string[] = []): Promise<Trio> {
+  /** Three servers, on an address of this machine, that have a leader. Each may have a secret. */
+  async function startTrio(host: string, secretFiles: string[] = []): Promise<Trio> {
     const servers = (await freePorts(3)).map((port) => `${host}:${port}`);
+    const secretOf = (i: number) =>
+      secretFiles.slice(i, i + 1).flatMap((f) => ["--secret-file", f]);
     const programs = servers.map((server, i) => {
       const peers = servers.filter((peer) => peer !== server).join(",");
       const port = server.slice(server.lastIndexOf(":") + 1);
@@ -1371,10 +1427,10 @@ describe("servers", () => {
         "--data",
         temporaryDirectory(),
         ...QUICK,
-        ...more,
+        ...secretOf(i),
       ]);
     });
-    const status = ["status", "--json", "--peers", servers.join(","), ...more];
+    const status = ["status", "--json", "--peers", servers.join(","), ...secretOf(0)];
     await eventually("they have a leader, and nothing is wrong", async () => {
       const { output } = await cli(status);
       const { ok, troubles } = JSON.parse(output);
@@ -1420,20 +1476,190 @@ describe("servers", () => {
     ]);
     const where = ["--peers", `127.0.0.1:${port}`];
     expect(await cli(["put", "a", "b", ...where, ...secret])).toMatchObject({ code: 0 });
-    const key = (await cli(["client-key", ...secret])).output;
+    const key = (await cli(["client-key", "alice", ...secret])).output;
     const env = { RAFT_CLIENT_KEY: key };
     expect(await cli(["get", "a", ...where], { env })).toMatchObject({ code: 0, output: "b" });
     const other = ["--secret-file", secretFile(`not ${SECRET}`), "--timeout", "300"];
     expect(await cli(["get", "a", ...where, ...other])).toMatchObject({ code: 5, output: "" });
     await story(
       program,
-      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret or/,
+      /WARNING - raft - alone - Rejected a datagram from 127\.0\.0\.1:\d+: wrong secret\./,
     );
     const status = await cli(["status", ...where, ...secret]);
     expect(status.output).toMatch(
-      /\nalone has dropped datagrams of another secret or cluster \(\d+\): /,
+      /\nalone has dropped datagrams of another secret \(\d+\): /,
     );
     expect(status.code).toBe(0);
+  });
+
+  test("a client key opens the store, and changes neither the members nor the leader", async () => {
+    const [port] = await freePorts(1);
+    const secret = ["--secret-file", secretFile()];
+    const program = new Program([
+      ...["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()],
+      ...QUICK,
+      ...secret,
+    ]);
+    const where = ["--peers", `127.0.0.1:${port}`];
+    const alice = secretFile((await cli(["client-key", "alice", ...secret])).output);
+    const key = ["--client-key-file", alice];
+    expect(await cli(["put", "a", "b", ...where, ...key])).toMatchObject({ code: 0 });
+    // Two processes of one name don't disturb each other.
+    const both = await Promise.all([1, 2].map(() => cli(["get", "a", ...where, ...key])));
+    for (const got of both) expect(got).toMatchObject({ code: 0, output: "b" });
+    expect((await cli(["members", "list", ...where, ...key])).output).toContain(`:${port}`);
+    const forbidden = [
+      ["members", "add", "d=127.0.0.1:9"],
+      ["members", "remove", `127.0.0.1:${port}`],
+      ["transfer", "another"],
+    ];
+    for (const words of forbidden) {
+      const { code, errors } = await cli([...words, ...where, ...key]);
+      expect(code).toBe(2);
+      expect(errors).toMatch(/^A client key cannot change the members or the leader\. /);
+    }
+    const before = (await cli(["members", "list", ...where, ...secret])).output;
+    expect(before.trim().split("\n")).toHaveLength(2);
+
+    // One bit of the key is flipped.
+    const bytes = Buffer.from(readFileSync(alice, "latin1").trim(), "base64url");
+    const at = bytes.length - 1;
+    bytes[at] = (bytes[at] ?? 0) ^ 1;
+    const other = ["--client-key-file", secretFile(bytes.toString("base64url"))];
+    const refused = await cli(["get", "a", ...where, ...other, "--timeout", "500"]);
+    expect(refused).toMatchObject({ code: 5, output: "" });
+    expect(refused.errors).toMatch(/^No answer in 500 ms\. .*never heard/);
+    await story(program, /Rejected a datagram from \S+: wrong secret\. .* or a new client key/);
+  });
+
+  slow("a secret is rotated while puts go on, and the removed line is refused", async () => {
+    const [older, newer] = [1, 2].map((i) => `secret number ${i} of the tests, which is long`);
+    if (!older || !newer) throw new Error("there are two secrets");
+    const files = [1, 2, 3].map(() => secretFile(`${older}\n`));
+    const { servers, programs } = await startTrio("127.0.0.1", files);
+    const connect = async (options: Partial<ClientOptions>) => {
+      const client = await Client.connect({ servers, timeoutMs: 30_000, ...options });
+      clients.push(client);
+      return new KeyValues(client);
+    };
+    const clients: Client[] = [];
+    const keyOf = (secret: string) => clientKey(secret, "raft", "alice");
+    const writers = await Promise.all([
+      connect({ secret: `${older}\n${newer}` }),
+      connect({ clientKey: `${keyOf(older)}\n${keyOf(newer)}` }),
+    ]);
+    const late = await connect({ secret: older, timeoutMs: 500 });
+    await late.put(bytes("late"), bytes("0"));
+
+    let isDone = false;
+    const puts = [0, 0];
+    const writing = Promise.all(writers.map(async (store, i) => {
+      while (!isDone) await store.put(bytes(`key ${i}`), bytes(`${puts[i] = (puts[i] ?? 0) + 1}`));
+    }));
+    /** Waits until both writers have written again. */
+    const progress = async () => {
+      const [first = 0, second = 0] = puts;
+      await Promise.race([
+        writing,
+        eventually(
+          "puts go on",
+          () => ((puts[0] ?? 0) > first + 2 && (puts[1] ?? 0) > second + 2) || undefined,
+        ),
+      ]);
+    };
+    const told = (program: Program, words: RegExp) => program.output.match(words)?.length ?? 0;
+    /** Replaces a file in one step, so that a server never reads half of it. */
+    const write = (file: string, content: string) => renameSync(secretFile(content), file);
+    const replace = async (i: number, content: string) => {
+      const [program, file] = [programs[i], files[i]];
+      if (!program || !file) throw new Error("there are three servers");
+      const words = /INFO .* Read the secret again\. Number of lines: \d/g;
+      const before = told(program, words);
+      write(file, content);
+      await eventually("the server notices", () => told(program, words) > before || undefined);
+      expect(program.output.match(words)?.at(-1)).toEndWith(`${content.trim().split("\n").length}`);
+      await progress();
+    };
+    for (const content of [`${older}\n${newer}\n`, `${newer}\n${older}\n`]) {
+      for (const i of [0, 1, 2]) await replace(i, content);
+    }
+    // A file that cannot be used at the moment is told once, and changes nothing.
+    const [file = ""] = files;
+    const [program] = programs;
+    if (!program) throw new Error("there is a first server");
+    const kept = /WARNING .* The server keeps its secret\. .*/g;
+    const spoil: (() => void)[] = [
+      () => chmodSync(file, 0o644),
+      () => write(file, "short"),
+      () => write(file, ""),
+      () => {
+        unlinkSync(file);
+        mkdirSync(file, { mode: 0o700 });
+      },
+      () => rmdirSync(file),
+    ];
+    for (const [i, act] of spoil.entries()) {
+      act();
+      await eventually("the server warns", () => told(program, kept) === i + 1 || undefined);
+      await progress();
+    }
+    await Bun.sleep(1200); // The server reads the file every 500 ms.
+    expect(told(program, kept)).toBe(spoil.length);
+    write(file, `${newer}\n${older}\n`);
+    await late.put(bytes("late"), bytes("1"));
+
+    for (const i of [0, 1, 2]) await replace(i, `${newer}\n`);
+    isDone = true;
+    await writing;
+    expect(await late.put(bytes("late"), bytes("2")).then(() => "put", ({ code }) => code))
+      .not.toBe("put");
+    for (const client of clients) client.close();
+    const where = ["--peers", servers.join(",")];
+    const gone = ["--secret-file", secretFile(older), "--timeout", "500"];
+    expect(await cli(["get", "late", ...where, ...gone])).toMatchObject({ code: 5 });
+    const goneKey = ["--client-key-file", secretFile(keyOf(older)), "--timeout", "500"];
+    expect(await cli(["get", "late", ...where, ...goneKey])).toMatchObject({ code: 5 });
+    const present = ["--secret-file", secretFile(newer)];
+    expect(await cli(["get", "late", ...where, ...present])).toMatchObject({
+      code: 0,
+      output: "1",
+    });
+    const presentKey = ["--client-key-file", secretFile(keyOf(newer))];
+    for (const i of [0, 1]) {
+      const get = await cli(["get", `key ${i}`, ...where, ...presentKey]);
+      expect(get).toMatchObject({ code: 0, output: `${puts[i]}` });
+    }
+  });
+
+  test("no datagram of a server is larger than --datagram-bytes", async () => {
+    for (const [size, ...flag] of [[1000, "--datagram-bytes", "1000"], [60_000]] as const) {
+      const [port] = await freePorts(1);
+      new Program([
+        ...["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()],
+        ...QUICK,
+        ...flag,
+      ]);
+      const relay = dgram.createSocket("udp4");
+      let client = 0;
+      let largest = 0;
+      relay.on("error", () => {}); // The server is not there yet.
+      relay.on("message", (bytes, from) => {
+        if (from.port !== port) client = from.port;
+        else largest = Math.max(largest, bytes.length);
+        relay.send(bytes, from.port === port ? client : port, "127.0.0.1");
+      });
+      const { promise, resolve } = Promise.withResolvers<void>();
+      relay.bind(0, "127.0.0.1", resolve);
+      await promise;
+      const where = ["--peers", `127.0.0.1:${port}=127.0.0.1:${relay.address().port}`];
+      const value = "v".repeat(20_000);
+      expect(await cli(["put", "large", value, ...where])).toMatchObject({ code: 0 });
+      expect(await cli(["get", "large", ...where])).toMatchObject({ code: 0, output: value });
+      relay.close();
+      expect(largest).toBeLessThanOrEqual(size);
+      // It is used, too.
+      expect(largest).toBeGreaterThan(Math.min(size, value.length) * 0.95);
+    }
   });
 
   test("an address of this machine alone is a warning, if a peer is elsewhere", async () => {
@@ -1570,7 +1796,7 @@ describe("servers", () => {
       list.toSorted().join(", ")
     );
     for (const [i, { output }] of programs.entries()) {
-      expect(output).toContain(`Its members are ${lists[1 - i]}. Start the one`);
+      expect(output).toContain(`Its members are ${lists[1 - i]}, and its cluster is raft. `);
     }
   });
 

@@ -3,7 +3,15 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { clientMessages, KeyValueStore, messages, Node, operatorMessages } from "../../raft.ts";
+import {
+  clientMessages,
+  KeyValueStore,
+  messages,
+  Node,
+  operatorMessages,
+  partMessages,
+  serverMessages,
+} from "../../raft.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { banners, root } from "./lines.ts";
 
@@ -22,16 +30,76 @@ test("the README's reading guide lists the sections of raft.ts", () => {
   expect(rows).toEqual(banners.map(({ section, title }) => [section, title]));
 });
 
-test("the README's messages are those of raft.ts, each with its number and its fields", () => {
-  const listed = [...section("The wire").matchAll(/\| (\d+) ([A-Z]\w+) \| ([^|\n]*)(?=\|)/g)].map((
-    [, number, type, fields = ""],
-  ) => [Number(number), type, fields.match(/\w+/g) ?? []]);
-  const greeting = ["Greeting", ["asked", "members", "cluster"]] as const;
-  const inOrder = (table: Record<string, readonly string[]>) =>
-    [...Object.entries(table), greeting].map(([type, fields], i) => [i, type, [...fields]]);
-  const order = (list: unknown[][]) => list.map((row) => JSON.stringify(row)).toSorted();
-  const all = [messages, clientMessages, operatorMessages];
-  expect(order(listed)).toEqual(order(all.flatMap(inOrder)));
+/** Returns the cells of the table that contains `word`, row by row, without the line below the head. */
+const table = (word: string) => {
+  const [text = ""] = readme.split("\n\n").filter((part) => part.includes(word) && part[0] === "|");
+  const [head, , ...rows] = text.trim().split("\n").map((row) =>
+    row.split("|").slice(1, -1).map((cell) => cell.trim())
+  );
+  return { head: head ?? [], rows };
+};
+
+test("the README's messages are those of raft.ts, each with its role, number and fields", () => {
+  const { head, rows } = table("0 OpenSession");
+  const listed = rows.flatMap((cells) =>
+    head.flatMap((role, i) => {
+      const [, number, type] = /^(\d+) (\w+)$/.exec(cells[i] ?? "") ?? [];
+      const fields = cells[i + 1]?.match(/\w+/g) ?? [];
+      return type ? [[Number(number), type, role.split(",")[0], [...fields]]] : [];
+    })
+  );
+  const tables = [
+    ["client", { ...clientMessages, ...partMessages }],
+    ["operator", operatorMessages],
+    ["peer", { ...serverMessages, ...messages }],
+  ] as const;
+  const expected = tables.flatMap(([role, types]) =>
+    Object.entries(types).map(([type, fields]) => [type, role, [...fields]])
+  ).map((row, i) => [i, ...row]);
+  expect(listed.toSorted(([a], [b]) => Number(a) - Number(b))).toEqual(expected);
+});
+
+test("the README's bounds, and the version, are those of raft.ts", () => {
+  const source = readFileSync(raftFile, "utf8");
+  const numberAfter = (before: string) => {
+    const [, number = "", shift = "0"] =
+      new RegExp(`${before}([\\d_.]+)(?: << (\\d+))?[;,]`).exec(source) ?? [];
+    return Number(number.replaceAll("_", "")) * 2 ** Number(shift);
+  };
+  const words = (value: number) =>
+    value % 2 ** 20 === 0 ? `${value / 2 ** 20} MiB` : value.toLocaleString("en");
+  const constant = (name: string) => words(numberAfter(`const ${name} = `));
+  const [readMs = 0, agreeMs = 0, burstMs = 0] = ["READ_EVERY_MS", "AGREE_EVERY_MS", "BURST_MS"]
+    .map((name) => numberAfter(`const ${name} = `));
+  const pair = (name: string) => `${constant(`${name}_PER_NAME`)}; ${constant(name)}`;
+  expect(Object.fromEntries(table("| what | bound |").rows)).toEqual({
+    "processes of clients with a channel: of one name; in all": pair("MAX_CLIENTS"),
+    "channels of a server, or of one process": constant("MAX_CHANNELS"),
+    "unconfirmed handshakes: of one name; in all": pair("MAX_HALF_OPEN"),
+    [`Hellos that are read in a second, beside a burst of ${burstMs / readMs}`]: words(
+      1000 / readMs,
+    ),
+    "handshakes of a name in a second": `${words(1000 / agreeMs)}, and ${
+      words(burstMs / agreeMs)
+    } at once`,
+    "messages that lack parts: of one name; in all": pair("MAX_INCOMPLETE"),
+    "bytes of such a message": constant("MAX_FIELD_BYTES"),
+    "messages in a datagram": constant("MAX_MESSAGES"),
+    "messages that wait for a first channel": constant("MAX_QUEUED"),
+    "bytes of a name": words(numberAfter("Buffer\\.byteLength\\(text\\) <= ")),
+    "values in an array of MessagePack": words(numberAfter("maxArrayLength: ")),
+    "requests of one process that wait": constant("MAX_WAITING"),
+    "answers to Inspect, for each process in a turn": "1",
+    "sessions: of one name; in all": `${constant("MAX_SESSIONS_PER_OWNER")}; ${
+      constant("MAX_SESSIONS")
+    }`,
+    "answers that a session has not acknowledged": `${constant("MAX_UNACKNOWLEDGED")} requests; ${
+      constant("MAX_UNACKNOWLEDGED_BYTES")
+    }`,
+    "servers that a client follows": constant("MAX_SERVERS"),
+    "warnings in a minute": constant("MAX_WARNED"),
+  });
+  expect(section("The wire")).toContain(` The version is ${constant("VERSION")}. `);
 });
 
 test("every command, flag, file and directory of the README exists", () => {

@@ -3,9 +3,9 @@
  * each other, and how the network behaves. The properties of Figure 3 are checked after each turn.
  */
 import { expect } from "bun:test";
-import { Client, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
+import { Client, messages, Node, type NodeOptions, type StateMachine } from "../../raft.ts";
 import { Figure3 } from "../simulation/full/figure3.ts";
-import { readDatagram, type Sentence } from "../simulation/full/story.ts";
+import { readPacket, type Sentence } from "../simulation/full/story.ts";
 import { type Keep, type Operation } from "../support/disk.ts";
 import { startNode } from "../support/nodes.ts";
 import { pick, type Random } from "../support/random.ts";
@@ -62,7 +62,7 @@ export class Stage<Machine extends StateMachine> {
     for (const name of this.names) simulation.machine(name);
     simulation.route = (packet) => {
       const { lose } = this;
-      const isLost = lose && readDatagram(packet.bytes).said.some(lose);
+      const isLost = lose && readPacket(packet.bytes).some(lose);
       return isLost || !this.isOpen(packet) ? [] : networks[this.network](simulation.random);
     };
     simulation.afterTurn = ({ name }) => {
@@ -164,12 +164,11 @@ export class Stage<Machine extends StateMachine> {
   count(): Traffic {
     const traffic = { requests: 0, replies: 0, refusals: 0, bytes: 0, snapshotChunks: 0 };
     this.simulation.watch = ({ packet }) => {
-      const { channel, said } = packet
-        ? readDatagram(packet.bytes)
-        : { channel: "client", said: [] };
-      if (!packet || channel !== "peer") return;
+      const said = packet ? readPacket(packet.bytes) : [];
+      const ofRaft = said.filter(({ type }) => type in messages);
+      if (!packet || ofRaft.length === 0) return;
       traffic.bytes += packet.bytes.length;
-      for (const { type, fields } of said.filter(({ type }) => type !== "Greeting")) {
+      for (const { type, fields } of ofRaft) {
         traffic[type.endsWith("Reply") ? "replies" : "requests"] += 1;
         if (type === "AppendEntriesReply" && fields["success"] === false) traffic.refusals += 1;
         if (type === "InstallSnapshot") traffic.snapshotChunks += 1;

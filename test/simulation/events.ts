@@ -31,6 +31,8 @@ export function tellEvent(event: NodeEvent, term: number): string {
       return `${event.type}: ${JSON.stringify(event.server)}`;
     case "unauthenticated":
       return `rejects a datagram from ${event.address.host}:${event.address.port}`;
+    case "version":
+      return `rejects version ${event.version} of ${event.address.host}:${event.address.port}`;
     case "members":
       return `has the members ${
         event.members.map((m) => m.name + (m.votes ? "" : " (learner)")).join(", ")

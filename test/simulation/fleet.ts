@@ -77,6 +77,8 @@ export const livelyOnes = (outcomes: readonly Outcome[]): number =>
 /** If a kind of fault or operation is missing in this many seeds, the simulator is broken. */
 const ENOUGH_SEEDS = 50;
 
+const FULL_ONLY = ["powerCuts", "diskFaults", "handshakes", "renewals", "rotations", "parts"];
+
 /** Returns the kinds of faults and operations that are missing, if there are enough seeds. */
 export function neverHappened(outcomes: readonly Outcome[]): string[] {
   if (outcomes.length < ENOUGH_SEEDS) return [];
@@ -85,7 +87,7 @@ export function neverHappened(outcomes: readonly Outcome[]): string[] {
   // Only one seed in ten may lose a majority of the disks.
   const isLong = outcomes.length >= 10 * ENOUGH_SEEDS;
   const isExpected = (name: string) =>
-    (isFull || (name !== "powerCuts" && name !== "diskFaults"))
+    (isFull || !FULL_ONLY.includes(name))
     && (isLong || name !== "refoundings");
   return Object.entries(counts).filter(([name, count]) => count === 0 && isExpected(name))
     .map(([name]) => name);
@@ -124,7 +126,13 @@ export function tellSum({ outcomes, seconds }: Result): string {
       `${count(sum.diskFaults)} errors, ${count(sum.lostDisks)} lost, `
       + `and ${count(sum.refoundings)} new foundings of the cluster`,
     ],
-    ["refusals", `${count(sum.refusals)}, and ${count(sum.forgeries)} forged ones`],
+    ["refusals", `${count(sum.refusals)} of closed ports`],
+    ["attacks", `${count(sum.forgeries)} times something forged, or a recording`],
+    [
+      "channels",
+      `${count(sum.handshakes)} handshakes, ${count(sum.renewals)} renewals, `
+      + `${count(sum.rotations)} secrets replaced, ${count(sum.parts)} parts`,
+    ],
     ["elections", `${count(sum.elections)}, and ${count(sum.transfers)} transfer requests`],
     ["members", `${count(sum.changes)} changes`],
     ["snapshots", `${count(sum.snapshots)}, and ${count(sum.installs)} installed from a leader`],

@@ -3,13 +3,12 @@
  * the faults that a seed draws. After the faults a majority is healed, and must serve. Then all
  * servers are healed, and must agree.
  */
-import { Client, encodeRecord, KeyValues } from "../../raft.ts";
+import { encodeRecord, KeyValues } from "../../raft.ts";
 import { pick, type Random, randomFrom, shuffle } from "../support/random.ts";
-import { SECRET } from "../support/wire.ts";
 import { Cluster, type Trace } from "./full/cluster.ts";
 import { HOSTILE_MS, Nemesis } from "./full/nemesis.ts";
 import { whatIsLeft } from "./full/quiet.ts";
-import { PORT, type Server } from "./full/server.ts";
+import { type Server } from "./full/server.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
@@ -117,15 +116,10 @@ function isolate(cluster: Cluster, server: Server, how: "down" | "deaf" | "cut o
 
 /** Checks that a write and a read succeed. */
 function checkService(cluster: Cluster, limitMs: number): void {
-  const { simulation, names } = cluster;
+  const { simulation, names, workload } = cluster;
   const done: string[] = [];
   const use = async () => {
-    const client = await Client.connect({
-      servers: names.map((n) => `${n}=${n}:${PORT}`),
-      timeoutMs: 10 * limitMs,
-      secret: SECRET,
-      world: simulation.machine("probe").boot(),
-    });
+    const client = await workload.connect(simulation.machine("probe"), names, 10 * limitMs);
     const store = new KeyValues(client);
     await store.put(Buffer.from("probe"), Buffer.from("works"));
     done.push(Buffer.from(await store.get(Buffer.from("probe")) ?? "").toString());

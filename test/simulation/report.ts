@@ -13,9 +13,16 @@ export type Report = {
   restarts: number;
   pauses: number;
   partitions: number;
-  /** Port probes that were refused, and forged refusals. */
+  /** Port probes that were refused, and what attackers sent: refusals, packets and messages. */
   refusals: number;
   forgeries: number;
+  /** Handshakes that were begun, and channels that had used up their packets. */
+  handshakes: number;
+  renewals: number;
+  /** Replacements of a server's secret. */
+  rotations: number;
+  /** Messages that travelled in parts, by their parts. */
+  parts: number;
   diskFaults: number;
   /** Starts with an empty disk instead of a lost one. */
   lostDisks: number;
@@ -49,6 +56,10 @@ export const emptyReport = (servers = 0): Report => ({
   partitions: 0,
   refusals: 0,
   forgeries: 0,
+  handshakes: 0,
+  renewals: 0,
+  rotations: 0,
+  parts: 0,
   diskFaults: 0,
   lostDisks: 0,
   refoundings: 0,

@@ -6,7 +6,7 @@ import type { Files, OpenFile } from "../../raft.ts";
 import type { Random } from "./random.ts";
 
 export type Operation = {
-  what: "create" | "write" | "extend" | "sync" | "link" | "rename" | "remove";
+  what: "create" | "write" | "sync" | "rename" | "remove";
   file: string;
 };
 /** How an operation fails, and which share of it, from 0 to 1, is done nevertheless. */
@@ -16,8 +16,8 @@ export type Keep = "nothing" | "everything" | "parts";
 
 /** The number of zeros at the end of a file that a reader sees. More would only cost time. */
 const ZEROS_SHOWN = 64;
-/** The most files open at a time: the log, the next log, and a file for one read or write. */
-const MAX_OPEN = 3;
+/** The most files open at a time: the log, and the next log or a file for one read or write. */
+const MAX_OPEN = 2;
 
 /** Bytes that can be written at any offset. They grow in big steps, to be copied rarely. */
 class Bytes {
@@ -46,6 +46,10 @@ class Bytes {
   }
 }
 
+/** Returns whether the first byte is zero, and each other byte is equal to the one before. */
+const isZeros = (bytes: Uint8Array) =>
+  bytes[0] === 0 && Buffer.compare(bytes.subarray(1), bytes.subarray(0, -1)) === 0;
+
 class Content {
   /** The content in the page cache, the content on the platters, and the writes between the two. */
   seen = new Bytes();
@@ -61,10 +65,12 @@ class Content {
     return Buffer.concat([this.seen.all, Buffer.alloc(zeros)]);
   }
 
+  /** Writes bytes. Zeros at the end of the file only change its length, which costs less time. */
   write(at: number, bytes: Uint8Array): void {
+    this.size = Math.max(this.size, at + bytes.length);
+    if (at >= this.seen.length && isZeros(bytes)) return;
     this.seen.patch(at, bytes);
     this.unsynced.push({ at, bytes: new Uint8Array(bytes) });
-    this.size = Math.max(this.size, this.seen.length);
   }
 
   sync(): void {
@@ -85,9 +91,11 @@ class Content {
     }
     this.unsynced = [];
     this.seen = this.durable.copy();
-    const isExtended = keep === "everything" || (keep === "parts" && random() < 0.5);
-    this.size = Math.max(this.seen.length, isExtended ? this.size : this.durableSize);
-    this.durableSize = this.size;
+    // The file may have any length between the durable one and the last one.
+    const share = keep === "parts" ? 1.5 * random() - 0.25 : Number(keep === "everything");
+    const growth = Math.max(0, this.size - this.durableSize);
+    const kept = Math.floor(growth * Math.min(1, Math.max(0, share)));
+    this.durableSize = this.size = Math.max(this.seen.length, this.durableSize + kept);
   }
 }
 
@@ -134,7 +142,6 @@ export class Disk {
         if (!content) throw new Error("ENOENT: no such file");
         return this.handle(life, file, content);
       },
-      link: (file, name) => this.link(life, file, name),
       rename: (from, to) => {
         this.act(life, { what: "rename", file: to }, () => this.rename(from, to), (share) => {
           if (share > 0.5) this.rename(from, to);
@@ -145,7 +152,6 @@ export class Disk {
         const remove = () =>
           void (this.names.delete(file) && this.renamed.push(new Map(this.names)));
         this.act(life, { what: "remove", file }, remove, (share) => share > 0.5 && remove());
-        this.syncNames();
       },
     };
   }
@@ -239,18 +245,6 @@ export class Disk {
     return this.handle(life, file, content);
   }
 
-  /** A link that fails is not reported: it may exist or not. */
-  private link(life: number, file: string, name: string): void {
-    const content = this.names.get(file);
-    if (!content || this.names.has(name)) return;
-    const make = () => void this.renamed.push(new Map(this.names.set(name, content)));
-    try {
-      this.act(life, { what: "link", file: name }, make, (share) => share > 0.5 && make());
-    } catch {
-      this.alive(life);
-    }
-  }
-
   private handle(life: number, file: string, content: Content): OpenFile {
     /** Throws if the handle is closed: its number may belong to another file by then. */
     const check = () => {
@@ -271,14 +265,6 @@ export class Disk {
         const write = (share: number) =>
           content.write(at, bytes.subarray(0, Math.floor(bytes.length * share)));
         act("write", () => write(1), write);
-      },
-      read: (at, length) => {
-        check();
-        this.checkRead(life, file);
-        return content.shown.subarray(at, at + length);
-      },
-      extend: (size) => act("extend", () => void (content.size = size), () => {}),
-      sync: () => {
         // After a failed sync Linux takes the pages for clean: to try again would prove nothing.
         const fail = () => {
           const { seen, size } = content;
@@ -286,6 +272,11 @@ export class Disk {
           Object.assign(content, { seen, size });
         };
         act("sync", () => content.sync(), fail);
+      },
+      read: (at, length) => {
+        check();
+        this.checkRead(life, file);
+        return content.shown.subarray(at, at + length);
       },
       close,
       [Symbol.dispose]: close,

@@ -74,6 +74,7 @@ export class Machine {
   readonly disk: Disk;
   drift: Drift = { startedAt: 0, rate: 1 };
   receiveBufferBytes = 4 << 20;
+  datagramBytes = 1400;
   /** How long every turn of the event loop takes. Meanwhile arrivals gather. */
   turnMs = 0;
   program: Program | undefined;
@@ -141,7 +142,7 @@ export class Machine {
     return {
       address: this.ip,
       receiveBufferBytes: this.receiveBufferBytes,
-      datagramBytes: () => 1400,
+      datagramBytes: () => this.datagramBytes,
       send: (bytes, to) => {
         const isOpen = this.program === program && program.ports.get(port) === receive;
         const packet = { from: { host: this.ip, port }, to, bytes: Buffer.from(bytes) };

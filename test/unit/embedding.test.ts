@@ -14,7 +14,7 @@ import {
 } from "../../raft.ts";
 import { carelessCaller, carelessMachine, spoil } from "../support/careless.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
-import { seal, SECRET } from "../support/wire.ts";
+import { End, SECRET } from "../support/wire.ts";
 import { Simulation } from "../support/world.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -309,7 +309,7 @@ describe("an error in onEvent", () => {
       });
       simulation.run(3000);
       const to = { host: simulation.machine("a").ip, port: 1 };
-      const foreign = seal("peer", [], { secret: "another" });
+      const foreign = new End({ secret: "another" }).hello();
       simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: foreign });
       expect(simulation.run(60_000, () => cluster.reasons.length > 0)).toBe(true);
       expect(cluster.reasons).toEqual([failure]);

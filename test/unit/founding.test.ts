@@ -3,7 +3,7 @@
  * lose their disks while the other founders are reachable or not.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { KeyValues, type Message, type Name, type Raft } from "../../raft.ts";
+import { KeyValues, type Message, type Name, type Node, type Raft, Storage } from "../../raft.ts";
 import {
   appendEntries,
   appendReply,
@@ -30,7 +30,7 @@ import {
   voteReply,
   wait,
 } from "../support/core.ts";
-import { World } from "../support/nodes.ts";
+import { namesOf, World } from "../support/nodes.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { open } from "../support/wire.ts";
 
@@ -332,4 +332,96 @@ test("an acknowledgement counts although its sender has joined another founding"
   step(raft, fromDisk(voteReply(1, { from: "b" })));
   step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), 77));
   expect(raft.commitIndex).toBe(1);
+});
+
+describe("a server that forms a new cluster, because the majority of the old one is lost", () => {
+  /** Makes a server the only member of a new cluster, as `cli.ts recover` does, and starts it. */
+  function recover(world: World, name: Name): Node {
+    const { simulation } = world;
+    world.kill(name);
+    const { disk } = simulation.machine(name);
+    const storage = new Storage(disk.files(), "data", undefined, simulation.random);
+    storage.formNewCluster();
+    storage.close();
+    return world.start(name, []);
+  }
+
+  const put = (node: Node, key: number) => new KeyValues(node).put(Buffer.of(key), Buffer.of(7));
+  const has = async (node: Node, key: number) =>
+    await new KeyValues(node).get(Buffer.of(key)) !== undefined;
+
+  test("takes nothing from former members that return, and gives them nothing", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), 1));
+    simulation.run(500);
+    const { founding: old } = world.at("a").status();
+    for (const name of ["b", "c"]) world.kill(name);
+    const a = recover(world, "a");
+    simulation.settle(put(a, 2));
+    const { founding, term, lastIndex } = a.status();
+    expect(founding).not.toBe(old);
+    // The former members follow a leader of their own, which sends to `a`, too.
+    for (const name of ["b", "c"]) world.start(name, THREE);
+    world.until(() => THREE.every((name) => world.at(name).status().leader !== null));
+    simulation.settle(put(world.at("b"), 3));
+    simulation.run(10_000);
+    expect(a.status()).toMatchObject({ founding, term, lastIndex, role: "Leader" });
+    expect(world.eventsOf("a", "otherFounding").length).toBeGreaterThan(0);
+    // As a learner of the new cluster, `b` is sent its log.
+    world.change("b", "b:1", "a");
+    simulation.run(10_000);
+    expect(world.eventsOf("b", "otherFounding")).toEqual([{ type: "otherFounding", server: "a" }]);
+    expect(namesOf(a.status().members)).toBe("a (b)");
+    expect(a.status().peers).toMatchObject([{ name: "b", founding: old, isVoter: false }]);
+    for (const name of ["b", "c"]) expect(world.at(name).status().founding).toBe(old);
+    const found = [a, world.at("b")].map((node) =>
+      [1, 2, 3].filter((key) => simulation.settle(has(node, key)))
+    );
+    expect(found).toEqual([[1, 2], [1, 3]]);
+  });
+
+  test("is joined by servers with empty disks, also by former members", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), 1));
+    simulation.run(500);
+    for (const name of ["b", "c"]) world.kill(name);
+    const a = recover(world, "a");
+    simulation.machine("b").disk.wipe();
+    for (const name of ["b", "d"]) {
+      world.start(name, ["a"], { join: true });
+      world.change(name, `${name}:1`, "a");
+    }
+    world.agree("a b d");
+    world.start("c", THREE); // It still has the old log.
+    simulation.run(10_000);
+    const { founding } = a.status();
+    for (const name of ["b", "d"]) {
+      expect(world.at(name).status()).toMatchObject({ founding, leader: "a" });
+      expect(simulation.settle(has(world.at(name), 1))).toBe(true);
+    }
+    expect(world.at("c").status().leader).toBeNull();
+  });
+
+  test("keeps its entries when a former leader speaks first, although none was committed", () => {
+    const world = new World();
+    const { simulation } = world;
+    // The founding entry reaches `a`, and no acknowledgement comes back.
+    simulation.route = ({ bytes }) =>
+      open(bytes).types.includes("AppendEntriesReply") ? [] : [{ afterMs: 1 }];
+    world.found();
+    const former = world.leader() ?? "";
+    const last = THREE.find((name) => name !== former) ?? "";
+    world.until(() => world.at(last).status().lastIndex === 1);
+    const before = world.at(last).status();
+    expect(before.commitIndex).toBe(0);
+    const node = recover(world, last);
+    const message = appendEntries(9, { from: former, entries: [first(before.founding, 9)] });
+    node["core"].receive(fromDisk(message, before.founding), simulation.now);
+    simulation.run(3000);
+    const { founding, role, lastIndex } = node.status();
+    expect([founding === before.founding, role]).toEqual([false, "Leader"]);
+    expect(lastIndex).toBe(3); // The founding, its replacement, and the leader's no-op.
+  });
 });

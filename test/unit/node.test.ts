@@ -34,12 +34,13 @@ import {
   answerOf,
   askStore,
   commandsOf,
-  fromClient,
+  type EndOptions,
+  Impostor,
   makeCommand,
+  message,
   open,
   readOutcomes,
   SECRET,
-  TYPES,
 } from "../support/wire.ts";
 import { type Happening, type Machine, type Packet, Simulation } from "../support/world.ts";
 
@@ -148,7 +149,16 @@ class Cluster {
     timeoutMs = 5000,
   ): Client {
     const world = this.simulation.machine(name).boot();
-    return this.simulation.settle(Client.connect({ servers, secret: SECRET, timeoutMs, world }));
+    return this.simulation.settle(
+      Client.connect({ servers, secret: SECRET, name, timeoutMs, world }),
+    );
+  }
+
+  /** Returns a program on a machine of its own that has a channel to a server, made by hand. */
+  visitor(server: string, options: EndOptions = {}): Impostor {
+    const to = { host: this.machine(server).ip, port: 1 };
+    const machine = `a visitor of ${server}`;
+    return new Impostor(this.simulation, to, { machine, ...options }).connect();
   }
 
   lines(name: string): string[] {
@@ -209,7 +219,7 @@ describe("a cluster", () => {
     const start = (options: Partial<NodeOptions>) => () =>
       new Cluster(1, ["a"], undefined, options);
     for (const options of [{ name: long }, { cluster: long }]) {
-      expect(start(options)).toThrow("is too long. Take one of at most 255 bytes.");
+      expect(start(options)).toThrow("is too long, or has a space, comma or equals sign.");
     }
     expect(start({ name: longest, cluster: longest })).not.toThrow();
     const cluster = new Cluster(1);
@@ -423,28 +433,16 @@ describe("a cluster", () => {
       const { simulation } = cluster;
       const old = cluster.leader();
       simulation.settle(cluster.server(old).node.propose(bytes("x")));
-      const received: string[] = [];
-      simulation.watch = ({ packet }) => {
-        if (packet?.to.host !== "10.9.9.9") return;
-        const { types, bodies } = open(packet.bytes);
-        types.forEach((type, i) => {
-          const [, id, ...fields] = bodies[i] ?? [];
+      const visitors = new Map(cluster.names.map((name) => [name, cluster.visitor(name)]));
+      const receivedFrom = (name: string) =>
+        visitors.get(name)?.received.map(({ type, body: [, id, ...fields] }) => {
           const outcomes = type === "Outcomes" ? readOutcomes(fields) : [];
           const all = outcomes.map(({ outcome }) => outcome).join();
-          received.push(
-            `${id} ${type} ${type === "Answer" ? text(fields[0] as Buffer) : all}`.trim(),
-          );
-        });
-      };
-      let sequence = 0;
-      const sendRequests = (name: string, requests: readonly unknown[][]) => {
-        const to = { host: cluster.machine(name).ip, port: 1 };
-        const datagram = fromClient(cluster.server(name).node.status(), requests, sequence += 1);
-        simulation.deliver({ from: { host: "10.9.9.9", port: 9 }, to, bytes: datagram });
-      };
-      sendRequests(old, [[0, 1, 7]]);
+          return `${id} ${type} ${type === "Answer" ? text(fields[0] as Buffer) : all}`.trim();
+        }) ?? [];
+      visitors.get(old)?.send(message("OpenSession", 1, 7));
       simulation.run(300);
-      const session = Number(received.pop()?.split(" ")[2]);
+      const session = Number(receivedFrom(old)[0]?.split(" ")[2]);
       // The candidate pauses after it has asked for votes, and then finds votes and requests.
       cluster.kill(old);
       let winner = "";
@@ -454,30 +452,36 @@ describe("a cluster", () => {
         cluster.machine(name).pause(400);
       };
       expect(simulation.run(5000, () => winner !== "")).toBe(true);
-      received.length = 0;
+      const read = (id: number) => message("Read", id, bytes(""));
       // This read arrives before the votes, so the server does not lead yet.
-      sendRequests(winner, [[2, 2, bytes("")]]);
+      simulation.route = ({ from }) => {
+        const isServer = cluster.names.includes(simulation.machineAt(from.host)?.name ?? "");
+        return [{ afterMs: isServer ? 1 : 0.1 }];
+      };
+      visitors.get(winner)?.send(read(2));
       simulation.run(50);
       const isSplit = [...cluster.running].some(([name, { node }]) =>
         name !== winner && node.status().role !== "Follower"
       );
       if (isSplit) return; // The votes are split, so another server may win the next election.
       elected += 1;
-      const command = (
-        id: number,
-        line: string,
-      ) => [1, id, ...commandsOf([session, id, 0], bytes(line))];
-      sendRequests(winner, [[2, 10, bytes("")], command(11, "y"), [0, 12, 8], [2, 13, bytes("")]]);
-      sendRequests(winner, [command(14, "z"), command(11, "y"), [2, 10, bytes("")], [3, 15]]);
+      const command = (id: number, line: string) =>
+        message("Commands", id, ...commandsOf([session, id, 0], bytes(line)));
+      visitors.get(winner)?.send(
+        read(10),
+        command(11, "y"),
+        message("OpenSession", 12, 8),
+        read(13),
+      );
+      simulation.run(2);
+      visitors.get(winner)?.send(command(14, "z"), command(11, "y"), read(10));
       simulation.run(1000);
-      const { lastApplied } = cluster.server(winner).node.status();
-      expect(received.toSorted()).toEqual([
+      expect(receivedFrom(winner).toSorted()).toEqual([
         "10 Answer x,y,z",
         "11 Outcomes 2 y",
         expect.stringMatching(/^12 Outcomes [0-9]+$/),
         "13 Answer x,y,z",
         "14 Outcomes 3 z",
-        `15 Answer ${lastApplied}`,
         "2 NotLeader",
       ]);
       expect(cluster.lines(winner)).toEqual(["x", "y", "z"]);
@@ -491,25 +495,17 @@ describe("a cluster", () => {
     const { simulation } = cluster;
     const leader = cluster.leader();
     const { ip } = cluster.machine(leader);
+    const visitor = cluster.visitor(leader);
     // A client that sends once, and a leader that hears no other server.
-    const [from, to] = [{ host: "10.9.9.9", port: 9 }, { host: ip, port: 1 }];
-    simulation.route = (packet) =>
-      packet.from.host === ip || packet.to.host === ip ? [] : [{ afterMs: 1 }];
-    const received: unknown[] = [];
-    simulation.watch = ({ packet }) => {
-      if (packet?.to.host !== from.host) return;
-      const { types, bodies } = open(packet.bytes);
-      received.push(...types.map((type, n) => `${type} ${bodies[n]?.[1]}`));
+    simulation.route = ({ from, to }) => {
+      const isCut = [from.host, to.host].includes(ip);
+      return isCut && ![from.host, to.host].includes(visitor.address.host) ? [] : [{ afterMs: 1 }];
     };
-    const datagram = fromClient(
-      cluster.server(leader).node.status(),
-      [[0, 41, 7], [2, 42, bytes("")]],
-      1,
-    );
-    simulation.deliver({ from, to, bytes: datagram });
+    visitor.send(message("OpenSession", 41, 7), message("Read", 42, bytes("")));
     simulation.run(50);
-    expect(received).toEqual([]);
+    expect(visitor.received).toEqual([]);
     simulation.run(2500);
+    const received = visitor.received.map(({ type, body: [, id] }) => `${type} ${id}`);
     expect(received.toSorted()).toEqual(["NotLeader 41", "NotLeader 42"]);
   });
 
@@ -721,9 +717,7 @@ describe("two servers with one name", () => {
         const older = cluster.server(name).node;
         const newer = startSecond(cluster, name, kind);
         const from = (machine: string) => ({ host: cluster.machine(machine).ip, port: 1 });
-        simulation.run(990);
-        expect(reportsOfTwo()).toEqual([[], []]);
-        simulation.run(9000);
+        simulation.run(10_000);
         const report = {
           type: "twice",
           server: name,
@@ -859,13 +853,19 @@ describe("a server that others on the network could reach", () => {
           ...options,
         }),
       );
-    const key = clientKey(SECRET, "raft");
+    const key = clientKey(SECRET, "raft", "alice");
     for (const right of [{ secret: SECRET }, { clientKey: key }]) {
       simulation.settle(connect(right).propose(bytes("x")));
     }
-    const wrongOptions = [{}, { secret: "another" }, { secret: SECRET, cluster: "other" }, {
-      clientKey: clientKey(SECRET, "other"),
-    }, { secret: key }];
+    const wrongOptions = [
+      {},
+      { secret: "another".repeat(9) },
+      { secret: SECRET, cluster: "other" },
+      {
+        clientKey: clientKey(SECRET, "other", "alice"),
+      },
+      { secret: key },
+    ];
     for (const wrong of wrongOptions) {
       const error = failureOf(simulation, connect(wrong).propose(bytes("y")));
       expect(error?.code).toBe("timeout");
@@ -886,14 +886,45 @@ describe("a server that others on the network could reach", () => {
   test("rejects a client key that is malformed", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("client").boot();
-    for (const clientKey of ["", "secret", "ab".repeat(31), `${"ab".repeat(32)}\n`]) {
-      const { code, message } =
-        failureOf(simulation, Client.connect({ servers: ["a:1"], clientKey, world })) ?? {};
+    const key = clientKey(SECRET, "raft", "alice");
+    for (const wrong of ["", "secret", key.slice(1), key.slice(0, -3), `${key}\n${SECRET}`]) {
+      const connected = Client.connect({ servers: ["a:1"], clientKey: wrong, world });
+      const { code, message } = failureOf(simulation, connected) ?? {};
       expect([code, message]).toEqual([
         "usage",
-        "A client key has 64 hexadecimal digits. 'bun cli.ts client-key' prints it.",
+        "This is not a client key. 'bun cli.ts client-key NAME' prints one, on one line.",
       ]);
     }
+  });
+
+  test("takes no empty secret, neither at its start nor later", () => {
+    for (const secret of ["", "\n", "short"]) {
+      expect(tryStart("10.0.0.1", { name: "a", secret })?.code).toBe("usage");
+    }
+    const cluster = new Cluster(1, ["a"]);
+    const client = cluster.connect("client");
+    cluster.simulation.settle(client.propose(bytes("before")));
+    expect(() => cluster.server("a").node.setSecret("\n")).toThrow("loopback addresses only");
+    cluster.simulation.settle(client.propose(bytes("after")));
+    const stranger = cluster.simulation.settle(
+      Client.connect({
+        servers: ["a:1"],
+        timeoutMs: 500,
+        world: cluster.simulation.machine("stranger").boot(),
+      }),
+    );
+    expect(codeOf(cluster.simulation, stranger.read(bytes("")))).toBe("timeout");
+  });
+
+  test("rejects a secret with a line of fewer than 32 characters", () => {
+    for (const secret of ["x".repeat(31), `${SECRET}\nshort`]) {
+      expect(tryStart("10.0.0.1", { name: "a", secret })).toMatchObject({
+        code: "usage",
+        message: "A secret has at least 32 characters. 'bun cli.ts secret' makes one.",
+      });
+    }
+    const padded = `\n ${"x".repeat(32)} \r\n\n`;
+    expect(tryStart("10.0.0.1", { name: "a", secret: padded })).toBeUndefined();
   });
 });
 
@@ -961,7 +992,8 @@ describe("a server's status", () => {
   });
 
   test("shows an entry that is too large to arrive, as an event does", () => {
-    const cluster = new Cluster(1);
+    const large = { datagramBytes: 8000 };
+    const cluster = new Cluster(1, ["a", "b", "c"], () => new Diary(), large);
     const { simulation } = cluster;
     const leader = cluster.leader();
     const [receiver = ""] = cluster.names.filter((name) => name !== leader);
@@ -1035,7 +1067,8 @@ describe("a server's status", () => {
 function durable(machine: Machine): HardState & { entries: Entry[]; has(line: string): boolean } {
   const disk = new Disk(randomFrom(1));
   const log = machine.disk.durable("data/log");
-  if (log) disk.put("data/log", log);
+  const zeros = Math.min(12, machine.disk.durableSize("data/log") - (log?.length ?? 0));
+  if (log) disk.put("data/log", Buffer.concat([log, Buffer.alloc(zeros)]));
   const founder = { cluster: "raft", name: machine.name, members: ["a", "b", "c"] };
   const { hardState, entries } = new Storage(disk.files(), "data", founder, randomFrom(1));
   return { ...hardState, entries, has: (line) => entries.some(({ data }) => data.includes(line)) };
@@ -1086,12 +1119,9 @@ describe("no promise leaves before the sync", () => {
       const { simulation } = cluster;
       simulation.watch = ({ machine, packet }) => {
         if (!packet) return;
-        const { channel, bodies, types, envelope } = open(packet.bytes);
-        types.forEach((type, n) => {
-          if (channel === "peer" || type === "Outcomes") {
-            checkPromise(cluster, machine, type, bodies[n] ?? [], envelope[2], counts);
-          }
-        });
+        for (const { type, body } of open(packet.bytes).messages) {
+          checkPromise(cluster, machine, type, body, open(packet.bytes).to, counts);
+        }
       };
       simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
       const client = cluster.connect("client");
@@ -1333,6 +1363,9 @@ describe("a command is applied once", () => {
   });
 });
 
+/** Returns whether a packet has messages of Raft, and not only those of clients. */
+const isOfRaft = (packet: Buffer) => open(packet).types.some((type) => type in messages);
+
 test("a restarted server gets no answers to its earlier requests (full seed 32379)", () => {
   const cluster = new Cluster(1);
   const { simulation } = cluster;
@@ -1340,8 +1373,8 @@ test("a restarted server gets no answers to its earlier requests (full seed 3237
   const requester = cluster.names.find((name) => name !== leader) ?? "";
   // No server answers the leader, so its clients have to wait.
   const { ip } = cluster.machine(leader);
-  simulation.route = ({ to, bytes: sealed }) =>
-    to.host === ip && sealed[17] === 0 ? [] : [{ afterMs: 1 }];
+  simulation.route = ({ to, bytes: packet }) =>
+    to.host === ip && isOfRaft(packet) ? [] : [{ afterMs: 1 }];
   const [session, sequence, acknowledged, commands] = commandsOf([999, 1, 0], bytes("x"));
   const fields = { session, sequence, acknowledged, commands };
   cluster.server(requester).node["client"].request({ type: "Commands", ...fields }).catch(() => {});
@@ -1385,6 +1418,7 @@ test("commands of one turn are sent together, and answered in as many parts as n
         if ((outcomes[0]?.place ?? 0) > 0) parts += 1;
         expect(packet?.bytes.length).toBeLessThanOrEqual(1400);
       });
+      expect(types).not.toContain("Part"); // Each batch fits one datagram.
     };
     simulation.route = () => random() < 0.1 ? [] : [{ afterMs: 3 * random() }];
     const lines = Array.from({ length: 100 }, (_, i) => `${i}:${"x".repeat(40 * random())}`);
@@ -1433,8 +1467,6 @@ test("reads are answered in their order, each after a round of its own", () => {
 });
 
 describe("a follower's read", () => {
-  const isFromPeer = ({ bytes: sealed }: Packet) => sealed[17] === 0;
-
   /**
    * Returns a cluster with one value everywhere, and functions to write to the leader and to read
    * from the watched follower.
@@ -1464,9 +1496,8 @@ describe("a follower's read", () => {
     const { simulation, leader, watched, ipOf, read, answers } = watchedFollower();
     const requests: string[] = [];
     simulation.route = ({ from, to, bytes: sealed }) => {
-      const { channel, types } = open(sealed);
       const isHop = from.host === ipOf(watched) && to.host === ipOf(leader);
-      if (isHop && channel === "client") requests.push(...types);
+      if (isHop && !isOfRaft(sealed)) requests.push(...open(sealed).types);
       return [{ afterMs: 1 }];
     };
     for (let n = 0; n < 20; n += 1) read();
@@ -1478,7 +1509,7 @@ describe("a follower's read", () => {
   test("waits until the follower has every entry that was committed when the read arrived", () => {
     const { simulation, watched, ipOf, write, read, answers } = watchedFollower();
     simulation.route = (packet) =>
-      isFromPeer(packet) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
+      isOfRaft(packet.bytes) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
     write("y");
     read();
     simulation.run(300);
@@ -1493,7 +1524,7 @@ describe("a follower's read", () => {
     let heldMs = 200;
     simulation.route = (packet) => {
       const isAnswer = packet.from.host === ipOf(leader) && packet.to.host === ipOf(watched);
-      if (isFromPeer(packet) && packet.to.host === ipOf(watched)) return [];
+      if (isOfRaft(packet.bytes) && packet.to.host === ipOf(watched)) return [];
       return [{ afterMs: isAnswer ? heldMs : 1 }];
     };
     // The follower keeps its leader, and receives no entries from it.
@@ -1707,7 +1738,7 @@ describe("snapshots", () => {
     Object.assign(storage, {
       writeDraft(at: number, frame: Uint8Array) {
         writes.push(frame.length);
-        writeDraft.call(storage, at, frame);
+        return writeDraft.call(storage, at, frame);
       },
     });
     let slices = 0;
@@ -1837,7 +1868,7 @@ describe("snapshots", () => {
     disk.flip("data/snapshot", 10_000, 3);
     const node = cluster.start(down);
     expect(failureOf(simulation, node.stopped)?.message).toMatch(
-      /^Cannot use data\/snapshot\.new: it is damaged at byte \d+, as received\. /,
+      /^Cannot use data\/snapshot\.new: it is damaged at byte \d+\. /,
     );
   });
 
@@ -1970,27 +2001,50 @@ describe("a client", () => {
     expect(client["session"]).toBe(session);
   });
 
-  test("reports a server that belongs to another cluster", () => {
+  test("stays with the cluster that has answered first, and reports a server of another one", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client", ["a:1", "stranger:1"], 3000);
     simulation.settle(client.propose(bytes("x")));
-    simulation.settle(
+    const machine = new Diary();
+    const stranger = simulation.settle(
       Node.start({
         host: "stranger",
         port: 1,
         peers: [],
         directory: "data",
         secret: SECRET,
-        machine: new Diary(),
+        machine,
         world: simulation.machine("stranger").boot(),
       }),
     );
-    const error = failureOf(simulation, client.inspect("stranger:1"));
-    expect(error?.message).toContain("Asked: stranger:1 (it is of another cluster).");
+    const messageOf = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
+    const report = "stranger:1 (is of another cluster)";
+    expect(messageOf(client.inspect("stranger:1"))).toContain(`Asked: ${report}.`);
+    for (const name of cluster.names) cluster.kill(name);
+    expect(messageOf(client.read(bytes("")))).toContain(report);
+    expect(messageOf(client.propose(bytes("y")))).toContain(report);
+    expect(machine.lines).toEqual([]);
+    expect(stranger.status().role).toBe("Leader");
   });
 
-  test("uses a cluster that has a leader, even if another server greets it first", () => {
+  test("may ask for a status before its cluster is founded", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const client = cluster.connect("client", ["a:1", "b:1", "c:1"]);
+    const before = cluster.server(cluster.leader()).node.status().founding;
+    expect(simulation.settle(client.inspect("a:1"))).toMatchObject({ founding: before });
+    // All servers lose their disks, and found another cluster.
+    for (const name of cluster.names) cluster.kill(name);
+    for (const name of cluster.names) {
+      cluster.machine(name).disk.wipe();
+      cluster.start(name);
+    }
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+    expect(simulation.settle(client.inspect("a:1")).founding).not.toBe(before);
+  });
+
+  test("uses a cluster that has a leader, even if it knows a server of another one", () => {
     for (let seed = 1; seed <= 20; seed += 1) {
       const cluster = new Cluster(seed);
       const { simulation } = cluster;
@@ -2010,11 +2064,11 @@ describe("a client", () => {
       );
       const client = cluster.connect("client", ["a:1", "d:1"]);
       expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
-      expect(failureOf(simulation, client.inspect("d:1"))?.message).toContain("another cluster");
+      expect(simulation.settle(client.inspect("d:1"))).toMatchObject({ founding: 0, leader: null });
     }
   });
 
-  test("cannot propose a command too large for a datagram, which is never logged", () => {
+  test("cannot propose a command larger than MAX_COMMAND_BYTES, which is never logged", () => {
     const cluster = new Cluster(1);
     const { simulation } = cluster;
     const client = cluster.connect("client");
@@ -2151,7 +2205,7 @@ describe("a client", () => {
       sequence: 1,
       acknowledged: 0,
       commands: bytes(""),
-    }, "nowhere")
+    }, "unknown")
       .catch(() => {});
     for (const line of ["y", "z"]) simulation.settle(client.propose(bytes(line)));
     const { owners } = cluster.server("a").node["sessions"]["table"];
@@ -2194,7 +2248,7 @@ describe("a client", () => {
     const { route } = simulation;
     simulation.route = ({ from }) => from.host === cluster.machine("a").ip ? [] : [{ afterMs: 1 }];
     const done = client.propose(bytes("y"));
-    simulation.run(50);
+    simulation.run(20);
     expect(cluster.lines("a")).toEqual(["x", "y"]);
     openSessions(cluster, client);
     simulation.route = route;
@@ -2295,38 +2349,45 @@ describe("a client", () => {
     expect(node.status().lastIndex).toBe(before + 1);
   });
 
-  test("keeps its name when another client greets the server with it", () => {
-    const { simulation, server } = single();
-    let known: unknown;
-    simulation.watch = ({ machine, packet }) => {
-      if (machine.name === "client" && packet) known = open(packet.bytes).envelope[1];
-    };
-    const world = simulation.machine("client").boot();
-    const client = simulation.settle(Client.connect({ servers: ["a:1"], secret: SECRET, world }));
-    simulation.settle(client.read(bytes("")));
-    expect(known).toBeString();
-    const greeting = [TYPES.client.indexOf("Greeting"), 1, known, ""];
-    const datagram = fromClient(server.node.status(), [greeting], 1, "thief");
-    const to = { host: simulation.machine("a").ip, port: 1 };
-    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
-    simulation.run(100);
-    simulation.settle(client.read(bytes("")));
+  test("gets its own answers although other processes use its key", () => {
+    const { simulation } = single();
+    const key = clientKey(SECRET, "raft", "alice");
+    const clients = ["x", "y", "z"].map((name) =>
+      simulation.settle(
+        Client.connect({
+          servers: ["a:1"],
+          clientKey: key,
+          world: simulation.machine(name).boot(),
+        }),
+      )
+    );
+    for (let n = 1; n <= 5; n += 1) {
+      const done = clients.map((client, i) => client.propose(bytes(`${i}`)));
+      const answers = simulation.settle(Promise.all(done)).map(text);
+      expect(answers.map((answer) => answer.split(" ")[1])).toEqual(["0", "1", "2"]);
+    }
   });
 
   test("that is another program cannot make the leader log what fits into no AppendEntries", () => {
     const cluster = new Cluster(6);
     const { simulation } = cluster;
-    const { node } = cluster.server(cluster.leader());
-    const { clusterId, name, boot } = node.status();
-    // A client's datagram has room for more than an AppendEntries has beside the record.
-    const odd = (size: number) =>
-      fromClient({ clusterId, name, boot }, [[1, 1, Buffer.alloc(size)]], 1, "x");
-    const datagram = odd(65_507 - odd(65_000).length + 65_000);
-    expect(datagram.length).toBe(65_507);
-    const to = { host: cluster.machine(name).ip, port: 1 };
-    simulation.deliver({ from: { host: "10.0.0.99", port: 5 }, to, bytes: datagram });
+    const leader = cluster.leader();
+    const { node } = cluster.server(leader);
+    const visitor = cluster.visitor(leader).send(message("OpenSession", 1, 7));
+    simulation.run(100);
+    const [opened] = readOutcomes(visitor.received[0]?.body.slice(2) ?? []);
+    const session = Number(opened?.outcome);
+    const before = node.status().lastIndex;
+    const commands = commandsOf([session, 1, 0], Buffer.alloc(MAX_COMMAND_BYTES + 3));
+    visitor.send(message("Commands", 2, ...commands));
     simulation.settle(node.propose(bytes("what follows it")));
-    expect(node.status().commitIndex).toBe(node.status().lastIndex);
+    simulation.run(10);
+    expect(visitor.received.at(-1)).toMatchObject({
+      type: "Refused",
+      body: [expect.any(Number), 2, "it is too large"],
+    });
+    const { commitIndex, lastIndex } = node.status();
+    expect([commitIndex, lastIndex]).toEqual([before + 2, before + 2]);
   });
 
   test("cannot connect to an empty list of servers", () => {
@@ -2489,7 +2550,7 @@ describe("the key-value store", () => {
       const { code, message } = failureOf(simulation, put()) ?? {};
       expect(code).toBe("refused");
       expect(message).toMatch(
-        /^\d+ bytes are too many for a datagram, which has room for 64000; nothing was sent\./,
+        /^Cannot send \d+ bytes: the limit is 64000\. Nothing was sent\. Split them\.$/,
       );
     }
     expect(cluster.server("a").node.status().lastIndex).toBe(before);

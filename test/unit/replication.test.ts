@@ -149,7 +149,7 @@ describe("The window to a follower", () => {
     expect(raft.commitIndex).toBe(3);
   });
 
-  test("the window opens again after a retransmission is acknowledged", () => {
+  test("the window opens again, step by step, after a retransmission is acknowledged", () => {
     const raft = settledLeader(small);
     fill(raft, 1); // Lost.
     wait(raft, HEARTBEAT);
@@ -157,7 +157,8 @@ describe("The window to a follower", () => {
     const retry = one(only("AppendEntries", step(raft, appendReply(1, refusal))));
     expect(retry.entries.map((e) => e.index)).toEqual([2]);
     acknowledge(raft, "b", 2);
-    expect(sizes(fill(raft, 100))).toEqual([3, 3, 3]);
+    expect(sizes(fill(raft, 100))).toEqual([3, 3]);
+    expect(sizes(only("AppendEntries", acknowledge(raft, "b", 8)))).toEqual([3, 3, 3]);
   });
 
   test("several refusals cause one restart of sending", () => {

@@ -5,7 +5,7 @@
  */
 import { decode, encode } from "@msgpack/msgpack";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { type Entry, FairTable, type SessionRecord, Sessions } from "../../raft.ts";
+import { type Entry, FairTable, readSession, type SessionRecord, Sessions } from "../../raft.ts";
 import { applyTo, makeEntry, openingEntry } from "../support/entries.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
@@ -119,6 +119,33 @@ describe("the entries of version 5, which knew no owners and no bounds", () => {
     for (const index of [1, 2]) apply(replica, makeEntry(index, 1, "session"));
     const data = Buffer.concat([version5(1, 1, 0, "x"), version5(2, 1, 0, "y")]);
     expect(apply(replica, makeEntry(3, 1, "commands", data))).toEqual(["1 x", "2 y"]);
+  });
+
+  /** Numbers of 6 bytes, the length of the data (4 bytes), the data. */
+  function packed(numbers: readonly number[], data: string, kind: readonly number[] = []): Buffer {
+    const bytes = Buffer.alloc(6 * numbers.length + 4);
+    for (const [i, number] of numbers.entries()) bytes.writeUIntBE(number, 6 * i, 6);
+    bytes.writeUInt32BE(data.length, 6 * numbers.length);
+    return Buffer.concat([Buffer.from(kind), bytes, Buffer.from(data)]);
+  }
+
+  test("are as version 4 packed them, if version 5 only took them over", () => {
+    const replica = empty();
+    for (const index of [1, 2]) apply(replica, makeEntry(index, 1, "session"));
+    const data = Buffer.concat([packed([1, 1, 0], "x"), packed([2, 1, 0], "y")]);
+    expect(apply(replica, makeEntry(3, 1, "commands", data))).toEqual(["1 x", "2 y"]);
+    expect(apply(replica, makeEntry(4, 1, "commands", version5(2, 1, 0, "y")))).toEqual(["2 y"]);
+  });
+
+  test("give the same sessions from the log as from a snapshot of version 4", () => {
+    const replayed = empty();
+    apply(replayed, makeEntry(2, 1, "session"));
+    apply(replayed, makeEntry(3, 1, "commands", packed([2, 6, 5], "x")));
+    // The record of a session with its id and the last acknowledged request, then the answers.
+    const data = Buffer.concat([packed([5, 2], "", [3]), packed([1, 6], "1 x", [4])]);
+    const restored = new Sessions();
+    restored.restore(readSession(data));
+    expect([...restored.snapshot()]).toEqual([...replayed.sessions.snapshot()]);
   });
 
   test("are applied as version 5 applied them, also after its bounds were reached", () => {

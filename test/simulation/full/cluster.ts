@@ -2,16 +2,19 @@
 import { encodeRecord, type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
+import { DATA, numberIn } from "../../support/wire.ts";
 import { type Machine, type Packet, type Route, Simulation } from "../../support/world.ts";
 import { tellEvent } from "../events.ts";
 import { emptyReport, record, type Report } from "../report.ts";
+import { Channels } from "./channels.ts";
 import { Figure3 } from "./figure3.ts";
 import { drawHostility, type Hostility } from "./hostility.ts";
 import { isMajority, Lists, votersIn } from "./lists.ts";
 import { Network } from "./network.ts";
 import { judgePromise } from "./promises.ts";
+import { Secrets } from "./secrets.ts";
 import { isStorageError, Server, SNAPSHOT } from "./server.ts";
-import { readDatagram, tellMessage } from "./story.ts";
+import { readPacket, tellMessage } from "./story.ts";
 import { Workload } from "./workload.ts";
 
 /** A bound on every queue of a server. */
@@ -23,6 +26,8 @@ export class Cluster {
   readonly hostility: Hostility;
   readonly report: Report;
   readonly network: Network;
+  readonly channels: Channels;
+  readonly secrets: Secrets;
   readonly workload: Workload;
   readonly servers: Server[];
   readonly names: readonly string[];
@@ -56,11 +61,17 @@ export class Cluster {
     this.clients = Array.from({ length: hostility.clients }, (_, i) => `client${i + 1}`);
     const report = this.report = emptyReport(this.names.length);
     this.network = new Network(simulation, randomFrom(seed + 2e9), hostility, report);
+    this.channels = new Channels(
+      hostility.datagramBytes,
+      (what) => void (this.broken ??= new Error(what)),
+    );
+    this.secrets = new Secrets(this.names);
     this.workload = new Workload(
       simulation,
       randomFrom(seed + 3e9),
       hostility,
       report,
+      this,
       (who, line) => this.tell(who, line),
     );
     this.servers = this.names.map((name) => this.makeServer(name));
@@ -81,8 +92,9 @@ export class Cluster {
     machine.drift = { startedAt: -1000 * random(), rate: 1 + hostility.drift * (2 * random() - 1) };
     machine.turnMs = hostility.turnMs;
     machine.receiveBufferBytes = hostility.receiveBufferBytes;
+    machine.datagramBytes = hostility.datagramBytes;
     const founders = this.names.slice(0, hostility.servers);
-    const server: Server = new Server(machine, founders, hostility, {
+    const server: Server = new Server(machine, founders, hostility, this, {
       onEvent: (event) => this.onEvent(server, event),
       onApplied: (index, place, hash) => this.onApplied(server, index, place, hash),
       onBroken: (what) => void (this.broken ??= new Error(`${name} ${what}`)),
@@ -186,14 +198,14 @@ export class Cluster {
     if (!this.isHostile) return undefined;
     if (random() < hostility.killAtOperation) {
       this.tell(server.name, () => `is about to ${what}`);
-      this.crash(server, random() < 0.5 ? "killed" : "power cut");
+      this.crashSomehow(server);
       return undefined;
     }
     const isFull = this.simulation.now < server.fullUntil && what !== "sync";
     if (!isFull && random() >= hostility.diskFault) return undefined;
     if (!isFull && random() < 0.3) server.fullUntil = this.simulation.now + hostility.downMs;
     report.diskFaults += 1;
-    server.isFaulted ||= what !== "link"; // A server works without a link.
+    server.isFaulted = true;
     this.tell(server.name, () => `CANNOT ${what.toUpperCase()}`);
     return { code: isFull ? "ENOSPC" : "EIO", share: random() };
   }
@@ -210,22 +222,36 @@ export class Cluster {
     const server = this.byName.get(from);
     if (packet.bytes.length === 0) return this.onKnock(from, to, packet);
     if (server?.isFaulted) throw new Error(`${from} says something after its disk has failed`);
-    const { channel, said } = readDatagram(packet.bytes);
-    if (server && channel === "peer") {
+    this.channels.onPacket(packet.bytes);
+    const said = readPacket(packet.bytes);
+    report.handshakes += said.filter(({ type }) => type === "hello").length;
+    report.parts += said.filter(({ part }) => part).length;
+    if (server) {
       server.readPlatter(this.hostility.wipes ? [] : this.committed);
       for (const sentence of said) judgePromise(from, to, sentence, server.platter);
     }
-    for (const { type, fields } of said) {
-      if (type === "AppendEntries") this.lists.read(Buffer.from(fields["entries"] as Uint8Array));
+    for (const { fields } of said) {
+      const { entries } = fields;
+      if (entries instanceof Uint8Array) this.lists.read(Buffer.from(entries));
     }
     const { routes, why } = this.network.fateOf(from, to, packet);
     for (const sentence of said) {
       this.tell(from, () => `> ${to}: ${tellMessage(sentence)}${why && ` (${why})`}`);
     }
-    if (server && this.isHostile && this.random() < hostility.killAtDatagram) {
-      this.crash(server, this.random() < 0.5 ? "killed" : "power cut");
+    if (!this.isHostile) return routes;
+    const attack = this.network.attack(packet);
+    if (attack) this.tell(from, () => `> ${to}: AN ATTACKER ANSWERS: ${attack}`);
+    if (server && this.random() < hostility.killAtDatagram) this.crashSomehow(server);
+    const isHandshake = packet.bytes[0] !== DATA || numberIn(packet.bytes) === 0;
+    if (isHandshake && this.random() < hostility.killAtHandshake) {
+      const victim = this.random() < 0.5 ? server : this.byName.get(to);
+      if (victim) this.crashSomehow(victim);
     }
     return routes;
+  }
+
+  private crashSomehow(server: Server): void {
+    this.crash(server, this.random() < 0.5 ? "killed" : "power cut");
   }
 
   /** Handles a port probe or its refusal. Sometimes a refusal is forged. */

@@ -50,6 +50,19 @@ export type Hostility = {
   snapshotBytes: number;
   /** The share of port probes that an attacker refuses. */
   forgery: number;
+  datagramBytes: number;
+  /** The bytes that are added to each value, so that some messages travel in parts. */
+  padding: number;
+  /** The chance that an attacker answers a datagram with replayed or forged ones. */
+  attack: number;
+  /** The chance that a server is killed when a packet of a handshake leaves for it or leaves it. */
+  killAtHandshake: number;
+  /** How often a server gets the next step of a new secret. */
+  rotateEveryMs: number;
+  /** How often a channel has used up its packets, and is renewed. */
+  renewEveryMs: number;
+  /** How often the holder of a client's key says what it may not. */
+  imposeEveryMs: number;
 };
 
 /** Draws the hostility of a seed. In one of ten all faults are on, in very few none. */
@@ -105,5 +118,12 @@ export function drawHostility(random: Random): Hostility {
     timeoutMs: pick(random, [T, 3 * T, 10 * T]),
     snapshotBytes: pick(random, [200, 500, 1000, 2000]),
     forgery: chance(1),
+    datagramBytes: pick(random, [1400, 1400, 1000]),
+    padding: pick(random, [0, 0, 0, 100, 1500]),
+    attack: chance(0.1),
+    killAtHandshake: chance(0.02),
+    rotateEveryMs: every(T, 10 * T),
+    renewEveryMs: every(T, 10 * T),
+    imposeEveryMs: every(T, 10 * T),
   };
 }

@@ -2,6 +2,7 @@
 import { RaftError } from "../../../raft.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { type Cluster } from "./cluster.ts";
+import { Impostor } from "./impostor.ts";
 import { PORT, type Server } from "./server.ts";
 
 export const HOSTILE_MS = 30_000;
@@ -26,6 +27,13 @@ export class Nemesis {
     this.every(hostility.stopEveryMs, () => this.onVictim((s) => this.stop(s)));
     this.every(hostility.clogEveryMs, () => this.clog());
     this.every(hostility.partitionEveryMs, () => this.partition());
+    this.every(hostility.rotateEveryMs, () => this.rotate());
+    this.every(hostility.renewEveryMs, () => this.onVictim((s) => this.renew(s)));
+    const impostor = new Impostor(cluster, this.random);
+    this.every(hostility.imposeEveryMs, () => {
+      cluster.report.forgeries += 1;
+      void impostor.speak();
+    });
   }
 
   private every(ms: number, act: () => void): void {
@@ -98,6 +106,27 @@ export class Nemesis {
     cluster.tell(name, () => "IS TOLD TO STOP");
     void node.stop().catch(() => {}); // `stopped` reports the error.
     if (this.random() < 0.2) void node.stop().catch(() => {});
+  }
+
+  /** Replaces the secret of one server. */
+  private rotate(): void {
+    const { cluster, cluster: { secrets, servers } } = this;
+    const name = secrets.advance(this.random);
+    cluster.report.rotations += 1;
+    cluster.tell(name, () => "GETS ANOTHER SECRET");
+    servers.find((server) => server.name === name)?.node?.setSecret(secrets.of(name));
+  }
+
+  /** Uses up the packets of a channel, so that it is renewed, or its numbers, so that it ends. */
+  private renew({ name, node }: Server): void {
+    const { cluster, random } = this;
+    const channels = node?.["endpoint"]["channels"].values().filter(({ sent }) => sent > 0) ?? [];
+    const all = [...channels];
+    if (all.length === 0) return;
+    const channel = pick(random, all);
+    channel.sent = Math.max(channel.sent, pick(random, [2 ** 23, 2 ** 32 - 3]));
+    cluster.report.renewals += 1;
+    cluster.tell(name, () => `HAS SENT ${channel.sent} packets to ${channel.other?.name}`);
   }
 
   private clog(): void {

@@ -1,5 +1,6 @@
 /** Simulates the network between machines: decides whether and when each datagram arrives. */
-import { between, type Random } from "../../support/random.ts";
+import { between, pick, type Random } from "../../support/random.ts";
+import { HINT, VERSION } from "../../support/wire.ts";
 import { type Packet, type Route, type Simulation } from "../../support/world.ts";
 import { Links, type Partition } from "../links.ts";
 import { type Report } from "../report.ts";
@@ -7,7 +8,14 @@ import { type Hostility } from "./hostility.ts";
 
 export type Fate = { routes: Route[]; why: string };
 
+/** The packets of each type that an attacker keeps. */
+const RECORDINGS = 64;
+/** What a Hint has of the packet that it answers. */
+const ECHO_BYTES = 16;
+
 export class Network extends Links<Packet> {
+  private readonly recordings = new Map<number, Packet[]>();
+
   constructor(
     private readonly simulation: Simulation,
     random: Random,
@@ -65,6 +73,66 @@ export class Network extends Links<Packet> {
     if (!old) return;
     this.report.messagesDuplicated += 1;
     simulation.deliver(old, random() * 20 * hostility.electionTimeoutMs);
+  }
+
+  /**
+   * Answers a packet as an attacker does that reads and sends all packets, but has no key. Returns
+   * what it sent, if it did.
+   */
+  attack(packet: Packet): string | undefined {
+    const { random, hostility, simulation } = this;
+    if (hostility.attack === 0) return undefined;
+    const recording = this.record(packet);
+    if (random() >= hostility.attack) return undefined;
+    const [what, forged] = this.forge(packet, recording);
+    const isLate = random() < 0.5;
+    const lateMs = isLate ? 20 * hostility.electionTimeoutMs : 2 * hostility.latencyMs;
+    this.report.forgeries += 1;
+    simulation.deliver(forged, random() * lateMs);
+    return what;
+  }
+
+  /** Keeps some packets of each type. Returns one of any type. */
+  private record(packet: Packet): Packet {
+    const { random, recordings } = this;
+    const [type = 0] = packet.bytes;
+    const ofType = recordings.get(type) ?? [];
+    recordings.set(type, ofType);
+    if (ofType.length < RECORDINGS) ofType.push(packet);
+    else if (random() < 0.1) ofType[Math.floor(random() * RECORDINGS)] = packet;
+    return pick(random, pick(random, [...recordings.values()]));
+  }
+
+  private forge(packet: Packet, recording: Packet): [what: string, forged: Packet] {
+    const { random } = this;
+    const { from, to, bytes: old } = recording;
+    const seen = packet.bytes;
+    const kinds = {
+      "a recording": () => recording,
+      "a recording, to another receiver": () => ({ ...recording, to: packet.from }),
+      "its own packet": () => ({ ...recording, from: to, to: from }),
+      "a hint": () => {
+        const echo = pick(random, [seen, old, this.noise(ECHO_BYTES)]).subarray(0, ECHO_BYTES);
+        const bytes = Buffer.concat([Buffer.of(HINT, pick(random, [VERSION, 1])), echo]);
+        return { from: packet.to, to: packet.from, bytes };
+      },
+      "a beginning with another end": () => {
+        const at = Math.floor(random() * seen.length);
+        const end = pick(random, [old.subarray(at), this.noise(seen.length - at)]);
+        return { ...packet, bytes: Buffer.concat([seen.subarray(0, at), end]) };
+      },
+      "another channel": () => {
+        const bytes = Buffer.from(seen);
+        old.copy(bytes, 1, 1, 7);
+        return { ...packet, bytes };
+      },
+    };
+    const [what, make] = pick(random, Object.entries(kinds));
+    return [what, make()];
+  }
+
+  private noise(length: number): Buffer {
+    return Buffer.from(Array.from({ length }, () => Math.floor(256 * this.random())));
   }
 
   /** Makes one link delay its datagrams for a while. */

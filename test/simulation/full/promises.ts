@@ -1,4 +1,5 @@
 /** Checks that a promise is on the server's disk when the server sends it. */
+import { messages } from "../../../raft.ts";
 import { type Platter } from "./platter.ts";
 import { type Sentence, tellMessage } from "./story.ts";
 
@@ -14,7 +15,7 @@ function whatIsMissing(from: string, to: string, { type, fields }: Sentence, dis
   | undefined
 {
   const term = Number(fields["term"]);
-  if (type === "Greeting" || fields["preVote"] === true) return undefined;
+  if (!(type in messages) || fields["preVote"] === true) return undefined;
   if (disk.term < term) return `its disk has term ${disk.term}`;
   if (disk.term > term) return undefined; // The message is about an earlier term.
   const votedFor = `its disk has ${

@@ -16,11 +16,11 @@ const clientTables = (client: Client): Sizes => ({
 function tablesOf(node: Node): Sizes {
   const core = node["core"];
   const { role, portProbes, events, incoming } = core;
-  const { known, queued } = node["endpoint"] as unknown as {
-    known: Map<string, { bodies: unknown[] }>;
-    queued: Set<unknown>;
-  };
-  const peers = [...new Set(known.values())];
+  const endpoint = node["endpoint"];
+  const clients = endpoint["clients"].owners.values().flatMap((ids) => ids.values());
+  const peers = [...endpoint["servers"].values(), ...clients];
+  // A few messages wait for the first channel of a server that may never start.
+  const reachable = peers.filter(({ channels }) => channels.length > 0);
   const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0);
   return {
     ...clientTables(node["client"]),
@@ -35,9 +35,9 @@ function tablesOf(node: Node): Sizes {
     portProbes: portProbes.length,
     events: events.length,
     chunks: incoming?.chunks.length ?? 0,
-    queued: queued.size,
+    queued: endpoint["queued"].size,
     waiting: node["waiting"].size,
-    bodies: sum(peers.map(({ bodies }) => bodies.length)),
+    bodies: sum(reachable.map(({ bodies }) => bodies.length)),
   };
 }
 

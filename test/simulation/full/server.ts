@@ -9,11 +9,12 @@ import {
 } from "../../../raft.ts";
 import { carelessMachine, spoil } from "../../support/careless.ts";
 import { type Random } from "../../support/random.ts";
-import { SECRET } from "../../support/wire.ts";
 import { type Machine } from "../../support/world.ts";
+import { type Channels } from "./channels.ts";
 import { type Hostility } from "./hostility.ts";
 import { readMark } from "./marks.ts";
 import { lastFrameAt, Platter } from "./platter.ts";
+import { type Secrets } from "./secrets.ts";
 
 const LOG = "data/log";
 export const SNAPSHOT = "data/snapshot";
@@ -108,6 +109,7 @@ export class Server {
     readonly machine: Machine,
     private readonly founders: readonly string[],
     private readonly hostility: Hostility,
+    private readonly cluster: { readonly secrets: Secrets; readonly channels: Channels },
     private readonly listener: Listener,
   ) {
     this.platter = new Platter(machine.name);
@@ -135,6 +137,7 @@ export class Server {
     const { electionTimeoutMs, heartbeatMs, timeoutMs, snapshotBytes } = hostility;
     [this.node, this.isFaulted] = [undefined, false];
     const world = this.machine.boot();
+    this.cluster.channels.watch(this.machine, world);
     const { program } = this.machine;
     const isAlive = () => this.machine.program === program;
     const stop = (reason: unknown) => isAlive() && listener.onStopped(reason);
@@ -158,7 +161,7 @@ export class Server {
         heartbeatMs,
         timeoutMs,
         snapshotBytes,
-        secret: SECRET,
+        secret: this.cluster.secrets.of(this.name),
         world,
         join: !founders.includes(this.name),
         peers: founders.filter((name) => name !== this.name)

@@ -1,36 +1,61 @@
 /** Tells a run as a story in lines that people read: each message, and each decision. */
-import { Decoder } from "@msgpack/msgpack";
-import { type Channel, clientMessages, messages, operatorMessages } from "../../../raft.ts";
+import { decodeMulti } from "@msgpack/msgpack";
+import {
+  clientMessages,
+  messages,
+  operatorMessages,
+  partMessages,
+  serverMessages,
+} from "../../../raft.ts";
+import { channelIn, numberIn, open, TYPES } from "../../support/wire.ts";
 
-const decoder = new Decoder();
-const MAC_VERSION_AND_CHANNEL = 18;
-const greetings = { Greeting: ["asked", "members", "cluster"] };
-const tables: Record<Channel, [type: string, fields: readonly string[]][]> = {
-  peer: Object.entries({ ...messages, ...greetings }),
-  client: Object.entries({ ...clientMessages, ...greetings }),
-  operator: Object.entries({ ...operatorMessages, ...greetings }),
+/** The fields of each type of message. */
+export const fieldsOf = new Map<string, readonly string[]>(
+  Object.entries({
+    ...clientMessages,
+    ...operatorMessages,
+    ...serverMessages,
+    ...messages,
+    ...partMessages,
+  }),
+);
+
+/**
+ * A message, or a packet of a handshake, with its fields by name. A part has the fields of its
+ * message, except the one that it is a part of.
+ */
+export type Sentence = {
+  type: string;
+  id: number;
+  fields: Record<string, unknown>;
+  part?: { offset: number; bytes: number; size: number };
 };
-const channels = ["peer", "client", "operator"] as const;
 
-/** The content of a datagram, with the fields of its messages by name. */
-export type Said = { channel: Channel; from: string; to: string; said: Sentence[] };
-export type Sentence = { type: string; id: number; fields: Record<string, unknown> };
+function readMessage([number, id, ...values]: readonly unknown[]): Sentence {
+  const type = TYPES[Number(number)] ?? "?";
+  const names = fieldsOf.get(type) ?? [];
+  const fields = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+  if (type !== "Part") return { type, id: Number(id), fields };
+  const [offset, size] = [Number(fields["offset"]), Number(fields["size"])];
+  const [head] = decodeMulti(fields["head"] as Uint8Array);
+  const part = { offset, bytes: (fields["data"] as Uint8Array).length, size };
+  return { ...readMessage(head as unknown[]), part };
+}
 
-/** Reads a datagram of a correct sender, without checking its code. */
-export function readDatagram(sealed: Buffer): Said {
-  const channel = channels[sealed[MAC_VERSION_AND_CHANNEL - 1] ?? -1] ?? "peer";
-  const [envelope, ...bodies] = [
-    ...decoder.decodeMulti(sealed.subarray(MAC_VERSION_AND_CHANNEL)),
-  ] as unknown[][];
-  const said = bodies.map(([number, id, ...values]) => {
-    const [type, names] = tables[channel][Number(number)] ?? ["?", []];
-    return {
-      type,
-      id: Number(id),
-      fields: Object.fromEntries(names.map((n, i) => [n, values[i]])),
-    };
-  });
-  return { channel, from: String(envelope?.[1]), to: String(envelope?.[2]), said };
+/** Reads a packet of a simulated server or client. */
+export function readPacket(packet: Buffer): Sentence[] {
+  const { kind, bodies, sender, receiver } = open(packet);
+  if (kind === "data") {
+    if (bodies.length > 0) return bodies.map(readMessage);
+    return [{ type: "empty", id: numberIn(packet), fields: { channel: channelIn(packet) } }];
+  }
+  const echo = packet.subarray(2);
+  if (kind === "hint") return [{ type: kind, id: channelIn(echo), fields: { kind: echo[0] } }];
+  return [{
+    type: kind,
+    id: sender?.channel ?? 0,
+    fields: { ...sender, other: receiver?.channel },
+  }];
 }
 
 /** Counts the records in the `entries` of an AppendEntries: each has its length at byte 13. */
@@ -42,10 +67,27 @@ function countEntries(raw: unknown): number {
   return count;
 }
 
+/** Returns the number of a channel in a short form. */
+const tellChannel = (number: unknown) => `#${Number(number).toString(36).slice(-4)}`;
+
 /** Returns a message in words. */
-export function tellMessage({ type, id, fields: f }: Sentence): string {
+export function tellMessage({ type, id, fields: f, part }: Sentence): string {
+  if (part) {
+    const end = part.offset + part.bytes;
+    return `${type} ${id}, a part: bytes ${part.offset} to ${end} of ${part.size}`;
+  }
   const ask = f["preVote"] === true ? "PreVote" : "Vote";
   switch (type) {
+    case "hello":
+      return `Hello ${f["attempt"]} for channel ${tellChannel(id)}: ${f["role"]} ${f["name"]}, `
+        + `boot ${f["boot"]} of disk ${f["disk"]}`;
+    case "welcome":
+      return `Welcome to channel ${tellChannel(f["other"])}, here ${tellChannel(id)}: `
+        + `boot ${f["boot"]} of disk ${f["disk"]}`;
+    case "hint":
+      return `Hint: I have no channel ${tellChannel(id)}`;
+    case "empty":
+      return `packet ${id} of channel ${tellChannel(f["channel"])}, without a message`;
     case "RequestVote":
       return `Request${ask} for term ${f["term"]}: my log ends at ${f["lastLogIndex"]} `
         + `(term ${f["lastLogTerm"]})`;

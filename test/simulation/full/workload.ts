@@ -1,12 +1,13 @@
 /** Runs clients with short timeouts, and records the history of their calls. */
-import { Client, KeyValues, type Node, RaftError } from "../../../raft.ts";
+import { Client, clientKey, KeyValues, type Node, RaftError } from "../../../raft.ts";
 import { carelessCaller } from "../../support/careless.ts";
 import { pick, type Random } from "../../support/random.ts";
-import { SECRET } from "../../support/wire.ts";
-import { type Simulation } from "../../support/world.ts";
+import { type Machine, type Simulation } from "../../support/world.ts";
 import { type Report } from "../report.ts";
+import { type Channels } from "./channels.ts";
 import { type Hostility } from "./hostility.ts";
 import { markReads } from "./marks.ts";
+import { type Secrets } from "./secrets.ts";
 
 /** A call with the instants of its start and end. An unanswered call never ends. */
 export type Call = {
@@ -45,6 +46,7 @@ export class Workload {
     readonly random: Random,
     private readonly hostility: Hostility,
     private readonly report: Report,
+    private readonly cluster: { readonly secrets: Secrets; readonly channels: Channels },
     private readonly tell: (who: string, line: () => string) => void,
   ) {}
 
@@ -58,14 +60,8 @@ export class Workload {
     const { simulation, random, hostility } = this;
     const machine = simulation.machine(name);
     while (!this.isOver) {
-      const world = machine.boot();
+      const client = await this.connect(machine, servers, hostility.timeoutMs);
       const { program } = machine;
-      const client = await Client.connect({
-        servers: servers.map((s) => `${s}=${s}:1`),
-        timeoutMs: hostility.timeoutMs,
-        secret: SECRET,
-        world,
-      });
       this.clients.set(name, client);
       const isAlive = () => machine.program === program;
       const through = { who: name, store: this.storeOf(client), isAlive };
@@ -77,6 +73,22 @@ export class Workload {
       machine.kill();
       this.clients.delete(name);
     }
+  }
+
+  /** Starts a client with the secret, or with a key of its own. */
+  connect(machine: Machine, servers: readonly string[], timeoutMs: number): Promise<Client> {
+    const { random, cluster: { secrets, channels } } = this;
+    const world = machine.boot();
+    channels.watch(machine, world);
+    const secret = secrets.ofClient(random);
+    const { name } = machine;
+    const keys = secret.split("\n").map((line) => clientKey(line, "raft", name)).join("\n");
+    return Client.connect({
+      servers: servers.map((server) => `${server}=${server}:1`),
+      timeoutMs,
+      world,
+      ...random() < 0.5 ? { clientKey: keys } : { secret, name: pick(random, ["operator", name]) },
+    });
   }
 
   private storeOf(via: Pick<Client, "propose" | "read">): KeyValues {
@@ -119,7 +131,7 @@ export class Workload {
     const what = chance < 0.35 ? "get" : chance < 0.7 ? "put" : chance < 0.92 ? "cas" : "delete";
     const key = `${pick(random, ["x", "y"])}${Math.floor(simulation.now / KEYS_LAST_MS)}`;
     const writes = what === "put" || what === "cas";
-    const value = writes ? `${this.written += 1}` : undefined;
+    const value = writes ? `${this.written += 1}${"-".repeat(this.hostility.padding)}` : undefined;
     const expected = what === "cas" ? this.lastSeen.get(key) : undefined;
     return {
       who,
@@ -144,7 +156,10 @@ export class Workload {
       if (call.what === "get") this.lastSeen.set(call.key, call.result as string | undefined);
       else if (result !== false) this.lastSeen.set(call.key, call.value);
       this.report.operations += 1;
-      this.tell(who, () => `is answered: ${tellCall(call)} gives ${String(result)}`);
+      this.tell(
+        who,
+        () => `is answered: ${tellCall(call)} gives ${String(result).replace(/-+$/, "-")}`,
+      );
     } catch (error) {
       if (isAlive()) this.onFailure(call, error);
     }
@@ -180,6 +195,7 @@ export async function perform(
 }
 
 export function tellCall({ what, key, value, expected }: Call): string {
-  if (what === "cas") return `cas ${key} ${expected ?? "none"} -> ${value}`;
-  return value === undefined ? `${what} ${key}` : `${what} ${key} ${value}`;
+  const [before = "none", after] = [expected, value].map((text) => text?.replace(/-+$/, "-"));
+  if (what === "cas") return `cas ${key} ${before} -> ${after}`;
+  return after === undefined ? `${what} ${key}` : `${what} ${key} ${after}`;
 }
