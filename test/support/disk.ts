@@ -65,10 +65,10 @@ class Content {
     return Buffer.concat([this.seen.all, Buffer.alloc(zeros)]);
   }
 
-  /** Writes bytes. Zeros at the end of the file only change its length, which costs less time. */
+  /** Writes bytes. Many zeros at the end of the file only change its length, to save time. */
   write(at: number, bytes: Uint8Array): void {
     this.size = Math.max(this.size, at + bytes.length);
-    if (at >= this.seen.length && isZeros(bytes)) return;
+    if (bytes.length > ZEROS_SHOWN && at >= this.seen.length && isZeros(bytes)) return;
     this.seen.patch(at, bytes);
     this.unsynced.push({ at, bytes: new Uint8Array(bytes) });
   }
