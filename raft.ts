@@ -3619,11 +3619,11 @@ export class Endpoint {
 
   receive(packet: Buffer, address: Address): void {
     if (packet.length === 0) return; // A probe of our port.
-    const [type = 0] = packet;
-    const { onHello, onWelcome, onData, onHint } = this;
-    const handler =
-      { [HELLO]: onHello, [WELCOME]: onWelcome, [DATA]: onData, [HINT]: onHint }[type];
-    if (handler && packet.length >= HINT_BYTES) handler.call(this, packet, address);
+    const type = packet.length < HINT_BYTES ? undefined : packet[0];
+    if (type === DATA) this.onData(packet, address);
+    else if (type === HELLO) this.onHello(packet, address);
+    else if (type === WELCOME) this.onWelcome(packet, address);
+    else if (type === HINT) this.onHint(packet, address);
     else this.drop("malformed");
   }
 
@@ -3796,8 +3796,9 @@ export class Endpoint {
     asked.begun = undefined;
     Object.assign(channel, { other, address, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
-    // Example: an outsider passes b's Hello for the dead c on to a, and sends the Welcome to b from
-    // the address of c. b must not send there what is for a.
+    // Example: b sends a Hello to c, which is dead. An outsider passes it on to a, and sends a's
+    // Welcome to b from the address of c. If b accepted it, b would send a's messages to c's
+    // address.
     const known = this.servers.get(other.name);
     const isElsewhere = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;

@@ -1531,7 +1531,7 @@ export const planted: readonly Planted[] = [
       "if (this.shared.delete(session)) session = { ...session, outcomes: new Map(session.outcomes) };",
       "",
     ]],
-    caughtBy: [{ file: "sessions", title: "does not show what is applied after it was taken" }],
+    caughtBy: [{ file: "sessions", title: "does not show later commands" }],
   },
   {
     id: "191",

@@ -76,7 +76,7 @@ function flood(world: World, packets: readonly Packet[], names: readonly string[
 const hellosOf = (packets: readonly Packet[]) =>
   packets.filter(({ bytes: [type] }) => type === HELLO);
 
-/** Drops what comes to a server from the others, so that its own requests get no answer. */
+/** Loses all packets to a server from the others, so its own requests get no answer. */
 function cutOff(world: World, name: string): void {
   const { simulation, simulation: { route } } = world;
   const others = THREE.filter((other) => other !== name).map((other) => ipOf(world, other));

@@ -268,7 +268,7 @@ describe("sessions that are restored from a snapshot", () => {
 });
 
 describe("a snapshot of sessions", () => {
-  test("does not show what is applied after it was taken", () => {
+  test("does not show later commands", () => {
     const replica = filled(3, []);
     const use = (index: number, sequence: number, acknowledged: number) => {
       const numbers = [1, sequence, acknowledged] as const;
