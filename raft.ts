@@ -1241,11 +1241,14 @@ export class Raft {
     this.snapshot = snapshot;
     this.incoming = undefined;
     this.events.push({ type: "snapshot", index, size, from });
-    // An entry that has come meanwhile and is not on the disk is discarded, too: the snapshot has
-    // it.
     const hasEntry = index <= this.log.savedIndex && this.log.matches(index, term);
     if (hasEntry) this.log.compact(index, keepBytes);
-    else this.log.reset(index, term); // 7. Discard the entire log.
+    else {
+      // 7. Discard the entire log. Entries that have come meanwhile and are not on the disk go, too,
+      //    and so do their acknowledgements, which wait for the next step.
+      this.log.reset(index, term);
+      this.outbox = this.outbox.filter((m) => m.type !== "AppendEntriesReply");
+    }
     this.commitTo(index);
     this.lastApplied = Math.max(this.lastApplied, index);
   }

@@ -2303,6 +2303,20 @@ export const planted: readonly Planted[] = [
       },
     ],
   },
+  {
+    id: "239",
+    name: "A received snapshot discards entries, and their acknowledgement leaves later",
+    changes: [[
+      `this.outbox = this.outbox.filter((m) => m.type !== "AppendEntriesReply");`,
+      "",
+    ]],
+    caughtBy: [
+      {
+        file: "snapshots",
+        title: "a snapshot replaces its last entry, if that has come meanwhile",
+      },
+    ],
+  },
 ];
 
 // ------------------------------------------- Planting -------------------------------------------
