@@ -37,7 +37,8 @@
  *
  * Citations: (§5.3) and (Figure 2) refer to "In Search of an Understandable Consensus Algorithm
  * (Extended Version)" by Ongaro and Ousterhout, 2014. (thesis §6.4) refers to Ongaro's
- * dissertation, "Consensus: Bridging Theory and Practice", 2014. (Noise §4.3) refers to "The Noise
+ * dissertation, "Consensus: Bridging Theory and Practice", 2014. (Ongaro, 2015) is his "bug in
+ * single-server membership changes" on the list raft-dev. (Noise §4.3) refers to "The Noise
  * Protocol Framework" by Perrin, revision 34, 2018.
  */
 import { decode, Decoder, Encoder } from "@msgpack/msgpack";
@@ -81,7 +82,7 @@ export type Entry = {
    * client (section 13). "members": lists the members (section 10). "noop": begins a term.
    */
   readonly kind: (typeof entryKinds)[number];
-  /** The commands. They are opaque until they are applied. Empty in the other kinds. */
+  /** The commands, or the opening of a session. Opaque until it is applied. Else empty. */
   readonly data: Buffer;
   /** The members, in the kind "members". */
   readonly membership?: Membership;
@@ -100,7 +101,9 @@ export const messages = {
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    "round", // Numbers a leader's requests. A majority of replies proves that it led until then.
+    // Numbers all requests of a leader. Once a majority has answered requests after number n, the
+    // leader still led when it sent n.
+    "round",
     "prevLogIndex",
     "prevLogTerm",
     "leaderCommit",
@@ -125,11 +128,11 @@ export const messages = {
     "offset",
     "data",
   ],
-  /** A follower that already has all of the snapshot sends an AppendEntriesReply instead. */
+  /** A follower whose log has the snapshot's last entry sends an AppendEntriesReply instead. */
   InstallSnapshotReply: [
     "term",
     "round",
-    "success",
+    "success", // No earlier chunk is missing.
     "lastIncludedIndex",
     "offset", // How many bytes the follower has.
   ],
@@ -173,8 +176,9 @@ type Value<Field> = Field extends (typeof flags)[number] ? boolean
 type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
- * The union of the messages in a table. `id` belongs to the RPC layer; a reply echoes its
- * request's. A received message also has its sender's `disk` and `founding` (section 11).
+ * The union of the messages in a table. `id` pairs a reply with its request, and is filled in by
+ * the node (section 18). A received message also has its sender's `disk` and `founding` (section
+ * 11).
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -211,8 +215,8 @@ export type Event =
   | { type: "otherFounding"; server: Name }
   | Stuck;
 /**
- * Small messages reach `server`, but after many attempts a batch of `bytes` at `index`, or a chunk
- * of the snapshot that replaces it, does not.
+ * A batch of `bytes` from `index` on does not reach `server` after many attempts, although small
+ * messages do. Or if a snapshot has replaced these entries, a chunk of it does not.
  */
 export type Stuck = { type: "stuck"; server: Name; index: number; bytes: number };
 
@@ -225,7 +229,7 @@ const NOTHING = Buffer.alloc(0);
 
 // ------------------------------------------ 2 The log -------------------------------------------
 // Entries are numbered from 1. The base is the entry before the first one that the log still has:
-// the last entry that a snapshot has replaced (§7), or a no-op at index 0 that begins every log. So
+// the last one that was discarded (§7), or a no-op at index 0 that begins every log. So
 // each entry has a predecessor to agree on (§5.3). All arithmetic with indexes is done here.
 
 /** The bytes of an entry beside its data, on the wire and on the disk. */
@@ -312,14 +316,14 @@ export class Log {
     return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
   }
 
-  /** Returns entries from `first` to `lastIndex`, as many as fit into `bytes`, or else one. */
+  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`, at least the first. */
   batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
     while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
     return this.slice(first, Math.min(last, lastIndex));
   }
 
-  /** Returns how many bytes the entries from `first` to `last` take. */
+  /** Returns how many bytes the entries from `first` to `last` take. Discarded ones take none. */
   bytes(first: number, last: number): number {
     const end = (index: number) => this.endOffsets[Math.max(0, index - this.baseIndex)] ?? 0;
     return last < first ? 0 : end(last) - end(first - 1);
@@ -392,20 +396,20 @@ export class Progress {
    */
   mode: "probing" | "replicating" | "snapshot" = "probing";
   /** When the timer of the next heartbeat or attempt was started. -Infinity: it has run out. */
-  sentAt = -Infinity;
+  timerStartedAt = -Infinity;
   /** The last round that was sent. */
   sentRound = 0;
   /** The last round that was answered. The follower still followed us when it received that. */
   confirmedRound = 0;
-  /** Above 0, batches or chunks are sent one at a time: so many since the last progress. */
+  /** Attempts since the last progress. Above 0, one batch or chunk is sent at a time. */
   attempts = 0;
   /** The entry or snapshot that does not arrive. It is over once `matchIndex` reaches its index. */
   stuck: Stuck | undefined;
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
   /**
-   * The most bytes in flight. After a loss they grow with what arrives. If each loss cost a whole
-   * window, entries would be sent a hundred times on a path where packets overtake each other.
+   * The most bytes in flight. After a refusal everything in flight is sent again, also if a packet
+   * was only overtaken. So the limit is then one batch, and grows by twice what arrives.
    */
   windowBytes = Infinity;
 
@@ -437,8 +441,8 @@ type Leader = {
   firstIndex: number;
   /** Reads in order. Each waits until a later round is confirmed and `index` is applied. */
   reads: { round: number; index: number }[];
-  /** One of these servers is to lead instead, until `transferDeadline`. */
-  transferCandidates?: Name[];
+  /** The followers that may take over. The transfer is given up at `transferDeadline`. */
+  transferTargets?: Name[];
   transferDeadline?: number;
 };
 export type Role = Follower | Campaigner | Leader;
@@ -511,8 +515,9 @@ export class Raft {
   /** When to ask for missing votes again. */
   private requestVotesAt: number;
   incoming: IncomingSnapshot | undefined;
-  /** Set once this server was removed from the members. A non-leader then stops (section 10). */
+  /** Set once this server was removed from the members. The node then stops it. */
   isRemoved = false;
+  /** Whether this server has been a member since its start. One that has yet to join goes on. */
   private wasMember = false;
 
   // State of the refinements in sections 11 and 12.
@@ -520,7 +525,7 @@ export class Raft {
   readonly disks: Map<Name, number>;
   /** The founding that each server showed last; 0 if its log was empty. */
   readonly foundings = new Map<Name, number>();
-  /** How often this server, while empty, has asked the other founders for their founding. */
+  /** Counts the rounds of vote requests, which ask the other founders for their founding, too. */
   private foundingQueries = 0;
   /** The servers of another founding that were reported. */
   private readonly reportedFoundings = new Set<Name>();
@@ -552,6 +557,7 @@ export class Raft {
     this.disks = new Map([[settings.name, settings.disk]]);
     this.currentTerm = remembered.currentTerm;
     this.votedFor = remembered.votedFor;
+    // Without a snapshot, the founders are the members before the first entry.
     this.snapshot = remembered.snapshot
       ?? { ...base, size: 0, founding: 0, members: settings.founders };
     this.lastApplied = this.snapshot.index;
@@ -598,8 +604,8 @@ export class Raft {
     if (disk !== undefined) this.onHeard(from, disk, founding);
     if (this.rejectsFounding(message)) return;
     // If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to
-    // follower (§5.1). A granted pre-vote names a term that has not begun. `onRequestVote` decides
-    // about the term of a RequestVote itself.
+    // follower (§5.1). But a granted pre-vote names a term that has not begun, and a RequestVote is
+    // sometimes ignored, term and all (`onRequestVote`).
     const { type, term } = message;
     const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
     const isProposed = type === "RequestVote" || isGrantedPreVote;
@@ -633,9 +639,9 @@ export class Raft {
    * out the rest of the step, and then the server remembers only what it saved. Hence the order:
    *
    *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
-   *             to its own disk (thesis §10.2.1). Their term must be durable. Otherwise a leader
-   *             could crash, win the same term again, and send other entries for it. It is
-   *             durable: the election saved it. Chunks of a snapshot promise nothing, either.
+   *             to its own disk (thesis §10.2.1). Only their term must be durable, and the election
+   *             has saved it. Otherwise a leader could crash, win the same term again, and send
+   *             other entries for it. Chunks of a snapshot promise nothing, either.
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
@@ -644,9 +650,10 @@ export class Raft {
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
-   * The exception: a leader that has entries to apply leaves the save to its next step. Its clients
-   * don't wait for that write, and their next commands share it. A leader has no vote or
-   * acknowledgement to send in act 3, and until the save it neither counts nor applies new entries.
+   * The exception: a leader that has entries to apply leaves the save to its next step. The clients
+   * of these entries get their answers without waiting for it, and their next commands share it. A
+   * leader has no vote or acknowledgement to send in act 3, and until the save it neither counts
+   * nor applies new entries.
    */
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
@@ -754,6 +761,7 @@ export class Raft {
    */
   hearsLeader(): boolean {
     const { role, now, settings } = this;
+    // For a leader: the latest time such that a majority was heard then or later.
     const heardAt = role.name === "Leader"
       ? this.majorityValue(role, now, (f) => f.heardAt)
       : this.heardAt;
@@ -918,10 +926,9 @@ export class Raft {
   }
 
   // -------------------------------- 6 Replication and commitment --------------------------------
-  // The leader makes the followers' logs agree with its own (§5.3). An entry is committed, and may
-  // be applied, once a leader knows that a majority durably has it or a later entry, and that one
-  // is of the leader's own term (§5.4.2). Heartbeats, new entries, retries and catching up are one
-  // act, `replicate`.
+  // The leader makes the followers' logs agree with its own (§5.3). Once a majority durably has an
+  // entry of the leader's own term, that entry and all before it are committed, and may be applied
+  // (§5.4.2). Heartbeats, new entries, retries and catching up are one act, `replicate`.
 
   /**
    * Sends a follower the entries from `nextIndex` on, or a heartbeat if one is due or a read waits
@@ -932,7 +939,7 @@ export class Raft {
     const read = role.reads.at(-1);
     const readWaits = read !== undefined && follower.sentRound <= read.round;
     const isDue = this.now >= this.dueAt(role, follower);
-    if (isDue) follower.sentAt = this.now;
+    if (isDue) follower.timerStartedAt = this.now;
     if (follower.nextIndex <= log.baseIndex) follower.mode = "snapshot";
     if (follower.mode === "snapshot") {
       return this.sendSnapshot(role, to, follower, isDue, readWaits);
@@ -966,7 +973,7 @@ export class Raft {
   private nextRound(role: Leader, follower: Progress): number {
     // Every message is a heartbeat, too, and restarts the timer. While attempts are counted, the
     // same timer runs to the next attempt, and other messages must not postpone that.
-    if (follower.attempts === 0) follower.sentAt = this.now;
+    if (follower.attempts === 0) follower.timerStartedAt = this.now;
     return follower.sentRound = role.round += 1;
   }
 
@@ -1018,14 +1025,14 @@ export class Raft {
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
-    // A leader of another term must not take this for a reply to a round of its own.
+    // The sender may lead our term by now, and must not take this for a reply to a later round.
     const round = m.term < this.currentTerm ? 0 : m.round;
     this.replyAppend(m, { round, hintIndex, hintTerm });
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">) {
     const { role, log } = this;
-    if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return; // Or it is malformed.
+    if (role.name !== "Leader" || m.matchIndex > log.lastIndex) return; // It is late or malformed.
     const follower = this.recordReply(role, m);
     if (!follower) return;
     if (!m.success) return this.onRefusal(role, m, follower);
@@ -1037,7 +1044,8 @@ export class Raft {
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-    // While a batch is retried, the reply to a heartbeat does not show that the batch gets through.
+    // This also ends the mode "snapshot". While a batch is retried, the reply to a heartbeat does
+    // not show that the batch gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
     this.updateMembership(role, m, follower); // Section 10.
@@ -1055,7 +1063,7 @@ export class Raft {
     follower.windowBytes = this.settings.batchBytes;
     follower.nextIndex = next;
     follower.attempts = 0;
-    follower.sentAt = -Infinity; // A probe is due.
+    follower.timerStartedAt = -Infinity; // A probe is due.
     // All requests in flight after a lost one are refused, too. Only the first refusal is news.
     follower.ignoreUpToRound = role.round;
   }
@@ -1107,7 +1115,7 @@ export class Raft {
     assert(commitIndex <= log.lastIndex, "each committed entry is in the log");
     assert(log.savedIndex <= log.lastIndex, "each saved entry is in the log");
     assert(lastApplied <= log.savedIndex, "each applied entry is durable here");
-    assert(log.baseIndex <= snapshot.index, "only what a snapshot has is not in the log");
+    assert(log.baseIndex <= snapshot.index, "each discarded entry is in the snapshot");
     assert(snapshot.index <= lastApplied, "a snapshot includes only applied entries");
     assert(log.lastTerm <= currentTerm, "the log knows no later term than its server");
     assert(saved.currentTerm <= currentTerm, "the disk knows no later term than its server");
@@ -1118,7 +1126,7 @@ export class Raft {
     assert(saved.votedFor === settings.name, "a leader's vote for itself is durable");
     assert(
       log.matches(role.firstIndex, currentTerm),
-      "a leader's term begins with its first entry",
+      "the first entry of a leader is of its term",
     );
     for (const { matchIndex, nextIndex } of role.followers.values()) {
       assert(matchIndex < nextIndex, "no follower is sent what it has");
@@ -1160,7 +1168,7 @@ export class Raft {
   get transferTarget(): Name | undefined {
     const { role, now } = this;
     return role.name === "Leader" && now < (role.transferDeadline ?? 0)
-      ? role.transferCandidates?.[0]
+      ? role.transferTargets?.[0]
       : undefined;
   }
 
@@ -1183,24 +1191,24 @@ export class Raft {
       return { refused: `${target ?? "every other server"} ${why}` };
     }
     for (const [, follower] of active) {
-      follower.sentAt = -Infinity; // A heartbeat is due.
+      follower.timerStartedAt = -Infinity; // A heartbeat is due.
       follower.ignoreUpToRound = role.round; // Only a reply to it shows that the follower lives.
     }
-    role.transferCandidates = active.map(([name]) => name);
+    role.transferTargets = active.map(([name]) => name);
     role.transferDeadline = now + electionTimeoutMs;
     return undefined;
   }
 
   private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress) {
-    const isTarget = this.transferTarget && role.transferCandidates?.includes(m.from);
+    const isTarget = this.transferTarget && role.transferTargets?.includes(m.from);
     if (!isTarget || matchIndex < this.log.lastIndex) return;
-    role.transferCandidates = [m.from];
+    role.transferTargets = [m.from];
     this.send("TimeoutNow", m.from, { term: this.currentTerm });
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
     // It is valid once, in its own term. With an empty log we refuse: our lost disk may already
-    // have requested votes for the next term, and they would now elect an empty log.
+    // have requested votes for the next term, and votes that it gets late would elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1213,9 +1221,10 @@ export class Raft {
   // lost.
 
   /**
-   * Returns whether to write a snapshot: the log has more than `bytes`, and more than the last
-   * snapshot, so that writing snapshots costs no more than writing the log. While a follower
-   * receives the last one the limit is higher, because it would have to start again from scratch.
+   * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
+   * more than the last one itself, so that snapshots cost no more than the log. While this server
+   * receives one it writes none. While a follower receives one the limit is higher, because the
+   * follower would have to start again from scratch.
    */
   isSnapshotDue(bytes: number): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1244,8 +1253,8 @@ export class Raft {
     const hasEntry = index <= this.log.savedIndex && this.log.matches(index, term);
     if (hasEntry) this.log.compact(index, keepBytes);
     else {
-      // 7. Discard the entire log. Entries that have come meanwhile and are not on the disk go, too,
-      //    and so do their acknowledgements, which wait for the next step.
+      // 7. Discard the entire log. Entries that have come meanwhile and are not on the disk go, and
+      //    so do their acknowledgements, which wait for the next step.
       this.log.reset(index, term);
       this.outbox = this.outbox.filter((m) => m.type !== "AppendEntriesReply");
     }
@@ -1255,7 +1264,7 @@ export class Raft {
 
   /**
    * Returns whether a complete snapshot has arrived and the state machine is restoring it (Figure
-   * 13, step 8). That takes many turns, in which no entry is applied.
+   * 13, step 8). That takes many steps, in which no entry is applied.
    */
   get isInstalling(): boolean {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;
@@ -1287,8 +1296,9 @@ export class Raft {
     const grown = Math.min(windowBytes, follower.windowBytes);
     const window = follower.attempts > 0 ? batchBytes : grown;
     const end = Math.min(size, progress.acknowledged + window);
+    // If a heartbeat is owed, the first turn of the loop sends even an empty chunk.
     for (let isOwed = isDue || readWaits; isOwed || progress.sent < end; isOwed = false) {
-      // The node fills in the bytes when it sends. An empty chunk is a heartbeat.
+      // The node fills in the bytes when it sends.
       const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
       this.send("InstallSnapshot", to, {
         term: this.currentTerm,
@@ -1328,7 +1338,8 @@ export class Raft {
     // 2. Create new snapshot file if first chunk. 5. Discard any existing or partial snapshot
     //    with a smaller index. Snapshots of two leaders may differ in their bytes.
     const isNew = this.incoming?.leaderTerm !== m.term || this.incoming.index < index;
-    //    While a complete snapshot is being installed, a new one has to wait.
+    //    While a complete snapshot is being installed, a new one has to wait. A refusal would
+    //    count as a loss.
     if (isNew && this.isInstalling) return reply(true, 0);
     if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
     const { incoming } = this;
@@ -1432,7 +1443,7 @@ export class Raft {
    * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
    * Returns the index of the list that has the change, also if it had been made before; a refusal;
    * or undefined if this server does not lead, or can't change the members now: a retry may
-   * succeed.
+   * succeed. With `force` no working majority need be left.
    */
   changeMembers(
     name: Name,
@@ -1477,12 +1488,12 @@ export class Raft {
   }
 
   private appendMembers(role: Leader, next: Configuration): number {
-    const { log, currentTerm: term, others } = this;
+    const { log, currentTerm: term, others: before } = this;
     const index = log.lastIndex + 1;
     const membership = { founding: this.founding || drawId(this.#random), members: next };
     log.append({ index, term, kind: "members", data: NOTHING, membership });
     // Nothing is known of a new server, even if an earlier one had its name.
-    for (const name of this.others) if (!others.includes(name)) this.trackFollower(role, name);
+    for (const name of this.others) if (!before.includes(name)) this.trackFollower(role, name);
     return index;
   }
 
@@ -1526,6 +1537,7 @@ export class Raft {
 
   /** A leader that is removed leads until that is committed, without counting itself. */
   private maybeLeave() {
+    // If the members can change again, the removal is committed.
     if (this.isRemoved || this.member(this.settings.name) || !this.canChangeMembers) return;
     this.isRemoved = true;
     this.transfer();
@@ -1540,10 +1552,10 @@ export class Raft {
   // A vote or acknowledgement counts only from the disk that the log names for its server. Example:
   // C votes for A in term 2, then loses its disk. If the empty C could vote again in term 2, B
   // could win that term too: two leaders. So the leader readmits C as a learner, by an entry that
-  // names its new disk and that is committed without counting C. C gets its vote back by a later
-  // entry. C's new disk votes only for candidates whose logs have that entry, and these also have
-  // everything that C's old disk helped to commit. So the promises of the old disk no longer
-  // matter. (If a majority loses its disks at once, no protocol can help.)
+  // names its new disk and that is committed without counting C. C's new disk votes only for
+  // candidates whose logs have this entry, and these logs also have everything that C's old disk
+  // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
+  // a later entry. (If a majority loses its disks at once, no protocol can help.)
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1555,9 +1567,9 @@ export class Raft {
   //      repeated questions. If one shows a log, the empty founder waits until the leader readmits
   //      it.
   //   2. A server with a commit index above 0 ignores requests of other foundings. It saves its
-  //      first commit index before it applies anything, so this survives a restart. Before that,
-  //      its entry 1 may be the work of a leader that died before any other server got it. So if
-  //      the leader of another founding appears in a later term, it drops its log.
+  //      first commit index before it applies anything, so this survives a restart. A server with
+  //      commit index 0 drops its log if a leader of another founding appears in a later term,
+  //      because its own leader may have died before any other server got entry 1.
 
   /** Returns whether a member, when last heard, used the disk that the log names for it. */
   usesNamedDisk({ name, disk }: Member): boolean {
@@ -1581,7 +1593,7 @@ export class Raft {
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
-  /** Returns whether a follower lost entries that it had acknowledged: its disk went back. */
+  /** Returns whether a follower has lost entries that it had acknowledged. */
   private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
   }
@@ -1630,18 +1642,18 @@ export class Raft {
   onHeard(peer: Name, disk: number, founding: number): void {
     if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
     this.disks.set(peer, disk);
-    // A disk that has shown a founding shows 0 only in late messages, or until a leader sends a
-    // log.
+    // A later 0 is ignored: it comes in a late message, or from a server that has dropped its log
+    // for that of a leader.
     if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);
   }
 
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    const isSilent = this.foundingQueries > electionTimeoutMs / heartbeatMs;
+    const hasAskedEnough = this.foundingQueries > electionTimeoutMs / heartbeatMs;
     return this.others.every((name) => {
       const founding = this.foundings.get(name);
-      return founding === undefined ? isSilent : founding === 0;
+      return founding === undefined ? hasAskedEnough : founding === 0;
     });
   }
 
@@ -1652,6 +1664,7 @@ export class Raft {
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
+    // With an empty log, the founding of our leader is ours.
     const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
     if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
     // Both foundings may have a leader in this term. Keep following ours.
@@ -1677,7 +1690,7 @@ export class Raft {
       : mode === "probing" || matchIndex < nextIndex - 1;
     const isAwaited = isInFlight || (read !== undefined && confirmedRound <= read.round);
     const isFast = isAwaited && this.isResponding(follower) && attempts < RETRANSMISSIONS;
-    return follower.sentAt + heartbeatMs / (isFast ? RETRANSMISSIONS : 1);
+    return follower.timerStartedAt + heartbeatMs / (isFast ? RETRANSMISSIONS : 1);
   }
 
   /** Returns whether a follower was heard within two heartbeats, or was never sent anything. */
@@ -1712,7 +1725,7 @@ export class Raft {
 
   /**
    * Gives up a late leader whose port is closed twice in a row, because its process has died, and
-   * starts an election early. Forged refusals cost at most one ordinary election.
+   * starts an election early. Forged notices of a closed port cost at most one ordinary election.
    */
   onPortClosed(peer: Name, now: number): void {
     const { heartbeatMs } = this.settings;
@@ -1758,7 +1771,7 @@ const drawId = (random: () => number) =>
 const LATE_AFTER_HEARTBEATS = 1.25;
 /** Retransmissions per heartbeat interval to a recently active follower. */
 const RETRANSMISSIONS = 8;
-/** When a closed port is probed again: a single refusal may be an old one. */
+/** When a closed port is probed again: a single notice may be an old one. */
 const PROBE_RETRY_MS = 5;
 
 const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
@@ -1782,15 +1795,23 @@ export class RaftError extends Error {
   }
 }
 type Failure =
+  /** The disk, the directory or a file in it cannot be used. */
   | "storage"
+  /** The socket cannot be opened. */
   | "network"
+  /** A mistake of the caller, in options or in the state machine. */
   | "usage"
+  /** Nothing was done, for the reason that the message gives. */
   | "refused"
+  /** No answer in time, and nothing was done. */
   | "timeout"
+  /** No answer in time, and the command may have been applied. */
   | "outcomeUnknown"
   /** A command was applied, but its answer is too large to be sent. */
   | "applied"
+  /** The client was closed. */
   | "closed"
+  /** The server has stopped. */
   | "stopped";
 
 /** Throws a RaftError for a mistake that only the caller or operator can fix. */
@@ -1841,7 +1862,7 @@ export const MAX_ANSWER_BYTES = 64_000;
 
 /** Commands that a client sends together. They are applied together, and only once. */
 export type SessionRequest = {
-  /** The role and the name of the client. Only the owner of a session can use it. */
+  /** Role (section 17) and name of the client. Only the owner of a session can use it. */
   owner: string;
   session: number;
   /** Counts the requests of the session. */
@@ -1860,7 +1881,7 @@ export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
 export type SessionRecord =
   | [owner: string, session: number, nonce: number, acknowledged: number]
   | Applied
-  /** A whole session of version 5. */
+  /** A whole session, as version 5 of this program wrote it. */
   | [session: number, acknowledged: number, Applied[]];
 type Applied = [sequence: number, outcomes: Outcome[]];
 

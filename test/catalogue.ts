@@ -1308,7 +1308,7 @@ export const planted: readonly Planted[] = [
     id: "140",
     name: "After a refusal the leader waits for the retransmission interval before it probes again",
     changes: [[
-      "follower.sentAt = -Infinity; // A probe is due.",
+      "follower.timerStartedAt = -Infinity; // A probe is due.",
       "",
     ]],
     caughtBy: [{ file: "replication", title: "a refusal at an earlier index restarts sending" }],
@@ -1381,8 +1381,8 @@ export const planted: readonly Planted[] = [
     name:
       "A leader without a named target hands over to the first server, even if it has just died",
     changes: [[
-      "role.transferCandidates?.includes(m.from)",
-      "role.transferCandidates?.[0] === m.from",
+      "role.transferTargets?.includes(m.from)",
+      "role.transferTargets?.[0] === m.from",
     ]],
     caughtBy: [
       { file: "node", title: "does not hand over to a server that has just died" },
@@ -1398,7 +1398,7 @@ export const planted: readonly Planted[] = [
   {
     id: "150",
     name: "A leader asks several servers to lead at the same time",
-    changes: [["        role.transferCandidates = [m.from];\n", ""]],
+    changes: [["        role.transferTargets = [m.from];\n", ""]],
     caughtBy: [{
       file: "transfer",
       title: "the first follower that answers and has the whole log",

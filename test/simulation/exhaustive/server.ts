@@ -263,7 +263,7 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
       matchIndex,
       roundWhenMatched,
       mode,
-      isDue: progress.sentAt === Number.NEGATIVE_INFINITY,
+      isDue: progress.timerStartedAt === Number.NEGATIVE_INFINITY,
       sentRound,
       confirmedRound,
       ignoreUpToRound,
