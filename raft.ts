@@ -2101,8 +2101,9 @@ export const operatorMessages = {
 } as const;
 /**
  * Messages of servers, beside those of Part I: a follower's question for the commit index, and
- * replies. The outcomes of a request may need several messages; `first` is the position of a
- * message's first one. In NotLeader a text is empty if the server does not know it.
+ * replies. The outcomes of a request may need several messages; `first` is the position, among all
+ * of them, of the first one in the message. In NotLeader a text is empty if the server does not
+ * know it.
  */
 export const serverMessages = {
   ReadIndex: [],
@@ -2122,7 +2123,7 @@ export const partMessages = { Part: ["digest", "size", "offset", "data", "head"]
 type Part = MessageOf<typeof partMessages>;
 type AnyMessage = Message | ClientMessage | Part;
 
-/** The ends of a channel. Each may send what the ones before it may, and more. */
+/** The kinds of ends that channels have. Each may send what the ones before it may, and more. */
 export const roles = ["client", "operator", "peer"] as const;
 export type ChannelRole = (typeof roles)[number];
 /** The messages of each role. */
@@ -2156,7 +2157,7 @@ const decoder = new Decoder({
 /** Returns whether `text` may be the name of a server or of a cluster. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
 
-/** Asks for the memory of other arrays only, because that takes a while. */
+/** Views bytes as a Buffer. A Buffer is returned as it is, because `bytes.buffer` takes a while. */
 const asBuffer = (bytes: Uint8Array) =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 
@@ -2246,7 +2247,7 @@ function* encodeMessage(message: AnyMessage, room: number): Generator<Uint8Array
   }
 }
 
-/** Identifies the bytes of a field, so that a repetition of it fills the holes. */
+/** Identifies the bytes of a field, so that parts of a repeated message replace lost ones. */
 const digestOf = (bytes: Uint8Array) => hash(bytes).readUIntBE(0, 6);
 
 /** The fields of a message that come from its packet. */
@@ -2302,7 +2303,7 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
   const isOld = kind === "session" && data.length === 0;
   // A copy, because the machine may change the commands.
   const all = isOld
-    ? [[index, index]]
+    ? [[index, index]] // Nonce and session.
     : data[0] === 0
     ? unpackOld(data)
     : decodeAll(Buffer.from(data));
@@ -2335,7 +2336,8 @@ function unpackOld(data: Buffer): unknown[] {
 
 /**
  * Decodes a record of a snapshot. Version 4 had a record for a session, with its id as the index
- * and the last acknowledged request as the term, and then a record for each answer.
+ * and the last acknowledged request as the term, and then a record for each answer. No MessagePack
+ * array begins as a record does.
  */
 export function readSession(data: Buffer): SessionRecord {
   const [session, ...answers] = readRecords(data) ?? [];
@@ -2347,9 +2349,9 @@ const recordKinds = [
   "start",
   "hardState",
   "noop",
-  "session",
+  "session", // Opens a session; in a snapshot, a `SessionRecord`.
   "commands",
-  "metadata",
+  "metadata", // The first and the last record of a snapshot.
   "state",
   "members",
 ] as const;
@@ -2465,6 +2467,7 @@ function* readFrames(read: (at: number, length: number) => Buffer) {
   let end = 0;
   const marker = read(0, 4);
   for (;;) {
+    // Zeros complete a header that the end of the file cuts short.
     const header = Buffer.concat([read(end, FRAME_HEADER)], FRAME_HEADER);
     const length = FRAME_HEADER + header.readUInt32BE(4);
     const frame = read(end, length);
@@ -2495,7 +2498,7 @@ export class Storage {
   /** The length of a snapshot that is being written or received. */
   private draftBytes = 0;
 
-  /** Opens a directory. Without `firstStart` it only reads the directory. */
+  /** Opens a directory. Without `firstStart` the log and the snapshot stay as they are. */
   constructor(
     private readonly files: Files,
     private readonly directory: string,
@@ -2527,7 +2530,7 @@ export class Storage {
       );
       // Random, so that two servers that start from copies of one directory differ.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
-      this.cleanUp();
+      this.beginLog();
     } catch (error) {
       this.close();
       throw error;
@@ -2609,15 +2612,16 @@ export class Storage {
     const membership = { founding: drawId(random), members };
     entries.push({ index, term, kind: "members", data: NOTHING, membership });
     this.hardState = { ...this.hardState, commitIndex: index };
-    this.cleanUp();
+    this.beginLog();
   }
 
   /**
-   * Removes what an earlier start has left, and rewrites the log. Example: the server was killed
-   * between a write and its sync. The next start reads the frame, but only from the page cache, so
-   * the frame must be synced before the server promises anything by it.
+   * Writes the identity of this start, the hard state and the entries to a new log, and removes
+   * what an earlier start has left. Example: the server was killed between a write and its sync.
+   * The next start reads the frame, but only from the page cache, so the frame must be synced
+   * before the server promises anything by it.
    */
-  private cleanUp() {
+  private beginLog() {
     // Earlier versions kept a replaced log as `log.old`.
     for (const name of ["/snapshot.new", "/log.old"]) {
       this.withErrorContext("remove", name, this.files.remove);
@@ -2626,10 +2630,10 @@ export class Storage {
   }
 
   /**
-   * Replaces the log by one that begins after `base`. Yields between slices, and adds the saves
-   * made meanwhile at the end. With no entries it never yields. Example: the log ends with entry 5,
-   * and a received snapshot with entry 100. Entry 101 must not be saved in the old log, where it
-   * would follow entry 5.
+   * Replaces the log by one that begins after the given position. Yields between slices, and adds
+   * the saves made meanwhile at the end. Without entries it never yields, so that no save comes
+   * before the new log. Example: the old log ends with entry 5, and a received snapshot with entry
+   * 100. In the old log, entry 101 would follow entry 5.
    */
   *rewriteLog(
     { index, term }: Position = this.base,
@@ -2638,13 +2642,13 @@ export class Storage {
   ): Generator<void> {
     const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
     const start = { index, term, kind: "start", data } as const;
-    const { marker, end: begin } = this;
+    const { marker, end: savesBegin } = this;
     let end = this.write(0, encodeFrame([start, this.hardStateRecord()], marker), "/log.new");
     for (const slice of batches(entries, sizeOf, sliceBytes)) {
       yield;
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
-    const saved = this.log && this.readChunk(begin, this.end - begin, "/log");
+    const saved = this.log && this.readChunk(savesBegin, this.end - savesBegin, "/log");
     this.end = saved ? this.write(end, saved, "/log.new") : end;
     this.size = this.write(this.end, Buffer.alloc(EXTEND_BYTES), "/log.new");
     this.withErrorContext("write", "/log", (name) => {
@@ -2667,7 +2671,7 @@ export class Storage {
     let end = 0;
     for (const frame of framesIn(log)) {
       for (const record of frame.records) {
-        const { kind, term: currentTerm, index, data } = record;
+        const { kind, term, index, data } = record;
         if (kind === "start") {
           const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
@@ -2675,9 +2679,10 @@ export class Storage {
             "another version of raft.ts wrote it. Start that version, or use another directory.",
           );
           identity = found;
-          this.base = { index, term: currentTerm };
+          this.base = { index, term };
         } else if (kind === "hardState") {
-          this.hardState = { currentTerm, votedFor: `${data}` || undefined, commitIndex: index };
+          const votedFor = `${data}` || undefined;
+          this.hardState = { currentTerm: term, votedFor, commitIndex: index };
         } // A later entry replaces the one at its index, and all after that.
         else if (isEntry(record)) {
           this.entries.splice(index - this.base.index - 1, Infinity, record);
@@ -2776,7 +2781,7 @@ function syncDirectory(directory: string): void {
 
 /** Makes a data directory durably, unless it has a lock file: then it was made before. */
 function createDirectory(directory: string): void {
-  const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const topmostMade = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const names = fs.readdirSync(directory);
   if (names.includes("lock")) return;
   // A running server still holds the deleted lock, but a second one can't see that.
@@ -2789,7 +2794,7 @@ function createDirectory(directory: string): void {
   const log = path.resolve(directory, "log.new");
   fs.closeSync(fs.openSync(log, "a", 0o600));
   // A file is durable once its directory is synced, and so is each directory made above it.
-  const top = path.dirname(path.resolve(made ?? log));
+  const top = path.dirname(path.resolve(topmostMade ?? log));
   for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));
 }
 
@@ -3059,7 +3064,7 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 //
 // Example: servers a and b, in the order of events.
 // 1. a draws the number 7 for its end of a new channel, and sends a Hello. The key id tells b which
-//    key a has used. Encrypted in it, a introduces itself: cluster, name, disk, boot, and the 7.
+//    key a has used. In the encrypted part, a introduces itself: cluster, name, disk, boot, the 7.
 //    An outsider cannot read the 7, so it cannot flood a with Welcomes ahead of the right one.
 // 2. b draws 9 for its own end, and answers with a Welcome to 7 and its own introduction. The Hello
 //    may be a recording, so it changes nothing else: for b the channel is half open.
@@ -3070,8 +3075,8 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 //    so it only makes a send another Hello. The restarted b sends one, too.
 // 6. The first of these channels that is confirmed tells a the higher boot of b. In that instant a
 //    ends 7, so nothing that the earlier b has sent arrives any more.
-// 7. A channel is renewed in time, and both ends may begin one at once. An end sends on the channel
-//    that it has confirmed last. Earlier ones stay for packets in flight.
+// 7. A channel is renewed after a day or 2^23 packets, and both ends may begin one at once. An end
+//    sends on the channel that it has confirmed last. Earlier ones stay for packets in flight.
 
 // Handshakes follow the Noise Protocol Framework, revision 34 (noiseprotocol.org), in its names.
 
@@ -3146,7 +3151,10 @@ export class Handshake {
     [this.ck, this.k] = [ck, k];
   }
 
-  /** WriteMessage. `privateKey` is 32 random bytes, to be used once. */
+  /**
+   * WriteMessage. `privateKey` is 32 random bytes, to be used once. Returns nothing if the other
+   * end, which has our secret, sent a key that no private key belongs to.
+   */
   writeMessage(payload: Uint8Array, privateKey: Uint8Array): Buffer {
     const der = Buffer.concat([PRIVATE_DER, privateKey]);
     this.e = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
@@ -3283,9 +3291,9 @@ const introductionFields = [
   "role",
   "cluster",
   "name",
-  "members", // The founders, for people.
+  "members", // The founders. Servers with other ones are refused.
   "founding",
-  "disk",
+  "disk", // A client has none: it draws a number for its process.
   "boot", // Rises with each start.
   "attempt", // Rises with each Hello of a boot; 0 in a Welcome.
   "channel", // The number of the channel at this end.
@@ -3302,9 +3310,11 @@ function readIntroduction(payload: Buffer | undefined): Introduction | undefined
   return isValid ? { ...fields, role } : undefined;
 }
 
-// Packets and their headers, in bytes. A Hello is larger than the Welcome that answers it.
+// Packets and their headers, in bytes. A Hello is larger than the Welcome that answers it, so a
+// forged sender gains nothing.
 const [HELLO, WELCOME, DATA, HINT] = [1, 2, 3, 4] as const;
 const ECHO_BYTES = 16;
+/** A Hint is the shortest packet. The basic header is type and number, as in `headerOf`. */
 const [HINT_BYTES, BASIC_HEADER, DATA_HEADER, HELLO_HEADER] = [2 + ECHO_BYTES, 7, 11, 24];
 /** What a Data packet takes beside its messages: header, tag and founding. */
 const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
@@ -3322,7 +3332,7 @@ const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
 /**
  * How often a Hello is read, which takes 0.03 ms, and how often keys are agreed on with one name,
- * which takes 0.1 ms. After a pause, as many may come at once as in a time of BURST_MS.
+ * which takes 0.1 ms. After a pause of BURST_MS, those of that time may come at once.
  */
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
@@ -3382,8 +3392,8 @@ class Channel {
   /** Where the newest packet came from. */
   address: Address | undefined;
   /**
-   * The address before that. Example: an outsider copies each packet, and the copy arrives first.
-   * For a second packets go to both addresses, so none is diverted.
+   * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
+   * a second packets go to both addresses, and the next packet of the other end restores its own.
    */
   former: Address | undefined;
   /** When the address changed. */
@@ -3439,7 +3449,9 @@ class Peer {
   configured: readonly Server[] = [];
   /** Its addresses on the command line, and those in the log or in a redirect. */
   candidates: readonly Server[] = [];
-  /** The candidates that were resolved. Hellos go to all of them. */
+  /**
+   * Where Hellos go: resolved candidates, and addresses of ended channels. Empty once it is heard.
+   */
   readonly addresses = new Map<string, Address>();
   /** The confirmed channels, the newest first. Messages leave on the first. */
   channels: Channel[] = [];
@@ -3460,7 +3472,7 @@ class Peer {
   /** Encoded messages for the next packets to it. */
   bodies: Uint8Array[] = [];
   heardAt = -Infinity;
-  /** When it was first sent to after it was last heard. */
+  /** When the first packet left that it has not answered. */
   unansweredSince = Infinity;
   resolvedAt = -Infinity;
   /** How long its last reply to an RPC took. */
@@ -3537,7 +3549,7 @@ export class Endpoint {
   /** All channels by their number. */
   private readonly channels = new Map<number, Channel>();
   private readonly halfOpen = new FairTable<HalfOpen>(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_NAME);
-  /** When the next handshake of a name is due, if they come evenly; and the next Hello of all. */
+  /** When the next handshake of an owner, or Hello of all, would come if they came evenly. */
   private readonly nextDueAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(
     MAX_INCOMPLETE,
@@ -3643,7 +3655,7 @@ export class Endpoint {
 
   receive(packet: Buffer, address: Address): void {
     if (packet.length === 0) return; // A probe of our port.
-    const type = packet.length < HINT_BYTES ? undefined : packet[0];
+    const type = packet.length < HINT_BYTES ? undefined : packet[0]; // No packet is shorter.
     if (type === DATA) this.onData(packet, address);
     else if (type === HELLO) this.onHello(packet, address);
     else if (type === WELCOME) this.onWelcome(packet, address);
@@ -3760,6 +3772,7 @@ export class Endpoint {
     for (const { line: secret } of this.credentials) {
       const handshake = new Handshake(deriveKey(secret, id), header);
       const other = readIntroduction(handshake.readMessage(hello.subarray(HELLO_HEADER)));
+      // Only this role and name have the key of this id.
       if (!other || !keyIdOf(secret, other.role, other.cluster, other.name).equals(id)) continue;
       return this.answerHello(address, other, handshake, secret);
     }
@@ -3778,12 +3791,13 @@ export class Endpoint {
     const { role, name, disk, boot, attempt } = other;
     const isReflected = role === "peer" && name === this.self.name;
     if (isReflected || this.self.role !== "peer") return this.drop("reflected");
-    if (this.isForeign(other)) this.warnOfForeigner(other, address); // The Welcome tells it, too.
+    // The sender warns, too, when it reads the Welcome.
+    if (this.isForeign(other)) this.warnOfForeigner(other, address);
     const peer = this.peerOf(other);
     const isSameBoot = peer.disk === disk && peer.boot === boot;
     if (isSameBoot && attempt <= peer.attempt) return this.drop("repeated");
     const { owner } = peer;
-    // A recorded Hello takes one place, however often it is repeated, and costs one answer.
+    // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.channel.opening, address);
     if (!this.admits(owner)) return this.drop("busy");
@@ -3814,15 +3828,16 @@ export class Endpoint {
     const channel = this.channels.get(channelIn(welcome));
     const { peer: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
-    if (!this.admits(`welcome ${asked.owner}`)) return this.drop("busy"); // It may be forged.
+    // Outsiders read the number in a Welcome, and may forge others.
+    if (!this.admits(`welcome ${asked.owner}`)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
     asked.begun = undefined;
     Object.assign(channel, { other, address, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
-    // Example: b sends a Hello to c, which is dead. An outsider passes it on to a, and sends a's
-    // Welcome to b from the address of c. If b accepted it, b would send a's messages to c's
-    // address.
+    // If the server that answers has a working channel, the new one is ended. Example: b sends a
+    // Hello to c, which is dead. An outsider passes it on to a, and sends a's Welcome to b from the
+    // address of c. If b accepted it, b would send a's messages to c's address.
     const known = this.servers.get(other.name);
     const isElsewhere = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;
@@ -3841,7 +3856,7 @@ export class Endpoint {
     const { other, address } = channel;
     assert(other && address, "the messages of the handshake were read");
     const { name, disk, boot, attempt } = other;
-    this.aliases.delete(name);
+    this.aliases.delete(name); // It is a server's own name.
     const peer = this.peerOf(other);
     this.halfOpen.delete({ owner: peer.owner, id: other.channel, channel });
     const isForeign = this.isForeign(other);
@@ -3868,9 +3883,9 @@ export class Endpoint {
   }
 
   /**
-   * Returns whether an introduction has an earlier attempt or boot of a peer, or a lost disk. Two
-   * disks have no order. So one that introduces itself in a handshake from before the other one was
-   * confirmed counts as lost: its packets are late.
+   * Returns whether an introduction has an earlier attempt or boot of a peer, or a lost disk. The
+   * disks of a name have no order. A disk counts as lost if another one was confirmed after it, or
+   * after the handshake that introduces it began.
    */
   private isOutdated(peer: Peer, other: Introduction, begunAt = this.now): boolean {
     const { disk, boot, bootedAt, attempt, lostDisks } = peer;
@@ -3905,10 +3920,10 @@ export class Endpoint {
     if (peer.begun === channel) peer.begun = undefined;
   }
 
-  /** Gives an address to the server that has answered there, instead of the asked one. */
+  /** Takes an address from the server that was asked there, because another one has answered. */
   private moveAddress(asked: Peer, to: Peer, address: Address) {
-    const isName = asked.boot !== 0 || asked.candidates !== asked.configured;
-    if (this.self.role === "peer" || isName) {
+    const isKnownByName = asked.boot !== 0 || asked.candidates !== asked.configured;
+    if (this.self.role === "peer" || isKnownByName) {
       asked.addresses.delete(writeAddress(address)); // The asked server had it before.
       return;
     }
@@ -3928,11 +3943,11 @@ export class Endpoint {
 
   /** A Hint may be forged, so it leads to a new handshake at most. */
   private onHint(hint: Buffer, address: Address) {
-    const [, version = 0, type] = hint;
+    const [, version = 0] = hint;
     const echo = hint.subarray(2);
     for (const peer of this.servers.values()) {
       const [channel] = peer.channels;
-      const isData = type === DATA && channel?.other?.channel === channelIn(echo);
+      const isData = echo[0] === DATA && channel?.other?.channel === channelIn(echo);
       if (isData && numberIn(echo) < channel.sent) this.sendHello(peer);
       const isHello = peer.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
       if (isHello && version !== VERSION) {
@@ -3952,9 +3967,9 @@ export class Endpoint {
       return this.sendHello(to);
     }
     const room = this.roomFor(to);
-    // The receiver takes only so many messages of a packet.
-    const sizeOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
-    const groups = [...batches(to.bodies.splice(0), sizeOf, room)];
+    // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
+    const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
+    const groups = [...batches(to.bodies.splice(0), bytesOf, room)];
     if (isConfirming && groups.length === 0) groups.push([]);
     for (const bodies of groups) this.sendData(channel, bodies);
     to.unansweredSince = Math.min(to.unansweredSince, now);
@@ -4003,7 +4018,7 @@ export class Endpoint {
 
   private recordHeard(from: Peer) {
     [from.heardAt, from.unansweredSince, from.lastWarning] = [this.now, Infinity, undefined];
-    // If there are too many clients, the one that was silent for longest loses its channels.
+    // If there are too many clients, the oldest of the name with most of them loses its channels.
     const evicted = from.role === "peer" ? undefined : this.clients.use(from);
     for (const channel of evicted?.channels ?? []) this.end(channel);
   }
@@ -4011,7 +4026,7 @@ export class Endpoint {
   /** Adds a part to its field. Returns the message once the field is whole. */
   private join({ digest, size, offset, data, head }: Part, sender: Sender): AnyMessage | undefined {
     const owner = ownerOf(sender.from);
-    // A repetition whose head has another length is cut at other offsets.
+    // With a head of another length, a repetition is cut at other offsets.
     const id = `${sender.from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
     const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.
@@ -4019,7 +4034,7 @@ export class Endpoint {
     const field = this.incomplete.get(owner, id)
       ?? { owner, id, parts: new Map(), missing: size };
     if (!field.parts.has(offset)) {
-      field.parts.set(offset, Buffer.from(data)); // A copy, so that the datagram can go.
+      field.parts.set(offset, Buffer.from(data)); // A copy, to free the memory of the datagram.
       field.missing -= data.length;
     }
     if (field.missing > 0) return void this.incomplete.use(field);
@@ -4199,7 +4214,8 @@ function settingsOf(
     electionTimeoutMs,
     heartbeatMs,
     batchBytes: datagramBytes - HEADROOM,
-    windowBytes: socket.receiveBufferBytes / 8, // The kernel counts more than the payload.
+    // An eighth, because the kernel counts more than the payload.
+    windowBytes: socket.receiveBufferBytes / 8,
   };
 }
 
@@ -4259,7 +4275,7 @@ export class Node {
       `A server is listed twice, or its own peer: ${[name, ...peers].join(", ")}. List each once.`,
     );
     ensure(
-      readServer(`${name}=any:1`) && isShortName(cluster),
+      readServer(`${name}=any:1`) && isShortName(cluster), // Any address will do.
       "The name of the server or of the cluster is too long, or has a space, comma or equals sign. "
         + "Take one of at most 255 bytes.",
     );
@@ -4303,7 +4319,7 @@ export class Node {
     const { timeoutMs = 5000, secret = "", datagramBytes } = options;
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
-    // A small log has several slices, too.
+    // A program with small snapshots writes these in several slices, too.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     // From now on only the core holds the entries, so that compaction can free them.
     const entries = storage.entries.splice(0);
@@ -4484,7 +4500,7 @@ export class Node {
     // Redirects clients before the step, which may apply another leader's entries at the indexes
     // that they wait for.
     if (core.role.name !== "Leader") this.redirectAll();
-    // Chunks are written before the step acknowledges them.
+    // Chunks are written at once, before the step acknowledges them.
     if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
     for (const request of this.inspections.values()) {
@@ -4545,8 +4561,8 @@ export class Node {
     if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
     this.timerAt = this.core.wakeAt;
-    // After a pause the timer fires before the socket is read. Two turns later everything that
-    // arrived meanwhile has been read, and a leader that was not silent is not deposed.
+    // If this process stood still, the timer fires before the socket is read. Two turns later all
+    // that has arrived meanwhile was read, and a leader that was not silent is not deposed.
     const tick = () => {
       this.timerAt = Infinity;
       this.core.tick(clock.now());
@@ -4660,7 +4676,7 @@ export class Node {
     const { core, endpoint: { self: { name } } } = this;
     const { leader, name: target } = request;
     if (core.role.name !== "Leader") return this.redirect(request);
-    if (leader !== name) {
+    if (leader !== name) { // This server has taken over from the one that was asked.
       if (target && target !== name) return this.refuse(request, `${name} leads already`);
       return this.answer(request, Buffer.from(name));
     }
@@ -4679,21 +4695,24 @@ export class Node {
     const request = this.proposals.get(entry.index);
     if (!request) return;
     this.proposals.delete(entry.index);
-    if (!applied) this.answer(request, NOTHING);
+    if (!applied) this.answer(request, NOTHING); // A list of members is in force.
     else if (applied.refusal !== undefined) this.refuse(request, applied.refusal);
     else this.answerCommands(request, applied.outcomes);
   }
 
   private answerCommands(request: ClientMessage, all: readonly Outcome[]) {
-    const sizeOf = ({ length }: Outcome) => COMMAND_OVERHEAD + length;
+    const bytesOf = ({ length }: Outcome) => COMMAND_OVERHEAD + length;
     let first = 0;
-    for (const outcomes of batches(all, sizeOf, this.core.settings.batchBytes)) {
+    for (const outcomes of batches(all, bytesOf, this.core.settings.batchBytes)) {
       this.reply(request, { type: "Outcomes", first, outcomes: encodeAll(outcomes) });
       first += outcomes.length;
     }
   }
 
-  /** Does long work in slices, so that heartbeats go on. Ends the work in progress, if any. */
+  /**
+   * Does long work in slices, the first of them at once, so that heartbeats go on. Ends the work in
+   * progress: until it is done, its new file has no effect.
+   */
   private runInSlices(task: Generator<void>) {
     this.backgroundTask?.return(undefined);
     this.backgroundTask = task;
@@ -4713,14 +4732,14 @@ export class Node {
     const head: LogRecord = { index, term, kind: "metadata", data: NOTHING, membership };
     const state = machine.snapshot();
     checked("the result of snapshot", state, Symbol.iterator in Object(state));
-    const open = sessions.snapshot();
+    const sessionRecords = sessions.snapshot();
     const record = (kind: "session" | "state", chunk: Uint8Array): LogRecord => {
       // A copy, because the state machine may reuse the bytes for its next chunk.
       return { index, term, kind, data: Buffer.from(checked("a chunk of snapshot", chunk)) };
     };
     function* records(): Generator<LogRecord> {
       yield head;
-      for (const each of open) yield record("session", encoder.encode(each));
+      for (const each of sessionRecords) yield record("session", encoder.encode(each));
       for (const chunk of state) yield record("state", chunk);
       yield head;
     }
@@ -4750,8 +4769,9 @@ export class Node {
       for (const { kind, data } of slice) {
         if (kind === "session") sessions.restore(readSession(data));
         if (kind !== "state") continue;
+        const result: unknown = take(data);
         ensure(
-          !(take(data) as unknown instanceof Promise),
+          !(result instanceof Promise),
           "Cannot restore this state machine: the function that restore returns is async. "
             + "Take each chunk before it returns.",
         );
@@ -4788,7 +4808,7 @@ export class Node {
     try {
       const answer = m.type === "Read"
         ? checked("the answer of query", machine.query(m.question))
-        : Buffer.from(`${lastApplied}`);
+        : Buffer.from(`${lastApplied}`); // At least the commit index when the question came.
       if (answer.length > MAX_ANSWER_BYTES) this.refuse(m, tooLarge(answer));
       else this.answer(m, answer);
     } catch (error) {
@@ -4893,7 +4913,8 @@ export class Client {
   private readonly pending = new Map<number, PendingRequest>();
   /**
    * Starts at random. Example: server c sends request 1 and restarts. If c began at 1 again, the
-   * leader would take its next request for a retry, and c the answer to the old one for its own.
+   * leader would take c's next request for a retry, and c would take the old answer for the new
+   * one.
    */
   private lastId: number;
   /** Undefined before a session is open, and after it may have ended. */
@@ -4974,8 +4995,8 @@ export class Client {
   sendCommands(): void {
     const { session } = this;
     if (this.commands.length === 0) return;
-    // `pending` is in the order of `sequence`: the session's requests before the first one in it
-    // are settled.
+    // `pending` is in the order of `sequence`, so all requests of the session before its first
+    // pending one are settled.
     const [oldest = this.sequence + 1] = this.pending.values().flatMap(({ content }) =>
       content.type === "Commands" && content.session === session ? [content.sequence] : []
     );
@@ -4985,8 +5006,8 @@ export class Client {
     if (session === undefined || isFilling) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
     const room = this.endpoint.roomFor(target) - HEADROOM;
-    const sizeOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
-    for (const batch of batches(this.commands.splice(0), sizeOf, room)) {
+    const bytesOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
+    for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
       const sequence = this.sequence += 1;
       const commands = encodeAll(batch.map(({ command }) => command));
       const request = { session, sequence, acknowledged: oldest - 1, commands };
@@ -5130,7 +5151,7 @@ export class Client {
     if (founding > 0 && this.founding > 0 && founding !== this.founding) {
       return void this.lastReplies.set(from, "is of another cluster");
     }
-    // Other answers, and statuses, may come before a founding is committed (section 11).
+    // Redirects, refusals and statuses may come before the founding is committed (section 11).
     const isCommitted = type === "Outcomes" || type === "Answer";
     if (isCommitted && request.content.type !== "Inspect") this.founding ||= founding;
     this.lastReplies.delete(from);
@@ -5199,8 +5220,8 @@ export class Client {
 
   private abandon(request: PendingRequest, why: string) {
     const { content: { type }, server } = request;
-    // Later commands first need a new session. While there is no leader that fails, so they end
-    // with "timeout", never sent, and not with "outcomeUnknown".
+    // Later commands first need a new session. Without a leader it cannot be opened, and the
+    // commands end with "timeout", because they were never sent, instead of "outcomeUnknown".
     if (server === undefined) this.session = undefined;
     const isWrite = type === "Commands" || type === "ChangeMembers";
     const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";

@@ -548,7 +548,7 @@ export const planted: readonly Planted[] = [
   {
     id: "61",
     name: "A start reads back the term, but not the vote",
-    changes: [["votedFor: `${data}` || undefined", "votedFor: undefined"]],
+    changes: [["const votedFor = `${data}` || undefined;", "const votedFor = undefined;"]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
@@ -643,7 +643,7 @@ export const planted: readonly Planted[] = [
   {
     id: "32",
     name: "A snapshot omits the client sessions",
-    changes: [["const each of open) yield", "const each of []) yield"]],
+    changes: [["const each of sessionRecords) yield", "const each of []) yield"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -1079,7 +1079,7 @@ export const planted: readonly Planted[] = [
   {
     id: "112",
     name: "A server sends all outcomes of a request in one message, however large",
-    changes: [["batches(all, sizeOf, this.core.settings.batchBytes)", "[all]"]],
+    changes: [["batches(all, bytesOf, this.core.settings.batchBytes)", "[all]"]],
     caughtBy: [{ file: "node", title: "commands of one turn are sent together, and" }],
   },
   {
@@ -2216,7 +2216,7 @@ export const planted: readonly Planted[] = [
     id: "227",
     name: "A client gives up the name of a server whose address another server has taken",
     changes: [
-      ["if (this.self.role === \"peer\" || isName) {", "if (this.self.role === \"peer\") {"],
+      ["if (this.self.role === \"peer\" || isKnownByName) {", "if (this.self.role === \"peer\") {"],
     ],
     caughtBy: [
       { file: "channels", title: "a server is reached although another one has its" },
