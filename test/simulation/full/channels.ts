@@ -3,7 +3,7 @@
  * names, to the one that it was meant for. It compares what programs give to their endpoints with
  * what endpoints give to their programs, so it needs to know nothing of packets and keys.
  */
-import { encode } from "@msgpack/msgpack";
+import { Encoder } from "@msgpack/msgpack";
 import {
   type ClientMessage,
   encodeRecord,
@@ -141,6 +141,9 @@ const sizeOf = (value: unknown) => {
   return value instanceof Uint8Array ? value.length : 0;
 };
 
+/** One for all messages, because each call of `encode` would make another one. */
+const encoder = new Encoder();
+
 /**
  * Returns two keys of a message: of all of it, and of the content whose deliveries are counted. If
  * the message comes in parts, only its largest field is counted, because a repetition may fill holes.
@@ -148,11 +151,11 @@ const sizeOf = (value: unknown) => {
 function contentsOf(message: AnyMessage, datagramBytes: number) {
   const { type, id } = message;
   const values = valuesOf(message);
-  const bytes = encode([type, id, ...values]);
+  const bytes = encoder.encode([type, id, ...values]);
   const whole = Bun.hash(bytes);
   if (bytes.length < datagramBytes - PACKET_OVERHEAD) return { whole, counted: whole };
   const [largest] = values.toSorted((a, b) => sizeOf(b) - sizeOf(a));
-  return { whole, counted: `${type} ${Bun.hash(encode(largest))}` };
+  return { whole, counted: `${type} ${Bun.hash(encoder.encode(largest))}` };
 }
 /** At least what a packet takes beside its messages. */
 const PACKET_OVERHEAD = 60;

@@ -2,7 +2,7 @@
  * Records every list of members that was ever in a log, and finds the voters at any index. Reads
  * the lists without raft.ts.
  */
-import { decodeMulti } from "@msgpack/msgpack";
+import { decodeMulti } from "../../support/wire.ts";
 
 const RECORD_HEADER = 17;
 const MEMBERS = 7;

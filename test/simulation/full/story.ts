@@ -1,5 +1,4 @@
 /** Tells a run as a story in lines that people read: each message, and each decision. */
-import { decodeMulti } from "@msgpack/msgpack";
 import {
   clientMessages,
   messages,
@@ -7,7 +6,7 @@ import {
   partMessages,
   serverMessages,
 } from "../../../raft.ts";
-import { channelIn, numberIn, open, TYPES } from "../../support/wire.ts";
+import { channelIn, decodeMulti, numberIn, open, TYPES } from "../../support/wire.ts";
 
 /** The fields of each type of message. */
 export const fieldsOf = new Map<string, readonly string[]>(
