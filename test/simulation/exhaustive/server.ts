@@ -199,9 +199,9 @@ function restoreRole(role: RoleState): Role {
   for (const [at, followed] of role.followers.entries()) {
     if (!followed) continue;
     const { isDue, hasTried, ...fields } = followed;
-    const sentAt = isDue ? Number.NEGATIVE_INFINITY : 0;
+    const timerStartedAt = isDue ? Number.NEGATIVE_INFINITY : 0;
     const progress = Object.assign(new Progress(followed.nextIndex, 0), fields, {
-      sentAt,
+      timerStartedAt,
       attempts: Number(hasTried),
     });
     followers.set(NAMES[at] ?? "", progress);
@@ -298,7 +298,7 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
     "what a leader knows of a follower",
     () => new Progress(1, 0),
     "attempts confirmedRound heardAt ignoreUpToRound matchIndex mode nextIndex roundWhenMatched "
-    + "sentAt sentRound snapshot stuck windowBytes",
+    + "sentRound snapshot stuck timerStartedAt windowBytes",
   ],
 ];
 
