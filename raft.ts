@@ -101,8 +101,8 @@ export const messages = {
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    // Numbers all requests of a leader. Once a majority has answered requests after number n, the
-    // leader still led when it sent n.
+    // Numbers all requests of a leader in its term. Once a majority has answered requests after
+    // number n, the leader still led when it sent n.
     "round",
     "prevLogIndex",
     "prevLogTerm",
@@ -408,8 +408,9 @@ export class Progress {
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
   /**
-   * The most bytes in flight. After a refusal everything in flight is sent again, also if a packet
-   * was only overtaken. So the limit is then one batch, and grows by twice what arrives.
+   * The most bytes in flight, if that is less than the setting. After a refusal everything in
+   * flight is sent again, also if a packet was only overtaken. So the limit is then one batch. It
+   * grows by twice what arrives, and so triples in each round trip.
    */
   windowBytes = Infinity;
 
@@ -515,9 +516,9 @@ export class Raft {
   /** When to ask for missing votes again. */
   private requestVotesAt: number;
   incoming: IncomingSnapshot | undefined;
-  /** Set once this server was removed from the members. The node then stops it. */
+  /** Set once this server was removed from the members. The node stops it once it does not lead. */
   isRemoved = false;
-  /** Whether this server has been a member since its start. One that has yet to join goes on. */
+  /** Whether this server was a member at any time since its start. Only then can it be removed. */
   private wasMember = false;
 
   // State of the refinements in sections 11 and 12.
@@ -525,7 +526,7 @@ export class Raft {
   readonly disks: Map<Name, number>;
   /** The founding that each server showed last; 0 if its log was empty. */
   readonly foundings = new Map<Name, number>();
-  /** Counts the rounds of vote requests, which ask the other founders for their founding, too. */
+  /** Counts how often votes were requested, and with them the foundings of the other founders. */
   private foundingQueries = 0;
   /** The servers of another founding that were reported. */
   private readonly reportedFoundings = new Set<Name>();
@@ -608,6 +609,7 @@ export class Raft {
     // sometimes ignored, term and all (`onRequestVote`).
     const { type, term } = message;
     const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
+    // Neither changes our term here.
     const isProposed = type === "RequestVote" || isGrantedPreVote;
     if (term > this.currentTerm && !isProposed) this.adoptTerm(term);
     if (type === "RequestVote") return this.onRequestVote(message);
@@ -798,7 +800,7 @@ export class Raft {
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
   private campaign(name: Campaigner["name"], transfer = false) {
-    this.resetElectionTimer(this.campaignTimeoutMs);
+    this.resetElectionTimer(this.campaignTimeoutMs); // Section 12.
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
     if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
@@ -849,7 +851,7 @@ export class Raft {
     // A server that hears a leader neither votes nor adopts the candidate's term (thesis §4.2.3),
     // unless that leader asked for the election.
     if (this.hearsLeader() && !m.transfer) {
-      this.trackRemoved(m.from);
+      this.trackRemoved(m.from); // Section 10.
       return this.replyVote(m, false);
     }
     if (!m.preVote && m.term > this.currentTerm) this.adoptTerm(m.term);
@@ -1025,7 +1027,7 @@ export class Raft {
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
-    // The sender may lead our term by now, and must not take this for a reply to a later round.
+    // The sender may lead our term by now, and would take the number for a round of this term.
     const round = m.term < this.currentTerm ? 0 : m.round;
     this.replyAppend(m, { round, hintIndex, hintTerm });
   }
@@ -1056,6 +1058,7 @@ export class Raft {
   private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress) {
     const { mode, nextIndex, matchIndex } = follower;
     const member = this.member(m.from);
+    // Section 11.
     if (this.hasLostEntries(m, follower)) return member && this.readmit(role, member);
     const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
     if (mode === "probing" && next >= nextIndex) return; // This refusal is no news.
@@ -1207,8 +1210,8 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
-    // It is valid once, in its own term. With an empty log we refuse: our lost disk may already
-    // have requested votes for the next term, and votes that it gets late would elect an empty log.
+    // It is valid once, in its own term. With an empty log we refuse: then our disk was lost, and it
+    // may have requested votes for the next term. They would now elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1244,20 +1247,19 @@ export class Raft {
    * last `keepBytes` of those entries stay, for followers that lag a little.
    */
   onSnapshot(snapshot: Snapshot, keepBytes: number): void {
+    const { log } = this;
     const { index, term, size } = snapshot;
     const from = this.isInstalling ? this.incoming?.from : undefined;
     assert(index > this.snapshot.index, "a snapshot never takes the state back");
     this.snapshot = snapshot;
     this.incoming = undefined;
     this.events.push({ type: "snapshot", index, size, from });
-    const hasEntry = index <= this.log.savedIndex && this.log.matches(index, term);
-    if (hasEntry) this.log.compact(index, keepBytes);
-    else {
-      // 7. Discard the entire log. Entries that have come meanwhile and are not on the disk go, and
-      //    so do their acknowledgements, which wait for the next step.
-      this.log.reset(index, term);
-      this.outbox = this.outbox.filter((m) => m.type !== "AppendEntriesReply");
-    }
+    // Entries may have come meanwhile that are not on the disk. The snapshot has those up to
+    // `index`. Later ones stay, and the next step saves them before it acknowledges them.
+    if (log.matches(index, term)) {
+      log.compact(index, index <= log.savedIndex ? keepBytes : 0);
+      log.savedIndex = Math.max(log.savedIndex, index);
+    } else log.reset(index, term); // 7. Discard the entire log.
     this.commitTo(index);
     this.lastApplied = Math.max(this.lastApplied, index);
   }
@@ -1415,7 +1417,7 @@ export class Raft {
   private majorityValue(role: Leader, own: number, of: (follower: Progress) => number): number {
     const { voters } = this;
     const values = voters.map((member) => {
-      if (!this.usesNamedDisk(member)) return -Infinity;
+      if (!this.usesNamedDisk(member)) return -Infinity; // Section 11.
       const follower = role.followers.get(member.name); // None for the leader itself.
       return follower ? of(follower) : own;
     });
@@ -1555,7 +1557,8 @@ export class Raft {
   // names its new disk and that is committed without counting C. C's new disk votes only for
   // candidates whose logs have this entry, and these logs also have everything that C's old disk
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
-  // a later entry. (If a majority loses its disks at once, no protocol can help.)
+  // a later entry. (If a majority loses its disks at once, no protocol can help. A founder that was
+  // never heard counts among the lost ones: the log names no disk for it.)
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1569,7 +1572,7 @@ export class Raft {
   //   2. A server with a commit index above 0 ignores requests of other foundings. It saves its
   //      first commit index before it applies anything, so this survives a restart. A server with
   //      commit index 0 drops its log if a leader of another founding appears in a later term,
-  //      because its own leader may have died before any other server got entry 1.
+  //      because entry 1 of its log may never have reached a majority.
 
   /** Returns whether a member, when last heard, used the disk that the log names for it. */
   usesNamedDisk({ name, disk }: Member): boolean {
@@ -1638,7 +1641,11 @@ export class Raft {
     return (this.log.configuration() ?? this.snapshot).founding;
   }
 
-  /** Records the disk that a peer uses and the founding that it shows. */
+  /**
+   * Records the disk that a peer uses and the founding that it shows. Messages of another disk must
+   * not arrive after this: what one disk has acknowledged must not count for the other (section
+   * 17).
+   */
   onHeard(peer: Name, disk: number, founding: number): void {
     if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
     this.disks.set(peer, disk);
@@ -1650,7 +1657,8 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    const hasAskedEnough = this.foundingQueries > electionTimeoutMs / heartbeatMs;
+    // `requestVotes` asks at least four times in an election timeout.
+    const hasAskedEnough = this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs);
     return this.others.every((name) => {
       const founding = this.foundings.get(name);
       return founding === undefined ? hasAskedEnough : founding === 0;
@@ -1659,16 +1667,19 @@ export class Raft {
 
   /**
    * Returns whether to ignore a request of another founding. With a commit index above 0 this
-   * server ignores all of them. Otherwise it ignores them while it follows a leader whose term is
-   * not lower. Replies are not rejected here: the ordinary checks of a reply apply.
+   * server ignores all of them. Otherwise it ignores them unless their term is later than that of
+   * its leader, or without one than that of its log. Replies are not rejected here: the ordinary
+   * checks of a reply apply.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
     // With an empty log, the founding of our leader is ours.
     const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
     if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
-    // Both foundings may have a leader in this term. Keep following ours.
-    if (commitIndex === 0) return leader !== undefined && term <= this.currentTerm;
+    // A founder that voted, lost its disk and voted again may have given this term a leader of each
+    // founding. Keep following ours.
+    const ownTerm = leader === undefined ? this.log.lastTerm : this.currentTerm;
+    if (commitIndex === 0) return term <= ownTerm;
     if (!this.reportedFoundings.has(from)) {
       this.events.push({ type: "otherFounding", server: from });
     }

@@ -659,8 +659,8 @@ export const planted: readonly Planted[] = [
     id: "34",
     name: "An old snapshot takes the state back in time",
     changes: [[
-      "if (log.matches(index, term)) {",
-      "if (log.matches(index, term) && index > log.baseIndex) {",
+      "if (log.matches(index, term)) {\n      this.commitTo(",
+      "if (log.matches(index, term) && index > log.baseIndex) {\n      this.commitTo(",
     ]],
     caughtBy: [{ mode: "core", seed: 3 }],
   },
@@ -1733,7 +1733,10 @@ export const planted: readonly Planted[] = [
     id: "172",
     name: "An empty founder takes its own pause for the silence of the others",
     changes: [
-      ["this.foundingQueries > electionTimeoutMs / heartbeatMs", "this.now > electionTimeoutMs"],
+      [
+        "this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs)",
+        "this.now > electionTimeoutMs",
+      ],
     ],
     caughtBy: [{ file: "founding", title: "counts a founder as silent only after asking it" }],
   },
@@ -2295,27 +2298,43 @@ export const planted: readonly Planted[] = [
   {
     id: "238",
     name: "A received snapshot keeps its last entry, although that is not on the disk",
-    changes: [["index <= this.log.savedIndex && this.log.matches", "this.log.matches"]],
+    changes: [["index <= log.savedIndex ? keepBytes : 0", "keepBytes"]],
     caughtBy: [
-      {
-        file: "snapshots",
-        title: "a snapshot replaces its last entry, if that has come meanwhile",
-      },
+      { file: "snapshots", title: "keeps only later entries of those that have come" },
     ],
   },
   {
     id: "239",
     name: "A received snapshot discards entries, and their acknowledgement leaves later",
     changes: [[
-      `this.outbox = this.outbox.filter((m) => m.type !== "AppendEntriesReply");`,
-      "",
+      "if (log.matches(index, term)) {\n      log.compact(",
+      "if (index <= log.savedIndex && log.matches(index, term)) {\n      log.compact(",
     ]],
     caughtBy: [
-      {
-        file: "snapshots",
-        title: "a snapshot replaces its last entry, if that has come meanwhile",
-      },
+      { file: "snapshots", title: "keeps only later entries of those that have come" },
     ],
+  },
+  {
+    id: "240",
+    name: "A server without a leader drops its log for another founding of the same term",
+    changes: [[
+      "if (commitIndex === 0) return term",
+      "if (commitIndex === 0) return leader !== undefined && term",
+    ]],
+    caughtBy: [{
+      file: "founding",
+      title: "keeps its leader against another founding of the same term",
+    }],
+  },
+  {
+    id: "241",
+    name:
+      "An empty founder with few heartbeats in an election timeout waits too short for the others",
+    changes: [["Math.max(4, electionTimeoutMs / heartbeatMs)", "electionTimeoutMs / heartbeatMs"]],
+    caughtBy: [{
+      file: "founding",
+      title: "counts a founder as silent only after asking it for an",
+    }],
   },
 ];
 

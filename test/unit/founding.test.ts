@@ -79,6 +79,15 @@ describe("an empty founder", () => {
     }
     timeOut(raft);
     expect(raft.role.name).toBe("PreCandidate");
+    // With few heartbeats in an election timeout it asks more often, and must wait as long.
+    const eager = server({ isAlone: true, disk: 1, heartbeatMs: T / 2 });
+    turn(eager);
+    for (let ms = T / 4; ms < T; ms += T / 4) wait(eager, T / 4);
+    timeOut(eager);
+    expect(eager.role.name).toBe("Follower");
+    wait(eager, T / 4);
+    timeOut(eager);
+    expect(eager.role.name).toBe("PreCandidate");
   });
 
   test("votes for an empty candidate once it has looked for a log itself", () => {
@@ -209,6 +218,11 @@ describe("a founding", () => {
     const other = fromDisk(appendEntries(1, { from: "c", entries: [first(6)] }), 6);
     expect(step(raft, other)).toEqual([]);
     expect([raft.founding, raft.leader]).toEqual([5, "b"]);
+    // Without its leader it keeps the entries of that term, which may be committed.
+    raft.onRestarted("b", raft.now);
+    expect(raft.leader).toBeUndefined();
+    expect(step(raft, other)).toEqual([]);
+    expect([raft.founding, raft.leader]).toEqual([5, undefined]);
   });
 
   test("outlives its leader's crash if its entry has reached another server", () => {

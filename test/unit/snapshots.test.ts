@@ -124,18 +124,24 @@ describe("A snapshot", () => {
     }
   });
 
-  test("a snapshot replaces its last entry, if that has come meanwhile and is not saved", () => {
-    const raft = follower({ log: [1, 1, 1], term: 2 });
-    for (const chunk of chunks()) step(raft, chunk);
-    const late = { prevLogIndex: 3, prevLogTerm: 1, entries: entries([1, 1, 2], 3) };
-    raft.receive(appendEntries(2, late), raft.now);
-    expect([raft.log.savedIndex, raft.log.lastIndex]).toEqual([3, 6]);
-    raft.onSnapshot({ index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) }, 0);
-    // The reply that waits would acknowledge entry 6, which is discarded.
-    expect(turn(raft)).toEqual([]);
-    expect([raft.lastApplied, raft.log.savedIndex, raft.log.lastIndex]).toEqual([5, 5, 5]);
-    const next = { prevLogIndex: 5, prevLogTerm: 1, entries: entries([2], 5) };
-    expect(one(step(raft, appendEntries(2, next)))).toMatchObject({ success: true, matchIndex: 6 });
+  test("a received snapshot keeps only later entries of those that have come meanwhile", () => {
+    for (const keepBytes of [0, 1_000]) {
+      const raft = follower({ log: [1, 1, 1], term: 2 });
+      for (const chunk of chunks()) step(raft, chunk);
+      const late = { prevLogIndex: 3, prevLogTerm: 1, entries: entries([1, 1, 2], 3) };
+      raft.receive(appendEntries(2, { ...late, leaderCommit: 6 }), raft.now);
+      expect([raft.log.savedIndex, raft.log.lastIndex]).toEqual([3, 6]);
+      raft.onSnapshot(
+        { index: 5, term: 1, size: 30, founding: 1, members: configuration(THREE) },
+        keepBytes,
+      );
+      // The file of the log has none of the entries that the snapshot has.
+      expect([raft.log.baseIndex, raft.log.savedIndex, raft.log.lastIndex]).toEqual([5, 5, 6]);
+      const { saved, late: sent, applied } = flush(raft);
+      expect(saved?.entries.map(({ index }) => index)).toEqual([6]);
+      expect(one(sent)).toMatchObject({ success: true, matchIndex: 6 });
+      expect(applied.map(({ index }) => index)).toEqual([6]);
+    }
   });
 
   test("a round of chunks confirms reads and leadership as a round of entries does", () => {
