@@ -2376,7 +2376,7 @@ const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k
  */
 export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer {
   const content = membership ? encodeMembers(membership) : data;
-  const record = Buffer.alloc(ENTRY_HEADER + content.length);
+  const record = Buffer.allocUnsafe(ENTRY_HEADER + content.length);
   record[0] = recordKinds.indexOf(kind);
   record.writeUIntBE(term, 1, 6);
   record.writeUIntBE(index, 7, 6);
@@ -2460,6 +2460,7 @@ const FRAME_HEADER = 12;
 const ZEROS = Buffer.alloc(FRAME_HEADER);
 /** A log gets this many zeros at a time. */
 const EXTEND_BYTES = 1 << 20;
+const EXTENSION = Buffer.alloc(EXTEND_BYTES);
 
 /** Encodes a frame. Snapshots use marker 1. */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
@@ -2560,7 +2561,7 @@ export class Storage {
         // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
         // durable before the frame is written.
         this.size = end + EXTEND_BYTES;
-        log.write(Buffer.alloc(this.size - size), size);
+        log.write(EXTENSION, end);
       }
       log.write(frame, this.end);
     });
@@ -2661,7 +2662,7 @@ export class Storage {
     }
     const saved = this.log && this.readChunk(savesBegin, this.end - savesBegin, "/log");
     this.end = saved ? this.write(end, saved, "/log.new") : end;
-    this.size = this.write(this.end, Buffer.alloc(EXTEND_BYTES), "/log.new");
+    this.size = this.write(this.end, EXTENSION, "/log.new");
     this.withErrorContext("write", "/log", (name) => {
       this.files.rename(`${name}.new`, name);
       const newLog = this.files.open(name, "r+");

@@ -1180,8 +1180,8 @@ export const planted: readonly Planted[] = [
     name: "A new log goes on after its zeros, where a start looks for no frame",
     changes: [
       [
-        `Buffer.alloc(EXTEND_BYTES), "/log.new");`,
-        `Buffer.alloc(EXTEND_BYTES), "/log.new"); this.end = this.size;`,
+        `EXTENSION, "/log.new");`,
+        `EXTENSION, "/log.new"); this.end = this.size;`,
       ],
     ],
     caughtBy: [{ file: "storage", title: "every completed save, after any sequence of saves" }],
@@ -1250,11 +1250,11 @@ export const planted: readonly Planted[] = [
     id: "134",
     name: "A log grows only after the frame that needs the room",
     changes: [
-      ["        log.write(Buffer.alloc(this.size - size), size);\n", ""],
+      ["        log.write(EXTENSION, end);\n", ""],
       [
         "log.write(frame, this.end);",
         `log.write(frame, this.end);
-        if (this.size > size) log.write(Buffer.alloc(this.size - end), end);`,
+        if (this.size > size) log.write(EXTENSION, end);`,
       ],
     ],
     caughtBy: [{ file: "storage", title: "finds zeros at the end even if the power failed" }],
