@@ -2217,13 +2217,10 @@ function encodeAll(values: readonly unknown[]): Buffer {
   return Buffer.from(encoder.encodeSharedRef(values).subarray(headerBytes));
 }
 
-/**
- * Decodes at most `limit` values of untrusted bytes. Invalid MessagePack decodes to one value that
- * fits no schema.
- */
-function decodeAll(bytes: Uint8Array, limit = Infinity): unknown[] {
+/** Decodes untrusted bytes. Invalid MessagePack decodes to one value that fits no schema. */
+function decodeAll(bytes: Uint8Array): unknown[] {
   try {
-    return [...decoder.decodeMulti(bytes).take(limit)];
+    return [...decoder.decodeMulti(bytes)];
   } catch {
     return [undefined];
   }
@@ -2235,7 +2232,7 @@ const MIN_PART_BYTES = 64;
 const PART_HEADER = 48;
 
 /** Encodes a message, in parts if it does not fit into `room` bytes. */
-function* encodeMessage(message: AnyMessage, room: number): Generator<Uint8Array> {
+function encodeMessage(message: AnyMessage, room: number): Uint8Array[] {
   const number = numberOf(message.type);
   const values = [
     number,
@@ -2245,34 +2242,33 @@ function* encodeMessage(message: AnyMessage, room: number): Generator<Uint8Array
     }) ?? [],
   ];
   const whole = encoder.encode(values);
-  if (whole.length <= room) return yield whole;
+  if (whole.length <= room) return [whole];
   const sizes = values.map((value) => (value as Uint8Array).length ?? 0);
   const largest = sizes.indexOf(Math.max(...sizes));
   const field = Buffer.from(values[largest] as Uint8Array);
   const head = encoder.encode(values.with(largest, null));
   const [digest, size] = [digestOf(field), field.length];
   const step = Math.max(MIN_PART_BYTES, room - head.length - PART_HEADER);
-  for (let offset = 0; offset < size; offset += step) {
-    const data = field.subarray(offset, offset + step);
-    yield encoder.encode([numberOf("Part"), message.id, digest, size, offset, data, head]);
-  }
+  return Array.from({ length: Math.ceil(size / step) }, (_, i) => {
+    const data = field.subarray(i * step, (i + 1) * step);
+    return encoder.encode([numberOf("Part"), message.id, digest, size, i * step, data, head]);
+  });
 }
 
 /** Identifies the bytes of a field, so that parts of a repeated message replace lost ones. */
 const digestOf = (bytes: Uint8Array) => hash(bytes).readUIntBE(0, 6);
 
 /** The fields of a message that come from its packet. */
-type Sender = { role: ChannelRole; from: Name; to: Name; disk: number; founding: number };
+type Sender = { from: Name; to: Name; disk: number; founding: number };
 
 /** Returns undefined for a message that is malformed, or that the sender's role may not send. */
-function decodeMessage(sender: Sender, raw: unknown): AnyMessage | undefined {
-  const { role, ...rest } = sender;
+function decodeMessage(role: ChannelRole, sender: Sender, raw: unknown): AnyMessage | undefined {
   const [number, ...values] = Array.isArray(raw) ? raw : [];
   const { type, fields: list = [], level = 0 } = schema[isNatural(number) ? number : -1] ?? {};
   const fields = readFields(list, values);
   if (!type || !fields || level > roles.indexOf(role)) return undefined;
   // The schema lists these fields for this type.
-  const m = { ...fields, ...rest, type } as unknown as AnyMessage;
+  const m = { ...fields, ...sender, type } as unknown as AnyMessage;
   if (m.type === "InstallSnapshot" && (m.size === 0 || m.offset + m.data.length > m.size)) {
     return undefined;
   }
@@ -2285,15 +2281,15 @@ function decodeMessage(sender: Sender, raw: unknown): AnyMessage | undefined {
 
 /** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
 function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
-  let group: T[] = [];
-  let size = 0;
+  let [group, left]: [T[], number] = [[], bytes];
   for (const one of all) {
-    if (group.length > 0 && size + bytesOf(one) > bytes) {
+    const needed = bytesOf(one);
+    if (needed > left && group.length > 0) {
       yield group;
-      [group, size] = [[], 0];
+      [group, left] = [[], bytes];
     }
     group.push(one);
-    size += bytesOf(one);
+    left -= needed;
   }
   if (group.length > 0) yield group;
 }
@@ -3116,23 +3112,33 @@ function nonceOf(n: number): Buffer {
   return nonce;
 }
 
-/** ENCRYPT (Noise §4.2). A key may encrypt with each `n` only once. */
-export function encrypt(key: Uint8Array, n: number, ad: Uint8Array, plaintext: Uint8Array): Buffer {
+/** ENCRYPT (Noise §4.2), after a `header`. A key may encrypt with each `n` only once. */
+export function encrypt(
+  key: Uint8Array,
+  n: number,
+  ad: Uint8Array,
+  plaintext: Uint8Array,
+  header: Uint8Array = NOTHING,
+): Buffer {
   const cipher = createCipheriv("aes-256-gcm", key, nonceOf(n)).setAAD(ad);
-  return Buffer.concat([cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
+  return Buffer.concat([header, cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
 }
 
-/** DECRYPT (Noise §4.2). Returns undefined for bytes that were not encrypted with all of these. */
+/**
+ * DECRYPT (Noise §4.2), from `begin` on. Returns undefined for bytes that were not encrypted with
+ * all of these.
+ */
 export function decrypt(
   key: Uint8Array,
   n: number,
   ad: Uint8Array,
   bytes: Buffer,
+  begin = 0,
 ): Buffer | undefined {
   if (bytes.length < TAG_BYTES) return undefined;
   const decipher = createDecipheriv("aes-256-gcm", key, nonceOf(n)).setAAD(ad);
   decipher.setAuthTag(bytes.subarray(-TAG_BYTES));
-  const plaintext = decipher.update(bytes.subarray(0, -TAG_BYTES));
+  const plaintext = decipher.update(bytes.subarray(begin, -TAG_BYTES));
   try {
     decipher.final();
     return plaintext;
@@ -3288,7 +3294,7 @@ export function clientKey(secret: string, cluster: string, name: Name): string {
 }
 
 function readClientKey(line: string): Credential {
-  const [raw] = decodeAll(Buffer.from(line.trim(), "base64url"), 1);
+  const [raw] = decodeAll(Buffer.from(line.trim(), "base64url"));
   const fields = readFields(["cluster", "name", "keyId", "key"], raw);
   ensure(
     fields?.keyId.length === 16 && fields.key.length === 32,
@@ -3316,7 +3322,7 @@ const INTRODUCTION_BYTES = 900;
 const MAX_MEMBERS_BYTES = 256;
 
 function readIntroduction(payload: Buffer | undefined): Introduction | undefined {
-  const fields = payload && readFields(introductionFields, decodeAll(payload, 1)[0]);
+  const fields = payload && readFields(introductionFields, decodeAll(payload)[0]);
   const role = roles.find((each) => each === fields?.role);
   const isValid = role && fields && isShortName(fields.name);
   return isValid ? { ...fields, role } : undefined;
@@ -3981,9 +3987,8 @@ export class Endpoint {
     const room = this.roomFor(to);
     // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
     const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
-    const groups = [...batches(to.bodies.splice(0), bytesOf, room)];
-    if (isConfirming && groups.length === 0) groups.push([]);
-    for (const bodies of groups) this.sendData(channel, bodies);
+    if (isConfirming && to.bodies.length === 0) this.sendData(channel, []);
+    for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) this.sendData(channel, bodies);
     to.unansweredSince = Math.min(to.unansweredSince, now);
     const isOld = channel.sent >= RENEW_PACKETS || now >= channel.createdAt + RENEW_MS;
     if (isOld || now >= to.unansweredSince + SILENT_MS) this.sendHello(to);
@@ -3996,7 +4001,7 @@ export class Endpoint {
     header.writeUInt32BE(sent, BASIC_HEADER);
     channel.sent += 1;
     const plaintext = Buffer.concat([encoder.encode(this.handlers.founding()), ...bodies]);
-    const packet = Buffer.concat([header, encrypt(sendKey, sent, NOTHING, plaintext)]);
+    const packet = encrypt(sendKey, sent, NOTHING, plaintext, header);
     if (address) this.socket.send(packet, address);
     if (former && this.now < movedAt + SILENT_MS) this.socket.send(packet, former);
   }
@@ -4009,20 +4014,19 @@ export class Endpoint {
     }
     const number = numberIn(packet);
     if (!channel.accepts(number)) return this.drop("repeated");
-    const { receiveKey } = channel;
-    const plaintext = decrypt(receiveKey, number, NOTHING, packet.subarray(DATA_HEADER));
+    const plaintext = decrypt(channel.receiveKey, number, NOTHING, packet, DATA_HEADER);
     if (!plaintext) return this.drop("unauthenticated");
     channel.record(number, address, this.now);
     const from = channel.peer ?? this.confirm(channel);
     if (!from) return;
     this.recordHeard(from);
-    const [founding, ...bodies] = decodeAll(plaintext, 1 + MAX_MESSAGES);
+    const [founding, ...bodies] = decodeAll(plaintext);
     if (!isNatural(founding)) return this.drop("malformed");
     const { role, id, disk } = from;
-    const sender: Sender = { role, from: id, to: this.self.name, disk, founding };
-    for (const body of bodies) {
-      const message = decodeMessage(sender, body);
-      const whole = message?.type === "Part" ? this.join(message, sender) : message;
+    const sender = { from: id, to: this.self.name, disk, founding };
+    for (const body of bodies.slice(0, MAX_MESSAGES)) {
+      const message = decodeMessage(role, sender, body);
+      const whole = message?.type === "Part" ? this.join(message, role, sender) : message;
       if (!message) this.drop("malformed");
       else if (whole && whole.type !== "Part") this.handlers.onMessage(whole, from);
     }
@@ -4036,7 +4040,11 @@ export class Endpoint {
   }
 
   /** Adds a part to its field. Returns the message once the field is whole. */
-  private join({ digest, size, offset, data, head }: Part, sender: Sender): AnyMessage | undefined {
+  private join(
+    { digest, size, offset, data, head }: Part,
+    role: ChannelRole,
+    sender: Sender,
+  ): AnyMessage | undefined {
     const owner = ownerOf(sender.from);
     // With a head of another length, a repetition is cut at other offsets.
     const id = `${sender.from} ${digest} ${size} ${head.length}`;
@@ -4051,10 +4059,10 @@ export class Endpoint {
     }
     if (field.missing > 0) return void this.incomplete.use(field);
     this.incomplete.delete(field);
-    const [values] = decodeAll(head, 1);
+    const [values] = decodeAll(head);
     const bytes = Buffer.concat([...field.parts].sort(([a], [b]) => a - b).map(([, part]) => part));
     const isWhole = digestOf(bytes) === digest && Array.isArray(values);
-    const message = isWhole && decodeMessage(sender, values.map((value) => value ?? bytes));
+    const message = isWhole && decodeMessage(role, sender, values.map((value) => value ?? bytes));
     return message || void this.drop("malformed");
   }
 
