@@ -2238,7 +2238,7 @@ function encodeMessage(message: AnyMessage, room: number): Uint8Array[] {
     number,
     ...schema[number]?.fields.map((field) => {
       const value: unknown = message[field as keyof AnyMessage];
-      return field === "entries" ? Buffer.concat((value as Entry[]).map(encodeRecord)) : value;
+      return field === "entries" ? Buffer.concat((value as Entry[]).flatMap(encodeRecord)) : value;
     }) ?? [],
   ];
   const whole = encoder.encode(values);
@@ -2368,17 +2368,17 @@ type LogRecord = Omit<Entry, "kind"> & { readonly kind: (typeof recordKinds)[num
 const isEntry = (record: LogRecord): record is Entry => entryKinds.some((k) => k === record.kind);
 
 /**
- * Encodes a record: kind (1 byte), term (6), index (6), length of the data (4), data; big-endian.
+ * Encodes a record in two pieces: kind (1 byte), term (6), index (6) and length of the data (4),
+ * big-endian; and the data.
  */
-export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer {
+export function encodeRecord({ kind, term, index, data, membership }: LogRecord): Buffer[] {
   const content = membership ? encodeMembers(membership) : data;
-  const record = Buffer.allocUnsafe(ENTRY_HEADER + content.length);
-  record[0] = recordKinds.indexOf(kind);
-  record.writeUIntBE(term, 1, 6);
-  record.writeUIntBE(index, 7, 6);
-  record.writeUInt32BE(content.length, 13);
-  record.set(content, ENTRY_HEADER);
-  return record;
+  const header = Buffer.alloc(ENTRY_HEADER);
+  header[0] = recordKinds.indexOf(kind);
+  header.writeUIntBE(term, 1, 6);
+  header.writeUIntBE(index, 7, 6);
+  header.writeUInt32BE(content.length, 13);
+  return [header, content];
 }
 
 /** Returns the records that `bytes` consists of; undefined if they are anything else. */
@@ -2460,7 +2460,7 @@ const EXTENSION = Buffer.alloc(EXTEND_BYTES);
 
 /** Encodes a frame. Snapshots use marker 1. */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
-  const frame = Buffer.concat([ZEROS, ...records.map(encodeRecord)]);
+  const frame = Buffer.concat([ZEROS, ...records.flatMap(encodeRecord)]);
   frame.writeUInt32BE(marker, 0);
   frame.writeUInt32BE(frame.length - FRAME_HEADER, 4);
   frame.writeUInt32BE(frameChecksum(frame), 8);

@@ -148,7 +148,9 @@ function healAll(cluster: Cluster): void {
   const base = Math.max(...members.map(({ core }) => core?.log.baseIndex ?? 0));
   const contents = members.map(({ node, core, ledger }) =>
     JSON.stringify([
-      core?.log.slice(base + 1).map((entry) => encodeRecord(entry).toString("latin1")),
+      core?.log.slice(base + 1).map((entry) =>
+        Buffer.concat(encodeRecord(entry)).toString("latin1")
+      ),
       [...node?.["sessions"].snapshot() ?? []],
       [...ledger?.store["values"] ?? []].sort().map(([key, value]) => `${key} ${value}`),
     ])

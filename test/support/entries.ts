@@ -27,7 +27,7 @@ export const membersEntry = (
 ): Entry => ({ ...makeEntry(index, term, "members"), membership: { founding, members } });
 
 export const isSameEntry = (a: LogRecord, b: LogRecord): boolean =>
-  encodeRecord(a).equals(encodeRecord(b));
+  Buffer.concat(encodeRecord(a)).equals(Buffer.concat(encodeRecord(b)));
 
 /** An entry that opens a session, whose id is the index if no other is given. */
 export const openingEntry = (

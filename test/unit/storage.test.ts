@@ -512,7 +512,7 @@ describe("recovery of a log", () => {
 
   test("is not deceived by commands that look like frames and records", () => {
     // A client may have read an old log, which has another marker, and send it as a command.
-    const logAsCommand = Buffer.concat([bytes, encodeRecord(command(9, 9, "forged")), bytes]);
+    const logAsCommand = Buffer.concat([bytes, ...encodeRecord(command(9, 9, "forged")), bytes]);
     const disk = new Disk(randomFrom(1));
     const storage = start(disk, randomFrom(99));
     const kept = {

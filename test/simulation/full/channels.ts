@@ -132,7 +132,7 @@ class Program {
 function valuesOf(message: AnyMessage): unknown[] {
   return (fieldsOf.get(message.type) ?? []).map((field) => {
     const value: unknown = message[field as keyof AnyMessage];
-    return field === "entries" ? Buffer.concat((value as []).map(encodeRecord)) : value;
+    return field === "entries" ? Buffer.concat((value as []).flatMap(encodeRecord)) : value;
   });
 }
 

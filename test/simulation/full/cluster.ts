@@ -327,7 +327,7 @@ export class Cluster {
   private noteMembers({ core }: Server): void {
     for (const { index } of core?.log["configurations"] ?? []) {
       const entry = core && index > core.log.baseIndex ? core.log.at(index) : undefined;
-      if (entry) this.lists.read(encodeRecord(entry));
+      if (entry) this.lists.read(Buffer.concat(encodeRecord(entry)));
     }
   }
 
