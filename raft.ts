@@ -2247,12 +2247,12 @@ function encodeMessage(message: AnyMessage, room: number): Uint8Array[] {
   const largest = sizes.indexOf(Math.max(...sizes));
   const field = Buffer.from(values[largest] as Uint8Array);
   const head = encoder.encode(values.with(largest, null));
-  const [digest, size] = [digestOf(field), field.length];
+  const same = [numberOf("Part"), message.id, digestOf(field), field.length];
   const step = Math.max(MIN_PART_BYTES, room - head.length - PART_HEADER);
-  return Array.from({ length: Math.ceil(size / step) }, (_, i) => {
-    const data = field.subarray(i * step, (i + 1) * step);
-    return encoder.encode([numberOf("Part"), message.id, digest, size, i * step, data, head]);
-  });
+  return Array.from(
+    { length: Math.ceil(field.length / step) },
+    (_, i) => encoder.encode([...same, i * step, field.subarray(i * step, (i + 1) * step), head]),
+  );
 }
 
 /** Identifies the bytes of a field, so that parts of a repeated message replace lost ones. */
@@ -2454,9 +2454,8 @@ const RESTORE =
 
 const FRAME_HEADER = 12;
 const ZEROS = Buffer.alloc(FRAME_HEADER);
-/** A log gets this many zeros at a time. */
-const EXTEND_BYTES = 1 << 20;
-const EXTENSION = Buffer.alloc(EXTEND_BYTES);
+/** The zeros that a log gets at a time. */
+const EXTENSION = Buffer.alloc(1 << 20);
 
 /** Encodes a frame. Snapshots use marker 1. */
 export function encodeFrame(records: readonly LogRecord[], marker = 1): Buffer {
@@ -2556,7 +2555,7 @@ export class Storage {
       if (end + FRAME_HEADER > size) {
         // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
         // durable before the frame is written.
-        this.size = end + EXTEND_BYTES;
+        this.size = end + EXTENSION.length;
         log.write(EXTENSION, end);
       }
       log.write(frame, this.end);
@@ -2646,7 +2645,7 @@ export class Storage {
   *rewriteLog(
     { index, term }: Position = this.base,
     entries: readonly Entry[] = this.entries,
-    sliceBytes = EXTEND_BYTES,
+    sliceBytes = EXTENSION.length,
   ): Generator<void> {
     const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
     const start = { index, term, kind: "start", data } as const;
@@ -3324,8 +3323,7 @@ const MAX_MEMBERS_BYTES = 256;
 function readIntroduction(payload: Buffer | undefined): Introduction | undefined {
   const fields = payload && readFields(introductionFields, decodeAll(payload)[0]);
   const role = roles.find((each) => each === fields?.role);
-  const isValid = role && fields && isShortName(fields.name);
-  return isValid ? { ...fields, role } : undefined;
+  return role && fields && isShortName(fields.name) ? { ...fields, role } : undefined;
 }
 
 // Packets and their headers, in bytes. A Hello is larger than the Welcome that answers it, so a
@@ -3375,7 +3373,7 @@ const WINDOW = 1024;
 /** A channel is renewed after so many packets, or so long. */
 const RENEW_PACKETS = 2 ** 23;
 const RENEW_MS = 86_400_000;
-/** Messages that wait for the first channel of a server. */
+/** Messages that wait for a channel of a server. */
 const MAX_QUEUED = 64;
 /** The most messages in a datagram. */
 const MAX_MESSAGES = 1024;
@@ -3980,7 +3978,10 @@ export class Endpoint {
   private transmit(to: Peer, isConfirming = false) {
     const [channel] = to.channels;
     const { now } = this;
-    if (!channel) {
+    // A server may have ended the channel of a silent client, and its session as well. If the first
+    // copy of a command were lost, the second would be refused with an unknown outcome. So the
+    // client first makes another channel.
+    if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
       return this.sendHello(to);
     }

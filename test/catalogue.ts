@@ -1161,7 +1161,7 @@ export const planted: readonly Planted[] = [
   {
     id: "122",
     name: "A server prepares no space, so each save makes its log longer",
-    changes: [["this.size = end + EXTEND_BYTES;", "this.size = end + FRAME_HEADER;"]],
+    changes: [["this.size = end + EXTENSION.length;", "this.size = end + FRAME_HEADER;"]],
     caughtBy: [{ file: "storage", title: "grow in big steps, with zeros at their end" }],
   },
 
