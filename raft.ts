@@ -1210,8 +1210,8 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
-    // It is valid once, in its own term. With an empty log we refuse: then our disk was lost, and it
-    // may have requested votes for the next term. They would now elect an empty log.
+    // It is valid once, in its own term. With an empty log we refuse: then our disk was lost, and
+    // it may have requested votes for the next term. They would now elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -3989,7 +3989,9 @@ export class Endpoint {
     // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
     const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
     if (isConfirming && to.bodies.length === 0) this.sendData(channel, []);
-    for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) this.sendData(channel, bodies);
+    for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) {
+      this.sendData(channel, bodies);
+    }
     to.unansweredSince = Math.min(to.unansweredSince, now);
     const isOld = channel.sent >= RENEW_PACKETS || now >= channel.createdAt + RENEW_MS;
     if (isOld || now >= to.unansweredSince + SILENT_MS) this.sendHello(to);
