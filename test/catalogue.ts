@@ -13,7 +13,7 @@
  * The thorough run (`CI=1 bun test`) plants all bugs. The short run (`bun test`) plants none, but it
  * includes the seeds and small tests that catch them, except for the bugs listed here.
  */
-export const onlyThorough: readonly string[] = ["4"];
+export const onlyThorough: readonly string[] = [];
 
 import { globSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import os from "node:os";
@@ -88,7 +88,7 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n"
       + "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 67 }],
+    caughtBy: [{ mode: "core", seed: 37 }],
   },
   {
     id: "5",
@@ -662,7 +662,7 @@ export const planted: readonly Planted[] = [
       "if (log.matches(index, term)) {\n      this.commitTo(",
       "if (log.matches(index, term) && index > log.baseIndex) {\n      this.commitTo(",
     ]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 1 }],
   },
   {
     id: "35",
