@@ -24,6 +24,7 @@ import {
   type NodeEvent,
   parseServer,
   RaftError,
+  readSnapshot,
   secretsOf,
   type Server,
   Storage,
@@ -45,7 +46,10 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts --test                start three servers on this machine
   bun cli.ts --host H --port P     start one server
   bun cli.ts put KEY VALUE         store a value
+  bun cli.ts create KEY VALUE      store a value only if there is none yet
   bun cli.ts get KEY               read it, byte for byte
+  bun cli.ts list [PREFIX]         show the keys that begin with PREFIX, or all, and
+                                   their values, in the order of the keys' bytes
   bun cli.ts delete KEY            remove it
   bun cli.ts cas KEY OLD NEW       compare and set: put NEW if the value is OLD
   bun cli.ts status                show the servers, and why something is wrong
@@ -54,6 +58,11 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts members add NAME=H:P  add a server that was started with --join, or
                                    correct the address of a member
   bun cli.ts members remove NAME   remove a server, which then stops
+  bun cli.ts backup FILE           copy a server's snapshot, while it serves
+  bun cli.ts restore FILE --data DIR --name NAME
+                                   make a server that is a new cluster with the
+                                   state of a backup (NAME: by default the last
+                                   part of DIR)
   bun cli.ts recover --data DIR    when the majority is gone for good: make one
                                    server a cluster of its own
   bun cli.ts secret > FILE         make a secret, for --secret-file
@@ -90,12 +99,20 @@ Clients:
                           at most 1000)
   --client-key-file FILE  use this key (or RAFT_CLIENT_KEY), not the secret: it
                           opens the store, but can't change members or leader
-  --base64                KEY, VALUE, OLD and NEW are written in base64, and so
-                          can be any bytes
+  --base64                KEY, PREFIX, VALUE, OLD and NEW are written in base64,
+                          and so can be any bytes; list prints base64, too
+  --keys-only             list: show no values
   --force                 members remove: do it although no reachable majority
                           is left: nothing is committed until enough are back
   --yes                   recover: do it, and don't only say what is there
-  --json                  print one line of JSON, errors too
+  --new                   backup: have a new snapshot written, with everything
+                          that is committed
+  --from NAME             backup: ask this server (default: a follower)
+  --check                 status: exit with 1 if a leader serves, but something
+                          is wrong
+  --watch                 status: show it again each second; q ends it
+  --json                  print one line of JSON, errors too; list prints a line
+                          for each key before it
 
 All:
   --secret-file FILE      the secret that servers and clients of a cluster share
@@ -109,15 +126,18 @@ All:
   --version               show the version
 
 JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code",
-  "message"}, ...}. get adds "value", null if it is not UTF-8, and "base64";
-  secret adds "secret", client-key "clientKey", status "leader", "servers" and
-  "troubles", members list "members". Codes: see below.
+  "message"}, ...}. get adds "value", null if it is not UTF-8, and "base64"; a
+  line of list has "key", "keyBase64" and these two, and its last line "count";
+  secret adds "secret", client-key "clientKey", status "leader", "servers",
+  "troubles" and "statuses", members list "members", backup and restore
+  "server" and "index". Codes: see below. A server prints its events:
+  {"time","level","server","type","term","index","fields","message"}.
 
 Exit codes:
   0  done
-  1  a definite no: absent, different
+  1  a definite no: absent, different; status --check: troubles
   2  wrong usage: usage
-  3  the disk failed a server: storage
+  3  a disk failed, or a file is damaged: storage
   4  unknown whether it was done, or will be: outcomeUnknown, unexpected
   5  surely not done: timeout, refused, noLeader, network, ended; or its output
      could not be written: output`;
@@ -139,11 +159,17 @@ type Flags =
       | "peers"
       | "secret-file"
       | "client-key-file"
-      | "datagram-bytes",
+      | "datagram-bytes"
+      | "from",
       string
     >
   >
-  & Partial<Record<"join" | "base64" | "force" | "yes" | "json", boolean>>;
+  & Partial<
+    Record<
+      "join" | "base64" | "keys-only" | "force" | "yes" | "json" | "new" | "check" | "watch",
+      boolean
+    >
+  >;
 type Action = (flags: Flags, ...words: string[]) => Result | Promise<Result>;
 
 const ACTIONS: Record<string, Action> = {
@@ -153,24 +179,30 @@ const ACTIONS: Record<string, Action> = {
     await store.put(key, value);
     return DONE;
   }),
+  create: inStore(async (store, key, value) =>
+    (await store.cas(key, undefined, value))
+      ? DONE
+      : no("different", `"${key}" has a value, which stays as it is.`)
+  ),
   get: inStore(async (store, key) => {
     const value = await store.get(key);
-    if (!value) return absent(key);
-    const text = Buffer.from(value);
-    const json = { value: isUtf8(text) ? `${text}` : null, base64: text.toString("base64") };
-    return { text, json };
+    return value ? { text: Buffer.from(value), json: jsonOf(value) } : absent(key);
   }),
+  list: (flags, ...words) =>
+    inStore((store, prefix) => list(store, flags, prefix))(flags, ...words),
   delete: inStore(async (store, key) => (await store.delete(key)) ? DONE : absent(key)),
   cas: inStore(async (store, key, old, value) =>
     (await store.cas(key, old, value))
       ? DONE
       : no("different", `The value of "${key}" is not "${old}", and stays as it is.`)
   ),
-  status: reportStatus,
+  status: (flags) => flags.watch ? watch(flags) : reportStatus(flags),
   transfer,
   "members list": listMembers,
   "members add": addMember,
   "members remove": removeMember,
+  backup,
+  restore,
   recover,
   secret: () => tellPrivately("secret", randomBytes(32).toString("base64url")),
   "client-key": (flags, name = "") => {
@@ -233,12 +265,13 @@ async function startOne(flags: Flags) {
   const names = peers.map((peer) => parseServer(peer).name);
   if (!flags.data && !flags.name) refuseSecondIdentity(self, names);
   const tell = teller(self, flags.json);
+  let node: Node | undefined;
   tellingServer = self.name;
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   tell(`${names.length} peers configured, starting as ${join ? "Learner" : "Follower"}`);
   const secret = readPrivate(flags, "secret-file");
-  const node = await Node.start({
+  node = await Node.start({
     ...self,
     ...bytes !== undefined && { datagramBytes: Number(bytes) },
     peers,
@@ -249,9 +282,9 @@ async function startOne(flags: Flags) {
     heartbeatMs: milliseconds(flags, "heartbeat"),
     directory: flags.data ?? path.join(DATA, self.name),
     machine: process.env.RAFT_TEST ? new ToldStore(tell) : new KeyValueStore(),
-    onEvent: narrator(self.name, tell),
+    onEvent: narrator(self.name, tell, () => node?.status()),
   });
-  onStop(() => void node.stop());
+  onStop(() => void node?.stop());
   followSecret(flags, secret, node, tell);
   const own = await systemWorld.datagrams.resolve(self.host);
   tell(`Server listening on ${address}${own === self.host ? "" : ` (${own})`}`);
@@ -404,6 +437,69 @@ function recover({ data, yes }: Flags) {
   };
 }
 
+// -------------------------------------------- Backups --------------------------------------------
+
+/** Copies a snapshot to another file, and renames that to FILE once it is whole and synced. */
+async function backup(flags: Flags, file: string) {
+  const answers = await inspectAll(flags);
+  const statuses = statusesOf(answers);
+  const [first] = statuses;
+  if (!first) return noLeader(answers);
+  const { name } = statuses.find(({ role }) => role === "Follower") ?? first;
+  const server = flags.from ?? name;
+  const index = flags.new ? Math.max(...statuses.map(({ commitIndex }) => commitIndex)) : 1;
+  await using client = await connect(flags);
+  // From the first answer the client learns where the other servers are.
+  await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
+  const part = `${file}.part${process.pid}`;
+  const fd = fs.openSync(part, "w", 0o600);
+  try {
+    for await (const { offset, data } of client.readSnapshot(server, index)) {
+      if (offset === 0) fs.ftruncateSync(fd);
+      fs.writeSync(fd, data, 0, data.length, offset);
+    }
+    fs.fsyncSync(fd);
+    const found = checkBackup(part);
+    systemWorld.files.rename(part, file);
+    return {
+      text: `${file} has the state of ${server} after entry ${found}.`,
+      json: { server, index: found },
+    };
+  } finally {
+    fs.closeSync(fd);
+    fs.rmSync(part, { force: true });
+  }
+}
+
+function* readBackup(file: string) {
+  using input = systemWorld.files.open(file, "r");
+  yield* readSnapshot(file, input.read, "Take another backup.");
+}
+
+/** Reads a backup and returns its index. Throws a RaftError, "storage", if it is damaged. */
+const checkBackup = (file: string) =>
+  readBackup(file).reduce((index, [record]) => record?.index ?? index, 0);
+
+/** Makes a new server, the only member of a new cluster, with the state of a backup. */
+function restore({ data = "", name = path.basename(data), cluster }: Flags, file: string) {
+  if (!data || (fs.existsSync(data) && fs.readdirSync(data).length > 0)) {
+    throw usage(`Cannot restore into "${data}": it must be a new or empty directory. Give one as
+      --data DIR.`);
+  }
+  parseServer(`${name}=any:1`); // Any address will do.
+  const index = checkBackup(file);
+  const firstStart = { cluster, name, members: [] };
+  new Storage(systemWorld.files, data, firstStart, systemWorld.random)
+    .formNewCluster(readBackup(file));
+  return {
+    text: plain(`${data} has the state after entry ${index}, for server ${name} of cluster
+      ${cluster}, a cluster of its own. Start it with --name ${name} --data ${data} and without
+      --peers. Then start others with --join and an empty --data, and add them: 'bun cli.ts members
+      add'.`),
+    json: { server: name, cluster, index },
+  };
+}
+
 // --------------------------------------- Asking the store ----------------------------------------
 
 /** Returns an action that gets the store, and its words as bytes; a value may be in the input. */
@@ -422,6 +518,32 @@ function inStore(act: (store: KeyValues, ...words: Buffer[]) => Promise<Result>)
     await using client = await connect(flags);
     return await act(new KeyValues(client), ...bytes);
   };
+}
+
+/** Prints the lines as they come, because the store may be larger than the memory here. */
+async function list(store: KeyValues, flags: Flags, prefix?: Buffer): Promise<Result> {
+  const { json: isJson, base64: isBase64, "keys-only": keysOnly = false } = flags;
+  const textOf = (bytes: Uint8Array) => Buffer.from(bytes).toString(isBase64 ? "base64" : "latin1");
+  let count = 0;
+  let lines = ""; // In Latin-1: a character is a byte.
+  for await (const [key, value] of store.list({ ...prefix && { prefix }, keysOnly })) {
+    const { value: name, base64: keyBase64 } = jsonOf(key);
+    const json = { key: name, keyBase64, ...!keysOnly && jsonOf(value) };
+    if (isJson) lines += Buffer.from(JSON.stringify(json)).toString("latin1");
+    else lines += keysOnly ? textOf(key) : `${textOf(key)}\t${textOf(value)}`;
+    lines += "\n";
+    count += 1;
+    if (lines.length < 64_000) continue;
+    if (!await write(Buffer.from(lines, "latin1"))) return {};
+    lines = "";
+  }
+  await write(Buffer.from(lines, "latin1"));
+  return { json: { count } };
+}
+
+function jsonOf(bytes: Uint8Array) {
+  const text = Buffer.from(bytes);
+  return { value: isUtf8(text) ? `${text}` : null, base64: text.toString("base64") };
 }
 
 const absent = (key: Buffer) => no("absent", `There is no value for "${key}".`);
@@ -455,7 +577,10 @@ async function listMembers(flags: Flags) {
   const answers = await inspectAll(flags);
   const { members } = leaderOf(answers) ?? {};
   if (!members) return noLeader(answers);
-  return { text: table(members.map(({ disk: _, ...member }) => member)), json: { members } };
+  return {
+    text: table(members.map(({ name, address, votes }) => ({ name, address, votes }))),
+    json: { members },
+  };
 }
 
 async function addMember(flags: Flags, word: string) {
@@ -530,16 +655,45 @@ function leaderOf(answers: readonly Answer[]) {
   );
 }
 
-async function reportStatus(flags: Flags) {
+/** Shows the status on a screen of its own, each second, until q or Ctrl-C. */
+async function watch(flags: Flags): Promise<Result> {
+  const { stdin, stdout } = process;
+  if (!stdin.isTTY || !stdout.isTTY || flags.json) {
+    throw usage("Cannot watch without a terminal, or as JSON. Run it there, or without --watch.");
+  }
+  const { promise: ended, resolve: end } = Promise.withResolvers<undefined>();
+  stdin.setRawMode(true).on("data", (keys) => /q|\x03/.test(`${keys}`) && end(undefined));
+  onStop(() => end(undefined));
+  await write("\x1b[?1049h\x1b[?25l\x1b[?7l"); // Another screen, no cursor, no line wrap.
+  for (;;) {
+    const result = await Promise.race([ended, reportStatus(flags).catch(explain)]);
+    if (!result) break;
+    const { text = "", error } = result;
+    const screen = [`${new Date().toISOString()}  q ends`, text, fold(error?.message ?? "")];
+    const lines = screen.join("\n\n").split("\n", stdout.rows - 1);
+    await write(`\x1b[H${lines.map((line) => `${line}\x1b[K\n`).join("")}\x1b[J`);
+    await Promise.race([ended, Bun.sleep(1000)]);
+  }
+  stdin.setRawMode(false);
+  await write("\x1b[?7h\x1b[?25h\x1b[?1049l");
+  return {};
+}
+
+async function reportStatus(flags: Flags): Promise<Result> {
   const answers = await inspectAll(flags);
   const leader = leaderOf(answers);
   const servers = answers.map((answer) => describeServer(answer, answers, leader));
   const troubles = troublesOf(answers);
+  const [first] = leader && !flags.check ? [] : troubles;
+  // The most important columns of `--watch` fit 80.
+  const rows = flags.watch
+    ? servers.map(({ commitIndex: _, address: __, ...row }) => row)
+    : servers;
   return {
-    text: [table(servers), ...troubles.slice(leader ? 0 : 1).map((trouble) => fold(trouble))]
+    text: [table(rows), ...troubles.slice(first ? 1 : 0).map((trouble) => fold(trouble))]
       .join("\n\n"),
-    json: { leader: leader?.name ?? null, servers, troubles },
-    ...leader ? {} : noLeader(answers),
+    json: { leader: leader?.name ?? null, servers, troubles, statuses: statusesOf(answers) },
+    ...first === undefined ? {} : no(leader ? "troubles" : "noLeader", first),
   };
 }
 
@@ -674,7 +828,8 @@ function whyStuck({ server, index, bytes }: Stuck) {
 
 // ------------------------------------- The story of a server -------------------------------------
 
-type Tell = (message: string, level?: "INFO" | "WARNING") => void;
+/** Tells sentences. In JSON they are one line, with what it is about. */
+type Tell = (what: string | string[], level?: "INFO" | "WARNING", about?: object) => void;
 
 /** A pre-candidate only asks whether it could win: in the story it is still a follower. */
 const shownRole = (role: string) => (role === "PreCandidate" ? "Follower" : role);
@@ -752,7 +907,11 @@ const WARNINGS =
   recovered`;
 
 /** Returns a function that tells events. Some are told only the first time under each leader. */
-export function narrator(name: string, tell: Tell) {
+export function narrator(
+  name: string,
+  tell: Tell,
+  look: () => Pick<Status, "term" | "lastIndex"> | undefined = () => undefined,
+) {
   const told = new Set<string>();
   return (event: NodeEvent) => {
     const { type } = event;
@@ -760,9 +919,11 @@ export function narrator(name: string, tell: Tell) {
     if (told.has(type)) return;
     if (type === "preVoteLost" || type === "committed") told.add(type);
     const story = STORY[type] as (event: NodeEvent, name: string) => unknown;
-    for (const sentence of [story(event, name)].flat().filter(Boolean)) {
-      tell(`${sentence}`, WARNINGS.includes(type) ? "WARNING" : "INFO");
-    }
+    const sentences = [story(event, name)].flat().filter(Boolean).map(String);
+    const { type: _, ...fields } = event;
+    const { term = null, lastIndex: index = null } = look() ?? {};
+    const level = sentences.length > 0 && WARNINGS.includes(type) ? "WARNING" : "INFO";
+    tell(sentences, level, { type, term, index, fields });
   };
 }
 
@@ -785,21 +946,27 @@ async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
 
 type LogEntry = Record<"time" | "level" | "server" | "message", string>;
 
-function logEntry(server: string, message: string, level: string) {
-  const time = Temporal.Now.plainDateTimeISO().toString({ smallestUnit: "millisecond" })
-    .replace("T", " ").replace(".", ",");
-  return { time, level, server, message: plain(message) };
+function logEntry(server: string, message: string, level: string, about: object): LogEntry {
+  const time = Temporal.Now.zonedDateTimeISO()
+    .toString({ smallestUnit: "millisecond", timeZoneName: "never" });
+  return { time, level, server, ...about, message: plain(message) };
 }
 
-const logLine = ({ time, level, server, message }: LogEntry) =>
-  fold(`${time} - ${level} - raft - ${server} - ${message}`, 4);
+/** People get the local time, without its zone. */
+function logLine({ time, level, server, message }: LogEntry) {
+  const local = time.slice(0, 23).replace("T", " ").replace(".", ",");
+  return fold(`${local} - ${level} - raft - ${server} - ${message}`, 4);
+}
 
 /** Writes the lines of one server; on a terminal, in a colour of its own. */
 function teller({ name, port }: Server, isJson = false): Tell {
   const colour = (["cyan", "yellow", "magenta"] as const)[port % 3] ?? "cyan";
-  return (message, level = "INFO") => {
-    const entry = logEntry(name, message, level);
-    void write(`${isJson ? JSON.stringify(entry) : styleText(colour, logLine(entry))}\n`);
+  return (what, level = "INFO", about = { type: "text" }) => {
+    const sentences = [what].flat();
+    for (const each of isJson ? [sentences.join(". ")] : sentences) {
+      const entry = logEntry(name, each, level, about);
+      void write(`${isJson ? JSON.stringify(entry) : styleText(colour, logLine(entry))}\n`);
+    }
   };
 }
 
@@ -844,6 +1011,7 @@ function milliseconds(flags: Flags, flag: keyof typeof DEFAULTS) {
 const EXIT_CODES: Record<string, number> = {
   absent: 1,
   different: 1,
+  troubles: 1,
   usage: 2,
   storage: 3,
   outcomeUnknown: 4,
@@ -914,26 +1082,30 @@ let isOutputLost = false;
 let tellingServer: string | undefined;
 
 /**
- * Resolves when the text is written, because a program that ends earlier loses the rest. A closed
- * pipe is no failure: its reader has had enough. A server runs on without its output.
+ * Resolves when the text is written, because a program that ends earlier loses the rest, to whether
+ * it was. A closed pipe is no failure: its reader has had enough. A server runs on without its
+ * output.
  */
 async function write(what: string | Uint8Array) {
   const failure = await new Promise<Error | null | undefined>((resolve) =>
     process.stdout.write(what, resolve)
   );
   const why = failure?.message ?? (isClosed && "it is closed");
-  if (!why || why.includes("EPIPE") || isOutputLost) return;
+  if (!why) return true;
+  if (why.includes("EPIPE") || isOutputLost) return false;
   isOutputLost = true;
   console.error(
     plain(`Cannot write to standard output: ${why}. Make room there, or write elsewhere; a
     change that was asked for has been made.`),
   );
+  return false;
 }
 
 if (import.meta.main) {
   process.stdout.on("error", () => {}); // `write` is told as well.
   const { text, json, error } = await main().catch(explain);
-  const entry = error && tellingServer && logEntry(tellingServer, error.message, "ERROR");
+  const entry = error && tellingServer
+    && logEntry(tellingServer, error.message, "ERROR", { type: "error" });
   if (process.argv.includes("--json")) {
     await write(`${JSON.stringify({ ...entry, ok: !error, ...json, error })}\n`);
   } else {

@@ -242,6 +242,13 @@ export const sizeOf = ({ data, membership }: Pick<Entry, "data" | "membership">)
 
 const noop = (index: number, term: number): Entry => ({ index, term, kind: "noop", data: NOTHING });
 
+/** Returns the last number up to `high` that passes, or `low`. After one that fails, all fail. */
+function lastWhere(low: number, high: number, passes: (number: number) => boolean): number {
+  if (low >= high) return low;
+  const middle = Math.ceil((low + high) / 2);
+  return passes(middle) ? lastWhere(middle, high, passes) : lastWhere(low, middle - 1, passes);
+}
+
 export class Log {
   /** The last entry on this server's disk. Later ones are not acknowledged, counted or applied. */
   savedIndex = 0;
@@ -334,13 +341,11 @@ export class Log {
    * Returns an index before the base if no remaining entry qualifies.
    */
   lastUpTo(index: number, term: number): number {
-    let [low, high] = [Math.min(index, this.baseIndex - 1), Math.min(index, this.lastIndex)];
-    while (low < high) {
-      const middle = Math.ceil((low + high) / 2);
-      if (this.at(middle).term <= term) low = middle;
-      else high = middle - 1;
-    }
-    return low;
+    return lastWhere(
+      Math.min(index, this.baseIndex - 1),
+      Math.min(index, this.lastIndex),
+      (each) => this.at(each).term <= term,
+    );
   }
 
   /** Drops the entries up to `index`, all but the last `keepBytes` of them. */
@@ -1227,9 +1232,10 @@ export class Raft {
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
    * more than the last one itself, so that snapshots cost no more than the log. While this server
    * receives one it writes none. While a follower receives one the limit is higher, because the
-   * follower would have to start again from scratch.
+   * follower would have to start again from scratch. `factor` multiplies the limit; 0 demands a
+   * snapshot as soon as it has a new entry.
    */
-  isSnapshotDue(bytes: number): boolean {
+  isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
     const { currentTerm, commitIndex } = this;
     const isReceiving = incoming?.leaderTerm === currentTerm && incoming.index > commitIndex;
@@ -1238,7 +1244,7 @@ export class Raft {
       && role.followers.values().some((follower) =>
         follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
       );
-    const limit = Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
+    const limit = factor && factor * Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
 
@@ -1820,6 +1826,8 @@ type Failure =
   | "outcomeUnknown"
   /** A command was applied, but its answer is too large to be sent. */
   | "applied"
+  /** Its signal was aborted, and nothing was done. */
+  | "aborted"
   /** The client was closed. */
   | "closed"
   /** The server has stopped. */
@@ -1840,8 +1848,12 @@ export interface StateMachine {
    * Applies a committed command and returns its answer, of at most MAX_ANSWER_BYTES. All commands
    * of an entry have its `index`. An error stops the server, at every start again, because the
    * command stays in the log. So a wrong command should get an answer that says so.
+   *
+   * `isReplay` is true if the disk knew at the start that the entry was committed: most likely,
+   * this server has applied it before. The disk learns of a commit with the next write, so the last
+   * entries before a stop may be applied again without `isReplay`.
    */
-  apply(command: Uint8Array, index: number): Uint8Array;
+  apply(command: Uint8Array, index: number, isReplay: boolean): Uint8Array;
   /**
    * Answers a question about the state, with at most MAX_ANSWER_BYTES, and does not change it. An
    * error refuses the question.
@@ -1993,9 +2005,10 @@ export class Sessions {
     { index }: Entry,
     requests: readonly (SessionRequest | Opening)[],
     machine: Pick<StateMachine, "apply">,
+    isReplay = false,
   ): RequestResult[] {
     return requests.map((request) =>
-      "nonce" in request ? this.open(request) : this.applyOnce(request, index, machine)
+      "nonce" in request ? this.open(request) : this.applyOnce(request, index, machine, isReplay)
     );
   }
 
@@ -2036,6 +2049,7 @@ export class Sessions {
     { owner, session: id, sequence, acknowledged, commands }: SessionRequest,
     index: number,
     machine: Pick<StateMachine, "apply">,
+    isReplay: boolean,
   ): RequestResult {
     let session = this.table.get(owner, id);
     if (!session) return refuse("the session has ended, or never was");
@@ -2065,7 +2079,7 @@ export class Sessions {
     }
     try {
       for (const command of commands) {
-        const answer = checked("the answer of apply", machine.apply(command, index));
+        const answer = checked("the answer of apply", machine.apply(command, index, isReplay));
         const limit = Math.max(0, Math.min(MAX_ANSWER_BYTES, room()));
         // A copy: the machine may use the bytes of its answer again.
         const outcome = answer.length > limit ? tooLarge(answer, limit) : Buffer.from(answer);
@@ -2104,11 +2118,13 @@ export const clientMessages = {
 /**
  * Requests of operators. ChangeMembers adds a server or corrects its address; if `address` is
  * empty, it removes the server. Transfer asks `leader` to hand over to `name`, or to any server if
- * `name` is empty.
+ * `name` is empty. ReadSnapshot asks for bytes of a snapshot that includes entry `index`. The
+ * answer has the index of the snapshot, or 0 until there is one, and the bytes at `offset`.
  */
 export const operatorMessages = {
   ChangeMembers: ["name", "address", "force"],
   Transfer: ["leader", "name"],
+  ReadSnapshot: ["index", "offset"],
 } as const;
 /**
  * Messages of servers, beside those of Part I: a follower's question for the commit index, and
@@ -2486,6 +2502,28 @@ function* readFrames(read: (at: number, length: number) => Buffer) {
   }
 }
 
+/**
+ * Yields the records of a snapshot, frame by frame. Throws a RaftError, "storage", where `file` is
+ * damaged.
+ */
+export function* readSnapshot(
+  file: string,
+  read: (at: number, length: number) => Buffer,
+  advice = RESTORE,
+): Generator<LogRecord[]> {
+  let [first, last]: (LogRecord | undefined)[] = [];
+  let end = 0;
+  for (const frame of readFrames(read)) {
+    yield frame.records;
+    first ??= frame.records[0];
+    last = frame.records.at(-1);
+    end = frame.end;
+  }
+  const isEnd = read(end, 1).length === 0;
+  const isWhole = isEnd && first !== last && Bun.deepEquals(first, last);
+  ensure(isWhole, `Cannot use ${file}: it is damaged at byte ${end}. ${advice}`, "storage");
+}
+
 export class Storage {
   readonly identity: Identity;
   hardState: HardState = { currentTerm: 0, votedFor: undefined, commitIndex: 0 };
@@ -2585,20 +2623,12 @@ export class Storage {
   }
 
   /** Yields the records of the draft, or else of the snapshot. Throws where it is damaged. */
-  *readSnapshot(): Generator<LogRecord[]> {
+  readSnapshot(): Generator<LogRecord[]> {
     const name = this.draftBytes > 0 ? "/snapshot.new" : "/snapshot";
-    const read = (at: number, length: number) => this.readChunk(at, length, name);
-    let [first, last]: (LogRecord | undefined)[] = [];
-    let end = 0;
-    for (const frame of readFrames(read)) {
-      yield frame.records;
-      first ??= frame.records[0];
-      last = frame.records.at(-1);
-      end = frame.end;
-    }
-    const isEnd = read(end, 1).length === 0;
-    const isWhole = isEnd && first !== last && Bun.deepEquals(first, last);
-    this.ensure(isWhole, `it is damaged at byte ${end}. ${RESTORE}`, name);
+    return readSnapshot(
+      `${this.directory}${name}`,
+      (at, length) => this.readChunk(at, length, name),
+    );
   }
 
   readChunk(at: number, length: number, name = "/snapshot"): Buffer {
@@ -2610,15 +2640,31 @@ export class Storage {
 
   /**
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
-   * Keeps all its entries, and commits them. The new founding refuses former members that return.
+   * Keeps all its entries, and commits them. A new server begins with the state of a snapshot from
+   * elsewhere. The new founding refuses former members that return. It replaces the old one in all
+   * lists of members: a joining server that has only some of them must not refuse the rest. If the
+   * power fails meanwhile, do it again: the new snapshot may be there without the new log.
    */
-  formNewCluster(): void {
-    const { identity, base, entries, hardState: { currentTerm: term }, random } = this;
-    const [name, index] = [identity.name, base.index + entries.length + 1];
-    const members = [{ name, address: "", votes: true, disk: identity.disk }];
-    const membership = { founding: drawId(random), members };
-    entries.push({ index, term, kind: "members", data: NOTHING, membership });
-    this.hardState = { ...this.hardState, commitIndex: index };
+  formNewCluster(
+    snapshot: Iterable<LogRecord[]> = this.snapshot ? this.readSnapshot() : [],
+  ): void {
+    const { identity: { name, disk } } = this;
+    const founding = drawId(this.random);
+    const refound = <T extends LogRecord>(record: T) =>
+      record.membership ? { ...record, membership: { ...record.membership, founding } } : record;
+    let at = 0;
+    for (const records of snapshot) at = this.writeDraft(at, encodeFrame(records.map(refound)));
+    if (at > 0) {
+      this.installDraft();
+      this.dropReplacedEntries();
+    }
+    const { base, entries, hardState } = this;
+    const index = base.index + entries.length + 1;
+    const term = Math.max(hardState.currentTerm, base.term);
+    const membership = { founding, members: [{ name, address: "", votes: true, disk }] };
+    const last: Entry = { index, term, kind: "members", data: NOTHING, membership };
+    this.entries = [...entries.map(refound), last];
+    this.hardState = { ...hardState, currentTerm: term, commitIndex: index };
     this.beginLog();
   }
 
@@ -4250,6 +4296,8 @@ export class Node {
   private readonly endpoint: Endpoint;
   private readonly client: Client;
   private sessions = new Sessions();
+  /** The commit index that the disk knew at the start. */
+  private readonly rememberedIndex: number;
   private readonly snapshotBytes: number;
   private readonly sliceBytes: number;
   /** The rest of the work on a snapshot that this server writes or installs. */
@@ -4262,7 +4310,8 @@ export class Node {
   private readonly followerReads: ReadRequest[] = [];
   private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
-  private readonly indexedReads: { index: number; reads: ReadRequest[] }[] = [];
+  private readonly indexedReads: { index: number; onApplied: () => void }[] = [];
+  private readiness: Promise<void> | undefined;
   /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
   /** The ids of all requests that wait for a reply, by client, to ignore retries. */
@@ -4276,6 +4325,11 @@ export class Node {
    * transferring: told to stop, it first hands its leadership over.
    */
   private phase: "running" | "leaving" | "transferring" | "stopped" = "running";
+  private leaderChanges = 0;
+  private saves = 0;
+  private saveMs = 0;
+  /** The last ReadSnapshot: the entry that it needs, and its time. */
+  private backup = { index: 0, at: -Infinity };
   private timerAt = Infinity;
   private cancelTimer = () => {};
 
@@ -4341,6 +4395,7 @@ export class Node {
   ) {
     const { timeoutMs = 5000, secret = "", datagramBytes } = options;
     const { identity, hardState, base, snapshot, cutBytes } = storage;
+    this.rememberedIndex = hardState.commitIndex;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
     // A program with small snapshots writes these in several slices, too.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
@@ -4392,18 +4447,32 @@ export class Node {
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
    * - "refused" if the command has more than MAX_COMMAND_BYTES;
    * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES;
-   * - "timeout", "stopped" or "closed" if it was never sent;
+   * - "timeout", "aborted", "stopped" or "closed" if it was never sent;
    * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still
    * be.
    */
-  readonly propose = (command: Uint8Array) => this.client.propose(command);
+  readonly propose = (command: Uint8Array, options?: CallOptions) =>
+    this.client.propose(command, options);
 
   /**
    * Queries the state machine. The answer is linearizable: it reflects every command that any
    * server had answered before. Rejects with a RaftError: "refused" if question or answer is too
-   * large or the state machine throws; "timeout", "stopped" or "closed".
+   * large or the state machine throws; "timeout", "aborted", "stopped" or "closed".
    */
-  readonly read = (question: Uint8Array) => this.client.read(question, this.endpoint.self.name);
+  readonly read = (question: Uint8Array, { signal }: CallOptions = {}) =>
+    this.client.read(question, { server: this.endpoint.self.name, signal });
+
+  /**
+   * Resolves once this server is up to date: after the first use of `ready`, a leader has confirmed
+   * its commit index, and this server has applied all entries up to it. Without a leader it waits
+   * forever. Rejects if the server stops before: with the reason, or with a RaftError, "stopped".
+   */
+  get ready(): Promise<void> {
+    return this.readiness ??= Promise.race([
+      this.catchUp(),
+      this.stopped.then(() => ensure(false, "The server stopped before it was ready.", "stopped")),
+    ]);
+  }
 
   /**
    * Adds a learner, which is promoted to voter once it has the log; corrects the address of a
@@ -4426,7 +4495,8 @@ export class Node {
 
   /**
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
-   * leader, `heardMs` the time since it heard a peer. Unknown values are null.
+   * leader, `heardMs` the time since it heard a peer. Since the start, `saves` writes to the log
+   * took `saveMs` in all, and `leaderChanges` leaders were seen. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -4459,6 +4529,11 @@ export class Node {
       lastApplied,
       unsaved: lastIndex - log.savedIndex,
       snapshotIndex: core.snapshot.index,
+      snapshotBytes: core.snapshot.size,
+      proposals: this.proposals.size,
+      leaderChanges: this.leaderChanges,
+      saves: this.saves,
+      saveMs: this.saveMs,
       votes: "votes" in role ? role.votes.size : null,
       needed: core.majority,
       founding: core.founding,
@@ -4512,7 +4587,10 @@ export class Node {
 
   private emit(event: NodeEvent) {
     // The requests of this server's program go to the new leader.
-    if (event.type === "leader" && event.to !== undefined) this.client.retryAll(event.to);
+    if (event.type === "leader" && event.to !== undefined) {
+      this.leaderChanges += 1;
+      this.client.retryAll(event.to);
+    }
     this.options.onEvent?.(structuredClone(event)); // A copy: the program may change it.
   }
 
@@ -4531,7 +4609,7 @@ export class Node {
     }
     this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
-    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes)) {
+    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes, this.backupFactor())) {
       this.runInSlices(this.writeSnapshot());
     }
     endpoint.flush();
@@ -4549,12 +4627,23 @@ export class Node {
     this.setTimer();
   }
 
+  /** Returns 0 for a snapshot now; a snapshot that is being read is replaced later than others. */
+  private backupFactor() {
+    const { core: { snapshot, lastApplied, settings }, backup: { index, at }, world } = this;
+    if (snapshot.index < index && index <= lastApplied) return 0;
+    return world.clock.now() < at + settings.electionTimeoutMs ? 4 : 1;
+  }
+
   private carryOut(effect: Effect) {
     if (effect.type === "send") {
       for (const message of effect.messages) this.sendMessage(message);
       this.endpoint.flush();
-    } else if (effect.type === "save") this.storage.save(effect.unsaved);
-    else {
+    } else if (effect.type === "save") {
+      const before = this.world.clock.now();
+      this.storage.save(effect.unsaved);
+      this.saves += 1;
+      this.saveMs += this.world.clock.now() - before;
+    } else {
       for (const entry of effect.entries) this.apply(entry);
       this.answerReads(effect.reads);
     }
@@ -4621,6 +4710,8 @@ export class Node {
         return this.changeMembersFor(m);
       case "Transfer":
         return this.transferLeadership(m);
+      case "ReadSnapshot":
+        return this.sendSnapshot(m);
       case "Answer":
       case "Refused":
       case "NotLeader":
@@ -4648,12 +4739,26 @@ export class Node {
     this.isAskingIndex = true;
     try {
       const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
-      this.indexedReads.push({ index, reads });
+      const onApplied = () => reads.forEach((read) => this.answerRead(read));
+      this.indexedReads.push({ index, onApplied });
     } catch {
       for (const read of reads) this.redirect(read);
     }
     this.isAskingIndex = false;
     this.endpoint.schedule();
+  }
+
+  private async catchUp(): Promise<void> {
+    try {
+      const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
+      await new Promise<void>((onApplied) => {
+        this.indexedReads.push({ index, onApplied });
+        this.endpoint.schedule();
+      });
+    } catch (error) {
+      if (error instanceof RaftError && error.code === "timeout") return this.catchUp();
+      throw error;
+    }
   }
 
   private accept(request: ClientMessage & { type: "Commands" }) {
@@ -4713,8 +4818,21 @@ export class Node {
     this.refuse(request, `${target || "no other server"} did not take over in time`);
   }
 
+  /** Answers with a part of the snapshot. A server that lacks the entry leaves it to a retry. */
+  private sendSnapshot(request: ClientMessage & { type: "ReadSnapshot" }) {
+    const { core: { snapshot, lastApplied } } = this;
+    const { index, offset } = request;
+    this.backup = { index, at: this.world.clock.now() };
+    if (lastApplied < index) return;
+    const found = snapshot.index < index ? 0 : snapshot.index;
+    const data = found ? this.storage.readChunk(offset, MAX_ANSWER_BYTES / 2) : NOTHING;
+    this.answer(request, encodeAll([found, data]));
+  }
+
   private apply(entry: Entry) {
-    const [applied] = this.sessions.apply(entry, readRequests(entry), this.options.machine);
+    const { options: { machine }, rememberedIndex } = this;
+    const isReplay = entry.index <= rememberedIndex;
+    const [applied] = this.sessions.apply(entry, readRequests(entry), machine, isReplay);
     const request = this.proposals.get(entry.index);
     if (!request) return;
     this.proposals.delete(entry.index);
@@ -4823,7 +4941,7 @@ export class Node {
     for (const read of reads.splice(0, count)) this.answerRead(read);
     const isReady = () =>
       !core.isInstalling && indexedReads[0] && indexedReads[0].index <= core.lastApplied;
-    while (isReady()) indexedReads.shift()?.reads.forEach((read) => this.answerRead(read));
+    while (isReady()) indexedReads.shift()?.onApplied();
   }
 
   private answerRead(m: ReadRequest) {
@@ -4896,10 +5014,17 @@ export type ClientOptions = CommonOptions & {
   name?: Name;
 };
 
+/** Options of one call. */
+export type CallOptions = {
+  /** Ends the call when it is aborted. A command that was sent may still be applied. */
+  signal?: AbortSignal | undefined;
+};
+
 /** The caller of `propose` or of another request. */
 type Caller = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
+  signal?: AbortSignal | undefined;
   /** The command that it proposed, if it proposed one. */
   command?: Buffer;
   /** Set once the command was moved to another session, which happens at most once. */
@@ -4922,11 +5047,13 @@ type PendingRequest = {
   attempts: number;
 };
 
+const ABORTED = "The call was aborted";
 const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
 const ADVICE = {
   outcomeUnknown:
     ": the command may have been applied, or may still be. Read before you repeat it.",
   timeout: ". Check that a majority of the servers runs, with this secret and cluster.",
+  aborted: ": nothing was done. Repeat it without this signal.",
   closed: ": nothing was done. Connect another one.",
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
@@ -5005,13 +5132,43 @@ export class Client {
   }
 
   /** As `Node.propose`. */
-  propose(command: Uint8Array): Promise<Uint8Array> {
-    return new Promise((resolve, reject) => {
+  propose(command: Uint8Array, { signal }: CallOptions = {}): Promise<Uint8Array> {
+    return this.call(signal, (caller) => {
       checkSize(command);
       if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
-      this.commands.push({ command: Buffer.from(command), resolve, reject });
+      this.commands.push({ ...caller, command: Buffer.from(command) });
+    });
+  }
+
+  /** Begins a call, and ends it early if `signal` is aborted. */
+  private call(signal: AbortSignal | undefined, begin: (caller: Caller) => void): Promise<Buffer> {
+    const called = new Promise<Buffer>((resolve, reject) => {
+      if (signal?.aborted) throw this.failure("aborted", ABORTED);
+      begin({ resolve, reject, signal });
       this.endpoint.schedule();
     });
+    if (signal) {
+      const abort = () => this.abort(signal);
+      signal.addEventListener("abort", abort);
+      const release = () => signal.removeEventListener("abort", abort);
+      called.then(release, release);
+    }
+    return called;
+  }
+
+  /** Ends the calls with this signal. A request with commands of other callers goes on. */
+  private abort(signal: AbortSignal) {
+    const isAborted = (caller?: Caller) => caller?.signal === signal;
+    const error = this.failure("aborted", ABORTED);
+    for (const { reject } of this.commands.filter(isAborted)) reject(error);
+    this.commands = this.commands.filter((caller) => !isAborted(caller));
+    for (const request of this.pending.values()) {
+      const isWrite = request.content.type === "Commands";
+      const why = isWrite ? this.failure("outcomeUnknown", ABORTED, request) : error;
+      for (const [i, caller] of request.callers.entries()) {
+        if (isAborted(caller)) this.takeCaller(request, i)?.reject(why);
+      }
+    }
   }
 
   /** Sends the commands of this turn, in each request as many as fit one datagram. */
@@ -5052,9 +5209,12 @@ export class Client {
   }
 
   /** As `Node.read`: answered by the leader, or by `server`. */
-  async read(question: Uint8Array, server?: Name): Promise<Uint8Array> {
+  async read(
+    question: Uint8Array,
+    { server, signal }: CallOptions & { server?: Name } = {},
+  ): Promise<Uint8Array> {
     checkSize(question);
-    return await this.request({ type: "Read", question: Buffer.from(question) }, server);
+    return await this.request({ type: "Read", question: Buffer.from(question) }, server, signal);
   }
 
   /** As `Node.changeMembers`. Requires the secret: a client key is not enough. */
@@ -5082,6 +5242,29 @@ export class Client {
     return status;
   }
 
+  /**
+   * Yields the bytes of a snapshot of `server`, in order, each part with its offset. The snapshot
+   * includes entry `index`; if it is missing, the server first writes it. If the server replaces
+   * the snapshot meanwhile, offset 0 comes again, and the parts before it are void. Requires the
+   * secret. Rejects with a RaftError, "timeout", if the server is unreachable or does not get the
+   * entry.
+   */
+  async *readSnapshot(server: Name, index = 1): AsyncGenerator<{ offset: number; data: Buffer }> {
+    for (let [offset, last] = [0, 0];;) {
+      const answer = await this.request({ type: "ReadSnapshot", index, offset }, server);
+      const [found, data] = decodeAll(answer) as [number, Buffer];
+      if (offset > 0 && found !== last) offset = 0;
+      else if (found === 0) {
+        await new Promise<void>((resolve) => this.world.clock.setTimer(RETRY_MS, resolve));
+      } else if (data.length === 0) return;
+      else {
+        yield { offset, data };
+        offset += data.length;
+        last = found;
+      }
+    }
+  }
+
   /** Closes the socket, and rejects all pending requests. */
   close(): void {
     this.abandonAll("closed");
@@ -5107,17 +5290,15 @@ export class Client {
   }
 
   /** Sends a request until there is an answer or a timeout. */
-  request(content: Content, server?: Name): Promise<Buffer> {
-    return new Promise((resolve, reject) => {
-      this.start(content, [{ resolve, reject }], server);
-      this.endpoint.schedule();
-    });
+  request(content: Content, server?: Name, signal?: AbortSignal): Promise<Buffer> {
+    return this.call(signal, (caller) => this.start(content, [caller], server));
   }
 
   private start(content: Content, callers: Caller[], server?: Name) {
     ensure(
       this.endpoint.self.role !== "client" || !(content.type in operatorMessages),
-      "A client key cannot change the members or the leader. Give the secret: --secret-file.",
+      "A client key cannot change members or leader, nor take backups. Give the secret: "
+        + "--secret-file.",
     );
     if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
     const id = this.lastId += 1;
@@ -5188,14 +5369,21 @@ export class Client {
   }
 
   private settle(request: PendingRequest, position: number, outcome: unknown) {
-    const caller = request.callers[position];
+    const caller = this.takeCaller(request, position);
     if (!caller) return;
-    request.callers[position] = undefined;
-    request.missing -= 1;
-    if (request.missing === 0) this.pending.delete(request.id);
     // A copy, because the outcome is a view of its datagram, or is kept by a session.
     if (outcome instanceof Uint8Array) caller.resolve(Buffer.from(outcome));
     else caller.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
+  }
+
+  /** Returns a caller that is to be settled. A request without others is over. */
+  private takeCaller(request: PendingRequest, position: number): Caller | undefined {
+    const caller = request.callers[position];
+    if (!caller) return undefined;
+    request.callers[position] = undefined;
+    request.missing -= 1;
+    if (request.missing === 0) this.pending.delete(request.id);
+    return caller;
   }
 
   private onRefusal(request: PendingRequest, reason: string) {
@@ -5275,8 +5463,10 @@ export class Client {
 // map has them as Latin-1 strings: each byte is a character. A command or question has a
 // verb (1 byte), then key, value and expected value as far as the verb has them, each after its
 // length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
+// "list" and "keys" have a prefix, and the rest of the last key that the client has. The answer is
+// whether more may follow, then keys and values; the values of "keys" are empty.
 
-export const verbs = ["get", "put", "delete", "cas"] as const;
+export const verbs = ["get", "put", "delete", "cas", "list", "keys"] as const;
 
 function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer {
   const packed = Buffer.allocUnsafe(parts.reduce((sum, { length }) => sum + 4 + length, 1));
@@ -5306,24 +5496,107 @@ export function unpack(bytes: Uint8Array): string[] {
 const packRequest = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
   pack(verbs.indexOf(verb), ...parts);
 
+/** The most keys in a block. More would make each insertion move too many. */
+const BLOCK_KEYS = 512;
+/** The keys that a question puts in order, which takes a few milliseconds. */
+const SORTED_KEYS = 500;
+
+/**
+ * The keys of a map in order, in blocks of neighbours. Sorting a million keys at once would block
+ * the server, so each question takes some from the map's iterator. Each new key takes two more:
+ * until the iterator has reached its end, it keeps all keys that the map deletes.
+ */
+class SortedKeys {
+  /** No block is empty, unless it is the only one. */
+  private readonly blocks: string[][] = [[]];
+
+  constructor(private readonly unsorted: Iterator<string>) {}
+
+  /** Takes the next keys of the map. Returns whether it has no more. */
+  take(count: number): boolean {
+    for (; count > 0; count -= 1) {
+      const { done, value } = this.unsorted.next();
+      if (done) return true;
+      this.add(value);
+    }
+    return false;
+  }
+
+  add(key: string): void {
+    const { number, block, at } = this.find(key);
+    if (block[at] === key) return;
+    block.splice(at, 0, key);
+    if (block.length <= BLOCK_KEYS) return;
+    this.blocks.splice(number + 1, 0, block.splice(BLOCK_KEYS / 2));
+  }
+
+  delete(key: string): void {
+    const { number, block, at } = this.find(key);
+    if (block[at] === key) block.splice(at, 1);
+    if (block.length === 0 && this.blocks.length > 1) this.blocks.splice(number, 1);
+  }
+
+  /** Yields all keys from `first` on. */
+  *from(first: string): Generator<string> {
+    const { number, block, at } = this.find(first);
+    yield* block.slice(at);
+    for (const next of this.blocks.slice(number + 1)) yield* next;
+  }
+
+  /** Returns the place of a key in the last block whose first key is not larger. */
+  private find(key: string) {
+    const { blocks } = this;
+    const number = lastWhere(0, blocks.length - 1, (i) => (blocks[i]?.[0] ?? "") <= key);
+    const block = blocks[number] ?? [];
+    const at = 1 + lastWhere(-1, block.length - 1, (i) => (block[i] ?? "") < key);
+    return { number, block, at };
+  }
+}
+
 export class KeyValueStore implements StateMachine {
   private readonly values = new Map<string, string>();
+  /** The keys in order, once they have been listed. */
+  private keys: SortedKeys | undefined;
 
   apply(command: Uint8Array): Uint8Array {
     const [key = "", value, expected] = unpack(command);
     const verb = verbs[command[0] ?? -1];
     const before = this.values.get(key);
-    if (verb === "delete") return pack(Number(this.values.delete(key)));
+    if (verb === "delete") {
+      this.keys?.delete(key);
+      return pack(Number(this.values.delete(key)));
+    }
     const isMeant = verb === "put" || (verb === "cas" && before === expected);
     if (!isMeant || value === undefined) return pack(0);
     this.values.set(key, value);
+    if (before === undefined && this.keys?.take(2)) this.keys.add(key);
     return pack(1);
   }
 
   query(question: Uint8Array): Uint8Array {
-    const [key = ""] = unpack(question);
+    const [key = "", rest] = unpack(question);
+    const verb = verbs[question[0] ?? -1];
+    if (verb === "list" || verb === "keys") return this.list(verb, key, rest);
     const value = this.values.get(key);
     return value === undefined ? pack(0) : pack(1, value);
+  }
+
+  /** Returns a page. It is empty, and more follow, until all keys are in order. */
+  private list(verb: "list" | "keys", prefix: string, rest: string | undefined): Buffer {
+    const keys = this.keys ??= new SortedKeys(this.values.keys());
+    if (!keys.take(SORTED_KEYS)) return pack(1);
+    const last = rest === undefined ? undefined : prefix + rest;
+    const page: string[] = [];
+    let bytes = 1;
+    for (const key of keys.from(last ?? prefix)) {
+      if (key === last) continue;
+      if (!key.startsWith(prefix)) break;
+      const value = verb === "keys" ? "" : this.values.get(key) ?? "";
+      bytes += 8 + key.length + value.length;
+      if (bytes > MAX_ANSWER_BYTES && page.length > 0) return pack(1, ...page);
+      page.push(key, value);
+    }
+    return pack(0, ...page);
   }
 
   /** Copies the map, not its strings: a pause of some 30 ms per million keys. */
@@ -5333,6 +5606,7 @@ export class KeyValueStore implements StateMachine {
 
   restore(): (chunk: Uint8Array) => void {
     this.values.clear();
+    this.keys = undefined;
     return (chunk) => {
       const [key, value] = unpack(chunk);
       assert(key !== undefined && value !== undefined, "a snapshot of a store is made of pairs");
@@ -5347,18 +5621,45 @@ export class KeyValueStore implements StateMachine {
 export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
-  async put(key: Uint8Array, value: Uint8Array): Promise<void> {
-    await this.via.propose(packRequest("put", key, value));
+  async put(key: Uint8Array, value: Uint8Array, options?: CallOptions): Promise<void> {
+    await this.via.propose(packRequest("put", key, value), options);
   }
 
-  async get(key: Uint8Array): Promise<Uint8Array | undefined> {
-    const [value] = unpack(await this.via.read(packRequest("get", key)));
+  async get(key: Uint8Array, options?: CallOptions): Promise<Uint8Array | undefined> {
+    const [value] = unpack(await this.via.read(packRequest("get", key), options));
     return value === undefined ? undefined : Buffer.from(value, "latin1");
   }
 
+  /**
+   * Yields the keys that begin with `prefix`, by default all, and their values, in the order of the
+   * keys' bytes. It reads page by page: a page is linearizable, and later ones may show later
+   * writes. With `keysOnly`, no values are read, and all are empty.
+   */
+  async *list(
+    { prefix = NOTHING, keysOnly = false, signal }: CallOptions & {
+      prefix?: Uint8Array;
+      keysOnly?: boolean;
+    } = {},
+  ): AsyncGenerator<[key: Uint8Array, value: Uint8Array]> {
+    const verb = keysOnly ? "keys" : "list";
+    const begin = Buffer.from(prefix); // A copy, as the program may change it meanwhile.
+    let rest: Buffer[] = [];
+    for (let isMore = true; isMore;) {
+      const page = await this.via.read(packRequest(verb, begin, ...rest), { signal });
+      isMore = page[0] === 1;
+      const parts = unpack(page).map((part) => Buffer.from(part, "latin1"));
+      const last = parts.at(-2);
+      if (last) rest = [Buffer.from(last.subarray(begin.length))];
+      while (parts.length > 0) {
+        const [key = NOTHING, value = NOTHING] = parts.splice(0, 2);
+        yield [key, value];
+      }
+    }
+  }
+
   /** Deletes a key. Resolves to whether it had a value. */
-  async delete(key: Uint8Array): Promise<boolean> {
-    const [isDone] = await this.via.propose(packRequest("delete", key));
+  async delete(key: Uint8Array, options?: CallOptions): Promise<boolean> {
+    const [isDone] = await this.via.propose(packRequest("delete", key), options);
     return isDone === 1;
   }
 
@@ -5370,9 +5671,10 @@ export class KeyValues {
     key: Uint8Array,
     expected: Uint8Array | undefined,
     value: Uint8Array,
+    options?: CallOptions,
   ): Promise<boolean> {
     const parts = expected ? [key, value, expected] : [key, value];
-    const [isDone] = await this.via.propose(packRequest("cas", ...parts));
+    const [isDone] = await this.via.propose(packRequest("cas", ...parts), options);
     return isDone === 1;
   }
 }

@@ -719,8 +719,9 @@ export const planted: readonly Planted[] = [
     id: "75",
     name: "A follower's read uses a ReadIndex request that was sent before the read arrived",
     changes: [["const reads = this.followerReads.splice(0);", ""], [
-      "this.indexedReads.push({ index, reads });",
-      "this.indexedReads.push({ index, reads: this.followerReads.splice(0) });",
+      "const onApplied = () => reads.forEach((read) => this.answerRead(read));\n",
+      `const reads = this.followerReads.splice(0);
+      const onApplied = () => reads.forEach((read) => this.answerRead(read));\n`,
     ], ["of reads) this.redirect(read);", "of this.followerReads.splice(0)) this.redirect(read);"]],
     caughtBy: [
       { file: "node", title: "that arrives while a request for the read index is" },
@@ -2275,7 +2276,7 @@ export const planted: readonly Planted[] = [
   {
     id: "235",
     name: "A server that recovers commits none of its entries",
-    changes: [["this.hardState = { ...this.hardState, commitIndex: index };", ""]],
+    changes: [["currentTerm: term, commitIndex: index };", "currentTerm: term };"]],
     caughtBy: [{ file: "founding", title: "keeps its entries when a former leader speaks first" }],
   },
   {
@@ -2335,6 +2336,169 @@ export const planted: readonly Planted[] = [
       file: "founding",
       title: "counts a founder as silent only after asking it for an",
     }],
+  },
+
+  // Calls and the store.
+  {
+    id: "242",
+    name: "A list lacks the keys that were put after the first list",
+    changes: [["    if (before === undefined && this.keys?.take(2)) this.keys.add(key);\n", ""]],
+    caughtBy: [{ file: "lists", title: "in the order of their bytes, after any" }],
+  },
+  {
+    id: "243",
+    name: "A list shows deleted keys",
+    changes: [["      this.keys?.delete(key);\n", ""]],
+    caughtBy: [{ file: "lists", title: "in the order of their bytes, after any" }],
+  },
+  {
+    id: "244",
+    name: "A list shows the keys before a restore",
+    changes: [[
+      "    this.values.clear();\n    this.keys = undefined;\n",
+      "    this.values.clear();\n",
+    ]],
+    caughtBy: [{ file: "lists", title: "shows a restored state" }],
+  },
+  {
+    id: "245",
+    name: "A page begins with the last key of the page before",
+    changes: [["      if (key === last) continue;\n", ""]],
+    caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
+  },
+  {
+    id: "246",
+    name: "A list loses its place when the program changes a key that it got",
+    changes: [[
+      "rest = [Buffer.from(last.subarray(begin.length))]",
+      "rest = [last.subarray(begin.length)]",
+    ]],
+    caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
+  },
+  {
+    id: "247",
+    name: "An empty block of keys hides the keys of others",
+    changes: [["block.length === 0 && this.blocks.length > 1", "block.length < 0"]],
+    caughtBy: [{ file: "lists", title: "is empty again after all keys were deleted" }],
+  },
+  {
+    id: "248",
+    name: "The first list of a large store puts all keys in order at once",
+    changes: [["keys.take(SORTED_KEYS)", "keys.take(Infinity)"]],
+    caughtBy: [{ file: "lists", title: "puts few keys in order with each page" }],
+  },
+  {
+    id: "249",
+    name: "An aborted command that was sent is said to have done nothing",
+    changes: [[
+      `isWrite ? this.failure("outcomeUnknown", ABORTED, request) : error`,
+      "isWrite ? error : error",
+    ]],
+    caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
+  },
+  {
+    id: "250",
+    name: "An aborted command that waits for a session is sent later",
+    changes: [["    this.commands = this.commands.filter((caller) => !isAborted(caller));\n", ""]],
+    caughtBy: [{ file: "embedding", title: "is aborted before its session is open" }],
+  },
+  {
+    id: "251",
+    name: "An aborted request is retried until its timeout",
+    changes: [[
+      "if (isAborted(caller)) this.takeCaller(request, i)?.reject(why);",
+      "if (isAborted(caller)) caller?.reject(why);",
+    ]],
+    caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
+  },
+  {
+    id: "252",
+    name: "An answered call leaves its listener on the signal",
+    changes: [["      called.then(release, release);\n", "      called.catch(release);\n"]],
+    caughtBy: [{ file: "embedding", title: "leaves no listener when it is answered" }],
+  },
+  {
+    id: "253",
+    name: "An aborted command takes the others of its request with it",
+    changes: [[
+      "const isAborted = (caller?: Caller) => caller?.signal === signal;",
+      "const isAborted = (caller?: Caller) => caller !== undefined;",
+    ]],
+    caughtBy: [{ file: "embedding", title: "leaves the commands of its request" }],
+  },
+  {
+    id: "254",
+    name: "A server is ready before it has applied what was committed",
+    changes: [[
+      "new Promise<void>((onApplied) => {\n        this.indexedReads.push({ index, onApplied });\n",
+      "new Promise<void>((onApplied) => {\n        onApplied();\n",
+    ]],
+    caughtBy: [{ file: "embedding", title: "has applied what was committed, and not before" }],
+  },
+  {
+    id: "255",
+    name: "A server that no leader has answered in time is never ready",
+    changes: [[
+      `if (error instanceof RaftError && error.code === "timeout") return this.catchUp();\n`,
+      "",
+    ]],
+    caughtBy: [{ file: "embedding", title: "has applied what was committed, and not before" }],
+  },
+  {
+    id: "256",
+    name: "A new command is applied as a replay",
+    changes: [["entry.index <= rememberedIndex", "rememberedIndex > 0"]],
+    caughtBy: [{ file: "embedding", title: "which entries the disk knew as committed" }],
+  },
+
+  // Backups.
+  {
+    id: "257",
+    name: "A new cluster keeps the old founding in its snapshot",
+    changes: [["encodeFrame(records.map(refound))", "encodeFrame(records)"]],
+    caughtBy: [{ file: "founding", title: "is joined although its snapshot is larger" }],
+  },
+  {
+    id: "258",
+    name: "A new cluster keeps the old founding in its entries",
+    changes: [["[...entries.map(refound), last]", "[...entries, last]"]],
+    caughtBy: [{ file: "founding", title: "is joined although its log is larger" }],
+  },
+  {
+    id: "259",
+    name: "A backup has parts of two snapshots",
+    changes: [["offset > 0 && found !== last", "offset > 0 && found === 0"]],
+    caughtBy: [{ file: "backups", title: "begins again if the server replaces the snapshot" }],
+  },
+  {
+    id: "260",
+    name: "A server sends a snapshot that lacks the entry that was asked for",
+    changes: [["snapshot.index < index ? 0 : snapshot.index", "snapshot.index"]],
+    caughtBy: [{ file: "backups", title: "of a small state includes" }],
+  },
+  {
+    id: "261",
+    name: "A server under load replaces a snapshot as soon as it is read",
+    changes: [[
+      "at + settings.electionTimeoutMs ? 4 : 1;",
+      "at + settings.electionTimeoutMs ? 1 : 1;",
+    ]],
+    caughtBy: [{ file: "backups", title: "does not begin again for each snapshot" }],
+  },
+  {
+    id: "262",
+    name: "A server made of a backup begins in term 0",
+    changes: [["Math.max(hardState.currentTerm, base.term)", "hardState.currentTerm"]],
+    caughtBy: [{ file: "backups", title: "is a cluster of its own with that state" }],
+  },
+  {
+    id: "263",
+    name: "A server that lacks the entry writes a snapshot without it",
+    changes: [[
+      "if (snapshot.index < index && index <= lastApplied) return 0;",
+      "if (snapshot.index < index) return 0;",
+    ], ["if (lastApplied < index) return;", ""]],
+    caughtBy: [{ file: "backups", title: "waits for a server that lags" }],
   },
 ];
 

@@ -22,7 +22,9 @@ async function connectRaft(): Promise<Stores> {
   );
   const client = await raft.Client.connect({ servers, cluster: "bench" });
   const propose: typeof client.propose = (command) => client.propose(command);
-  const read: typeof client.read = (question) => client.read(question, follower);
+  // In an older RAFT the second argument is the name itself.
+  const server: unknown = client.read.length > 1 ? follower : { server: follower };
+  const read: typeof client.read = (question) => client.read(question, server as object);
   return { leader: new raft.KeyValues(client), follower: new raft.KeyValues({ propose, read }) };
 }
 

@@ -145,7 +145,13 @@ async function expectRefusal(wrong: Wrong): Promise<void> {
   const message = expect.stringMatching(says);
   const about = begun === ""
     ? {}
-    : { time: expect.any(String), level: "ERROR", server: expect.any(String), message };
+    : {
+      time: expect.any(String),
+      level: "ERROR",
+      server: expect.any(String),
+      type: "error",
+      message,
+    };
   expect(JSON.parse(last)).toEqual({
     ...about,
     ok: false,
@@ -218,7 +224,7 @@ describe("bad input", () => {
       what: "an unknown command",
       args: ["putt", "a", "b"],
       code: 2,
-      says: /^There is no command "putt a b"\. Use one of .*put, get, .*--help/,
+      says: /^There is no command "putt a b"\. Use one of .*put, create, .*--help/,
     },
     {
       what: "a command named like a property",
@@ -821,6 +827,45 @@ describe("clients and scripts", () => {
     expect([...got.bytes]).toEqual([0xfe]);
   });
 
+  test("create makes a lock once, and list shows keys and values of any bytes", async () => {
+    const [first, second] = [
+      await cli(["create", "lock/a", "me", ...where]),
+      await cli(["create", "lock/a", "you", ...where]),
+    ];
+    expect([first.code, second.code]).toEqual([0, 1]);
+    const odd = Buffer.from("lock/\xff", "latin1");
+    const words = [odd, Buffer.from("\xfe\n", "latin1")].map((raw) => raw.toString("base64"));
+    await cli(["put", ...words, "--base64", ...where]);
+    for (let i = 0; i < 3; i += 1) {
+      const value = new Uint8Array(40_000).fill(0x78 + i);
+      await cli(["put", `large ${i}`, "-", ...where], { input: value });
+    }
+    const list = async (...args: string[]) => {
+      const { code, output, bytes } = await cli(["list", ...args, ...where]);
+      expect(code).toBe(0);
+      return { output, bytes };
+    };
+    const { bytes } = await list("lock/");
+    expect(Buffer.from(bytes).toString("latin1")).toBe("lock/a\tme\nlock/\xff\t\xfe\n\n");
+    expect((await list("lock/a", "--keys-only")).output).toBe("lock/a\n");
+    expect((await list(words[0] ?? "", "--base64")).output).toBe(`${words.join("\t")}\n`);
+    expect((await list("no such key")).output).toBe("");
+    const lines = (await list("lock/", "--json")).output.trim().split("\n");
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      { key: "lock/a", keyBase64: "bG9jay9h", value: "me", base64: "bWU=" },
+      { key: null, keyBase64: words[0], value: null, base64: words[1] },
+      { ok: true, count: 2 },
+    ]);
+    // More than a page, and more than is printed at once.
+    const large = (await list("large", "--json")).output.trim().split("\n");
+    expect(large.map((line) => JSON.parse(line).value?.length)).toEqual([
+      40_000,
+      40_000,
+      40_000,
+      undefined,
+    ]);
+  });
+
   test("keys that JavaScript knows are keys like all others", async () => {
     const keys = ["__proto__", "constructor", "-", "é"];
     for (const key of keys) {
@@ -857,6 +902,7 @@ describe("clients and scripts", () => {
       ...ok,
       leader,
       troubles: [],
+      statuses: [expect.objectContaining({ name: leader, role: "Leader", dropped: {} })],
       servers: [
         {
           name: leader,
@@ -1092,6 +1138,11 @@ function server(
       commitIndex: 10,
       lastApplied: 10,
       snapshotIndex: 0,
+      snapshotBytes: 0,
+      proposals: 0,
+      leaderChanges: 1,
+      saves: 1,
+      saveMs: 1,
       unsaved: 0,
       votes: null,
       needed: 2,
@@ -1317,7 +1368,9 @@ describe("status says", () => {
 describe("the story warns", () => {
   const told = (event: NodeEvent) => {
     const lines: string[] = [];
-    const tell = narrator("a", (message, level) => lines.push(`${level} ${plain(message)}`));
+    const tell = narrator("a", (what, level) => {
+      for (const sentence of [what].flat()) lines.push(`${level} ${plain(sentence)}`);
+    });
     tell({ type: "recovered", cutBytes: 0, members: configuration(MEMBERS) });
     tell(event);
     return lines;
@@ -1377,7 +1430,9 @@ describe("the story warns", () => {
 
   test("once under each leader that there are too few votes, and tells its first commit", () => {
     const lines: string[] = [];
-    const tell = narrator("a", (message, level) => lines.push(`${level} ${plain(message)}`));
+    const tell = narrator("a", (what, level) => {
+      for (const sentence of [what].flat()) lines.push(`${level} ${plain(sentence)}`);
+    });
     const lost = { type: "preVoteLost", votes: 1, needed: 2 } as const;
     const leads = { type: "leader", from: undefined, to: "a" } as const;
     for (let i = 1; i <= 3; i += 1) {
@@ -1512,11 +1567,12 @@ describe("servers", () => {
       ["members", "add", "d=127.0.0.1:9"],
       ["members", "remove", `127.0.0.1:${port}`],
       ["transfer", "another"],
+      ["backup", path.join(temporaryDirectory(), "backup")],
     ];
     for (const words of forbidden) {
       const { code, errors } = await cli([...words, ...where, ...key]);
       expect(code).toBe(2);
-      expect(errors).toMatch(/^A client key cannot change the members or the leader\. /);
+      expect(errors).toMatch(/^A client key cannot change members or leader, nor /);
     }
     const before = (await cli(["members", "list", ...where, ...secret])).output;
     expect(before.trim().split("\n")).toHaveLength(2);

@@ -8,13 +8,16 @@ import { pick, type Random, randomFrom, shuffle } from "../support/random.ts";
 import { Cluster, type Trace } from "./full/cluster.ts";
 import { HOSTILE_MS, Nemesis } from "./full/nemesis.ts";
 import { whatIsLeft } from "./full/quiet.ts";
-import { type Server } from "./full/server.ts";
+import { type Server, type Subject } from "./full/server.ts";
 import { checkLinearizable } from "./linearizability.ts";
 import { type Report } from "./report.ts";
 
-/** Runs one seed. Throws at a broken promise. */
-export function simulateFullStack(seed: number, { trace }: { trace?: Trace } = {}): Report {
-  const cluster = new Cluster(seed, trace);
+/** Runs one seed. Throws at a broken promise. A `subject` runs beside the store on each server. */
+export function simulateFullStack(
+  seed: number,
+  { trace, subject }: { trace?: Trace; subject?: Subject } = {},
+): Report {
+  const cluster = new Cluster(seed, trace, subject);
   const { workload, simulation, names, servers, clients } = cluster;
   for (const server of servers) server.start();
   for (const client of clients) void workload.beClient(client, names);

@@ -53,7 +53,7 @@ export function carelessMachine(machine: StateMachine): StateMachine {
     return answered;
   };
   return {
-    apply: (command, index) => answer(command, () => machine.apply(command, index)),
+    apply: (command, ...rest) => answer(command, () => machine.apply(command, ...rest)),
     query: (question) => answer(question, () => machine.query(question)),
     snapshot() {
       overwrite();

@@ -27,7 +27,7 @@ export const VERSION = 6;
 /** Each type of message under the lowest role that may send it. */
 export const SENDERS = {
   client: ["OpenSession", "Commands", "Read", "Inspect", "Part"],
-  operator: ["ChangeMembers", "Transfer"],
+  operator: ["ChangeMembers", "Transfer", "ReadSnapshot"],
   peer: [
     "ReadIndex",
     "Answer",

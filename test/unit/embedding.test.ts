@@ -3,8 +3,10 @@
  * how everything ends.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { getEventListeners } from "node:events";
 import {
   Client,
+  KeyValues,
   MAX_ANSWER_BYTES,
   Node,
   type NodeEvent,
@@ -315,6 +317,206 @@ describe("an error in onEvent", () => {
       expect(cluster.reasons).toEqual([failure]);
     }
   });
+});
+
+describe("a call with a signal", () => {
+  /** Starts a, which alone is a majority, and a client. No packet of the client arrives in time. */
+  function start() {
+    const cluster = new Cluster(["a"]);
+    const { simulation } = cluster;
+    const machine = new Lines();
+    const node = cluster.start("a", { machine });
+    const client = cluster.connect();
+    simulation.settle(client.propose(bytes("first")));
+    let packets = 0;
+    simulation.watch = ({ machine: { name }, packet }) => {
+      if (packet && name === "client") packets += 1;
+    };
+    /** Makes a call, and aborts it after `afterMs`. Returns its error and its signal. */
+    const aborted = (call: (signal: AbortSignal) => Promise<unknown>, afterMs?: number) => {
+      const controller = new AbortController();
+      const { signal } = controller;
+      if (afterMs === undefined) controller.abort();
+      const called = call(signal);
+      called.catch(() => {});
+      if (afterMs) simulation.run(afterMs);
+      controller.abort();
+      const { code, message } = cluster.errorOf(called);
+      expect(getEventListeners(signal, "abort")).toEqual([]);
+      return { code, message };
+    };
+    return { cluster, simulation, machine, node, client, aborted, packets: () => packets };
+  }
+
+  test("that is aborted before it was sent does nothing, and says so", () => {
+    const { simulation, machine, node, client, aborted, packets } = start();
+    for (const via of [node, client]) {
+      for (const afterMs of [undefined, 0]) {
+        expect(aborted((signal) => via.propose(bytes("x"), { signal }), afterMs)).toEqual({
+          code: "aborted",
+          message: expect.stringMatching(
+            /^The call was aborted: nothing was done\. .* Asked: a\b.*\.$/,
+          ),
+        });
+      }
+      expect(aborted((signal) => via.read(bytes("x"), { signal })).code).toBe("aborted");
+    }
+    simulation.run(3000);
+    expect(machine.lines).toEqual(["first"]);
+    expect(packets()).toBe(0);
+  });
+
+  test("that is aborted before its session is open does nothing", () => {
+    const { cluster, simulation, machine, aborted } = start();
+    const late = cluster.connect();
+    simulation.route = () => [{ afterMs: 300 }];
+    const { code } = aborted((signal) => late.propose(bytes("x"), { signal }), 200);
+    expect(code).toBe("aborted");
+    simulation.run(20_000);
+    expect(machine.lines).toEqual(["first"]);
+  });
+
+  test("that is aborted later has an unknown outcome, or none if it is a read", () => {
+    const { simulation, machine, client, aborted, packets } = start();
+    simulation.route = () => [];
+    expect(aborted((signal) => client.propose(bytes("x"), { signal }), 300)).toEqual({
+      code: "outcomeUnknown",
+      message: expect.stringMatching(/^The call was aborted: the command may have been applied/),
+    });
+    expect(aborted((signal) => client.read(bytes("x"), { signal }), 300).code).toBe("aborted");
+    // No request is retried.
+    const before = packets();
+    expect(before).toBeGreaterThan(4);
+    simulation.run(2000);
+    expect(packets()).toBe(before);
+    // The session goes on.
+    simulation.route = () => [{ afterMs: 1 }];
+    expect(text(simulation.settle(client.propose(bytes("y"))))).toBe("2 y");
+    expect(machine.lines).toEqual(["first", "y"]);
+  });
+
+  test("leaves the commands of its request to their callers", () => {
+    const { simulation, machine, client } = start();
+    simulation.route = () => [];
+    const controller = new AbortController();
+    const { signal } = controller;
+    const calls = ["x", "y"].map((word) =>
+      client.propose(bytes(word), word === "x" ? { signal } : {}).catch(({ code }) => bytes(code))
+    );
+    simulation.run(200);
+    controller.abort();
+    simulation.route = () => [{ afterMs: 1 }];
+    expect(simulation.settle(Promise.all(calls)).map(text)).toEqual(["outcomeUnknown", "3 y"]);
+    expect(machine.lines).toEqual(["first", "x", "y"]);
+  });
+
+  test("leaves no listener when it is answered, and ends only calls with its own signal", () => {
+    const { simulation, client, node, aborted } = start();
+    const { signal } = new AbortController();
+    const answered = simulation.settle(Promise.all([
+      client.propose(bytes("x"), { signal }),
+      node.propose(bytes("x"), { signal }),
+      client.read(bytes("x"), { signal }),
+      node.read(bytes("x"), { signal }),
+    ]));
+    expect(answered).toHaveLength(4);
+    expect(getEventListeners(signal, "abort")).toEqual([]);
+    const other = client.read(bytes("z"));
+    expect(aborted((each) => client.read(bytes("x"), { signal: each }), 0).code).toBe("aborted");
+    expect(text(simulation.settle(other))).toBe("3 z");
+  });
+
+  test("is a call of the store, too", () => {
+    const { client, aborted, node } = start();
+    const [key, value] = [bytes("k"), bytes("v")];
+    for (const store of [new KeyValues(client), new KeyValues(node)]) {
+      const calls = [
+        (signal: AbortSignal) => store.get(key, { signal }),
+        (signal: AbortSignal) => store.put(key, value, { signal }),
+        (signal: AbortSignal) => store.delete(key, { signal }),
+        (signal: AbortSignal) => store.cas(key, undefined, value, { signal }),
+        (signal: AbortSignal) => store.list({ prefix: key, signal }).next(),
+      ];
+      for (const call of calls) expect(aborted(call).code).toBe("aborted");
+    }
+  });
+});
+
+describe("`ready`", () => {
+  test("resolves once the server has applied what was committed, and not before", () => {
+    const cluster = new Cluster(["a", "b", "c"]);
+    const { simulation } = cluster;
+    const machines = new Map(cluster.names.map((name) => [name, new Lines()]));
+    const start = (name: string, machine = new Lines()) => {
+      machines.set(name, machine);
+      return cluster.start(name, { machine });
+    };
+    const first = start("a");
+    let isReady = false;
+    void first.ready.then(() => isReady = true);
+    simulation.run(20_000); // Longer than a request waits.
+    expect(isReady).toBe(false);
+    for (const name of ["b", "c"]) start(name);
+    const leader = cluster.leader();
+    for (const node of cluster.nodes.values()) simulation.settle(node.ready);
+    const late = cluster.names.find((name) => name !== leader) ?? "";
+    cluster.kill(late);
+    const client = simulation.settle(Client.connect({
+      servers: cluster.names.map((name) => `${name}=${name}:1`),
+      secret: SECRET,
+      world: simulation.machine("client").boot(),
+    }));
+    for (let i = 0; i < 20; i += 1) simulation.settle(client.propose(bytes(`${i}`)));
+    // The messages with entries are slow, and heartbeats are not.
+    simulation.route = ({ bytes: { length } }) => [{ afterMs: length > 500 ? 400 : 1 }];
+    const machine = new Lines();
+    const node = start(late, machine);
+    expect(node.ready).toBe(node.ready);
+    simulation.run(60_000, () => node.status().leader !== null);
+    expect(machine.lines.length).toBeLessThan(20);
+    simulation.settle(node.ready);
+    expect(machine.lines).toHaveLength(20);
+  });
+
+  test("rejects if the server stops before, or has stopped", () => {
+    const cluster = new Cluster(["a", "b"]);
+    const node = cluster.start("a", { machine: new Lines() });
+    const { ready } = node;
+    ready.catch(() => {});
+    cluster.simulation.run(1000);
+    void node.stop();
+    expect(cluster.errorOf(ready).code).toBe("stopped");
+    const next = cluster.start("b", { machine: new Lines() });
+    void next.stop();
+    expect(cluster.errorOf(next.ready).code).toBe("stopped");
+  });
+});
+
+test("`apply` learns which entries the disk knew as committed at the start", () => {
+  const cluster = new Cluster(["a"]);
+  const { simulation } = cluster;
+  const told: string[] = [];
+  const start = () => {
+    const machine = new Lines();
+    const apply = machine.apply.bind(machine);
+    const node = cluster.start("a", {
+      machine: Object.assign(machine, {
+        apply: (command: Uint8Array, _: number, isReplay: boolean) => {
+          told.push(`${text(command)} ${isReplay}`);
+          return apply(command);
+        },
+      }),
+    });
+    simulation.settle(node.ready);
+    return node;
+  };
+  const node = start();
+  for (const word of ["x", "y", "z"]) simulation.settle(node.propose(bytes(word)));
+  expect(told.splice(0)).toEqual(["x false", "y false", "z false"]);
+  cluster.kill("a");
+  simulation.settle(start().propose(bytes("new")));
+  // The commit of z was not on the disk yet.
+  expect(told).toEqual(["x true", "y true", "z false", "new false"]);
 });
 
 describe("a stopped node and a closed client", () => {

@@ -418,6 +418,26 @@ describe("a server that forms a new cluster, because the majority of the old one
     expect(world.at("c").status().leader).toBeNull();
   });
 
+  for (const [what, snapshotBytes] of [["log", 1 << 20], ["snapshot", 10_000]] as const) {
+    test(`is joined although its ${what} is larger than a message`, () => {
+      const world = new World().found(THREE, { snapshotBytes });
+      const { simulation } = world;
+      for (let i = 0; i < 50; i += 1) {
+        const store = new KeyValues(world.at("a"));
+        simulation.settle(store.put(Buffer.of(i), Buffer.alloc(1000)));
+      }
+      simulation.run(500);
+      expect(world.at("a").status().snapshotIndex > 0).toBe(what === "snapshot");
+      for (const name of THREE) world.kill(name);
+      const a = recover(world, "a");
+      world.start("d", ["a"], { join: true });
+      world.change("d", "d:1", "a");
+      world.agree("a d");
+      expect(world.at("d").status().founding).toBe(a.status().founding);
+      expect(simulation.settle(has(world.at("d"), 49))).toBe(true);
+    });
+  }
+
   test("keeps its entries when a former leader speaks first, although none was committed", () => {
     const world = new World();
     const { simulation } = world;

@@ -1128,7 +1128,7 @@ describe("a request to change the members", () => {
     expect(world.failure(withKey.changeMembers("d", "d:1"))).toMatchObject({
       code: "usage",
       message: expect.stringMatching(
-        /^A client key cannot change the members or the leader/,
+        /^A client key cannot change members or leader/,
       ),
     });
     world.simulation.settle(put(withKey, "x"));

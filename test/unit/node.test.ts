@@ -1553,10 +1553,10 @@ describe("a follower's read", () => {
       const isLost = types.includes("AppendEntriesReply") || types.includes("ReadIndex");
       return isLost ? [] : [{ afterMs: 1 }];
     };
-    const reads = [client.read(bytes(""), leader), client.read(bytes(""), watched)];
+    const reads = [leader, watched].map((server) => client.read(bytes(""), { server }));
     simulation.run(50);
     // This read arrives while the request for the read index is in flight.
-    reads.push(client.read(bytes(""), watched));
+    reads.push(client.read(bytes(""), { server: watched }));
     simulation.run(500);
     const [atLeader, atFollower] = [cluster.server(leader).node, cluster.server(watched).node];
     expect(atLeader["reads"].length).toBe(1);

@@ -13,7 +13,7 @@ import { isMajority, Lists, votersIn } from "./lists.ts";
 import { Network } from "./network.ts";
 import { judgePromise } from "./promises.ts";
 import { Secrets } from "./secrets.ts";
-import { isStorageError, Server, SNAPSHOT } from "./server.ts";
+import { isStorageError, Server, SNAPSHOT, type Subject } from "./server.ts";
 import { readPacket, tellMessage } from "./story.ts";
 import { Workload } from "./workload.ts";
 
@@ -49,7 +49,11 @@ export class Cluster {
   private readonly judged = new Map<string, number>();
   private readonly random: Random;
 
-  constructor(seed: number, private readonly trace: Trace) {
+  constructor(
+    seed: number,
+    private readonly trace: Trace,
+    readonly subject: Subject | undefined,
+  ) {
     const simulation = this.simulation = new Simulation(seed);
     const random = this.random = randomFrom(seed + 1e9);
     const hostility = this.hostility = drawHostility(random);

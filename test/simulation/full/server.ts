@@ -8,7 +8,7 @@ import {
   type StateMachine,
 } from "../../../raft.ts";
 import { carelessMachine, spoil } from "../../support/careless.ts";
-import { type Random } from "../../support/random.ts";
+import { type Random, randomFrom } from "../../support/random.ts";
 import { type Machine } from "../../support/world.ts";
 import { type Channels } from "./channels.ts";
 import { type Hostility } from "./hostility.ts";
@@ -22,10 +22,22 @@ export const PORT = 1;
 
 /** Marks the last chunk of a state. */
 const END = Buffer.of(0);
+/** Marks the chunks of a machine under test. */
+const TESTED = 2;
+
+/** A state machine under test. Its commands and questions depend on `random` alone. */
+export type Subject = {
+  create(): StateMachine;
+  command(random: Random): Uint8Array;
+  /** Default: the empty question. */
+  question?(random: Random): Uint8Array;
+};
 
 /** The state machine of a server, with the state after each command. */
 class Ledger implements StateMachine {
   readonly store = new KeyValueStore();
+  /** The machine under test, which gets a question and a command with each command of the store. */
+  private readonly tested: StateMachine | undefined;
   private hash = 0;
   private index = 0;
   /** The number of applied commands of the entry at `index`. */
@@ -34,12 +46,23 @@ class Ledger implements StateMachine {
   private isPartial = false;
 
   /** `onApplied` receives the hash of all applied commands up to a place, with their answers. */
-  constructor(private readonly listener: Pick<Listener, "onApplied" | "onBroken">) {}
+  constructor(
+    private readonly listener: Pick<Listener, "onApplied" | "onBroken">,
+    private readonly subject: Subject | undefined,
+  ) {
+    this.tested = subject?.create();
+  }
 
-  apply(command: Uint8Array, index: number): Uint8Array {
+  apply(command: Uint8Array, index: number, isReplay: boolean): Uint8Array {
     if (this.isPartial) this.listener.onBroken(`applies entry ${index} to a state that is partial`);
     const answer = this.store.apply(command);
     this.hash = crc32(answer, crc32(command, this.hash));
+    if (this.subject && this.tested) {
+      const random = randomFrom(this.hash);
+      const found = this.tested.query(this.subject.question?.(random) ?? new Uint8Array());
+      const applied = this.tested.apply(this.subject.command(random), index, isReplay);
+      this.hash = crc32(applied, crc32(found, this.hash));
+    }
     [this.count, this.index] = [index === this.index ? this.count + 1 : 1, index];
     this.listener.onApplied(index, `command ${this.count} of entry ${index}`, this.hash);
     return answer;
@@ -60,8 +83,10 @@ class Ledger implements StateMachine {
   /** Returns the state at the call, even if the chunks are taken later. */
   snapshot(): Iterable<Uint8Array> {
     const [head, rest] = [Buffer.from(`${this.hash} ${this.index}`), this.store.snapshot()];
+    const tested = this.tested?.snapshot() ?? [];
     return function*() {
       yield head;
+      for (const chunk of tested) yield Buffer.concat([Buffer.of(TESTED), chunk]);
       yield* rest;
       yield END;
     }();
@@ -69,11 +94,13 @@ class Ledger implements StateMachine {
 
   restore(): (chunk: Uint8Array) => void {
     const restoreStore = this.store.restore();
+    const restoreTested = this.tested?.restore();
     let isFirst = true;
     this.isPartial = true;
     return (chunk) => {
       if (isFirst) [this.hash = 0, this.index = 0] = `${Buffer.from(chunk)}`.split(" ").map(Number);
       else if (END.equals(chunk)) this.isPartial = false;
+      else if (chunk[0] === TESTED) restoreTested?.(Uint8Array.from(chunk.subarray(1)));
       else restoreStore(chunk);
       isFirst = false;
     };
@@ -109,7 +136,11 @@ export class Server {
     readonly machine: Machine,
     private readonly founders: readonly string[],
     private readonly hostility: Hostility,
-    private readonly cluster: { readonly secrets: Secrets; readonly channels: Channels },
+    private readonly cluster: {
+      readonly secrets: Secrets;
+      readonly channels: Channels;
+      readonly subject: Subject | undefined;
+    },
     private readonly listener: Listener,
   ) {
     this.platter = new Platter(machine.name);
@@ -144,7 +175,7 @@ export class Server {
     const ledger = this.ledger = new Ledger({
       onApplied: (index, place, hash) => isAlive() && listener.onApplied(index, place, hash),
       onBroken: (what) => isAlive() && listener.onBroken(what),
-    });
+    }, this.cluster.subject);
     const machine = carelessMachine(ledger);
     const onEvent = (event: NodeEvent) => {
       if (isAlive()) listener.onEvent(event);
