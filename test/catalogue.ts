@@ -21,7 +21,7 @@ import path from "node:path";
 import { SHORT_SEEDS } from "./support/thorough.ts";
 
 const root = path.join(import.meta.dir, "..");
-const COPIED = ["raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
+const COPIED = ["README.md", "raft.ts", "cli.ts", "package.json", "tsconfig.json", "test"];
 
 /**
  * A piece of raft.ts that occurs exactly once there, and its replacement. The layout does not matter:
@@ -34,7 +34,7 @@ type Simulator = { mode: "core" | "full"; seed: number };
 type SmallTest = { file: string; title: string };
 export type Catcher = Simulator | SmallTest;
 
-type Planted = {
+export type Planted = {
   id: string;
   name: string;
   changes: readonly Change[];
@@ -2522,6 +2522,22 @@ export function stalePieces({ changes }: Planted, source = readSource()): string
 
 const readSource = () => readFileSync(path.join(root, "raft.ts"), "utf8");
 
+/** Returns raft.ts with a bug. */
+export function plant({ id, changes }: Planted, source = readSource()): string {
+  let changed = source;
+  for (const [before, after] of changes) {
+    const [match, ...others] = changed.matchAll(patternOf(before));
+    if (!match || others.length > 0) {
+      throw new Error(
+        `Cannot plant bug ${id}: this does not occur exactly once in raft.ts:\n${before}`,
+      );
+    }
+    changed = changed.slice(0, match.index) + after.trim()
+      + changed.slice(match.index + match[0].length);
+  }
+  return changed;
+}
+
 /** Calls `use` with a copy of the project, which may have a bug. Deletes the copy afterwards. */
 export async function inCopy<T>(
   bug: Planted | undefined,
@@ -2533,17 +2549,7 @@ export async function inCopy<T>(
     const { success } = Bun.spawnSync(["cp", "-R", ...COPIED, directory], { cwd: root });
     if (!success) throw new Error(`Cannot copy the project to ${directory}.`);
     symlinkSync(path.join(root, "node_modules"), path.join(directory, "node_modules"));
-    let source = readSource();
-    for (const [before, after] of bug?.changes ?? []) {
-      const [match, ...others] = source.matchAll(patternOf(before));
-      if (!match || others.length > 0) {
-        throw new Error(
-          `Cannot plant bug ${bug?.id}: this does not occur exactly once in raft.ts:\n${before}`,
-        );
-      }
-      source = source.slice(0, match.index) + after.trim()
-        + source.slice(match.index + match[0].length);
-    }
+    const source = bug ? plant(bug) : readSource();
     new Bun.Transpiler({ loader: "ts" }).transformSync(source); // Throws if it does not parse.
     writeFileSync(path.join(directory, "raft.ts"), source);
     return await use(directory);

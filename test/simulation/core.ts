@@ -4,9 +4,10 @@
  * hides a bug of the algorithm. After the faults a majority is healed, and must serve. Then all
  * servers are healed, and must agree.
  */
+import { type Name } from "../../raft.ts";
 import { Client } from "./core/clients.ts";
 import { Network } from "./core/network.ts";
-import { Scene, type Trace } from "./core/scene.ts";
+import { type Fault, Scene, type Steps } from "./core/scene.ts";
 import { Server } from "./core/server.ts";
 import { Violation } from "./judge.ts";
 import { checkLinearizable } from "./linearizability.ts";
@@ -16,31 +17,28 @@ const HOSTILE_MS = 30_000;
 /** Election timeouts after which a cluster without faults must have a leader. */
 const PATIENCE = 10;
 
+type Trace = ((line: string) => void) | undefined;
+
 /** Runs one seed. Throws at a broken promise. */
 export function simulateCore(seed: number, { trace }: { trace?: Trace } = {}): Report {
-  const cluster = new Cluster(new Scene(seed, trace));
-  const { scene } = cluster;
-  cluster.injectFaults();
-  if (scene.conditions.wipes) return cluster.healAfterLosses();
-  cluster.healMajority();
-  cluster.healAll();
-  if (scene.judge.voters.length > 2) {
-    cluster.rejoin();
-    cluster.failOver();
+  const tell = trace
+    && ((words: string, now: number) => trace(`${now.toFixed(1).padStart(8)} ms  ${words}`));
+  const cluster = new Cluster(new Scene(seed, tell));
+  cluster.planFaults();
+  const steps = cluster.run();
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
   }
-  scene.judge.checkAll();
-  scene.report.changes = scene.judge.committed.filter(({ kind }) => kind === "members").length;
-  const wrong = checkLinearizable(scene.history);
-  if (wrong) throw new Violation("The history of the clients is linearizable", wrong);
-  scene.report.simulatedMs = scene.now;
-  scene.report.elections = scene.judge.elections;
-  return scene.report;
 }
 
-class Cluster {
-  private readonly network: Network;
-  private readonly servers: readonly Server[];
+/** A simulated cluster, its clients and its faults. */
+export class Cluster {
+  readonly network: Network;
+  readonly servers: Server[];
   private clients: Client[] = [];
+  /** The client of a visitor who acts. No fault replaces it. */
+  visitor: Client | undefined;
   private clientsMade = 0;
   private partitions = 0;
   /** The longest election timeout. */
@@ -61,6 +59,28 @@ class Cluster {
     for (let i = 0; i < scene.conditions.clients; i += 1) this.addClient().live();
   }
 
+  /** Runs a whole seed: first with the planned faults, then healed. Throws at a broken promise. */
+  *run(): Steps<Report> {
+    const { scene } = this;
+    yield* scene.run(HOSTILE_MS);
+    scene.isHostile = false;
+    for (const client of this.clients) client.finish();
+    if (scene.conditions.wipes) return yield* this.healAfterLosses();
+    yield* this.healMajority();
+    yield* this.healAll();
+    if (scene.judge.voters.length > 2) {
+      yield* this.rejoin();
+      yield* this.failOver();
+    }
+    scene.judge.checkAll();
+    scene.report.changes = scene.judge.committed.filter(({ kind }) => kind === "members").length;
+    const wrong = checkLinearizable(scene.history);
+    if (wrong) throw new Violation("The history of the clients is linearizable", wrong);
+    scene.report.simulatedMs = scene.now;
+    scene.report.elections = scene.judge.elections;
+    return scene.report;
+  }
+
   private addClient(): Client {
     this.clientsMade += 1;
     const client = new Client(`k${this.clientsMade}`, this.scene, this.servers);
@@ -68,29 +88,57 @@ class Cluster {
     return client;
   }
 
+  /** Returns the visitor's client, which opens a session when it is first needed. */
+  visit(): Client {
+    return this.visitor ??= new Client("k0", this.scene, this.servers);
+  }
+
+  /** Adds a machine with a server that is no member yet. */
+  addServer(name: Name): void {
+    this.scene.addName(name);
+    const server = new Server(name, this.scene, this.network);
+    this.servers.push(server);
+    server.start();
+  }
+
   // ------------------------------------------- Faults --------------------------------------------
 
-  injectFaults(): void {
+  /** Plans the faults that the conditions ask for, as long as the scene is hostile. */
+  planFaults(): void {
     const { scene, network } = this;
     const { conditions } = scene;
     const T = conditions.electionTimeoutMs;
     this.every(conditions.clogEveryMs, () => network.clog());
-    this.every(conditions.killEveryMs, () => this.victim().crash("at any time"));
-    this.every(conditions.pauseEveryMs, () => this.victim().pause(scene.between(0, 4 * T)));
+    this.every(conditions.killEveryMs, () => this.strike("crash").crash("at any time"));
+    this.every(
+      conditions.pauseEveryMs,
+      () => this.strike("pause").pause(scene.between(0, 4 * T)),
+    );
     this.every(conditions.transferEveryMs, () => {
-      this.servers.find(({ isLeader }) => isLeader)?.transfer(scene.pick(scene.names));
+      this.noted("transfer", this.leading)?.transfer(scene.pick(scene.names));
     });
-    this.every(conditions.changeEveryMs, () => {
-      this.servers.find(({ isLeader }) => isLeader)?.change();
-    });
+    this.every(conditions.changeEveryMs, () => this.noted("change", this.leading)?.change());
     this.every(conditions.partitionEveryMs, () => this.partition());
     this.every(conditions.blackoutEveryMs, () => {
+      scene.note({ kind: "nemesis", what: "blackout", servers: scene.names });
       for (const server of this.servers) server.crash("with all others");
     });
     this.every(20 * T, () => this.replaceClient());
-    scene.run(HOSTILE_MS);
-    scene.isHostile = false;
-    for (const client of this.clients) client.finish();
+  }
+
+  /** Returns a leader, the first one if several servers lead in different terms. */
+  get leading(): Server | undefined {
+    return this.servers.find(({ isLeader }) => isLeader);
+  }
+
+  /** Notes a fault of a server, and returns the server. */
+  private noted<Struck extends Server | undefined>(what: Fault, server: Struck): Struck {
+    if (server) this.scene.note({ kind: "nemesis", what, servers: [server.name] });
+    return server;
+  }
+
+  private strike(what: Fault): Server {
+    return this.noted(what, this.victim());
   }
 
   /** Repeats an action at random intervals while faults occur. */
@@ -119,6 +167,7 @@ class Cluster {
   }
 
   private replaceClient(): void {
+    this.scene.note({ kind: "nemesis", what: "client", servers: [] });
     const [old] = this.clients.splice(Math.floor(this.scene.random() * this.clients.length), 1);
     this.scene.report.unknown += old?.kill() ?? 0;
     this.addClient().live();
@@ -129,12 +178,13 @@ class Cluster {
    * founding. But the judge checks that no server replaces entries that it saved as committed, and
    * that each founding keeps its promises.
    */
-  healAfterLosses(): Report {
+  private *healAfterLosses(): Steps<Report> {
     const { scene, network } = this;
     scene.tell(() => "network  is healed, and disks were lost");
     network.calmDown(scene.names);
     for (const server of this.servers) server.heal();
-    scene.run(20 * this.timeoutMs);
+    yield* scene.begin("healed");
+    yield* scene.run(20 * this.timeoutMs);
     scene.judge.checkAll();
     scene.report.refoundings = Math.max(0, scene.judge.founded - 1);
     scene.report.simulatedMs = scene.now;
@@ -145,22 +195,23 @@ class Cluster {
   // ------------------------------------------- Healing -------------------------------------------
 
   /** Heals a majority only, which must be enough (TigerBeetle's rule). */
-  healMajority(): void {
+  private *healMajority(): Steps {
     const { scene, network, timeoutMs } = this;
     const core = this.drawMajority();
     scene.tell(() => `network  is healed for ${core.map(({ name }) => name).join(" ")} alone`);
     network.calmDown(scene.names);
     for (const server of this.servers) if (!core.includes(server)) this.isolate(server);
     for (const server of core) server.heal();
+    yield* scene.begin("majority");
     const isLed = () => core.some(({ isLeader }) => isLeader);
-    this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
+    yield* this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
     // A message in flight may still bring a later term.
-    scene.run(6 * timeoutMs);
-    this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
-    this.checkService(core);
+    yield* scene.run(6 * timeoutMs);
+    yield* this.expect(PATIENCE * timeoutMs, isLed, "A healthy majority has a leader");
+    yield* this.checkService(core);
     const termOf = () => Math.max(...core.map(({ raft }) => raft?.currentTerm ?? 0));
     const term = termOf();
-    scene.run(PATIENCE * timeoutMs / 2);
+    yield* scene.run(PATIENCE * timeoutMs / 2);
     if (termOf() !== term) {
       throw new Violation("A healthy majority keeps its term", `from ${term} to ${termOf()}`);
     }
@@ -184,8 +235,8 @@ class Cluster {
     this.network.isolate(server.name, how === "deaf");
   }
 
-  private expect(ms: number, isSo: () => boolean, sentence: string): void {
-    if (this.scene.run(ms, isSo)) return;
+  private *expect(ms: number, isSo: () => boolean, sentence: string): Steps {
+    if (yield* this.scene.run(ms, isSo)) return;
     throw new Violation(sentence, `not in ${Math.round(ms)} ms, at ${this.describe()}`);
   }
 
@@ -199,14 +250,14 @@ class Cluster {
   }
 
   /** Checks that a write, a read and all pending requests succeed. */
-  private checkService(core: readonly Server[]): void {
+  private *checkService(core: readonly Server[]): Steps {
     const probe = this.addClient();
     const limitMs = PATIENCE * this.timeoutMs + this.catchUpMs(core);
     const isIdle = () => this.clients.every((client) => client.isIdle);
-    this.expect(limitMs, isIdle, "A healthy majority answers");
+    yield* this.expect(limitMs, isIdle, "A healthy majority answers");
     probe.write();
     probe.read();
-    this.expect(limitMs, isIdle, "A healthy majority answers");
+    yield* this.expect(limitMs, isIdle, "A healthy majority answers");
   }
 
   /** Returns the time that it takes to send a whole log, one large entry after another. */
@@ -218,12 +269,13 @@ class Cluster {
   }
 
   /** Heals all servers. They must end with equal, committed logs and equal states. */
-  healAll(): void {
+  private *healAll(): Steps {
     const { scene, network, servers } = this;
     scene.tell(() => "network  is healed");
     network.calmDown(scene.names);
     for (const server of servers) server.heal();
-    this.agree();
+    yield* scene.begin("healed");
+    yield* this.agree();
     scene.judge.checkAgreement(this.members.map(({ name }) => name));
     const states = new Set(this.members.map(({ contents }) => contents));
     if (states.size > 1) {
@@ -231,9 +283,9 @@ class Cluster {
     }
   }
 
-  private agree(): void {
+  private *agree(): Steps {
     const limitMs = 2 * PATIENCE * this.timeoutMs + this.catchUpMs(this.servers);
-    this.expect(limitMs, () => this.isAgreed, "Healthy servers agree");
+    yield* this.expect(limitMs, () => this.isAgreed, "Healthy servers agree");
   }
 
   /** Returns the voters and learners. Other servers need not have the log. */
@@ -253,19 +305,20 @@ class Cluster {
   }
 
   /** Checks that a returning server does not depose a working leader (thesis §9.6). */
-  rejoin(): void {
+  private *rejoin(): Steps {
     const { scene, network, timeoutMs } = this;
-    scene.run(timeoutMs);
-    this.agree();
+    yield* scene.run(timeoutMs);
+    yield* this.agree();
     const leader = this.leader;
     const term = leader.raft?.currentTerm;
     const away = scene.pick(this.members.filter((server) => server !== leader));
     scene.tell(() => `network  ${away.name} is cut off`);
     network.isolate(away.name);
-    scene.run(3 * timeoutMs);
+    yield* scene.begin("rejoin");
+    yield* scene.run(3 * timeoutMs);
     scene.tell(() => `network  ${away.name} is back`);
     network.mend();
-    scene.run(2 * timeoutMs);
+    yield* scene.run(2 * timeoutMs);
     if (!leader.isLeader || leader.raft?.currentTerm !== term) {
       throw new Violation(
         "A returning server does not depose a working leader",
@@ -275,16 +328,17 @@ class Cluster {
   }
 
   /** Checks that an isolated leader steps down, and that the other servers elect another one. */
-  failOver(): void {
+  private *failOver(): Steps {
     const { scene, network, servers, timeoutMs } = this;
     const leader = this.leader;
     scene.tell(() => `network  the leader ${leader.name} is cut off`);
     network.isolate(leader.name);
+    yield* scene.begin("failover");
     const isLed = () => servers.some((server) => server !== leader && server.isLeader);
-    this.expect(PATIENCE * timeoutMs, isLed, "The other servers replace an isolated leader");
-    this.expect(timeoutMs, () => !leader.isLeader, "An isolated leader steps down");
+    yield* this.expect(PATIENCE * timeoutMs, isLed, "The other servers replace an isolated leader");
+    yield* this.expect(timeoutMs, () => !leader.isLeader, "An isolated leader steps down");
     network.mend();
-    this.agree();
+    yield* this.agree();
     scene.judge.checkAgreement(this.members.map(({ name }) => name));
   }
 

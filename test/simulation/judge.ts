@@ -26,14 +26,27 @@ export type Saved = HardState & { entries: readonly Entry[] };
 
 /** A broken promise, as a sentence that names the rule, the server and the facts. */
 export class Violation extends Error {
-  constructor(rule: string, facts: string) {
+  constructor(readonly rule: string, facts: string) {
     super(`${rule}: ${facts}.`);
+  }
+
+  /** The entries that the sentence names, with their terms where it tells them. */
+  get entries(): readonly { index: number; term: number | undefined }[] {
+    return [...this.message.matchAll(/entry (\d+)(?: of term (\d+))?/g)]
+      .map(([, index, term]) => ({ index: Number(index), term: term ? Number(term) : undefined }));
   }
 }
 
-function demand(condition: boolean, rule: string, facts: () => string): asserts condition {
-  if (!condition) throw new Violation(rule, facts());
-}
+/** What a patient judge demands: the promises of Figure 3, and what clients rely on. */
+const promises: readonly string[] = [
+  "Election safety",
+  "Log matching",
+  "Leader completeness",
+  "State machine safety",
+  "Equal logs make equal states",
+  "A committed entry never changes",
+  "Reads are linearizable",
+];
 
 const show = (entry: Entry | undefined) =>
   entry ? `entry ${entry.index} of term ${entry.term}` : "no entry";
@@ -191,6 +204,11 @@ class Founding {
 }
 
 export class Judge {
+  /**
+   * Whether the judge overlooks broken rules that only support a promise, until a promise is broken.
+   * A viewer then sees what the rule is good for.
+   */
+  isPatient = false;
   private readonly servers = new Map<Name, Server>();
   private readonly foundings = new Map<number, Founding>();
   /** The log of each candidate, by term and name. */
@@ -204,7 +222,17 @@ export class Judge {
     private readonly maxReads = 1000,
     others: readonly Name[] = [],
   ) {
-    for (const name of [...founders, ...others]) this.servers.set(name, new Server(name));
+    for (const name of [...founders, ...others]) this.addServer(name);
+  }
+
+  private demand(condition: boolean, rule: string, facts: () => string): asserts condition {
+    if (condition || (this.isPatient && !promises.includes(rule))) return;
+    throw new Violation(rule, facts());
+  }
+
+  /** Adds a server that may join. */
+  addServer(name: Name): void {
+    this.servers.set(name, new Server(name));
   }
 
   /** Returns the number of terms that had a leader. */
@@ -329,7 +357,7 @@ export class Judge {
     if (pending && !disk.isWhatIsKnownTo(raft)) disk.apply(pending);
     disk.pending = undefined;
     disk.id = raft.settings.disk;
-    demand(
+    this.demand(
       disk.isWhatIsKnownTo(raft),
       "Durable state survives",
       () =>
@@ -341,7 +369,7 @@ export class Judge {
     const { index } = raft.snapshot;
     const { committed } = this.of(server);
     const last = disk.entries[raft.commitIndex - 1];
-    demand(
+    this.demand(
       isSame(last, committed[raft.commitIndex - 1]),
       "Only committed entries are saved as committed",
       () => `${name} starts with ${show(last)} as committed`,
@@ -392,23 +420,23 @@ export class Judge {
     const { disk } = server;
     if (!disk.pending) return;
     const { currentTerm, commitIndex, entries: [first] } = disk.pending;
-    demand(
+    this.demand(
       currentTerm >= disk.currentTerm,
       "Terms never decrease",
       () => `the disk of ${name} goes from term ${disk.currentTerm} to ${currentTerm}`,
     );
-    demand(
+    this.demand(
       commitIndex >= disk.commitIndex,
       "A saved commit index never decreases",
       () => `the one of ${name} goes from ${disk.commitIndex} to ${commitIndex}`,
     );
-    demand(
+    this.demand(
       !first || first.index > disk.commitIndex || disk.commitIndex === 0,
       "Entries saved as committed are never replaced",
       () =>
         `${name} replaces ${show(first)}, and has saved ${disk.commitIndex} entries as committed`,
     );
-    demand(
+    this.demand(
       !first || first.index <= disk.entries.length + 1,
       "A log has no gaps",
       () => `${show(first)} follows ${disk.entries.length} entries on the disk of ${name}`,
@@ -433,25 +461,25 @@ export class Judge {
     const { committed, states } = founding === undefined
       ? this.of(server)
       : this.foundingOf(founding);
-    demand(
+    this.demand(
       committed[index - 1]?.term === term,
       "A snapshot has only committed entries",
       () => `the snapshot of ${name} ends at entry ${index} of term ${term}`,
     );
-    demand(
+    this.demand(
       states[index] === state,
       "Equal logs make equal states",
       () => `the snapshot of ${name} at ${index} differs from the state of the others`,
     );
     const list = committed.slice(0, index).findLast(isList);
     const { members } = position;
-    demand(
+    this.demand(
       !list || !members || textOf(members) === textOf(list),
       "A snapshot has the members at its index",
       () => `the snapshot of ${name} at ${index} lists ${textOf(members ?? [])}`,
     );
     if (!installed) return;
-    demand(
+    this.demand(
       index > server.lastApplied,
       "A state never goes back",
       () =>
@@ -468,12 +496,12 @@ export class Judge {
 
   private checkVote({ name, votes }: Server, term: number, candidate: Name): void {
     const before = votes.get(term) ?? candidate;
-    demand(
+    this.demand(
       before === candidate,
       "One vote per term",
       () => `${name} votes for ${candidate} in term ${term}, and had voted for ${before}`,
     );
-    demand(
+    this.demand(
       candidate === name || this.at(candidate).hasVoted(term, candidate),
       "Votes are for candidates",
       () => `${name} votes for ${candidate}, which did not campaign in term ${term}`,
@@ -487,7 +515,7 @@ export class Judge {
     // An entry of the candidate's own term was saved after the vote.
     if (!candidate || !last || last.term >= term || disk.currentTerm > term) return;
     const { lastLogTerm, lastLogIndex } = candidate;
-    demand(
+    this.demand(
       lastLogTerm > last.term || (lastLogTerm === last.term && lastLogIndex >= last.index),
       "A vote is for a log that is at least as up to date",
       () =>
@@ -504,14 +532,14 @@ export class Judge {
       ? m.voteGranted && !m.preVote
       : m.type !== "RequestVote" || !m.preVote;
     if (!isPromise) return;
-    demand(
+    this.demand(
       currentTerm >= m.term,
       "A term is durable before a message of that term leaves",
       () => `${name} sends ${m.type} of term ${m.term}, and its disk has term ${currentTerm}`,
     );
     const isLatest = currentTerm === m.term;
     if (m.type === "RequestVoteReply") {
-      demand(
+      this.demand(
         !isLatest || votedFor === m.to,
         "A vote is durable before it is given",
         () => `${name} votes for ${m.to} in term ${m.term}, and its disk has ${votedFor}`,
@@ -527,7 +555,7 @@ export class Judge {
       if (m.entries.some(({ index }) => index === first)) server.unopened.delete(m.to);
     } else if (m.type === "AppendEntriesReply" && m.success) {
       // In a turn that ends in a later term, an accepted entry may already be overwritten.
-      demand(
+      this.demand(
         !isLatest || entries.length >= m.matchIndex,
         "Only durable entries are acknowledged",
         () => `${name} acknowledges ${m.matchIndex} entries, and its disk has ${entries.length}`,
@@ -543,7 +571,7 @@ export class Judge {
     const { raft, log } = this.servers.get(leader) ?? {};
     if (matchIndex === 0 || !raft || raft.role !== role) return;
     const [own, theirs] = [disk.entries[matchIndex - 1], log?.[matchIndex - 1]];
-    demand(
+    this.demand(
       isSame(own, theirs),
       "An acknowledged entry equals the leader's",
       () => `${name} acknowledges ${show(own)} to ${leader}, which has ${show(theirs)}`,
@@ -561,7 +589,7 @@ export class Judge {
     if (isLeaders && m.term === currentTerm) server.refusedAt = [];
     if (m.type === "AppendEntries") {
       const confirmed = Math.min(m.leaderCommit, m.prevLogIndex + m.entries.length);
-      demand(
+      this.demand(
         commitIndex <= Math.max(server.commitIndex, confirmed),
         "A request commits only entries that it confirms",
         () => `a request that confirms ${confirmed} entries makes ${name} commit ${commitIndex}`,
@@ -589,7 +617,7 @@ export class Judge {
     const isLate = raft.now - timerFrom >= raft.settings.heartbeatMs;
     if (leader === peer && isLate) refusedAt.push(raft.now);
     if (raft.role === role) {
-      demand(
+      this.demand(
         raft.electionDueAt === server.electionDueAt,
         "Only a lost leader hastens an election",
         () => `${name} does when the port of ${peer} is closed`,
@@ -597,7 +625,7 @@ export class Judge {
       return this.stepped(name);
     }
     const lastingMs = (refusedAt.at(-1) ?? 0) - (refusedAt[0] ?? 0);
-    demand(
+    this.demand(
       leader === peer && refusedAt.length > 1 && lastingMs > LEAST_APART_MS,
       "A follower gives up its leader after two refusals if that leader is late",
       () =>
@@ -617,12 +645,12 @@ export class Judge {
     if (!raft) return;
     const leader = role?.name === "Follower" ? role.leader : undefined;
     const isForgotten = raft.role !== role;
-    demand(
+    this.demand(
       isForgotten === (leader === peer),
       "A follower gives up its leader if and only if that leader has restarted",
       () => `${name}, whose leader is ${leader}, notices that ${peer} has restarted`,
     );
-    demand(
+    this.demand(
       isForgotten || raft.electionDueAt === server.electionDueAt,
       "Only a lost leader hastens an election",
       () => `${name} does when it notices that ${peer} has restarted`,
@@ -646,17 +674,17 @@ export class Judge {
    */
   answered(name: Name, { role, round, committed }: Question): void {
     const { raft, followers, lastApplied, voters } = this.at(name);
-    demand(
+    this.demand(
       role.name !== "Leader" || raft?.role === role,
       "Only a leader that still leads answers reads",
       () => `${name} no longer leads as it did when the read arrived`,
     );
-    demand(
+    this.demand(
       !raft?.isInstalling,
       "No read sees a half installed snapshot",
       () => `${name} answers a read while it installs the snapshot at ${raft?.incoming?.index}`,
     );
-    demand(
+    this.demand(
       lastApplied >= committed,
       "Reads are linearizable",
       () =>
@@ -666,7 +694,7 @@ export class Judge {
     if (role.name !== "Leader") return; // A follower's read waits for a round of the leader.
     const confirmed = [...followers].filter(([, follower]) => follower.round > round)
       .map(([follower]) => follower);
-    demand(
+    this.demand(
       isMajority([name, ...confirmed], voters),
       "A read waits for a later round",
       () =>
@@ -683,7 +711,7 @@ export class Judge {
       voter === name ? raft.now : followers.get(voter)?.heardAt ?? 0
     );
     const heardAt = heard.sort((a, b) => b - a)[Math.floor(voters.length / 2)] ?? raft.now;
-    demand(
+    this.demand(
       raft.now - heardAt <= 2 * raft.settings.electionTimeoutMs,
       "A leader without a majority steps down",
       () =>
@@ -701,19 +729,19 @@ export class Judge {
     const { committed, states } = this.of(server);
     this.checkLog(server);
     this.checkCommitted(server);
-    demand(
+    this.demand(
       entry.index === server.lastApplied + 1,
       "Entries are applied once and in order",
       () => `${name} applies ${show(entry)} after ${server.lastApplied}`,
     );
     const before = committed[entry.index - 1];
-    demand(
+    this.demand(
       isSame(before, entry),
       "State machine safety",
       () => `${name} applies ${show(entry)} where ${show(before)} is committed`,
     );
     const expected = states[entry.index] ??= state;
-    demand(
+    this.demand(
       state === expected,
       "Equal logs make equal states",
       () => `after ${show(entry)} the state of ${name} differs from that of the others`,
@@ -736,7 +764,7 @@ export class Judge {
     this.checkQueues(server, raft);
     this.checkFollowers(server, raft);
     const { lastApplied, commitIndex } = raft;
-    demand(
+    this.demand(
       lastApplied >= server.lastApplied && lastApplied <= commitIndex,
       "Only committed entries are applied, and only once",
       () =>
@@ -752,7 +780,7 @@ export class Judge {
     const { raft, unopened } = this.at(name);
     // If a leader's own saved vote elected it, its first entry is sent in the next turn.
     if (raft?.role.name !== "Leader" || raft["isUnsaved"]) return;
-    demand(
+    this.demand(
       unopened.size === 0,
       "A new leader sends its first entry in the same turn",
       () =>
@@ -768,19 +796,19 @@ export class Judge {
     const { name, disk } = server;
     const { currentTerm, votedFor, saved, log } = raft;
     const { savedIndex } = log;
-    demand(
+    this.demand(
       currentTerm >= server.currentTerm,
       "Terms never decrease",
       () => `${name} goes from term ${server.currentTerm} to ${currentTerm}`,
     );
     const before = currentTerm === server.currentTerm ? server.votedFor : undefined;
-    demand(
+    this.demand(
       before === undefined || votedFor === before,
       "One vote per term",
       () => `${name} had voted for ${before} in term ${currentTerm}, and now for ${votedFor}`,
     );
     [server.currentTerm, server.votedFor] = [currentTerm, votedFor];
-    demand(
+    this.demand(
       saved.currentTerm === disk.currentTerm && saved.votedFor === disk.votedFor
         && (savedIndex === log.baseIndex
           || isSame(disk.entries[savedIndex - 1], log.at(savedIndex))),
@@ -809,7 +837,7 @@ export class Judge {
     // A candidate with an empty log gives up once it has installed a snapshot.
     const gaveUp = m.type === "RequestVoteReply" && server.role?.name === "PreCandidate"
       && raft.role.name === "Follower";
-    demand(
+    this.demand(
       isVote || isLeader || steppedDown || gaveUp,
       "Only a leader or a granted vote postpones an election",
       () => `${name} resets its timer after ${m.type} of term ${m.term} from ${m.from}`,
@@ -823,7 +851,7 @@ export class Judge {
     const { log, commitIndex } = server;
     const changedAt = log.findLast(({ kind }) => kind === "members")?.index ?? 0;
     const before = changedAt > commitIndex ? this.votersOf(log.slice(0, changedAt - 1)) : [];
-    demand(
+    this.demand(
       [...server.voters, ...before].includes(server.name),
       "Only a voter campaigns",
       () => `${server.name} campaigns, and the voters are ${server.voters.join(", ")}`,
@@ -832,12 +860,12 @@ export class Judge {
     const T = settings.electionTimeoutMs;
     const { name, forgotAt } = server;
     const least = now < forgotAt + T ? settings.heartbeatMs : T;
-    demand(
+    this.demand(
       drawnMs > 0.999 * least && drawnMs < 1.501 * T,
       "An election timeout is from T to 1.5T",
       () => `the timeout of ${name} is ${drawnMs} ms, and T is ${T} ms`,
     );
-    demand(
+    this.demand(
       Math.abs(drawnMs - server.drawnMs) > 1e-6,
       "A timeout is drawn for every campaign",
       () => `two campaigns of ${name} have the same timeout, ${drawnMs} ms`,
@@ -854,7 +882,7 @@ export class Judge {
     const { term } = raft.log.at(baseIndex);
     if (baseIndex > 0 && log[baseIndex - 1]?.term !== term) {
       // Only a snapshot can have replaced this entry, so all entries up to it are committed.
-      demand(
+      this.demand(
         committed[baseIndex - 1]?.term === term,
         "A log begins after a committed entry",
         () => `the log of ${name} begins after entry ${baseIndex} of term ${term}`,
@@ -863,7 +891,7 @@ export class Judge {
       server.voters = this.votersOf(log);
     }
     if (foundingOf(log) > 0 && raft.founding !== foundingOf(log)) {
-      demand(
+      this.demand(
         server.commitIndex === 0 && server.disk.commitIndex === 0,
         "A fixed founding is never replaced",
         () => `${name} drops its founding with ${log.length} entries for another one`,
@@ -878,7 +906,11 @@ export class Judge {
     log.length = common;
     for (let index = common + 1; index <= raft.log.lastIndex; index += 1) {
       const entry = raft.log.at(index);
-      demand(entry.index === index, "A log has no gaps", () => `${name} has ${show(entry)} there`);
+      this.demand(
+        entry.index === index,
+        "A log has no gaps",
+        () => `${name} has ${show(entry)} there`,
+      );
       this.checkEntry(name, entry, raft.log.at(index - 1).term);
       if (entry.kind === "members") this.checkChange(server, raft, entry);
       log.push(entry);
@@ -894,7 +926,7 @@ export class Judge {
   ): void {
     const [old, next] = [this.votersOf(log), votersIn(entry)];
     const changed = [...old, ...next].filter((one) => !old.includes(one) || !next.includes(one));
-    demand(
+    this.demand(
       next.length > 0 && changed.length <= 1,
       "A change adds or removes one voter",
       () =>
@@ -902,12 +934,12 @@ export class Judge {
     );
     if (role.name !== "Leader" || role !== before) return;
     const last = log.findLastIndex(({ kind }) => kind === "members") + 1;
-    demand(
+    this.demand(
       commitIndex >= last,
       "One change at a time",
       () => `${name} lists the members in ${show(entry)}, and entry ${last} is not committed`,
     );
-    demand(
+    this.demand(
       commitIndex >= role.firstIndex,
       "No change before an entry of the leader's term is committed",
       () => `${name} lists the members in ${show(entry)}, and has committed ${commitIndex}`,
@@ -922,7 +954,7 @@ export class Judge {
     const list = server.log.findLast(isList);
     if (list === server.list && members === server.members) return;
     const expected = textOf(list ?? settings.founders);
-    demand(
+    this.demand(
       textOf(members) === expected,
       "The last list of members in the log is in force",
       () => `${server.name} uses ${textOf(members)}, and the last list is ${expected}`,
@@ -932,7 +964,7 @@ export class Judge {
 
   private checkTruncation(server: Server, { role, log, currentTerm }: Raft, common: number): void {
     const { name } = server;
-    demand(
+    this.demand(
       server.role !== role || role.name !== "Leader",
       "Leader append-only",
       () => `${name}, the leader of term ${currentTerm}, deletes ${show(server.log[common])}`,
@@ -943,12 +975,12 @@ export class Judge {
     while (at < server.log.length && isSame(server.log[at], now(at))) at += 1;
     const lost = server.log[at];
     if (!lost) return;
-    demand(
+    this.demand(
       now(at) !== undefined,
       "Only conflicting entries are deleted",
       () => `${name} deletes ${show(lost)} and has no other entry in its place`,
     );
-    demand(
+    this.demand(
       !isSame(lost, this.of(server).committed[at]),
       "A committed entry never changes",
       () => `${name} deletes ${show(lost)}, and has ${show(now(at))} in its place`,
@@ -964,12 +996,12 @@ export class Judge {
       if (prevTerm !== undefined) founding.known.set(key, { entry, prevTerm });
       return;
     }
-    demand(
+    this.demand(
       isSame(entry, known.entry),
       "Log matching",
       () => `${show(entry)} of ${name} differs from that of the others`,
     );
-    demand(
+    this.demand(
       prevTerm === undefined || prevTerm === known.prevTerm,
       "Log matching",
       () =>
@@ -992,14 +1024,14 @@ export class Judge {
     const members = list ? rowsOf(list).map(([member]) => member) : this.founders;
     server.unopened = new Set(members.filter((member) => member !== name));
     const other = leaders.get(currentTerm) ?? { name, role };
-    demand(
+    this.demand(
       other.role === role,
       "Election safety",
       () => `${name} and ${other.name} lead in term ${currentTerm}`,
     );
     leaders.set(currentTerm, other);
     const voters = this.names((voter) => voter.hasVoted(currentTerm, name));
-    demand(
+    this.demand(
       isMajority(voters, server.votersBefore),
       "A leader has the votes of a majority",
       () =>
@@ -1012,7 +1044,7 @@ export class Judge {
     // later terms.
     const count = committedIn.findLastIndex((term) => term < currentTerm) + 1;
     const missing = committed[count - 1];
-    demand(
+    this.demand(
       !missing || log.matches(missing.index, missing.term),
       "Leader completeness",
       () => `${name} leads in term ${currentTerm} without the committed ${show(missing)}`,
@@ -1032,18 +1064,18 @@ export class Judge {
     if (!raft || raft.commitIndex === server.commitIndex) return;
     const { commitIndex, log } = raft;
     const { committed: known } = this.of(server);
-    demand(
+    this.demand(
       commitIndex > server.commitIndex,
       "Committed entries stay committed",
       () => `${name} had ${server.commitIndex} committed entries, and now has ${commitIndex}`,
     );
-    demand(
+    this.demand(
       commitIndex <= log.lastIndex,
       "Only entries in the log are committed",
       () => `${name} has ${log.lastIndex} entries, and ${commitIndex} committed ones`,
     );
     const isFirst = commitIndex > known.length;
-    demand(
+    this.demand(
       !isFirst || log.matches(commitIndex, server.ledTerm),
       "Only a leader commits, and by an entry of its own term",
       () =>
@@ -1054,7 +1086,7 @@ export class Judge {
       const entry = log.at(index);
       if (index > known.length) this.commit(server, entry);
       const committed = known[index - 1];
-      demand(
+      this.demand(
         isSame(committed, entry),
         "A committed entry never changes",
         () => `${name} has committed ${show(entry)}, and others ${show(committed)}`,
@@ -1083,7 +1115,7 @@ export class Judge {
     const before = log.slice(0, log.findLastIndex(({ kind }) => kind === "members"));
     const holders = this.holders(entry, log);
     // A leader may commit and change the members in one step. The previous members count then.
-    demand(
+    this.demand(
       isMajority(holders, voters) || isMajority(this.holders(entry, before), votersBefore),
       "A committed entry is on a majority of disks",
       () =>
@@ -1093,7 +1125,7 @@ export class Judge {
     for (const { raft, name: leader } of this.servers.values()) {
       const isLater = raft?.role.name === "Leader" && raft.currentTerm > ledTerm
         && raft.founding === server.raft?.founding;
-      demand(
+      this.demand(
         !isLater || raft.log.matches(entry.index, entry.term),
         "Leader completeness",
         () => `${leader}, the leader of a later term, lacks ${show(entry)}, which ${name} commits`,
@@ -1108,13 +1140,13 @@ export class Judge {
     const { role } = raft;
     const { length } = raft["outbox"];
     const limit = 1000 + 100 * this.servers.size;
-    demand(
+    this.demand(
       length <= limit,
       "Queues are bounded",
       () => `${length} messages wait in ${name}`,
     );
     if (role.name !== "Leader") return;
-    demand(
+    this.demand(
       role.reads.length <= this.maxReads,
       "Queues are bounded",
       () => `${role.reads.length} reads wait in ${name}`,
@@ -1141,12 +1173,12 @@ export class Judge {
           round: 0,
         };
       followers.set(to, known);
-      demand(
+      this.demand(
         matchIndex >= known.matchIndex,
         "A follower keeps the entries that it has acknowledged",
         () => `in ${name} the matchIndex of ${to} goes from ${known.matchIndex} to ${matchIndex}`,
       );
-      demand(
+      this.demand(
         nextIndex > matchIndex,
         "A leader sends no entry that the follower has acknowledged",
         () => `${name} sends entry ${nextIndex} to ${to}, which has acknowledged ${matchIndex}`,
@@ -1158,7 +1190,7 @@ export class Judge {
       // The last batch left while the window was open, and a batch has at least one entry.
       const last = log.bytes(nextIndex - 1, nextIndex - 1);
       const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
-      demand(
+      this.demand(
         bytes < settings.windowBytes,
         "The window is bounded",
         () => `${name} has entries ${first} to ${nextIndex - 1} in flight to ${to}`,
@@ -1177,7 +1209,7 @@ export class Judge {
       known.refusals += 1;
       const skipped = log.slice(nextIndex - 1, raft.role.firstIndex);
       const terms = skipped.filter(({ term }, i) => term !== skipped[i - 1]?.term).length;
-      demand(
+      this.demand(
         known.refusals <= terms + 2,
         "A conflict costs a round trip per term",
         () => `${to} has refused ${name} ${known.refusals} times for ${terms} terms`,
@@ -1196,7 +1228,7 @@ export class Judge {
         const entry = raft.log.at(index);
         this.checkEntry(name, entry, raft.log.at(index - 1).term);
         const committed = index <= raft.commitIndex ? this.of(server).committed[index - 1] : entry;
-        demand(
+        this.demand(
           isSame(entry, committed),
           "A committed entry never changes",
           () => `${name} has ${show(entry)} where ${show(committed)} is committed`,
@@ -1209,7 +1241,7 @@ export class Judge {
   checkAgreement(members: readonly Name[] = this.founders): void {
     for (const { name, raft } of members.map((member) => this.at(member))) {
       const { lastIndex = 0 } = raft?.log ?? {};
-      demand(
+      this.demand(
         raft?.commitIndex === this.committed.length && raft.lastApplied === raft.commitIndex
           && lastIndex === raft.commitIndex,
         "In a healed cluster all servers catch up",

@@ -9,6 +9,11 @@ export type Partition = (typeof partitions)[number];
 /** The number of old messages that are kept, to be sent again. */
 const REMEMBERED = 64;
 
+function endsOf(link: string): readonly [from: string, to: string] {
+  const [from = "", to = ""] = link.split(" ");
+  return [from, to];
+}
+
 export class Links<Sent> {
   private readonly cut = new Set<string>();
   private readonly cloggedUntil = new Map<string, number>();
@@ -37,6 +42,21 @@ export class Links<Sent> {
 
   cutLink(from: string, to: string): void {
     this.cut.add(`${from} ${to}`);
+  }
+
+  healLink(from: string, to: string): void {
+    this.cut.delete(`${from} ${to}`);
+  }
+
+  /** Returns the links that are cut, each as its two ends. */
+  get cutLinks(): (readonly [from: string, to: string])[] {
+    return [...this.cut].map(endsOf);
+  }
+
+  /** Returns the links that delay messages, with the time until which they do so. */
+  cloggedLinks(now: number): (readonly [from: string, to: string, until: number])[] {
+    return [...this.cloggedUntil].filter(([, until]) => until > now)
+      .map(([link, until]) => [...endsOf(link), until]);
   }
 
   /** Makes a link delay its messages. */
@@ -85,6 +105,11 @@ export class Links<Sent> {
     const wasCut = this.cut.size > 0;
     this.cut.clear();
     return wasCut;
+  }
+
+  /** Ends the delays of all links. */
+  unclog(): void {
+    this.cloggedUntil.clear();
   }
 
   /** Ends all faults between these machines. */

@@ -7,7 +7,7 @@ import {
   type Sessions,
   type StateMachine,
 } from "../../raft.ts";
-import { makeOpening } from "./wire.ts";
+import { makeOpening } from "./requests.ts";
 
 export type LogRecord = Parameters<typeof encodeRecord>[0];
 

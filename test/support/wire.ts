@@ -14,7 +14,10 @@ import {
   type KeyObject,
 } from "node:crypto";
 import { type Address, Handshake, type Socket } from "../../raft.ts";
+import { commandsOf, type Numbers, sequence } from "./requests.ts";
 import type { Simulation } from "./world.ts";
+
+export { commandsOf, makeCommand, makeOpening, sequence } from "./requests.ts";
 
 const decoder = new Decoder();
 /** Decodes values, one after the other. One decoder for all, because to make one takes a while. */
@@ -495,24 +498,6 @@ export class Impostor {
 
 /** Encodes whole numbers as floats, too, because only floats have a -0. */
 export const floats = new Encoder({ forceIntegerToFloat: true });
-
-/** Values in a row, without the header of an array. */
-export const sequence = (values: readonly unknown[]): Buffer =>
-  Buffer.concat(values.map((value) => encode(value)));
-
-type Numbers = readonly [session: number, sequence: number, acknowledged: number];
-
-/** The fields of a request with these commands. */
-export const commandsOf = (numbers: Numbers, ...commands: Uint8Array[]) =>
-  [...numbers, sequence(commands)] as const;
-
-/** The data of an entry that opens a session. */
-export const makeOpening = (session: number, owner = "client", nonce = session): Buffer =>
-  Buffer.from(encode([owner, nonce, session]));
-
-/** A request with one command as it is in the log. */
-export const makeCommand = (numbers: Numbers, command: Uint8Array, owner = "client"): Buffer =>
-  Buffer.from(encode([owner, ...commandsOf(numbers, command)]));
 
 /** The same as version 5 had it. Several in a row were an entry. */
 export const makeCommandOfVersion5 = (numbers: Numbers, command: Uint8Array): Buffer =>

@@ -4,13 +4,31 @@
  * network duplicates and reorders messages, too.
  */
 import { type Name } from "../../../raft.ts";
-import { makeCommand } from "../../support/wire.ts";
+import { makeCommand } from "../../support/requests.ts";
 import { type Call } from "../full/workload.ts";
 import { Violation } from "../judge.ts";
+import { type Journey } from "./flights.ts";
 import { type Scene } from "./scene.ts";
 import { type Reply, type Server } from "./server.ts";
+import { tellReply } from "./words.ts";
 
-const KEYS = 4;
+/** The keys in words, as many as there are. */
+export const keyNames = ["x", "y", "z", "w"] as const;
+const KEYS = keyNames.length;
+/** More than the writes of one client. */
+const WRITES = 100_000;
+
+/** Tells the number of a write: `5` for the fifth of k0, `k1.7` for the seventh of k1. */
+export function tellWrite(write: number): string {
+  const client = Math.floor(write / WRITES);
+  return client === 0 ? `${write}` : `k${client}.${write % WRITES}`;
+}
+
+/** Tells the answer to a read. */
+function tellValue(answer: Uint8Array): string {
+  const [write = 0] = new Uint32Array(Uint8Array.from(answer).buffer);
+  return write === 0 ? "never written" : `it is ${tellWrite(write)}`;
+}
 
 /**
  * Registers by key. A command is a key and the number of a write, and its answer is the previous
@@ -54,9 +72,13 @@ type Operation = {
   committed: number;
   askAt: number;
   call: Call | undefined;
+  /** The request in words. */
+  text: string;
 };
 
 export class Client {
+  /** The numbers of its writes. */
+  readonly written = new Set<number>();
   private session: number | undefined;
   private sequence = 0;
   private lastId = 0;
@@ -65,6 +87,8 @@ export class Client {
   private readonly answers = new Map<number, string>();
   private target: Server;
   private isDone = false;
+  /** What this client does once its session is open. */
+  private readonly waiting: (() => void)[] = [];
 
   constructor(
     readonly name: Name,
@@ -72,7 +96,13 @@ export class Client {
     private readonly servers: readonly Server[],
   ) {
     this.target = scene.pick(servers);
-    this.perform("session", Buffer.alloc(0));
+    this.perform("session", Buffer.alloc(0), "session");
+  }
+
+  /** Does this once the session is open. */
+  whenOpen(action: () => void): void {
+    if (this.session === undefined) this.waiting.push(action);
+    else action();
   }
 
   get isIdle(): boolean {
@@ -82,6 +112,14 @@ export class Client {
   /** Stops asking. Pending requests are repeated until they are answered. */
   finish(): void {
     this.isDone = true;
+  }
+
+  /** Repeats no request any more, but goes on in the same session. */
+  forget(): void {
+    for (const [id, { kind }] of this.operations) {
+      if (kind !== "session") this.operations.delete(id);
+    }
+    this.waiting.length = 0;
   }
 
   /** Ends without waiting for the outcomes of its requests. */
@@ -97,29 +135,34 @@ export class Client {
     const { thinkMs, pipeline, reads } = scene.conditions;
     if (this.isDone) return;
     if (this.operations.size < pipeline) {
+      scene.note({ kind: "client", client: this.name });
       if (scene.chance(reads)) this.read();
       else this.write();
     }
     scene.plan(thinkMs * 2 * scene.random(), () => this.live());
   }
 
-  read(): void {
-    const key = Math.floor(this.scene.random() * KEYS);
-    this.perform("read", Buffer.of(key), 0, this.begin("get", key));
+  /** Reads any key, or this one, at any server, or at this one first. */
+  read(key = Math.floor(this.scene.random() * KEYS), at?: Server): void {
+    this.target = at ?? this.target;
+    this.perform("read", Buffer.of(key), `read ${keyNames[key]}`, 0, this.begin("get", key));
   }
 
   /** Opens a session, which comes before all commands. */
-  write(): void {
+  write(asked: { key?: number; write?: number | undefined; at?: Server | undefined } = {}): void {
     const { session, operations, scene } = this;
     if (session === undefined) return;
     const sequence = this.sequence += 1;
-    const write = Number.parseInt(this.name.slice(1)) * 100_000 + sequence;
-    const key = Math.floor(scene.random() * KEYS);
+    const write = asked.write ?? Number.parseInt(this.name.slice(1)) * WRITES + sequence;
+    const key = asked.key ?? Math.floor(scene.random() * KEYS);
+    this.target = asked.at ?? this.target;
+    this.written.add(write);
     const command = new Uint8Array(Uint32Array.of(key, write).buffer);
     const oldest = [...operations.values()].find(({ kind }) => kind === "command");
     const acknowledged = (oldest?.sequence ?? sequence) - 1;
     const data = makeCommand([session, sequence, acknowledged], command, this.name);
-    this.perform("command", data, sequence, this.begin("put", key, write));
+    const text = `${keyNames[key]}=${tellWrite(write)}`;
+    this.perform("command", data, text, sequence, this.begin("put", key, write));
   }
 
   /** Adds a call to the history. A call and an answer at the same instant have no order. */
@@ -145,44 +188,56 @@ export class Client {
     call.result = call.what === "put" || (write === 0 ? undefined : `${write}`);
   }
 
-  private perform(kind: Operation["kind"], data: Buffer, sequence = 0, call?: Call): void {
+  private perform(
+    kind: Operation["kind"],
+    data: Buffer,
+    text: string,
+    sequence = 0,
+    call?: Call,
+  ): void {
     this.lastId += 1;
     const committed = this.scene.judge.committed.length;
-    const operation = { id: this.lastId, kind, data, sequence, committed, askAt: 0, call };
+    const operation = { id: this.lastId, kind, data, text, sequence, committed, askAt: 0, call };
     this.operations.set(this.lastId, operation);
     this.ask(operation);
   }
 
   private ask(operation: Operation): void {
     const { scene, target } = this;
-    const { id, kind, data } = operation;
-    const request = {
-      client: this.name,
-      id,
-      kind,
-      data,
-      reply: (reply: Reply) => this.travel(() => this.onReply(operation, target, reply)),
+    const { name: client } = this;
+    const { id, kind, data, text } = operation;
+    const reply = (reply: Reply) => {
+      const isRead = kind === "read" && reply.type === "Answer";
+      const tell = () => `${text}: ${isRead ? tellValue(reply.answer) : tellReply(reply)}`;
+      const content = { type: "Reply", tell } as const;
+      const journey = { from: target.name, to: client, content };
+      this.travel(journey, () => this.onReply(operation, target, reply));
     };
-    scene.tell(() => `${this.name} -> ${target.name}  ${kind} ${id}`);
-    this.travel(() => target.request(request));
+    scene.tell(() => `${client} -> ${target.name}  ${kind} ${id}`);
+    const content = { type: "Request", tell: () => text } as const;
+    const journey = { from: client, to: target.name, content };
+    this.travel(journey, () => target.request({ client, id, kind, data, text, reply }));
     const retryMs = scene.conditions.electionTimeoutMs * scene.between(0.3, 1);
     const askAt = operation.askAt = scene.now + retryMs;
     scene.plan(retryMs, () => {
       if (!this.operations.has(id) || operation.askAt !== askAt) return;
+      scene.note({ kind: "client", client });
       this.target = scene.pick(this.servers);
       this.ask(operation);
     });
   }
 
   /** Sends a message between a client and a server. It may be lost, late or duplicated, too. */
-  private travel(arrive: () => void): void {
+  private travel(journey: Journey, arrive: () => void): void {
     const { scene } = this;
     const { loss, duplication, delay, delayMs, latencyMs, jitterMs } = scene.conditions;
     const isHostile = scene.isHostile;
-    if (isHostile && scene.chance(loss)) return;
+    if (isHostile && scene.chance(loss)) {
+      return scene.flights.lose(journey, latencyMs + jitterMs / 2);
+    }
     for (let copies = isHostile && scene.chance(duplication) ? 2 : 1; copies > 0; copies -= 1) {
       const lateMs = isHostile && scene.chance(delay) ? scene.random() * delayMs : 0;
-      scene.plan(latencyMs + scene.random() * jitterMs + lateMs, arrive);
+      scene.flights.add(journey, latencyMs + scene.random() * jitterMs + lateMs, arrive);
     }
   }
 
@@ -205,7 +260,9 @@ export class Client {
     this.operations.delete(id);
     if (operation.call) this.end(operation.call, reply.answer);
     scene.report.operations += 1;
-    if (kind === "session") this.session = Number(Buffer.from(reply.answer).toString());
+    if (kind !== "session") return;
+    this.session = Number(Buffer.from(reply.answer).toString());
+    for (const action of this.waiting.splice(0)) action();
   }
 
   private checkAnswer({ id, kind, committed }: Operation, bytes: Uint8Array, index: number): void {
@@ -235,7 +292,9 @@ export class Client {
     const againMs = scene.conditions.electionTimeoutMs / 10;
     const askAt = operation.askAt = scene.now + againMs;
     scene.plan(againMs, () => {
-      if (this.operations.has(operation.id) && operation.askAt === askAt) this.ask(operation);
+      if (!this.operations.has(operation.id) || operation.askAt !== askAt) return;
+      scene.note({ kind: "client", client: this.name });
+      this.ask(operation);
     });
   }
 }

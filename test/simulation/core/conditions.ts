@@ -18,6 +18,8 @@ export type Conditions = {
   jitterMs: number;
   turnMs: number;
   drift: number;
+  /** Whether the messages of a link arrive in the order of sending. */
+  keepsOrder: boolean;
   loss: number;
   duplication: number;
   delay: number;
@@ -35,6 +37,8 @@ export type Conditions = {
   wipes: boolean;
   slowSave: number;
   slowSaveMs: number;
+  /** How long every other save takes. */
+  saveMs: number;
   downMs: number;
   clients: number;
   pipeline: number;
@@ -73,6 +77,7 @@ export function drawConditions(random: Random): Conditions {
     jitterMs: pick(0.1, 2, T / 20, T / 5),
     turnMs: pick(0, 0.2, 2, 10),
     drift: random() < share ? 0.1 : 0,
+    keepsOrder: false,
     loss: chance(0.3),
     duplication: chance(0.3),
     delay: chance(0.1),
@@ -89,6 +94,7 @@ export function drawConditions(random: Random): Conditions {
     wipes,
     slowSave: chance(0.1),
     slowSaveMs: pick(0.05, 0.5, 3) * T,
+    saveMs: 0,
     downMs: pick(0.1, 1, 5) * T,
     clients: pick(1, 2, 3, 5),
     pipeline: pick(1, 2, 5),

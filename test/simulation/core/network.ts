@@ -1,9 +1,12 @@
 /** Simulates the network between servers: decides whether and when each message arrives. */
 import { type Message, type Name } from "../../../raft.ts";
 import { Links } from "../links.ts";
+import { type Other } from "./flights.ts";
 import { type Scene } from "./scene.ts";
 import { type Request } from "./server.ts";
 import { tellMessage } from "./words.ts";
+
+const ends = ({ from, to }: Message) => ({ from, to });
 
 export class Network extends Links<Message> {
   deliver: (message: Message) => void = () => {};
@@ -11,6 +14,9 @@ export class Network extends Links<Message> {
   /** Delivers a follower's request for a read index to its leader. */
   ask: (name: Name, request: Request) => void = () => {};
   isRunning: (name: Name) => boolean = () => true;
+
+  /** When the last message of each link arrives. */
+  private readonly lastArrivals = new Map<string, number>();
 
   constructor(private readonly scene: Scene) {
     super(scene.random);
@@ -41,37 +47,51 @@ export class Network extends Links<Message> {
     const { scene } = this;
     const { conditions, report } = scene;
     scene.tell(() => `${from} -> ${to}  knocks`);
-    this.travel(from, to, () => {
+    this.travel(from, to, { type: "Probe", tell: () => "is the port open?" }, () => {
       if (this.isRunning(to)) return;
       report.refusals += 1;
       scene.tell(() => `${to} -> ${from}  refuses`);
-      this.travel(to, from, onRefused);
+      this.travel(to, from, { type: "Refusal", tell: () => "the port is closed" }, onRefused);
     });
     if (!scene.isHostile || !scene.chance(conditions.forgery)) return;
     report.forgeries += 1;
     scene.tell(() => `${to} -> ${from}  refuses (forged)`);
-    scene.plan(scene.random() * 2 * conditions.heartbeatMs, onRefused);
+    const content = { type: "Refusal", tell: () => "the port is closed (forged)" } as const;
+    const lateMs = scene.random() * 2 * conditions.heartbeatMs;
+    scene.flights.add({ from: to, to: from, content }, lateMs, onRefused);
   }
 
   /** Announces a restart, in a message that may be lost or late. */
   announce(from: Name): void {
     for (const to of this.scene.names) {
-      if (to !== from) this.travel(from, to, () => this.hear(to, from));
+      if (to === from) continue;
+      this.travel(
+        from,
+        to,
+        { type: "Restarted", tell: () => "restarted" },
+        () => this.hear(to, from),
+      );
     }
   }
 
-  travel(from: Name, to: Name, arrive: () => void): void {
+  /** Sends what is no message of the algorithm. It is never duplicated. */
+  travel(from: Name, to: Name, content: Other, arrive: () => void): void {
     const { scene } = this;
     const { latencyMs, jitterMs, loss, delay, delayMs } = scene.conditions;
     const isCalm = this.isCalm(from, to);
-    if (this.isCut(from, to) || (!isCalm && scene.chance(loss))) return;
+    if (this.isCut(from, to) || (!isCalm && scene.chance(loss))) {
+      return scene.flights.lose({ from, to, content }, latencyMs + jitterMs / 2);
+    }
     const lateMs = !isCalm && scene.chance(delay) ? scene.random() * delayMs : 0;
-    scene.plan(latencyMs + scene.random() * jitterMs + lateMs, arrive);
+    const afterMs = latencyMs + scene.random() * jitterMs + lateMs;
+    scene.flights.add({ from, to, content }, afterMs, arrive);
   }
 
   private lose(message: Message, why: string): void {
     this.scene.report.messagesLost += 1;
     this.scene.tell(() => `${tellMessage(message)} (${why})`);
+    const { latencyMs, jitterMs } = this.scene.conditions;
+    this.scene.flights.lose({ ...ends(message), content: message }, latencyMs + jitterMs / 2);
   }
 
   private carry(message: Message, heldMs: number, how = ""): void {
@@ -81,7 +101,23 @@ export class Network extends Links<Message> {
     const lateMs = !isCalm && scene.chance(delay) ? scene.random() * delayMs : 0;
     const jitter = isCalm ? Math.min(jitterMs, scene.conditions.electionTimeoutMs / 20) : jitterMs;
     scene.tell(() => tellMessage(message) + how + (lateMs > 0 ? " (delayed)" : ""));
-    scene.plan(heldMs + latencyMs + scene.random() * jitter + lateMs, () => this.deliver(message));
+    const afterMs = heldMs + latencyMs + scene.random() * jitter + lateMs;
+    this.fly(message, afterMs);
+  }
+
+  private fly(message: Message, afterMs: number): void {
+    const { scene } = this;
+    const waitMs = scene.conditions.keepsOrder ? this.waitMs(message, scene.now + afterMs) : 0;
+    const journey = { ...ends(message), content: message };
+    scene.flights.add(journey, afterMs + waitMs, () => this.deliver(message));
+  }
+
+  /** Returns how much later a message must arrive so that those of its link keep their order. */
+  private waitMs(message: Message, arriveMs: number): number {
+    const link = `${message.from} ${message.to}`;
+    const waitMs = Math.max(0, (this.lastArrivals.get(link) ?? 0) + 1 - arriveMs);
+    this.lastArrivals.set(link, arriveMs + waitMs);
+    return waitMs;
   }
 
   /** Sometimes sends an old message again. */
@@ -91,13 +127,14 @@ export class Network extends Links<Message> {
     if (!old) return;
     scene.report.messagesDuplicated += 1;
     scene.tell(() => `${tellMessage(old)} (an old one)`);
-    scene.plan(scene.random() * 100, () => this.deliver(old));
+    this.fly(old, scene.random() * 100);
   }
 
   /** Makes one link delay its messages for a while. */
   clog(): void {
     const { scene } = this;
     const [from = "", to = ""] = scene.shuffle(scene.names);
+    scene.note({ kind: "nemesis", what: "clog", servers: [from, to] });
     const ms = scene.between(0, 6 * scene.conditions.electionTimeoutMs);
     scene.tell(() => `network  from ${from} to ${to} is clogged for ${Math.round(ms)} ms`);
     this.clogLink(from, to, scene.now + ms);
@@ -107,13 +144,21 @@ export class Network extends Links<Message> {
     const { scene } = this;
     const { kind, order } = this.divide(scene.names);
     scene.report.partitions += 1;
+    scene.note({ kind: "nemesis", what: "partition", servers: order });
     scene.tell(() => `network  is partitioned: ${kind}, ${order.join(" ")}`);
   }
 
   override mend(): boolean {
     const wasCut = super.mend();
+    if (wasCut) this.scene.note({ kind: "nemesis", what: "mend", servers: [] });
     if (wasCut) this.scene.tell(() => "network  is whole again");
     return wasCut;
+  }
+
+  /** Ends a partition and all delays of links. */
+  healLinks(): void {
+    this.mend();
+    this.unclog();
   }
 
   /** Isolates a server. A deaf one can still send. */

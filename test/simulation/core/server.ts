@@ -15,13 +15,14 @@ import {
   Sessions,
 } from "../../../raft.ts";
 import { configuration } from "../../support/core.ts";
-import { makeOpening } from "../../support/wire.ts";
+import { makeOpening } from "../../support/requests.ts";
 import { tellEvent } from "../events.ts";
 import { type Question, type Saved, Violation } from "../judge.ts";
 import { Machine } from "./clients.ts";
 import { type Network } from "./network.ts";
 import { type Scene } from "./scene.ts";
 import { type State } from "./snapshots.ts";
+import { tellReply } from "./words.ts";
 
 /** A client's request, or a follower's for a read index, with its reply function. */
 export type Request = {
@@ -29,6 +30,8 @@ export type Request = {
   id: number;
   kind: "session" | "command" | "read" | "index";
   data: Buffer;
+  /** The request in words. */
+  text: string;
   reply(reply: Reply): void;
 };
 export type Reply =
@@ -41,6 +44,8 @@ type Work = { complete: (raft: Raft) => void; isDone: boolean };
 
 export class Server {
   raft: Raft | undefined;
+  /** The algorithm as it was when the server stopped, for a viewer. Not used by the server. */
+  stopped: Raft | undefined;
   /** The disk: a number, the records of the log after its base, and a snapshot. */
   private disk = 0;
   private records: Saved[] = [];
@@ -54,11 +59,15 @@ export class Server {
   private life = 0;
   private rate = 1;
   private originMs = 0;
+  /** Counts the pauses and their ends that a visitor asked for: they cancel earlier plans. */
+  private pauses = 0;
   private inbox: (() => void)[] = [];
   /** The disks of the others, as heard since the start. */
   private heardDisks = new Map<Name, number>();
   /** Why this server reads no messages: it is paused, or waits for its disk. */
   private busy: "" | "paused" | "saving" = "";
+  /** Whether a save is in progress during the pause. */
+  private isSavePaused = false;
   private isScheduled = false;
   private isTickDue = false;
   private wakesAt = Number.POSITIVE_INFINITY;
@@ -111,6 +120,7 @@ export class Server {
       inbox: [],
       heardDisks: new Map(),
       busy: "",
+      isSavePaused: false,
       isScheduled: false,
       isTickDue: false,
       wakesAt: Number.POSITIVE_INFINITY,
@@ -176,7 +186,7 @@ export class Server {
     if (!this.raft) return;
     const { scene, name } = this;
     this.life += 1;
-    this.raft = undefined;
+    [this.stopped, this.raft] = [this.raft, undefined];
     for (const waiting of [this.proposals, this.underWay]) waiting.clear();
     [this.questions, this.awaited] = [[], []];
     scene.judge.stopped(name);
@@ -186,9 +196,10 @@ export class Server {
   }
 
   /** Replaces the disk by an empty one. */
-  private loseDisk(): void {
+  loseDisk(): void {
     const { scene, name } = this;
     Object.assign(this, {
+      stopped: undefined,
       disk: 0,
       records: [],
       base: { index: 0, term: 0 },
@@ -212,6 +223,7 @@ export class Server {
     const { life } = this;
     const restart = () => {
       if (this.life !== life || !scene.isHostile) return;
+      scene.note({ kind: "restarted", server: name });
       scene.report.restarts += 1;
       this.start();
     };
@@ -224,7 +236,44 @@ export class Server {
     this.busy = "paused";
     scene.report.pauses += 1;
     scene.tell(() => `${name}  is paused for ${Math.round(ms)} ms`);
-    this.later(ms, () => this.resume());
+    const { pauses } = this;
+    this.later(ms, () => {
+      if (this.pauses !== pauses) return;
+      scene.note({ kind: "resumed", server: name });
+      this.resume();
+    });
+  }
+
+  /** Pauses until `goOn`. A save that is complete by then is noticed then. */
+  stop(): void {
+    const { scene, name, busy } = this;
+    if (!this.raft || busy === "paused") return;
+    this.isSavePaused = busy === "saving";
+    this.busy = "paused";
+    this.pauses += 1;
+    scene.tell(() => `${name}  is paused`);
+  }
+
+  /** Ends a pause now. */
+  goOn(): void {
+    const { scene, name } = this;
+    if (!this.raft || this.busy !== "paused") return;
+    this.pauses += 1;
+    scene.tell(() => `${name}  goes on`);
+    if (this.isSavePaused) this.busy = "saving";
+    else this.resume();
+  }
+
+  /** Lets its clock jump to the instant at which it would look for another leader. */
+  elapse(): void {
+    const { scene, name, raft } = this;
+    if (!raft) return;
+    const { electionDueAt, settings, role } = raft;
+    const dueAt = role.name === "Leader" ? raft.now + settings.electionTimeoutMs : electionDueAt;
+    this.originMs += Math.max(0, dueAt - this.localNow);
+    scene.tell(() => `${name}  has a clock that jumps ahead`);
+    if (this.busy === "") this.tick();
+    else this.isTickDue = true;
   }
 
   /** Resumes: messages that have arrived are read before a late tick judges any silence. */
@@ -321,25 +370,47 @@ export class Server {
         this.awaited.push({ ...request, asked, index: reply.index });
       });
     const { life } = this;
-    const reply = (answer: Reply) =>
-      network.travel(leader, name, () => this.life === life && onReply(answer));
+    const reply = (answer: Reply) => {
+      const content = { type: "ReadIndexReply", tell: () => tellReply(answer) } as const;
+      network.travel(leader, name, content, () => this.life === life && onReply(answer));
+    };
     const question: Request = { ...request, client: name, kind: "index", reply };
-    network.travel(name, leader, () => network.ask(leader, question));
+    const content = { type: "ReadIndex", tell: () => request.text } as const;
+    network.travel(name, leader, content, () => network.ask(leader, question));
   }
 
   /** Hands over to the named server, or to the best one if the name is its own. */
   transfer(heir: Name): void {
     this.input((raft) => {
-      if (raft.transfer(heir === this.name ? undefined : heir)) return;
-      this.scene.report.transfers += 1;
-      this.scene.tell(() => `${this.name}  is told to hand over to ${heir}`);
+      const { refused } = raft.transfer(heir === this.name ? undefined : heir) ?? {};
+      const but = refused === undefined ? "" : `, and refuses: ${refused}`;
+      this.scene.tell(() => `${this.name}  is told to hand over to ${heir}${but}`);
+      if (refused === undefined) this.scene.report.transfers += 1;
     });
+  }
+
+  /** Adds or removes a server, as an operator asks. Calls `retry` if it must be asked again. */
+  changeMembers(who: Name, adds: boolean, retry: () => void): void {
+    this.input((raft) => {
+      if (!this.changeMember(raft, who, adds)) retry();
+    });
+  }
+
+  /** Returns whether this is decided. A leader cannot decide before it has committed an entry. */
+  private changeMember(raft: Raft, who: Name, adds: boolean): boolean {
+    const { scene, name } = this;
+    const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
+    scene.tell(() =>
+      `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${JSON.stringify(outcome)}`
+    );
+    scene.judge.stepped(name);
+    return outcome !== undefined;
   }
 
   /** Adds or removes a server, perhaps itself. */
   change(): void {
     this.input((raft) => {
-      const { scene, name } = this;
+      const { scene } = this;
       // The remaining servers may need the removed one.
       if (!scene.isHostile || !scene.judge.isWhole()) return;
       const isMember = (one: Name) => raft.members.some((member) => member.name === one);
@@ -349,11 +420,7 @@ export class Server {
       ];
       const adds = strangers.length > 0 && scene.chance(0.5);
       const who = scene.pick(adds ? strangers : members);
-      const outcome = raft.changeMembers(who, adds ? `${who}:1` : "");
-      scene.tell(() =>
-        `${name}  is asked to ${adds ? "add" : "remove"} ${who}: ${JSON.stringify(outcome)}`
-      );
-      scene.judge.stepped(name);
+      this.changeMember(raft, who, adds);
     });
   }
 
@@ -376,6 +443,7 @@ export class Server {
     const wakesAt = this.wakesAt = raft.wakeAt;
     const wake = () => {
       if (this.wakesAt !== wakesAt) return;
+      this.scene.note({ kind: "timer", server: this.name });
       if (this.busy === "") this.tick();
       else this.isTickDue = true;
     };
@@ -389,7 +457,9 @@ export class Server {
     this.isScheduled = true;
     // Messages that arrive until then share the turn.
     this.later(this.scene.random() * this.scene.conditions.turnMs, () => {
-      if (this.busy === "" && this.isScheduled) this.flush();
+      if (this.busy !== "" || !this.isScheduled) return;
+      this.scene.note({ kind: "turn", server: this.name });
+      this.flush();
     });
   }
 
@@ -441,11 +511,18 @@ export class Server {
       scene.judge.saved(name);
       if (!this.dies("when it has saved")) this.carryOut(raft, step);
     };
-    if (!scene.isHostile || !scene.chance(scene.conditions.slowSave)) return finish();
+    const { slowSave, slowSaveMs, saveMs } = scene.conditions;
+    const isSlow = scene.isHostile && scene.chance(slowSave);
+    if (!isSlow && saveMs === 0) return finish();
     this.busy = "saving";
-    const ms = scene.random() * scene.conditions.slowSaveMs;
-    scene.tell(() => `${name}  saves slowly, for ${Math.round(ms)} ms`);
+    const ms = isSlow ? scene.random() * slowSaveMs : saveMs;
+    if (isSlow) scene.tell(() => `${name}  saves slowly, for ${Math.round(ms)} ms`);
     this.later(ms, () => {
+      scene.note({ kind: "disk", server: name });
+      if (this.busy === "paused") {
+        this.isSavePaused = false;
+        return void this.inbox.unshift(finish);
+      }
       finish();
       if (this.raft === raft) this.resume();
     });
@@ -511,6 +588,7 @@ export class Server {
     const work: Work = this.work = { complete, isDone: false };
     this.later(this.scene.random() * this.scene.conditions.snapshotMs, () => {
       work.isDone = true;
+      this.scene.note({ kind: "snapshot", server: this.name });
       this.schedule();
     });
   }

@@ -1,11 +1,18 @@
 /** Tells the messages of the core in words, for the story of a run. */
 import { type Message } from "../../../raft.ts";
+import { type Reply } from "./server.ts";
 
 export function tellMessage(m: Message): string {
   return `${m.from} -> ${m.to}  ${tellContent(m)}`;
 }
 
-function tellContent(m: Message): string {
+/** Tells the reply to a client's request, or to a request for a read index. */
+export function tellReply(reply: Reply): string {
+  if (reply.type === "Answer") return `done, as of ${reply.index}`;
+  return reply.type === "NotLeader" ? `ask ${reply.leader ?? "another"}` : "refused";
+}
+
+export function tellContent(m: Message): string {
   switch (m.type) {
     case "RequestVote": {
       const ask = m.preVote ? "pre-vote, would-be" : "RequestVote,";
