@@ -17,7 +17,8 @@ const HELP =
   --mode core    the algorithm alone on a faulty network (default for even seeds)
   --workers W    the number of seeds that run at the same time (default: one per core)
 
-A violation is printed with its seed, the broken rule, and the last events before it.
+A violation is printed with its seed, the broken rule, and the last events before it. The command
+that shows a seed of the core mode in a browser is bun test/theatre.ts --seed N.
 Exit codes: 0 no violation; 1 a violation; 2 wrong usage.`;
 
 /** The number of events that are printed before a violation. */
@@ -32,10 +33,9 @@ function printFailure(seed: number, mode: Mode, sentence: string): void {
   } catch {} // The run is known to fail.
   console.log(`seed ${seed}: ${sentence}\n`);
   console.log(story.slice(-TAIL_LINES).join("\n"));
-  console.log(
-    `\nTo run this seed again: ${replayOf(seed, mode)}\nTo print every event: `
-      + `${replayOf(seed, mode)} --trace`,
-  );
+  const again = replayOf(seed, mode);
+  console.log(`\nTo run this seed again: ${again}\nTo print every event: ${again} --trace`);
+  if (mode === "core") console.log(`To watch it in a browser: bun test/theatre.ts --seed ${seed}`);
 }
 
 function runOne(seed: number, mode: Mode, isTraced: boolean): number {

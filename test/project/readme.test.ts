@@ -112,7 +112,7 @@ test("every command, flag, file and directory of the README exists", () => {
   expect(new Set(commands).size).toBeGreaterThan(3);
   expect(flags.filter((flag) => !help.includes(flag))).toEqual([]);
   expect(commands.filter((command) => !help.includes(`cli.ts ${command}`))).toEqual([]);
-  const files = readme.match(/\btest(\/[\w-]+)+(\.test)?(\.ts)?/g) ?? [];
+  const files = readme.match(/\btest(\/[\w-]+)+(\.test)?(\.\w+)?/g) ?? [];
   expect(files.length).toBeGreaterThan(8);
   expect(files.filter((file) => !existsSync(path.join(root, file)))).toEqual([]);
   // Each directory of tests is named.
