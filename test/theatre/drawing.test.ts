@@ -152,6 +152,9 @@ describe("words", () => {
     for (const server of run.current.servers) expect(words).toContain(describeServer(server));
     expect(words).toContain(`Cut links: ${leader.name} to ${others[0]?.name}.`);
     expect(describeServer(leader)).toMatch(/^[abc]: leader, term 1, .*committed [3-9]\.$/);
+    // A leader that is removed leads until its removal is committed.
+    const removed = { ...leader, isMember: false };
+    expect(describeServer(removed)).toStartWith(`${leader.name}: leader, removed, `);
   });
 
   test("tell the messages apart", () => {

@@ -10,7 +10,7 @@ import {
 
 export function roleOf({ role, status, isMember, votes }: ServerView): string {
   if (status === "down") return "down";
-  if (!isMember) return "non-member";
+  if (!isMember) return role === "Leader" ? "leader, removed" : "non-member";
   if (!votes) return "learner";
   return {
     Follower: "follower",
