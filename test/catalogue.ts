@@ -493,7 +493,7 @@ export const planted: readonly Planted[] = [
     id: "53",
     name: "A client acknowledges answers that it still waits for",
     changes: [["acknowledged: oldest - 1", "acknowledged: sequence - 1"]],
-    caughtBy: [{ mode: "full", seed: 23 }],
+    caughtBy: [{ mode: "full", seed: 24 }],
   },
   {
     id: "54",
@@ -549,7 +549,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "A start reads back the term, but not the vote",
     changes: [["const votedFor = `${data}` || undefined;", "const votedFor = undefined;"]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 20 }],
   },
   {
     id: "62",
@@ -609,7 +609,7 @@ export const planted: readonly Planted[] = [
       ["for (const request of this.proposals.values()) this.redirect(request);", ""],
       ["    this.proposals.clear();\n", ""],
     ],
-    caughtBy: [{ mode: "full", seed: 32 }],
+    caughtBy: [{ mode: "full", seed: 6 }],
   },
   {
     id: "70",
@@ -1970,7 +1970,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
-      { mode: "full", seed: 88 },
+      { mode: "full", seed: 138 },
     ],
   },
   {
