@@ -142,6 +142,8 @@ Exit codes:
   5  surely not done: timeout, refused, noLeader, network, ended; or its output
      could not be written: output`;
 
+const { datagrams, files, random } = systemWorld;
+
 const DEFAULTS = {
   cluster: "raft",
   "election-timeout": "1000",
@@ -151,7 +153,7 @@ const DEFAULTS = {
 type Flags =
   & typeof DEFAULTS
   & Partial<
-    Record<
+    & Record<
       | "host"
       | "port"
       | "name"
@@ -163,14 +165,15 @@ type Flags =
       | "from",
       string
     >
-  >
-  & Partial<
-    Record<
+    & Record<
       "join" | "base64" | "keys-only" | "force" | "yes" | "json" | "new" | "check" | "watch",
       boolean
     >
   >;
-type Action = (flags: Flags, ...words: string[]) => Result | Promise<Result>;
+/** The flags of this command line, which `main` reads before any action. */
+const flags: Flags = { ...DEFAULTS };
+
+type Action = (...words: string[]) => Result | Promise<Result>;
 
 const ACTIONS: Record<string, Action> = {
   "--test": startThree,
@@ -188,15 +191,14 @@ const ACTIONS: Record<string, Action> = {
     const value = await store.get(key);
     return value ? { text: Buffer.from(value), json: jsonOf(value) } : absent(key);
   }),
-  list: (flags, ...words) =>
-    inStore((store, prefix) => list(store, flags, prefix))(flags, ...words),
+  list: inStore(list),
   delete: inStore(async (store, key) => (await store.delete(key)) ? DONE : absent(key)),
   cas: inStore(async (store, key, old, value) =>
     (await store.cas(key, old, value))
       ? DONE
       : no("different", `The value of "${key}" is not "${old}", and stays as it is.`)
   ),
-  status: (flags) => flags.watch ? watch(flags) : reportStatus(flags),
+  status: () => flags.watch ? watch() : reportStatus(),
   transfer,
   "members list": listMembers,
   "members add": addMember,
@@ -205,22 +207,22 @@ const ACTIONS: Record<string, Action> = {
   restore,
   recover,
   secret: () => tellPrivately("secret", randomBytes(32).toString("base64url")),
-  "client-key": (flags, name = "") => {
-    const secret = readPrivate(flags, "secret-file");
-    if (secret) return tellPrivately("clientKey", clientKey(secret, flags.cluster, name));
-    throw usage("Cannot make a key without the secret. Give --secret-file, or RAFT_SECRET.");
+  "client-key": (name = "") => {
+    const secret = readPrivate("secret-file");
+    ensure(secret, "Cannot make a key without the secret. Give --secret-file, or RAFT_SECRET.");
+    return tellPrivately("clientKey", clientKey(secret, flags.cluster, name));
   },
 };
 
 /** Finds the command in the table, refuses what the table does not allow, and runs the action. */
 async function main(): Promise<Result> {
   // In the table, a flag with a word in capitals after it takes a value.
-  const flags = HELP.matchAll(/^ +(?:bun cli.ts )?--(\S+)( [A-Z])?/gm).map((
-    [, flag = "", form],
-  ) => [flag, { type: form ? "string" : "boolean" }] as const);
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: Object.fromEntries(flags),
+    options: Object.fromEntries(
+      HELP.matchAll(/^ +(?:bun cli.ts )?--(\S+)( [A-Z])?/gm)
+        .map(([, flag = "", form]) => [flag, { type: form ? "string" : "boolean" }] as const),
+    ),
   });
   if (values.help) return shown("help", named(HELP));
   if (values.version) return shown("version", packageJson.version);
@@ -237,40 +239,46 @@ async function main(): Promise<Result> {
   const own = name === "--host" ? one + servers : name === "--test" ? servers : clients;
   const stray = Object.keys(values).find((flag) => !`${row} ${own}${all}`.includes(`--${flag} `));
   const action = ACTIONS[name];
-  const wrong = firstOf(
-    !action
-      && `There is no command "${line}". Use one of ${commands.join(", ")}: 'bun cli.ts --help'
+  ensure(
+    action,
+    `There is no command "${line}". Use one of ${commands.join(", ")}: 'bun cli.ts --help'
       explains them.`,
-    (words.length > forms.length || forms[words.length]?.startsWith(" [") === false)
-      && `Cannot run "${name}" with ${words.length} words. Write, with quotes around spaces: bun
-        cli.ts ${row}`,
-    stray && `Cannot use --${stray} with "${name}", as it would have no effect: 'bun cli.ts --help'
-      says what each flag is for.`,
   );
-  if (!action || wrong) throw usage(`${wrong}`);
-  return await action({ ...DEFAULTS, ...values }, ...words);
+  ensure(
+    words.length <= forms.length && forms[words.length]?.startsWith(" [") !== false,
+    `Cannot run "${name}" with ${words.length} words. Write, with quotes around spaces: bun
+      cli.ts ${row}`,
+  );
+  ensure(
+    !stray,
+    `Cannot use --${stray} with "${name}", as it would have no effect: 'bun cli.ts --help' says
+      what each flag is for.`,
+  );
+  Object.assign(flags, values);
+  return await action(...words);
 }
 
 // --------------------------------------- Starting servers ----------------------------------------
 
-async function startOne(flags: Flags) {
+async function startOne() {
   const { host, port, join = false, "datagram-bytes": bytes } = flags;
-  if (!host || !port) {
-    throw usage(`Cannot start a server without --host and --port. 'bun cli.ts --test' starts three
-      servers, 'bun cli.ts --help' lists the commands.`);
-  }
+  ensure(
+    host && port,
+    `Cannot start a server without --host and --port. 'bun cli.ts --test' starts three servers,
+      'bun cli.ts --help' lists the commands.`,
+  );
   const address = `${host.replace(/^\[?(.*:.*?)\]?$/, "[$1]")}:${port}`;
   const self = parseServer(flags.name === undefined ? address : `${flags.name}=${address}`);
-  const peers = flags.peers === undefined ? [] : serversOf(flags);
+  const peers = flags.peers === undefined ? [] : serverList();
   const names = peers.map((peer) => parseServer(peer).name);
   if (!flags.data && !flags.name) refuseSecondIdentity(self, names);
-  const tell = teller(self, flags.json);
+  const tell = teller(self);
   let node: Node | undefined;
   tellingServer = self.name;
   tell("Starting server...");
   tell(`Peers: [${names.join(", ")}]`);
   tell(`${names.length} peers configured, starting as ${join ? "Learner" : "Follower"}`);
-  const secret = readPrivate(flags, "secret-file");
+  const secret = readPrivate("secret-file");
   node = await Node.start({
     ...self,
     ...bytes !== undefined && { datagramBytes: Number(bytes) },
@@ -278,15 +286,15 @@ async function startOne(flags: Flags) {
     join,
     cluster: flags.cluster,
     secret,
-    electionTimeoutMs: milliseconds(flags, "election-timeout"),
-    heartbeatMs: milliseconds(flags, "heartbeat"),
-    directory: flags.data ?? path.join(DATA, self.name),
+    electionTimeoutMs: milliseconds("election-timeout"),
+    heartbeatMs: milliseconds("heartbeat"),
+    directory: flags.data ?? `${DATA}/${self.name}`,
     machine: process.env.RAFT_TEST ? new ToldStore(tell) : new KeyValueStore(),
     onEvent: narrator(self.name, tell, () => node?.status()),
   });
   onStop(() => void node?.stop());
-  followSecret(flags, secret, node, tell);
-  const own = await systemWorld.datagrams.resolve(self.host);
+  followSecret(secret, node, tell);
+  const own = await datagrams.resolve(self.host);
   tell(`Server listening on ${address}${own === self.host ? "" : ` (${own})`}`);
   void warnOfLoopback(own, peers, tell);
   await node.stopped;
@@ -295,11 +303,11 @@ async function startOne(flags: Flags) {
 }
 
 /** Gives a server its secret again when the file has changed. An invalid file changes nothing. */
-function followSecret(flags: Flags, last: string, node: Node, tell: Tell) {
+function followSecret(last: string, node: Node, tell: Tell) {
   setInterval(() => {
     let next;
     try {
-      next = readPrivate(flags, "secret-file");
+      next = readPrivate("secret-file");
       if (next === last) return;
       node.setSecret(next);
       tell(`Read the secret again. Number of lines: ${secretsOf(next).length}`);
@@ -320,13 +328,12 @@ const DATA = "raft-data";
 function refuseSecondIdentity({ name, port }: Server, peers: string[]) {
   const names = fs.existsSync(DATA) ? fs.readdirSync(DATA) : [];
   const old = names.find((other) => other.endsWith(`:${port}`) && !peers.includes(other));
-  if (old && !names.includes(name)) {
-    throw usage(
-      `Cannot start ${name}: ${DATA}/${old} holds the data of the server ${old}. If this is
-      that server at a new address, add --name ${old}, and write peers that have moved too as
+  ensure(
+    !old || names.includes(name),
+    `Cannot start ${name}: ${DATA}/${old} holds the data of the server ${old}. If this is that
+      server at a new address, add --name ${old}, and write peers that have moved too as
       NAME=HOST:PORT. If it is another server, add --data DIR.`,
-    );
-  }
+  );
 }
 
 /** The store of `--test`: each server tells of the first commands that it applies. */
@@ -337,7 +344,7 @@ class ToldStore extends KeyValueStore {
     super();
   }
 
-  override apply(command: Uint8Array): Uint8Array {
+  override apply(command: Uint8Array) {
     this.left -= 1;
     const key = Buffer.from(unpack(command)[0] ?? "", "latin1");
     if (this.left >= 0) this.tell(`Applied ${verbs[command[0] ?? 0]} "${key}"`);
@@ -347,13 +354,13 @@ class ToldStore extends KeyValueStore {
 
 const THREE_SERVERS = ["127.0.0.1:48000", "localhost:48001", "127.0.0.1:48002"];
 
-async function startThree(flags: Flags) {
-  secretsOf(readPrivate(flags, "secret-file")); // One error is better than three.
+async function startThree() {
+  secretsOf(readPrivate("secret-file")); // One error is better than three.
   // If another trio has the ports, that is said before anything starts.
   for (const server of THREE_SERVERS.map(parseServer)) {
-    (await systemWorld.datagrams.bind(server, () => {})).close();
+    (await datagrams.bind(server, () => {})).close();
   }
-  const data = flags.data ?? fs.mkdtempSync(path.join(os.tmpdir(), "raft-"));
+  const data = flags.data ?? fs.mkdtempSync(`${os.tmpdir()}/raft-`);
   let isStopping = false;
   let isWhole = true;
   const children = THREE_SERVERS.map((server) => {
@@ -367,7 +374,7 @@ async function startThree(flags: Flags) {
       THREE_SERVERS.filter((other) => other !== server).join(),
       ...process.argv.slice(2).filter((word) => word !== "--test"),
       "--data",
-      path.join(data, server),
+      `${data}/${server}`,
     ];
     return Bun.spawn([process.execPath, ...SCRIPT, ...args], {
       argv0: process.argv0,
@@ -408,31 +415,31 @@ function onStop(stop: () => void) {
 }
 
 /** Forms a new cluster of one server. Without `--yes` it only says what would be left. */
-function recover({ data, yes }: Flags) {
-  if (!data || !fs.existsSync(path.join(data, "log"))) {
-    throw usage("Cannot recover without a log: give the --data DIR of a stopped server.");
-  }
-  const storage = new Storage(systemWorld.files, data, undefined, systemWorld.random);
+function recover() {
+  const { data, yes } = flags;
+  ensure(
+    data && fs.existsSync(`${data}/log`),
+    "Cannot recover without a log: give the --data DIR of a stopped server.",
+  );
+  const storage = new Storage(files, data, undefined, random);
   const { identity: { name: server, cluster }, entries, base, hardState } = storage;
   const { index: lastIndex, term: lastTerm } = entries.at(-1) ?? base;
   const json = { server, cluster, term: hardState.currentTerm, lastIndex, lastTerm };
   const found = `${data} has server ${server} of cluster ${cluster}, in term ${json.term}. Its log
     ends with entry ${lastIndex} of term ${lastTerm}.`;
-  if (yes) {
-    storage.formNewCluster();
-    return {
-      text: plain(`${found} It is a cluster of its own now: start it without --peers, and let new
-        servers join. Former members are refused, and join with an empty --data.`),
-      json,
-    };
-  }
-  return {
-    ...no(
+  if (!yes) {
+    const refusal = no(
       "usage",
       `${found} With --yes it becomes a cluster of its own. Later entries, which only the others
         had, are lost even if they were acknowledged; entries that were never acknowledged may
         stay. If another server is left, take the one whose log ends last. Nothing was done.`,
-    ),
+    );
+    return { ...refusal, json };
+  }
+  storage.formNewCluster();
+  return {
+    text: plain(`${found} It is a cluster of its own now: start it without --peers, and let new
+      servers join. Former members are refused, and join with an empty --data.`),
     json,
   };
 }
@@ -440,15 +447,14 @@ function recover({ data, yes }: Flags) {
 // -------------------------------------------- Backups --------------------------------------------
 
 /** Copies a snapshot to another file, and renames that to FILE once it is whole and synced. */
-async function backup(flags: Flags, file: string) {
-  const answers = await inspectAll(flags);
+async function backup(file: string) {
+  const answers = await inspectAll();
   const statuses = statusesOf(answers);
-  const [first] = statuses;
-  if (!first) return noLeader(answers);
-  const { name } = statuses.find(({ role }) => role === "Follower") ?? first;
-  const server = flags.from ?? name;
+  const source = statuses.find(({ role }) => role === "Follower") ?? statuses[0];
+  if (!source) return noLeader(answers);
+  const { from: server = source.name } = flags;
   const index = flags.new ? Math.max(...statuses.map(({ commitIndex }) => commitIndex)) : 1;
-  await using client = await connect(flags);
+  await using client = await connect();
   // From the first answer the client learns where the other servers are.
   await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
   const part = `${file}.part${process.pid}`;
@@ -460,19 +466,19 @@ async function backup(flags: Flags, file: string) {
     }
     fs.fsyncSync(fd);
     const found = checkBackup(part);
-    systemWorld.files.rename(part, file);
+    files.rename(part, file);
     return {
       text: `${file} has the state of ${server} after entry ${found}.`,
       json: { server, index: found },
     };
   } finally {
     fs.closeSync(fd);
-    fs.rmSync(part, { force: true });
+    files.remove(part);
   }
 }
 
 function* readBackup(file: string) {
-  using input = systemWorld.files.open(file, "r");
+  using input = files.open(file, "r");
   yield* readSnapshot(file, input.read, "Take another backup.");
 }
 
@@ -481,16 +487,16 @@ const checkBackup = (file: string) =>
   readBackup(file).reduce((index, [record]) => record?.index ?? index, 0);
 
 /** Makes a new server, the only member of a new cluster, with the state of a backup. */
-function restore({ data = "", name = path.basename(data), cluster }: Flags, file: string) {
-  if (!data || (fs.existsSync(data) && fs.readdirSync(data).length > 0)) {
-    throw usage(`Cannot restore into "${data}": it must be a new or empty directory. Give one as
-      --data DIR.`);
-  }
+function restore(file: string) {
+  const { data = "", name = path.basename(data), cluster } = flags;
+  ensure(
+    data && (!fs.existsSync(data) || fs.readdirSync(data).length === 0),
+    `Cannot restore into "${data}": it must be a new or empty directory. Give one as --data DIR.`,
+  );
   parseServer(`${name}=any:1`); // Any address will do.
   const index = checkBackup(file);
   const firstStart = { cluster, name, members: [] };
-  new Storage(systemWorld.files, data, firstStart, systemWorld.random)
-    .formNewCluster(readBackup(file));
+  new Storage(files, data, firstStart, random).formNewCluster(readBackup(file));
   return {
     text: plain(`${data} has the state after entry ${index}, for server ${name} of cluster
       ${cluster}, a cluster of its own. Start it with --name ${name} --data ${data} and without
@@ -504,32 +510,34 @@ function restore({ data = "", name = path.basename(data), cluster }: Flags, file
 
 /** Returns an action that gets the store, and its words as bytes; a value may be in the input. */
 function inStore(act: (store: KeyValues, ...words: Buffer[]) => Promise<Result>): Action {
-  return async (flags, ...words) => {
+  return async (...words) => {
     const bytes = await Promise.all(
       words.map(async (word, i) =>
         word === "-" && i > 0 && i === words.length - 1
           ? Buffer.from(await Bun.stdin.slice(0, 1e8).bytes())
-          : toBytes(word, flags.base64)
+          : toBytes(word)
       ),
     );
-    if (words[0] === "") {
-      throw usage("The key is empty. Write one, or if a shell variable holds it, set that.");
-    }
-    await using client = await connect(flags);
+    ensure(
+      words[0] !== "",
+      "The key is empty. Write one, or if a shell variable holds it, set that.",
+    );
+    await using client = await connect();
     return await act(new KeyValues(client), ...bytes);
   };
 }
 
 /** Prints the lines as they come, because the store may be larger than the memory here. */
-async function list(store: KeyValues, flags: Flags, prefix?: Buffer): Promise<Result> {
-  const { json: isJson, base64: isBase64, "keys-only": keysOnly = false } = flags;
-  const textOf = (bytes: Uint8Array) => Buffer.from(bytes).toString(isBase64 ? "base64" : "latin1");
+async function list(store: KeyValues, prefix: Buffer = Buffer.alloc(0)) {
+  const { "keys-only": keysOnly = false } = flags;
+  const textOf = (bytes: Uint8Array) =>
+    Buffer.from(bytes).toString(flags.base64 ? "base64" : "latin1");
   let count = 0;
   let lines = ""; // In Latin-1: a character is a byte.
-  for await (const [key, value] of store.list({ ...prefix && { prefix }, keysOnly })) {
+  for await (const [key, value] of store.list({ prefix, keysOnly })) {
     const { value: name, base64: keyBase64 } = jsonOf(key);
     const json = { key: name, keyBase64, ...!keysOnly && jsonOf(value) };
-    if (isJson) lines += Buffer.from(JSON.stringify(json)).toString("latin1");
+    if (flags.json) lines += Buffer.from(JSON.stringify(json)).toString("latin1");
     else lines += keysOnly ? textOf(key) : `${textOf(key)}\t${textOf(value)}`;
     lines += "\n";
     count += 1;
@@ -549,32 +557,35 @@ function jsonOf(bytes: Uint8Array) {
 const absent = (key: Buffer) => no("absent", `There is no value for "${key}".`);
 
 /** Bun reads a word as text, so bytes that are not UTF-8 would be replaced. */
-function toBytes(word: string, isBase64 = false) {
-  const encoding = isBase64 ? "base64" : "utf8";
+function toBytes(word: string) {
+  const encoding = flags.base64 ? "base64" : "utf8";
   const bytes = Buffer.from(word, encoding);
-  if (bytes.toString(encoding) === word && !word.includes("\uFFFD")) return bytes;
-  throw usage(`Cannot use "${word}": it is not ${isBase64 ? "base64" : "UTF-8"}. Write any bytes in
-    base64, with --base64, or the value to standard input.`);
+  ensure(
+    bytes.toString(encoding) === word && !word.includes("\uFFFD"),
+    `Cannot use "${word}": it is not ${flags.base64 ? "base64" : "UTF-8"}. Write any bytes in
+      base64, with --base64, or the value to standard input.`,
+  );
+  return bytes;
 }
 
-const serversOf = ({ peers }: Flags) => peers?.split(/[\s,]+/) ?? THREE_SERVERS;
+const serverList = () => flags.peers?.split(/[\s,]+/) ?? THREE_SERVERS;
 
 /** Connects a client. A secret by flag counts first, then a key, then RAFT_SECRET. */
-async function connect(flags: Flags, limitMs = Infinity) {
-  const key = flags["secret-file"] ? "" : readPrivate(flags, "client-key-file");
+async function connect(limitMs = Infinity) {
+  const key = flags["secret-file"] ? "" : readPrivate("client-key-file");
   return Client.connect({
-    servers: serversOf(flags),
+    servers: serverList(),
     cluster: flags.cluster,
-    timeoutMs: Math.min(milliseconds(flags, "timeout"), limitMs),
-    ...key ? { clientKey: key } : { secret: readPrivate(flags, "secret-file") },
+    timeoutMs: Math.min(milliseconds("timeout"), limitMs),
+    ...key ? { clientKey: key } : { secret: readPrivate("secret-file") },
   });
 }
 
 // ------------------------------------ Members and leadership -------------------------------------
 
 /** Shows the members as the leader knows them: a change is in force there first. */
-async function listMembers(flags: Flags) {
-  const answers = await inspectAll(flags);
+async function listMembers() {
+  const answers = await inspectAll();
   const { members } = leaderOf(answers) ?? {};
   if (!members) return noLeader(answers);
   return {
@@ -583,36 +594,36 @@ async function listMembers(flags: Flags) {
   };
 }
 
-async function addMember(flags: Flags, word: string) {
+async function addMember(word: string) {
   const { name, ...place } = parseServer(word);
   const address = writeAddress(place);
-  await using client = await connect(flags);
+  await using client = await connect();
   await client.changeMembers(name, address);
   return {
     text: `${name} is a member, at ${address}. A new one gets its vote once it has the log.`,
   };
 }
 
-async function removeMember(flags: Flags, name: string) {
-  const leader = leaderOf(await inspectAll(flags));
+async function removeMember(name: string) {
+  const leader = leaderOf(await inspectAll());
   if (leader?.members.every((member) => member.name !== name)) {
     return no("absent", `${name} is no member. See 'bun cli.ts members list'.`);
   }
-  await using client = await connect(flags);
+  await using client = await connect();
   await client.changeMembers(name, "", flags.force);
   return { text: `${name} is no member.` };
 }
 
-async function transfer(flags: Flags, target?: string) {
-  await using client = await connect(flags);
+async function transfer(target?: string) {
+  await using client = await connect();
   // The first server that knows the leader is enough, because others may be down.
   const leader = await Promise.any(
-    serversOf(flags).map(async (server) => {
+    serverList().map(async (server) => {
       const status = await client.inspect(parseServer(server).name);
       return status.leader ?? Promise.reject();
     }),
   ).catch(() => undefined);
-  if (!leader) return noLeader(await inspectAll(flags));
+  if (!leader) return noLeader(await inspectAll());
   const next = target === leader ? leader : await client.transfer(leader, target);
   return { text: `${next} leads.`, json: { leader: next } };
 }
@@ -626,23 +637,24 @@ export type Status = ReturnType<Node["status"]>;
 export type Answer = { name: string; status?: Status | undefined; silence: string };
 
 /** Asks the servers that are listed, then those that they know, and the leader once more. */
-async function inspectAll(flags: Flags) {
-  await using client = await connect(flags, 1000); // A server that is down doesn't answer later.
+async function inspectAll() {
+  await using client = await connect(1000); // A server that is down doesn't answer later.
   const answers = new Map<string, Answer>();
-  const ask = (names: string[]) =>
-    Promise.all(names.map(async (asked) => {
+  const ask = async (names: string[]) => {
+    await Promise.all(names.map(async (asked) => {
       const status = await client.inspect(asked).catch(() => undefined);
       const name = status?.name ?? asked;
       if (!status && answers.has(name)) return;
       answers.set(name, { name, status, silence: client.describe(asked) });
     }));
-  await ask(serversOf(flags).map((server) => parseServer(server).name));
-  const peers = statusesOf([...answers.values()]).flatMap((status) => status.peers);
-  await ask([...new Set(peers.map(({ name }) => name)).difference(answers)]);
+    return [...answers.values()].toSorted((a, b) => a.name.localeCompare(b.name));
+  };
+  const first = await ask(serverList().map((server) => parseServer(server).name));
+  const peers = statusesOf(first).flatMap((status) => status.peers);
+  const all = await ask([...new Set(peers.map(({ name }) => name)).difference(answers)]);
   // The leader may have answered before its followers, and so would seem to lack what they have.
-  const leader = leaderOf([...answers.values()]);
-  if (leader) await ask([leader.name]);
-  return [...answers.values()].toSorted((a, b) => a.name.localeCompare(b.name));
+  const leader = leaderOf(all);
+  return leader ? await ask([leader.name]) : all;
 }
 
 const statusesOf = (answers: readonly Answer[]) => answers.flatMap(({ status }) => status ?? []);
@@ -656,31 +668,31 @@ function leaderOf(answers: readonly Answer[]) {
 }
 
 /** Shows the status on a screen of its own, each second, until q or Ctrl-C. */
-async function watch(flags: Flags): Promise<Result> {
+async function watch(): Promise<Result> {
   const { stdin, stdout } = process;
-  if (!stdin.isTTY || !stdout.isTTY || flags.json) {
-    throw usage("Cannot watch without a terminal, or as JSON. Run it there, or without --watch.");
-  }
-  const { promise: ended, resolve: end } = Promise.withResolvers<undefined>();
-  stdin.setRawMode(true).on("data", (keys) => /q|\x03/.test(`${keys}`) && end(undefined));
-  onStop(() => end(undefined));
+  ensure(
+    stdin.isTTY && stdout.isTTY && !flags.json,
+    "Cannot watch without a terminal, or as JSON. Run it there, or without --watch.",
+  );
+  const end = () => process.exit();
+  stdin.setRawMode(true).on("data", (keys) => /q|\x03/.test(`${keys}`) && end());
+  onStop(end);
+  process.on("exit", () => {
+    stdin.setRawMode(false);
+    fs.writeSync(1, "\x1b[?7h\x1b[?25h\x1b[?1049l");
+  });
   await write("\x1b[?1049h\x1b[?25l\x1b[?7l"); // Another screen, no cursor, no line wrap.
   for (;;) {
-    const result = await Promise.race([ended, reportStatus(flags).catch(explain)]);
-    if (!result) break;
-    const { text = "", error } = result;
+    const { text = "", error } = await reportStatus().catch(explain);
     const screen = [`${new Date().toISOString()}  q ends`, text, fold(error?.message ?? "")];
     const lines = screen.join("\n\n").split("\n", stdout.rows - 1);
     await write(`\x1b[H${lines.map((line) => `${line}\x1b[K\n`).join("")}\x1b[J`);
-    await Promise.race([ended, Bun.sleep(1000)]);
+    await Bun.sleep(1000);
   }
-  stdin.setRawMode(false);
-  await write("\x1b[?7h\x1b[?25h\x1b[?1049l");
-  return {};
 }
 
-async function reportStatus(flags: Flags): Promise<Result> {
-  const answers = await inspectAll(flags);
+async function reportStatus(): Promise<Result> {
+  const answers = await inspectAll();
   const leader = leaderOf(answers);
   const servers = answers.map((answer) => describeServer(answer, answers, leader));
   const troubles = troublesOf(answers);
@@ -850,10 +862,9 @@ const STORY: {
     `Received ${votes} votes`,
     elected && `Received ${votes} votes. Switching to Leader`,
   ],
-  role: ({ from, to }) => [
+  role: ({ from, to }) =>
     shownRole(from) !== shownRole(to)
     && `Switching state from ${shownRole(from)} to ${shownRole(to)}`,
-  ],
   leader: ({ from = "None", to = "None" }, name) => [
     to !== "None" && to !== name && `New leader: ${to}`,
     `Old Leader: ${from}, new leader: ${to}`,
@@ -910,18 +921,17 @@ const WARNINGS =
 export function narrator(
   name: string,
   tell: Tell,
-  look: () => Pick<Status, "term" | "lastIndex"> | undefined = () => undefined,
+  look?: () => Pick<Status, "term" | "lastIndex"> | undefined,
 ) {
   const told = new Set<string>();
   return (event: NodeEvent) => {
-    const { type } = event;
+    const { type, ...fields } = event;
     if (type === "leader") told.clear();
     if (told.has(type)) return;
     if (type === "preVoteLost" || type === "committed") told.add(type);
     const story = STORY[type] as (event: NodeEvent, name: string) => unknown;
     const sentences = [story(event, name)].flat().filter(Boolean).map(String);
-    const { type: _, ...fields } = event;
-    const { term = null, lastIndex: index = null } = look() ?? {};
+    const { term = null, lastIndex: index = null } = look?.() ?? {};
     const level = sentences.length > 0 && WARNINGS.includes(type) ? "WARNING" : "INFO";
     tell(sentences, level, { type, term, index, fields });
   };
@@ -933,7 +943,7 @@ const listed = (servers: readonly { name: string }[]) =>
 /** Warns if this server listens on the loopback address `own`, and a peer is on another machine. */
 async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
   for (const { name, host } of isLoopback(own) ? peers.map(parseServer) : []) {
-    const address = await systemWorld.datagrams.resolve(host).catch(() => own);
+    const address = await datagrams.resolve(host).catch(() => own);
     if (isLoopback(address)) continue;
     return tell(
       `This server listens on the loopback address ${own}, which reaches this machine only, and not
@@ -944,28 +954,26 @@ async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
   }
 }
 
-type LogEntry = Record<"time" | "level" | "server" | "message", string>;
-
-function logEntry(server: string, message: string, level: string, about: object): LogEntry {
+function logEntry(server: string, message: string, level: string, about: object) {
   const time = Temporal.Now.zonedDateTimeISO()
     .toString({ smallestUnit: "millisecond", timeZoneName: "never" });
   return { time, level, server, ...about, message: plain(message) };
 }
 
 /** People get the local time, without its zone. */
-function logLine({ time, level, server, message }: LogEntry) {
+function logLine({ time, level, server, message }: ReturnType<typeof logEntry>) {
   const local = time.slice(0, 23).replace("T", " ").replace(".", ",");
   return fold(`${local} - ${level} - raft - ${server} - ${message}`, 4);
 }
 
 /** Writes the lines of one server; on a terminal, in a colour of its own. */
-function teller({ name, port }: Server, isJson = false): Tell {
+function teller({ name, port }: Server): Tell {
   const colour = (["cyan", "yellow", "magenta"] as const)[port % 3] ?? "cyan";
   return (what, level = "INFO", about = { type: "text" }) => {
     const sentences = [what].flat();
-    for (const each of isJson ? [sentences.join(". ")] : sentences) {
+    for (const each of flags.json ? [sentences.join(". ")] : sentences) {
       const entry = logEntry(name, each, level, about);
-      void write(`${isJson ? JSON.stringify(entry) : styleText(colour, logLine(entry))}\n`);
+      void write(`${flags.json ? JSON.stringify(entry) : styleText(colour, logLine(entry))}\n`);
     }
   };
 }
@@ -975,21 +983,24 @@ function teller({ name, port }: Server, isJson = false): Tell {
 const PRIVATE = { "secret-file": "RAFT_SECRET", "client-key-file": "RAFT_CLIENT_KEY" } as const;
 
 /** Returns what a private file holds; without the flag, what the environment holds. */
-function readPrivate(flags: Flags, flag: keyof typeof PRIVATE) {
+function readPrivate(flag: keyof typeof PRIVATE) {
   const file = flags[flag];
   const variable = PRIVATE[flag];
-  const isThere = file !== undefined && fs.existsSync(file);
-  const given = file === undefined ? process.env[variable] : "";
-  const text = isThere ? fs.readFileSync(file, "utf8") : given;
-  const isOpen = isThere && fs.statSync(file).mode & 0o077;
-  if (text?.trim() !== "" && !isOpen) return text ?? "";
-  throw usage(
+  const text = file === undefined
+    ? process.env[variable]
+    : fs.existsSync(file)
+    ? fs.readFileSync(file, "utf8")
+    : "";
+  const isOpen = text && file && fs.statSync(file).mode & 0o077;
+  ensure(
+    text?.trim() !== "" && !isOpen,
     `Cannot use ${file ? `--${flag} ${file}` : variable}: ${
       isOpen ? "others can read it" : "it is empty, or not there"
     }. Copy the cluster's own to here; only for a new cluster: bun cli.ts secret > FILE. Forbid
     others to read it: chmod 600 FILE. Where that is impossible, as on a read-only mount, set
     ${variable} instead.`,
   );
+  return text ?? "";
 }
 
 /** If the output goes to a file, only its owner may read it. */
@@ -998,25 +1009,15 @@ function tellPrivately(name: string, text: string) {
   return shown(name, text);
 }
 
-function milliseconds(flags: Flags, flag: keyof typeof DEFAULTS) {
-  if (/^[1-9]\d{0,6}$/.test(flags[flag])) return Number(flags[flag]);
-  throw usage(
+function milliseconds(flag: keyof typeof DEFAULTS) {
+  ensure(
+    /^[1-9]\d{0,6}$/.test(flags[flag]),
     `Cannot use --${flag} ${flags[flag]}: it takes whole milliseconds, from 1 to 9999999.`,
   );
+  return Number(flags[flag]);
 }
 
 // ---------------------------------- Results, errors and output -----------------------------------
-
-/** Every other code says that the command was surely not done. */
-const EXIT_CODES: Record<string, number> = {
-  absent: 1,
-  different: 1,
-  troubles: 1,
-  usage: 2,
-  storage: 3,
-  outcomeUnknown: 4,
-  unexpected: 4,
-};
 
 /** How a command ends: what there is to say, for people and for programs, or why it failed. */
 type Result = {
@@ -1025,12 +1026,16 @@ type Result = {
   error?: { code: string; message: string };
 };
 
-const DONE: Result = { text: "OK" };
+const DONE = { text: "OK" };
 const shown = (name: string, text: string) => ({ text, json: { [name]: text } });
 const no = (code: string, message: string): Result => ({
   error: { code, message: plain(message) },
 });
-const usage = (sentence: string) => new RaftError("usage", sentence);
+
+/** Throws a RaftError, "usage", for a mistake in the command line. */
+function ensure(condition: unknown, sentence: string): asserts condition {
+  if (!condition) throw new RaftError("usage", sentence);
+}
 
 /** Returns how a command ends with an error. One that no code foresees is shown with its stack. */
 function explain(error: Error & { code?: string }) {
@@ -1042,6 +1047,10 @@ function explain(error: Error & { code?: string }) {
   console.error(error.stack);
   return no("unexpected", message);
 }
+
+/** Returns the exit code under which the help lists a code. Those that it does not list are 5. */
+const exitCodeOf = (code: string) =>
+  Number(new RegExp(`^  (\\d)  .*\\b${code}\\b`, "m").exec(HELP)?.[1] ?? 5);
 
 /** Returns whether a file of Linux about this process matches; false on other systems. */
 function ofProcess(file: string, pattern: RegExp) {
@@ -1114,5 +1123,5 @@ if (import.meta.main) {
     if (text !== undefined) await write(isShown ? `${text}\n` : text);
     if (error) console.error(entry ? logLine(entry) : fold(error.message));
   }
-  process.exit(error ? EXIT_CODES[error.code] ?? 5 : isOutputLost ? 5 : 0);
+  process.exit(error ? exitCodeOf(error.code) : isOutputLost ? 5 : 0);
 }
