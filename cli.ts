@@ -17,6 +17,7 @@ import packageJson from "./package.json";
 import {
   Client,
   clientKey,
+  ensure,
   isLoopback,
   KeyValues,
   KeyValueStore,
@@ -34,6 +35,8 @@ import {
   verbs,
   writeAddress,
 } from "./raft.ts";
+
+const { datagrams, files, random } = systemWorld;
 
 // ------------------------------------- The table of commands -------------------------------------
 
@@ -142,8 +145,6 @@ Exit codes:
   5  surely not done: timeout, refused, noLeader, network, ended; or its output
      could not be written: output`;
 
-const { datagrams, files, random } = systemWorld;
-
 const DEFAULTS = {
   cluster: "raft",
   "election-timeout": "1000",
@@ -178,25 +179,20 @@ type Action = (...words: string[]) => Result | Promise<Result>;
 const ACTIONS: Record<string, Action> = {
   "--test": startThree,
   "--host": startOne,
-  put: inStore(async (store, key, value) => {
-    await store.put(key, value);
-    return DONE;
-  }),
+  put: inStore((store, key, value) => store.put(key, value)),
   create: inStore(async (store, key, value) =>
-    (await store.cas(key, undefined, value))
-      ? DONE
-      : no("different", `"${key}" has a value, which stays as it is.`)
+    await store.cas(key, undefined, value)
+    || no("different", `"${key}" has a value, which stays as it is.`)
   ),
   get: inStore(async (store, key) => {
     const value = await store.get(key);
     return value ? { text: Buffer.from(value), json: jsonOf(value) } : absent(key);
   }),
   list: inStore(list),
-  delete: inStore(async (store, key) => (await store.delete(key)) ? DONE : absent(key)),
+  delete: inStore(async (store, key) => await store.delete(key) || absent(key)),
   cas: inStore(async (store, key, old, value) =>
-    (await store.cas(key, old, value))
-      ? DONE
-      : no("different", `The value of "${key}" is not "${old}", and stays as it is.`)
+    await store.cas(key, old, value)
+    || no("different", `The value of "${key}" is not "${old}", and stays as it is.`)
   ),
   status: () => flags.watch ? watch() : reportStatus(),
   transfer,
@@ -271,7 +267,7 @@ async function startOne() {
   const self = parseServer(flags.name === undefined ? address : `${flags.name}=${address}`);
   const peers = flags.peers === undefined ? [] : serverList();
   const names = peers.map((peer) => parseServer(peer).name);
-  if (!flags.data && !flags.name) refuseSecondIdentity(self, names);
+  refuseSecondIdentity(self, names);
   const tell = teller(self);
   let node: Node | undefined;
   tellingServer = self.name;
@@ -322,14 +318,14 @@ function followSecret(last: string, node: Node, tell: Tell) {
 const DATA = "raft-data";
 
 /**
- * Refuses to start beside the data of another server with the same port: most likely it is this
- * server, and its machine has a new address.
+ * Refuses to start beside the data of another server with the same port, without `--data` or
+ * `--name`: most likely it is this server, and its machine has a new address.
  */
 function refuseSecondIdentity({ name, port }: Server, peers: string[]) {
   const names = fs.existsSync(DATA) ? fs.readdirSync(DATA) : [];
   const old = names.find((other) => other.endsWith(`:${port}`) && !peers.includes(other));
   ensure(
-    !old || names.includes(name),
+    flags.data || flags.name || !old || names.includes(name),
     `Cannot start ${name}: ${DATA}/${old} holds the data of the server ${old}. If this is that
       server at a new address, add --name ${old}, and write peers that have moved too as
       NAME=HOST:PORT. If it is another server, add --data DIR.`,
@@ -410,8 +406,8 @@ Kill one with 'kill -9'. Ctrl-C stops them all.
 
 /** Stops by a signal, or when the parent process is gone. What nohup has started ignores SIGHUP. */
 function onStop(stop: () => void) {
-  const hangup = ofProcess("status", /^SigIgn:.*[02468ace]$/m) ? ["SIGHUP"] : [];
-  for (const event of ["SIGINT", "SIGTERM", "disconnect", ...hangup]) process.on(event, stop);
+  for (const event of ["SIGINT", "SIGTERM", "disconnect"]) process.on(event, stop);
+  if (ofProcess("status", /^SigIgn:.*[02468ace]$/m)) process.on("SIGHUP", stop);
 }
 
 /** Forms a new cluster of one server. Without `--yes` it only says what would be left. */
@@ -428,13 +424,15 @@ function recover() {
   const found = `${data} has server ${server} of cluster ${cluster}, in term ${json.term}. Its log
     ends with entry ${lastIndex} of term ${lastTerm}.`;
   if (!yes) {
-    const refusal = no(
-      "usage",
-      `${found} With --yes it becomes a cluster of its own. Later entries, which only the others
-        had, are lost even if they were acknowledged; entries that were never acknowledged may
-        stay. If another server is left, take the one whose log ends last. Nothing was done.`,
-    );
-    return { ...refusal, json };
+    return {
+      ...no(
+        "usage",
+        `${found} With --yes it becomes a cluster of its own. Later entries, which only the others
+          had, are lost even if they were acknowledged; entries that were never acknowledged may
+          stay. If another server is left, take the one whose log ends last. Nothing was done.`,
+      ),
+      json,
+    };
   }
   storage.formNewCluster();
   return {
@@ -452,7 +450,7 @@ async function backup(file: string) {
   const statuses = statusesOf(answers);
   const source = statuses.find(({ role }) => role === "Follower") ?? statuses[0];
   if (!source) return noLeader(answers);
-  const { from: server = source.name } = flags;
+  const server = flags.from ?? source.name;
   const index = flags.new ? Math.max(...statuses.map(({ commitIndex }) => commitIndex)) : 1;
   await using client = await connect();
   // From the first answer the client learns where the other servers are.
@@ -495,8 +493,8 @@ function restore(file: string) {
   );
   parseServer(`${name}=any:1`); // Any address will do.
   const index = checkBackup(file);
-  const firstStart = { cluster, name, members: [] };
-  new Storage(files, data, firstStart, random).formNewCluster(readBackup(file));
+  new Storage(files, data, { cluster, name, members: [] }, random)
+    .formNewCluster(readBackup(file));
   return {
     text: plain(`${data} has the state after entry ${index}, for server ${name} of cluster
       ${cluster}, a cluster of its own. Start it with --name ${name} --data ${data} and without
@@ -508,8 +506,13 @@ function restore(file: string) {
 
 // --------------------------------------- Asking the store ----------------------------------------
 
-/** Returns an action that gets the store, and its words as bytes; a value may be in the input. */
-function inStore(act: (store: KeyValues, ...words: Buffer[]) => Promise<Result>): Action {
+/**
+ * Returns an action that gets the store, and its words as bytes; a value may be in the input. It is
+ * done unless `act` has another result.
+ */
+function inStore(
+  act: (store: KeyValues, ...words: Buffer[]) => Promise<Result | true | void>,
+): Action {
   return async (...words) => {
     const bytes = await Promise.all(
       words.map(async (word, i) =>
@@ -523,7 +526,8 @@ function inStore(act: (store: KeyValues, ...words: Buffer[]) => Promise<Result>)
       "The key is empty. Write one, or if a shell variable holds it, set that.",
     );
     await using client = await connect();
-    return await act(new KeyValues(client), ...bytes);
+    const result = await act(new KeyValues(client), ...bytes);
+    return typeof result === "object" ? result : { text: "OK" };
   };
 }
 
@@ -537,9 +541,12 @@ async function list(store: KeyValues, prefix: Buffer = Buffer.alloc(0)) {
   for await (const [key, value] of store.list({ prefix, keysOnly })) {
     const { value: name, base64: keyBase64 } = jsonOf(key);
     const json = { key: name, keyBase64, ...!keysOnly && jsonOf(value) };
-    if (flags.json) lines += Buffer.from(JSON.stringify(json)).toString("latin1");
-    else lines += keysOnly ? textOf(key) : `${textOf(key)}\t${textOf(value)}`;
-    lines += "\n";
+    const line = flags.json
+      ? Buffer.from(JSON.stringify(json)).toString("latin1")
+      : keysOnly
+      ? textOf(key)
+      : `${textOf(key)}\t${textOf(value)}`;
+    lines += `${line}\n`;
     count += 1;
     if (lines.length < 64_000) continue;
     if (!await write(Buffer.from(lines, "latin1"))) return {};
@@ -618,10 +625,9 @@ async function transfer(target?: string) {
   await using client = await connect();
   // The first server that knows the leader is enough, because others may be down.
   const leader = await Promise.any(
-    serverList().map(async (server) => {
-      const status = await client.inspect(parseServer(server).name);
-      return status.leader ?? Promise.reject();
-    }),
+    serverList().map((server) =>
+      client.inspect(parseServer(server).name).then(({ leader }) => leader ?? Promise.reject())
+    ),
   ).catch(() => undefined);
   if (!leader) return noLeader(await inspectAll());
   const next = target === leader ? leader : await client.transfer(leader, target);
@@ -644,8 +650,9 @@ async function inspectAll() {
     await Promise.all(names.map(async (asked) => {
       const status = await client.inspect(asked).catch(() => undefined);
       const name = status?.name ?? asked;
-      if (!status && answers.has(name)) return;
-      answers.set(name, { name, status, silence: client.describe(asked) });
+      if (status || !answers.has(name)) {
+        answers.set(name, { name, status, silence: client.describe(asked) });
+      }
     }));
     return [...answers.values()].toSorted((a, b) => a.name.localeCompare(b.name));
   };
@@ -657,10 +664,10 @@ async function inspectAll() {
   return leader ? await ask([leader.name]) : all;
 }
 
-const statusesOf = (answers: readonly Answer[]) => answers.flatMap(({ status }) => status ?? []);
+const statusesOf = (answers: Answer[]) => answers.flatMap(({ status }) => status ?? []);
 
 /** Returns the leader of the latest term. */
-function leaderOf(answers: readonly Answer[]) {
+function leaderOf(answers: Answer[]) {
   const statuses = statusesOf(answers);
   return statuses.find(({ role, term }) =>
     role === "Leader" && statuses.every((other) => other.term <= term)
@@ -684,9 +691,9 @@ async function watch(): Promise<Result> {
   await write("\x1b[?1049h\x1b[?25l\x1b[?7l"); // Another screen, no cursor, no line wrap.
   for (;;) {
     const { text = "", error } = await reportStatus().catch(explain);
-    const screen = [`${new Date().toISOString()}  q ends`, text, fold(error?.message ?? "")];
-    const lines = screen.join("\n\n").split("\n", stdout.rows - 1);
-    await write(`\x1b[H${lines.map((line) => `${line}\x1b[K\n`).join("")}\x1b[J`);
+    const lines = [`${new Date().toISOString()}  q ends`, text, fold(error?.message ?? "")]
+      .join("\n\n").split("\n", stdout.rows - 1);
+    await write(`\x1b[H${lines.join("\x1b[K\n")}\x1b[J`);
     await Bun.sleep(1000);
   }
 }
@@ -705,18 +712,14 @@ async function reportStatus(): Promise<Result> {
     text: [table(rows), ...troubles.slice(first ? 1 : 0).map((trouble) => fold(trouble))]
       .join("\n\n"),
     json: { leader: leader?.name ?? null, servers, troubles, statuses: statusesOf(answers) },
-    ...first === undefined ? {} : no(leader ? "troubles" : "noLeader", first),
+    ...first && no(leader ? "troubles" : "noLeader", first),
   };
 }
 
 /** Returns a row of the table. A server knows most of itself, and a leader of its peers. */
-function describeServer(
-  { name, status }: Answer,
-  answers: readonly Answer[],
-  leader: Status | undefined,
-) {
-  const views = [leader, ...statusesOf(answers)].flatMap((status) => status?.peers ?? []);
-  const view = views.find((peer) => peer.name === name);
+function describeServer({ name, status }: Answer, answers: Answer[], leader?: Status) {
+  const view = [leader, ...statusesOf(answers)].flatMap((status) => status?.peers ?? [])
+    .find((peer) => peer.name === name);
   const has = leader?.name === name ? leader.lastIndex : view?.matchIndex;
   const { role = null, term = null, lastIndex = null, commitIndex = null, logBytes = null } = status
     ?? {};
@@ -739,7 +742,7 @@ function describeServer(
  * Returns a sentence for each trouble that the answers show, with its cause, the gravest first.
  * Without a leader, the first sentence gives the reason.
  */
-export function troublesOf(answers: readonly Answer[]) {
+export function troublesOf(answers: Answer[]) {
   const statuses = statusesOf(answers);
   const leader = leaderOf(answers);
   // Without a leader, the server with the newest log should be elected.
@@ -768,7 +771,7 @@ export function troublesOf(answers: readonly Answer[]) {
 const firstOf = (...rows: unknown[]) => rows.find(Boolean) as string | undefined;
 
 /** Says why `best` is not elected, though it should be. */
-function whyNoLeader(best: Status, reasons: string[], answers: readonly Answer[]) {
+function whyNoLeader(best: Status, reasons: string[], answers: Answer[]) {
   const { name, lastIndex, members, needed, peers, votes } = best;
   const holders = listed(peers.filter(({ founding }) => founding));
   const voters = members.filter((member) => member.votes).length;
@@ -840,11 +843,10 @@ function whyStuck({ server, index, bytes }: Stuck) {
 
 // ------------------------------------- The story of a server -------------------------------------
 
-/** Tells sentences. In JSON they are one line, with what it is about. */
-type Tell = (what: string | string[], level?: "INFO" | "WARNING", about?: object) => void;
+type Tell = ReturnType<typeof teller>;
 
 /** A pre-candidate only asks whether it could win: in the story it is still a follower. */
-const shownRole = (role: string) => (role === "PreCandidate" ? "Follower" : role);
+const shownRole = (role: string) => role.replace("PreCandidate", "Follower");
 
 /** What each event means, in the words of an election. A false sentence is not told. */
 const STORY: {
@@ -918,11 +920,7 @@ const WARNINGS =
   recovered`;
 
 /** Returns a function that tells events. Some are told only the first time under each leader. */
-export function narrator(
-  name: string,
-  tell: Tell,
-  look?: () => Pick<Status, "term" | "lastIndex"> | undefined,
-) {
+export function narrator(name: string, tell: Tell, look?: () => Status | undefined) {
   const told = new Set<string>();
   return (event: NodeEvent) => {
     const { type, ...fields } = event;
@@ -954,33 +952,36 @@ async function warnOfLoopback(own: string, peers: string[], tell: Tell) {
   }
 }
 
-function logEntry(server: string, message: string, level: string, about: object) {
+/** Returns an entry of a server's log. People get the local time, without its zone. */
+function logEntry(server: string, sentence: string, level: string, about: object) {
   const time = Temporal.Now.zonedDateTimeISO()
     .toString({ smallestUnit: "millisecond", timeZoneName: "never" });
-  return { time, level, server, ...about, message: plain(message) };
-}
-
-/** People get the local time, without its zone. */
-function logLine({ time, level, server, message }: ReturnType<typeof logEntry>) {
   const local = time.slice(0, 23).replace("T", " ").replace(".", ",");
-  return fold(`${local} - ${level} - raft - ${server} - ${message}`, 4);
+  const message = plain(sentence);
+  return {
+    json: { time, level, server, ...about, message },
+    line: fold(`${local} - ${level} - raft - ${server} - ${message}`, 4),
+  };
 }
 
-/** Writes the lines of one server; on a terminal, in a colour of its own. */
-function teller({ name, port }: Server): Tell {
+/**
+ * Returns a function that writes the sentences of one server; on a terminal, in a colour of its
+ * own. In JSON, the sentences are one line, with what it is about.
+ */
+function teller({ name, port }: Server) {
   const colour = (["cyan", "yellow", "magenta"] as const)[port % 3] ?? "cyan";
-  return (what, level = "INFO", about = { type: "text" }) => {
+  return (what: string | string[], level = "INFO", about: object = { type: "text" }) => {
     const sentences = [what].flat();
     for (const each of flags.json ? [sentences.join(". ")] : sentences) {
-      const entry = logEntry(name, each, level, about);
-      void write(`${flags.json ? JSON.stringify(entry) : styleText(colour, logLine(entry))}\n`);
+      const { json, line } = logEntry(name, each, level, about);
+      void write(`${flags.json ? JSON.stringify(json) : styleText(colour, line)}\n`);
     }
   };
 }
 
 // -------------------------------------- Secrets and numbers --------------------------------------
 
-const PRIVATE = { "secret-file": "RAFT_SECRET", "client-key-file": "RAFT_CLIENT_KEY" } as const;
+const PRIVATE = { "secret-file": "RAFT_SECRET", "client-key-file": "RAFT_CLIENT_KEY" };
 
 /** Returns what a private file holds; without the flag, what the environment holds. */
 function readPrivate(flag: keyof typeof PRIVATE) {
@@ -1026,16 +1027,10 @@ type Result = {
   error?: { code: string; message: string };
 };
 
-const DONE = { text: "OK" };
 const shown = (name: string, text: string) => ({ text, json: { [name]: text } });
 const no = (code: string, message: string): Result => ({
   error: { code, message: plain(message) },
 });
-
-/** Throws a RaftError, "usage", for a mistake in the command line. */
-function ensure(condition: unknown, sentence: string): asserts condition {
-  if (!condition) throw new RaftError("usage", sentence);
-}
 
 /** Returns how a command ends with an error. One that no code foresees is shown with its stack. */
 function explain(error: Error & { code?: string }) {
@@ -1078,9 +1073,9 @@ const fold = (line: string, indent = 0) =>
 function table(rows: object[]) {
   const lines = [Object.keys(rows[0] ?? {}), ...rows.map((row) => Object.values(row))]
     .map((cells) => cells.map((cell) => `${cell ?? "-"}`));
-  const wide = (i: number) => Math.max(...lines.map((cells) => cells[i]?.length ?? 0));
   return lines.map((cells) =>
-    cells.map((cell, i) => cell.padEnd(wide(i))).join("  ").trimEnd().slice(0, WIDTH)
+    cells.map((cell, i) => cell.padEnd(Math.max(...lines.map((line) => line[i]?.length ?? 0))))
+      .join("  ").trimEnd().slice(0, WIDTH)
   ).join("\n");
 }
 
@@ -1114,14 +1109,15 @@ if (import.meta.main) {
   process.stdout.on("error", () => {}); // `write` is told as well.
   const { text, json, error } = await main().catch(explain);
   const entry = error && tellingServer
-    && logEntry(tellingServer, error.message, "ERROR", { type: "error" });
+    ? logEntry(tellingServer, error.message, "ERROR", { type: "error" })
+    : undefined;
   if (process.argv.includes("--json")) {
-    await write(`${JSON.stringify({ ...entry, ok: !error, ...json, error })}\n`);
+    await write(`${JSON.stringify({ ...entry?.json, ok: !error, ...json, error })}\n`);
   } else {
     // Bytes are a value, which a file or a pipe gets as it is.
-    const isShown = typeof text === "string" || process.stdout.isTTY;
-    if (text !== undefined) await write(isShown ? `${text}\n` : text);
-    if (error) console.error(entry ? logLine(entry) : fold(error.message));
+    const isRaw = text instanceof Uint8Array && !process.stdout.isTTY;
+    if (text) await write(isRaw ? text : `${text}\n`);
+    if (error) console.error(entry ? entry.line : fold(error.message));
   }
   process.exit(error ? exitCodeOf(error.code) : isOutputLost ? 5 : 0);
 }

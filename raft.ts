@@ -1834,7 +1834,11 @@ type Failure =
   | "stopped";
 
 /** Throws a RaftError for a mistake that only the caller or operator can fix. */
-function ensure(condition: unknown, sentence: string, code: Failure = "usage"): asserts condition {
+export function ensure(
+  condition: unknown,
+  sentence: string,
+  code: Failure = "usage",
+): asserts condition {
   if (!condition) throw new RaftError(code, sentence);
 }
 
