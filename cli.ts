@@ -51,8 +51,8 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts put KEY VALUE         store a value
   bun cli.ts create KEY VALUE      store a value only if there is none yet
   bun cli.ts get KEY               read it, byte for byte
-  bun cli.ts list [PREFIX]         show the keys that begin with PREFIX, or all, and
-                                   their values, in the order of the keys' bytes
+  bun cli.ts list [PREFIX]         show the keys that begin with PREFIX, or all,
+                                   and their values, in order of the keys' bytes
   bun cli.ts delete KEY            remove it
   bun cli.ts cas KEY OLD NEW       compare and set: put NEW if the value is OLD
   bun cli.ts status                show the servers, and why something is wrong
