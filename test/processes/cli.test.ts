@@ -1777,6 +1777,13 @@ describe("servers", () => {
       time: expect.any(String),
       level: "WARNING",
       server: `127.0.0.1:${port}`,
+      type: "unresolved",
+      term: 0,
+      index: 0,
+      fields: {
+        reason: expect.any(String),
+        server: { name: "lost", host: UNKNOWN_HOST, port: 1 },
+      },
       message: expect.stringContaining("Retrying every second"),
     });
   });
