@@ -15,6 +15,7 @@ import {
   run,
   temporaryDirectory,
 } from "../support/processes.ts";
+import { slow } from "../support/thorough.ts";
 
 const CLI = path.join(import.meta.dir, "../../cli.ts");
 const TIMING = { electionTimeoutMs: 300, heartbeatMs: 50 };
@@ -114,29 +115,32 @@ describe("backup and restore", () => {
 });
 
 describe("status", () => {
-  test("--check tells with its exit code that something is wrong, though a leader serves", async () => {
-    const cluster = await Cluster.start(TIMING);
-    const status = (...more: string[]) => run("status", ...more, ...at(cluster));
-    await eventually(
-      "nothing is wrong",
-      async () => (await status("--check")).code === 0 ? true : undefined,
-    );
-    const leader = await cluster.agreement();
-    const [lost = ""] = cluster.others(leader);
-    await cluster.kill(lost);
-    const checked = await eventually("a server is missing", async () => {
-      const result = await status("--check");
-      return result.code === 0 ? undefined : result;
-    });
-    expect(checked.code).toBe(1);
-    expect(checked.errors).toStartWith(`${lost} has `);
-    expect((await status()).code).toBe(0);
-    const { code, output } = await status("--check", "--json");
-    expect(code).toBe(1);
-    expect(JSON.parse(output)).toMatchObject({ ok: false, leader, error: { code: "troubles" } });
-    await cluster.kill(...cluster.others(lost));
-    expect((await status("--check", "--timeout", "300")).code).toBe(5);
-  });
+  slow(
+    "--check tells with its exit code that something is wrong, though a leader serves",
+    async () => {
+      const cluster = await Cluster.start(TIMING);
+      const status = (...more: string[]) => run("status", ...more, ...at(cluster));
+      await eventually(
+        "nothing is wrong",
+        async () => (await status("--check")).code === 0 ? true : undefined,
+      );
+      const leader = await cluster.agreement();
+      const [lost = ""] = cluster.others(leader);
+      await cluster.kill(lost);
+      const checked = await eventually("a server is missing", async () => {
+        const result = await status("--check");
+        return result.code === 0 ? undefined : result;
+      });
+      expect(checked.code).toBe(1);
+      expect(checked.errors).toStartWith(`${lost} has `);
+      expect((await status()).code).toBe(0);
+      const { code, output } = await status("--check", "--json");
+      expect(code).toBe(1);
+      expect(JSON.parse(output)).toMatchObject({ ok: false, leader, error: { code: "troubles" } });
+      await cluster.kill(...cluster.others(lost));
+      expect((await status("--check", "--timeout", "300")).code).toBe(5);
+    },
+  );
 
   /** Runs `status --watch` on a terminal until `enough`, then types `key`. */
   async function watch(args: string[], key: string, enough: (screen: string) => boolean) {
@@ -151,23 +155,26 @@ describe("status", () => {
     return { code, screen };
   }
 
-  test("--watch draws one screen again and again, in place, and restores the terminal", async () => {
-    const cluster = await Cluster.start(TIMING);
-    for (const key of ["q", "\x03"]) {
-      const { code, screen } = await watch(at(cluster), key, (s) => s.split("\x1b[H").length > 3);
-      expect(code).toBe(0);
-      const [begin, ...frames] = screen.split("\x1b[H");
-      expect(begin).toBe("\x1b[?1049h\x1b[?25l\x1b[?7l");
-      expect(screen).toEndWith("\x1b[J\x1b[?7h\x1b[?25h\x1b[?1049l");
-      for (const frame of frames) {
-        const lines = frame.replaceAll(/\x1b\[\??\d*[A-Za-z]/g, "").trimEnd().split(/\r*\n/);
-        expect(lines.length).toBeLessThan(10);
-        expect(Math.max(...lines.map(({ length }) => length))).toBeLessThanOrEqual(80);
-        for (const server of cluster.servers) expect(frame).toContain(server);
-        expect(lines[2]).toMatch(/^name +role +term +lastIndex +lag +heardMs +roundTripMs/);
+  slow(
+    "--watch draws one screen again and again, in place, and restores the terminal",
+    async () => {
+      const cluster = await Cluster.start(TIMING);
+      for (const key of ["q", "\x03"]) {
+        const { code, screen } = await watch(at(cluster), key, (s) => s.split("\x1b[H").length > 3);
+        expect(code).toBe(0);
+        const [begin, ...frames] = screen.split("\x1b[H");
+        expect(begin).toBe("\x1b[?1049h\x1b[?25l\x1b[?7l");
+        expect(screen).toEndWith("\x1b[J\x1b[?7h\x1b[?25h\x1b[?1049l");
+        for (const frame of frames) {
+          const lines = frame.replaceAll(/\x1b\[\??\d*[A-Za-z]/g, "").trimEnd().split(/\r*\n/);
+          expect(lines.length).toBeLessThan(10);
+          expect(Math.max(...lines.map(({ length }) => length))).toBeLessThanOrEqual(80);
+          for (const server of cluster.servers) expect(frame).toContain(server);
+          expect(lines[2]).toMatch(/^name +role +term +lastIndex +lag +heardMs +roundTripMs/);
+        }
       }
-    }
-  });
+    },
+  );
 
   test("--watch says without a leader what is wrong, and needs a terminal", async () => {
     const isDrawn = (screen: string) => screen.includes("\x1b[J");

@@ -6,6 +6,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Sentence } from "../simulation/full/story.ts";
 import { type Operation } from "../support/disk.ts";
 import { forSeeds, type Random, shuffle } from "../support/random.ts";
+import { slow } from "../support/thorough.ts";
 import { linesOf, Writers } from "./journal.ts";
 import { drawFrom, type Stage, within } from "./stage.ts";
 
@@ -59,21 +60,27 @@ describe("leader election", () => {
     });
   });
 
-  test("many elections: there is a leader with three of seven servers cut off, and with all seven", () => {
-    forSeeds(5, (random, seed) => {
-      const { stage } = new Writers(seed, 7);
-      const led = new Set([stage.leader()]);
-      for (let round = 0; round < 10; round += 1) {
-        // In every other round the leader is cut off.
-        const order = [...round % 2 === 0 ? stage.leaders() : [], ...shuffle(random, stage.names)];
-        stage.disconnect(...[...new Set(order)].slice(0, 3));
-        led.add(stage.leader());
-        stage.connect(...stage.names);
-        led.add(stage.leader());
-      }
-      expect(led.size).toBeGreaterThan(1);
-    });
-  });
+  slow(
+    "many elections: there is a leader with three of seven servers cut off, and with all seven",
+    () => {
+      forSeeds(5, (random, seed) => {
+        const { stage } = new Writers(seed, 7);
+        const led = new Set([stage.leader()]);
+        for (let round = 0; round < 10; round += 1) {
+          // In every other round the leader is cut off.
+          const order = [
+            ...round % 2 === 0 ? stage.leaders() : [],
+            ...shuffle(random, stage.names),
+          ];
+          stage.disconnect(...[...new Set(order)].slice(0, 3));
+          led.add(stage.leader());
+          stage.connect(...stage.names);
+          led.add(stage.leader());
+        }
+        expect(led.size).toBeGreaterThan(1);
+      });
+    },
+  );
 });
 
 describe("agreement", () => {
@@ -268,7 +275,7 @@ describe("persistence", () => {
     writers.expectSameLines();
   });
 
-  test("persist 2: majorities that alternate", () => {
+  slow("persist 2: majorities that alternate", () => {
     forSeeds(3, (random, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
@@ -474,7 +481,7 @@ describe("an unreliable network", () => {
     writers.expectSameLines();
   });
 
-  test("figure 8 unreliable: leaders are cut off again and again, and datagrams are late", () => {
+  slow("figure 8 unreliable: leaders are cut off again and again, and datagrams are late", () => {
     forSeeds(3, (random, seed) => {
       const writers = new Writers(seed, 5);
       const { stage } = writers;
@@ -537,8 +544,10 @@ describe("an unreliable network", () => {
 
   test("reliable churn: no completed command is lost", () =>
     forSeeds(3, (random, seed) => churn(seed, random, "slow")));
-  test("unreliable churn: no completed command is lost", () =>
-    forSeeds(3, (random, seed) => churn(seed, random, "unreliable")));
+  slow(
+    "unreliable churn: no completed command is lost",
+    () => forSeeds(3, (random, seed) => churn(seed, random, "unreliable")),
+  );
 });
 
 describe("snapshots", () => {
@@ -602,12 +611,16 @@ describe("snapshots", () => {
 
   test("snapshot install: a server that was cut off gets a snapshot", () =>
     forSeeds(3, (random, seed) => install(seed, random, "cut off", "steady")));
-  test("snapshot install unreliable: the same on an unreliable network", () =>
-    forSeeds(3, (random, seed) => install(seed, random, "cut off", "unreliable")));
+  slow(
+    "snapshot install unreliable: the same on an unreliable network",
+    () => forSeeds(3, (random, seed) => install(seed, random, "cut off", "unreliable")),
+  );
   test("snapshot install crash: a server that was down gets a snapshot", () =>
     forSeeds(3, (random, seed) => install(seed, random, "crashed", "steady")));
-  test("snapshot install uncrash: the same on an unreliable network", () =>
-    forSeeds(3, (random, seed) => install(seed, random, "crashed", "unreliable")));
+  slow(
+    "snapshot install uncrash: the same on an unreliable network",
+    () => forSeeds(3, (random, seed) => install(seed, random, "crashed", "unreliable")),
+  );
 
   test("snapshot all crash: a server crashes during its snapshot, then all servers do", () => {
     forSeeds(5, (random, seed) => {

@@ -129,11 +129,15 @@ describe("the store with restarts", () => {
   const restarts = true;
   test("persist, one client", () => serveAll(2, { clients: 1, restarts }));
   slow("persist, concurrent", () => serveAll(2, { clients: 5, restarts }));
-  test("persist, concurrent, unreliable", () =>
-    serveAll(2, { clients: 5, restarts, isUnreliable: true }));
+  slow(
+    "persist, concurrent, unreliable",
+    () => serveAll(2, { clients: 5, restarts, isUnreliable: true }),
+  );
   slow("persist, partitions", () => serveAll(2, { clients: 5, restarts, isPartitioned: true }));
-  test("persist, partitions, unreliable", () =>
-    serveAll(2, { clients: 5, restarts, isPartitioned: true, isUnreliable: true }));
+  slow(
+    "persist, partitions, unreliable",
+    () => serveAll(2, { clients: 5, restarts, isPartitioned: true, isUnreliable: true }),
+  );
   slow("persist, partitions, unreliable, random keys", () =>
     serveAll(2, {
       clients: 15,
@@ -206,8 +210,11 @@ describe("the store with snapshots", () => {
   test("unreliable", () => serveAll(2, { clients: 5, isUnreliable: true, snapshotBytes }));
   test("unreliable, recover", () =>
     serveAll(2, { clients: 5, restarts, isUnreliable: true, snapshotBytes }));
-  test("unreliable, recover, partitions", () =>
-    serveAll(2, { clients: 5, restarts, isUnreliable: true, isPartitioned: true, snapshotBytes }));
+  slow(
+    "unreliable, recover, partitions",
+    () =>
+      serveAll(2, { clients: 5, restarts, isUnreliable: true, isPartitioned: true, snapshotBytes }),
+  );
   slow("unreliable, recover, partitions, random keys", () =>
     serveAll(2, {
       clients: 15,

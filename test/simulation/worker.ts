@@ -1,15 +1,13 @@
-/** Runs seeds in a worker thread, and reports each of them. */
+/** Runs the seeds that its parent process asks for, and reports each of them. */
 import { type Outcome, type Task } from "./fleet.ts";
 import { simulate } from "./modes.ts";
 
-declare const self: Worker;
-
-self.onmessage = ({ data: { seed, mode } }: MessageEvent<Task>) => {
+process.on("message", ({ seed, mode }: Task) => {
   let outcome: Outcome;
   try {
     outcome = { seed, mode, report: simulate(seed, mode) };
   } catch (error) {
     outcome = { seed, mode, sentence: error instanceof Error ? error.message : String(error) };
   }
-  postMessage(outcome);
-};
+  process.send?.(outcome);
+});
