@@ -3,6 +3,7 @@
  * a picture is a pure function of an `Instant`, and a scene is a `Script`.
  */
 import type { Message, Name, RoleName } from "../../raft.ts";
+import type { Fault } from "../simulation/core/scene.ts";
 
 // ------------------------------------------ An instant -------------------------------------------
 
@@ -157,22 +158,11 @@ export type Happening =
   /** A client sent a request, again or for the first time. */
   | { readonly kind: "client"; readonly client: Name }
   /** Chance injected a fault. */
-  | { readonly kind: "nemesis"; readonly what: NemesisKind; readonly servers: readonly Name[] }
+  | { readonly kind: "nemesis"; readonly what: Fault; readonly servers: readonly Name[] }
   /** The visitor did something. */
   | { readonly kind: "act"; readonly act: Act }
   /** A phase of a seed began: faults end, and the cluster is healed. */
   | { readonly kind: "phase"; readonly what: string };
-
-export type NemesisKind =
-  | "clog"
-  | "crash"
-  | "pause"
-  | "transfer"
-  | "change"
-  | "partition"
-  | "mend"
-  | "blackout"
-  | "client";
 
 /** What the judge said. */
 export type Verdict = {

@@ -1,7 +1,7 @@
 /** What the visitor does in a lesson, and beginnings that several lessons share. */
 import type { Act, Key, Script } from "../state.ts";
 import type { Deed, Step } from "./lesson.ts";
-import { allCommit, leads, pass, theStart } from "./signs.ts";
+import { allCommit, applies, leads, pass, theStart } from "./signs.ts";
 
 /** A world where only Raft and the visitor act. */
 export const calm = (servers: number, seed: number, bug?: string): Omit<Script, "acts"> => ({
@@ -58,4 +58,14 @@ export const elect = (name: string, ...others: readonly string[]): readonly Step
   { at: pass(GREETING_MS), then: [elapse(name)] },
   { at: leads(name) },
   { at: allCommit(1, name, ...others) },
+];
+
+/** The first server is elected. Then the client writes x=1, and `observer` has applied that. */
+export const electAndWrite = (
+  observer: string,
+  ...names: [string, ...string[]]
+): readonly Step[] => [
+  ...elect(...names),
+  { at: pass(50), then: [write("x", 1)] },
+  { at: applies(observer, 3) },
 ];

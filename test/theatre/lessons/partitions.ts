@@ -6,6 +6,7 @@ import {
   calm,
   elapse,
   elect,
+  electAndWrite,
   healAll,
   partition,
   pause,
@@ -42,9 +43,7 @@ export const divided: Lesson = {
       title: "The majority goes on",
       scene: calm(5, 1),
       steps: [
-        ...elect("a", "b", "c", "d", "e"),
-        { at: pass(50), then: [write("x", 1)] },
-        { at: applies("b", 3) },
+        ...electAndWrite("b", "a", "b", "c", "d", "e"),
         {
           at: pass(100),
           text: say`
@@ -170,9 +169,7 @@ export const divided: Lesson = {
 
 /** Until the read reaches the old leader. */
 const staleRead: readonly Step[] = [
-  ...elect("a", "b", "c"),
-  { at: pass(50), then: [write("x", 1)] },
-  { at: applies("b", 3) },
+  ...electAndWrite("b", "a", "b", "c"),
   {
     at: pass(100),
     text: say`

@@ -1,5 +1,15 @@
 /** Lessons on the log (§5.3): a command is committed, and a leader dies. */
-import { calm, elapse, elect, healAll, kill, partition, restart, write } from "./deeds.ts";
+import {
+  calm,
+  elapse,
+  elect,
+  electAndWrite,
+  healAll,
+  kill,
+  partition,
+  restart,
+  write,
+} from "./deeds.ts";
 import { type Lesson, say } from "./lesson.ts";
 import {
   appends,
@@ -105,9 +115,7 @@ export const leaderDies: Lesson = {
     title: "The leader dies",
     scene: calm(5, 17),
     steps: [
-      ...elect("a", "b", "c", "d", "e"),
-      { at: pass(50), then: [write("x", 1)] },
-      { at: applies("b", 3) },
+      ...electAndWrite("b", "a", "b", "c", "d", "e"),
       {
         at: pass(100),
         text: say`

@@ -1,9 +1,17 @@
 /** Lessons on snapshots (§7), members (§6), and disks that are lost. */
-import { addServer, calm, elect, kill, removeServer, restart, wipe, write } from "./deeds.ts";
+import {
+  addServer,
+  calm,
+  electAndWrite,
+  kill,
+  removeServer,
+  restart,
+  wipe,
+  write,
+} from "./deeds.ts";
 import { type Lesson, say } from "./lesson.ts";
 import {
   anyLeads,
-  applies,
   catchesUp,
   commits,
   gets,
@@ -27,9 +35,7 @@ export const slowFollower: Lesson = {
     title: "A slow follower gets a snapshot",
     scene: calm(3, 1),
     steps: [
-      ...elect("a", "b", "c"),
-      { at: pass(50), then: [write("x", 1)] },
-      { at: applies("c", 3) },
+      ...electAndWrite("c", "a", "b", "c"),
       {
         at: pass(100),
         text: say`
@@ -78,9 +84,7 @@ export const members: Lesson = {
     title: "A server is added, and one removed",
     scene: calm(3, 1),
     steps: [
-      ...elect("a", "b", "c"),
-      { at: pass(50), then: [write("x", 1)] },
-      { at: applies("c", 3) },
+      ...electAndWrite("c", "a", "b", "c"),
       {
         at: pass(100),
         text: say`
@@ -155,9 +159,7 @@ export const lostDisk: Lesson = {
     title: "A disk is lost",
     scene: calm(3, 1),
     steps: [
-      ...elect("a", "b", "c"),
-      { at: pass(50), then: [write("x", 1)] },
-      { at: applies("c", 3) },
+      ...electAndWrite("c", "a", "b", "c"),
       {
         at: pass(100),
         text: say`
