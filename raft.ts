@@ -614,9 +614,8 @@ export class Raft {
     // sometimes ignored, term and all (`onRequestVote`).
     const { type, term } = message;
     const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
-    // Neither changes our term here.
-    const isProposed = type === "RequestVote" || isGrantedPreVote;
-    if (term > this.currentTerm && !isProposed) this.adoptTerm(term);
+    const keepsTerm = type === "RequestVote" || isGrantedPreVote;
+    if (term > this.currentTerm && !keepsTerm) this.adoptTerm(term);
     if (type === "RequestVote") return this.onRequestVote(message);
     if (type === "RequestVoteReply") return this.onRequestVoteReply(message);
     if (type === "AppendEntries") return this.onAppendEntries(message);
@@ -658,9 +657,9 @@ export class Raft {
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
    * The exception: a leader that has entries to apply leaves the save to its next step. The clients
-   * of these entries get their answers without waiting for it, and their next commands share it. A
-   * leader has no vote or acknowledgement to send in act 3, and until the save it neither counts
-   * nor applies new entries.
+   * of these entries get their answers without waiting for the disk, and one write then has their
+   * next commands, too. A leader has no vote or acknowledgement to send in act 3, and until the
+   * save it neither counts nor applies new entries.
    */
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
@@ -1170,8 +1169,8 @@ export class Raft {
   }
 
   /**
-   * Defined during a transfer, in which this leader takes no commands: the first
-   * candidate, or the one that was asked to campaign (thesis §3.10).
+   * Defined during a transfer, while this leader takes no commands: the first server that may take
+   * over, or the one that was asked to campaign (thesis §3.10).
    */
   get transferTarget(): Name | undefined {
     const { role, now } = this;
@@ -1215,8 +1214,9 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
-    // It is valid once, in its own term. With an empty log we refuse: then our disk was lost, and
-    // it may have requested votes for the next term. They would now elect an empty log.
+    // It is valid once, in its own term. A leader asks only a server with its whole log, so with an
+    // empty log our disk was lost since then. Before the loss we may have requested votes for the
+    // next term, and these votes would now elect an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1244,6 +1244,7 @@ export class Raft {
       && role.followers.values().some((follower) =>
         follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
       );
+    // `bytes` may be Infinity.
     const limit = factor && factor * Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
@@ -1374,7 +1375,7 @@ export class Raft {
       follower.attempts = 0;
     } else {
       // A chunk was lost, or the follower has restarted and lost all: send one chunk at a time.
-      if (follower.attempts > 0 && m.offset >= progress.acknowledged) return;
+      if (follower.attempts > 0 && m.offset >= progress.acknowledged) return; // It is no news.
       progress.sent = m.offset;
       follower.windowBytes = this.settings.batchBytes;
       follower.attempts = 1;
@@ -1563,8 +1564,8 @@ export class Raft {
   // names its new disk and that is committed without counting C. C's new disk votes only for
   // candidates whose logs have this entry, and these logs also have everything that C's old disk
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
-  // a later entry. (If a majority loses its disks at once, no protocol can help. A founder that was
-  // never heard counts among the lost ones: the log names no disk for it.)
+  // a later entry. (If a majority loses its disks at once, no protocol can help. A founder that has
+  // no entry yet counts among the lost ones.)
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1602,7 +1603,10 @@ export class Raft {
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
-  /** Returns whether a follower has lost entries that it had acknowledged. */
+  /**
+   * Returns whether a follower has lost entries that it had acknowledged. A request after that
+   * names an entry at `matchIndex` or later, so its hint would not be lower.
+   */
   private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
   }
@@ -1615,8 +1619,8 @@ export class Raft {
   }
 
   /**
-   * Returns whether our disk may vote for a candidate: the candidate's log names it. If the log is
-   * empty it names no disk, and we may vote if no peer has shown a log.
+   * Returns whether our disk may vote for a candidate: the candidate's log names it. An empty log
+   * names no disk, and then we may vote by rule 1.
    */
   private mayVote({ voterDisk, lastLogIndex }: Of<"RequestVote">): boolean {
     return voterDisk === this.settings.disk || (lastLogIndex === 0 && this.mayFound);
@@ -1673,9 +1677,9 @@ export class Raft {
 
   /**
    * Returns whether to ignore a request of another founding. With a commit index above 0 this
-   * server ignores all of them. Otherwise it ignores them unless their term is later than that of
-   * its leader, or without one than that of its log. Replies are not rejected here: the ordinary
-   * checks of a reply apply.
+   * server ignores all of them. Otherwise it ignores those of terms up to its own, or, if it has no
+   * leader, up to the last term of its log. Replies are not rejected here: the ordinary checks of a
+   * reply apply.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1800,8 +1804,9 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // server, and no clock ends a session.
 //
 // Example: client c opens session 17, and sends a command in it twice. The session ends. Then a
-// delayed copy of the OpenSession arrives, and after it the second copy of the command. If this
-// session had the id 17 again, the command would be applied again. So the leader draws each id.
+// delayed copy of the request that opened it arrives, and after it the second copy of the command.
+// If this session had the id 17 again, the command would be applied again. So the leader draws each
+// id.
 
 /** Its `code` is for programs, its `message` for people. */
 export class RaftError extends Error {
@@ -1889,7 +1894,7 @@ export const MAX_ANSWER_BYTES = 64_000;
 
 /** Commands that a client sends together. They are applied together, and only once. */
 export type SessionRequest = {
-  /** Role (section 17) and name of the client. Only the owner of a session can use it. */
+  /** The client's role in the channel (section 17), and its name. Others cannot use the session. */
   owner: string;
   session: number;
   /** Counts the requests of the session. */
@@ -1908,7 +1913,7 @@ export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
 export type SessionRecord =
   | [owner: string, session: number, nonce: number, acknowledged: number]
   | Applied
-  /** A whole session, as version 5 of this program wrote it. */
+  /** A whole session, as the version before this one wrote it: version 5. */
   | [session: number, acknowledged: number, Applied[]];
 type Applied = [sequence: number, outcomes: Outcome[]];
 

@@ -140,8 +140,8 @@ export const planted: readonly Planted[] = [
     id: "10",
     name: "A candidate or leader does not step down for a higher term",
     changes: [[
-      `&& !isProposed) this.adopt`,
-      `&& !isProposed
+      `&& !keepsTerm) this.adopt`,
+      `&& !keepsTerm
       && this.role.name !== "Candidate" && this.role.name !== "Leader") this.adopt`,
     ]],
     caughtBy: [{ mode: "core", seed: 2 }],
