@@ -3092,9 +3092,11 @@ async function bindSocket(at: Address, onDatagram: OnDatagram) {
     /** Calls `onRefused` if the port is closed. Any other result, or none, proves nothing. */
     probePort(to: Address, onRefused: () => void) {
       closeProbe();
-      closeProbe = probePort(to, onRefused);
+      if (isOpen) closeProbe = probePort(to, onRefused);
     },
+    /** Does nothing the second time. */
     close() {
+      if (!isOpen) return;
       isOpen = false;
       closeProbe();
       socket.close();
@@ -4321,6 +4323,8 @@ export class Node {
   /** Follower: reads that wait until the entry at `index` is applied. */
   private readonly indexedReads: { index: number; onApplied: () => void }[] = [];
   private readiness: Promise<void> | undefined;
+  /** Rejects when the server stops. Unlike `stopped`, it may have no handler. */
+  private readonly ended = Promise.withResolvers<never>();
   /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
   /** The ids of all requests that wait for a reply, by client, to ignore retries. */
@@ -4477,10 +4481,7 @@ export class Node {
    * forever. Rejects if the server stops before: with the reason, or with a RaftError, "stopped".
    */
   get ready(): Promise<void> {
-    return this.readiness ??= Promise.race([
-      this.catchUp(),
-      this.stopped.then(() => ensure(false, "The server stopped before it was ready.", "stopped")),
-    ]);
+    return this.readiness ??= Promise.race([this.catchUp(), this.ended.promise]);
   }
 
   /**
@@ -4575,6 +4576,8 @@ export class Node {
     if (transfers) return this.stopped;
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
+    this.ended.promise.catch(() => {});
+    this.ended.reject(reason ?? new RaftError("stopped", "The server has stopped."));
     this.cancelTimer();
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
@@ -4758,15 +4761,16 @@ export class Node {
   }
 
   private async catchUp(): Promise<void> {
-    try {
-      const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
-      await new Promise<void>((onApplied) => {
-        this.indexedReads.push({ index, onApplied });
-        this.endpoint.schedule();
-      });
-    } catch (error) {
-      if (error instanceof RaftError && error.code === "timeout") return this.catchUp();
-      throw error;
+    for (;;) {
+      try {
+        const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
+        return await new Promise<void>((onApplied) => {
+          this.indexedReads.push({ index, onApplied });
+          this.endpoint.schedule();
+        });
+      } catch (error) {
+        if (!(error instanceof RaftError && error.code === "timeout")) throw error;
+      }
     }
   }
 
@@ -5168,14 +5172,16 @@ export class Client {
   /** Ends the calls with this signal. A request with commands of other callers goes on. */
   private abort(signal: AbortSignal) {
     const isAborted = (caller?: Caller) => caller?.signal === signal;
-    const error = this.failure("aborted", ABORTED);
-    for (const { reject } of this.commands.filter(isAborted)) reject(error);
+    for (const { reject } of this.commands.filter(isAborted)) {
+      reject(this.failure("aborted", ABORTED));
+    }
     this.commands = this.commands.filter((caller) => !isAborted(caller));
     for (const request of this.pending.values()) {
-      const isWrite = request.content.type === "Commands";
-      const why = isWrite ? this.failure("outcomeUnknown", ABORTED, request) : error;
+      const code = request.content.type === "Commands" ? "outcomeUnknown" : "aborted";
       for (const [i, caller] of request.callers.entries()) {
-        if (isAborted(caller)) this.takeCaller(request, i)?.reject(why);
+        if (isAborted(caller)) {
+          this.takeCaller(request, i)?.reject(this.failure(code, ABORTED, request));
+        }
       }
     }
   }
@@ -5191,17 +5197,22 @@ export class Client {
     );
     // If a request is not answered for long, later ones go into another session before this one is
     // full. A full session would refuse them, and their outcomes would be unknown.
-    const isFilling = this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
-    if (session === undefined || isFilling) return void this.openSession();
+    const isFilling = () => this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
+    if (session === undefined) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
     const room = this.endpoint.roomFor(target) - HEADROOM;
     const bytesOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
+      if (isFilling()) {
+        this.commands.push(...batch);
+        continue;
+      }
       const sequence = this.sequence += 1;
       const commands = encodeAll(batch.map(({ command }) => command));
       const request = { session, sequence, acknowledged: oldest - 1, commands };
       this.start({ type: "Commands", ...request }, batch);
     }
+    if (this.commands.length > 0) void this.openSession();
   }
 
   private async openSession(): Promise<void> {

@@ -1553,8 +1553,8 @@ export const planted: readonly Planted[] = [
     id: "193",
     name: "A client sends so many requests in one session that the servers refuse some",
     changes: [[
-      "if (session === undefined || isFilling) return",
-      "if (session === undefined) return",
+      "if (isFilling()) {",
+      "if (oldest < 0) {",
     ]],
     caughtBy: [{ file: "node", title: "that sends thousands of requests during an outage" }],
   },
@@ -2391,8 +2391,8 @@ export const planted: readonly Planted[] = [
     id: "249",
     name: "An aborted command that was sent is said to have done nothing",
     changes: [[
-      `isWrite ? this.failure("outcomeUnknown", ABORTED, request) : error`,
-      "isWrite ? error : error",
+      `request.content.type === "Commands" ? "outcomeUnknown" : "aborted"`,
+      `"aborted"`,
     ]],
     caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
   },
@@ -2406,8 +2406,8 @@ export const planted: readonly Planted[] = [
     id: "251",
     name: "An aborted request is retried until its timeout",
     changes: [[
-      "if (isAborted(caller)) this.takeCaller(request, i)?.reject(why);",
-      "if (isAborted(caller)) caller?.reject(why);",
+      "this.takeCaller(request, i)?.reject(this.failure(code,",
+      "caller?.reject(this.failure(code,",
     ]],
     caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
   },
@@ -2439,8 +2439,8 @@ export const planted: readonly Planted[] = [
     id: "255",
     name: "A server that no leader has answered in time is never ready",
     changes: [[
-      `if (error instanceof RaftError && error.code === "timeout") return this.catchUp();\n`,
-      "",
+      `if (!(error instanceof RaftError && error.code === "timeout")) throw error;`,
+      "throw error;",
     ]],
     caughtBy: [{ file: "embedding", title: "has applied what was committed, and not before" }],
   },
@@ -2499,6 +2499,16 @@ export const planted: readonly Planted[] = [
       "if (snapshot.index < index) return 0;",
     ], ["if (lastApplied < index) return;", ""]],
     caughtBy: [{ file: "backups", title: "waits for a server that lags" }],
+  },
+  {
+    id: "264",
+    name: "A client sends the commands of one turn in one session, however many they are",
+    changes: [[
+      "const isFilling = () => this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;",
+      `const wasFilling = this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
+    const isFilling = () => wasFilling;`,
+    ]],
+    caughtBy: [{ file: "clients", title: "more commands of one turn than a session takes" }],
   },
 ];
 

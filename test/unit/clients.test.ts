@@ -197,6 +197,21 @@ test("thousands of small requests and answers of a turn arrive at once, in large
   expect(simulation.now - startedAt).toBeLessThan(10);
 });
 
+test("more commands of one turn than a session takes are all applied once", () => {
+  const world = new World().found(["a"]);
+  const { simulation } = world;
+  // Lost requests are sent twice, and a second copy must not be refused.
+  simulation.route = () => simulation.random() < 0.1 ? [] : [{ afterMs: 1 }];
+  const client = world.client({ datagramBytes: 972, timeoutMs: 60_000 });
+  const store = new KeyValues(client);
+  const value = Buffer.alloc(700); // So that each command is a request of its own.
+  const created = Array.from(
+    { length: 6000 },
+    (_, i) => store.cas(Buffer.from(`${i}`), undefined, value),
+  );
+  expect(simulation.settle(Promise.all(created)).every((isDone) => isDone)).toBeTrue();
+});
+
 test("entries are sent few times more, although some are lost and overtaken", () => {
   const world = new World().found();
   const { simulation } = world;

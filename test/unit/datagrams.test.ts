@@ -423,6 +423,12 @@ test("an IPv6 address that no interface has is refused, with those that they hav
   expect(message).not.toContain(HOST);
 });
 
+test("a client can be closed before the end of its block, which closes it again", async () => {
+  await using client = await Client.connect({ servers: [`127.0.0.1:${await freePort()}`] });
+  client.close();
+  expect(await rejection(client.read(new Uint8Array()))).toMatchObject({ code: "closed" });
+});
+
 test("a client that is closed right after a request throws no later error", async () => {
   const script = `import { Client } from ${JSON.stringify(`${import.meta.dir}/../../raft.ts`)};
     const client = await Client.connect({ servers: ["127.0.0.1:${await freePort()}"] });
