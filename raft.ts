@@ -2137,8 +2137,8 @@ export const operatorMessages = {
 } as const;
 /**
  * Messages of servers, beside those of Part I: a follower's question for the commit index, and
- * replies. The outcomes of a request may need several messages; `first` is the position, among all
- * of them, of the first one in the message. In NotLeader a text is empty if the server does not
+ * replies. The outcomes of a request may need several messages; `first` is how many outcomes of the
+ * request earlier messages have. In NotLeader a text is empty if the server does not
  * know it.
  */
 export const serverMessages = {
@@ -2529,6 +2529,7 @@ export function* readSnapshot(
     end = frame.end;
   }
   const isEnd = read(end, 1).length === 0;
+  // Two records, and equal.
   const isWhole = isEnd && first !== last && Bun.deepEquals(first, last);
   ensure(isWhole, `Cannot use ${file}: it is damaged at byte ${end}. ${advice}`, "storage");
 }
@@ -2601,7 +2602,7 @@ export class Storage {
     this.withErrorContext("write", "/log", () => {
       if (end + FRAME_HEADER > size) {
         // Recovery takes a log that does not end in zeros for a truncated one, so the zeros must be
-        // durable before the frame is written.
+        // durable before the frame is written. A gap before them reads as zeros, too.
         this.size = end + EXTENSION.length;
         log.write(EXTENSION, end);
       }
@@ -3155,7 +3156,7 @@ const PUBLIC_DER = Buffer.from("302a300506032b656e032100", "hex");
 const hash = (...parts: Uint8Array[]): Buffer =>
   createHash("sha256").update(Buffer.concat(parts)).digest();
 
-/** HKDF (Noise §4.3), always with three outputs: the first ones don't depend on their number. */
+/** HKDF (Noise §4.3), always with three outputs. With two, the first two would be the same. */
 function hkdf(chainingKey: Uint8Array, input: Uint8Array) {
   const all = Buffer.from(hkdfSync("sha256", input, chainingKey, NOTHING, 96));
   return [all.subarray(0, 32), all.subarray(32, 64), all.subarray(64)] as const;
@@ -3398,14 +3399,14 @@ const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
 /** How often a Hello is repeated until there is a Welcome. */
 const HELLO_EVERY_MS = 50;
 /**
- * A Hello without a Welcome is replaced after this time by another one, with the next key. Later
- * ones get more time, up to so many times this, because a round trip may take longer.
+ * A Hello without a Welcome is replaced after this time by another one, with the next key. The nth
+ * gets n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
  */
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
 /**
  * How often a Hello is read, which takes 0.03 ms, and how often keys are agreed on with one name,
- * which takes 0.1 ms. After a pause of BURST_MS, those of that time may come at once.
+ * which takes 0.1 ms. Those of the last BURST_MS that did not come may come at once.
  */
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
@@ -3622,7 +3623,9 @@ export class Endpoint {
   /** All channels by their number. */
   private readonly channels = new Map<number, Channel>();
   private readonly halfOpen = new FairTable<HalfOpen>(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_NAME);
-  /** When the next handshake of an owner, or Hello of all, would come if they came evenly. */
+  /**
+   * Limits rates: when the next handshake or Welcome of an owner, or Hello of all, would be due.
+   */
   private readonly nextDueAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(
     MAX_INCOMPLETE,
@@ -3879,8 +3882,8 @@ export class Endpoint {
     const second = handshake.writeMessage(this.introduce(number, 0), drawKey(random));
     const welcome = Buffer.concat([headerOf(WELCOME, other.channel, BASIC_HEADER), second]);
     const channel = new Channel(number, secret, welcome, now);
-    // An outdated Hello is a recording, or comes from a second server of this name. Only the latter
-    // is confirmed.
+    // An outdated Hello is a recording, or comes from a second server of this name. The latter
+    // confirms it, and is then refused with a warning.
     Object.assign(channel, { other, address, isOutdated: this.isOutdated(peer, other) });
     [channel.receiveKey, channel.sendKey] = handshake.split();
     this.channels.set(number, channel);
@@ -3995,6 +3998,7 @@ export class Endpoint {
 
   /** Takes an address from the server that was asked there, because another one has answered. */
   private moveAddress(asked: Peer, to: Peer, address: Address) {
+    // `learnAddresses` replaces the candidates.
     const isKnownByName = asked.boot !== 0 || asked.candidates !== asked.configured;
     if (this.self.role === "peer" || isKnownByName) {
       asked.addresses.delete(writeAddress(address)); // The asked server had it before.
@@ -4036,8 +4040,8 @@ export class Endpoint {
     const [channel] = to.channels;
     const { now } = this;
     // A server may have ended the channel of a silent client, and its session as well. If the first
-    // copy of a command were lost, the second would be refused with an unknown outcome. So the
-    // client first makes another channel.
+    // copy of a command were lost, the second would be refused with an unknown outcome
+    // (`Client.onRefusal`). So the client first makes another channel.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
       return this.sendHello(to);
@@ -4639,7 +4643,9 @@ export class Node {
     this.setTimer();
   }
 
-  /** Returns 0 for a snapshot now; a snapshot that is being read is replaced later than others. */
+  /**
+   * Returns what the size of the next snapshot is multiplied by: 0 for one now, 4 during a backup.
+   */
   private backupFactor() {
     const { core: { snapshot, lastApplied, settings }, backup: { index, at }, world } = this;
     if (snapshot.index < index && index <= lastApplied) return 0;
@@ -4802,7 +4808,7 @@ export class Node {
     const change = core.changeMembers(name, address, force);
     if (!change) return this.redirect(request);
     if ("refused" in change) return this.refuse(request, change.refused);
-    // If the entry was appended earlier, a later retry is answered once the entry is applied.
+    // If the entry was appended earlier, a retry that comes after it was applied is answered.
     const { index } = change;
     if (index > lastIndex) this.proposals.set(index, request);
     if (index <= core.lastApplied) this.answer(request, NOTHING);
@@ -5451,8 +5457,8 @@ export class Client {
 
   private abandon(request: PendingRequest, why: string) {
     const { content: { type }, server } = request;
-    // Later commands first need a new session. Without a leader it cannot be opened, and the
-    // commands end with "timeout", because they were never sent, instead of "outcomeUnknown".
+    // Drops the session, so that later commands need a new one. Without a leader it cannot be
+    // opened, and they end with "timeout", because they were never sent, not with "outcomeUnknown".
     if (server === undefined) this.session = undefined;
     const isWrite = type === "Commands" || type === "ChangeMembers";
     const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
@@ -5523,8 +5529,8 @@ const SORTED_KEYS = 500;
 
 /**
  * The keys of a map in order, in blocks of neighbours. Sorting a million keys at once would block
- * the server, so each question takes some from the map's iterator. Each new key takes two more:
- * until the iterator has reached its end, it keeps all keys that the map deletes.
+ * the server, so each question takes some from the map's iterator. Each new key takes two more, so
+ * that the iterator comes to its end: before that it keeps the memory of all deleted keys.
  */
 class SortedKeys {
   /** No block is empty, unless it is the only one. */
@@ -5589,6 +5595,7 @@ export class KeyValueStore implements StateMachine {
     const isMeant = verb === "put" || (verb === "cas" && before === expected);
     if (!isMeant || value === undefined) return pack(0);
     this.values.set(key, value);
+    // Before its end, the iterator will reach the new key, too.
     if (before === undefined && this.keys?.take(2)) this.keys.add(key);
     return pack(1);
   }
