@@ -41,7 +41,7 @@ const STOP_MS = byHand("RAFT_STOP_MS", 2000);
 const DEFAULTS = { electionTimeoutMs: 1000, heartbeatMs: 100 };
 const QUICK = { electionTimeoutMs: 300, heartbeatMs: 50 };
 const TIMING = process.env.RAFT_DEFAULTS === "1" ? DEFAULTS : QUICK;
-/** Timing for tests in which a busy machine must not cause an election. */
+/** Timing for tests that a busy machine must not disturb with an election. */
 const PATIENT = TIMING === DEFAULTS ? DEFAULTS : { electionTimeoutMs: 500, heartbeatMs: 50 };
 
 setDefaultTimeout(100_000 + 20_000 * (KILLS - 3 + DEAD - 2));

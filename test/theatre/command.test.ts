@@ -48,10 +48,10 @@ describe("bun test/theatre.ts", () => {
   });
 
   slow("refuses a file that it cannot write, and writes the same page as it serves", async () => {
-    const nowhere = path.join(directory, "missing/theatre.html");
-    expect(await run("--out", nowhere)).toEqual({
+    const missing = path.join(directory, "missing/theatre.html");
+    expect(await run("--out", missing)).toEqual({
       output: "",
-      errors: `Cannot write ${nowhere}: ENOENT. Name a file in a directory that exists.\n`,
+      errors: `Cannot write ${missing}: ENOENT. Name a file in a directory that exists.\n`,
       code: 1,
     });
     const file = path.join(directory, "theatre.html");
