@@ -1273,7 +1273,7 @@ export class Raft {
 
   /**
    * Returns whether a complete snapshot has arrived and the state machine is restoring it (Figure
-   * 13, step 8). That takes many steps, in which no entry is applied.
+   * 13, step 8). That takes many steps, and meanwhile no entry is applied.
    */
   get isInstalling(): boolean {
     return this.incoming !== undefined && this.incoming.offset === this.incoming.size;

@@ -2428,12 +2428,12 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "254",
-    name: "A server is ready before it has applied what was committed",
+    name: "A server is ready before it has applied the committed entries",
     changes: [[
       "new Promise<void>((onApplied) => {\n        this.indexedReads.push({ index, onApplied });\n",
       "new Promise<void>((onApplied) => {\n        onApplied();\n",
     ]],
-    caughtBy: [{ file: "embedding", title: "has applied what was committed, and not before" }],
+    caughtBy: [{ file: "embedding", title: "has applied every committed entry, and not before" }],
   },
   {
     id: "255",
@@ -2442,7 +2442,7 @@ export const planted: readonly Planted[] = [
       `if (!(error instanceof RaftError && error.code === "timeout")) throw error;`,
       "throw error;",
     ]],
-    caughtBy: [{ file: "embedding", title: "has applied what was committed, and not before" }],
+    caughtBy: [{ file: "embedding", title: "has applied every committed entry, and not before" }],
   },
   {
     id: "256",

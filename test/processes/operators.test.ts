@@ -176,7 +176,7 @@ describe("status", () => {
     },
   );
 
-  test("--watch says without a leader what is wrong, and needs a terminal", async () => {
+  test("--watch explains a missing leader, and needs a terminal", async () => {
     const isDrawn = (screen: string) => screen.includes("\x1b[J");
     const { code, screen } = await watch(["--peers", "127.0.0.1:1"], "q", isDrawn);
     expect(code).toBe(0);

@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
 /** Draws the head of the page, and its cards: lessons, bugs, world, share, and the card of keys. */
 import { type BugChoice, type LessonChoice } from "./backstage.ts";
-import { html, say, set } from "./dom.ts";
+import { type Attributes, html, say, set } from "./dom.ts";
 import { type Script, type WorldKind } from "./state.ts";
 
 export const HELP: readonly (readonly [keys: string, does: string])[] = [
@@ -172,35 +172,27 @@ export class Controls {
   }
 }
 
+/** Returns an item of a list: a button with a title, and spans of these classes. */
+function choice(
+  attributes: Attributes,
+  title: string,
+  spans: Readonly<Record<string, string>>,
+): HTMLElement {
+  const words = Object.entries(spans).map(([name, text]) => html("span", { class: name }, text));
+  const button = html("button", { type: "button", ...attributes }, html("b", {}, title), ...words);
+  return html("li", {}, button);
+}
+
 function lessonList(lessons: readonly LessonChoice[], open: (id: string) => void): HTMLElement {
   const items = lessons.map(({ id, title, cites, about }) =>
-    html(
-      "li",
-      {},
-      html(
-        "button",
-        { type: "button", "data-lesson": id, click: () => open(id) },
-        html("b", {}, title),
-        html("span", { class: "cites" }, cites),
-        html("span", { class: "about" }, about),
-      ),
-    )
+    choice({ "data-lesson": id, click: () => open(id) }, title, { cites, about })
   );
   return html("ol", { class: "choices" }, ...items);
 }
 
 function bugList(bugs: readonly BugChoice[], open: (id: string) => void): HTMLElement {
   const items = bugs.map(({ id, title, about }) =>
-    html(
-      "li",
-      {},
-      html(
-        "button",
-        { type: "button", "data-bug": id, click: () => open(id) },
-        html("b", {}, title),
-        html("span", { class: "about" }, about),
-      ),
-    )
+    choice({ "data-bug": id, click: () => open(id) }, title, { about })
   );
   return html("ul", { class: "choices" }, ...items);
 }

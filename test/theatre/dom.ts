@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
 /**
- * Makes and changes elements. The page is built once; then each frame sets only what has
- * changed, so that playing stays smooth.
+ * Makes and changes elements. The page is built once. Then each frame sets only values that differ
+ * from the last frame, so that playing stays smooth.
  */
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -93,9 +93,7 @@ export class Keyed<Item, Made extends { readonly root: Element }> {
     });
   }
 
-  /**
-   * Removes what is not kept, first of all, so that what stays need not move and keeps the focus.
-   */
+  /** Removes the other elements before any is moved, so that the kept ones keep the focus. */
   private drop(kept: ReadonlySet<string>): void {
     for (const [key, one] of this.made) {
       if (kept.has(key)) continue;

@@ -19,7 +19,7 @@ export const makeEngine = (takeRan: () => readonly number[] = () => []): Engine 
 });
 
 const ELECTION_TIMEOUT_MS = 1000;
-/** Long enough to see what is not yet durable, and to pull the plug before it is. */
+/** Long enough to see an entry that is not durable yet, and to kill its server before it is. */
 const SAVE_MS = 6;
 
 /** The conditions of a world without faults: a network of 20 to 40 ms, so that flights are seen. */

@@ -73,7 +73,7 @@ export class FlightShape {
     set(this.root, "opacity", rest.toFixed(2));
   }
 
-  /** Writes what does not change while the message travels. */
+  /** Writes the parts that stay the same while the message travels. */
   private dress(flight: Flight): void {
     this.flight = flight;
     const text = shortWords(flight);

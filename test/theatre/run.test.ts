@@ -146,7 +146,7 @@ describe("a picture", () => {
     }
   });
 
-  test("shares what has not changed with the instant before", () => {
+  test("shares unchanged parts with the instant before", () => {
     const run = openLed();
     const before = run.current;
     run.forward();

@@ -127,7 +127,7 @@ export class Run {
     this.worldAt = -1;
     const world = this.engine.open(this.opening, (text, ms) => {
       const event = this.worldAt + 1;
-      // A replay tells what has been told before.
+      // A replay repeats lines of the story.
       if (this.told) this.told.push({ event, ms, text });
       else if (event > this.reached) this.lines.push({ event, ms, text });
     });

@@ -78,7 +78,7 @@ export class Source {
     const methods = methodsThatRan(this.index, this.changes, ran);
     const main = mainMethod(methods, this.changes, this.lines, happened);
     this.ran = methods;
-    // Where the judge speaks, the bug is what matters, although it may have run earlier.
+    // Where the judge speaks, the planted lines are shown, although they may have run earlier.
     const bug = instant.verdict && this.planted();
     // In an event without source of Part I, such as a cut link, no line has run.
     const heart = this.index.methods.find(({ name }) => name === HEART);

@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
 /**
  * Draws the ring: servers with role, term, vote and election timer, and the messages between them.
- * Each frame moves what is there, and makes only what is new.
+ * Each frame moves the elements that exist, and makes only new ones.
  */
 import { type Name } from "../../raft.ts";
 import { html, Keyed, say, set, show, svg } from "./dom.ts";

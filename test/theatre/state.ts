@@ -235,7 +235,7 @@ export type Act =
   | { readonly kind: "propose"; readonly key: Key; readonly value?: number; readonly at?: Name }
   /** The client k0 reads, at this server first. */
   | { readonly kind: "read"; readonly key: Key; readonly at?: Name }
-  /** The client k0 gives up what has not been answered. */
+  /** The client k0 gives up its unanswered requests. */
   | { readonly kind: "forget" }
   /** The leader hands over to this server. */
   | { readonly kind: "transfer"; readonly to: Name }

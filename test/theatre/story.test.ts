@@ -1,6 +1,6 @@
 /**
- * Tests the story of a run: it has the words of `bun cli.ts --test`, tells what matters when it
- * happens, and is quiet otherwise.
+ * Tests the story of a run: it has the words of `bun cli.ts --test`, tells the events that
+ * matter, and is quiet otherwise.
  */
 import { describe, expect, test } from "bun:test";
 import { narrator, plain } from "../../cli.ts";

@@ -71,7 +71,7 @@ export class Storyteller implements Steps {
     this.lines.push(...tell(current, before).map((text) => ({ event, ms, text })));
   }
 
-  /** Drops what was told after an event. */
+  /** Drops the lines after an event. */
   private forget(event: number): void {
     this.told = event;
     while ((this.lines.at(-1)?.event ?? 0) > event) this.lines.pop();

@@ -92,7 +92,7 @@ function commandsUpTo(node: Node, index: number): Buffer[] {
 }
 
 describe("A backup", () => {
-  test("has the state at its index, while commands go on, and includes what was asked for", () => {
+  test("has the state at its index, while commands go on, and includes the wanted entry", () => {
     const { world, simulation, client, leader } = found();
     const operator = client();
     simulation.settle(write(leader, 0, 30));
@@ -112,7 +112,7 @@ describe("A backup", () => {
     expect(pages.length).toBeGreaterThanOrEqual(50);
   });
 
-  test("of a small state includes what was asked for, too", () => {
+  test("of a small state includes the wanted entry, too", () => {
     const { simulation, client, name, leader } = found();
     const operator = client();
     for (let count = 1; count <= 3; count += 1) {

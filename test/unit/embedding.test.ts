@@ -443,7 +443,7 @@ describe("a call with a signal", () => {
 });
 
 describe("`ready`", () => {
-  test("resolves once the server has applied what was committed, and not before", () => {
+  test("resolves once the server has applied every committed entry, and not before", () => {
     const cluster = new Cluster(["a", "b", "c"]);
     const { simulation } = cluster;
     const machines = new Map(cluster.names.map((name) => [name, new Lines()]));

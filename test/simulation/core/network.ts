@@ -74,7 +74,7 @@ export class Network extends Links<Message> {
     }
   }
 
-  /** Sends what is no message of the algorithm. It is never duplicated. */
+  /** Carries other traffic than the algorithm's messages. It is never duplicated. */
   travel(from: Name, to: Name, content: Other, arrive: () => void): void {
     const { scene } = this;
     const { latencyMs, jitterMs, loss, delay, delayMs } = scene.conditions;
