@@ -2148,8 +2148,10 @@ export const serverMessages = {
   NotLeader: ["leader", "servers"],
   Refused: ["reason"],
 } as const;
+/** A server asks itself whether it is up to date. Like a read, the question waits until it is. */
+type OwnMessages = { Ready: [] };
 export type ClientMessage = MessageOf<
-  typeof clientMessages & typeof operatorMessages & typeof serverMessages
+  typeof clientMessages & typeof operatorMessages & typeof serverMessages & OwnMessages
 >;
 /**
  * A part of a message that is too large for one datagram: a piece of its largest field, which has
@@ -4264,7 +4266,7 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
   return server ? [{ ...server, name }] : [];
 }
 
-type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" };
+type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" | "Ready" };
 /** A client's message without its sender, its receiver and its id. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
@@ -4325,10 +4327,8 @@ export class Node {
   private readonly followerReads: ReadRequest[] = [];
   private isAskingIndex = false;
   /** Follower: reads that wait until the entry at `index` is applied. */
-  private readonly indexedReads: { index: number; onApplied: () => void }[] = [];
+  private readonly indexedReads: { index: number; reads: readonly ReadRequest[] }[] = [];
   private readiness: Promise<void> | undefined;
-  /** Rejects when the server stops. Unlike `stopped`, it may have no handler. */
-  private readonly ended = Promise.withResolvers<never>();
   /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
   /** The ids of all requests that wait for a reply, by client, to ignore retries. */
@@ -4485,7 +4485,17 @@ export class Node {
    * forever. Rejects if the server stops before: with the reason, or with a RaftError, "stopped".
    */
   get ready(): Promise<void> {
-    return this.readiness ??= Promise.race([this.catchUp(), this.ended.promise]);
+    return this.readiness ??= this.catchUp();
+  }
+
+  private async catchUp(): Promise<void> {
+    const { client, endpoint: { self: { name } } } = this;
+    try {
+      await client.request({ type: "Ready" }, name, undefined, Infinity);
+    } catch (error) {
+      await this.stopped; // Rejects if there is a reason.
+      throw error;
+    }
   }
 
   /**
@@ -4580,8 +4590,6 @@ export class Node {
     if (transfers) return this.stopped;
     if (reason === undefined) this.end.resolve();
     else this.end.reject(reason);
-    this.ended.promise.catch(() => {});
-    this.ended.reject(reason ?? new RaftError("stopped", "The server has stopped."));
     this.cancelTimer();
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
@@ -4743,7 +4751,7 @@ export class Node {
     else if (m.type === "OpenSession") {
       this.append("session", openingFields, { ...m, session: drawId(this.world.random) });
     } else if (this.core.read()) this.reads.push(m);
-    else if (m.type === "Read" && this.core.leader !== undefined) this.followerReads.push(m);
+    else if (m.type !== "ReadIndex" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
   }
 
@@ -4757,27 +4765,12 @@ export class Node {
     this.isAskingIndex = true;
     try {
       const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
-      const onApplied = () => reads.forEach((read) => this.answerRead(read));
-      this.indexedReads.push({ index, onApplied });
+      this.indexedReads.push({ index, reads });
     } catch {
       for (const read of reads) this.redirect(read);
     }
     this.isAskingIndex = false;
     this.endpoint.schedule();
-  }
-
-  private async catchUp(): Promise<void> {
-    for (;;) {
-      try {
-        const index = Number(`${await this.client.request({ type: "ReadIndex" })}`);
-        return await new Promise<void>((onApplied) => {
-          this.indexedReads.push({ index, onApplied });
-          this.endpoint.schedule();
-        });
-      } catch (error) {
-        if (!(error instanceof RaftError && error.code === "timeout")) throw error;
-      }
-    }
   }
 
   private accept(request: ClientMessage & { type: "Commands" }) {
@@ -4960,7 +4953,7 @@ export class Node {
     for (const read of reads.splice(0, count)) this.answerRead(read);
     const isReady = () =>
       !core.isInstalling && indexedReads[0] && indexedReads[0].index <= core.lastApplied;
-    while (isReady()) indexedReads.shift()?.onApplied();
+    while (isReady()) indexedReads.shift()?.reads.forEach((read) => this.answerRead(read));
   }
 
   private answerRead(m: ReadRequest) {
@@ -5316,11 +5309,21 @@ export class Client {
   }
 
   /** Sends a request until there is an answer or a timeout. */
-  request(content: Content, server?: Name, signal?: AbortSignal): Promise<Buffer> {
-    return this.call(signal, (caller) => this.start(content, [caller], server));
+  request(
+    content: Content,
+    server?: Name,
+    signal?: AbortSignal,
+    timeoutMs?: number,
+  ): Promise<Buffer> {
+    return this.call(signal, (caller) => this.start(content, [caller], server, timeoutMs));
   }
 
-  private start(content: Content, callers: Caller[], server?: Name) {
+  private start(
+    content: Content,
+    callers: Caller[],
+    server?: Name,
+    timeoutMs = this.timeoutMs,
+  ) {
     ensure(
       this.endpoint.self.role !== "client" || !(content.type in operatorMessages),
       "A client key cannot change members or leader, nor take backups. Give the secret: "
@@ -5332,7 +5335,7 @@ export class Client {
       id,
       content,
       server,
-      deadlineAt: this.world.clock.now() + this.timeoutMs,
+      deadlineAt: this.world.clock.now() + timeoutMs,
       callers,
       missing: callers.length,
       awaitingReplyFrom: undefined,

@@ -719,9 +719,8 @@ export const planted: readonly Planted[] = [
     id: "75",
     name: "A follower's read uses a ReadIndex request that was sent before the read arrived",
     changes: [["const reads = this.followerReads.splice(0);", ""], [
-      "const onApplied = () => reads.forEach((read) => this.answerRead(read));\n",
-      `const reads = this.followerReads.splice(0);
-      const onApplied = () => reads.forEach((read) => this.answerRead(read));\n`,
+      "this.indexedReads.push({ index, reads });",
+      "this.indexedReads.push({ index, reads: this.followerReads.splice(0) });",
     ], ["of reads) this.redirect(read);", "of this.followerReads.splice(0)) this.redirect(read);"]],
     caughtBy: [
       { file: "node", title: "that arrives while a request for the read index is" },
@@ -1586,9 +1585,9 @@ export const planted: readonly Planted[] = [
     id: "158",
     name: "A former leader answers a ReadIndex request",
     changes: [[
-      "else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
+      "else if (m.type !== \"ReadIndex\" && this.core.leader !== undefined) this.followerReads.push(m);",
       "else if (m.type === \"ReadIndex\" && this.core.leader !== undefined) this.answerRead(m);\n"
-      + "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
+      + "    else if (m.type !== \"ReadIndex\" && this.core.leader !== undefined) this.followerReads.push(m);",
     ]],
     caughtBy: [{ mode: "full", seed: 2 }],
   },
@@ -2430,8 +2429,9 @@ export const planted: readonly Planted[] = [
     id: "254",
     name: "A server is ready before it has applied the committed entries",
     changes: [[
-      "new Promise<void>((onApplied) => {\n        this.indexedReads.push({ index, onApplied });\n",
-      "new Promise<void>((onApplied) => {\n        onApplied();\n",
+      "m.type !== \"ReadIndex\" && this.core.leader !== undefined) this.followerReads.push(m);",
+      "m.type === \"Ready\") this.answerRead(m);\n"
+      + "    else if (m.type === \"Read\" && this.core.leader !== undefined) this.followerReads.push(m);",
     ]],
     caughtBy: [{ file: "embedding", title: "has applied every committed entry, and not before" }],
   },
@@ -2439,8 +2439,8 @@ export const planted: readonly Planted[] = [
     id: "255",
     name: "A server that no leader has answered in time is never ready",
     changes: [[
-      `if (!(error instanceof RaftError && error.code === "timeout")) throw error;`,
-      "throw error;",
+      `{ type: "Ready" }, name, undefined, Infinity)`,
+      `{ type: "Ready" }, name)`,
     ]],
     caughtBy: [{ file: "embedding", title: "has applied every committed entry, and not before" }],
   },
