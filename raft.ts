@@ -1986,12 +1986,7 @@ type Session = {
   bytes: number;
 };
 
-function addOutcome(session: Session, sequence: number, outcome: Outcome): void {
-  const outcomes = session.outcomes.get(sequence) ?? [];
-  outcomes.push(outcome);
-  session.outcomes.set(sequence, outcomes);
-  session.bytes += OUTCOME_HEADER + outcome.length;
-}
+const bytesOf = (outcome: Outcome) => OUTCOME_HEADER + outcome.length;
 
 function* recordsOf(sessions: readonly Session[]): Generator<SessionRecord> {
   for (const { owner, id, nonce, acknowledged, outcomes } of sessions) {
@@ -2038,7 +2033,12 @@ export class Sessions {
       for (const each of applied) this.restore(each);
     } else if (newest) {
       const [sequence, outcomes] = record;
-      for (const outcome of outcomes) addOutcome(newest, sequence, outcome);
+      const known = newest.outcomes.get(sequence) ?? [];
+      newest.outcomes.set(sequence, known);
+      for (const outcome of outcomes) {
+        known.push(outcome);
+        newest.bytes += bytesOf(outcome);
+      }
     }
   }
 
@@ -2075,7 +2075,7 @@ export class Sessions {
       for (const [known, outcomes] of session.outcomes) {
         if (known > acknowledged) continue;
         session.outcomes.delete(known);
-        for (const { length } of outcomes) session.bytes -= OUTCOME_HEADER + length;
+        for (const outcome of outcomes) session.bytes -= bytesOf(outcome);
       }
     }
     if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
@@ -2087,14 +2087,16 @@ export class Sessions {
       return refuse("the session is full until its client acknowledges answers");
     }
     try {
-      for (const command of commands) {
+      const outcomes = commands.map((command) => {
         const answer = checked("the answer of apply", machine.apply(command, index, isReplay));
         const limit = Math.max(0, Math.min(MAX_ANSWER_BYTES, room()));
         // A copy: the machine may use the bytes of its answer again.
         const outcome = answer.length > limit ? tooLarge(answer, limit) : Buffer.from(answer);
-        addOutcome(session, sequence, outcome);
-      }
-      return { outcomes: session.outcomes.get(sequence) ?? [] };
+        session.bytes += bytesOf(outcome);
+        return outcome;
+      });
+      session.outcomes.set(sequence, outcomes);
+      return { outcomes };
     } catch (error) {
       const what = `entry ${index}, request ${sequence} of session ${id}`;
       throw new RaftError(
@@ -5036,11 +5038,11 @@ export type CallOptions = {
 type Caller = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
-  signal?: AbortSignal | undefined;
-  /** The command that it proposed, if it proposed one. */
-  command?: Buffer;
+  signal: AbortSignal | undefined;
+  /** The command that it proposed. Other requests leave it empty. */
+  command: Buffer;
   /** Set once the command was moved to another session, which happens at most once. */
-  isRepeated?: boolean;
+  isRepeated: boolean;
 };
 
 type PendingRequest = {
@@ -5083,7 +5085,7 @@ export class Client {
   private session: number | undefined;
   private isOpening = false;
   /** Commands that are in no request yet. */
-  private commands: (Caller & { command: Buffer })[] = [];
+  private commands: Caller[] = [];
   /** The number of the last request of commands. */
   private sequence = 0;
   /** The server to send to: the leader, as far as this client knows. */
@@ -5148,7 +5150,8 @@ export class Client {
     return this.call(signal, (caller) => {
       checkSize(command);
       if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
-      this.commands.push({ ...caller, command: Buffer.from(command) });
+      caller.command = Buffer.from(command);
+      this.commands.push(caller);
     });
   }
 
@@ -5156,7 +5159,7 @@ export class Client {
   private call(signal: AbortSignal | undefined, begin: (caller: Caller) => void): Promise<Buffer> {
     const called = new Promise<Buffer>((resolve, reject) => {
       if (signal?.aborted) throw this.failure("aborted", ABORTED);
-      begin({ resolve, reject, signal });
+      begin({ resolve, reject, signal, command: NOTHING, isRepeated: false });
       this.endpoint.schedule();
     });
     if (signal) {
@@ -5200,7 +5203,7 @@ export class Client {
     if (session === undefined) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
     const room = this.endpoint.roomFor(target) - HEADROOM;
-    const bytesOf = ({ command }: { command: Buffer }) => COMMAND_OVERHEAD + command.length;
+    const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
       if (isFilling()) {
         this.commands.push(...batch);
@@ -5421,9 +5424,11 @@ export class Client {
     if (isOfSession) this.session = undefined;
     // A refused request that was sent once was not applied, so another session may apply it. If it
     // was sent twice, the first copy may have been applied and only the second refused.
-    for (const [i, each] of attempts > 1 ? [] : callers.entries()) {
-      if (!each?.command || each.isRepeated) continue;
-      this.commands.push({ ...each, command: each.command, isRepeated: true });
+    const mayRepeat = content.type === "Commands" && attempts === 1;
+    for (const [i, caller] of mayRepeat ? callers.entries() : []) {
+      if (!caller || caller.isRepeated) continue;
+      caller.isRepeated = true;
+      this.commands.push(caller);
       callers[i] = undefined;
     }
     const why = `The server refuses: ${reason}`;

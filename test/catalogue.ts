@@ -1491,7 +1491,7 @@ export const planted: readonly Planted[] = [
   {
     id: "186",
     name: "A session counts answers as kept that were dropped",
-    changes: [["for (const { length } of outcomes) session.bytes -= OUTCOME_HEADER + length;", ""]],
+    changes: [["for (const outcome of outcomes) session.bytes -= bytesOf(outcome);", ""]],
     caughtBy: [{
       file: "sessions",
       title: "a new request is refused while the unacknowledged answers",
