@@ -94,15 +94,15 @@ export const messages = {
     "preVote", // Asks only whether a vote in this next term would be granted (thesis §9.6).
     "transfer", // A leader asked the candidate to take over (thesis §3.10).
     "campaign", // Tells the campaigns of a candidate apart.
-    "voterDisk", // Only this disk of the voter may vote (section 11).
+    "voterDisk", // The voter's disk by the candidate's log. Only it may vote (section 11).
     "lastLogIndex",
     "lastLogTerm",
   ],
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    // Numbers all requests of a leader in its term. Once a majority has answered requests after
-    // number n, the leader still led when it sent n.
+    // Numbers all requests of a leader in its term. If a majority answers requests numbered above
+    // n, the sender was still the leader when it sent number n.
     "round",
     "prevLogIndex",
     "prevLogTerm",
@@ -413,11 +413,11 @@ export class Progress {
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
   /**
-   * The most bytes in flight, if that is less than the setting. After a refusal everything in
-   * flight is sent again, also if a packet was only overtaken. So the limit is then one batch. It
-   * grows by twice what arrives, and so triples in each round trip.
+   * A limit below the setting `windowBytes`. After a refusal it is one batch: a refusal makes the
+   * leader retransmit everything in flight, even if a packet was only reordered. Each
+   * acknowledgement raises it by twice the acknowledged bytes, so it triples in a round trip.
    */
-  windowBytes = Infinity;
+  windowLimit = Infinity;
 
   constructor(
     /** The next entry to send (Figure 2). While replicating it runs ahead of acknowledgements. */
@@ -531,7 +531,7 @@ export class Raft {
   readonly disks: Map<Name, number>;
   /** The founding that each server showed last; 0 if its log was empty. */
   readonly foundings = new Map<Name, number>();
-  /** Counts how often votes were requested, and with them the foundings of the other founders. */
+  /** The number of rounds of RequestVote. Each also asks the other founders for their foundings. */
   private foundingQueries = 0;
   /** The servers of another founding that were reported. */
   private readonly reportedFoundings = new Set<Name>();
@@ -579,8 +579,10 @@ export class Raft {
 
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a client asks (`propose`, `read`),
-  // a port was found closed (`onPortClosed`), a peer has restarted (`onRestarted`). Inputs change
-  // only this object. Once all that has arrived was read, `step` says what to send, save and apply.
+  // an operator asks (`transfer`, `changeMembers`), a snapshot is durable (`onSnapshot`), a port
+  // was found closed (`onPortClosed`), a peer has restarted (`onHeard`, `onRestarted`). Inputs
+  // change only this object. Once all that has arrived was read, `step` says what to send, save and
+  // apply.
 
   /** Time has passed. Called at `wakeAt` or later, after all that has arrived was received. */
   tick(now: number): void {
@@ -656,7 +658,7 @@ export class Raft {
    *   4. apply  Entries that are committed, and durable here, change the state machine in log order
    *             (§5.3). Only then are their clients answered, and reads that waited for them.
    *
-   * The exception: a leader that has entries to apply leaves the save to its next step. The clients
+   * The exception: a leader that has entries to apply leaves the save to a later step. The clients
    * of these entries get their answers without waiting for the disk, and one write then has their
    * next commands, too. A leader has no vote or acknowledgement to send in act 3, and until the
    * save it neither counts nor applies new entries.
@@ -902,6 +904,7 @@ export class Raft {
     if (m.term === this.currentTerm + (m.preVote ? 1 : 0)) this.countVote(role, m.from);
   }
 
+  /** Counts a vote. The voter has checked its own disk (`mayVote`). */
   private countVote(role: Campaigner, voter: Name) {
     if (role.votes.has(voter) || !this.member(voter)?.votes) return;
     role.votes.add(voter);
@@ -955,10 +958,10 @@ export class Raft {
       else if (readWaits) this.appendEntries(role, to, follower, []);
       return;
     }
-    const windowBytes = Math.min(settings.windowBytes, follower.windowBytes);
+    const window = Math.min(settings.windowBytes, follower.windowLimit);
     const hasRoom = () =>
       follower.nextIndex <= log.lastIndex
-      && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < windowBytes;
+      && log.bytes(follower.matchIndex + 1, follower.nextIndex - 1) < window;
     if ((isDue || readWaits) && !hasRoom()) this.appendEntries(role, to, follower, []);
     while (hasRoom()) {
       const entries = log.batch(follower.nextIndex, settings.batchBytes);
@@ -977,8 +980,8 @@ export class Raft {
   }
 
   private nextRound(role: Leader, follower: Progress): number {
-    // Every message is a heartbeat, too, and restarts the timer. While attempts are counted, the
-    // same timer runs to the next attempt, and other messages must not postpone that.
+    // Every message is a heartbeat, too, and restarts the timer. But while attempts are counted,
+    // the timer runs to the next attempt, which a message for a read must not postpone.
     if (follower.attempts === 0) follower.timerStartedAt = this.now;
     return follower.sentRound = role.round += 1;
   }
@@ -1031,7 +1034,8 @@ export class Raft {
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
-    // The sender may lead our term by now, and would take the number for a round of this term.
+    // To a request of an earlier term, reply with round 0: its sender may lead our term by now, and
+    // would count the earlier round as one of this term.
     const round = m.term < this.currentTerm ? 0 : m.round;
     this.replyAppend(m, { round, hintIndex, hintTerm });
   }
@@ -1044,14 +1048,15 @@ export class Raft {
     if (!m.success) return this.onRefusal(role, m, follower);
     // Replies overtake each other, and a follower keeps what it has, so `matchIndex` only rises.
     if (m.matchIndex > follower.matchIndex) {
-      follower.windowBytes += 2 * log.bytes(follower.matchIndex + 1, m.matchIndex);
+      follower.windowLimit += 2 * log.bytes(follower.matchIndex + 1, m.matchIndex);
       follower.matchIndex = m.matchIndex;
       follower.roundWhenMatched = role.round;
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-    // This also ends the mode "snapshot". While a batch is retried, the reply to a heartbeat does
-    // not show that the batch gets through.
+    // From now on the leader replicates, also after a snapshot. But while a batch is retried, it
+    // stays in its mode: this may be the reply to a heartbeat, which does not show that the batch
+    // gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
     this.updateMembership(role, m, follower); // Section 10.
@@ -1067,7 +1072,7 @@ export class Raft {
     const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
     if (mode === "probing" && next >= nextIndex) return; // This refusal is no news.
     follower.mode = "probing";
-    follower.windowBytes = this.settings.batchBytes;
+    follower.windowLimit = this.settings.batchBytes;
     follower.nextIndex = next;
     follower.attempts = 0;
     follower.timerStartedAt = -Infinity; // A probe is due.
@@ -1190,7 +1195,7 @@ export class Raft {
     const voters = [...role.followers].filter(([name]) =>
       name === (target ?? name) && this.hasVote(this.member(name))
     );
-    const active = voters.filter(([, follower]) => this.recentActive(follower));
+    const active = voters.filter(([, follower]) => this.isRecentlyActive(follower));
     if (active.length === 0) {
       const why = voters.length > 0
         ? `was not heard for ${electionTimeoutMs} ms`
@@ -1214,9 +1219,9 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
-    // It is valid once, in its own term. A leader asks only a server with its whole log, so with an
-    // empty log our disk was lost since then. Before the loss we may have requested votes for the
-    // next term, and these votes would now elect an empty log.
+    // A TimeoutNow is valid once, in its own term. The leader sends it only to a server that has
+    // its whole log, so if our log is empty, our disk was lost after that. Before the loss we may
+    // have requested votes for the next term, and they would now elect a server with an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1244,7 +1249,7 @@ export class Raft {
       && role.followers.values().some((follower) =>
         follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
       );
-    // `bytes` may be Infinity.
+    // Without the product if `factor` is 0, because `bytes` may be Infinity.
     const limit = factor && factor * Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
@@ -1294,31 +1299,32 @@ export class Raft {
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
-      follower.windowBytes = Infinity;
+      follower.windowLimit = Infinity;
     }
-    const progress = follower.snapshot;
+    const sending = follower.snapshot;
     if (isDue && follower.attempts > 0 && this.isResponding(follower)) {
-      progress.sent = progress.acknowledged;
+      sending.sent = sending.acknowledged;
       this.countAttempt(to, follower, settings.batchBytes);
     }
     const { batchBytes, windowBytes } = settings;
-    const grown = Math.min(windowBytes, follower.windowBytes);
-    const window = follower.attempts > 0 ? batchBytes : grown;
-    const end = Math.min(size, progress.acknowledged + window);
+    const window = follower.attempts > 0
+      ? batchBytes
+      : Math.min(windowBytes, follower.windowLimit);
+    const end = Math.min(size, sending.acknowledged + window);
     // If a heartbeat is owed, the first turn of the loop sends even an empty chunk.
-    for (let isOwed = isDue || readWaits; isOwed || progress.sent < end; isOwed = false) {
+    for (let isOwed = isDue || readWaits; isOwed || sending.sent < end; isOwed = false) {
       // The node fills in the bytes when it sends.
-      const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - progress.sent)));
+      const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - sending.sent)));
       this.send("InstallSnapshot", to, {
         term: this.currentTerm,
         round: this.nextRound(role, follower),
         lastIncludedIndex,
         lastIncludedTerm,
         size,
-        offset: progress.sent,
+        offset: sending.sent,
         data,
       });
-      progress.sent += data.length;
+      sending.sent += data.length;
     }
   }
 
@@ -1365,23 +1371,23 @@ export class Raft {
     const { role } = this;
     if (role.name !== "Leader") return;
     const follower = this.recordReply(role, m);
-    const progress = follower?.snapshot;
-    if (!follower || progress?.index !== m.lastIncludedIndex) return;
+    const sending = follower?.snapshot;
+    if (!follower || sending?.index !== m.lastIncludedIndex) return;
     if (m.offset > this.snapshot.size) return; // It is malformed.
     if (m.success) {
-      if (m.offset <= progress.acknowledged) return;
-      progress.sent = Math.max(progress.sent, m.offset);
-      follower.windowBytes += 2 * (m.offset - progress.acknowledged);
+      if (m.offset <= sending.acknowledged) return;
+      sending.sent = Math.max(sending.sent, m.offset);
+      follower.windowLimit += 2 * (m.offset - sending.acknowledged);
       follower.attempts = 0;
     } else {
       // A chunk was lost, or the follower has restarted and lost all: send one chunk at a time.
-      if (follower.attempts > 0 && m.offset >= progress.acknowledged) return; // It is no news.
-      progress.sent = m.offset;
-      follower.windowBytes = this.settings.batchBytes;
+      if (follower.attempts > 0 && m.offset >= sending.acknowledged) return; // It is no news.
+      sending.sent = m.offset;
+      follower.windowLimit = this.settings.batchBytes;
       follower.attempts = 1;
       follower.ignoreUpToRound = role.round;
     }
-    progress.acknowledged = m.offset;
+    sending.acknowledged = m.offset;
   }
 
   // ----------------------------------------- 10 Members ------------------------------------------
@@ -1452,7 +1458,7 @@ export class Raft {
    * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
    * Returns the index of the list that has the change, also if it had been made before; a refusal;
    * or undefined if this server does not lead, or can't change the members now: a retry may
-   * succeed. With `force` no working majority need be left.
+   * succeed. With `force` the voters that are left need not be reachable.
    */
   changeMembers(
     name: Name,
@@ -1478,7 +1484,7 @@ export class Raft {
    * Returns whether a follower was heard within T. `heardAt` shows that only once a round is
    * confirmed, because it begins as the time when tracking began.
    */
-  private recentActive({ confirmedRound, heardAt }: Progress): boolean {
+  private isRecentlyActive({ confirmedRound, heardAt }: Progress): boolean {
     return confirmedRound > 0 && this.now < heardAt + this.settings.electionTimeoutMs;
   }
 
@@ -1488,7 +1494,7 @@ export class Raft {
     if (voters.length === 0) return "no voter would be left";
     const isSilent = (voter: Member) => {
       const follower = role.followers.get(voter.name);
-      return (follower && !this.recentActive(follower)) || !this.usesNamedDisk(voter);
+      return (follower && !this.isRecentlyActive(follower)) || !this.usesNamedDisk(voter);
     };
     const silent = voters.filter(isSilent).map(({ name }) => name);
     if (force || voters.length - silent.length >= majorityOf(voters)) return undefined;
@@ -1506,7 +1512,10 @@ export class Raft {
     return index;
   }
 
-  /** Promotes a learner that has caught up, and tells a removed server that it is removed. */
+  /**
+   * Readmits a member that uses another disk, promotes a learner that has caught up, or tells a
+   * former member that it is removed.
+   */
   private updateMembership(
     role: Leader,
     m: Of<"AppendEntriesReply">,
@@ -1564,8 +1573,10 @@ export class Raft {
   // names its new disk and that is committed without counting C. C's new disk votes only for
   // candidates whose logs have this entry, and these logs also have everything that C's old disk
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
-  // a later entry. (If a majority loses its disks at once, no protocol can help. A founder that has
-  // no entry yet counts among the lost ones.)
+  // a later entry. There are two limits. If a majority loses its disks at once, no protocol can
+  // help. And a founder with an empty log counts as one that lost its disk. So if a disk is lost
+  // while the cluster is being founded, two foundings may have a leader, and entries of one may be
+  // lost.
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1581,7 +1592,7 @@ export class Raft {
   //      commit index 0 drops its log if a leader of another founding appears in a later term,
   //      because entry 1 of its log may never have reached a majority.
 
-  /** Returns whether a member, when last heard, used the disk that the log names for it. */
+  /** Returns whether a member was never heard, or last used the disk that the log names for it. */
   usesNamedDisk({ name, disk }: Member): boolean {
     return (this.disks.get(name) ?? disk) === disk;
   }
@@ -1592,7 +1603,8 @@ export class Raft {
 
   /**
    * Demotes a member to learner, because its disk is new or has lost entries, and records the disk
-   * that it uses now. Does nothing if the members cannot change now.
+   * that it uses now; or records the first disk of a new learner. Does nothing if the members
+   * cannot change now, or if too few of the other voters are heard to commit the change.
    */
   private readmit(role: Leader, member: Member) {
     const learner = { ...this.withCurrentDisk(member), votes: false };
@@ -1604,8 +1616,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether a follower has lost entries that it had acknowledged. A request after that
-   * names an entry at `matchIndex` or later, so its hint would not be lower.
+   * Returns whether a follower has lost entries that it had acknowledged. A request that was sent
+   * after `matchIndex` rose has at least that `prevLogIndex`. A follower that still had those
+   * entries would never give a hint below `matchIndex`.
    */
   private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
@@ -1627,9 +1640,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether this server may lead: it has a vote by the last list of members, or by the list
-   * before while the last is not committed, because a removed leader has to lead until its removal
-   * is (thesis §4.2.2).
+   * Returns whether this server may lead: it has a vote by the last list of members. While that
+   * list is not committed, a vote by the list before is enough, because a removed leader must lead
+   * until its removal is committed (thesis §4.2.2).
    */
   private get mayLead(): boolean {
     const { configurationIndex, commitIndex, log, settings: { name } } = this;
@@ -1677,9 +1690,9 @@ export class Raft {
 
   /**
    * Returns whether to ignore a request of another founding. With a commit index above 0 this
-   * server ignores all of them. Otherwise it ignores those of terms up to its own, or, if it has no
-   * leader, up to the last term of its log. Replies are not rejected here: the ordinary checks of a
-   * reply apply.
+   * server ignores all of them. Otherwise it ignores a request unless its term is later than the
+   * current one or, without a leader, than the last one of the log. Replies are not rejected here:
+   * the ordinary checks of a reply apply.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1720,7 +1733,8 @@ export class Raft {
   }
 
   /**
-   * Returns the batch to probe a follower with. A follower that is silent gets a heartbeat only.
+   * Returns the batch to probe a follower with, and counts the attempt. A silent follower gets a
+   * heartbeat only.
    */
   private takeProbeBatch(to: Name, follower: Progress): Entry[] {
     const { log, settings } = this;
@@ -1731,7 +1745,7 @@ export class Raft {
     return entries;
   }
 
-  /** Reports bytes that never arrive: the path may lose datagrams of their size. */
+  /** Counts an attempt. After many it reports that the path may lose datagrams of this size. */
   private countAttempt(server: Name, follower: Progress, bytes: number) {
     follower.attempts += 1;
     if (follower.attempts !== 2 * RETRANSMISSIONS) return;
@@ -1790,7 +1804,7 @@ const drawId = (random: () => number) =>
 
 /** A leader counts as late after this many heartbeat intervals; one heartbeat may be delayed. */
 const LATE_AFTER_HEARTBEATS = 1.25;
-/** Retransmissions per heartbeat interval to a recently active follower. */
+/** Retransmissions per heartbeat interval to a follower that responds. */
 const RETRANSMISSIONS = 8;
 /** When a closed port is probed again: a single notice may be an old one. */
 const PROBE_RETRY_MS = 5;
@@ -1803,10 +1817,15 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // sessions is replicated like the state machine: the same entries give the same table on every
 // server, and no clock ends a session.
 //
-// Example: client c opens session 17, and sends a command in it twice. The session ends. Then a
-// delayed copy of the request that opened it arrives, and after it the second copy of the command.
-// If this session had the id 17 again, the command would be applied again. So the leader draws each
-// id.
+// Example, in the order of events:
+// 1. Client c opens session 17, sends a command in it and retransmits it. The first copy is
+// applied.
+// 2. Session 17 ends.
+// 3. A delayed copy of the request that opened session 17 arrives, and opens another session.
+// 4. The second copy of the command arrives, for session 17. If the other session had the id 17,
+//    too, the command would be applied again. So the leader draws each id.
+//
+// Errors and the state machine come first, because sessions use both.
 
 /** Its `code` is for programs, its `message` for people. */
 export class RaftError extends Error {
@@ -1913,7 +1932,7 @@ export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
 export type SessionRecord =
   | [owner: string, session: number, nonce: number, acknowledged: number]
   | Applied
-  /** A whole session, as the version before this one wrote it: version 5. */
+  /** A whole session in version 5 of the format, which had no owners. */
   | [session: number, acknowledged: number, Applied[]];
 type Applied = [sequence: number, outcomes: Outcome[]];
 

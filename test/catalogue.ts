@@ -579,8 +579,8 @@ export const planted: readonly Planted[] = [
     id: "65",
     name: "After a refusal the leader pipelines, although the logs may still differ",
     changes: [[
-      "follower.mode = \"probing\";\n    follower.windowBytes = this.settings.batchBytes;",
-      "follower.mode = \"replicating\";\n    follower.windowBytes = this.settings.batchBytes;",
+      "follower.mode = \"probing\";\n    follower.windowLimit = this.settings.batchBytes;",
+      "follower.mode = \"replicating\";\n    follower.windowLimit = this.settings.batchBytes;",
     ]],
     caughtBy: [{ file: "replication", title: "several refusals cause one restart of sending" }],
   },
@@ -861,8 +861,8 @@ export const planted: readonly Planted[] = [
     id: "86",
     name: "The leader takes a disk that the log does not name for part of a reachable majority",
     changes: [[
-      "(follower && !this.recentActive(follower)) || !this.usesNamedDisk(voter);",
-      "follower && !this.recentActive(follower);",
+      "(follower && !this.isRecentlyActive(follower)) || !this.usesNamedDisk(voter);",
+      "follower && !this.isRecentlyActive(follower);",
     ]],
     caughtBy: [{ file: "members", title: "that is not named is no part of a reachable" }],
   },
@@ -1329,7 +1329,7 @@ export const planted: readonly Planted[] = [
     id: "142",
     name: "A snapshot chunk that never arrives makes the leader retransmit a whole window",
     changes: [[
-      "follower.attempts > 0 ? batchBytes : grown",
+      "follower.attempts > 0\n      ? batchBytes\n      : Math.min(windowBytes, follower.windowLimit)",
       "windowBytes",
     ]],
     caughtBy: [{ file: "snapshots", title: "a follower that lost its partial snapshot" }],
@@ -1370,7 +1370,7 @@ export const planted: readonly Planted[] = [
   {
     id: "147",
     name: "A leader hands over to a server that was silent for an election timeout",
-    changes: [["voters.filter(([, follower]) => this.recentActive(follower))", "voters"]],
+    changes: [["voters.filter(([, follower]) => this.isRecentlyActive(follower))", "voters"]],
     caughtBy: [
       { file: "members", title: "to a server silent for an election timeout is" },
       { file: "transfer", title: "a follower that was silent for an election timeout is refused" },
@@ -2237,7 +2237,7 @@ export const planted: readonly Planted[] = [
     id: "229",
     name: "After a loss the leader sends a whole window again, and most of it was sent before",
     changes: [[
-      "follower.windowBytes = this.settings.batchBytes;\n    follower.nextIndex = next;",
+      "follower.windowLimit = this.settings.batchBytes;\n    follower.nextIndex = next;",
       "follower.nextIndex = next;",
     ]],
     caughtBy: [{ file: "replication", title: "the window opens again, step by step" }],

@@ -30,7 +30,7 @@ const plumbing = new Set([
     "applicableIndex",
     "withCurrentDisk",
   ],
-  ...["majorityValue", "campaignTimeoutMs", "recentActive", "quorumProblem", "recordReply"],
+  ...["majorityValue", "campaignTimeoutMs", "isRecentlyActive", "quorumProblem", "recordReply"],
   ...["updateMembership", "rejectsFounding", "usesNamedDisk", "countAttempt", "nextRound"],
 ]);
 
