@@ -1235,15 +1235,16 @@ export class Raft {
 
   /**
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
-   * more than the last one itself, so that snapshots cost no more than the log. While this server
-   * receives one it writes none. While a follower receives one the limit is higher, because the
-   * follower would have to start again from scratch. `factor` multiplies the limit; 0 demands a
-   * snapshot as soon as it has a new entry.
+   * more than the last one itself, so that snapshots cost no more than the log. While a leader
+   * sends this server one, it writes none. While a follower receives one the limit is higher,
+   * because the follower would have to start again from scratch. `factor` multiplies the limit; 0
+   * demands a snapshot as soon as it has a new entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
-    const { currentTerm, commitIndex } = this;
-    const isReceiving = incoming?.leaderTerm === currentTerm && incoming.index > commitIndex;
+    const { currentTerm, commitIndex, leader } = this;
+    const isReceiving = leader !== undefined && incoming?.leaderTerm === currentTerm
+      && incoming.index > commitIndex;
     if (isReceiving) return false;
     const isSending = role.name === "Leader"
       && role.followers.values().some((follower) =>
@@ -4615,6 +4616,7 @@ export class Node {
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
     this.storage.close();
+    this.backgroundTask?.return(undefined); // A snapshot of the state machine may have a `finally`.
     return this.stopped;
   }
 
@@ -4655,6 +4657,7 @@ export class Node {
     this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
     if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes, this.backupFactor())) {
+      core.incoming = undefined; // A part of one that has arrived is overwritten.
       this.runInSlices(this.writeSnapshot());
     }
     endpoint.flush();
@@ -5031,7 +5034,7 @@ export class Node {
 // crashes. After RETRY_MS the client asks c, which leads by now. c finds the command in the log
 // with this session and sequence number, and answers without applying it again (thesis §6.3).
 
-/** The most servers that a client follows. */
+/** The most servers that a client follows: the last ones that it has heard of. */
 const MAX_SERVERS = 64;
 /** How often timeouts and retries are checked. */
 const TICK_MS = 10;
@@ -5221,7 +5224,7 @@ export class Client {
     const isFilling = () => this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
     if (session === undefined) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
-    const room = this.endpoint.roomFor(target) - HEADROOM;
+    const room = Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES);
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
       if (isFilling()) {
@@ -5474,7 +5477,7 @@ export class Client {
     request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
     const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);
-    this.servers = [...names].slice(0, MAX_SERVERS);
+    this.servers = [...names].slice(-MAX_SERVERS);
     const followed = listed.filter(({ name }) => this.servers.includes(name));
     this.endpoint.learnAddresses(followed);
     if (!this.servers.includes(leader)) return;

@@ -1069,9 +1069,10 @@ export const planted: readonly Planted[] = [
   {
     id: "111",
     name: "A client sends all commands of a turn in one message, however large",
-    changes: [
-      ["const room = this.endpoint.roomFor(target) - HEADROOM;", "const room = Infinity;"],
-    ],
+    changes: [[
+      "const room = Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES);",
+      "const room = Infinity;",
+    ]],
     caughtBy: [
       { file: "node", title: "commands of one turn are sent together, and" },
     ],
@@ -2251,7 +2252,7 @@ export const planted: readonly Planted[] = [
   {
     id: "231",
     name: "A client follows each server that any server names",
-    changes: [["[...names].slice(0, MAX_SERVERS)", "[...names]"]],
+    changes: [["[...names].slice(-MAX_SERVERS)", "[...names]"]],
     caughtBy: [{ file: "clients", title: "follows at most 64 servers" }],
   },
   {
@@ -2509,6 +2510,42 @@ export const planted: readonly Planted[] = [
     const isFilling = () => wasFilling;`,
     ]],
     caughtBy: [{ file: "clients", title: "more commands of one turn than a session takes" }],
+  },
+  {
+    id: "265",
+    name: "A follower that has half a snapshot of a dead leader never writes one of its own",
+    changes: [["const isReceiving = leader !== undefined && ", "const isReceiving = "]],
+    caughtBy: [{ file: "backups", title: "lacks the rest of a snapshot has its own state" }],
+  },
+  {
+    id: "266",
+    name: "A part of a received snapshot is continued in the file of the server's own snapshot",
+    changes: [["core.incoming = undefined; // A part", "// A part"]],
+    caughtBy: [{ file: "backups", title: "goes on with its snapshot meanwhile" }],
+  },
+  {
+    id: "267",
+    name: "A server that stops leaves the state machine's snapshot half written",
+    changes: [[
+      "this.storage.close();\n    this.backgroundTask?.return(undefined);",
+      "this.storage.close();",
+    ]],
+    caughtBy: [{ file: "embedding", title: "end a snapshot that the state machine is writing" }],
+  },
+  {
+    id: "268",
+    name: "A client sends more commands together than a server takes",
+    changes: [[
+      "Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES)",
+      "this.endpoint.roomFor(target) - HEADROOM",
+    ]],
+    caughtBy: [{ file: "clients", title: "together fit the largest datagram" }],
+  },
+  {
+    id: "269",
+    name: "A client follows the first 64 servers that it has heard of, even after they are gone",
+    changes: [["[...names].slice(-MAX_SERVERS)", "[...names].slice(0, MAX_SERVERS)"]],
+    caughtBy: [{ file: "clients", title: "follows at most 64 servers" }],
   },
 ];
 

@@ -182,6 +182,49 @@ describe("A backup", () => {
     expect(contents(simulation.settle(backup).bytes).pages.length).toBe(5);
   });
 
+  /** A cluster whose leader has sent a part of its snapshot to a follower that lags. */
+  function sendHalf() {
+    const cluster = found({ snapshotBytes: 20_000 });
+    const { world, simulation, client, name, leader } = cluster;
+    const last = THREE.find((other) => other !== name) ?? "";
+    simulation.settle(write(leader, 0, 15));
+    world.until(() => world.at(last).status().commitIndex === leader.status().commitIndex);
+    world.kill(last);
+    simulation.settle(write(leader, 15, 200));
+    simulation.settle(take(client(), name, leader.status().commitIndex));
+    const node = world.start(last, THREE, { machine: new Diary(), snapshotBytes: 20_000 });
+    world.until(() => (node["core"].incoming?.offset ?? 0) > 10_000);
+    return { ...cluster, node, last };
+  }
+
+  test("of a server that lacks the rest of a snapshot has its own state, if the leader died", () => {
+    const { world, simulation, client, last } = sendHalf();
+    for (const other of THREE) if (other !== last) world.kill(other);
+    expect(contents(simulation.settle(take(client(), last)).bytes).pages.length).toBe(15);
+  });
+
+  test("does no harm if the leader goes on with its snapshot meanwhile", () => {
+    const { world, simulation, client, node, last } = sendHalf();
+    const { ip } = simulation.machine(last);
+    const { ip: own } = simulation.machine("client");
+    const { route } = simulation;
+    simulation.route = (packet) => {
+      const ends = [packet.from.host, packet.to.host];
+      return ends.includes(ip) && !ends.includes(own) ? [] : route(packet);
+    };
+    const { term } = node.status();
+    world.until(() => node.status().leader === null);
+    simulation.syncMs = ({ name }) => name === last ? 20 : 0;
+    const backup = take(client(), last);
+    world.until(() => node["backgroundTask"] !== undefined);
+    simulation.route = route;
+    world.until(() => node.status().leader !== null);
+    expect(node["backgroundTask"]).toBeDefined();
+    expect(contents(simulation.settle(backup).bytes).pages.length).toBeGreaterThanOrEqual(15);
+    world.until(() => node.status().snapshotIndex > 100);
+    expect(node.status()).toMatchObject({ term, role: "Follower" });
+  });
+
   test("is for operators: a client key is refused", () => {
     const { world, client } = found();
     const error = world.failure(take(client({ clientKey: clientKey(SECRET, "raft", "al") }), "a"));

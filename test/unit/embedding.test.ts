@@ -547,6 +547,30 @@ describe("a stopped node and a closed client", () => {
     }
   });
 
+  test("end a snapshot that the state machine is writing", () => {
+    const cluster = new Cluster(["a"]);
+    const { simulation } = cluster;
+    const machine = new Lines();
+    const events: string[] = [];
+    function* snapshot() {
+      events.push("begun");
+      try {
+        for (;;) yield bytes("x");
+      } finally {
+        events.push("ended");
+      }
+    }
+    const node = cluster.start("a", {
+      machine: Object.assign(machine, { snapshot }),
+      snapshotBytes: 1000,
+    });
+    simulation.settle(node.propose(Buffer.alloc(2000)));
+    simulation.run(100);
+    expect(events).toEqual(["begun"]);
+    simulation.settle(node.stop());
+    expect(events).toEqual(["begun", "ended"]);
+  });
+
   test("result from the end of a block with `await using`", () => {
     const cluster = new Cluster(["a"]);
     const { simulation } = cluster;
