@@ -3228,6 +3228,17 @@ export function decrypt(
   }
 }
 
+/** DH (Noise §12.1). For bytes that are no public key, the output is zeros. */
+function dh(privateKey: KeyObject, bytes: Uint8Array): Buffer {
+  try {
+    const key = Buffer.concat([PUBLIC_DER, bytes]);
+    const publicKey = createPublicKey({ key, format: "der", type: "spki" });
+    return diffieHellman({ privateKey, publicKey });
+  } catch {
+    return Buffer.alloc(32);
+  }
+}
+
 /**
  * HandshakeState with its SymmetricState (Noise §5.2, §5.3). Each k encrypts one payload, so its n
  * is 0.
@@ -3239,7 +3250,7 @@ export class Handshake {
   private k: Buffer = NOTHING;
   /** The ephemeral private key of this end, once it has written. */
   private e: KeyObject | undefined;
-  /** The ephemeral public key of the other end, once its message was read. */
+  /** The ephemeral public key of the other end, once a message was read. */
   private re: Buffer | undefined;
 
   /** Initialize. The token psk comes before all others: MixKeyAndHash (Noise §9.1). */
@@ -3250,17 +3261,12 @@ export class Handshake {
     [this.ck, this.k] = [ck, k];
   }
 
-  /**
-   * WriteMessage. `privateKey` is 32 random bytes, to be used once. Returns nothing if the other
-   * end, which has our secret, sent a key that no private key belongs to.
-   */
+  /** WriteMessage. `privateKey` is 32 random bytes, to be used once. */
   writeMessage(payload: Uint8Array, privateKey: Uint8Array): Buffer {
     const der = Buffer.concat([PRIVATE_DER, privateKey]);
     this.e = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
     const e = createPublicKey(this.e).export({ format: "der", type: "spki" }).subarray(-32);
-    this.tokenE(e);
-    // Only message 2 has the token ee: there this end has read before it writes.
-    if (this.re && !this.tokenEE(this.e, this.re)) return NOTHING;
+    this.mixTokens(e);
     const ciphertext = encrypt(this.k, 0, this.h, payload); // EncryptAndHash.
     this.mixHash(ciphertext);
     return Buffer.concat([e, ciphertext]);
@@ -3270,12 +3276,11 @@ export class Handshake {
   readMessage(message: Buffer): Buffer | undefined {
     const { ck, h, k } = this;
     const [re, ciphertext] = [message.subarray(0, 32), message.subarray(32)];
-    this.tokenE(re);
-    const isAgreed = !this.e || this.tokenEE(this.e, re);
-    const payload = isAgreed && decrypt(this.k, 0, this.h, ciphertext); // DecryptAndHash.
+    this.re = re;
+    this.mixTokens(re);
+    const payload = decrypt(this.k, 0, this.h, ciphertext); // DecryptAndHash.
     if (!payload) return void Object.assign(this, { ck, h, k });
     this.mixHash(ciphertext);
-    this.re = re;
     return payload;
   }
 
@@ -3292,22 +3297,14 @@ export class Handshake {
     [this.ck, this.k] = hkdf(this.ck, input);
   }
 
-  /** The token e of a pattern with a psk (Noise §9.2). */
-  private tokenE(e: Uint8Array) {
+  /**
+   * The token e of a pattern with a psk (Noise §9.2). In message 2 the token ee follows: there both
+   * ends have sent a key.
+   */
+  private mixTokens(e: Uint8Array) {
     this.mixHash(e);
     this.mixKey(e);
-  }
-
-  /** The token ee. Returns false for a public key that no private key belongs to. */
-  private tokenEE(privateKey: KeyObject, e: Uint8Array): boolean {
-    try {
-      const der = Buffer.concat([PUBLIC_DER, e]);
-      const publicKey = createPublicKey({ key: der, format: "der", type: "spki" });
-      this.mixKey(diffieHellman({ privateKey, publicKey })); // DH (Noise §12.1).
-      return true;
-    } catch {
-      return false;
-    }
+    if (this.e && this.re) this.mixKey(dh(this.e, this.re));
   }
 }
 
