@@ -3432,9 +3432,6 @@ const MAX_PATIENCE = 8;
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
-/** Channels that others have begun and not confirmed, in all and of one name. */
-const MAX_HALF_OPEN = 1024;
-const MAX_HALF_OPEN_PER_NAME = 256;
 /** A peer that does not answer for so long may have lost the channel. */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
@@ -3444,9 +3441,12 @@ const RESOLVE_EVERY_MS = 1000;
 // Channels and their messages.
 /** Confirmed channels of a peer: the one that is sent on, and others with packets in flight. */
 const MAX_CHANNELS = 3;
-/** Processes of clients that have a channel, in all and of one name. */
-const MAX_CLIENTS = 1024;
-const MAX_CLIENTS_PER_NAME = 256;
+/**
+ * Clients' processes that have a channel, channels that others have begun and not confirmed, and
+ * fields that lack parts: of each so many in all, and of one name.
+ */
+const MAX_ENTRIES = 1024;
+const MAX_ENTRIES_PER_NAME = 256;
 /** A Data packet that this many later ones have overtaken may be dropped. */
 const WINDOW = 1024;
 /** A channel is renewed after so many packets, or so long. */
@@ -3456,9 +3456,6 @@ const RENEW_MS = 86_400_000;
 const MAX_QUEUED = 64;
 /** The most messages in a datagram. */
 const MAX_MESSAGES = 1024;
-/** Fields that lack parts, in all and of one name. */
-const MAX_INCOMPLETE = 1024;
-const MAX_INCOMPLETE_PER_NAME = 256;
 /** A command or answer of 64,000 bytes, and what MessagePack adds. */
 const MAX_FIELD_BYTES = 66_000;
 
@@ -3562,8 +3559,8 @@ class Peer {
   bootedAt = -Infinity;
   /** The last attempt of this boot that was confirmed. */
   attempt = 0;
-  /** Disks that it had before. */
-  readonly lostDisks = new Set<number>();
+  /** All disks that it has had. */
+  readonly disks = new Set<number>();
   /** Encoded messages for the next packets to it. */
   bodies: Uint8Array[] = [];
   heardAt = -Infinity;
@@ -3625,8 +3622,9 @@ type HalfOpen = { owner: string; id: number; channel: Channel };
 type IncompleteField = {
   owner: string;
   id: string;
-  /** The parts that have come, by their offset. */
-  parts: Map<number, Uint8Array>;
+  bytes: Buffer;
+  /** The offsets of the parts that have come. */
+  offsets: Set<number>;
   /** How many bytes have not come. */
   missing: number;
 };
@@ -3640,18 +3638,15 @@ export class Endpoint {
   /** Client: the name of the server that has answered at an address of the command line. */
   private readonly aliases = new Map<string, Name>();
   /** Processes of clients that have a channel. */
-  private readonly clients = new FairTable<Peer>(MAX_CLIENTS, MAX_CLIENTS_PER_NAME);
+  private readonly clients = new FairTable<Peer>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** All channels by their number. */
   private readonly channels = new Map<number, Channel>();
-  private readonly halfOpen = new FairTable<HalfOpen>(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_NAME);
+  private readonly halfOpen = new FairTable<HalfOpen>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /**
    * Limits rates: when the next handshake or Welcome of an owner, or Hello of all, would be due.
    */
   private readonly nextDueAt = new Map<string, number>();
-  private readonly incomplete = new FairTable<IncompleteField>(
-    MAX_INCOMPLETE,
-    MAX_INCOMPLETE_PER_NAME,
-  );
+  private readonly incomplete = new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** Peers with messages to send at the next `flush`. */
   private readonly queued = new Set<Peer>();
   private isScheduled = false;
@@ -3679,8 +3674,9 @@ export class Endpoint {
   /** Replaces the keys, and ends the channels of those that are gone. */
   rotate(credentials: readonly Credential[]): void {
     this.credentials = credentials;
-    const lines = new Set(credentials.map(({ line }) => line));
-    for (const channel of this.channels.values()) if (!lines.has(channel.line)) this.end(channel);
+    for (const channel of this.channels.values()) {
+      if (credentials.every(({ line }) => line !== channel.line)) this.end(channel);
+    }
   }
 
   /** Records a server of the command line. Its name may be just its address. */
@@ -3985,8 +3981,8 @@ export class Endpoint {
    * after the handshake that introduces it began.
    */
   private isOutdated(peer: Peer, other: Introduction, begunAt = this.now): boolean {
-    const { disk, boot, bootedAt, attempt, lostDisks } = peer;
-    if (other.disk !== disk) return lostDisks.has(other.disk) || begunAt < bootedAt;
+    const { disk, boot, bootedAt, attempt, disks } = peer;
+    if (other.disk !== disk) return disks.has(other.disk) || begunAt < bootedAt;
     const isLate = other.attempt > 0 && other.attempt <= attempt; // It is 0 in a Welcome.
     return other.boot < boot || (other.boot === boot && isLate);
   }
@@ -4002,8 +3998,8 @@ export class Endpoint {
   /** Ends the channels of the earlier boot, so its packets in flight are dropped. */
   private beginBoot(of: Peer, other: Introduction) {
     for (const channel of of.channels) this.end(channel);
-    if (of.disk !== 0 && of.disk !== other.disk) of.lostDisks.add(of.disk);
     const { disk, boot } = other;
+    of.disks.add(disk);
     Object.assign(of, { disk, boot, bootedAt: this.now, attempt: 0 });
     if (of.role === "peer") this.handlers.onRestarted?.(other);
   }
@@ -4111,7 +4107,7 @@ export class Endpoint {
     const sender = { from: id, to: this.self.name, disk, founding };
     for (const body of bodies.slice(0, MAX_MESSAGES)) {
       const message = decodeMessage(role, sender, body);
-      const whole = message?.type === "Part" ? this.join(message, role, sender) : message;
+      const whole = message?.type === "Part" ? this.join(message, from, sender) : message;
       if (!message) this.drop("malformed");
       else if (whole && whole.type !== "Part") this.handlers.onMessage(whole, from);
     }
@@ -4127,25 +4123,25 @@ export class Endpoint {
   /** Adds a part to its field. Returns the message once the field is whole. */
   private join(
     { digest, size, offset, data, head }: Part,
-    role: ChannelRole,
+    { role, owner }: Peer,
     sender: Sender,
   ): AnyMessage | undefined {
-    const owner = ownerOf(sender.from);
     // With a head of another length, a repetition is cut at other offsets.
     const id = `${sender.from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
     const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.
     if (size > MAX_FIELD_BYTES || end > size || !isLarge) return void this.drop("malformed");
     const field = this.incomplete.get(owner, id)
-      ?? { owner, id, parts: new Map(), missing: size };
-    if (!field.parts.has(offset)) {
-      field.parts.set(offset, Buffer.from(data)); // A copy, to free the memory of the datagram.
+      ?? { owner, id, bytes: Buffer.alloc(size), offsets: new Set(), missing: size };
+    if (!field.offsets.has(offset)) {
+      field.offsets.add(offset);
+      field.bytes.set(data, offset);
       field.missing -= data.length;
     }
     if (field.missing > 0) return void this.incomplete.use(field);
     this.incomplete.delete(field);
     const [values] = decodeAll(head);
-    const bytes = Buffer.concat([...field.parts].sort(([a], [b]) => a - b).map(([, part]) => part));
+    const { bytes } = field;
     const isWhole = digestOf(bytes) === digest && Array.isArray(values);
     const message = isWhole && decodeMessage(role, sender, values.map((value) => value ?? bytes));
     return message || void this.drop("malformed");

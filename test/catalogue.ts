@@ -893,7 +893,7 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server confirms a channel with a disk that its sender has lost",
     changes: [
-      ["return lostDisks.has(other.disk) || begunAt < bootedAt;", "return begunAt < bootedAt;"],
+      ["return disks.has(other.disk) || begunAt < bootedAt;", "return begunAt < bootedAt;"],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
@@ -1939,7 +1939,11 @@ export const planted: readonly Planted[] = [
     id: "203",
     name: "The parts of a sender complete a field of another sender",
     changes: [
-      ["const owner = ownerOf(sender.from);", "const owner = \"all\";"],
+      [
+        "const field = this.incomplete.get(owner, id)",
+        "const field = this.incomplete.get(\"all\", id)",
+      ],
+      ["?? { owner, id, bytes:", "?? { owner: \"all\", id, bytes:"],
       ["`${sender.from} ${digest} ${size} ${head.length}`", "`${digest} ${size} ${head.length}`"],
     ],
     caughtBy: [
@@ -1951,7 +1955,7 @@ export const planted: readonly Planted[] = [
     name: "Fields that lack parts are kept without a bound",
     changes: [
       [
-        "new FairTable<IncompleteField>( MAX_INCOMPLETE, MAX_INCOMPLETE_PER_NAME, )",
+        "new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME)",
         "new FairTable<IncompleteField>(Infinity, Infinity)",
       ],
     ],
@@ -2035,7 +2039,10 @@ export const planted: readonly Planted[] = [
     id: "211",
     name: "A channel of a removed secret stays",
     changes: [
-      ["if (!lines.has(channel.line)) this.end(channel);", "void channel;"],
+      [
+        "if (credentials.every(({ line }) => line !== channel.line)) this.end(channel);",
+        "void channel;",
+      ],
     ],
     caughtBy: [
       { file: "secrets", title: "shuts a client with only the old line out" },
@@ -2069,7 +2076,7 @@ export const planted: readonly Planted[] = [
     name: "A name may have any number of handshakes that are not confirmed",
     changes: [
       [
-        "new FairTable<HalfOpen>(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_NAME)",
+        "new FairTable<HalfOpen>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME)",
         "new FairTable<HalfOpen>(Infinity, Infinity)",
       ],
     ],
@@ -2291,7 +2298,7 @@ export const planted: readonly Planted[] = [
   {
     id: "237",
     name: "A late handshake of a lost disk replaces the present disk",
-    changes: [["lostDisks.has(other.disk) || begunAt < bootedAt", "lostDisks.has(other.disk)"]],
+    changes: [["disks.has(other.disk) || begunAt < bootedAt", "disks.has(other.disk)"]],
     caughtBy: [
       { file: "channels", title: "with another disk ends handshakes of disks that are only met" },
     ],

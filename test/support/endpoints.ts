@@ -201,7 +201,7 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
       failures: peer.failures,
       disk: peer.disk,
       times: [peer.boot, peer.attempt, peer.heardAt],
-      lostDisks: [...peer.lostDisks],
+      disks: [...peer.disks],
       waiting: peer.bodies.length,
       address: peer.address && `${peer.address.host}:${peer.address.port}`,
       warning: peer.lastWarning?.type,
