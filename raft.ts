@@ -1923,21 +1923,18 @@ export type SessionRequest = {
   acknowledged: number;
   commands: readonly Uint8Array[];
 };
+const openingFields = ["owner", "nonce", "session"] as const;
 /** Opens a session, unless its owner has one with the same nonce. */
-export type Opening = { owner: string; nonce: number; session: number };
+export type Opening = Fields<typeof openingFields>;
 /** The answer to a command that was applied; or if there is no room for it, a sentence. */
 export type Outcome = Uint8Array | string;
 /** What became of a request: an outcome for each command, or a refusal. */
-export type RequestResult = { outcomes: readonly Outcome[]; refusal?: string };
+export type RequestResult = readonly Outcome[] | Refused;
 /** A record of a snapshot: a session, or outcomes of the session before it. */
 export type SessionRecord =
   | [owner: string, session: number, nonce: number, acknowledged: number]
-  | Applied
-  /** A whole session in version 5 of the format, which had no owners. */
-  | [session: number, acknowledged: number, Applied[]];
-type Applied = [sequence: number, outcomes: Outcome[]];
+  | [sequence: number, outcomes: Outcome[]];
 
-const refuse = (refusal: string): RequestResult => ({ outcomes: [], refusal });
 const tooLarge = ({ length }: Uint8Array, room = MAX_ANSWER_BYTES) =>
   `its answer has ${length} bytes, and there is room for ${room}. Ask for it in parts`;
 
@@ -2008,12 +2005,11 @@ type Session = {
 
 const bytesOf = (outcome: Outcome) => OUTCOME_HEADER + outcome.length;
 
-function* recordsOf(sessions: readonly Session[]): Generator<SessionRecord> {
-  for (const { owner, id, nonce, acknowledged, outcomes } of sessions) {
-    yield [owner, id, nonce, acknowledged];
-    for (const [sequence, list] of outcomes) {
-      for (const outcome of list) yield [sequence, [outcome]];
-    }
+function* recordsOf(session: Session): Generator<SessionRecord> {
+  const { owner, id, nonce, acknowledged, outcomes } = session;
+  yield [owner, id, nonce, acknowledged];
+  for (const [sequence, list] of outcomes) {
+    for (const outcome of list) yield [sequence, [outcome]];
   }
 }
 
@@ -2024,68 +2020,21 @@ export class Sessions {
   /** The session that was added last. In a snapshot its outcomes follow. */
   private newest: Session | undefined;
 
-  /** Applies the requests of a committed entry, and returns what became of each. */
+  /** Applies a request of the committed entry at `index`, unless it was applied before. */
   apply(
-    { index }: Entry,
-    requests: readonly (SessionRequest | Opening)[],
+    index: number,
+    request: SessionRequest | Opening,
     machine: Pick<StateMachine, "apply">,
     isReplay = false,
-  ): RequestResult[] {
-    return requests.map((request) =>
-      "nonce" in request ? this.open(request) : this.applyOnce(request, index, machine, isReplay)
-    );
-  }
-
-  /** Returns the sessions as they are now, in the order of their last use, record by record. */
-  snapshot(): Iterable<SessionRecord> {
-    const all = this.table.owners.values().flatMap((sessions) => sessions.values()).toArray();
-    this.shared = new WeakSet(all);
-    return recordsOf(all);
-  }
-
-  /** Takes the next record of a snapshot. */
-  restore(record: SessionRecord): void {
-    const { newest } = this;
-    if (record.length === 4) this.add(...record);
-    else if (record.length === 3) {
-      const [id, acknowledged, applied] = record;
-      this.add("", id, id, acknowledged);
-      for (const each of applied) this.restore(each);
-    } else if (newest) {
-      const [sequence, outcomes] = record;
-      const known = newest.outcomes.get(sequence) ?? [];
-      newest.outcomes.set(sequence, known);
-      for (const outcome of outcomes) {
-        known.push(outcome);
-        newest.bytes += bytesOf(outcome);
-      }
-    }
-  }
-
-  private add(owner: string, id: number, nonce: number, acknowledged = 0) {
-    this.newest = { owner, id, nonce, acknowledged, outcomes: new Map(), bytes: 0 };
-    this.table.use(this.newest);
-  }
-
-  /** Opens a session, unless this is a retry. The outcome is the id of the session. */
-  private open({ owner, nonce, session }: Opening): RequestResult {
-    const known = this.table.owners.get(owner)?.values().find((other) => other.nonce === nonce);
-    if (!known) this.add(owner, session, nonce);
-    return { outcomes: [Buffer.from(`${known?.id ?? session}`)] };
-  }
-
-  private applyOnce(
-    { owner, session: id, sequence, acknowledged, commands }: SessionRequest,
-    index: number,
-    machine: Pick<StateMachine, "apply">,
-    isReplay: boolean,
   ): RequestResult {
+    if ("nonce" in request) return this.open(request);
+    const { owner, session: id, sequence, acknowledged, commands } = request;
     let session = this.table.get(owner, id);
-    if (!session) return refuse("the session has ended, or never was");
-    if (commands.length === 0) return refuse("it has no commands");
+    if (!session) return { refused: "the session has ended, or never was" };
+    if (commands.length === 0) return { refused: "it has no commands" };
     // Version 5 had no owners and no bounds. Its entries are applied as it applied them.
     const isBounded = owner !== "";
-    if (isBounded && acknowledged >= sequence) return refuse("it acknowledges its own answer");
+    if (isBounded && acknowledged >= sequence) return { refused: "it acknowledges its own answer" };
     if (this.shared.delete(session)) session = { ...session, outcomes: new Map(session.outcomes) };
     this.table.use(session);
     // All outcomes that the client may still lack are kept, not only the latest: requests of a
@@ -2098,13 +2047,15 @@ export class Sessions {
         for (const outcome of outcomes) session.bytes -= bytesOf(outcome);
       }
     }
-    if (sequence <= session.acknowledged) return refuse("the client has already seen the answer");
+    if (sequence <= session.acknowledged) {
+      return { refused: "the client has already seen the answer" };
+    }
     const known = session.outcomes.get(sequence);
-    if (known) return { outcomes: known };
+    if (known) return known;
     const room = () => isBounded ? MAX_UNACKNOWLEDGED_BYTES - session.bytes : Infinity;
     const isAhead = isBounded && sequence > session.acknowledged + MAX_UNACKNOWLEDGED;
     if (isAhead || room() < MAX_ANSWER_BYTES) {
-      return refuse("the session is full until its client acknowledges answers");
+      return { refused: "the session is full until its client acknowledges answers" };
     }
     try {
       const outcomes = commands.map((command) => {
@@ -2116,7 +2067,7 @@ export class Sessions {
         return outcome;
       });
       session.outcomes.set(sequence, outcomes);
-      return { outcomes };
+      return outcomes;
     } catch (error) {
       const what = `entry ${index}, request ${sequence} of session ${id}`;
       throw new RaftError(
@@ -2126,6 +2077,39 @@ export class Sessions {
         { cause: error },
       );
     }
+  }
+
+  /** Returns the sessions as they are now, in the order of their last use, record by record. */
+  snapshot(): Iterable<SessionRecord> {
+    const all = this.table.owners.values().flatMap((sessions) => sessions.values()).toArray();
+    this.shared = new WeakSet(all);
+    return all.values().flatMap(recordsOf);
+  }
+
+  /** Takes the next record of a snapshot. */
+  restore(record: SessionRecord): void {
+    if (record.length === 4) return this.add(...record);
+    const [sequence, outcomes] = record;
+    const { newest } = this;
+    assert(newest, "a snapshot has a session before its outcomes");
+    const known = newest.outcomes.get(sequence) ?? [];
+    newest.outcomes.set(sequence, known);
+    for (const outcome of outcomes) {
+      known.push(outcome);
+      newest.bytes += bytesOf(outcome);
+    }
+  }
+
+  private add(owner: string, id: number, nonce: number, acknowledged = 0) {
+    this.newest = { owner, id, nonce, acknowledged, outcomes: new Map(), bytes: 0 };
+    this.table.use(this.newest);
+  }
+
+  /** Opens a session, unless this is a retry. The outcome is the id of the session. */
+  private open({ owner, nonce, session }: Opening): RequestResult {
+    const known = this.table.owners.get(owner)?.values().find((other) => other.nonce === nonce);
+    if (!known) this.add(owner, session, nonce);
+    return [Buffer.from(`${known?.id ?? session}`)];
   }
 }
 
@@ -2217,10 +2201,6 @@ const decoder = new Decoder({
 /** Returns whether `text` may be the name of a server or of a cluster. */
 const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
 
-/** Views bytes as a Buffer. A Buffer is returned as it is, because `bytes.buffer` takes a while. */
-const asBuffer = (bytes: Uint8Array) =>
-  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-
 /** The list that names a field, and so gives its type. Fields in no list are numbers. */
 const listOf = new Map<string, unknown>(
   [flags, texts, blobs].flatMap((list) => list.map((field) => [field, list] as const)),
@@ -2236,7 +2216,7 @@ const isNatural = (raw: unknown): raw is number =>
  */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
-  const bytes = raw instanceof Uint8Array ? asBuffer(raw) : undefined;
+  const bytes = Buffer.isBuffer(raw) ? raw : undefined; // A view of the decoded Buffer.
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
   if (list === texts) {
     const text = bytes?.toString() ?? raw; // The text is in bytes if it came in parts.
@@ -2330,12 +2310,14 @@ function decodeMessage(role: ChannelRole, sender: Sender, raw: unknown): AnyMess
 
 /** Groups items in order, each group of at most `bytes`. A larger item is a group of its own. */
 function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: number): Generator<T[]> {
-  let [group, left]: [T[], number] = [[], bytes];
+  let group: T[] = [];
+  let left = bytes;
   for (const one of all) {
     const needed = bytesOf(one);
     if (needed > left && group.length > 0) {
       yield group;
-      [group, left] = [[], bytes];
+      group = [];
+      left = bytes;
     }
     group.push(one);
     left -= needed;
@@ -2346,8 +2328,7 @@ function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: numbe
 /** The most bytes that a command takes besides its own. */
 const COMMAND_OVERHEAD = 5;
 
-/** The fields of the requests in an entry, in order. */
-const openingFields = ["owner", "nonce", "session"] as const;
+/** The fields of commands in an entry, in order. */
 const requestFields = ["owner", ...clientMessages.Commands] as const;
 
 /**
@@ -2390,15 +2371,22 @@ function unpackOld(data: Buffer): unknown[] {
   return rows;
 }
 
+/** A whole session in version 5 of the format, which had no owners. */
+type OldSession = [id: number, acknowledged: number, [sequence: number, outcomes: Outcome[]][]];
+
 /**
- * Decodes a record of a snapshot. Version 4 had a record for a session, with its id as the index
- * and the last acknowledged request as the term, and then a record for each answer. No MessagePack
- * array begins as a record does.
+ * Decodes the records of a session in a snapshot. Version 4 had a record for a session, with its id
+ * as the index and the last acknowledged request as the term, and then a record for each answer. No
+ * MessagePack array begins as a record does.
  */
-export function readSession(data: Buffer): SessionRecord {
+export function readSession(data: Buffer): SessionRecord[] {
   const [session, ...answers] = readRecords(data) ?? [];
-  if (!session) return decode(data) as SessionRecord;
-  return [session.index, session.term, answers.map(({ index, data }) => [index, [data]])];
+  const record: SessionRecord | OldSession = session
+    ? [session.index, session.term, answers.map(({ index, data }) => [index, [data]])]
+    : decode(data) as SessionRecord | OldSession;
+  if (record.length !== 3) return [record];
+  const [id, acknowledged, applied] = record;
+  return [["", id, id, acknowledged], ...applied];
 }
 
 const recordKinds = [
@@ -2839,8 +2827,8 @@ export class Storage {
     return at + bytes.length;
   }
 
-  private ensure(condition: unknown, problem: string, name = "/log"): asserts condition {
-    ensure(condition, `Cannot use ${this.directory}${name}: ${problem}`, "storage");
+  private ensure(condition: unknown, problem: string): asserts condition {
+    ensure(condition, `Cannot use ${this.directory}/log: ${problem}`, "storage");
   }
 
   /** Rethrows an error with the operation, the file and a remedy. */
@@ -4859,15 +4847,17 @@ export class Node {
   }
 
   private apply(entry: Entry) {
-    const { options: { machine }, rememberedIndex } = this;
-    const isReplay = entry.index <= rememberedIndex;
-    const [applied] = this.sessions.apply(entry, readRequests(entry), machine, isReplay);
-    const request = this.proposals.get(entry.index);
+    const { index } = entry;
+    const isReplay = index <= this.rememberedIndex;
+    const [applied] = readRequests(entry).map((request) =>
+      this.sessions.apply(index, request, this.options.machine, isReplay)
+    );
+    const request = this.proposals.get(index);
     if (!request) return;
-    this.proposals.delete(entry.index);
+    this.proposals.delete(index);
     if (!applied) this.answer(request, NOTHING); // A list of members is in force.
-    else if (applied.refusal !== undefined) this.refuse(request, applied.refusal);
-    else this.answerCommands(request, applied.outcomes);
+    else if ("refused" in applied) this.refuse(request, applied.refused);
+    else this.answerCommands(request, applied);
   }
 
   private answerCommands(request: ClientMessage, all: readonly Outcome[]) {
@@ -4937,7 +4927,7 @@ export class Node {
     checked("the result of restore", take, typeof take === "function");
     for (const slice of this.storage.readSnapshot()) {
       for (const { kind, data } of slice) {
-        if (kind === "session") sessions.restore(readSession(data));
+        if (kind === "session") { for (const each of readSession(data)) sessions.restore(each); }
         if (kind !== "state") continue;
         const result: unknown = take(data);
         ensure(
@@ -5531,7 +5521,10 @@ function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer
 
 /** Returns the parts that are whole. */
 export function unpack(bytes: Uint8Array): string[] {
-  const packed = asBuffer(bytes);
+  // A Buffer is taken as it is, because `bytes.buffer` takes a while.
+  const packed = Buffer.isBuffer(bytes)
+    ? bytes
+    : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
   const parts: string[] = [];
   for (let at = 1; at + 4 <= packed.length;) {
     const end = at + 4 + packed.readUInt32BE(at);

@@ -329,13 +329,13 @@ export const planted: readonly Planted[] = [
     id: "30",
     name: "Servers forget a session at different points of the log",
     changes: [[
-      "const [applied] = this.sessions.apply(",
+      "const [applied] = readRequests(entry)",
       `const now = this.world.clock.now();
     if (now > (this.forgetAt ??= now + 4000)) {
       this.forgetAt = undefined;
       this.sessions = new Sessions();
     }
-    const [applied] = this.sessions.apply(`,
+    const [applied] = readRequests(entry)`,
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -441,9 +441,9 @@ export const planted: readonly Planted[] = [
     id: "47",
     name: "A server takes a reordered command of a session for a duplicate and drops it",
     changes: [[
-      "if (sequence <= session.acknowledged) return",
+      "if (sequence <= session.acknowledged) {",
       `const newest = Math.max(session.acknowledged, ...session.outcomes.keys());
-    if (sequence <= newest && !session.outcomes.has(sequence)) return`,
+    if (sequence <= newest && !session.outcomes.has(sequence)) {`,
     ]],
     caughtBy: [
       { file: "node", title: "a command that was overtaken by a later one is no duplicate" },
@@ -1481,7 +1481,7 @@ export const planted: readonly Planted[] = [
     id: "185",
     name: "A full session forgets its oldest answer",
     changes: [[
-      "return refuse(\"the session is full until its client acknowledges answers\");",
+      "return { refused: \"the session is full until its client acknowledges answers\" };",
       "for (const [oldest] of [...session.outcomes].slice(0, 1)) session.outcomes.delete(oldest);",
     ]],
     caughtBy: [{
@@ -1502,7 +1502,7 @@ export const planted: readonly Planted[] = [
     id: "187",
     name: "A request that acknowledges its own answer ends its session",
     changes: [[
-      "if (isBounded && acknowledged >= sequence) return refuse(\"it acknowledges its own answer\");",
+      "if (isBounded && acknowledged >= sequence) return { refused: \"it acknowledges its own answer\" };",
       "",
     ]],
     caughtBy: [{
@@ -2455,7 +2455,7 @@ export const planted: readonly Planted[] = [
   {
     id: "256",
     name: "A new command is applied as a replay",
-    changes: [["entry.index <= rememberedIndex", "rememberedIndex > 0"]],
+    changes: [["index <= this.rememberedIndex", "this.rememberedIndex > 0"]],
     caughtBy: [{ file: "embedding", title: "which entries the disk knew as committed" }],
   },
 

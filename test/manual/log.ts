@@ -56,7 +56,7 @@ export function* contentsOf(directory: string): Generator<object> {
     const about = kind === "state"
       ? { state: describe(data) }
       : kind === "session"
-      ? { session: readSession(data) }
+      ? { session: readSession(data).flat() }
       : membership;
     yield { file: "snapshot", kind, index, term, ...about };
   }

@@ -43,10 +43,9 @@ export const applyTo = (
   entry: Entry,
   machine: Pick<StateMachine, "apply">,
 ): string[] =>
-  sessions.apply(entry, readRequests(entry), machine).flatMap(({ outcomes, refusal }) =>
-    refusal === undefined
-      ? outcomes.map((outcome) =>
-        typeof outcome === "string" ? `applied: ${outcome}` : `${outcome}`
-      )
-      : `refused: ${refusal}`
-  );
+  readRequests(entry).flatMap((request) => {
+    const result = sessions.apply(entry.index, request, machine);
+    return "refused" in result
+      ? `refused: ${result.refused}`
+      : result.map((outcome) => typeof outcome === "string" ? `applied: ${outcome}` : `${outcome}`);
+  });

@@ -2111,17 +2111,14 @@ describe("a client", () => {
   test("whose sessions end again and again is refused in the end", () => {
     const { simulation, server } = single();
     const { node } = server;
-    const applied: number[] = [];
+    const asked: number[] = [];
     // Behaves as if thousands of clients opened sessions before each command.
-    const applyOnce = ({ session }: { session: number }) => {
-      applied.push(session);
-      return { outcomes: [], refusal: "the session has ended, or never was" };
-    };
-    Object.assign(node["sessions"], { applyOnce });
+    const get = (_owner: string, session: number) => void asked.push(session);
+    Object.assign(node["sessions"]["table"], { get });
     expect(failureOf(simulation, node.propose(bytes("x")))).toEqual(
       new RaftError("refused", "The server refuses: the session has ended, or never was."),
     );
-    expect(new Set(applied).size).toBe(2);
+    expect(new Set(asked).size).toBe(2);
   });
 
   /** Lets the session of a client take as much memory as it may. */

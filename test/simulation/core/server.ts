@@ -564,9 +564,11 @@ export class Server {
 
   private apply(entry: Entry): void {
     const { scene, sessions } = this;
-    const [applied] = sessions.apply(entry, readRequests(entry), this.machine);
-    const [outcome = ""] = applied?.outcomes ?? [];
-    const refusal = applied?.refusal;
+    const [applied = []] = readRequests(entry).map((request) =>
+      sessions.apply(entry.index, request, this.machine)
+    );
+    const refusal = "refused" in applied ? applied.refused : undefined;
+    const [outcome = ""] = "refused" in applied ? [] : applied;
     const answer = Buffer.from(refusal ?? outcome);
     this.state = crc32(answer, this.state + sessions["table"]["size"] >>> 0);
     scene.judge.applied(this.name, entry, this.state);
