@@ -4597,7 +4597,9 @@ export class Node {
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
     this.storage.close();
-    this.backgroundTask?.return(undefined); // A snapshot of the state machine may have a `finally`.
+    // Lets the state machine's snapshot clean up. In this turn it may be running, and have called
+    // us.
+    this.world.clock.defer(() => this.backgroundTask?.return(undefined));
     return this.stopped;
   }
 

@@ -2533,10 +2533,7 @@ export const planted: readonly Planted[] = [
   {
     id: "267",
     name: "A server that stops leaves the state machine's snapshot half written",
-    changes: [[
-      "this.storage.close();\n    this.backgroundTask?.return(undefined);",
-      "this.storage.close();",
-    ]],
+    changes: [["() => this.backgroundTask?.return(undefined)", "() => {}"]],
     caughtBy: [{ file: "embedding", title: "end a snapshot that the state machine is writing" }],
   },
   {

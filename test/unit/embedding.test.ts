@@ -547,28 +547,32 @@ describe("a stopped node and a closed client", () => {
     }
   });
 
-  test("end a snapshot that the state machine is writing", () => {
-    const cluster = new Cluster(["a"]);
-    const { simulation } = cluster;
-    const machine = new Lines();
-    const events: string[] = [];
-    function* snapshot() {
-      events.push("begun");
-      try {
-        for (;;) yield bytes("x");
-      } finally {
-        events.push("ended");
+  test("end a snapshot that the state machine is writing, and may itself stop the server", () => {
+    for (const isStoppedByMachine of [false, true]) {
+      const cluster = new Cluster(["a"]);
+      const { simulation } = cluster;
+      const events: string[] = [];
+      function* snapshot() {
+        events.push("begun");
+        try {
+          for (let count = 1;; count += 1) {
+            if (isStoppedByMachine && count === 100) void node.stop();
+            yield bytes("x");
+          }
+        } finally {
+          events.push("ended");
+        }
       }
+      const machine = Object.assign(new Lines(), { snapshot });
+      const node = cluster.start("a", { machine, snapshotBytes: 1000 });
+      simulation.settle(node.propose(Buffer.alloc(2000)));
+      simulation.run(100);
+      expect(events[0]).toBe("begun");
+      if (!isStoppedByMachine) void node.stop();
+      simulation.settle(node.stopped);
+      simulation.run(1);
+      expect(events).toEqual(["begun", "ended"]);
     }
-    const node = cluster.start("a", {
-      machine: Object.assign(machine, { snapshot }),
-      snapshotBytes: 1000,
-    });
-    simulation.settle(node.propose(Buffer.alloc(2000)));
-    simulation.run(100);
-    expect(events).toEqual(["begun"]);
-    simulation.settle(node.stop());
-    expect(events).toEqual(["begun", "ended"]);
   });
 
   test("result from the end of a block with `await using`", () => {
