@@ -5045,7 +5045,6 @@ export type CallOptions = {
 type Caller = {
   resolve(answer: Buffer): void;
   reject(error: unknown): void;
-  signal: AbortSignal | undefined;
   /** The command that it proposed. Other requests leave it empty. */
   command: Buffer;
   /** Set once the command was moved to another session, which happens at most once. */
@@ -5156,7 +5155,6 @@ export class Client {
   propose(command: Uint8Array, { signal }: CallOptions = {}): Promise<Uint8Array> {
     return this.call(signal, (caller) => {
       checkSize(command);
-      if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
       caller.command = Buffer.from(command);
       this.commands.push(caller);
     });
@@ -5164,13 +5162,16 @@ export class Client {
 
   /** Begins a call, and ends it early if `signal` is aborted. */
   private call(signal: AbortSignal | undefined, begin: (caller: Caller) => void): Promise<Buffer> {
+    let caller!: Caller;
     const called = new Promise<Buffer>((resolve, reject) => {
+      caller = { resolve, reject, command: NOTHING, isRepeated: false };
+      if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
       if (signal?.aborted) throw this.failure("aborted", ABORTED);
-      begin({ resolve, reject, signal, command: NOTHING, isRepeated: false });
+      begin(caller);
       this.endpoint.schedule();
     });
     if (signal) {
-      const abort = () => this.abort(signal);
+      const abort = () => this.abort(caller);
       signal.addEventListener("abort", abort);
       const release = () => signal.removeEventListener("abort", abort);
       called.then(release, release);
@@ -5178,21 +5179,12 @@ export class Client {
     return called;
   }
 
-  /** Ends the calls with this signal. A request with commands of other callers goes on. */
-  private abort(signal: AbortSignal) {
-    const isAborted = (caller?: Caller) => caller?.signal === signal;
-    for (const { reject } of this.commands.filter(isAborted)) {
-      reject(this.failure("aborted", ABORTED));
-    }
-    this.commands = this.commands.filter((caller) => !isAborted(caller));
-    for (const request of this.pending.values()) {
-      const code = request.content.type === "Commands" ? "outcomeUnknown" : "aborted";
-      for (const [i, caller] of request.callers.entries()) {
-        if (isAborted(caller)) {
-          this.takeCaller(request, i)?.reject(this.failure(code, ABORTED, request));
-        }
-      }
-    }
+  /** Ends a call. A request with commands of other callers goes on. */
+  private abort(caller: Caller) {
+    const request = this.pending.values().find(({ callers }) => callers.includes(caller));
+    caller.reject(this.failure("aborted", ABORTED, request));
+    if (request) this.takeCaller(request, request.callers.indexOf(caller));
+    this.commands = this.commands.filter((other) => other !== caller);
   }
 
   /** Sends the commands of this turn, in each request as many as fit one datagram. */
@@ -5204,15 +5196,14 @@ export class Client {
     const [oldest = this.sequence + 1] = this.pending.values().flatMap(({ content }) =>
       content.type === "Commands" && content.session === session ? [content.sequence] : []
     );
-    // If a request is not answered for long, later ones go into another session before this one is
-    // full. A full session would refuse them, and their outcomes would be unknown.
-    const isFilling = () => this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
     if (session === undefined) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
     const room = Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES);
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
-      if (isFilling()) {
+      // If a request is not answered for long, later ones go into another session before this one
+      // is full. A full session would refuse them, and their outcomes would be unknown.
+      if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {
         this.commands.push(...batch);
         continue;
       }
@@ -5339,7 +5330,6 @@ export class Client {
       "A client key cannot change members or leader, nor take backups. Give the secret: "
         + "--secret-file.",
     );
-    if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
     const id = this.lastId += 1;
     const request: PendingRequest = {
       id,
@@ -5426,30 +5416,26 @@ export class Client {
   }
 
   private onRefusal(request: PendingRequest, reason: string) {
-    const { content, attempts, callers } = request;
-    const isOfSession = content.type === "Commands" && content.session === this.session;
-    if (isOfSession) this.session = undefined;
+    const { id, content, attempts, callers } = request;
+    const isCommands = content.type === "Commands";
+    if (isCommands && content.session === this.session) this.session = undefined;
     // A refused request that was sent once was not applied, so another session may apply it. If it
     // was sent twice, the first copy may have been applied and only the second refused.
-    const mayRepeat = content.type === "Commands" && attempts === 1;
-    for (const [i, caller] of mayRepeat ? callers.entries() : []) {
-      if (!caller || caller.isRepeated) continue;
-      caller.isRepeated = true;
-      this.commands.push(caller);
-      callers[i] = undefined;
-    }
+    const isUnknown = isCommands && attempts > 1;
     const why = `The server refuses: ${reason}`;
-    const isRetry = content.type === "Commands" && attempts > 1;
-    const error = isRetry
+    const error = isUnknown
       ? this.failure("outcomeUnknown", why)
       : new RaftError("refused", `${why}.`);
-    this.reject(request, error);
+    this.pending.delete(id);
+    for (const caller of callers) {
+      if (!caller) continue;
+      if (!isCommands || isUnknown || caller.isRepeated) caller.reject(error);
+      else {
+        caller.isRepeated = true;
+        this.commands.push(caller);
+      }
+    }
     this.endpoint.schedule();
-  }
-
-  private reject(request: PendingRequest, error: RaftError) {
-    this.pending.delete(request.id);
-    for (const caller of request.callers) caller?.reject(error);
   }
 
   /** Follows a redirect at the next tick: during an election, servers may redirect in a circle. */
@@ -5471,19 +5457,22 @@ export class Client {
   }
 
   private abandon(request: PendingRequest, why: string) {
-    const { content: { type }, server } = request;
+    const { id, server, callers } = request;
     // Drops the session, so that later commands need a new one. Without a leader it cannot be
     // opened, and they end with "timeout", because they were never sent, not with "outcomeUnknown".
     if (server === undefined) this.session = undefined;
-    const isWrite = type === "Commands" || type === "ChangeMembers";
-    const code = isWrite ? "outcomeUnknown" : this.closed ?? "timeout";
-    this.reject(request, this.failure(code, why, request));
+    this.pending.delete(id);
+    const error = this.failure(this.closed ?? "timeout", why, request);
+    for (const caller of callers) caller?.reject(error);
   }
 
-  private failure(code: keyof typeof ADVICE, why: string, request?: PendingRequest): RaftError {
-    const asked = request?.server === undefined ? this.servers : [request.server];
+  /** Returns the error of a call. The outcome of a write that was sent is unknown. */
+  private failure(code: keyof typeof ADVICE, why: string, sent?: PendingRequest): RaftError {
+    const type = sent?.content.type;
+    const outcome = type === "Commands" || type === "ChangeMembers" ? "outcomeUnknown" : code;
+    const asked = sent?.server === undefined ? this.servers : [sent.server];
     const names = new Set(asked.map((name) => this.describe(name)));
-    return new RaftError(code, `${why}${ADVICE[code]} Asked: ${[...names].join(", ")}.`);
+    return new RaftError(outcome, `${why}${ADVICE[outcome]} Asked: ${[...names].join(", ")}.`);
   }
 
   /** Returns a server's name, and why it may not have answered. */

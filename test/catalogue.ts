@@ -1553,7 +1553,7 @@ export const planted: readonly Planted[] = [
     id: "193",
     name: "A client sends so many requests in one session that the servers refuse some",
     changes: [[
-      "if (isFilling()) {",
+      "if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {",
       "if (oldest < 0) {",
     ]],
     caughtBy: [{ file: "node", title: "that sends thousands of requests during an outage" }],
@@ -2398,24 +2398,21 @@ export const planted: readonly Planted[] = [
     id: "249",
     name: "An aborted command that was sent is said to have done nothing",
     changes: [[
-      `request.content.type === "Commands" ? "outcomeUnknown" : "aborted"`,
-      `"aborted"`,
+      `this.failure("aborted", ABORTED, request)`,
+      `this.failure("aborted", ABORTED)`,
     ]],
     caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
   },
   {
     id: "250",
     name: "An aborted command that waits for a session is sent later",
-    changes: [["    this.commands = this.commands.filter((caller) => !isAborted(caller));\n", ""]],
+    changes: [["    this.commands = this.commands.filter((other) => other !== caller);\n", ""]],
     caughtBy: [{ file: "embedding", title: "is aborted before its session is open" }],
   },
   {
     id: "251",
     name: "An aborted request is retried until its timeout",
-    changes: [[
-      "this.takeCaller(request, i)?.reject(this.failure(code,",
-      "caller?.reject(this.failure(code,",
-    ]],
+    changes: [["if (request) this.takeCaller(request, request.callers.indexOf(caller));", ""]],
     caughtBy: [{ file: "embedding", title: "has an unknown outcome, or none if it is" }],
   },
   {
@@ -2428,8 +2425,8 @@ export const planted: readonly Planted[] = [
     id: "253",
     name: "An aborted command takes the others of its request with it",
     changes: [[
-      "const isAborted = (caller?: Caller) => caller?.signal === signal;",
-      "const isAborted = (caller?: Caller) => caller !== undefined;",
+      "if (request) this.takeCaller(request, request.callers.indexOf(caller));",
+      "if (request) this.abandon(request, ABORTED);",
     ]],
     caughtBy: [{ file: "embedding", title: "leaves the commands of its request" }],
   },
@@ -2512,9 +2509,12 @@ export const planted: readonly Planted[] = [
     id: "264",
     name: "A client sends the commands of one turn in one session, however many they are",
     changes: [[
-      "const isFilling = () => this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;",
-      `const wasFilling = this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2;
-    const isFilling = () => wasFilling;`,
+      "if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {",
+      "if (before - oldest >= MAX_UNACKNOWLEDGED / 2) {",
+    ], [
+      "for (const batch of batches(this.commands.splice(0), bytesOf, room)) {",
+      `const before = this.sequence;
+    for (const batch of batches(this.commands.splice(0), bytesOf, room)) {`,
     ]],
     caughtBy: [{ file: "clients", title: "more commands of one turn than a session takes" }],
   },
