@@ -3043,23 +3043,17 @@ async function openSocket({ host, port }: Address): Promise<dgram.Socket> {
 /**
  * Sends an empty datagram. A machine answers a datagram to a closed port with ICMP. Only a
  * connected socket learns which port that was, so each probe connects its own. An unreachable
- * machine or network is no refusal, because the process may be alive. Returns a function that
- * closes the socket.
+ * machine or network is no refusal, because the process may be alive. Returns the socket, which
+ * stays open until the next probe.
  */
-function probePort({ host, port }: Address, onRefused: () => void): () => void {
+function probePort({ host, port }: Address, onRefused: () => void): dgram.Socket {
   const socket = dgram.createSocket(isIPv6(host) ? "udp6" : "udp4");
-  let isOpen = port > 0;
-  const close = () => {
-    if (isOpen) socket.close();
-    isOpen = false;
-  };
   socket.on("error", ({ code }: Error & { code?: string }) => {
-    close();
     if (code === "ECONNREFUSED") onRefused();
   });
-  socket.on("connect", () => isOpen && socket.send(NOTHING, () => {}));
-  if (isOpen) socket.connect(port, host);
-  return close;
+  socket.on("connect", () => socket.send(NOTHING));
+  if (port > 0) socket.connect(port, host);
+  return socket;
 }
 
 /** The datagram that every path carries unfragmented: IPv6's smallest MTU, less its headers. */
@@ -3087,7 +3081,7 @@ async function bindSocket(at: Address, onDatagram: OnDatagram) {
       onDatagram(bytes, { host: address.replace(/^::ffff:(?=.*\.)/, ""), port }),
   );
   let isOpen = true;
-  let closeProbe = () => {};
+  let probe: dgram.Socket | undefined;
   const { address } = socket.address();
   // After a send to a closed port, the kernel fails a *later* send on this socket, to any peer. A
   // retry succeeds, unless another refusal has arrived meanwhile.
@@ -3104,14 +3098,15 @@ async function bindSocket(at: Address, onDatagram: OnDatagram) {
     send,
     /** Calls `onRefused` if the port is closed. Any other result, or none, proves nothing. */
     probePort(to: Address, onRefused: () => void) {
-      closeProbe();
-      if (isOpen) closeProbe = probePort(to, onRefused);
+      if (!isOpen) return;
+      probe?.close();
+      probe = probePort(to, onRefused);
     },
     /** Does nothing the second time. */
     close() {
       if (!isOpen) return;
       isOpen = false;
-      closeProbe();
+      probe?.close();
       socket.close();
     },
   };
