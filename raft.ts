@@ -649,7 +649,8 @@ export class Raft {
    *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
    *             to its own disk (thesis §10.2.1). Only their term must be durable, and the election
    *             has saved it. Otherwise a leader could crash, win the same term again, and send
-   *             other entries for it. Chunks of a snapshot promise nothing, either.
+   *             other entries for it. Chunks of a snapshot promise nothing, either. But entry 1
+   *             shows a founding, which must be durable, too (section 11).
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
@@ -666,7 +667,9 @@ export class Raft {
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
     const outbox = this.outbox.splice(0);
-    const isEarly = ({ type }: Message) => type === "AppendEntries" || type === "InstallSnapshot";
+    const isFounded = this.shownFounding > 0;
+    const isEarly = ({ type }: Message) =>
+      isFounded && (type === "AppendEntries" || type === "InstallSnapshot");
     yield { type: "send", messages: outbox.filter(isEarly) };
     const answersFirst = this.role.name === "Leader" && this.hasApplicable;
     if (this.isUnsaved && !answersFirst) {
@@ -1663,6 +1666,14 @@ export class Raft {
   /** The founding that this log belongs to; 0 while it is empty. */
   get founding(): number {
     return (this.log.configuration() ?? this.snapshot).founding;
+  }
+
+  /**
+   * The founding that every message shows: 0 until it is durable. If a leader could show a founding
+   * and then lose it in a crash, empty founders that saw it would wait for its log for ever.
+   */
+  get shownFounding(): number {
+    return this.log.savedIndex > 0 ? this.founding : 0;
   }
 
   /**
@@ -4428,7 +4439,7 @@ export class Node {
       {
         onTurnEnd: () => this.guard(() => this.flush()),
         onMessage: (message, sender) => this.onMessage(message, sender),
-        founding: () => this.core.founding,
+        founding: () => this.core.shownFounding,
         onRestarted: ({ name: peer, disk, founding }) => {
           this.core.onHeard(peer, disk, founding);
           this.core.onRestarted(peer, world.clock.now());

@@ -53,9 +53,9 @@ export const planted: readonly Planted[] = [
     id: "1",
     name: "A server grants a vote before the vote is durable",
     changes: [[
-      `type === "AppendEntries" || type === "InstallSnapshot";`,
-      `type === "RequestVoteReply"
-        || type === "AppendEntries" || type === "InstallSnapshot";`,
+      `(type === "AppendEntries" || type === "InstallSnapshot");`,
+      `(type === "RequestVoteReply"
+        || type === "AppendEntries" || type === "InstallSnapshot");`,
     ]],
     caughtBy: [
       { mode: "core", seed: 1 },
@@ -237,9 +237,9 @@ export const planted: readonly Planted[] = [
     id: "20",
     name: "A follower acknowledges entries before they are durable",
     changes: [[
-      `type === "AppendEntries" || type === "InstallSnapshot";`,
-      `type === "AppendEntriesReply"
-        || type === "AppendEntries" || type === "InstallSnapshot";`,
+      `(type === "AppendEntries" || type === "InstallSnapshot");`,
+      `(type === "AppendEntriesReply"
+        || type === "AppendEntries" || type === "InstallSnapshot");`,
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -1829,6 +1829,18 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "founding", title: "is fixed on a leader before it answers" }],
   },
 
+  {
+    id: "265",
+    name: "A leader shows a new founding before the first entry is durable",
+    changes: [["isFounded && (type", "(type"]],
+    caughtBy: [{ file: "founding", title: "is shown to others only once it is durable" }],
+  },
+  {
+    id: "266",
+    name: "A message shows a founding that the disk does not have yet",
+    changes: [["return this.log.savedIndex > 0 ? this.founding : 0;", "return this.founding;"]],
+    caughtBy: [{ file: "founding", title: "is shown to others only once it is durable" }],
+  },
   // Channels.
   {
     id: "194",

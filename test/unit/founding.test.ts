@@ -27,6 +27,7 @@ import {
   timeOut,
   timeoutNow,
   turn,
+  typesOf,
   voteReply,
   wait,
 } from "../support/core.ts";
@@ -136,6 +137,17 @@ describe("a founding", () => {
     step(raft, fromDisk(appendReply(1, { from: "b", round: 1, matchIndex: 1 }), founding));
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 2 });
     expect(raft.founding).toBe(founding);
+  });
+
+  test("is shown to others only once it is durable", () => {
+    const raft = candidate();
+    raft.receive(voteReply(1), raft.now);
+    expect([raft.founding > 0, raft.shownFounding]).toEqual([true, 0]);
+    // Without the founding in a message, the entry must not leave, either.
+    const { early, late } = flush(raft);
+    expect(early).toEqual([]);
+    expect(typesOf(late)).toEqual(["AppendEntries", "AppendEntries"]);
+    expect(raft.shownFounding).toBe(raft.founding);
   });
 
   test("is fixed on a leader before it answers the first command", () => {

@@ -557,7 +557,7 @@ export class Server {
       message.data = this.kept?.bytes.subarray(offset, offset + data.length) ?? data;
     }
     message.disk = this.disk;
-    message.founding = this.raft?.founding ?? 0;
+    message.founding = this.raft?.shownFounding ?? 0;
     this.scene.judge.sent(message);
     this.network.send(message);
   }
