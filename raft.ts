@@ -249,30 +249,39 @@ function lastWhere(low: number, high: number, passes: (number: number) => boolea
   return passes(middle) ? lastWhere(middle, high, passes) : lastWhere(low, middle - 1, passes);
 }
 
+/** A place of the log: an entry, and what follows from all entries up to it. */
+type Slot = {
+  readonly entry: Entry;
+  /** Where the entry ends, in bytes, so that the size of a range is one subtraction. */
+  readonly endOffset: number;
+  /** The last list of members, and the index of its entry or of the snapshot that has it. */
+  readonly configuration: Membership & { readonly index: number };
+};
+
 export class Log {
   /** The last entry on this server's disk. Later ones are not acknowledged, counted or applied. */
   savedIndex = 0;
   baseIndex = 0;
-  /** The base, and the entries after it. */
-  private entries = [noop(0, 0)];
-  /** Where each entry ends, in bytes, so that the size of a range is one subtraction. */
-  private endOffsets = [0];
-  /** The lists of members among the entries. */
-  private configurations: (Membership & { index: number })[] = [];
+  /** The base, and the entries after it. Truncating it takes back what followed from them. */
+  private slots: Slot[] = [];
 
   get lastIndex(): number {
-    return this.baseIndex + this.entries.length - 1;
+    return this.baseIndex + this.slots.length - 1;
   }
 
   get lastTerm(): number {
     return this.at(this.lastIndex).term;
   }
 
-  at(index: number): Entry {
-    const entry = this.entries[index - this.baseIndex];
+  private slot(index: number): Slot {
+    const slot = this.slots[index - this.baseIndex];
     // The message is made only on failure, because this runs for every entry.
-    if (!entry) assert(false, `a log up to ${this.lastIndex} is not asked for ${index}`);
-    return entry;
+    if (!slot) assert(false, `a log up to ${this.lastIndex} is not asked for ${index}`);
+    return slot;
+  }
+
+  at(index: number): Entry {
+    return this.slot(index).entry;
   }
 
   /**
@@ -280,21 +289,24 @@ export class Log {
    * those entries are committed, so all logs agree on them.
    */
   matches(index: number, term: number): boolean {
-    return index < this.baseIndex || this.entries[index - this.baseIndex]?.term === term;
+    return index < this.baseIndex || this.slots[index - this.baseIndex]?.entry.term === term;
   }
 
   append(entry: Entry): void {
     assert(entry.index === this.lastIndex + 1, "a log has no gaps");
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
     const { index, membership } = entry;
-    this.endOffsets.push((this.endOffsets.at(-1) ?? 0) + sizeOf(entry));
-    this.entries.push(entry);
-    if (membership) this.configurations.push({ index, ...membership });
+    const { endOffset, configuration } = this.slot(this.lastIndex);
+    this.slots.push({
+      entry,
+      endOffset: endOffset + sizeOf(entry),
+      configuration: membership ? { index, ...membership } : configuration,
+    });
   }
 
-  /** Returns the last list of members at or before `index`, if the log has one. */
-  configuration(index = this.lastIndex): (Membership & { index: number }) | undefined {
-    return this.configurations.findLast((configuration) => configuration.index <= index);
+  /** Returns the list of members that is in force if the log ends at `index`. */
+  configuration(index = this.lastIndex): Slot["configuration"] {
+    return this.slot(index).configuration;
   }
 
   /**
@@ -306,21 +318,16 @@ export class Log {
     for (const entry of entries) {
       if (this.matches(entry.index, entry.term)) continue;
       assert(entry.index > commitIndex, "a committed entry never changes");
-      if (entry.index <= this.lastIndex) this.truncate(entry.index);
+      this.slots.splice(entry.index - this.baseIndex);
+      this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
       this.append(entry);
     }
   }
 
-  private truncate(first: number) {
-    this.entries.splice(first - this.baseIndex);
-    this.endOffsets.splice(first - this.baseIndex);
-    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);
-    this.configurations = this.configurations.filter(({ index }) => index < first);
-  }
-
   slice(first: number, last = this.lastIndex): Entry[] {
     assert(first > this.baseIndex, "entries that a snapshot has replaced are not in the log");
-    return this.entries.slice(first - this.baseIndex, last + 1 - this.baseIndex);
+    const slots = this.slots.slice(first - this.baseIndex, last + 1 - this.baseIndex);
+    return slots.map(({ entry }) => entry);
   }
 
   /** Returns the entries from `first` to `lastIndex` that fit into `bytes`, at least the first. */
@@ -332,7 +339,7 @@ export class Log {
 
   /** Returns how many bytes the entries from `first` to `last` take. Discarded ones take none. */
   bytes(first: number, last: number): number {
-    const end = (index: number) => this.endOffsets[Math.max(0, index - this.baseIndex)] ?? 0;
+    const end = (index: number) => this.slot(Math.max(index, this.baseIndex)).endOffset;
     return last < first ? 0 : end(last) - end(first - 1);
   }
 
@@ -352,17 +359,13 @@ export class Log {
   compact(index: number, keepBytes: number): void {
     let base = index;
     while (base > this.baseIndex && this.bytes(base, index) <= keepBytes) base -= 1;
-    this.entries.splice(0, base - this.baseIndex);
-    this.endOffsets.splice(0, base - this.baseIndex);
-    this.configurations = this.configurations.filter((configuration) => configuration.index > base);
+    this.slots.splice(0, base - this.baseIndex);
     this.baseIndex = base;
   }
 
-  /** Discards the log and restarts it after a snapshot's last entry, which is durable. */
-  reset(index: number, term: number): void {
-    this.entries = [noop(index, term)];
-    this.endOffsets = [0];
-    this.configurations = [];
+  /** Discards the log and restarts it after a base that is durable, as are the members there. */
+  reset({ index, term }: Position, configuration: Slot["configuration"]): void {
+    this.slots = [{ entry: noop(index, term), endOffset: 0, configuration }];
     this.baseIndex = this.savedIndex = index;
   }
 }
@@ -568,7 +571,7 @@ export class Raft {
       ?? { ...base, size: 0, founding: 0, members: settings.founders };
     this.lastApplied = this.snapshot.index;
     this.commitIndex = Math.max(remembered.commitIndex, this.lastApplied);
-    this.log.reset(base.index, base.term);
+    this.log.reset(base, this.snapshot);
     for (const entry of remembered.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
     this.saved = this.hardState;
@@ -1275,7 +1278,7 @@ export class Raft {
     if (log.matches(index, term)) {
       log.compact(index, index <= log.savedIndex ? keepBytes : 0);
       log.savedIndex = Math.max(log.savedIndex, index);
-    } else log.reset(index, term); // 7. Discard the entire log.
+    } else log.reset(snapshot, snapshot); // 7. Discard the entire log.
     this.commitTo(index);
     this.lastApplied = Math.max(this.lastApplied, index);
   }
@@ -1402,12 +1405,7 @@ export class Raft {
 
   /** The members by this server's log. Empty for a server that has yet to join. */
   get members(): Configuration {
-    return this.membersAt(this.log.lastIndex);
-  }
-
-  /** The members by the entries up to `index`, which is not before the snapshot. */
-  membersAt(index: number): Configuration {
-    return this.log.configuration(index)?.members ?? this.snapshot.members;
+    return this.log.configuration().members;
   }
 
   get others(): Name[] {
@@ -1441,11 +1439,6 @@ export class Raft {
     return values.sort((a, b) => b - a)[majorityOf(voters) - 1] ?? 0;
   }
 
-  /** The index of the entry that lists the members. */
-  private get configurationIndex(): number {
-    return this.log.configuration()?.index ?? this.snapshot.index;
-  }
-
   /**
    * Returns whether a leader may change the members now. Each change waits for the one before it,
    * because majorities of lists that differ by two changes need not overlap. It also waits for an
@@ -1453,9 +1446,9 @@ export class Raft {
    * committed (Ongaro, 2015).
    */
   private get canChangeMembers(): boolean {
-    const { role, commitIndex, configurationIndex, transferTarget } = this;
-    return role.name === "Leader" && commitIndex >= Math.max(configurationIndex, role.firstIndex)
-      && !transferTarget;
+    const { role, log, commitIndex, transferTarget } = this;
+    return role.name === "Leader" && !transferTarget
+      && commitIndex >= Math.max(log.configuration().index, role.firstIndex);
   }
 
   /**
@@ -1469,10 +1462,11 @@ export class Raft {
     address: string,
     force = false,
   ): { index: number } | Refused | undefined {
-    const { role, members, configurationIndex } = this;
+    const { role } = this;
     if (role.name !== "Leader") return undefined;
+    const { index, members } = this.log.configuration();
     const known = this.member(name);
-    if (address === "" ? !known : known?.address === address) return { index: configurationIndex };
+    if (address === "" ? !known : known?.address === address) return { index };
     // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
     // may still make the same change.
     if (!this.canChangeMembers) return undefined;
@@ -1525,7 +1519,7 @@ export class Raft {
     m: Of<"AppendEntriesReply">,
     { matchIndex }: Progress,
   ) {
-    const { log, members, configurationIndex, settings: { windowBytes } } = this;
+    const { log, members, settings: { windowBytes } } = this;
     const member = this.member(m.from);
     if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);
     if (member?.votes || !this.canChangeMembers) return;
@@ -1535,7 +1529,7 @@ export class Raft {
     if (member) {
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
-    } else if (matchIndex >= configurationIndex) {
+    } else if (matchIndex >= log.configuration().index) {
       this.send("Removed", m.from, { term: this.currentTerm });
     }
   }
@@ -1631,7 +1625,7 @@ export class Raft {
   /** Drops a log of another founding than the leader's. None of its entries is committed here. */
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
-    this.log.reset(0, 0);
+    this.log.reset(this.snapshot, this.snapshot);
     this.foundingQueries = 0;
   }
 
@@ -1649,10 +1643,11 @@ export class Raft {
    * until its removal is committed (thesis §4.2.2).
    */
   private get mayLead(): boolean {
-    const { configurationIndex, commitIndex, log, settings: { name } } = this;
+    const { commitIndex, log, settings: { name } } = this;
     if (log.lastIndex === 0) return this.mayFound && this.member(name)?.votes === true;
-    const before = configurationIndex > commitIndex ? this.membersAt(configurationIndex - 1) : [];
-    return [this.members, before].some((list) => this.hasVote(this.member(name, list)));
+    const { index, members } = log.configuration();
+    const before = index > commitIndex ? log.configuration(index - 1).members : [];
+    return [members, before].some((list) => this.hasVote(this.member(name, list)));
   }
 
   /** Returns whether this server asks for votes, or as an empty founder for foundings. */
@@ -1665,7 +1660,7 @@ export class Raft {
 
   /** The founding that this log belongs to; 0 while it is empty. */
   get founding(): number {
-    return (this.log.configuration() ?? this.snapshot).founding;
+    return this.log.configuration().founding;
   }
 
   /**
@@ -4896,7 +4891,7 @@ export class Node {
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
-    const membership = { founding: core.founding, members: core.membersAt(lastApplied) };
+    const membership = core.log.configuration(lastApplied);
     const head: LogRecord = { index, term, kind: "metadata", data: NOTHING, membership };
     const state = machine.snapshot();
     checked("the result of snapshot", state, Symbol.iterator in Object(state));

@@ -598,8 +598,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "68",
-    name: "The log keeps the sizes of truncated entries and measures batches wrongly",
-    changes: [["    this.endOffsets.splice(first - this.baseIndex);\n", ""]],
+    name: "The log forgets the sizes of earlier entries and measures batches wrongly",
+    changes: [["endOffset: endOffset + sizeOf(entry)", "endOffset: sizeOf(entry)"]],
     caughtBy: [{ file: "log", title: "the log answers as a plain list does" }],
   },
   {
@@ -650,8 +650,8 @@ export const planted: readonly Planted[] = [
     id: "33",
     name: "A snapshot omits the members",
     changes: [[
-      "members: core.membersAt(lastApplied)",
-      "members: []",
+      "core.log.configuration(lastApplied);",
+      "{ ...core.log.configuration(lastApplied), members: [] };",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -741,7 +741,7 @@ export const planted: readonly Planted[] = [
     id: "36",
     name: "The leader begins a membership change before the previous one is committed",
     changes: [[
-      "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
+      "commitIndex >= Math.max(log.configuration().index, role.firstIndex)",
       "commitIndex >= role.firstIndex",
     ]],
     caughtBy: [
@@ -753,8 +753,8 @@ export const planted: readonly Planted[] = [
     id: "37",
     name: "The leader begins a membership change before an entry of its own term is committed",
     changes: [[
-      "commitIndex >= Math.max(configurationIndex, role.firstIndex)",
-      "commitIndex >= configurationIndex",
+      "commitIndex >= Math.max(log.configuration().index, role.firstIndex)",
+      "commitIndex >= log.configuration().index",
     ]],
     caughtBy: [
       { mode: "core", seed: 15 },
@@ -786,21 +786,23 @@ export const planted: readonly Planted[] = [
     id: "77",
     name: "A list of members stays in force after its entry was truncated",
     changes: [[
-      "    this.configurations = this.configurations.filter(({ index }) => index < first);\n",
-      "",
+      "      this.slots.splice(entry.index - this.baseIndex);\n",
+      "      const { configuration } = this.slot(this.lastIndex);\n"
+      + "      this.slots.splice(entry.index - this.baseIndex);\n"
+      + "      Object.assign(this.slot(this.lastIndex), { configuration });\n",
     ]],
     caughtBy: [{ file: "members", title: "gives way to the one before it when its entry is" }],
   },
   {
     id: "78",
     name: "A snapshot has the members at the end of the log instead of those at its own index",
-    changes: [["core.membersAt(lastApplied)", "core.members"]],
+    changes: [["core.log.configuration(lastApplied)", "core.log.configuration()"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
     id: "79",
     name: "A server stops campaigning before its removal is committed, although it is still needed",
-    changes: [["[this.members, before].some", "[this.members].some"]],
+    changes: [["[members, before].some", "[this.members].some"]],
     caughtBy: [
       { file: "members", title: "may lead until its removal is committed, but does" },
     ],
@@ -1605,8 +1607,8 @@ export const planted: readonly Planted[] = [
     id: "160",
     name: "A list of members takes effect when it is committed, not when it is appended",
     changes: [[
-      "return this.membersAt(this.log.lastIndex);",
-      "return this.membersAt(this.commitIndex);",
+      "return this.log.configuration().members;",
+      "return this.log.configuration(this.commitIndex).members;",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -1614,8 +1616,8 @@ export const planted: readonly Planted[] = [
     id: "161",
     name: "A log that a snapshot replaces keeps its lists of members",
     changes: [[
-      "    this.endOffsets = [0];\n    this.configurations = [];\n",
-      "    this.endOffsets = [0];\n",
+      "endOffset: 0, configuration }]",
+      "endOffset: 0, configuration: this.slots.at(-1)?.configuration ?? configuration }]",
     ]],
     caughtBy: [
       { mode: "core", seed: 8 },
@@ -1761,7 +1763,7 @@ export const planted: readonly Planted[] = [
     id: "175",
     name: "A server that joins another founding keeps the entries of its former one",
     changes: [
-      ["this.log.reset(0, 0);\n    this.foundingQueries = 0;", ""],
+      ["this.log.reset(this.snapshot, this.snapshot);\n    this.foundingQueries = 0;", ""],
     ],
     caughtBy: [{ file: "founding", title: "before it is fixed, gives way to a founding of a" }],
   },

@@ -2,8 +2,8 @@
  * Tests that the judge of the full stack finds and names a violation of each property of Figure 3.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { Log, type Raft, type RoleName } from "../../raft.ts";
-import { makeEntry } from "../support/entries.ts";
+import { type Raft, type RoleName } from "../../raft.ts";
+import { emptyLog, makeEntry } from "../support/entries.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 import { Figure3 } from "./full/figure3.ts";
 
@@ -17,7 +17,7 @@ function server(
   fields: Partial<Record<"currentTerm" | "commitIndex" | "lastApplied", number>> = {},
   role: RoleName = "Follower",
 ) {
-  const log = new Log();
+  const log = emptyLog();
   terms.forEach((term, i) => log.append(makeEntry(i + 1, term, "noop")));
   const core = {
     log,

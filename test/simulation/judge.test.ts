@@ -6,7 +6,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { type Message, type Name, Raft } from "../../raft.ts";
+import { type Entry, type Message, type Name, Raft } from "../../raft.ts";
 import {
   appendEntries,
   appendReply,
@@ -141,10 +141,14 @@ class Court {
   }
 }
 
+/** Replaces the entry at an index, or appends one, which may be wrong there. */
+function replaceEntry({ log }: Raft, index: number, entry: Entry): void {
+  log["slots"][index] = { ...log["slot"](index - 1), entry };
+}
+
 /** Removes the last entries of a log, which a correct server never does. */
 function shorten({ log }: Raft, lastIndex: number): void {
-  log["entries"].length = lastIndex + 1;
-  log["endOffsets"].length = lastIndex + 1;
+  log["slots"].length = lastIndex + 1;
   log.savedIndex = Math.min(log.savedIndex, lastIndex);
 }
 
@@ -430,7 +434,7 @@ describe("a server", () => {
 describe("a log", () => {
   test("has an entry of this index at each index", () => {
     const court = new Court();
-    court.at("a").log["entries"].push(entry(2, 1));
+    replaceEntry(court.at("a"), court.at("a").log.lastIndex + 1, entry(2, 1));
     expectBroken("A log has no gaps", () => court.judge.stepped("a"));
   });
 
@@ -472,7 +476,7 @@ describe("a log", () => {
 
   test("is checked as a whole at the end", () => {
     const court = electedCourt();
-    court.at("b").log["entries"][1] = entry(1, 2);
+    replaceEntry(court.at("b"), 1, entry(1, 2));
     court.judge.stepped("b");
     expectBroken("A committed entry never changes", () => court.judge.checkAll());
   });
@@ -709,7 +713,7 @@ describe("a snapshot", () => {
       "A state never goes back",
       () => court.judge.snapshotted("c", raft.log.at(1), 1, true),
     );
-    raft.log.reset(2, 7);
+    raft.log.reset({ index: 2, term: 7 }, raft.snapshot);
     expectBroken("A log begins after a committed entry", () => court.judge.stepped("c"));
   });
 
@@ -748,8 +752,8 @@ describe("a saved commit index", () => {
       "A saved commit index never decreases",
       () => court.save("c", { currentTerm: 1, votedFor: "a", commitIndex: 0 }),
     );
-    const { log, currentTerm } = court.at("b");
-    log.reset(0, 0);
+    const { log, snapshot, currentTerm } = court.at("b");
+    log.reset(snapshot, snapshot);
     log.append(membersEntry(1, currentTerm, configuration(THREE), 99));
     expectBroken("A fixed founding is never replaced", () => court.judge.stepped("b"));
     const other = new Court();
@@ -793,7 +797,8 @@ describe("members", () => {
     const { log } = court.at("a");
     list(court.at("a"), "a", "b");
     court.judge.stepped("a");
-    log["configurations"].pop();
+    const configuration = log.configuration(log.lastIndex - 1);
+    Object.assign(log["slot"](log.lastIndex), { configuration });
     expectBroken("The last list of members in the log is in force", () => court.judge.stepped("a"));
   });
 

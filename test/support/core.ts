@@ -130,7 +130,7 @@ export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
     term: raft.log.at(index).term,
     size,
     founding: raft.founding,
-    members: raft.membersAt(index),
+    members: raft.log.configuration(index).members,
   };
 }
 

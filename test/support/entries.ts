@@ -3,6 +3,7 @@ import {
   type Configuration,
   encodeRecord,
   type Entry,
+  Log,
   readRequests,
   type Sessions,
   type StateMachine,
@@ -25,6 +26,13 @@ export const membersEntry = (
   members: Configuration,
   founding = 1,
 ): Entry => ({ ...makeEntry(index, term, "members"), membership: { founding, members } });
+
+/** Returns a log without entries or members. */
+export function emptyLog(): Log {
+  const log = new Log();
+  log.reset({ index: 0, term: 0 }, { index: 0, founding: 0, members: [] });
+  return log;
+}
 
 export const isSameEntry = (a: LogRecord, b: LogRecord): boolean =>
   Buffer.concat(encodeRecord(a)).equals(Buffer.concat(encodeRecord(b)));

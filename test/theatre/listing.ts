@@ -21,10 +21,9 @@ export const HEART = "Raft.step";
 /** Methods through which nearly every event goes: they tell little about it. */
 const plumbing = new Set([
   ...["tick", "receive", "prepare", "onSaved", "hardState", "checkInvariants", "onHeard", "dueAt"],
-  ...["wakeAt", "leader", "others", "voters", "member", "members", "membersAt", "founding", "send"],
+  ...["wakeAt", "leader", "others", "voters", "member", "members", "founding", "send"],
   ...["pruneRemoved", "maybeLeave", "maybeTransfer", "trackRemoved", "takeReads", "majority"],
   ...[
-    "configurationIndex",
     "resetElectionTimer",
     "hearsLeader",
     "applicableIndex",

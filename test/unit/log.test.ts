@@ -1,7 +1,8 @@
 /** Tests that the log does what a plain list of entries does, in random histories. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { type Entry, Log, sizeOf } from "../../raft.ts";
+import { type Entry, sizeOf } from "../../raft.ts";
 import { entry } from "../support/core.ts";
+import { emptyLog } from "../support/entries.ts";
 import { randomFrom } from "../support/random.ts";
 import { PATIENCE_MS } from "../support/thorough.ts";
 
@@ -11,7 +12,7 @@ test("after appends, truncations and compactions, the log answers as a plain lis
   for (let seed = 1; seed <= 30; seed += 1) {
     const random = randomFrom(seed);
     const draw = (n: number) => Math.floor(random() * n);
-    const log = new Log();
+    const log = emptyLog();
     let [list, base, term]: [Entry[], number, number] = [[], 0, 1];
     const last = () => base + list.length;
     const bytesOf = (from: number, to: number) =>
@@ -36,7 +37,7 @@ test("after appends, truncations and compactions, the log answers as a plain lis
         base = (list[0]?.index ?? index + 1) - 1;
       } else if (act === 2 && draw(20) === 0) {
         [list, base] = [[], last() + draw(5)];
-        log.reset(base, term);
+        log.reset({ index: base, term }, log.configuration());
       } else {
         list.push(entry(last() + 1, term, "x".repeat(draw(30))));
         log.append(list.at(-1) ?? entry(1, 1));

@@ -109,10 +109,14 @@ describe("a configuration", () => {
     const raft = follower();
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["a"]), 1);
-    expect(namesOf(raft.membersAt(0))).toBe("a b c");
-    expect(namesOf(raft.membersAt(1))).toBe("a b");
+    expect(namesOf(raft.log.configuration(0).members)).toBe("a b c");
+    expect(namesOf(raft.log.configuration(1).members)).toBe("a b");
     raft.onSnapshot(snapshotOf(raft, 1), 0);
-    expect([namesOf(raft.snapshot.members), namesOf(raft.membersAt(1)), namesIn(raft)])
+    expect([
+      namesOf(raft.snapshot.members),
+      namesOf(raft.log.configuration(1).members),
+      namesIn(raft),
+    ])
       .toEqual(["a b", "a b", "a"]);
     step(
       raft,
@@ -603,7 +607,7 @@ describe("a removed server", () => {
     const raft = follower({ name: "a", members: ["b"] });
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["b"]));
-    expect([raft.commitIndex, namesOf(raft.membersAt(0))]).toEqual([0, "b"]); // As after a restart.
+    expect([raft.commitIndex, namesOf(raft.log.configuration(0).members)]).toEqual([0, "b"]); // As after a restart.
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
   });
 

@@ -304,9 +304,10 @@ describe("A compacted log", () => {
           expect(log.matches(index, term)).toBe(whole.matches(index, term));
           if (index === baseIndex) continue;
           const last = index + draw(13 - index);
-          expect(log.bytes(index, last)).toBe(whole.bytes(index, last));
           expect(log.slice(index, last)).toEqual(whole.slice(index, last));
-          if (index <= 12) expect(log.batch(index, 100)).toEqual(whole.batch(index, 100));
+          if (index > 12) continue;
+          expect(log.bytes(index, last)).toBe(whole.bytes(index, last));
+          expect(log.batch(index, 100)).toEqual(whole.batch(index, 100));
         }
       }
     },

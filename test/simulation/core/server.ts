@@ -605,7 +605,7 @@ export class Server {
     const { scene, state } = this;
     const { lastApplied: index } = raft;
     const { term } = raft.log.at(index);
-    const members = raft.membersAt(index);
+    const members = raft.log.configuration(index).members;
     const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
     const kept = scene.snapshots.keep({
       snapshot: { index, term, size, founding: raft.founding, members },

@@ -329,9 +329,12 @@ export class Cluster {
 
   /** Returns the lists of members in a log. */
   private noteMembers({ core }: Server): void {
-    for (const { index } of core?.log["configurations"] ?? []) {
-      const entry = core && index > core.log.baseIndex ? core.log.at(index) : undefined;
-      if (entry) this.lists.read(Buffer.concat(encodeRecord(entry)));
+    if (!core) return;
+    const { log } = core;
+    let { index } = log.configuration();
+    while (index > log.baseIndex) {
+      this.lists.read(Buffer.concat(encodeRecord(log.at(index))));
+      ({ index } = log.configuration(index - 1));
     }
   }
 
