@@ -4260,8 +4260,6 @@ function checkDatagramBytes(bytes = MIN_DATAGRAM_BYTES): void {
 /** Addresses that stand for every interface of a machine. */
 const ANY = ["0.0.0.0", "::"];
 
-/** Identifies a request, to recognize retries. */
-const requestKey = ({ from, id }: ClientMessage) => `${from} ${id}`;
 /** Requests of one client that may wait. More are dropped, and the client retries them. */
 const MAX_WAITING = 4096;
 
@@ -4755,8 +4753,12 @@ export class Node {
     const waiting = this.waiting.get(m.from) ?? new Set();
     if (waiting.has(m.id) || waiting.size >= MAX_WAITING) return;
     this.waiting.set(m.from, waiting.add(m.id));
-    if (m.type === "Commands") this.accept(m);
-    else if (m.type === "OpenSession") {
+    if (m.type === "Commands") {
+      // An entry that no AppendEntries can carry would hold up all later ones.
+      const isLarge = m.commands.length > MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
+      if (isLarge) this.refuse(m, "it is too large");
+      else this.append("commands", requestFields, m);
+    } else if (m.type === "OpenSession") {
       this.append("session", openingFields, { ...m, session: drawId(this.world.random) });
     } else if (this.core.read()) this.reads.push(m);
     else if (m.type !== "ReadIndex" && this.core.leader !== undefined) this.followerReads.push(m);
@@ -4781,13 +4783,6 @@ export class Node {
     this.endpoint.schedule();
   }
 
-  private accept(request: ClientMessage & { type: "Commands" }) {
-    // An entry that no AppendEntries can carry would hold up all later ones.
-    const isSmall = request.commands.length <= MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
-    if (isSmall) this.append("commands", requestFields, request);
-    else this.refuse(request, "it is too large");
-  }
-
   /** Appends an entry. The request is answered once the entry is applied. */
   private append(
     kind: Entry["kind"],
@@ -4801,7 +4796,7 @@ export class Node {
   }
 
   private changeMembersFor(request: ClientMessage & { type: "ChangeMembers" }) {
-    const { core, core: { log: { lastIndex } } } = this;
+    const { core } = this;
     const { name, address, force } = request;
     // The name must fit the syntax of `--peers`. A removal has no address, so any will do.
     const server = readServer(`${name}=${address || "any:1"}`);
@@ -4809,10 +4804,9 @@ export class Node {
     const change = core.changeMembers(name, address, force);
     if (!change) return this.redirect(request);
     if ("refused" in change) return this.refuse(request, change.refused);
-    // If the entry was appended earlier, a retry that comes after it was applied is answered.
-    const { index } = change;
-    if (index > lastIndex) this.proposals.set(index, request);
-    if (index <= core.lastApplied) this.answer(request, NOTHING);
+    // The entry may have been appended for an earlier request, and even be applied.
+    if (change.index > core.lastApplied) this.proposals.set(change.index, request);
+    else this.answer(request, NOTHING);
   }
 
   /**
@@ -4822,17 +4816,18 @@ export class Node {
    */
   private transferLeadership(request: ClientMessage & { type: "Transfer" }) {
     const { core, endpoint: { self: { name } } } = this;
-    const { leader, name: target } = request;
+    const { leader, name: target, from, id } = request;
     if (core.role.name !== "Leader") return this.redirect(request);
     if (leader !== name) { // This server has taken over from the one that was asked.
       if (target && target !== name) return this.refuse(request, `${name} leads already`);
       return this.answer(request, Buffer.from(name));
     }
-    if (this.lastTransfer !== requestKey(request)) {
+    const key = `${from} ${id}`; // The same for a retry.
+    if (this.lastTransfer !== key) {
       if (core.transferTarget) return this.refuse(request, "it is handing over");
       const refusal = core.transfer(target || undefined);
       if (refusal) return this.refuse(request, refusal.refused);
-      this.lastTransfer = requestKey(request);
+      this.lastTransfer = key;
     }
     if (core.transferTarget) return this.redirect(request);
     this.refuse(request, `${target || "no other server"} did not take over in time`);
@@ -4981,9 +4976,9 @@ export class Node {
 
   /** Redirects all clients that wait: without leadership their entries may never be committed. */
   private redirectAll() {
-    for (const request of this.proposals.values()) this.redirect(request);
-    for (const request of this.reads.splice(0)) this.redirect(request);
+    const requests = [...this.proposals.values(), ...this.reads.splice(0)];
     this.proposals.clear();
+    for (const request of requests) this.redirect(request);
   }
 
   private answer(request: ClientMessage, answer: Uint8Array) {
@@ -5620,11 +5615,10 @@ export class KeyValueStore implements StateMachine {
   private list(verb: "list" | "keys", prefix: string, rest: string | undefined): Buffer {
     const keys = this.keys ??= new SortedKeys(this.values.keys());
     if (!keys.take(SORTED_KEYS)) return pack(1);
-    const last = rest === undefined ? undefined : prefix + rest;
     const page: string[] = [];
     let bytes = 1;
-    for (const key of keys.from(last ?? prefix)) {
-      if (key === last) continue;
+    // The next key in order after any key is that key and a zero byte.
+    for (const key of keys.from(rest === undefined ? prefix : `${prefix}${rest}\0`)) {
       if (!key.startsWith(prefix)) break;
       const value = verb === "keys" ? "" : this.values.get(key) ?? "";
       bytes += 8 + key.length + value.length;

@@ -606,7 +606,7 @@ export const planted: readonly Planted[] = [
     id: "69",
     name: "A client gets the answer to another leader's entry at the same index",
     changes: [
-      ["for (const request of this.proposals.values()) this.redirect(request);", ""],
+      ["[...this.proposals.values(), ...this.reads.splice(0)]", "this.reads.splice(0)"],
       ["    this.proposals.clear();\n", ""],
     ],
     caughtBy: [{ mode: "full", seed: 6 }],
@@ -1359,7 +1359,7 @@ export const planted: readonly Planted[] = [
     id: "145",
     name: "A repeated transfer request begins another attempt",
     changes: [[
-      "if (this.lastTransfer !== requestKey(request)) {",
+      "if (this.lastTransfer !== key) {",
       "if (!core.transferTarget) {",
     ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
@@ -2285,7 +2285,7 @@ export const planted: readonly Planted[] = [
   {
     id: "233",
     name: "The status is told as often in a turn as a client asks",
-    changes: [["this.inspections.set(m.from, m)", "this.inspections.set(requestKey(m), m)"]],
+    changes: [["this.inspections.set(m.from, m)", "this.inspections.set(`${m.id}`, m)"]],
     caughtBy: [{ file: "clients", title: "asks for the status many times" }],
   },
   {
@@ -2384,7 +2384,7 @@ export const planted: readonly Planted[] = [
   {
     id: "245",
     name: "A page begins with the last key of the page before",
-    changes: [["      if (key === last) continue;\n", ""]],
+    changes: [["`${prefix}${rest}\\0`", "prefix + rest"]],
     caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
   },
   {
