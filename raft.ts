@@ -53,11 +53,13 @@ import {
   diffieHellman,
   hkdfSync,
   type KeyObject,
+  randomInt,
 } from "node:crypto";
 import dgram from "node:dgram";
 import dns from "node:dns/promises";
 import { once } from "node:events";
 import fs from "node:fs";
+import { isIPv6 } from "node:net";
 import { networkInterfaces } from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
@@ -2991,7 +2993,6 @@ export function parseServer(text: string): Server {
   return server;
 }
 
-const isIPv6 = (host: string) => host.includes(":");
 /** Accepts an IP address with or without a port. */
 export const isLoopback = (address: string) => /^(127\.|::1$|\[::1\])/.test(address);
 export const writeAddress = ({ host, port }: Address) =>
@@ -3010,7 +3011,7 @@ export const systemWorld = {
     defer: (action: () => void) => void setImmediate(action),
   },
   /** Returns a number in [0, 1). */
-  random: () => (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) / 2 ** 32,
+  random: () => randomInt(2 ** 32) / 2 ** 32,
   datagrams: { resolve: resolveHost, bind: bindSocket },
   files: systemFiles,
 };
