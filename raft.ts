@@ -2296,7 +2296,7 @@ function encodeMessage(message: AnyMessage, room: number): Uint8Array[] {
 const digestOf = (bytes: Uint8Array) => hash(bytes).readUIntBE(0, 6);
 
 /** The fields of a message that come from its packet. */
-type Sender = { from: Name; to: Name; disk: number; founding: number };
+type Sender = Pick<Message, "from" | "to" | "disk" | "founding">;
 
 /** Returns undefined for a message that is malformed, or that the sender's role may not send. */
 function decodeMessage(role: ChannelRole, sender: Sender, raw: unknown): AnyMessage | undefined {
@@ -2432,7 +2432,8 @@ function readRecords(bytes: Buffer): LogRecord[] | undefined {
   let at = 0;
   while (at + ENTRY_HEADER <= bytes.length) {
     const kind = recordKinds[bytes.readUInt8(at)];
-    const [term, index] = [bytes.readUIntBE(at + 1, 6), bytes.readUIntBE(at + 7, 6)];
+    const term = bytes.readUIntBE(at + 1, 6);
+    const index = bytes.readUIntBE(at + 7, 6);
     const begin = at + ENTRY_HEADER;
     at = begin + bytes.readUInt32BE(begin - 4);
     const data = bytes.subarray(begin, at);
@@ -2540,7 +2541,8 @@ export function* readSnapshot(
   read: (at: number, length: number) => Buffer,
   advice = RESTORE,
 ): Generator<LogRecord[]> {
-  let [first, last]: (LogRecord | undefined)[] = [];
+  let first: LogRecord | undefined;
+  let last: LogRecord | undefined;
   let end = 0;
   for (const frame of readFrames(read)) {
     yield frame.records;
@@ -2819,7 +2821,9 @@ export class Storage {
       `it begins after entry ${base.index}, and ${this.directory}/snapshot ends before. ${RESTORE}`,
     );
     const last = [base, ...entries][snapshot.index - base.index];
-    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];
+    if (last?.term === snapshot.term) return;
+    this.base = snapshot;
+    this.entries = [];
   }
 
   private find(name: string) {
@@ -3016,9 +3020,7 @@ export const systemWorld = {
   files: systemFiles,
 };
 export type World = typeof systemWorld;
-export type Clock = World["clock"];
 export type Files = World["files"];
-export type Datagrams = World["datagrams"];
 export type OnDatagram = (bytes: Buffer, from: Address) => void;
 
 /** Resolves a host to an address in the family of `local`. Without `local`, prefers IPv4. */

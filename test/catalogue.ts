@@ -710,7 +710,7 @@ export const planted: readonly Planted[] = [
     id: "74",
     name: "A start brings back the log that a received snapshot has replaced",
     changes: [[
-      "    if (last?.term !== snapshot.term) [this.base, this.entries] = [snapshot, []];\n",
+      "    this.base = snapshot;\n    this.entries = [];\n",
       "",
     ]],
     caughtBy: [{ file: "storage", title: "that was received replaces a log without the" }],
