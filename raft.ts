@@ -3471,19 +3471,10 @@ const numberIn = (packet: Buffer) => packet.readUInt32BE(BASIC_HEADER);
 class Channel {
   /** The introduction of the other end, once it was read. */
   other: Introduction | undefined;
+  /** The other end's number for it, once its introduction was read. */
+  id = 0;
   sendKey: Uint8Array = NOTHING;
   receiveKey: Uint8Array = NOTHING;
-  /** Where the newest packet came from. */
-  address: Address | undefined;
-  /**
-   * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
-   * a second packets go to both addresses, and the next packet of the other end restores its own.
-   */
-  former: Address | undefined;
-  /** When the address changed. */
-  movedAt = -Infinity;
-  /** Whether its Hello came from an earlier boot than the known one, or from a lost disk. */
-  isOutdated = false;
   /** How many Data packets were sent: the number of the next one. */
   sent = 0;
   /** When its Hello was last sent. */
@@ -3499,6 +3490,8 @@ class Channel {
   constructor(
     /** Our number for it. */
     readonly number: number,
+    /** The role and name of the other end. */
+    readonly owner: string,
     /** The line of the handshake's key. */
     readonly line: string,
     /** The Hello or Welcome that we sent. */
@@ -3515,15 +3508,12 @@ class Channel {
     return number >= (this.seen[number % WINDOW] ?? 0);
   }
 
-  record(number: number, address: Address, now: number): void {
+  /** Returns whether the number is the highest so far. */
+  record(number: number): boolean {
     this.seen[number % WINDOW] = number + 1;
-    if (number < this.next) return;
-    this.next = number + 1;
-    const { host, port } = this.address ?? address;
-    if (host !== address.host || port !== address.port) {
-      [this.former, this.movedAt] = [this.address, now];
-    }
-    this.address = address;
+    const isNewest = number >= this.next;
+    if (isNewest) this.next = number + 1;
+    return isNewest;
   }
 }
 
@@ -3533,10 +3523,17 @@ class Peer {
   configured: readonly Server[] = [];
   /** Its addresses on the command line, and those in the log or in a redirect. */
   candidates: readonly Server[] = [];
-  /**
-   * Where Hellos go: resolved candidates, and addresses of ended channels. Empty once it is heard.
-   */
+  /** Resolved candidates, where Hellos go, too. Empty once it is heard. */
   readonly addresses = new Map<string, Address>();
+  /** Where its newest packet came from. */
+  address: Address | undefined;
+  /**
+   * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
+   * a second packets go to both addresses, and the next packet of the other end restores its own.
+   */
+  former: Address | undefined;
+  /** When the address changed. */
+  movedAt = -Infinity;
   /** The confirmed channels, the newest first. Messages leave on the first. */
   channels: Channel[] = [];
   /** The channel whose Hello has no Welcome yet. */
@@ -3575,9 +3572,13 @@ class Peer {
     readonly owner = ownerOf(id),
   ) {}
 
-  /** Where it was last heard. */
-  get address(): Address | undefined {
-    return this.channels[0]?.address;
+  /** Records where its newest packet came from. */
+  moveTo(address: Address, now: number): void {
+    const { host, port } = this.address ?? address;
+    if (host !== address.host || port !== address.port) {
+      [this.former, this.movedAt] = [this.address, now];
+    }
+    this.address = address;
   }
 }
 
@@ -3607,9 +3608,6 @@ type EndpointHandlers = {
   emit?(event: EndpointEvent): void;
 };
 
-/** A channel that another end has begun and not confirmed. `id` is its number there. */
-type HalfOpen = { owner: string; id: number; channel: Channel };
-
 /** A field of a message that comes in parts. */
 type IncompleteField = {
   owner: string;
@@ -3633,7 +3631,8 @@ export class Endpoint {
   private readonly clients = new FairTable<Peer>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** All channels by their number. */
   private readonly channels = new Map<number, Channel>();
-  private readonly halfOpen = new FairTable<HalfOpen>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
+  /** Channels that others have begun and not confirmed. */
+  private readonly halfOpen = new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /**
    * Limits rates: when the next handshake or Welcome of an owner, or Hello of all, would be due.
    */
@@ -3825,7 +3824,7 @@ export class Endpoint {
     const handshake = new Handshake(credential.key, header);
     const first = handshake.writeMessage(this.introduce(number, this.attempts), drawKey(random));
     const hello = Buffer.concat([header, first]);
-    const channel = new Channel(number, credential.line, hello, this.now, to, handshake);
+    const channel = new Channel(number, to.owner, credential.line, hello, this.now, to, handshake);
     this.channels.set(number, channel);
     return channel;
   }
@@ -3872,32 +3871,29 @@ export class Endpoint {
     handshake: Handshake,
     secret: string,
   ) {
-    const { now } = this;
     const { role, name, disk, boot, attempt } = other;
     const isReflected = role === "peer" && name === this.self.name;
     if (isReflected || this.self.role !== "peer") return this.drop("reflected");
-    // The sender warns, too, when it reads the Welcome.
-    if (this.isForeign(other)) this.warnOfForeigner(other, address);
+    // A foreign sender warns, too, when it reads the Welcome, and does not confirm.
+    this.warnIfForeign(other, address);
     const peer = this.peerOf(other);
     const isSameBoot = peer.disk === disk && peer.boot === boot;
     if (isSameBoot && attempt <= peer.attempt) return this.drop("repeated");
     const { owner } = peer;
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
-    if (same) return this.socket.send(same.channel.opening, address);
+    if (same) return this.socket.send(same.opening, address);
     if (!this.admits(owner)) return this.drop("busy");
     const { random } = this.world;
     const number = drawId(random);
     const second = handshake.writeMessage(this.introduce(number, 0), drawKey(random));
     const welcome = Buffer.concat([headerOf(WELCOME, other.channel, BASIC_HEADER), second]);
-    const channel = new Channel(number, secret, welcome, now);
-    // An outdated Hello is a recording, or comes from a second server of this name. The latter
-    // confirms it, and is then refused with a warning.
-    Object.assign(channel, { other, address, isOutdated: this.isOutdated(peer, other) });
+    const channel = new Channel(number, owner, secret, welcome, this.now);
+    Object.assign(channel, { other, id: other.channel });
     [channel.receiveKey, channel.sendKey] = handshake.split();
     this.channels.set(number, channel);
-    const evicted = this.halfOpen.use({ owner, id: other.channel, channel });
-    if (evicted) this.end(evicted.channel);
+    const evicted = this.halfOpen.use(channel);
+    if (evicted) this.end(evicted);
     this.socket.send(welcome, address);
   }
 
@@ -3918,7 +3914,7 @@ export class Endpoint {
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
     asked.begun = undefined;
-    Object.assign(channel, { other, address, handshake: undefined });
+    Object.assign(channel, { other, id: other.channel, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
     // If the server that answers has a working channel, the new one is ended. Example: b sends a
     // Hello to c, which is dead. An outsider passes it on to a, and sends a's Welcome to b from the
@@ -3927,7 +3923,7 @@ export class Endpoint {
     const isElsewhere = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;
     if (isElsewhere) this.end(channel);
-    const to = isElsewhere ? known : this.confirm(channel);
+    const to = isElsewhere ? known : this.confirm(channel, other, address);
     if (!to) return;
     if (to !== asked) this.moveAddress(asked, to, address);
     this.transmit(to, true);
@@ -3937,25 +3933,20 @@ export class Endpoint {
    * Takes a channel into use, now that the other end has proved that it is there. Returns that
    * peer, or undefined if the channel is refused.
    */
-  private confirm(channel: Channel): Peer | undefined {
-    const { other, address } = channel;
-    assert(other && address, "the messages of the handshake were read");
+  private confirm(channel: Channel, other: Introduction, address: Address): Peer | undefined {
     const { name, disk, boot, attempt } = other;
     this.aliases.delete(name); // It is a server's own name.
+    this.halfOpen.delete(channel);
     const peer = this.peerOf(other);
-    this.halfOpen.delete({ owner: peer.owner, id: other.channel, channel });
-    const isForeign = this.isForeign(other);
-    if (isForeign || this.isOutdated(peer, other, channel.createdAt)) {
-      if (isForeign) this.warnOfForeigner(other, address);
-      else if (channel.isOutdated && peer.address) {
-        this.warn({ type: "twice", server: name, address, other: peer.address }, name);
-      }
+    const refusal = this.refusalOf(channel, peer, other, address);
+    if (refusal) {
       this.end(channel);
-      return void this.drop(isForeign ? "foreign" : "outdated");
+      return void this.drop(refusal);
     }
     if (boot > peer.boot || disk !== peer.disk) this.beginBoot(peer, other);
     peer.attempt = Math.max(peer.attempt, attempt);
     channel.peer = peer;
+    peer.moveTo(address, this.now);
     peer.addresses.clear(); // While it is heard, only its present address counts.
     peer.channels.unshift(channel);
     if (peer.bodies.length > 0) { // Messages have waited for it.
@@ -3968,23 +3959,37 @@ export class Endpoint {
   }
 
   /**
-   * Returns whether an introduction has an earlier attempt or boot of a peer, or a lost disk. The
-   * disks of a name have no order. A disk counts as lost if another one was confirmed after it, or
-   * after the handshake that introduces it began.
+   * Returns why a channel is refused: its other end is of another cluster, or it has an earlier
+   * attempt or boot of a peer, or a lost disk. The disks of a name have no order. A disk counts as
+   * lost if another one was confirmed after it, or after the handshake that introduces it began.
    */
-  private isOutdated(peer: Peer, other: Introduction, begunAt = this.now): boolean {
-    const { disk, boot, bootedAt, attempt, disks } = peer;
-    if (other.disk !== disk) return disks.has(other.disk) || begunAt < bootedAt;
-    const isLate = other.attempt > 0 && other.attempt <= attempt; // It is 0 in a Welcome.
-    return other.boot < boot || (other.boot === boot && isLate);
+  private refusalOf({ createdAt }: Channel, peer: Peer, other: Introduction, address: Address) {
+    if (this.warnIfForeign(other, address)) return "foreign";
+    const { name, disk, boot, attempt } = other;
+    const isSameBoot = disk === peer.disk && boot === peer.boot;
+    const isLate = isSameBoot && attempt > 0 && attempt <= peer.attempt; // It is 0 in a Welcome.
+    const isLost = disk !== peer.disk && (peer.disks.has(disk) || createdAt < peer.bootedAt);
+    const isEarlier = disk === peer.disk && boot < peer.boot;
+    // If the later boot was known when the handshake began, the earlier one still runs.
+    if ((isLost || isEarlier) && createdAt > peer.bootedAt && peer.address) {
+      this.warn({ type: "twice", server: name, address, other: peer.address }, name);
+    }
+    return isLate || isLost || isEarlier ? "outdated" : undefined;
   }
 
-  /** Returns whether a peer has our secret, but is of another cluster. */
-  private isForeign({ cluster, role, members }: Introduction): boolean {
+  /**
+   * Warns of a server that has our secret, but is of another cluster. Returns whether a peer is.
+   */
+  private warnIfForeign({ cluster, role, name, members }: Introduction, address: Address): boolean {
     const own = shorten(this.self.members);
     // A server that joins a cluster has no list of founders.
     const differs = role === "peer" && own !== "" && members !== "" && members !== own;
-    return cluster !== this.self.cluster || differs;
+    const isForeign = cluster !== this.self.cluster || differs;
+    if (isForeign && role === "peer") {
+      const event = { type: "foreign", server: name, address, cluster, members } as const;
+      this.warn(event, name, this.getOrAddServer(name));
+    }
+    return isForeign;
   }
 
   /** Ends the channels of the earlier boot, so its packets in flight are dropped. */
@@ -3998,9 +4003,8 @@ export class Endpoint {
 
   private end(channel: Channel) {
     this.channels.delete(channel.number);
-    const { peer, address } = channel;
+    const { peer } = channel;
     if (!peer) return;
-    if (address) peer.addresses.set(writeAddress(address), address); // It may still be there.
     peer.channels = peer.channels.filter((other) => other !== channel);
     if (peer.begun === channel) peer.begun = undefined;
   }
@@ -4033,7 +4037,7 @@ export class Endpoint {
     const echo = hint.subarray(2);
     for (const peer of this.servers.values()) {
       const [channel] = peer.channels;
-      const isData = echo[0] === DATA && channel?.other?.channel === channelIn(echo);
+      const isData = echo[0] === DATA && channel?.id === channelIn(echo);
       if (isData && numberIn(echo) < channel.sent) this.sendHello(peer);
       const isHello = peer.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
       if (isHello && version !== VERSION) {
@@ -4058,19 +4062,19 @@ export class Endpoint {
     const room = this.roomFor(to);
     // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
     const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
-    if (isConfirming && to.bodies.length === 0) this.sendData(channel, []);
+    if (isConfirming && to.bodies.length === 0) this.sendData(to, channel, []);
     for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) {
-      this.sendData(channel, bodies);
+      this.sendData(to, channel, bodies);
     }
     to.unansweredSince = Math.min(to.unansweredSince, now);
     const isOld = channel.sent >= RENEW_PACKETS || now >= channel.createdAt + RENEW_MS;
     if (isOld || now >= to.unansweredSince + SILENT_MS) this.sendHello(to);
   }
 
-  private sendData(channel: Channel, bodies: Uint8Array[]) {
-    const { sendKey, sent, other, address, former, movedAt } = channel;
+  private sendData({ address, former, movedAt }: Peer, channel: Channel, bodies: Uint8Array[]) {
+    const { id, sendKey, sent } = channel;
     if (sent === 2 ** 32 - 1) return this.end(channel); // Its numbers are used up.
-    const header = headerOf(DATA, other?.channel ?? 0, DATA_HEADER);
+    const header = headerOf(DATA, id, DATA_HEADER);
     header.writeUInt32BE(sent, BASIC_HEADER);
     channel.sent += 1;
     const plaintext = Buffer.concat([encoder.encode(this.handlers.founding()), ...bodies]);
@@ -4089,9 +4093,10 @@ export class Endpoint {
     if (!channel.accepts(number)) return this.drop("repeated");
     const plaintext = decrypt(channel.receiveKey, number, NOTHING, packet, DATA_HEADER);
     if (!plaintext) return this.drop("unauthenticated");
-    channel.record(number, address, this.now);
-    const from = channel.peer ?? this.confirm(channel);
+    const isNewest = channel.record(number);
+    const from = channel.peer ?? this.confirm(channel, channel.other, address);
     if (!from) return;
+    if (isNewest) from.moveTo(address, this.now);
     this.recordHeard(from);
     const [founding, ...bodies] = decodeAll(plaintext);
     if (!isNatural(founding)) return this.drop("malformed");
@@ -4140,12 +4145,6 @@ export class Endpoint {
   }
 
   // ------------------------------------------- Warnings ------------------------------------------
-
-  private warnOfForeigner({ role, name, cluster, members }: Introduction, address: Address) {
-    if (role !== "peer") return;
-    const event = { type: "foreign", server: name, address, cluster, members } as const;
-    this.warn(event, name, this.getOrAddServer(name));
-  }
 
   /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
   private warn(event: EndpointEvent, subject: string, server?: Peer) {

@@ -828,7 +828,7 @@ export const planted: readonly Planted[] = [
     id: "82",
     name: "A founder founds a cluster together with a server that lists other founders",
     changes: [
-      ["return cluster !== this.self.cluster || differs;", "return cluster !== this.self.cluster;"],
+      ["= cluster !== this.self.cluster || differs;", "= cluster !== this.self.cluster;"],
     ],
     caughtBy: [{ file: "channels", title: "founders are told apart also after they have" }],
   },
@@ -895,7 +895,7 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server confirms a channel with a disk that its sender has lost",
     changes: [
-      ["return disks.has(other.disk) || begunAt < bootedAt;", "return begunAt < bootedAt;"],
+      ["(peer.disks.has(disk) || createdAt < peer.bootedAt)", "createdAt < peer.bootedAt"],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
@@ -1658,7 +1658,7 @@ export const planted: readonly Planted[] = [
     id: "164",
     name: "A packet that was overtaken takes its sender back to an earlier address",
     changes: [
-      ["    if (number < this.next) return;\n", ""],
+      ["const isNewest = number >= this.next;", "const isNewest = true;"],
     ],
     caughtBy: [
       { file: "channels", title: "a packet that was overtaken does not take its" },
@@ -1860,8 +1860,8 @@ export const planted: readonly Planted[] = [
     name: "A server takes a channel into use before it is confirmed",
     changes: [
       [
-        "const evicted = this.halfOpen.use({ owner, id: other.channel, channel });",
-        "const evicted = this.halfOpen.use({ owner, id: other.channel, channel });\n    this.confirm(channel);",
+        "const evicted = this.halfOpen.use(channel);",
+        "const evicted = this.halfOpen.use(channel);\n    this.confirm(channel, other, address);",
       ],
     ],
     caughtBy: [
@@ -1896,7 +1896,7 @@ export const planted: readonly Planted[] = [
     id: "198",
     name: "A Hint counts with any echo",
     changes: [
-      ["channel?.other?.channel === channelIn(echo)", "channel !== undefined"],
+      ["channel?.id === channelIn(echo)", "channel !== undefined"],
     ],
     caughtBy: [
       { file: "channels", title: "is ignored unless it echoes a packet of the" },
@@ -1981,10 +1981,7 @@ export const planted: readonly Planted[] = [
     id: "205",
     name: "A server confirms a channel with an earlier boot of its sender",
     changes: [
-      [
-        "return other.boot < boot || (other.boot === boot && isLate);",
-        "return other.boot === boot && isLate;",
-      ],
+      ["const isEarlier = disk === peer.disk && boot < peer.boot;", "const isEarlier = false;"],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
@@ -2016,7 +2013,7 @@ export const planted: readonly Planted[] = [
     id: "208",
     name: "A server answers a repeated Hello with another Welcome",
     changes: [
-      ["if (same) return this.socket.send(same.channel.opening, address);", ""],
+      ["if (same) return this.socket.send(same.opening, address);", ""],
     ],
     caughtBy: [
       { file: "channels", title: "a repeated Hello gets the same Welcome, and none" },
@@ -2090,8 +2087,8 @@ export const planted: readonly Planted[] = [
     name: "A name may have any number of handshakes that are not confirmed",
     changes: [
       [
-        "new FairTable<HalfOpen>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME)",
-        "new FairTable<HalfOpen>(Infinity, Infinity)",
+        "new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME)",
+        "new FairTable<Channel>(Infinity, Infinity)",
       ],
     ],
     caughtBy: [
@@ -2166,8 +2163,8 @@ export const planted: readonly Planted[] = [
     name: "A Hello ends the channels in use",
     changes: [
       [
-        "Object.assign(channel, { other, address, isOutdated: this.isOutdated(peer, other) });",
-        "Object.assign(channel, { other, address, isOutdated: this.isOutdated(peer, other) });\n    for (const old of peer.channels) this.end(old);",
+        "Object.assign(channel, { other, id: other.channel });",
+        "Object.assign(channel, { other, id: other.channel });\n    for (const old of peer.channels) this.end(old);",
       ],
     ],
     caughtBy: [
@@ -2208,7 +2205,10 @@ export const planted: readonly Planted[] = [
     id: "224",
     name: "A handshake is confirmed after a later one of the same boot",
     changes: [
-      ["return other.boot < boot || (other.boot === boot && isLate);", "return other.boot < boot;"],
+      [
+        "const isLate = isSameBoot && attempt > 0 && attempt <= peer.attempt;",
+        "const isLate = false;",
+      ],
     ],
     caughtBy: [
       { file: "channels", title: "a handshake may be confirmed seconds later, unless" },
@@ -2229,8 +2229,8 @@ export const planted: readonly Planted[] = [
     name: "A server sends another server what an outsider has led to it",
     changes: [
       [
-        "if (isElsewhere) this.end(channel);\n    const to = isElsewhere ? known : this.confirm(channel);",
-        "const to = this.confirm(channel);",
+        "if (isElsewhere) this.end(channel);\n    const to = isElsewhere ? known : this.confirm(channel, other, address);",
+        "const to = this.confirm(channel, other, address);",
       ],
     ],
     caughtBy: [
@@ -2312,7 +2312,7 @@ export const planted: readonly Planted[] = [
   {
     id: "237",
     name: "A late handshake of a lost disk replaces the present disk",
-    changes: [["disks.has(other.disk) || begunAt < bootedAt", "disks.has(other.disk)"]],
+    changes: [["peer.disks.has(disk) || createdAt < peer.bootedAt", "peer.disks.has(disk)"]],
     caughtBy: [
       { file: "channels", title: "with another disk ends handshakes of disks that are only met" },
     ],

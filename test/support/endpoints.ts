@@ -213,7 +213,6 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
       sent: channel.sent,
       next: channel["next"],
       seen: Bun.hash(channel["seen"]).toString(),
-      address: channel.address && `${channel.address.host}:${channel.address.port}`,
       h: channel.handshake?.h.toString("hex"),
     })),
     halfOpen: [...halfOpen.owners].map(([owner, all]) => [owner, ...all.keys()]),
