@@ -3455,8 +3455,6 @@ const MAX_FIELD_BYTES = 66_000;
 const WARN_EVERY_MS = 60_000;
 const MAX_WARNED = 100;
 
-const drawKey = (random: () => number) => Uint8Array.from({ length: 32 }, () => 256 * random());
-
 /** Returns the header of a packet: its type and a number, then zeros. */
 function headerOf(type: number, number: number, length: number): Buffer {
   const header = Buffer.alloc(length);
@@ -3477,8 +3475,6 @@ class Channel {
   receiveKey: Uint8Array = NOTHING;
   /** How many Data packets were sent: the number of the next one. */
   sent = 0;
-  /** When its Hello was last sent. */
-  sentAt = -Infinity;
   /** One more than the highest number received. */
   private next = 0;
   /**
@@ -3519,11 +3515,11 @@ class Channel {
 
 /** The other end of channels: a server, or one process of a client. */
 class Peer {
-  /** Its address on the command line. */
+  /** Its addresses on the command line. */
   configured: readonly Server[] = [];
-  /** Its addresses on the command line, and those in the log or in a redirect. */
-  candidates: readonly Server[] = [];
-  /** Resolved candidates, where Hellos go, too. Empty once it is heard. */
+  /** Its addresses in the log or in a redirect. */
+  learned: readonly Server[] = [];
+  /** What both resolve to, where Hellos go, too. Empty once it is heard. */
   readonly addresses = new Map<string, Address>();
   /** Where its newest packet came from. */
   address: Address | undefined;
@@ -3538,6 +3534,8 @@ class Peer {
   channels: Channel[] = [];
   /** The channel whose Hello has no Welcome yet. */
   begun: Channel | undefined;
+  /** When a Hello was last sent to it. */
+  helloAt = -Infinity;
   /** How many Hellos got no Welcome. It selects the key of the next one. */
   failures = 0;
   /** Identifies its disk; 0 until a channel was confirmed. */
@@ -3567,8 +3565,7 @@ class Peer {
    */
   constructor(
     readonly role: ChannelRole,
-    readonly name: Name,
-    readonly id = name,
+    readonly id: string,
     readonly owner = ownerOf(id),
   ) {}
 
@@ -3633,9 +3630,7 @@ export class Endpoint {
   private readonly channels = new Map<number, Channel>();
   /** Channels that others have begun and not confirmed. */
   private readonly halfOpen = new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
-  /**
-   * Limits rates: when the next handshake or Welcome of an owner, or Hello of all, would be due.
-   */
+  /** Limits rates: when the next event of a kind is due. */
   private readonly nextDueAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** Peers with messages to send at the next `flush`. */
@@ -3645,9 +3640,6 @@ export class Endpoint {
   private credentials: readonly Credential[] = [];
   /** Counts the Hellos of this boot. */
   private attempts = 0;
-  private hintedAt = -Infinity;
-  /** When each warning was last emitted, by type and subject. */
-  private readonly warned = new Map<string, number>();
 
   constructor(
     private readonly world: World,
@@ -3673,7 +3665,7 @@ export class Endpoint {
   /** Records a server of the command line. Its name may be just its address. */
   async resolvePeer(server: Server): Promise<void> {
     const to = this.getOrAddServer(server.name);
-    to.configured = to.candidates = [server];
+    to.configured = [server];
     await this.resolveAddresses(to);
   }
 
@@ -3683,9 +3675,8 @@ export class Endpoint {
       if (name === this.self.name) continue;
       this.aliases.delete(name);
       const to = this.getOrAddServer(name);
-      const candidates = [...to.configured, ...own];
-      if (Bun.deepEquals(candidates, to.candidates)) continue;
-      to.candidates = candidates;
+      if (Bun.deepEquals(own, to.learned)) continue;
+      to.learned = own;
       void this.resolveAddresses(to);
     }
   }
@@ -3750,7 +3741,7 @@ export class Endpoint {
   /** Describes a server for people. */
   peerStatus(asked: Name) {
     const peer = this.getOrAddServer(asked);
-    const { name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
+    const { id: name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [resolved = ""] = addresses.keys();
     const address = peer.address ? writeAddress(peer.address) : resolved;
@@ -3771,16 +3762,16 @@ export class Endpoint {
   /** Returns the peer that introduces itself. */
   private peerOf({ role, name, disk }: Introduction): Peer {
     const id = role === "peer" ? name : `${role} ${name} ${disk}`;
-    return this.find(id) ?? new Peer(role, name, id);
+    return this.find(id) ?? new Peer(role, id);
   }
 
   // ------------------------------------------ Handshakes -----------------------------------------
 
-  /** Resolves the candidates of a server, and begins a channel. */
+  /** Resolves the addresses of a server, and begins a channel. */
   private async resolveAddresses(to: Peer): Promise<void> {
-    const { name, candidates } = to;
+    const { id: name, configured, learned } = to;
     to.resolvedAt = this.now;
-    await Promise.all(candidates.map(async ({ host, port }) => {
+    await Promise.all([...configured, ...learned].map(async ({ host, port }) => {
       try {
         const ip = await this.world.datagrams.resolve(host, this.socket.address);
         const address = { host: ip, port };
@@ -3798,7 +3789,7 @@ export class Endpoint {
   /** Begins a channel with a server, or repeats the Hello at all its addresses. */
   private sendHello(to: Peer) {
     const { now } = this;
-    if (to.role !== "peer" || now < (to.begun?.sentAt ?? -Infinity) + HELLO_EVERY_MS) return;
+    if (to.role !== "peer" || now < to.helloAt + HELLO_EVERY_MS) return;
     const patienceMs = ATTEMPT_MS * Math.min(1 + to.failures, MAX_PATIENCE);
     if (to.begun && now >= to.begun.createdAt + patienceMs) {
       to.failures += 1;
@@ -3807,30 +3798,31 @@ export class Endpoint {
     const begun = to.begun ??= this.beginChannel(to);
     for (const address of [...to.addresses.values(), to.address ?? []].flat()) {
       this.socket.send(begun.opening, address);
-      begun.sentAt = now;
+      to.helloAt = now;
     }
     // A silent server may have moved to a new address under the same host name.
     if (now >= to.resolvedAt + RESOLVE_EVERY_MS) void this.resolveAddresses(to);
   }
 
   private beginChannel(to: Peer): Channel {
-    const { credentials, world: { random } } = this;
+    const { credentials } = this;
     const credential = credentials[to.failures % credentials.length];
     assert(credential, "an endpoint has a key to begin a channel with");
-    const number = drawId(random);
+    const number = drawId(this.world.random);
     const header = headerOf(HELLO, this.attempts += 1, HELLO_HEADER);
     header[BASIC_HEADER] = VERSION;
     header.set(credential.id, BASIC_HEADER + 1);
     const handshake = new Handshake(credential.key, header);
-    const first = handshake.writeMessage(this.introduce(number, this.attempts), drawKey(random));
+    const first = this.introduce(handshake, number, this.attempts);
     const hello = Buffer.concat([header, first]);
     const channel = new Channel(number, to.owner, credential.line, hello, this.now, to, handshake);
     this.channels.set(number, channel);
     return channel;
   }
 
-  private introduce(channel: number, attempt: number): Buffer {
-    const { self, handlers } = this;
+  /** Writes a message of a handshake. Its payload introduces this end. */
+  private introduce(handshake: Handshake, channel: number, attempt: number): Buffer {
+    const { self, handlers, world: { random } } = this;
     const introduction: Introduction = {
       ...self,
       members: shorten(self.members),
@@ -3839,7 +3831,8 @@ export class Endpoint {
       channel,
     };
     const fields = encoder.encode(introductionFields.map((field) => introduction[field]));
-    return Buffer.concat([fields], INTRODUCTION_BYTES);
+    const privateKey = Uint8Array.from({ length: 32 }, () => 256 * random());
+    return handshake.writeMessage(Buffer.concat([fields], INTRODUCTION_BYTES), privateKey);
   }
 
   private onHello(hello: Buffer, address: Address) {
@@ -3850,7 +3843,7 @@ export class Endpoint {
       return this.drop("version");
     }
     // Reading a flood would take the time to empty the socket, and the kernel would drop the rest.
-    if (!this.admits("", READ_EVERY_MS)) return this.drop("busy");
+    if (!this.admits("hello", READ_EVERY_MS, BURST_MS)) return this.drop("busy");
     const header = hello.subarray(0, HELLO_HEADER);
     const id = header.subarray(BASIC_HEADER + 1);
     for (const { line: secret } of this.credentials) {
@@ -3883,10 +3876,9 @@ export class Endpoint {
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
-    if (!this.admits(owner)) return this.drop("busy");
-    const { random } = this.world;
-    const number = drawId(random);
-    const second = handshake.writeMessage(this.introduce(number, 0), drawKey(random));
+    if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
+    const number = drawId(this.world.random);
+    const second = this.introduce(handshake, number, 0);
     const welcome = Buffer.concat([headerOf(WELCOME, other.channel, BASIC_HEADER), second]);
     const channel = new Channel(number, owner, secret, welcome, this.now);
     Object.assign(channel, { other, id: other.channel });
@@ -3897,11 +3889,11 @@ export class Endpoint {
     this.socket.send(welcome, address);
   }
 
-  /** Counts a handshake of a name, or a Hello. Returns false if they come too often. */
-  private admits(owner: string, everyMs = AGREE_EVERY_MS): boolean {
+  /** Counts an event. Returns false if events of this kind come too often. */
+  private admits(kind: string, everyMs: number, burstMs = 0): boolean {
     const { now } = this;
-    const dueAt = Math.max(this.nextDueAt.get(owner) ?? -Infinity, now - BURST_MS);
-    if (dueAt <= now) this.nextDueAt.set(owner, dueAt + everyMs);
+    const dueAt = Math.max(this.nextDueAt.get(kind) ?? -Infinity, now - burstMs);
+    if (dueAt <= now) this.nextDueAt.set(kind, dueAt + everyMs);
     return dueAt <= now;
   }
 
@@ -3910,7 +3902,7 @@ export class Endpoint {
     const { peer: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
     // Outsiders read the number in a Welcome, and may forge others.
-    if (!this.admits(`welcome ${asked.owner}`)) return this.drop("busy");
+    if (!this.admits(`welcome ${asked.owner}`, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
     asked.begun = undefined;
@@ -4011,22 +4003,20 @@ export class Endpoint {
 
   /** Takes an address from the server that was asked there, because another one has answered. */
   private moveAddress(asked: Peer, to: Peer, address: Address) {
-    // `learnAddresses` replaces the candidates.
-    const isKnownByName = asked.boot !== 0 || asked.candidates !== asked.configured;
+    const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
       asked.addresses.delete(writeAddress(address)); // The asked server had it before.
       return;
     }
     // A client knew only the address. It becomes an alias of the server.
-    if (to.candidates.length === 0) to.configured = to.candidates = asked.configured;
+    to.configured = [...to.configured, ...asked.configured];
     to.bodies.push(...asked.bodies.splice(0));
-    this.aliases.set(asked.name, to.name);
+    this.aliases.set(asked.id, to.id);
   }
 
   /** Answers a packet that this end cannot read. */
   private sendHint(packet: Buffer, address: Address) {
-    if (this.now < this.hintedAt + HINT_EVERY_MS) return;
-    this.hintedAt = this.now;
+    if (!this.admits("hint", HINT_EVERY_MS)) return;
     const echo = packet.subarray(0, ECHO_BYTES);
     this.socket.send(Buffer.concat([Buffer.of(HINT, VERSION), echo]), address);
   }
@@ -4149,14 +4139,12 @@ export class Endpoint {
   /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
   private warn(event: EndpointEvent, subject: string, server?: Peer) {
     if (server) server.lastWarning = event;
-    const about = `${event.type} ${subject}`;
-    for (const [other, at] of this.warned) {
-      if (this.now >= at + WARN_EVERY_MS) this.warned.delete(other);
+    for (const [kind, dueAt] of this.nextDueAt) {
+      if (dueAt < this.now - BURST_MS) this.nextDueAt.delete(kind);
     }
     // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
-    const isFull = this.warned.size >= MAX_WARNED && !("server" in event);
-    if (this.warned.has(about) || isFull) return;
-    this.warned.set(about, this.now);
+    const isFull = this.nextDueAt.size >= MAX_WARNED && !("server" in event);
+    if (isFull || !this.admits(`${event.type} ${subject}`, WARN_EVERY_MS)) return;
     this.handlers.emit?.(event);
   }
 

@@ -2099,7 +2099,7 @@ export const planted: readonly Planted[] = [
     id: "215",
     name: "Each Hello makes a server agree on keys",
     changes: [
-      ["if (!this.admits(owner)) return this.drop(\"busy\");", ""],
+      ["if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop(\"busy\");", ""],
     ],
     caughtBy: [
       { file: "channels", title: "a name agrees on keys fifty times in a row" },
@@ -2195,7 +2195,7 @@ export const planted: readonly Planted[] = [
     id: "223",
     name: "Hints are sent at any rate",
     changes: [
-      ["    if (this.now < this.hintedAt + HINT_EVERY_MS) return;\n", ""],
+      ["    if (!this.admits(\"hint\", HINT_EVERY_MS)) return;\n", ""],
     ],
     caughtBy: [
       { file: "channels", title: "is smaller than what it answers, never answered" },
@@ -2218,7 +2218,7 @@ export const planted: readonly Planted[] = [
     id: "225",
     name: "The handshakes of one name use up those of all others",
     changes: [
-      ["if (!this.admits(owner))", "if (!this.admits(\"all\"))"],
+      ["this.admits(owner, AGREE_EVERY_MS", "this.admits(\"all\", AGREE_EVERY_MS"],
     ],
     caughtBy: [
       { file: "channels", title: "a name agrees on keys fifty times in a row" },

@@ -195,7 +195,8 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
     peers: [...new Set(peers)].map((peer) => ({
       id: peer.id,
       addresses: [...peer.addresses.keys()],
-      candidates: peer.candidates.map(({ name, host, port }) => `${name}=${host}:${port}`),
+      candidates: [...peer.configured, ...peer.learned]
+        .map(({ name, host, port }) => `${name}=${host}:${port}`),
       channels: peer.channels.map(({ number }) => number),
       begun: peer.begun?.number,
       failures: peer.failures,

@@ -1155,8 +1155,9 @@ describe("bounds", () => {
     for (let n = 0; n < 10; n += 1) b.receive(forged, "10.1.0.0");
     expect(b.endpoint.dropped).toEqual({ unauthenticated: 1010 });
     const hosts = b.events.map((event) => event.type === "unauthenticated" && event.address.host);
-    expect(new Set(hosts).size).toBe(100);
-    expect(hosts).toHaveLength(100);
+    expect(new Set(hosts).size).toBe(hosts.length);
+    expect(hosts.length).toBeLessThanOrEqual(100);
+    expect(hosts.length).toBeGreaterThan(90);
     b.simulation.run(60_000);
     b.receive(forged, "10.2.2.2");
     expect(b.events.at(-1)).toMatchObject({ address: { host: "10.2.2.2" } });

@@ -57,8 +57,8 @@ function tap(): void {
   };
   Endpoint.prototype["moveAddress"] = function(asked, to, address) {
     moveAddress.call(this, asked, to, address);
-    const isAlias = this["aliases"].get(asked.name) === to.name;
-    if (isAlias) listenerOf(this)?.onAlias(asked.name, to.name);
+    const isAlias = this["aliases"].get(asked.id) === to.id;
+    if (isAlias) listenerOf(this)?.onAlias(asked.id, to.id);
   };
   Endpoint.prototype.receive = function(packet, address) {
     listenerOf(this);
