@@ -3424,11 +3424,12 @@ const MAX_PATIENCE = 8;
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
-/** A peer that does not answer for so long may have lost the channel. */
+/**
+ * A peer that does not answer for so long may have lost the channel. A server may have moved, so
+ * its host name is resolved as often.
+ */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
-/** How often the host name of a silent server is resolved. */
-const RESOLVE_EVERY_MS = 1000;
 
 // Channels and their messages.
 /** Confirmed channels of a peer: the one that is sent on, and others with packets in flight. */
@@ -3568,6 +3569,11 @@ class Peer {
     readonly id: string,
     readonly owner = ownerOf(id),
   ) {}
+
+  /** Returns whether this attempt was confirmed, or a later one of the same boot. */
+  hasConfirmed({ disk, boot, attempt }: Introduction): boolean {
+    return disk === this.disk && boot === this.boot && attempt <= this.attempt;
+  }
 
   /** Records where its newest packet came from. */
   moveTo(address: Address, now: number): void {
@@ -3769,19 +3775,19 @@ export class Endpoint {
 
   /** Resolves the addresses of a server, and begins a channel. */
   private async resolveAddresses(to: Peer): Promise<void> {
-    const { id: name, configured, learned } = to;
     to.resolvedAt = this.now;
-    await Promise.all([...configured, ...learned].map(async ({ host, port }) => {
+    await Promise.all([...to.configured, ...to.learned].map(async (server) => {
       try {
-        const ip = await this.world.datagrams.resolve(host, this.socket.address);
-        const address = { host: ip, port };
+        const host = await this.world.datagrams.resolve(server.host, this.socket.address);
+        const address = { host, port: server.port };
         to.addresses.set(writeAddress(address), address);
         const { lastWarning: last } = to;
-        if (last?.type === "unresolved" && last.server.host === host) to.lastWarning = undefined;
+        const isSolved = last?.type === "unresolved" && last.server.host === server.host;
+        if (isSolved) to.lastWarning = undefined;
         if (to.channels.length === 0) this.sendHello(to);
       } catch (error) {
         const { message: reason } = error as Error;
-        this.warn({ type: "unresolved", server: { name, host, port }, reason }, name, to);
+        this.warn({ type: "unresolved", server, reason }, to.id, to);
       }
     }));
   }
@@ -3801,7 +3807,7 @@ export class Endpoint {
       to.helloAt = now;
     }
     // A silent server may have moved to a new address under the same host name.
-    if (now >= to.resolvedAt + RESOLVE_EVERY_MS) void this.resolveAddresses(to);
+    if (now >= to.resolvedAt + SILENT_MS) void this.resolveAddresses(to);
   }
 
   private beginChannel(to: Peer): Channel {
@@ -3864,14 +3870,13 @@ export class Endpoint {
     handshake: Handshake,
     secret: string,
   ) {
-    const { role, name, disk, boot, attempt } = other;
+    const { role, name } = other;
     const isReflected = role === "peer" && name === this.self.name;
     if (isReflected || this.self.role !== "peer") return this.drop("reflected");
     // A foreign sender warns, too, when it reads the Welcome, and does not confirm.
     this.warnIfForeign(other, address);
     const peer = this.peerOf(other);
-    const isSameBoot = peer.disk === disk && peer.boot === boot;
-    if (isSameBoot && attempt <= peer.attempt) return this.drop("repeated");
+    if (peer.hasConfirmed(other)) return this.drop("repeated");
     const { owner } = peer;
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
@@ -3926,7 +3931,7 @@ export class Endpoint {
    * peer, or undefined if the channel is refused.
    */
   private confirm(channel: Channel, other: Introduction, address: Address): Peer | undefined {
-    const { name, disk, boot, attempt } = other;
+    const { role, name, disk, boot, attempt } = other;
     this.aliases.delete(name); // It is a server's own name.
     this.halfOpen.delete(channel);
     const peer = this.peerOf(other);
@@ -3935,7 +3940,12 @@ export class Endpoint {
       this.end(channel);
       return void this.drop(refusal);
     }
-    if (boot > peer.boot || disk !== peer.disk) this.beginBoot(peer, other);
+    if (boot > peer.boot || disk !== peer.disk) { // It has started again.
+      for (const old of peer.channels) this.end(old); // Their packets in flight are dropped.
+      peer.disks.add(disk);
+      Object.assign(peer, { disk, boot, bootedAt: this.now, attempt: 0 });
+      if (role === "peer") this.handlers.onRestarted?.(other);
+    }
     peer.attempt = Math.max(peer.attempt, attempt);
     channel.peer = peer;
     peer.moveTo(address, this.now);
@@ -3958,8 +3968,7 @@ export class Endpoint {
   private refusalOf({ createdAt }: Channel, peer: Peer, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
     const { name, disk, boot, attempt } = other;
-    const isSameBoot = disk === peer.disk && boot === peer.boot;
-    const isLate = isSameBoot && attempt > 0 && attempt <= peer.attempt; // It is 0 in a Welcome.
+    const isLate = attempt > 0 && peer.hasConfirmed(other); // It is 0 in a Welcome.
     const isLost = disk !== peer.disk && (peer.disks.has(disk) || createdAt < peer.bootedAt);
     const isEarlier = disk === peer.disk && boot < peer.boot;
     // If the later boot was known when the handshake began, the earlier one still runs.
@@ -3982,15 +3991,6 @@ export class Endpoint {
       this.warn(event, name, this.getOrAddServer(name));
     }
     return isForeign;
-  }
-
-  /** Ends the channels of the earlier boot, so its packets in flight are dropped. */
-  private beginBoot(of: Peer, other: Introduction) {
-    for (const channel of of.channels) this.end(channel);
-    const { disk, boot } = other;
-    of.disks.add(disk);
-    Object.assign(of, { disk, boot, bootedAt: this.now, attempt: 0 });
-    if (of.role === "peer") this.handlers.onRestarted?.(other);
   }
 
   private end(channel: Channel) {

@@ -454,7 +454,7 @@ export const planted: readonly Planted[] = [
     name:
       "A server accepts what its sender's earlier boot has sent, after the later one was confirmed",
     changes: [
-      ["    for (const channel of of.channels) this.end(channel);\n", ""],
+      ["      for (const old of peer.channels) this.end(old);", ""],
     ],
     caughtBy: [
       { file: "channels", title: "ends the earlier channels in the instant" },
@@ -1047,7 +1047,7 @@ export const planted: readonly Planted[] = [
     id: "108",
     name: "A follower waits for a leader that has restarted",
     changes: [
-      ["if (of.role === \"peer\") this.handlers.onRestarted?.(other);", ""],
+      ["if (role === \"peer\") this.handlers.onRestarted?.(other);", ""],
     ],
     caughtBy: [
       { file: "node", title: "replaces a leader that restarts as fast" },
@@ -2003,7 +2003,7 @@ export const planted: readonly Planted[] = [
     id: "207",
     name: "A server answers a Hello that it has confirmed",
     changes: [
-      ["if (isSameBoot && attempt <= peer.attempt) return this.drop(\"repeated\");", ""],
+      ["if (peer.hasConfirmed(other)) return this.drop(\"repeated\");", ""],
     ],
     caughtBy: [
       { file: "channels", title: "a repeated Hello gets the same Welcome, and none" },
@@ -2206,7 +2206,7 @@ export const planted: readonly Planted[] = [
     name: "A handshake is confirmed after a later one of the same boot",
     changes: [
       [
-        "const isLate = isSameBoot && attempt > 0 && attempt <= peer.attempt;",
+        "const isLate = attempt > 0 && peer.hasConfirmed(other);",
         "const isLate = false;",
       ],
     ],
