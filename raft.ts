@@ -3185,16 +3185,20 @@ function nonceOf(n: number): Buffer {
   return nonce;
 }
 
-/** ENCRYPT (Noise §4.2), after a `header`. A key may encrypt with each `n` only once. */
+/**
+ * ENCRYPT (Noise §4.2), after a `header`. The plaintext is in pieces. A key may encrypt with each
+ * `n` only once.
+ */
 export function encrypt(
   key: Uint8Array,
   n: number,
   ad: Uint8Array,
-  plaintext: Uint8Array,
+  plaintext: readonly Uint8Array[],
   header: Uint8Array = NOTHING,
 ): Buffer {
   const cipher = createCipheriv("aes-256-gcm", key, nonceOf(n)).setAAD(ad);
-  return Buffer.concat([header, cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
+  const ciphertext = plaintext.map((piece) => cipher.update(piece));
+  return Buffer.concat([header, ...ciphertext, cipher.final(), cipher.getAuthTag()]);
 }
 
 /**
@@ -3259,7 +3263,7 @@ export class Handshake {
     this.e = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
     const e = createPublicKey(this.e).export({ format: "der", type: "spki" }).subarray(-32);
     this.mixTokens(e);
-    const ciphertext = encrypt(this.k, 0, this.h, payload); // EncryptAndHash.
+    const ciphertext = encrypt(this.k, 0, this.h, [payload]); // EncryptAndHash.
     this.mixHash(ciphertext);
     return Buffer.concat([e, ciphertext]);
   }
@@ -4067,7 +4071,7 @@ export class Endpoint {
     const header = headerOf(DATA, id, DATA_HEADER);
     header.writeUInt32BE(sent, BASIC_HEADER);
     channel.sent += 1;
-    const plaintext = Buffer.concat([encoder.encode(this.handlers.founding()), ...bodies]);
+    const plaintext = [encoder.encode(this.handlers.founding()), ...bodies];
     const packet = encrypt(sendKey, sent, NOTHING, plaintext, header);
     if (address) this.socket.send(packet, address);
     if (former && this.now < movedAt + SILENT_MS) this.socket.send(packet, former);
@@ -4231,10 +4235,10 @@ const SLICE_BYTES = 128 << 10;
 const SLICE_PAUSE_MS = 2;
 
 function checkSize({ length }: Uint8Array): void {
-  ensure(
-    length <= MAX_COMMAND_BYTES,
-    `Cannot send ${length} bytes: the limit is ${MAX_COMMAND_BYTES}. Nothing was sent. Split them.`,
+  if (length <= MAX_COMMAND_BYTES) return;
+  throw new RaftError(
     "refused",
+    `Cannot send ${length} bytes: the limit is ${MAX_COMMAND_BYTES}. Nothing was sent. Split them.`,
   );
 }
 

@@ -131,7 +131,7 @@ describe("the handshake", () => {
     for (const [i, [payload, ciphertext]] of transport.entries()) {
       const key = a.split()[i % 2] ?? NOTHING;
       const n = Math.floor(i / 2);
-      expect(encryptWith(key, n, NOTHING, hex(payload))).toEqual(hex(ciphertext));
+      expect(encryptWith(key, n, NOTHING, [hex(payload)])).toEqual(hex(ciphertext));
       expect(decryptWith(key, n, NOTHING, hex(ciphertext))).toEqual(hex(payload));
     }
   });
