@@ -434,7 +434,7 @@ export class Progress {
   ) {}
 }
 
-type Follower = { name: "Follower"; leader: Name | undefined };
+type Follower = { name: "Follower"; leader?: Name | undefined };
 /** A pre-candidate only asks whether it could win: it changes no term (thesis §9.6). */
 type Campaigner = {
   name: "PreCandidate" | "Candidate";
@@ -515,7 +515,7 @@ export class Raft {
   // Volatile state on all servers.
   commitIndex: number;
   lastApplied: number;
-  role: Role = { name: "Follower", leader: undefined };
+  role: Role = { name: "Follower" };
 
   // Times are milliseconds from an arbitrary origin. `now` is the time of the last input.
   /** When the last valid RPC of the leader arrived, or of the candidate that got our vote. */
@@ -577,9 +577,9 @@ export class Raft {
     for (const entry of remembered.entries) this.log.append(entry);
     this.log.savedIndex = this.log.lastIndex;
     this.saved = this.hardState;
-    this.heardAt = this.requestVotesAt = now;
+    this.heardAt = this.requestVotesAt = this.electionDueAt = now;
     // The others may already have a leader, so wait for it. A lone server need not wait.
-    this.electionDueAt = this.majority > 1 ? this.resetElectionTimer() : now;
+    if (this.majority > 1) this.resetElectionTimer();
   }
 
   // ------------------------------- 4 What can happen to a server --------------------------------
@@ -599,7 +599,7 @@ export class Raft {
       // CheckQuorum: a leader that no majority answers steps down. Otherwise its clients would
       // never look for the next leader (thesis §6.2). A removed leader steps down after its
       // transfer.
-      this.become({ name: "Follower", leader: undefined });
+      this.become({ name: "Follower" });
     }
   }
 
@@ -623,14 +623,24 @@ export class Raft {
     const isGrantedPreVote = type === "RequestVoteReply" && message.preVote && message.voteGranted;
     const keepsTerm = type === "RequestVote" || isGrantedPreVote;
     if (term > this.currentTerm && !keepsTerm) this.adoptTerm(term);
-    if (type === "RequestVote") return this.onRequestVote(message);
-    if (type === "RequestVoteReply") return this.onRequestVoteReply(message);
-    if (type === "AppendEntries") return this.onAppendEntries(message);
-    if (type === "AppendEntriesReply") return this.onAppendEntriesReply(message);
-    if (type === "TimeoutNow") return this.onTimeoutNow(message);
-    if (type === "InstallSnapshot") return this.onInstallSnapshot(message);
-    if (type === "InstallSnapshotReply") return this.onInstallSnapshotReply(message);
-    if (type === "Removed") return this.onRemoved(message);
+    switch (type) {
+      case "RequestVote":
+        return this.onRequestVote(message);
+      case "RequestVoteReply":
+        return this.onRequestVoteReply(message);
+      case "AppendEntries":
+        return this.onAppendEntries(message);
+      case "AppendEntriesReply":
+        return this.onAppendEntriesReply(message);
+      case "TimeoutNow":
+        return this.onTimeoutNow(message);
+      case "InstallSnapshot":
+        return this.onInstallSnapshot(message);
+      case "InstallSnapshotReply":
+        return this.onInstallSnapshotReply(message);
+      case "Removed":
+        return this.onRemoved(message);
+    }
     message satisfies never;
   }
 
@@ -789,9 +799,8 @@ export class Raft {
    * again (§5.2). It is below 1.5 T, where the paper has 2 T: a lost pre-vote splits no vote, so a
    * smaller spread is enough, and a crashed leader is replaced sooner.
    */
-  private resetElectionTimer(campaignTimeoutMs = this.settings.electionTimeoutMs): number {
+  private resetElectionTimer(campaignTimeoutMs = this.settings.electionTimeoutMs) {
     this.electionDueAt = this.now + campaignTimeoutMs * (1 + this.#random() / 2);
-    return this.electionDueAt;
   }
 
   private become(role: Role) {
@@ -809,7 +818,7 @@ export class Raft {
   private adoptTerm(term: number) {
     this.currentTerm = term;
     this.votedFor = undefined;
-    this.become({ name: "Follower", leader: undefined });
+    this.become({ name: "Follower" });
   }
 
   /** Opens a campaign. A candidate, not a pre-candidate, opens a new term and votes for itself. */
@@ -817,7 +826,7 @@ export class Raft {
     this.resetElectionTimer(this.campaignTimeoutMs); // Section 12.
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
-    if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });
+    if (!this.mayLead) return this.become({ name: "Follower" });
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;
@@ -842,7 +851,6 @@ export class Raft {
     const { campaigns: campaign, log, settings, campaignTimeoutMs } = this;
     this.requestVotesAt = this.now + Math.min(settings.heartbeatMs, campaignTimeoutMs / 4);
     this.foundingQueries += 1; // Section 11.
-    const { lastIndex: lastLogIndex, lastTerm: lastLogTerm } = log;
     const { votes, transfer } = "votes" in role ? role : { votes: new Set(), transfer: false };
     const preVote = role.name !== "Candidate";
     const term = preVote ? this.currentTerm + 1 : this.currentTerm;
@@ -854,8 +862,8 @@ export class Raft {
         transfer,
         campaign,
         voterDisk,
-        lastLogIndex,
-        lastLogTerm,
+        lastLogIndex: log.lastIndex,
+        lastLogTerm: log.lastTerm,
       });
     }
   }
@@ -882,7 +890,7 @@ export class Raft {
       // This is a promise: the reply leaves only after the save (`step`, act 3).
       this.votedFor = m.from;
       // Having voted, stop campaigning and forget the old leader, to leave the candidate alone.
-      this.become({ name: "Follower", leader: undefined });
+      this.become({ name: "Follower" });
       this.heardAt = this.now;
       this.resetElectionTimer();
     }
@@ -979,12 +987,15 @@ export class Raft {
   }
 
   private appendEntries(role: Leader, to: Name, follower: Progress, entries: Entry[]) {
-    const { currentTerm: term, commitIndex: leaderCommit } = this;
     const prevLogIndex = follower.nextIndex - 1;
-    const prevLogTerm = this.log.at(prevLogIndex).term;
-    const round = this.nextRound(role, follower);
-    const fields = { term, round, prevLogIndex, prevLogTerm, leaderCommit, entries };
-    this.send("AppendEntries", to, fields);
+    this.send("AppendEntries", to, {
+      term: this.currentTerm,
+      round: this.nextRound(role, follower),
+      prevLogIndex,
+      prevLogTerm: this.log.at(prevLogIndex).term,
+      leaderCommit: this.commitIndex,
+      entries,
+    });
   }
 
   private nextRound(role: Leader, follower: Progress): number {
@@ -1009,26 +1020,36 @@ export class Raft {
     //    entry). Our entries after that one may come from a leader that failed.
     const matchIndex = m.prevLogIndex + m.entries.length;
     this.commitTo(Math.min(m.leaderCommit, matchIndex));
-    this.acknowledge(m, matchIndex);
-  }
-
-  private acknowledge(m: Of<"AppendEntries" | "InstallSnapshot">, matchIndex: number) {
-    this.replyAppend(m, { round: m.round, success: true, matchIndex });
+    this.replyAppend(m, { success: true, matchIndex });
   }
 
   private replyAppend(
     m: Of<"AppendEntries" | "InstallSnapshot">,
     fields: Partial<Of<"AppendEntriesReply">>,
   ) {
-    const refusal = { round: 0, success: false, matchIndex: 0, hintIndex: 0, hintTerm: 0 };
-    const reply = { term: this.currentTerm, ...refusal, ...fields };
-    this.send("AppendEntriesReply", m.from, reply, m.id);
+    this.send("AppendEntriesReply", m.from, {
+      term: this.currentTerm,
+      round: this.replyRound(m),
+      success: false,
+      matchIndex: 0,
+      hintIndex: 0,
+      hintTerm: 0,
+      ...fields,
+    }, m.id);
+  }
+
+  /**
+   * Returns 0 for a request of an earlier term: its sender may lead our term by now, and would
+   * count the earlier round as one of this term.
+   */
+  private replyRound({ term, round }: Of<"AppendEntries" | "InstallSnapshot">): number {
+    return term < this.currentTerm ? 0 : round;
   }
 
   private follow(m: Of<"AppendEntries" | "InstallSnapshot">) {
     const { from: leader } = m;
     assert(this.leader === undefined || this.leader === leader, "a term has at most one leader");
-    if (this.leader === undefined) this.become({ name: "Follower", leader });
+    this.become({ name: "Follower", leader });
     this.heardAt = this.now;
     this.probeAt = this.now + LATE_AFTER_HEARTBEATS * this.settings.heartbeatMs;
     this.resetElectionTimer();
@@ -1042,10 +1063,7 @@ export class Raft {
     const upTo = this.log.lastUpTo(m.prevLogIndex, m.prevLogTerm);
     const hintIndex = Math.max(upTo, this.log.baseIndex);
     const hintTerm = this.log.at(hintIndex).term;
-    // To a request of an earlier term, reply with round 0: its sender may lead our term by now, and
-    // would count the earlier round as one of this term.
-    const round = m.term < this.currentTerm ? 0 : m.round;
-    this.replyAppend(m, { round, hintIndex, hintTerm });
+    this.replyAppend(m, { hintIndex, hintTerm });
   }
 
   private onAppendEntriesReply(m: Of<"AppendEntriesReply">) {
@@ -1067,8 +1085,8 @@ export class Raft {
     // gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
-    this.updateMembership(role, m, follower); // Section 10.
-    this.maybeTransfer(role, m, follower); // Section 8.
+    this.updateMembership(role, m.from, follower); // Section 10.
+    this.maybeTransfer(role, m.from, follower); // Section 8.
   }
 
   /** If AppendEntries fails because of log inconsistency: decrement nextIndex and retry (§5.3). */
@@ -1201,7 +1219,7 @@ export class Raft {
     const { role, now, settings: { electionTimeoutMs } } = this;
     if (role.name !== "Leader") return { refused: "it does not lead" };
     const voters = [...role.followers].filter(([name]) =>
-      name === (target ?? name) && this.hasVote(this.member(name))
+      name === (target ?? name) && this.hasVote(name)
     );
     const active = voters.filter(([, follower]) => this.isRecentlyActive(follower));
     if (active.length === 0) {
@@ -1219,11 +1237,11 @@ export class Raft {
     return undefined;
   }
 
-  private maybeTransfer(role: Leader, m: Reply, { matchIndex }: Progress) {
-    const isTarget = this.transferTarget && role.transferTargets?.includes(m.from);
+  private maybeTransfer(role: Leader, name: Name, { matchIndex }: Progress) {
+    const isTarget = this.transferTarget && role.transferTargets?.includes(name);
     if (!isTarget || matchIndex < this.log.lastIndex) return;
-    role.transferTargets = [m.from];
-    this.send("TimeoutNow", m.from, { term: this.currentTerm });
+    role.transferTargets = [name];
+    this.send("TimeoutNow", name, { term: this.currentTerm });
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
@@ -1304,7 +1322,7 @@ export class Raft {
     isDue: boolean,
     readWaits: boolean,
   ) {
-    const { settings, snapshot } = this;
+    const { snapshot, settings: { batchBytes, windowBytes } } = this;
     const { index: lastIncludedIndex, term: lastIncludedTerm, size } = snapshot;
     if (follower.snapshot.index !== lastIncludedIndex) {
       follower.snapshot = { index: lastIncludedIndex, sent: 0, acknowledged: 0 };
@@ -1313,9 +1331,8 @@ export class Raft {
     const sending = follower.snapshot;
     if (isDue && follower.attempts > 0 && this.isResponding(follower)) {
       sending.sent = sending.acknowledged;
-      this.countAttempt(to, follower, settings.batchBytes);
+      this.countAttempt(to, follower, batchBytes);
     }
-    const { batchBytes, windowBytes } = settings;
     const window = follower.attempts > 0
       ? batchBytes
       : Math.min(windowBytes, follower.windowLimit);
@@ -1323,7 +1340,7 @@ export class Raft {
     // If a heartbeat is owed, the first turn of the loop sends even an empty chunk.
     for (let isOwed = isDue || readWaits; isOwed || sending.sent < end; isOwed = false) {
       // The node fills in the bytes when it sends.
-      const data = Buffer.alloc(Math.max(0, Math.min(settings.batchBytes, end - sending.sent)));
+      const data = Buffer.alloc(Math.max(0, Math.min(batchBytes, end - sending.sent)));
       this.send("InstallSnapshot", to, {
         term: this.currentTerm,
         round: this.nextRound(role, follower),
@@ -1341,23 +1358,23 @@ export class Raft {
   private onInstallSnapshot(m: Of<"InstallSnapshot">) {
     const { from, term: leaderTerm, lastIncludedIndex: index, lastIncludedTerm: term, size } = m;
     const { log, currentTerm } = this;
-    const reply = (success: boolean, offset: number, round = m.round) =>
+    const reply = (success: boolean, offset: number) =>
       this.send("InstallSnapshotReply", m.from, {
         term: currentTerm,
-        round,
+        round: this.replyRound(m),
         success,
         lastIncludedIndex: index,
         offset,
       }, m.id);
     // 1. Reply immediately if term < currentTerm.
-    if (m.term < currentTerm) return reply(false, 0, 0);
+    if (m.term < currentTerm) return reply(false, 0);
     this.follow(m);
     // 6. If existing log entry has same index and term as snapshot's last included entry, retain
     //    log entries following it and reply. `matches` is also true before our base, where we have
     //    committed beyond this snapshot.
     if (log.matches(index, term)) {
       this.commitTo(index);
-      return this.acknowledge(m, index);
+      return this.replyAppend(m, { success: true, matchIndex: index });
     }
     // 2. Create new snapshot file if first chunk. 5. Discard any existing or partial snapshot
     //    with a smaller index. Snapshots of two leaders may differ in their bytes.
@@ -1418,12 +1435,12 @@ export class Raft {
     return this.members.filter(({ votes }) => votes);
   }
 
-  private member(name: Name, among = this.members): Member | undefined {
-    return among.find((member) => member.name === name);
+  private member(name: Name): Member | undefined {
+    return this.members.find((member) => member.name === name);
   }
 
-  private hasVote(member: Member | undefined): boolean {
-    return member?.votes === true && this.usesNamedDisk(member);
+  private hasVote(name: Name, among = this.members): boolean {
+    return among.some((each) => each.name === name && each.votes && this.usesNamedDisk(each));
   }
 
   get majority(): number {
@@ -1516,23 +1533,22 @@ export class Raft {
    * Readmits a member that uses another disk, promotes a learner that has caught up, or tells a
    * former member that it is removed.
    */
-  private updateMembership(
-    role: Leader,
-    m: Of<"AppendEntriesReply">,
-    { matchIndex }: Progress,
-  ) {
-    const { log, members, settings: { windowBytes } } = this;
-    const member = this.member(m.from);
+  private updateMembership(role: Leader, name: Name, { matchIndex }: Progress) {
+    const { log, settings: { windowBytes } } = this;
+    const member = this.member(name);
     if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);
     if (member?.votes || !this.canChangeMembers) return;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
     if (!isClose) return;
+    const { index, members } = log.configuration();
+    // Once the entry of this list is discarded, a follower gets the list with the snapshot.
+    const listedAt = index > log.baseIndex ? index : this.snapshot.index;
     if (member) {
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
-    } else if (matchIndex >= log.configuration().index) {
-      this.send("Removed", m.from, { term: this.currentTerm });
+    } else if (matchIndex >= listedAt) {
+      this.send("Removed", name, { term: this.currentTerm });
     }
   }
 
@@ -1647,9 +1663,9 @@ export class Raft {
   private get mayLead(): boolean {
     const { commitIndex, log, settings: { name } } = this;
     if (log.lastIndex === 0) return this.mayFound && this.member(name)?.votes === true;
-    const { index, members } = log.configuration();
-    const before = index > commitIndex ? log.configuration(index - 1).members : [];
-    return [members, before].some((list) => this.hasVote(this.member(name, list)));
+    const { index } = log.configuration();
+    return this.hasVote(name)
+      || (index > commitIndex && this.hasVote(name, log.configuration(index - 1).members));
   }
 
   /** Returns whether this server asks for votes, or as an empty founder for foundings. */
@@ -1791,7 +1807,7 @@ export class Raft {
   }
 
   private giveUpLeader() {
-    this.become({ name: "Follower", leader: undefined });
+    this.become({ name: "Follower" });
     this.leaderLostAt = this.now;
     // The others find out at the same time, and would split the vote without a random delay.
     this.electionDueAt = this.now + this.#random() * this.settings.heartbeatMs / 2;

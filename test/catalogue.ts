@@ -774,7 +774,7 @@ export const planted: readonly Planted[] = [
     id: "39",
     name: "A removed server keeps campaigning",
     changes: [[
-      `    if (!this.mayLead) return this.become({ name: "Follower", leader: undefined });\n`,
+      `    if (!this.mayLead) return this.become({ name: "Follower" });\n`,
       "",
     ]],
     caughtBy: [
@@ -802,7 +802,7 @@ export const planted: readonly Planted[] = [
   {
     id: "79",
     name: "A server stops campaigning before its removal is committed, although it is still needed",
-    changes: [["[members, before].some", "[this.members].some"]],
+    changes: [["(index > commitIndex && this.hasVote(", "(false && this.hasVote("]],
     caughtBy: [
       { file: "members", title: "may lead until its removal is committed, but does" },
     ],
@@ -872,8 +872,8 @@ export const planted: readonly Planted[] = [
     id: "87",
     name: "A server leads with a disk that its log does not name",
     changes: [[
-      "return member?.votes === true && this.usesNamedDisk(member);",
-      "return member?.votes === true;",
+      "each.votes && this.usesNamedDisk(each)",
+      "each.votes",
     ]],
     caughtBy: [
       { mode: "core", seed: 581 },
@@ -991,7 +991,7 @@ export const planted: readonly Planted[] = [
   {
     id: "101",
     name: "A reply to a request of an earlier term confirms a round of this term",
-    changes: [["const round = m.term < this.currentTerm ? 0 : m.round;", "const { round } = m;"]],
+    changes: [["return term < this.currentTerm ? 0 : round;", "return round;"]],
     caughtBy: [{ file: "reads", title: "a request of an earlier term confirms nothing" }],
   },
   {
@@ -1384,8 +1384,8 @@ export const planted: readonly Planted[] = [
     name:
       "A leader without a named target hands over to the first server, even if it has just died",
     changes: [[
-      "role.transferTargets?.includes(m.from)",
-      "role.transferTargets?.[0] === m.from",
+      "role.transferTargets?.includes(name)",
+      "role.transferTargets?.[0] === name",
     ]],
     caughtBy: [
       { file: "node", title: "does not hand over to a server that has just died" },
@@ -1401,7 +1401,7 @@ export const planted: readonly Planted[] = [
   {
     id: "150",
     name: "A leader asks several servers to lead at the same time",
-    changes: [["        role.transferTargets = [m.from];\n", ""]],
+    changes: [["        role.transferTargets = [name];\n", ""]],
     caughtBy: [{
       file: "transfer",
       title: "the first follower that answers and has the whole log",
@@ -1628,8 +1628,8 @@ export const planted: readonly Planted[] = [
     id: "162",
     name: "A follower acknowledges entries that follow those of the request",
     changes: [[
-      "    this.acknowledge(m, matchIndex);\n",
-      "    this.acknowledge(m, this.log.lastIndex);\n",
+      "{ success: true, matchIndex });",
+      "{ success: true, matchIndex: this.log.lastIndex });",
     ]],
     caughtBy: [{
       file: "paper",
