@@ -4113,10 +4113,14 @@ export class Endpoint {
     const { role, id, disk } = from;
     const sender = { from: id, to: this.self.name, disk, founding };
     for (const body of bodies.slice(0, MAX_MESSAGES)) {
-      const message = decodeMessage(role, sender, body);
-      const whole = message?.type === "Part" ? this.join(message, from, sender) : message;
-      if (!message) this.drop("malformed");
-      else if (whole && whole.type !== "Part") this.handlers.onMessage(whole, from);
+      let message = decodeMessage(role, sender, body);
+      if (message?.type === "Part") {
+        const whole = this.join(message, from);
+        if (whole === "incomplete") continue;
+        message = decodeMessage(role, sender, whole);
+      }
+      if (!message || message.type === "Part") this.drop("malformed");
+      else this.handlers.onMessage(message, from);
     }
   }
 
@@ -4127,17 +4131,13 @@ export class Endpoint {
     for (const channel of evicted?.channels ?? []) this.end(channel);
   }
 
-  /** Adds a part to its field. Returns the message once the field is whole. */
-  private join(
-    { digest, size, offset, data, head }: Part,
-    { role, owner }: Peer,
-    sender: Sender,
-  ): AnyMessage | undefined {
+  /** Adds a part to its field. Returns the whole message, or nothing if it is malformed. */
+  private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Peer) {
     // With a head of another length, a repetition is cut at other offsets.
-    const id = `${sender.from} ${digest} ${size} ${head.length}`;
+    const id = `${from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
     const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.
-    if (size > MAX_FIELD_BYTES || end > size || !isLarge) return void this.drop("malformed");
+    if (size > MAX_FIELD_BYTES || end > size || !isLarge) return undefined;
     const field = this.incomplete.get(owner, id)
       ?? { owner, id, bytes: Buffer.alloc(size), offsets: new Set(), missing: size };
     if (!field.offsets.has(offset)) {
@@ -4145,13 +4145,15 @@ export class Endpoint {
       field.bytes.set(data, offset);
       field.missing -= data.length;
     }
-    if (field.missing > 0) return void this.incomplete.use(field);
+    if (field.missing > 0) {
+      this.incomplete.use(field);
+      return "incomplete";
+    }
     this.incomplete.delete(field);
-    const [values] = decodeAll(head);
     const { bytes } = field;
+    const [values] = decodeAll(head);
     const isWhole = digestOf(bytes) === digest && Array.isArray(values);
-    const message = isWhole && decodeMessage(role, sender, values.map((value) => value ?? bytes));
-    return message || void this.drop("malformed");
+    return isWhole ? values.map((value: unknown) => value ?? bytes) : undefined;
   }
 
   // ------------------------------------------- Warnings ------------------------------------------

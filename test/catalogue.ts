@@ -1907,7 +1907,7 @@ export const planted: readonly Planted[] = [
     name: "A part of another field of the same size is accepted",
     changes: [
       [
-        "`${sender.from} ${digest} ${size} ${head.length}`",
+        "`${from} ${digest} ${size} ${head.length}`",
         "`${sender.from} ${size} ${head.length}`",
       ],
       ["digestOf(bytes) === digest && Array.isArray(values)", "Array.isArray(values)"],
@@ -1958,7 +1958,7 @@ export const planted: readonly Planted[] = [
         "const field = this.incomplete.get(\"all\", id)",
       ],
       ["?? { owner, id, bytes:", "?? { owner: \"all\", id, bytes:"],
-      ["`${sender.from} ${digest} ${size} ${head.length}`", "`${digest} ${size} ${head.length}`"],
+      ["`${from} ${digest} ${size} ${head.length}`", "`${digest} ${size} ${head.length}`"],
     ],
     caughtBy: [
       { file: "channels", title: "of one sender is not completed by parts of another" },
