@@ -3180,9 +3180,6 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 /** The pattern NNpsk0: `-> psk, e` and `<- e, ee` (Noise §9.4). */
 const PROTOCOL = "Noise_NNpsk0_25519_AESGCM_SHA256";
 const TAG_BYTES = 16;
-/** What precedes the bytes of an X25519 key in DER, for a private and a public one (RFC 8410). */
-const PRIVATE_DER = Buffer.from("302e020100300506032b656e04220420", "hex");
-const PUBLIC_DER = Buffer.from("302a300506032b656e032100", "hex");
 
 /** HASH (Noise §4.3). */
 const hash = (...parts: Uint8Array[]): Buffer =>
@@ -3241,10 +3238,9 @@ export function decrypt(
 }
 
 /** DH (Noise §12.1). For bytes that are no public key, the output is zeros. */
-function dh(privateKey: KeyObject, bytes: Uint8Array): Buffer {
+function dh(privateKey: KeyObject, key: Uint8Array): Buffer {
   try {
-    const key = Buffer.concat([PUBLIC_DER, bytes]);
-    const publicKey = createPublicKey({ key, format: "der", type: "spki" });
+    const publicKey = createPublicKey({ key, format: "raw-public", asymmetricKeyType: "x25519" });
     return diffieHellman({ privateKey, publicKey });
   } catch {
     return Buffer.alloc(32);
@@ -3273,11 +3269,10 @@ export class Handshake {
     [this.ck, this.k] = [ck, k];
   }
 
-  /** WriteMessage. `privateKey` is 32 random bytes, to be used once. */
-  writeMessage(payload: Uint8Array, privateKey: Uint8Array): Buffer {
-    const der = Buffer.concat([PRIVATE_DER, privateKey]);
-    this.e = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
-    const e = createPublicKey(this.e).export({ format: "der", type: "spki" }).subarray(-32);
+  /** WriteMessage. `key` is 32 random bytes, to be used once. */
+  writeMessage(payload: Uint8Array, key: Uint8Array): Buffer {
+    this.e = createPrivateKey({ key, format: "raw-private", asymmetricKeyType: "x25519" });
+    const e = createPublicKey(this.e).export({ format: "raw-public" });
     this.mixTokens(e);
     const ciphertext = encrypt(this.k, 0, this.h, [payload]); // EncryptAndHash.
     this.mixHash(ciphertext);
@@ -3857,8 +3852,8 @@ export class Endpoint {
       channel,
     };
     const fields = encoder.encode(introductionFields.map((field) => introduction[field]));
-    const privateKey = Uint8Array.from({ length: 32 }, () => 256 * random());
-    return handshake.writeMessage(Buffer.concat([fields], INTRODUCTION_BYTES), privateKey);
+    const key = Uint8Array.from({ length: 32 }, () => 256 * random());
+    return handshake.writeMessage(Buffer.concat([fields], INTRODUCTION_BYTES), key);
   }
 
   private onHello(hello: Buffer, address: Address) {
