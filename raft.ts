@@ -1486,6 +1486,7 @@ export class Raft {
     const { index, members } = this.log.configuration();
     const known = this.member(name);
     if (address === "" ? !known : known?.address === address) return { index };
+    this.maybeLeave(); // Or a leader whose removal this turn has committed could add itself again.
     // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
     // may still make the same change.
     if (!this.canChangeMembers) return undefined;

@@ -915,6 +915,12 @@ export const planted: readonly Planted[] = [
       { file: "members", title: "that replaces another one has acknowledged nothing" },
     ],
   },
+  {
+    id: "270",
+    name: "A leader adds itself again in the turn that commits its removal",
+    changes: [["return { index };\n    this.maybeLeave();", "return { index };"]],
+    caughtBy: [{ file: "members", title: "is not added again before it has handed over" }],
+  },
 
   // Closed ports.
   {

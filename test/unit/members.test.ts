@@ -667,6 +667,16 @@ describe("a removed server", () => {
     expect(raft.role.name).toBe("Follower");
   });
 
+  test("that leads is not added again before it has handed over", () => {
+    const { raft } = leaderRemoving("a");
+    for (const from of ["b", "c"]) {
+      raft.receive(appendReply(1, { from, round: roundOf(raft), matchIndex: 2 }), raft.now);
+    }
+    expect(raft.commitIndex).toBe(2);
+    expect(raft.changeMembers("a", "a:1")).toBeUndefined(); // In the same turn.
+    expect([raft.isRemoved, raft.transferTarget]).toEqual([true, "b"]);
+  });
+
   test("that is a voter by its own log alone gets no vote from the others", () => {
     const raft = preCandidate({ name: "d", members: FOUR, log: [1] });
     const others = settledLeader();
