@@ -5652,14 +5652,16 @@ export class KeyValueStore implements StateMachine {
   }
 }
 
+const wasDone = ([isDone]: Uint8Array) => isDone === 1;
+
 /**
  * The store as a program uses it, through a node or a client. Rejects as `propose` and `read` do.
  */
 export class KeyValues {
   constructor(private readonly via: Pick<Client, "propose" | "read">) {}
 
-  async put(key: Uint8Array, value: Uint8Array, options?: CallOptions): Promise<void> {
-    await this.via.propose(packRequest("put", key, value), options);
+  put(key: Uint8Array, value: Uint8Array, options?: CallOptions): Promise<void> {
+    return this.via.propose(packRequest("put", key, value), options).then(() => {});
   }
 
   async get(key: Uint8Array, options?: CallOptions): Promise<Uint8Array | undefined> {
@@ -5695,23 +5697,21 @@ export class KeyValues {
   }
 
   /** Deletes a key. Resolves to whether it had a value. */
-  async delete(key: Uint8Array, options?: CallOptions): Promise<boolean> {
-    const [isDone] = await this.via.propose(packRequest("delete", key), options);
-    return isDone === 1;
+  delete(key: Uint8Array, options?: CallOptions): Promise<boolean> {
+    return this.via.propose(packRequest("delete", key), options).then(wasDone);
   }
 
   /**
    * Compares and sets: puts `value` if the key has the value `expected`, or none if that is
    * undefined. Resolves to whether it did.
    */
-  async cas(
+  cas(
     key: Uint8Array,
     expected: Uint8Array | undefined,
     value: Uint8Array,
     options?: CallOptions,
   ): Promise<boolean> {
     const parts = expected ? [key, value, expected] : [key, value];
-    const [isDone] = await this.via.propose(packRequest("cas", ...parts), options);
-    return isDone === 1;
+    return this.via.propose(packRequest("cas", ...parts), options).then(wasDone);
   }
 }
