@@ -4022,6 +4022,7 @@ export class Endpoint {
     const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
       asked.addresses.delete(writeAddress(address)); // The asked server had it before.
+      if (Bun.deepEquals(asked.address, address)) asked.address = undefined;
       return;
     }
     // A client knew only the address. It becomes an alias of the server.

@@ -921,6 +921,12 @@ export const planted: readonly Planted[] = [
     changes: [["return { index };\n    this.maybeLeave();", "return { index };"]],
     caughtBy: [{ file: "members", title: "is not added again before it has handed over" }],
   },
+  {
+    id: "271",
+    name: "A Hello still goes to an address where another server has answered, and faster",
+    changes: [["if (Bun.deepEquals(asked.address, address)) asked.address = undefined;", ""]],
+    caughtBy: [{ file: "clients", title: "whose address a nearer one has now" }],
+  },
 
   // Closed ports.
   {

@@ -362,7 +362,7 @@ test("Hellos for a dead server, passed on to a living one, do not part the livin
     }
     return route(packet);
   };
-  for (let n = 0; n < 20; n += 1) {
+  for (let n = 0; n < 60; n += 1) {
     simulation.settle(store.put(KEY, VALUE));
     simulation.run(300);
   }

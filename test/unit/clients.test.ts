@@ -149,6 +149,23 @@ describe("a server", () => {
 });
 
 describe("a client", () => {
+  test("reaches a server whose address a nearer one has now", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const client = world.client({ servers: THREE.map((name) => `${name}=${name}:1`) });
+    for (const name of THREE) simulation.settle(client.inspect(name));
+    const [far, near] = [simulation.machine("b"), simulation.machine("c")];
+    world.kill("b");
+    world.kill("c");
+    [far.ip, near.ip] = [near.ip, far.ip];
+    simulation.route = ({ from, to }) => [
+      { afterMs: [from.host, to.host].includes(far.ip) ? 10 : 1 },
+    ];
+    for (const name of ["b", "c"]) world.start(name, THREE);
+    world.until(() => world.leader() !== undefined);
+    for (const name of THREE) expect(simulation.settle(client.inspect(name)).name).toBe(name);
+  });
+
   test("follows at most 64 servers, the last ones that a server has listed", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("a").boot();
