@@ -4766,9 +4766,9 @@ export class Node {
       // An entry that no AppendEntries can carry would hold up all later ones.
       const isLarge = m.commands.length > MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
       if (isLarge) this.refuse(m, "it is too large");
-      else this.append("commands", requestFields, m);
+      else this.append("commands", clientMessages.Commands.map((field) => m[field]), m);
     } else if (m.type === "OpenSession") {
-      this.append("session", openingFields, { ...m, session: drawId(this.world.random) });
+      this.append("session", [m.nonce, drawId(this.world.random)], m);
     } else if (this.core.read()) this.reads.push(m);
     else if (m.type !== "ReadIndex" && this.core.leader !== undefined) this.followerReads.push(m);
     else this.redirect(m);
@@ -4792,14 +4792,10 @@ export class Node {
     this.endpoint.schedule();
   }
 
-  /** Appends an entry. The request is answered once the entry is applied. */
-  private append(
-    kind: Entry["kind"],
-    fields: readonly string[],
-    request: ClientMessage & { session?: number },
-  ) {
-    const values: Record<string, unknown> = { ...request, owner: ownerOf(request.from) };
-    const index = this.core.propose(kind, encodeAll([fields.map((field) => values[field])]));
+  /** Appends an entry with these values. The request is answered once the entry is applied. */
+  private append(kind: Entry["kind"], values: readonly unknown[], request: ClientMessage) {
+    const data = encodeAll([[ownerOf(request.from), ...values]]);
+    const index = this.core.propose(kind, data);
     if (index !== undefined) this.proposals.set(index, request);
     else this.redirect(request);
   }
@@ -5531,7 +5527,7 @@ export function unpack(bytes: Uint8Array): string[] {
   return parts;
 }
 
-const packRequest = (verb: (typeof verbs)[number], ...parts: Uint8Array[]) =>
+const packRequest = (verb: (typeof verbs)[number], ...parts: (string | Uint8Array)[]) =>
   pack(verbs.indexOf(verb), ...parts);
 
 /** The most keys in a block. More would make each insertion move too many. */
@@ -5682,17 +5678,16 @@ export class KeyValues {
     } = {},
   ): AsyncGenerator<[key: Uint8Array, value: Uint8Array]> {
     const verb = keysOnly ? "keys" : "list";
-    const begin = Buffer.from(prefix); // A copy, as the program may change it meanwhile.
-    let rest: Buffer[] = [];
+    const begin = Buffer.from(prefix).toString("latin1");
+    let rest: string[] = [];
     for (let isMore = true; isMore;) {
       const page = await this.via.read(packRequest(verb, begin, ...rest), { signal });
       isMore = page[0] === 1;
-      const parts = unpack(page).map((part) => Buffer.from(part, "latin1"));
-      const last = parts.at(-2);
-      if (last) rest = [Buffer.from(last.subarray(begin.length))];
+      const parts = unpack(page);
       while (parts.length > 0) {
-        const [key = NOTHING, value = NOTHING] = parts.splice(0, 2);
-        yield [key, value];
+        const [key = "", value = ""] = parts.splice(0, 2);
+        rest = [key.slice(begin.length)];
+        yield [Buffer.from(key, "latin1"), Buffer.from(value, "latin1")];
       }
     }
   }

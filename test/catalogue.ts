@@ -2401,11 +2401,8 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "246",
-    name: "A list loses its place when the program changes a key that it got",
-    changes: [[
-      "rest = [Buffer.from(last.subarray(begin.length))]",
-      "rest = [last.subarray(begin.length)]",
-    ]],
+    name: "A list of the keys with a prefix loses its place after a page",
+    changes: [["rest = [key.slice(begin.length)]", "rest = [key]"]],
     caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
   },
   {

@@ -123,6 +123,7 @@ describe("a list", () => {
       const keys = (await watched.list("")).map(([key = ""]) => key);
       expect(keys).toEqual([...new Set(keys)].sort());
       expect(keys.filter((key) => key.startsWith("stays"))).toHaveLength(2500);
+      expect(await watched.list("stays")).toHaveLength(2500);
       expect(watched.pages.length).toBeGreaterThan(5);
       for (const page of watched.pages) expect(page.length).toBeLessThanOrEqual(MAX_ANSWER_BYTES);
     }
