@@ -332,9 +332,11 @@ export class Cluster {
     if (!core) return;
     const { log } = core;
     let { index } = log.configuration();
-    while (index > log.baseIndex) {
+    for (let end = Infinity; log.baseIndex < index && index < end;) {
       this.lists.read(Buffer.concat(encodeRecord(log.at(index))));
-      ({ index } = log.configuration(index - 1));
+      end = index;
+      // The members at the base may be those of a snapshot that is later than the base.
+      ({ index } = log.configuration(end - 1));
     }
   }
 
