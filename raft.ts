@@ -3772,9 +3772,7 @@ export class Endpoint {
 
   getOrAddServer(alias: Name): Peer {
     const name = this.aliases.get(alias) ?? alias;
-    const known = this.servers.get(name) ?? new Peer("peer", name);
-    this.servers.set(name, known);
-    return known;
+    return this.servers.getOrInsertComputed(name, () => new Peer("peer", name));
   }
 
   private find(id: string): Peer | undefined {
@@ -4759,9 +4757,9 @@ export class Node {
       case "Outcomes":
         return this.client.onAnswer(m);
     }
-    const waiting = this.waiting.get(m.from) ?? new Set();
+    const waiting = this.waiting.getOrInsertComputed(m.from, () => new Set());
     if (waiting.has(m.id) || waiting.size >= MAX_WAITING) return;
-    this.waiting.set(m.from, waiting.add(m.id));
+    waiting.add(m.id);
     if (m.type === "Commands") {
       // An entry that no AppendEntries can carry would hold up all later ones.
       const isLarge = m.commands.length > MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
