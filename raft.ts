@@ -826,7 +826,11 @@ export class Raft {
     this.resetElectionTimer(this.campaignTimeoutMs); // Section 12.
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
     // would redirect clients there forever.
-    if (!this.mayLead) return this.become({ name: "Follower" });
+    if (!this.mayLead) {
+      this.become({ name: "Follower" });
+      if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role); // Section 10.
+      return;
+    }
     if (name === "Candidate") {
       this.currentTerm += 1;
       this.votedFor = this.settings.name;
@@ -1554,8 +1558,9 @@ export class Raft {
   }
 
   /**
-   * A removed server that missed its removal keeps asking for votes. The leader replicates to it
-   * again, until it has the entry that removes it.
+   * A removed server that missed its removal, or the message that tells of it, keeps asking for
+   * votes, even if it may not lead: then it asks only to be heard. The leader replicates to it
+   * again, until it has the entry that removes it, and tells it.
    */
   private trackRemoved(name: Name) {
     const { role } = this;

@@ -774,8 +774,8 @@ export const planted: readonly Planted[] = [
     id: "39",
     name: "A removed server keeps campaigning",
     changes: [[
-      `    if (!this.mayLead) return this.become({ name: "Follower" });\n`,
-      "",
+      "if (!this.mayLead) {\n      this.become",
+      "if (this.log.lastIndex < 0) {\n      this.become",
     ]],
     caughtBy: [
       { mode: "core", seed: 1 },
@@ -926,6 +926,15 @@ export const planted: readonly Planted[] = [
     name: "A Hello still goes to an address where another server has answered, and faster",
     changes: [["if (Bun.deepEquals(asked.address, address)) asked.address = undefined;", ""]],
     caughtBy: [{ file: "clients", title: "whose address a nearer one has now" }],
+  },
+  {
+    id: "272",
+    name: "A removed server that may not lead never asks a new leader whether it was removed",
+    changes: [[
+      "if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role); // Section 10.",
+      "",
+    ]],
+    caughtBy: [{ file: "members", title: "that may not lead asks for pre-votes, so that a" }],
   },
 
   // Closed ports.

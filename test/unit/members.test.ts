@@ -209,7 +209,7 @@ describe("a learner", () => {
     const raft = server({ name: "d", members: [] });
     append(raft, configuration(THREE, ["d"]));
     raft.tick(raft.now + 10 * T);
-    expect(turn(raft)).toEqual([]);
+    turn(raft);
     expect([raft.role.name, raft.currentTerm]).toEqual(["Follower", 0]);
     expect(raft.leader).toBeUndefined(); // So it does not redirect clients to a silent leader.
     step(raft, heartbeat(raft));
@@ -589,7 +589,22 @@ describe("a removed server", () => {
     const raft = follower({ name: "d", members: FOUR });
     append(raft, configuration(THREE), 1);
     raft.tick(raft.now + 10 * T);
-    expect([turn(raft), raft.role.name]).toEqual([[], "Follower"]);
+    turn(raft);
+    expect([raft.role.name, raft.currentTerm]).toEqual(["Follower", 1]);
+  });
+
+  test("that may not lead asks for pre-votes, so that a new leader tells it of its removal", () => {
+    const removedVoter = follower({ name: "d", members: FOUR });
+    append(removedVoter, configuration(THREE), 2);
+    const learner = follower({ name: "d", members: FOUR });
+    append(learner, configuration(THREE, ["d"]));
+    for (const raft of [removedVoter, learner]) {
+      const asked = only("RequestVote", timeOut(raft)).map(({ to, preVote }) => [to, preVote]);
+      expect(asked).toEqual([["a", true], ["b", true], ["c", true]]);
+    }
+    // A server that waits to be added again is silent.
+    const waiting = server({ name: "d", log: [1], commitIndex: 1 });
+    expect(timeOut(waiting)).toEqual([]);
   });
 
   test("may lead until its removal is committed, but does not count itself (thesis §4.2.2)", () => {
