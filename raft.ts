@@ -3942,7 +3942,8 @@ export class Endpoint {
     const to = isElsewhere ? known : this.confirm(channel, other, address);
     if (!to) return;
     if (to !== asked) this.moveAddress(asked, to, address);
-    this.transmit(to, true);
+    to.bodies.push(NOTHING); // Without a message, an empty packet confirms the channel.
+    this.transmit(to);
   }
 
   /**
@@ -4059,7 +4060,7 @@ export class Endpoint {
   // ----------------------------------------- Data packets ----------------------------------------
 
   /** Sends the messages for a peer, if there is a channel. Begins one if it is needed. */
-  private transmit(to: Peer, isConfirming = false) {
+  private transmit(to: Peer) {
     const [channel] = to.channels;
     const { now } = this;
     // A server may have ended the channel of a silent client, and its session as well. If the first
@@ -4072,7 +4073,6 @@ export class Endpoint {
     const room = this.roomFor(to);
     // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
     const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
-    if (isConfirming && to.bodies.length === 0) this.sendData(to, channel, []);
     for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) {
       this.sendData(to, channel, bodies);
     }

@@ -1869,7 +1869,7 @@ export const planted: readonly Planted[] = [
     id: "194",
     name: "A channel uses a number again after a packet without messages",
     changes: [
-      ["channel.sent += 1;", "channel.sent += bodies.length;"],
+      ["channel.sent += 1;", "channel.sent += Math.sign(Buffer.concat(bodies).length);"],
     ],
     caughtBy: [
       { mode: "full", seed: 1 },
