@@ -3526,7 +3526,7 @@ class Channel {
     return number >= (this.seen[number % WINDOW] ?? 0);
   }
 
-  /** Returns whether the number is the highest so far. */
+  /** Records a number. Returns whether it is the highest so far. */
   record(number: number): boolean {
     this.seen[number % WINDOW] = number + 1;
     const isNewest = number >= this.next;
@@ -3541,7 +3541,7 @@ class Peer {
   configured: readonly Server[] = [];
   /** Its addresses in the log or in a redirect. */
   learned: readonly Server[] = [];
-  /** What both resolve to, where Hellos go, too. Empty once it is heard. */
+  /** The targets of Hellos: what both resolve to. Empty once it is heard. */
   readonly addresses = new Map<string, Address>();
   /** Where its newest packet came from. */
   address: Address | undefined;
