@@ -5366,7 +5366,7 @@ export class Client {
       if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
       else if (now >= request.retryAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        if (request.awaitingReplyFrom === this.target) {
+        if (!request.server && request.awaitingReplyFrom === this.target) {
           this.target = this.servers[next % this.servers.length] ?? "";
         }
         this.transmit(request);
@@ -5396,6 +5396,7 @@ export class Client {
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);
     if (answer.type === "Refused") this.onRefusal(request, answer.reason);
     if (answer.type !== "Outcomes") return;
+    this.target = from; // Only a leader sends outcomes, and a slow one may have been left.
     for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
       this.settle(request, answer.first + i, outcome);
     }

@@ -936,6 +936,18 @@ export const planted: readonly Planted[] = [
     ]],
     caughtBy: [{ file: "members", title: "that may not lead asks for pre-votes, so that a" }],
   },
+  {
+    id: "273",
+    name: "A client stays with another server after a slow answer of the leader",
+    changes: [["this.target = from; // Only a leader", "// Only a leader"]],
+    caughtBy: [{ file: "clients", title: "requests go to the leader, although" }],
+  },
+  {
+    id: "274",
+    name: "A slow answer of one server to its own read turns its program's commands to another one",
+    changes: [["!request.server && request.awaitingReplyFrom", "request.awaitingReplyFrom"]],
+    caughtBy: [{ file: "clients", title: "requests go to the leader, although" }],
+  },
 
   // Closed ports.
   {

@@ -200,6 +200,26 @@ describe("a client", () => {
   });
 });
 
+test("requests go to the leader, although answers take longer than the time until a retry", () => {
+  const world = new World();
+  const { simulation } = world;
+  simulation.route = () => [{ afterMs: 80 }];
+  world.found(THREE, { electionTimeoutMs: 3000, heartbeatMs: 300 });
+  const node = world.at(world.leader() ?? "");
+  const client = world.client({ servers: THREE.map((name) => `${name}=${name}:1`) });
+  const timeOf = (call: Promise<unknown>) => {
+    const startedAt = simulation.now;
+    simulation.settle(call);
+    return simulation.now - startedAt;
+  };
+  for (const via of [client, node]) simulation.settle(put(via, Buffer.of(1))); // In new sessions.
+  for (let n = 0; n < 3; n += 1) {
+    expect(timeOf(put(client, Buffer.of(n)))).toBeLessThan(350);
+    expect(timeOf(put(node, Buffer.of(n)))).toBeLessThan(200);
+    expect(timeOf(get(node))).toBeLessThan(200);
+  }
+});
+
 test("thousands of small requests and answers of a turn arrive at once, in large datagrams", () => {
   const world = new World().found(["a"], { datagramBytes: 60_000 });
   const { simulation } = world;
