@@ -1941,7 +1941,7 @@ export const planted: readonly Planted[] = [
     changes: [
       [
         "`${from} ${digest} ${size} ${head.length}`",
-        "`${sender.from} ${size} ${head.length}`",
+        "`${from} ${size} ${head.length}`",
       ],
       ["digestOf(bytes) === digest && Array.isArray(values)", "Array.isArray(values)"],
     ],
