@@ -343,6 +343,8 @@ describe("an act", () => {
     run.act({ kind: "wipe", server: "a" });
     run.act({ kind: "wipe", server: "b" });
     run.act({ kind: "kill", server: "c" });
+    // Otherwise a late message could show the empty servers the old founding, and they would wait.
+    playUntil(run, ({ flights }) => flights.length === 0);
     run.act({ kind: "restart", server: "a" });
     run.act({ kind: "restart", server: "b" });
     run.act({ kind: "propose", key: "x" }); // In a session that the new cluster does not know.

@@ -29,7 +29,7 @@ export const durableVote: Lesson = {
   parts: [
     {
       title: "The vote is saved first",
-      scene: calm(3, 10),
+      scene: calm(3, 26),
       steps: [
         ...twoCandidates,
         {
@@ -67,7 +67,7 @@ export const durableVote: Lesson = {
     },
     {
       title: "The answer leaves first (a bug)",
-      scene: calm(3, 10, "1"),
+      scene: calm(3, 26, "1"),
       steps: [
         ...quietly(twoCandidates.slice(0, -1)),
         {

@@ -69,7 +69,7 @@ export const repair: Lesson = {
   about: "A new leader meets followers that lack entries, or have wrong ones.",
   parts: [{
     title: "Figure 7's logs are repaired",
-    scene: calm(7, 3),
+    scene: calm(7, 45),
     steps: [
       ...figure7,
       {

@@ -31,7 +31,7 @@ export const replication: Lesson = {
   about: "A command travels to the disks of a majority, and then it is safe.",
   parts: [{
     title: "Replication and commitment",
-    scene: calm(5, 17),
+    scene: calm(5, 47),
     steps: [
       ...elect("a", "b", "c", "d", "e"),
       {
