@@ -21,7 +21,7 @@ import { applies, forgets, gets, leads, pass } from "./lessons/signs.ts";
 /** The leader e has died, the link between c and d is cut, and b leads and sends an entry. */
 const PART: Part = {
   title: "The picture",
-  scene: calm(5, 2),
+  scene: calm(5, 14),
   steps: [
     ...elect("e", "a", "b", "c", "d"),
     { at: pass(100), then: [write("x", 5)] },
