@@ -120,9 +120,9 @@ Clients:
 All:
   --secret-file FILE      the secret that servers and clients of a cluster share
                           (or RAFT_SECRET); without one, servers listen on
-                          loopback addresses only. The first of several lines
-                          is used, and all are accepted; a server notices when
-                          the file changes
+                          loopback addresses only. Of several lines all are
+                          accepted, and the first that works is used; a server
+                          notices when the file changes
   --cluster NAME          the name that servers and clients of a cluster share
                           (default: raft)
   --help                  show this text
@@ -848,7 +848,10 @@ type Tell = ReturnType<typeof teller>;
 /** A pre-candidate only asks whether it could win: in the story it is still a follower. */
 const shownRole = (role: string) => role.replace("PreCandidate", "Follower");
 
-/** What each event means, in the words of an election. A false sentence is not told. */
+/**
+ * What each event means, in the words of an election. A row may give `false` in place of a
+ * sentence, which is not told.
+ */
 const STORY: {
   [T in NodeEvent["type"]]: (event: Extract<NodeEvent, { type: T }>, name: string) => unknown;
 } = {
@@ -1079,7 +1082,10 @@ function table(rows: object[]) {
   ).join("\n");
 }
 
-/** Where standard output was closed, Bun has opened another file in its place. */
+/**
+ * Whether standard output was closed before the start. Then Bun has opened another file in its
+ * place, with the flag O_CLOEXEC (octal 2000000), which an inherited file does not have.
+ */
 const isClosed = ofProcess("fdinfo/1", /^flags:\s*0[2367]\d{6}$/m);
 let isOutputLost = false;
 /** The server that has begun to tell its story: an error is the last line of its log. */

@@ -81,7 +81,8 @@ export type Entry = {
   readonly term: number;
   /**
    * "commands": requests of clients, for the state machine. "session": opens the session of a
-   * client (section 13). "members": lists the members (section 10). "noop": begins a term.
+   * client (section 13). "members": lists the members (section 10). "noop": changes nothing, and
+   * confirms what is before it.
    */
   readonly kind: (typeof entryKinds)[number];
   /** The commands, or the opening of a session. Opaque until it is applied. Else empty. */
@@ -264,7 +265,7 @@ export class Log {
   /** The last entry on this server's disk. Later ones are not acknowledged, counted or applied. */
   savedIndex = 0;
   baseIndex = 0;
-  /** The base, and the entries after it. Truncating it takes back what followed from them. */
+  /** The base, and the entries after it. To truncate them restores the earlier list of members. */
   private slots: Slot[] = [];
 
   get lastIndex(): number {
@@ -332,7 +333,7 @@ export class Log {
     return slots.map(({ entry }) => entry);
   }
 
-  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`, at least the first. */
+  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`; if any, the first. */
   batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
     while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
@@ -699,9 +700,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether the next step has work even without another input: a leader that answered first
-   * has not saved, a lone server was elected by saving its vote and has a no-op to save, or
-   * `applyBytes` was not enough.
+   * Returns whether a step has left work for the next one: it answered first, and has not saved; it
+   * saved the vote that elects a lone server, and a no-op came after; or `applyBytes` was not
+   * enough.
    */
   get needsStep(): boolean {
     return this.isUnsaved || this.hasApplicable;
@@ -884,7 +885,8 @@ export class Raft {
     // 1. Reply false if term < currentTerm (§5.1).
     const isCurrent = m.term >= this.currentTerm;
     // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as
-    //    receiver's log, grant vote (§5.2, §5.4). We have not voted in a term above ours.
+    //    receiver's log, grant vote (§5.2, §5.4). Only a pre-vote may name a term above ours, where
+    //    we have no vote yet.
     const hasNoVote = this.votedFor === undefined || m.term > this.currentTerm;
     const isFree = hasNoVote || this.votedFor === m.from;
     const voteGranted = isCurrent && isFree && this.isUpToDate(m)
@@ -1084,9 +1086,8 @@ export class Raft {
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-    // From now on the leader replicates, also after a snapshot. But while a batch is retried, it
-    // stays in its mode: this may be the reply to a heartbeat, which does not show that the batch
-    // gets through.
+    // Success ends probing, or a snapshot. But while attempts are counted the mode stays, because
+    // this may be the reply to a heartbeat, which does not show that the batch gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
     this.updateMembership(role, m.from, follower); // Section 10.
@@ -1097,8 +1098,10 @@ export class Raft {
   private onRefusal(role: Leader, m: Of<"AppendEntriesReply">, follower: Progress) {
     const { mode, nextIndex, matchIndex } = follower;
     const member = this.member(m.from);
-    // Section 11.
-    if (this.hasLostEntries(m, follower)) return member && this.readmit(role, member);
+    if (this.hasLostEntries(m, follower)) { // Section 11.
+      this.trackFollower(role, m.from); // Even if it stays a voter, the lost entries do not count.
+      return member && this.readmit(role, member);
+    }
     const next = Math.max(matchIndex, this.log.lastUpTo(m.hintIndex, m.hintTerm)) + 1;
     if (mode === "probing" && next >= nextIndex) return; // This refusal is no news.
     follower.mode = "probing";
@@ -1265,10 +1268,10 @@ export class Raft {
 
   /**
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
-   * more than the last one itself, so that snapshots cost no more than the log. While a leader
-   * sends this server one, it writes none. While a follower receives one the limit is higher,
-   * because the follower would have to start again from scratch. `factor` multiplies the limit; 0
-   * demands a snapshot as soon as it has a new entry.
+   * more than the last one itself, so that snapshots cost no more than the log. A server that
+   * receives a snapshot from its leader writes none. A leader that sends a snapshot has a higher
+   * limit, because with a new snapshot the follower would start again from scratch. `factor`
+   * multiplies the limit; 0 demands a snapshot as soon as it has a new entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1476,7 +1479,7 @@ export class Raft {
 
   /**
    * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
-   * Returns the index of the list that has the change, also if it had been made before; a refusal;
+   * Returns the index of an entry: once it is applied, the change is in force. Returns a refusal;
    * or undefined if this server does not lead, or can't change the members now: a retry may
    * succeed. With `force` the voters that are left need not be reachable.
    */
@@ -1487,16 +1490,22 @@ export class Raft {
   ): { index: number } | Refused | undefined {
     const { role } = this;
     if (role.name !== "Leader") return undefined;
-    const { index, members } = this.log.configuration();
     const known = this.member(name);
-    if (address === "" ? !known : known?.address === address) return { index };
-    this.maybeLeave(); // Or a leader whose removal this turn has committed could add itself again.
+    if (address === "" ? !known : known?.address === address) {
+      // The change is made by our log, but another server may lead by now. An entry that is
+      // committed after it shows that it is in force.
+      const index = this.propose("noop");
+      return index === undefined ? undefined : { index };
+    }
+    // If our own removal was committed since the last step, we leave first. Otherwise we could add
+    // ourselves again.
+    this.maybeLeave();
     // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
     // may still make the same change.
     if (!this.canChangeMembers) return undefined;
     // A new server is a learner first. With a vote, it would delay commitment until it caught up.
     const added = { name, votes: false, disk: 0, ...known, address };
-    const others = members.filter((member) => member !== known);
+    const others = this.members.filter((member) => member !== known);
     const next = address === "" ? others : [...others, added];
     const refused = this.quorumProblem(role, next, force);
     return refused === undefined ? { index: this.appendMembers(role, next) } : { refused };
@@ -1547,12 +1556,10 @@ export class Raft {
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
     if (!isClose) return;
     const { index, members } = log.configuration();
-    // Once the entry of this list is discarded, a follower gets the list with the snapshot.
-    const listedAt = index > log.baseIndex ? index : this.snapshot.index;
     if (member) {
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
-    } else if (matchIndex >= listedAt) {
+    } else if (matchIndex >= index) {
       this.send("Removed", name, { term: this.currentTerm });
     }
   }
@@ -1597,8 +1604,8 @@ export class Raft {
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
   // a later entry. There are two limits. If a majority loses its disks at once, no protocol can
   // help. And a founder with an empty log counts as one that lost its disk. So if a disk is lost
-  // while the cluster is being founded, two foundings may have a leader, and entries of one may be
-  // lost.
+  // while the cluster is being founded, two clusters may be founded, and the entries of one
+  // may be lost.
   //
   // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
   // random number, the founding, as all later lists of members do. If B and C then lost their disks
@@ -1646,7 +1653,10 @@ export class Raft {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
   }
 
-  /** Drops a log of another founding than the leader's. None of its entries is committed here. */
+  /**
+   * Drops our log if the leader is of another founding. No entry of it is known here to be
+   * committed, because `rejectsFounding` ignores such a leader once the commit index is above 0.
+   */
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
     this.log.reset(this.snapshot, this.snapshot);
@@ -1711,7 +1721,8 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // `requestVotes` asks at least four times in an election timeout.
+    // `requestVotes` asks at most that often in an election timeout. It asks faster only after a
+    // leader was given up, whose founding we then know.
     const hasAskedEnough = this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs);
     return this.others.every((name) => {
       const founding = this.foundings.get(name);
@@ -1720,10 +1731,10 @@ export class Raft {
   }
 
   /**
-   * Returns whether to ignore a request of another founding. With a commit index above 0 this
-   * server ignores all of them. Otherwise it ignores a request unless its term is later than the
-   * current one or, without a leader, than the last one of the log. Replies are not rejected here:
-   * the ordinary checks of a reply apply.
+   * Returns whether to ignore a request of another founding. If our commit index is above 0, we
+   * ignore it. If the commit index is 0 and we know a leader, we accept only a request of a term
+   * after ours. Without a leader, a term after the last one of our log is enough. Replies pass,
+   * because their own checks suffice.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1949,7 +1960,7 @@ export type SessionRequest = {
   session: number;
   /** Counts the requests of the session. */
   sequence: number;
-  /** The client has the outcome of each request with at most this sequence number. */
+  /** The client has, or has given up, the outcomes of all requests up to this one. */
   acknowledged: number;
   commands: readonly Uint8Array[];
 };
@@ -2212,7 +2223,7 @@ const schema = tables.flatMap((table, level) =>
 );
 const numberOf = (type: string) => schema.findIndex((row) => row.type === type);
 
-/** The version of the packets and messages. */
+/** The version of packets, messages and logs. `recover` reads the logs of the one before, too. */
 const VERSION = 6;
 const MAX_DATAGRAM_BYTES = 65_507;
 const encoder = new Encoder();
@@ -2491,7 +2502,8 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
 // If instead a bit of frame 2 flips, frame 3 is still intact. Frame 3 was written after frame 2 was
 // synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
-// refuses to start.
+// refuses to start. A flipped bit in the last frame passes for an incomplete write. So a new log,
+// which has all entries in few frames, ends with a small frame, and only the last save is exposed.
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2580,8 +2592,11 @@ export function* readSnapshot(
 
 export class Storage {
   readonly identity: Identity;
+  /** As last saved. */
   hardState: HardState = { currentTerm: 0, votedFor: undefined, commitIndex: 0 };
+  /** The last one that was installed. */
   snapshot: Snapshot | undefined;
+  // The log as this start has found it. Saves do not change them.
   base: Position = { index: 0, term: 0 };
   entries: Entry[] = [];
   /** The length of the incomplete frame that this start has cut off. */
@@ -2695,9 +2710,10 @@ export class Storage {
   /**
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
    * Keeps all its entries, and commits them. A new server begins with the state of a snapshot from
-   * elsewhere. The new founding refuses former members that return. It replaces the old one in all
-   * lists of members: a joining server that has only some of them must not refuse the rest. If the
-   * power fails meanwhile, do it again: the new snapshot may be there without the new log.
+   * elsewhere. By its new founding this server refuses former members that return. All lists of
+   * members get that founding, because a joining server that has only the older lists would refuse
+   * this one otherwise. If the power fails meanwhile, do it again: the new snapshot may be there
+   * without the new log.
    */
   formNewCluster(
     snapshot: Iterable<LogRecord[]> = this.snapshot ? this.readSnapshot() : [],
@@ -2755,9 +2771,10 @@ export class Storage {
       yield;
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
-    const saved = this.log && this.readChunk(savesBegin, this.end - savesBegin, "/log");
-    this.end = saved ? this.write(end, saved, "/log.new") : end;
-    this.size = this.write(this.end, EXTENSION, "/log.new");
+    const last = encodeFrame([this.hardStateRecord()], marker);
+    const saves = this.log ? this.readChunk(savesBegin, this.end - savesBegin, "/log") : NOTHING;
+    this.end = end + last.length + saves.length;
+    this.size = this.write(end, Buffer.concat([last, saves, EXTENSION]), "/log.new");
     this.withErrorContext("write", "/log", (name) => {
       this.files.rename(`${name}.new`, name);
       const newLog = this.files.open(name, "r+");
@@ -3285,7 +3302,9 @@ export class Handshake {
     return Buffer.concat([e, ciphertext]);
   }
 
-  /** ReadMessage. A wrong message gives undefined and no change: the right one may still come. */
+  /**
+   * ReadMessage. A wrong message gives undefined and changes no key: the right one may still come.
+   */
   readMessage(message: Buffer): Buffer | undefined {
     const { ck, h, k } = this;
     const [re, ciphertext] = [message.subarray(0, 32), message.subarray(32)];
@@ -3356,8 +3375,8 @@ export function credentialOf(
 }
 
 /**
- * Returns the lines of a secret. All are accepted, and the first one is used first. A server at
- * `address` needs one, unless that is a loopback address.
+ * Returns the secrets in a text, one a line. All are accepted, and the first one is used first. A
+ * server at `address` needs at least one, unless that is a loopback address.
  */
 export function secretsOf(text: string, address?: string): string[] {
   const lines = text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
@@ -3439,15 +3458,15 @@ const HELLO_EVERY_MS = 50;
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
 /**
- * How often a Hello is read, which takes 0.03 ms, and how often keys are agreed on with one name,
- * which takes 0.1 ms. Those of the last BURST_MS that did not come may come at once.
+ * Limits, as intervals: between Hellos that are read, which takes 0.03 ms, and between key
+ * agreements with one name, which take 0.1 ms. What the last BURST_MS left unused may come at once.
  */
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
 /**
- * A peer that does not answer for so long may have lost the channel. A server may have moved, so
- * its host name is resolved as often.
+ * A peer that does not answer for so long may have lost the channel. A server may also have moved,
+ * so its host name is resolved again, once in this time.
  */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
@@ -3456,8 +3475,8 @@ const HINT_EVERY_MS = 1;
 /** Confirmed channels of a peer: the one that is sent on, and others with packets in flight. */
 const MAX_CHANNELS = 3;
 /**
- * Clients' processes that have a channel, channels that others have begun and not confirmed, and
- * fields that lack parts: of each so many in all, and of one name.
+ * Bounds of three tables, in all and for one name: processes of clients with a channel, half-open
+ * channels, and incomplete fields.
  */
 const MAX_ENTRIES = 1024;
 const MAX_ENTRIES_PER_NAME = 256;
@@ -3535,15 +3554,15 @@ class Channel {
   }
 }
 
-/** The other end of channels: a server, or one process of a client. */
+/** The other end of channels: a server, whose role is "peer" as well, or a process of a client. */
 class Peer {
   /** Its addresses on the command line. */
   configured: readonly Server[] = [];
   /** Its addresses in the log or in a redirect. */
   learned: readonly Server[] = [];
-  /** The targets of Hellos: what both resolve to. Empty once it is heard. */
+  /** The targets of Hellos: what both lists resolve to. Emptied when a channel is confirmed. */
   readonly addresses = new Map<string, Address>();
-  /** Where its newest packet came from. */
+  /** Where the newest packet of a channel came from. */
   address: Address | undefined;
   /**
    * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
@@ -3867,7 +3886,8 @@ export class Endpoint {
       this.warn({ type: "version", address, version }, address.host);
       return this.drop("version");
     }
-    // Reading a flood would take the time to empty the socket, and the kernel would drop the rest.
+    // If this server read each Hello of a flood, no time would be left to empty the socket, and the
+    // kernel would drop the packets of its peers.
     if (!this.admits("hello", READ_EVERY_MS, BURST_MS)) return this.drop("busy");
     const header = hello.subarray(0, HELLO_HEADER);
     const id = header.subarray(BASIC_HEADER + 1);
@@ -3981,9 +4001,9 @@ export class Endpoint {
   }
 
   /**
-   * Returns why a channel is refused: its other end is of another cluster, or it has an earlier
-   * attempt or boot of a peer, or a lost disk. The disks of a name have no order. A disk counts as
-   * lost if another one was confirmed after it, or after the handshake that introduces it began.
+   * Returns why a channel is refused: the other end is of another cluster, or another attempt, boot
+   * or disk of the same name has replaced its own. Attempts and boots are numbered, disks are not.
+   * So a disk counts as lost if another one was confirmed later, or during this handshake.
    */
   private refusalOf({ createdAt }: Channel, peer: Peer, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
@@ -3991,7 +4011,8 @@ export class Endpoint {
     const isLate = attempt > 0 && peer.hasConfirmed(other); // It is 0 in a Welcome.
     const isLost = disk !== peer.disk && (peer.disks.has(disk) || createdAt < peer.bootedAt);
     const isEarlier = disk === peer.disk && boot < peer.boot;
-    // If the later boot was known when the handshake began, the earlier one still runs.
+    // A process that began this handshake after another boot or disk was confirmed is still
+    // running. So two servers use one name.
     if ((isLost || isEarlier) && createdAt > peer.bootedAt && peer.address) {
       this.warn({ type: "twice", server: name, address, other: peer.address }, name);
     }
@@ -3999,7 +4020,8 @@ export class Endpoint {
   }
 
   /**
-   * Warns of a server that has our secret, but is of another cluster. Returns whether a peer is.
+   * Returns whether the other end, a server or a client, is of another cluster. Warns if it is a
+   * server.
    */
   private warnIfForeign({ cluster, role, name, members }: Introduction, address: Address): boolean {
     const own = shorten(this.self.members);
@@ -4063,9 +4085,9 @@ export class Endpoint {
   private transmit(to: Peer) {
     const [channel] = to.channels;
     const { now } = this;
-    // A server may have ended the channel of a silent client, and its session as well. If the first
-    // copy of a command were lost, the second would be refused with an unknown outcome
-    // (`Client.onRefusal`). So the client first makes another channel.
+    // A server may have ended the channel of a silent client, and its session as well. The first
+    // copy of a command would be lost, and the second refused. The client could not know whether
+    // the first was applied (`Client.onRefusal`). So it makes another channel first.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
       return this.sendHello(to);
@@ -4202,7 +4224,8 @@ type CommonOptions = {
   cluster?: string;
   /**
    * The key of all servers and operators, of at least 32 characters. Only servers on loopback
-   * addresses need none. Of several lines, all are accepted, and the first is used first.
+   * addresses need none. Of several lines, all are accepted. A Hello uses the first, and after a
+   * failure the next.
    */
   secret?: string;
   /** How long a request waits for an answer. Default: 5000. */
@@ -4428,7 +4451,7 @@ export class Node {
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     this.rememberedIndex = hardState.commitIndex;
     this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
-    // A program with small snapshots writes these in several slices, too.
+    // With small snapshots, as in tests, the slices are small, too, and inputs come between them.
     this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
     // From now on only the core holds the entries, so that compaction can free them.
     const entries = storage.entries.splice(0);
@@ -4476,7 +4499,7 @@ export class Node {
 
   /**
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * - "refused" if the command has more than MAX_COMMAND_BYTES;
+   * - "refused" if the command has more than MAX_COMMAND_BYTES, or two sessions have refused it;
    * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES;
    * - "timeout", "aborted", "stopped" or "closed" if it was never sent;
    * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still
@@ -4515,8 +4538,8 @@ export class Node {
   /**
    * Adds a learner, which is promoted to voter once it has the log; corrects the address of a
    * member; or, if `address` is empty, removes a member. Resolves when the change is committed.
-   * Rejects with a RaftError: "refused" if no reachable majority would be left, unless `force`;
-   * "outcomeUnknown" as in `propose`.
+   * Rejects with a RaftError: "refused" if the name or address is malformed, if no voter would be
+   * left or, without `force`, no reachable majority; "outcomeUnknown" as in `propose`.
    */
   readonly changeMembers = (name: Name, address = "", force = false) =>
     this.client.changeMembers(name, address, force);
@@ -4651,7 +4674,7 @@ export class Node {
     this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
     if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes, this.backupFactor())) {
-      core.incoming = undefined; // A part of one that has arrived is overwritten.
+      core.incoming = undefined; // The new snapshot overwrites one that has arrived in part.
       this.runInSlices(this.writeSnapshot());
     }
     endpoint.flush();
@@ -4670,7 +4693,8 @@ export class Node {
   }
 
   /**
-   * Returns what the size of the next snapshot is multiplied by: 0 for one now, 4 during a backup.
+   * Returns the factor for `isSnapshotDue`. It is 0 if a backup needs an entry that the snapshot
+   * lacks. It is 4 during a backup, because with a new snapshot the backup would start again.
    */
   private backupFactor() {
     const { core: { snapshot, lastApplied, settings }, backup: { index, at }, world } = this;
@@ -4755,7 +4779,7 @@ export class Node {
       case "Transfer":
         return this.transferLeadership(m);
       case "ReadSnapshot":
-        return this.sendSnapshot(m);
+        return this.answerBackup(m);
       case "Answer":
       case "Refused":
       case "NotLeader":
@@ -4812,9 +4836,7 @@ export class Node {
     const change = core.changeMembers(name, address, force);
     if (!change) return this.redirect(request);
     if ("refused" in change) return this.refuse(request, change.refused);
-    // The entry may have been appended for an earlier request, and even be applied.
-    if (change.index > core.lastApplied) this.proposals.set(change.index, request);
-    else this.answer(request, NOTHING);
+    this.proposals.set(change.index, request);
   }
 
   /**
@@ -4838,11 +4860,11 @@ export class Node {
       this.lastTransfer = key;
     }
     if (core.transferTarget) return this.redirect(request);
-    this.refuse(request, `${target || "no other server"} did not take over in time`);
+    this.refuse(request, `${target || "no other server"} did not take over in time, but still may`);
   }
 
   /** Answers with a part of the snapshot. A server that lacks the entry leaves it to a retry. */
-  private sendSnapshot(request: ClientMessage & { type: "ReadSnapshot" }) {
+  private answerBackup(request: ClientMessage & { type: "ReadSnapshot" }) {
     const { core: { snapshot, lastApplied } } = this;
     const { index, offset } = request;
     this.backup = { index, at: this.world.clock.now() };
@@ -4861,7 +4883,7 @@ export class Node {
     const request = this.proposals.get(index);
     if (!request) return;
     this.proposals.delete(index);
-    if (!applied) this.answer(request, NOTHING); // A list of members is in force.
+    if (!applied) this.answer(request, NOTHING); // The list of members is in force.
     else if ("refused" in applied) this.refuse(request, applied.refused);
     else this.answerCommands(request, applied);
   }
@@ -5020,8 +5042,9 @@ export class Node {
 // A client finds the leader, follows it when it changes, and retries requests that get no answer.
 //
 // Example: the client asks a, which names b as the leader (NotLeader). The client asks b, which
-// crashes. After RETRY_MS the client asks c, which leads by now. c finds the command in the log
-// with this session and sequence number, and answers without applying it again (thesis §6.3).
+// crashes. After RETRY_MS the client asks c, which leads by now, and b had copied the command
+// to c. c appends the retry as another entry. When c applies that, the table of sessions has an
+// outcome for its sequence number. So c answers, and does not apply it again (thesis §6.3).
 
 /** The most servers that a client follows: the last ones that it has heard of. */
 const MAX_SERVERS = 64;
@@ -5066,7 +5089,7 @@ type PendingRequest = {
   /** Callers that are not settled. */
   missing: number;
   /** The server that it was last sent to. Undefined once a redirect has named a leader. */
-  awaitingReplyFrom: Name | undefined;
+  triedServer: Name | undefined;
   retryAt: number;
   attempts: number;
 };
@@ -5104,7 +5127,7 @@ export class Client {
   private closed: keyof typeof CLOSED | undefined;
   /** The founding of the cluster that has answered (section 11); 0 before that. */
   private founding = 0;
-  /** The last redirect of each server, in words. */
+  /** Why the last reply of a server was no answer, in words. */
   private readonly lastReplies = new Map<Name, string>();
 
   /** Programs use `connect`. At the end of each turn, the owner calls `sendCommands`. */
@@ -5206,7 +5229,8 @@ export class Client {
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
       // If a request is not answered for long, later ones go into another session before this one
-      // is full. A full session would refuse them, and their outcomes would be unknown.
+      // is full. A full session refuses requests, and if those were retried, their outcomes are
+      // unknown.
       if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {
         this.commands.push(...batch);
         continue;
@@ -5342,7 +5366,7 @@ export class Client {
       deadlineAt: this.world.clock.now() + timeoutMs,
       callers,
       missing: callers.length,
-      awaitingReplyFrom: undefined,
+      triedServer: undefined,
       retryAt: 0,
       attempts: 0,
     };
@@ -5353,7 +5377,7 @@ export class Client {
 
   private transmit(request: PendingRequest) {
     const { id, content, server: to = this.target } = request;
-    request.awaitingReplyFrom = to;
+    request.triedServer = to;
     request.attempts += 1;
     request.retryAt = this.world.clock.now() + (request.attempts === 1 ? RETRY_MS : RETRY_MS / 2);
     this.send({ ...content, from: this.endpoint.self.name, to, id });
@@ -5366,7 +5390,7 @@ export class Client {
       if (now >= request.deadlineAt) this.abandon(request, `No answer in ${this.timeoutMs} ms`);
       else if (now >= request.retryAt) {
         const next = this.servers.indexOf(this.target) + 1;
-        if (!request.server && request.awaitingReplyFrom === this.target) {
+        if (!request.server && request.triedServer === this.target) {
           this.target = this.servers[next % this.servers.length] ?? "";
         }
         this.transmit(request);
@@ -5396,7 +5420,9 @@ export class Client {
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);
     if (answer.type === "Refused") this.onRefusal(request, answer.reason);
     if (answer.type !== "Outcomes") return;
-    this.target = from; // Only a leader sends outcomes, and a slow one may have been left.
+    // Only a leader sends outcomes. If it was slow, the client has turned to another server, and
+    // now turns back.
+    this.target = from;
     for (const [i, outcome] of decodeAll(answer.outcomes).entries()) {
       this.settle(request, answer.first + i, outcome);
     }
@@ -5410,7 +5436,7 @@ export class Client {
     else caller.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
 
-  /** Returns a caller that is to be settled. A request without others is over. */
+  /** Takes a caller out of its request, to settle it. After the last one the request is over. */
   private takeCaller(request: PendingRequest, position: number): Caller | undefined {
     const caller = request.callers[position];
     if (!caller) return undefined;
@@ -5457,24 +5483,25 @@ export class Client {
     const followed = listed.filter(({ name }) => this.servers.includes(name));
     this.endpoint.learnAddresses(followed);
     if (!this.servers.includes(leader)) return;
-    request.awaitingReplyFrom = undefined;
+    request.triedServer = undefined;
     this.target = leader;
   }
 
   private abandon(request: PendingRequest, why: string) {
     const { id, server, callers } = request;
-    // Drops the session, so that later commands need a new one. Without a leader it cannot be
-    // opened, and they end with "timeout", because they were never sent, not with "outcomeUnknown".
+    // A request to the leader got no answer, so there may be no leader. Later commands then wait
+    // until another session opens. If none opens, they end with "timeout", because they were never
+    // sent.
     if (server === undefined) this.session = undefined;
     this.pending.delete(id);
     const error = this.failure(this.closed ?? "timeout", why, request);
     for (const caller of callers) caller?.reject(error);
   }
 
-  /** Returns the error of a call. The outcome of a write that was sent is unknown. */
+  /** Returns the error of a call. A write that was sent may still take effect. */
   private failure(code: keyof typeof ADVICE, why: string, sent?: PendingRequest): RaftError {
-    const type = sent?.content.type;
-    const outcome = type === "Commands" || type === "ChangeMembers" ? "outcomeUnknown" : code;
+    const writes: unknown[] = ["Commands", "ChangeMembers", "Transfer"];
+    const outcome = writes.includes(sent?.content.type) ? "outcomeUnknown" : code;
     const asked = sent?.server === undefined ? this.servers : [sent.server];
     const names = new Set(asked.map((name) => this.describe(name)));
     return new RaftError(outcome, `${why}${ADVICE[outcome]} Asked: ${[...names].join(", ")}.`);
@@ -5498,8 +5525,9 @@ export class Client {
 // map has them as Latin-1 strings: each byte is a character. A command or question has a
 // verb (1 byte), then key, value and expected value as far as the verb has them, each after its
 // length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
-// "list" and "keys" have a prefix, and the rest of the last key that the client has. The answer is
-// whether more may follow, then keys and values; the values of "keys" are empty.
+// "list" and "keys" have a prefix and, from the second page on, the last key before that page,
+// without the prefix. The answer is whether more may follow, then keys and values; the values of
+// "keys" are empty.
 
 export const verbs = ["get", "put", "delete", "cas", "list", "keys"] as const;
 
@@ -5536,13 +5564,14 @@ const packRequest = (verb: (typeof verbs)[number], ...parts: (string | Uint8Arra
 
 /** The most keys in a block. More would make each insertion move too many. */
 const BLOCK_KEYS = 512;
-/** The keys that a question puts in order, which takes a few milliseconds. */
-const SORTED_KEYS = 500;
+/** How many keys a question puts in order, until all are: a few milliseconds of work. */
+const KEYS_PER_QUESTION = 500;
 
 /**
  * The keys of a map in order, in blocks of neighbours. Sorting a million keys at once would block
- * the server, so each question takes some from the map's iterator. Each new key takes two more, so
- * that the iterator comes to its end: before that it keeps the memory of all deleted keys.
+ * the server, so each question takes some from the map's iterator. Each new key makes the iterator
+ * longer by one key, and takes two, so that it comes to its end without more questions. Before that
+ * it keeps the memory of all deleted keys.
  */
 class SortedKeys {
   /** No block is empty, unless it is the only one. */
@@ -5623,7 +5652,7 @@ export class KeyValueStore implements StateMachine {
   /** Returns a page. It is empty, and more follow, until all keys are in order. */
   private list(verb: "list" | "keys", prefix: string, rest: string | undefined): Buffer {
     const keys = this.keys ??= new SortedKeys(this.values.keys());
-    if (!keys.take(SORTED_KEYS)) return pack(1);
+    if (!keys.take(KEYS_PER_QUESTION)) return pack(1);
     const page: string[] = [];
     let bytes = 1;
     // The next key in order after any key is that key and a zero byte.

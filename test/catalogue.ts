@@ -88,7 +88,10 @@ export const planted: readonly Planted[] = [
       "if (lastLogIndex !== this.log.lastIndex) return lastLogIndex > this.log.lastIndex;\n"
       + "    return lastLogTerm >= this.log.lastTerm;",
     ]],
-    caughtBy: [{ mode: "core", seed: 37 }],
+    caughtBy: [
+      { mode: "core", seed: 126 },
+      { file: "paper", title: "the log with the later term is more up-to-date" },
+    ],
   },
   {
     id: "5",
@@ -216,7 +219,7 @@ export const planted: readonly Planted[] = [
       "if (!this.log.matches(m.prevLogIndex, m.prevLogTerm))",
       "if (m.prevLogIndex > this.log.lastIndex)",
     ]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 18 }],
   },
   {
     id: "18",
@@ -493,7 +496,7 @@ export const planted: readonly Planted[] = [
     id: "53",
     name: "A client acknowledges answers that it still waits for",
     changes: [["acknowledged: oldest - 1", "acknowledged: sequence - 1"]],
-    caughtBy: [{ mode: "full", seed: 24 }],
+    caughtBy: [{ mode: "full", seed: 23 }],
   },
   {
     id: "54",
@@ -522,7 +525,7 @@ export const planted: readonly Planted[] = [
     id: "57",
     name: "The log counts an entry as saved because it replaced a saved one",
     changes: [["    this.savedIndex = Math.min(this.savedIndex, this.lastIndex);\n", ""]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 15 }],
   },
   {
     id: "58",
@@ -543,13 +546,13 @@ export const planted: readonly Planted[] = [
       "this.majorityValue(role, this.log.savedIndex,",
       "this.majorityValue(role, this.log.lastIndex,",
     ]],
-    caughtBy: [{ mode: "full", seed: 28 }],
+    caughtBy: [{ mode: "full", seed: 31 }],
   },
   {
     id: "61",
     name: "A start reads back the term, but not the vote",
     changes: [["const votedFor = `${data}` || undefined;", "const votedFor = undefined;"]],
-    caughtBy: [{ mode: "full", seed: 20 }],
+    caughtBy: [{ mode: "full", seed: 16 }],
   },
   {
     id: "62",
@@ -609,13 +612,13 @@ export const planted: readonly Planted[] = [
       ["[...this.proposals.values(), ...this.reads.splice(0)]", "this.reads.splice(0)"],
       ["    this.proposals.clear();\n", ""],
     ],
-    caughtBy: [{ mode: "full", seed: 6 }],
+    caughtBy: [{ mode: "full", seed: 82 }],
   },
   {
     id: "70",
     name: "A server saves its vote only when its term has changed",
     changes: [[" || saved.votedFor !== votedFor\n", "\n"]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 5 }],
   },
 
   // Snapshots.
@@ -662,7 +665,7 @@ export const planted: readonly Planted[] = [
       "if (log.matches(index, term)) {\n      this.commitTo(",
       "if (log.matches(index, term) && index > log.baseIndex) {\n      this.commitTo(",
     ]],
-    caughtBy: [{ mode: "core", seed: 1 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "35",
@@ -876,7 +879,7 @@ export const planted: readonly Planted[] = [
       "each.votes",
     ]],
     caughtBy: [
-      { mode: "core", seed: 581 },
+      { mode: "core", seed: 224 },
       { file: "members", title: "that is not named neither leads nor becomes the" },
     ],
   },
@@ -916,9 +919,27 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
+    id: "278",
+    name: "A former leader confirms a change by a list that another leader has replaced",
+    changes: [[
+      "const index = this.propose(\"noop\");",
+      "const { index } = this.log.configuration();",
+    ]],
+    caughtBy: [{ file: "members", title: "by an entry that only a present leader commits" }],
+  },
+  {
+    id: "279",
+    name: "A leader counts entries that a follower has lost, as long as it cannot demote it",
+    changes: [["this.trackFollower(role, m.from); // Even", "// Even"]],
+    caughtBy: [{ file: "members", title: "that has lost entries helps to commit them only after" }],
+  },
+  {
     id: "270",
     name: "A leader adds itself again in the turn that commits its removal",
-    changes: [["return { index };\n    this.maybeLeave();", "return { index };"]],
+    changes: [[
+      "this.maybeLeave();\n    // A refusal must be final.",
+      "// A refusal must be final.",
+    ]],
     caughtBy: [{ file: "members", title: "is not added again before it has handed over" }],
   },
   {
@@ -939,13 +960,13 @@ export const planted: readonly Planted[] = [
   {
     id: "273",
     name: "A client stays with another server after a slow answer of the leader",
-    changes: [["this.target = from; // Only a leader", "// Only a leader"]],
+    changes: [["this.target = from;\n    for (const [i, outcome]", "for (const [i, outcome]"]],
     caughtBy: [{ file: "clients", title: "requests go to the leader, although" }],
   },
   {
     id: "274",
     name: "A slow answer of one server to its own read turns its program's commands to another one",
-    changes: [["!request.server && request.awaitingReplyFrom", "request.awaitingReplyFrom"]],
+    changes: [["!request.server && request.triedServer", "request.triedServer"]],
     caughtBy: [{ file: "clients", title: "requests go to the leader, although" }],
   },
 
@@ -1216,8 +1237,8 @@ export const planted: readonly Planted[] = [
     name: "A new log goes on after its zeros, where a start looks for no frame",
     changes: [
       [
-        `EXTENSION, "/log.new");`,
-        `EXTENSION, "/log.new"); this.end = this.size;`,
+        `EXTENSION]), "/log.new");`,
+        `EXTENSION]), "/log.new"); this.end = this.size;`,
       ],
     ],
     caughtBy: [{ file: "storage", title: "every completed save, after any sequence of saves" }],
@@ -1249,8 +1270,18 @@ export const planted: readonly Planted[] = [
   {
     id: "129",
     name: "A new log lacks the saves that were made while it was written",
-    changes: [[`saved ? this.write(end, saved, "/log.new") : end`, "end"]],
+    changes: [["Buffer.concat([last, saves, EXTENSION])", "Buffer.concat([last, EXTENSION])"]],
     caughtBy: [{ file: "storage", title: "is followed by all saves made during the rewriting" }],
+  },
+  {
+    id: "277",
+    name:
+      "A start takes a flipped bit in the entries that the last start has written for a torn write",
+    changes: [["Buffer.concat([last, saves, EXTENSION])", "Buffer.concat([saves, EXTENSION])"], [
+      "this.end = end + last.length + saves.length;",
+      "this.end = end + saves.length;",
+    ]],
+    caughtBy: [{ file: "storage", title: "in the entries that a start has written again" }],
   },
   {
     id: "130",
@@ -1476,7 +1507,7 @@ export const planted: readonly Planted[] = [
       "if (acknowledged > session.acknowledged) {",
       "if (acknowledged !== session.acknowledged) {",
     ]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 8 }],
   },
   {
     id: "182",
@@ -1634,7 +1665,7 @@ export const planted: readonly Planted[] = [
       "if (m.term < this.currentTerm || m.round > role.round)",
       "if (m.round > role.round)",
     ]],
-    caughtBy: [{ mode: "core", seed: 6 }],
+    caughtBy: [{ mode: "core", seed: 15 }],
   },
   {
     id: "160",
@@ -2018,7 +2049,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
-      { mode: "full", seed: 138 },
+      { mode: "full", seed: 20 },
     ],
   },
   {
@@ -2162,7 +2193,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "uses no number of a key twice" },
-      { mode: "full", seed: 6 },
+      { mode: "full", seed: 11 },
     ],
   },
   {
@@ -2435,7 +2466,7 @@ export const planted: readonly Planted[] = [
   {
     id: "248",
     name: "The first list of a large store puts all keys in order at once",
-    changes: [["keys.take(SORTED_KEYS)", "keys.take(Infinity)"]],
+    changes: [["keys.take(KEYS_PER_QUESTION)", "keys.take(Infinity)"]],
     caughtBy: [{ file: "lists", title: "puts few keys in order with each page" }],
   },
   {
@@ -2563,15 +2594,15 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "clients", title: "more commands of one turn than a session takes" }],
   },
   {
-    id: "265",
+    id: "275",
     name: "A follower that has half a snapshot of a dead leader never writes one of its own",
     changes: [["const isReceiving = leader !== undefined && ", "const isReceiving = "]],
     caughtBy: [{ file: "backups", title: "lacks the rest of a snapshot has its own state" }],
   },
   {
-    id: "266",
+    id: "276",
     name: "A part of a received snapshot is continued in the file of the server's own snapshot",
-    changes: [["core.incoming = undefined; // A part", "// A part"]],
+    changes: [["core.incoming = undefined; // The new", "// The new"]],
     caughtBy: [{ file: "backups", title: "goes on with its snapshot meanwhile" }],
   },
   {
