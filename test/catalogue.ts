@@ -326,7 +326,7 @@ export const planted: readonly Planted[] = [
       "this.followerReads.push(m);",
       "this.answerRead(m);",
     ]],
-    caughtBy: [{ mode: "full", seed: 1 }],
+    caughtBy: [{ mode: "full", seed: 2 }],
   },
   {
     id: "30",
@@ -546,7 +546,10 @@ export const planted: readonly Planted[] = [
       "this.majorityValue(role, this.log.savedIndex,",
       "this.majorityValue(role, this.log.lastIndex,",
     ]],
-    caughtBy: [{ mode: "full", seed: 31 }],
+    caughtBy: [
+      { mode: "full", seed: 31 },
+      { file: "replication", title: "a leader counts itself only up to its last saved entry" },
+    ],
   },
   {
     id: "61",
@@ -612,7 +615,10 @@ export const planted: readonly Planted[] = [
       ["[...this.proposals.values(), ...this.reads.splice(0)]", "this.reads.splice(0)"],
       ["    this.proposals.clear();\n", ""],
     ],
-    caughtBy: [{ mode: "full", seed: 82 }],
+    caughtBy: [
+      { mode: "full", seed: 4 },
+      { file: "node", title: "answers the waiting clients of a leader that steps down" },
+    ],
   },
   {
     id: "70",
@@ -2049,7 +2055,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
-      { mode: "full", seed: 20 },
+      { mode: "full", seed: 2 },
     ],
   },
   {
