@@ -135,7 +135,7 @@ export const messages = {
   InstallSnapshotReply: [
     "term",
     "round",
-    "success", // No earlier chunk is missing.
+    "success", // No earlier chunk is missing, or chunks are ignored during an installation.
     "lastIncludedIndex",
     "offset", // How many bytes the follower has.
   ],
@@ -233,7 +233,7 @@ const NOTHING = Buffer.alloc(0);
 // ------------------------------------------ 2 The log -------------------------------------------
 // Entries are numbered from 1. The base is the entry before the first one that the log still has:
 // the last one that was discarded (§7), or a no-op at index 0 that begins every log. So
-// each entry has a predecessor to agree on (§5.3). All arithmetic with indexes is done here.
+// each entry has a predecessor to agree on (§5.3). Only this class turns an index into a place.
 
 /** The bytes of an entry beside its data, on the wire and on the disk. */
 const ENTRY_HEADER = 17;
@@ -333,7 +333,10 @@ export class Log {
     return slots.map(({ entry }) => entry);
   }
 
-  /** Returns the entries from `first` to `lastIndex` that fit into `bytes`; if any, the first. */
+  /**
+   * Returns the entries from `first` to `lastIndex` that fit into `bytes`. If there are any, it
+   * returns at least one, because a larger one could never be sent otherwise.
+   */
   batch(first: number, bytes: number, lastIndex = this.lastIndex): Entry[] {
     let last = first;
     while (last < lastIndex && this.bytes(first, last + 1) <= bytes) last += 1;
@@ -412,9 +415,12 @@ export class Progress {
   sentRound = 0;
   /** The last round that was answered. The follower still followed us when it received that. */
   confirmedRound = 0;
-  /** Attempts since the last progress. Above 0, one batch or chunk is sent at a time. */
+  /**
+   * How often a batch or chunk was tried without progress. Above 0, one batch or chunk is sent at a
+   * time, and only the timer repeats it.
+   */
   attempts = 0;
-  /** The entry or snapshot that does not arrive. It is over once `matchIndex` reaches its index. */
+  /** As last reported. It is over once `matchIndex` has reached its index. */
   stuck: Stuck | undefined;
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
@@ -430,7 +436,7 @@ export class Progress {
     public nextIndex: number,
     /** When the follower was last heard, or since when it has been tracked. */
     public heardAt: number,
-    /** Replies to rounds up to this one are ignored: sending has begun again since. */
+    /** Replies to rounds up to this one are ignored: later rounds have begun again since. */
     public ignoreUpToRound = 0,
   ) {}
 }
@@ -665,8 +671,9 @@ export class Raft {
    *   1. send   Entries promise nothing, so they travel to the followers while the leader writes
    *             to its own disk (thesis §10.2.1). Only their term must be durable, and the election
    *             has saved it. Otherwise a leader could crash, win the same term again, and send
-   *             other entries for it. Chunks of a snapshot promise nothing, either. But entry 1
-   *             shows a founding, which must be durable, too (section 11).
+   *             other entries for it. Chunks of a snapshot promise nothing, either. The first
+   *             leader of a new cluster waits, because its messages show the founding in entry 1,
+   *             which must be durable (section 11).
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
@@ -683,9 +690,9 @@ export class Raft {
   *step(applyBytes = Infinity): Generator<Effect> {
     this.prepare();
     const outbox = this.outbox.splice(0);
-    const isFounded = this.shownFounding > 0;
+    const isFoundingDurable = this.shownFounding > 0;
     const isEarly = ({ type }: Message) =>
-      isFounded && (type === "AppendEntries" || type === "InstallSnapshot");
+      isFoundingDurable && (type === "AppendEntries" || type === "InstallSnapshot");
     yield { type: "send", messages: outbox.filter(isEarly) };
     const answersFirst = this.role.name === "Leader" && this.hasApplicable;
     if (this.isUnsaved && !answersFirst) {
@@ -700,9 +707,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether a step has left work for the next one: it answered first, and has not saved; it
-   * saved the vote that elects a lone server, and a no-op came after; or `applyBytes` was not
-   * enough.
+   * Returns whether the last step has left work, in one of three cases: a leader answered first,
+   * and has not saved; the saved vote of a lone server elected it, and its no-op is not saved; or
+   * `applyBytes` was not enough.
    */
   get needsStep(): boolean {
     return this.isUnsaved || this.hasApplicable;
@@ -1005,8 +1012,8 @@ export class Raft {
   }
 
   private nextRound(role: Leader, follower: Progress): number {
-    // Every message is a heartbeat, too, and restarts the timer. But while attempts are counted,
-    // the timer runs to the next attempt, which a message for a read must not postpone.
+    // Every message is a heartbeat, too, and restarts the timer. But while `attempts` is above
+    // 0, the timer runs to the next attempt, which a message for a read must not postpone.
     if (follower.attempts === 0) follower.timerStartedAt = this.now;
     return follower.sentRound = role.round += 1;
   }
@@ -1086,7 +1093,7 @@ export class Raft {
       follower.attempts = 0;
     }
     follower.nextIndex = Math.max(follower.nextIndex, m.matchIndex + 1);
-    // Success ends probing, or a snapshot. But while attempts are counted the mode stays, because
+    // Success ends probing, or a snapshot. But while `attempts` is above 0 the mode stays, because
     // this may be the reply to a heartbeat, which does not show that the batch gets through.
     if (follower.attempts === 0) follower.mode = "replicating";
     this.advanceCommitIndex(role);
@@ -1492,16 +1499,16 @@ export class Raft {
     if (role.name !== "Leader") return undefined;
     const known = this.member(name);
     if (address === "" ? !known : known?.address === address) {
-      // The change is made by our log, but another server may lead by now. An entry that is
-      // committed after it shows that it is in force.
+      // Our log has this change already, but another server may lead by now, or the change may not
+      // be committed. Once a no-op after it is applied, the change is in force.
       const index = this.propose("noop");
       return index === undefined ? undefined : { index };
     }
     // If our own removal was committed since the last step, we leave first. Otherwise we could add
     // ourselves again.
     this.maybeLeave();
-    // A refusal must be final. Before an entry of this term is committed, an earlier leader's entry
-    // may still make the same change.
+    // This comes before `quorumProblem`, because a refusal must be final. Before an entry of this
+    // term is committed, an earlier leader's entry may still make the change that was refused.
     if (!this.canChangeMembers) return undefined;
     // A new server is a learner first. With a vote, it would delay commitment until it caught up.
     const added = { name, votes: false, disk: 0, ...known, address };
@@ -1565,9 +1572,8 @@ export class Raft {
   }
 
   /**
-   * A removed server that missed its removal, or the message that tells of it, keeps asking for
-   * votes, even if it may not lead: then it asks only to be heard. The leader replicates to it
-   * again, until it has the entry that removes it, and tells it.
+   * Replicates again to a server that asks for votes although there is a leader: it may have missed
+   * its removal, or `Removed`. It asks even if it may not lead, so that the leader learns of it.
    */
   private trackRemoved(name: Name) {
     const { role } = this;
@@ -1602,20 +1608,23 @@ export class Raft {
   // names its new disk and that is committed without counting C. C's new disk votes only for
   // candidates whose logs have this entry, and these logs also have everything that C's old disk
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
-  // a later entry. There are two limits. If a majority loses its disks at once, no protocol can
-  // help. And a founder with an empty log counts as one that lost its disk. So if a disk is lost
-  // while the cluster is being founded, two clusters may be founded, and the entries of one
-  // may be lost.
+  // a later entry.
   //
-  // A cluster is founded once. Founders A, B and C start with empty disks, and entry 1 carries a
-  // random number, the founding, as all later lists of members do. If B and C then lost their disks
-  // and elected each other, they would found a second cluster, and A would lose its log to it. So
-  // every message shows its sender's founding, 0 while its log is empty, and two rules follow:
+  // There are two limits. If the disks that are left are no majority, no protocol can tell what was
+  // committed. And a founder that has no entry yet is as empty as a lost disk. Example: A and B
+  // found the cluster while C is down, B loses its disk, C starts, and A is silent. Now B and C are
+  // a majority of empty disks, and found a second cluster. A disk that lost only some entries keeps
+  // its number, and is demoted once the leader notices: until that entry is on a majority, the
+  // disk's vote may still elect a leader that lacks a committed entry.
+  //
+  // A cluster is founded once. Entry 1 carries a random number, the founding, as all later lists of
+  // members do. Every message shows its sender's founding, 0 while its log is empty. So empty
+  // founders wait as long as a server with a log may answer, and two clusters never mix:
   //
   //   1. Before an empty founder campaigns, or votes for an empty candidate, every other founder
   //      must have shown an empty log, or have stayed silent through an election timeout of
-  //      repeated questions. If one shows a log, the empty founder waits until the leader readmits
-  //      it.
+  //      repeated questions. If one shows a log, the empty founder waits until a leader readmits
+  //      it. If the server with the log is lost before that, start it with an empty disk.
   //   2. A server with a commit index above 0 ignores requests of other foundings. It saves its
   //      first commit index before it applies anything, so this survives a restart. A server with
   //      commit index 0 drops its log if a leader of another founding appears in a later term,
@@ -1660,7 +1669,7 @@ export class Raft {
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
     this.log.reset(this.snapshot, this.snapshot);
-    this.foundingQueries = 0;
+    this.foundingQueries = 0; // With an empty log, it must ask for an election timeout again.
   }
 
   /**
@@ -1721,8 +1730,9 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // `requestVotes` asks at most that often in an election timeout. It asks faster only after a
-    // leader was given up, whose founding we then know.
+    // `requestVotes` asks at intervals of at least min(heartbeat, T / 4), so more queries than
+    // these take an election timeout. It asks faster only after a leader was given up, and then we
+    // know that leader's founding.
     const hasAskedEnough = this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs);
     return this.others.every((name) => {
       const founding = this.foundings.get(name);
@@ -1945,7 +1955,10 @@ const MAX_SESSIONS_PER_OWNER = 1_000;
 
 /** How many requests a session may have after those that its client has acknowledged. */
 const MAX_UNACKNOWLEDGED = 4_096;
-/** The most bytes that their outcomes take. The answers that exceed it are left out. */
+/**
+ * Roughly the most bytes that their outcomes take. With less room than for one answer, a request is
+ * refused. Within a request, a sentence replaces each answer that does not fit.
+ */
 const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
 /** The memory that an outcome takes beside its answer, roughly. */
 const OUTCOME_HEADER = 64;
@@ -2073,7 +2086,8 @@ export class Sessions {
     let session = this.table.get(owner, id);
     if (!session) return { refused: "the session has ended, or never was" };
     if (commands.length === 0) return { refused: "it has no commands" };
-    // Version 5 had no owners and no bounds. Its entries are applied as it applied them.
+    // Logs of version 5 (section 15) had no owners and no bounds, and are applied as they were
+    // then.
     const isBounded = owner !== "";
     if (isBounded && acknowledged >= sequence) return { refused: "it acknowledges its own answer" };
     if (this.shared.delete(session)) session = { ...session, outcomes: new Map(session.outcomes) };
@@ -2766,12 +2780,13 @@ export class Storage {
     const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
     const start = { index, term, kind: "start", data } as const;
     const { marker, end: savesBegin } = this;
-    let end = this.write(0, encodeFrame([start, this.hardStateRecord()], marker), "/log.new");
+    const hardState = this.hardStateRecord();
+    let end = this.write(0, encodeFrame([start, hardState], marker), "/log.new");
     for (const slice of batches(entries, sizeOf, sliceBytes)) {
       yield;
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
-    const last = encodeFrame([this.hardStateRecord()], marker);
+    const last = encodeFrame([hardState], marker);
     const saves = this.log ? this.readChunk(savesBegin, this.end - savesBegin, "/log") : NOTHING;
     this.end = end + last.length + saves.length;
     this.size = this.write(end, Buffer.concat([last, saves, EXTENSION]), "/log.new");
@@ -4368,7 +4383,9 @@ export class Node {
   private readiness: Promise<void> | undefined;
   /** The members as last reported to the program and the endpoint. */
   private members: Configuration;
-  /** The ids of all requests that wait for a reply, by client, to ignore retries. */
+  /**
+   * The ids of commands, openings and reads that wait for a reply, by client, to ignore retries.
+   */
   private readonly waiting = new Map<string, Set<number>>();
   /** The last request of each client for the status, in this turn. */
   private readonly inspections = new Map<string, ClientMessage>();
@@ -4500,8 +4517,10 @@ export class Node {
   /**
    * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
    * - "refused" if the command has more than MAX_COMMAND_BYTES, or two sessions have refused it;
-   * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES;
-   * - "timeout", "aborted", "stopped" or "closed" if it was never sent;
+   * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES, or the session
+   * has
+   *   no room for it;
+   * - "timeout", "aborted", "stopped" or "closed" if it was never sent, or only refused;
    * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still
    * be.
    */
@@ -4607,7 +4626,8 @@ export class Node {
 
   /**
    * Hands leadership over, if this server leads, to `target` or to the first active voter that has
-   * the whole log. Returns whether the transfer begins; the event `leader` tells its outcome.
+   * the whole log. Returns whether the transfer begins. If it succeeds, the event `leader`
+   * follows; without one within an election timeout it has failed.
    */
   transfer(target?: Name): boolean {
     this.endpoint.schedule();
@@ -4631,8 +4651,8 @@ export class Node {
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
     this.storage.close();
-    // Lets the state machine's snapshot clean up. In this turn it may be running, and have called
-    // us.
+    // Ends the background task, so that the state machine's snapshot can clean up. In a later turn,
+    // because that task may have called `stop`, and a generator cannot be ended while it runs.
     this.world.clock.defer(() => this.backgroundTask?.return(undefined));
     return this.stopped;
   }
@@ -4863,13 +4883,16 @@ export class Node {
     this.refuse(request, `${target || "no other server"} did not take over in time, but still may`);
   }
 
-  /** Answers with a part of the snapshot. A server that lacks the entry leaves it to a retry. */
+  /**
+   * Answers with a part of the snapshot. Before it has applied the entry, it leaves retries alone.
+   */
   private answerBackup(request: ClientMessage & { type: "ReadSnapshot" }) {
     const { core: { snapshot, lastApplied } } = this;
     const { index, offset } = request;
     this.backup = { index, at: this.world.clock.now() };
     if (lastApplied < index) return;
     const found = snapshot.index < index ? 0 : snapshot.index;
+    // Half of the largest answer leaves room for the index.
     const data = found ? this.storage.readChunk(offset, MAX_ANSWER_BYTES / 2) : NOTHING;
     this.answer(request, encodeAll([found, data]));
   }
@@ -5265,7 +5288,10 @@ export class Client {
     return await this.request({ type: "Read", question: Buffer.from(question) }, server, signal);
   }
 
-  /** As `Node.changeMembers`. Requires the secret: a client key is not enough. */
+  /**
+   * As `Node.changeMembers`. Requires the secret: a client key is not enough. A retry repeats the
+   * change, so if another operator has reversed it meanwhile, it may be made twice.
+   */
   async changeMembers(name: Name, address = "", force = false): Promise<void> {
     await this.request({ type: "ChangeMembers", name, address, force });
   }
@@ -5273,7 +5299,8 @@ export class Client {
   /**
    * Makes `leader` hand its leadership over to `name`, or to the first server that has its whole
    * log. Resolves to the name of the next leader. Requires the secret. Rejects with a RaftError:
-   * "refused" if the target is unreachable or did not take over; "timeout".
+   * "refused" if the target is unreachable, or has not taken over in time: then it still may;
+   * "outcomeUnknown" if no answer came.
    */
   async transfer(leader: Name, name = ""): Promise<Name> {
     this.target = leader;
@@ -5292,10 +5319,10 @@ export class Client {
 
   /**
    * Yields the bytes of a snapshot of `server`, in order, each part with its offset. The snapshot
-   * includes entry `index`; if it is missing, the server first writes it. If the server replaces
-   * the snapshot meanwhile, offset 0 comes again, and the parts before it are void. Requires the
-   * secret. Rejects with a RaftError, "timeout", if the server is unreachable or does not get the
-   * entry.
+   * includes entry `index`; if that entry is missing, the server first writes another snapshot. If
+   * it replaces the snapshot meanwhile, offset 0 comes again, and the parts before it are void.
+   * Requires the secret. Rejects with a RaftError, "timeout", if the server is unreachable or does
+   * not get the entry.
    */
   async *readSnapshot(server: Name, index = 1): AsyncGenerator<{ offset: number; data: Buffer }> {
     for (let [offset, last] = [0, 0];;) {
@@ -5633,8 +5660,8 @@ export class KeyValueStore implements StateMachine {
       this.keys?.delete(key);
       return pack(Number(this.values.delete(key)));
     }
-    const isMeant = verb === "put" || (verb === "cas" && before === expected);
-    if (!isMeant || value === undefined) return pack(0);
+    const mayWrite = verb === "put" || (verb === "cas" && before === expected);
+    if (!mayWrite || value === undefined) return pack(0);
     this.values.set(key, value);
     // Before its end, the iterator will reach the new key, too.
     if (before === undefined && this.keys?.take(2)) this.keys.add(key);

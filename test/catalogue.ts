@@ -943,8 +943,8 @@ export const planted: readonly Planted[] = [
     id: "270",
     name: "A leader adds itself again in the turn that commits its removal",
     changes: [[
-      "this.maybeLeave();\n    // A refusal must be final.",
-      "// A refusal must be final.",
+      "this.maybeLeave();\n    // This comes before",
+      "// This comes before",
     ]],
     caughtBy: [{ file: "members", title: "is not added again before it has handed over" }],
   },
@@ -1886,8 +1886,8 @@ export const planted: readonly Planted[] = [
     id: "181",
     name: "A server saves an entry in the old log while a received snapshot replaces that log",
     changes: [[
-      `encodeFrame([start, this.hardStateRecord()], marker), "/log.new");`,
-      `encodeFrame([start, this.hardStateRecord()], marker), "/log.new"); yield;`,
+      `encodeFrame([start, hardState], marker), "/log.new");`,
+      `encodeFrame([start, hardState], marker), "/log.new"); yield;`,
     ]],
     caughtBy: [{ file: "storage", title: "that was received replaces the log before the next" }],
   },
@@ -1904,7 +1904,7 @@ export const planted: readonly Planted[] = [
   {
     id: "265",
     name: "A leader shows a new founding before the first entry is durable",
-    changes: [["isFounded && (type", "(type"]],
+    changes: [["isFoundingDurable && (type", "(type"]],
     caughtBy: [{ file: "founding", title: "is shown to others only once it is durable" }],
   },
   {

@@ -73,16 +73,16 @@ test("the README's bounds, and the version, are those of raft.ts", () => {
     .map((name) => numberAfter(`const ${name} = `));
   const pair = (name: string) => `${constant(`${name}_PER_NAME`)}; ${constant(name)}`;
   expect(Object.fromEntries(table("| what | bound |").rows)).toEqual({
-    "processes of clients with a channel: of one name; in all": pair("MAX_CLIENTS"),
+    "processes of clients with a channel: of one name; in all": pair("MAX_ENTRIES"),
     "channels of a server, or of one process": constant("MAX_CHANNELS"),
-    "unconfirmed handshakes: of one name; in all": pair("MAX_HALF_OPEN"),
+    "unconfirmed handshakes: of one name; in all": pair("MAX_ENTRIES"),
     [`Hellos that are read in a second, beside a burst of ${burstMs / readMs}`]: words(
       1000 / readMs,
     ),
     "handshakes of a name in a second": `${words(1000 / agreeMs)}, and ${
       words(burstMs / agreeMs)
     } at once`,
-    "messages that lack parts: of one name; in all": pair("MAX_INCOMPLETE"),
+    "messages that lack parts: of one name; in all": pair("MAX_ENTRIES"),
     "bytes of such a message": constant("MAX_FIELD_BYTES"),
     "messages in a datagram": constant("MAX_MESSAGES"),
     "messages that wait for a first channel": constant("MAX_QUEUED"),

@@ -910,6 +910,9 @@ describe("a Hint", () => {
     send(a, "b", 2);
     simulation.run(1);
     expect(idsOf(b)).toEqual([1, 2]);
+    const isOnChannel = ({ bytes }: { bytes: Buffer }) =>
+      bytes[0] === DATA && channelIn(bytes) === channelIn(packet);
+    expect(a.sent.filter(isOnChannel).length).toBe(1);
     simulation.run(100);
     send(a, "b", 3);
     simulation.run(1);

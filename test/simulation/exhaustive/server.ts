@@ -282,7 +282,7 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
  * What this check knows of a server. A field that it does not know would be lost in every step. No
  * server is asked here to take a snapshot, to hand over or to change the members, no port is
  * probed, and no restart is reported, as all elections begin at once. `snapshot` and `stuck` make
- * no difference either. `windowBytes` only delays entries, as a loss does.
+ * no difference either. `windowLimit` only delays entries, as a loss does.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   [
@@ -293,12 +293,12 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
     + "portClosedAt portProbes probeAt reportedFoundings requestVotesAt role saved settings snapshot votedFor "
     + "wasMember",
   ],
-  ["a log", (raft) => raft.log, "baseIndex configurations endOffsets entries savedIndex"],
+  ["a log", (raft) => raft.log, "baseIndex savedIndex slots"],
   [
     "what a leader knows of a follower",
     () => new Progress(1, 0),
     "attempts confirmedRound heardAt ignoreUpToRound matchIndex mode nextIndex roundWhenMatched "
-    + "sentRound snapshot stuck timerStartedAt windowBytes",
+    + "sentRound snapshot stuck timerStartedAt windowLimit",
   ],
 ];
 
@@ -453,7 +453,8 @@ function flush(
   let [saved, reads] = [disk, 0];
   for (const effect of raft.step()) {
     if (effect.type === "send") {
-      if (sent.length === 0) alignRounds(raft, effect.messages, round);
+      const hasEntries = effect.messages.some(({ type }) => type === "AppendEntries");
+      if (hasEntries) alignRounds(raft, effect.messages, round);
       for (const m of effect.messages) checkPromise(m, saved);
       sent.push(effect.messages);
     } else if (effect.type === "save") saved = save(saved, effect.unsaved);
