@@ -2172,8 +2172,8 @@ export class Sessions {
 
 // ------------------------------------------ 14 The wire ------------------------------------------
 // A message is MessagePack: an array of its type, its id and its fields. Numbers have at most 48
-// bits. The requests in an entry, and the commands in a request, are sequences of MessagePack. The
-// entry itself is a record with a fixed header, as on the disk.
+// bits. An entry of commands has one request in MessagePack, and the commands in it are a sequence
+// of MessagePack values. The entry itself is a record with a fixed header, as on the disk.
 
 /**
  * Requests of clients. A request may have several commands. The outcome of OpenSession is the id of
@@ -2516,8 +2516,10 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
 // If instead a bit of frame 2 flips, frame 3 is still intact. Frame 3 was written after frame 2 was
 // synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
-// refuses to start. A flipped bit in the last frame passes for an incomplete write. So a new log,
-// which has all entries in few frames, ends with a small frame, and only the last save is exposed.
+// refuses to start. A flipped bit in the last frame passes for an incomplete write. A new log
+// could lose most entries to it, so a small frame follows them, and only the last save is at risk.
+// (A frame begins in the sector where the one before ends. After a power failure such a sector is
+// taken to be as it was before or after the write.)
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2528,7 +2530,9 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // 2. The entries that stay are written to `log.new`, in slices. Saves go on in `log` meanwhile.
 // 3. The frames of these saves are added. Now `log.new` has all that `log` has, and replaces it.
 
-/** What the first start of a server stores. At later starts name and cluster must agree with it. */
+/**
+ * What a start gives. The first one stores it, and later ones must have the same name and cluster.
+ */
 type FirstStart = {
   cluster: string;
   name: Name;
@@ -2723,11 +2727,11 @@ export class Storage {
 
   /**
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
-   * Keeps all its entries, and commits them. A new server begins with the state of a snapshot from
-   * elsewhere. By its new founding this server refuses former members that return. All lists of
-   * members get that founding, because a joining server that has only the older lists would refuse
-   * this one otherwise. If the power fails meanwhile, do it again: the new snapshot may be there
-   * without the new log.
+   * Keeps all its entries, and commits them. With a `snapshot` from elsewhere, this server is new,
+   * and begins with that state. By its new founding this server refuses former members that return.
+   * All lists of members get that founding, because a joining server that has only the older lists
+   * would refuse this one otherwise. If the power fails meanwhile, do it again: the new snapshot
+   * may be there without the new log.
    */
   formNewCluster(
     snapshot: Iterable<LogRecord[]> = this.snapshot ? this.readSnapshot() : [],
@@ -3464,11 +3468,15 @@ const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
 const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
 
 // Handshakes.
-/** How often a Hello is repeated until there is a Welcome. */
+/**
+ * The least time between Hellos to a server. An endpoint has no timer: messages that wait for a
+ * channel repeat the Hello.
+ */
 const HELLO_EVERY_MS = 50;
 /**
- * A Hello without a Welcome is replaced after this time by another one, with the next key. The nth
- * gets n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
+ * The first Hello that is sent after this time, without a Welcome, is another one with the next
+ * key. The nth waits n times as long, up to MAX_PATIENCE times, because a round trip may take
+ * longer.
  */
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
@@ -3500,7 +3508,7 @@ const WINDOW = 1024;
 /** A channel is renewed after so many packets, or so long. */
 const RENEW_PACKETS = 2 ** 23;
 const RENEW_MS = 86_400_000;
-/** Messages that wait for a channel of a server. */
+/** Messages, or parts of them, that wait for a channel of a server. Beyond it the oldest go. */
 const MAX_QUEUED = 64;
 /** The most messages in a datagram. */
 const MAX_MESSAGES = 1024;
@@ -3544,7 +3552,7 @@ class Channel {
     readonly number: number,
     /** The role and name of the other end. */
     readonly owner: string,
-    /** The line of the handshake's key. */
+    /** The secret, or client key, of the handshake. */
     readonly line: string,
     /** The Hello or Welcome that we sent. */
     readonly opening: Buffer,
@@ -3582,6 +3590,7 @@ class Peer {
   /**
    * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
    * a second packets go to both addresses, and the next packet of the other end restores its own.
+   * (An outsider whose copies arrive before all packets can still divert ours, but not read them.)
    */
   former: Address | undefined;
   /** When the address changed. */
@@ -3592,7 +3601,7 @@ class Peer {
   begun: Channel | undefined;
   /** When a Hello was last sent to it. */
   helloAt = -Infinity;
-  /** How many Hellos got no Welcome. It selects the key of the next one. */
+  /** How many Hellos got no Welcome since the start. It selects the key, so a good one stays. */
   failures = 0;
   /** Identifies its disk; 0 until a channel was confirmed. */
   disk = 0;
@@ -3987,7 +3996,7 @@ export class Endpoint {
    */
   private confirm(channel: Channel, other: Introduction, address: Address): Peer | undefined {
     const { role, name, disk, boot, attempt } = other;
-    this.aliases.delete(name); // It is a server's own name.
+    this.aliases.delete(name); // If it was known as an address only, it is a name from now on.
     this.halfOpen.delete(channel);
     const peer = this.peerOf(other);
     const refusal = this.refusalOf(channel, peer, other, address);
@@ -4016,9 +4025,9 @@ export class Endpoint {
   }
 
   /**
-   * Returns why a channel is refused: the other end is of another cluster, or another attempt, boot
-   * or disk of the same name has replaced its own. Attempts and boots are numbered, disks are not.
-   * So a disk counts as lost if another one was confirmed later, or during this handshake.
+   * Returns why a channel is refused: the other end is of another cluster, or is outdated. Numbers
+   * tell whether a later attempt or boot was confirmed. Disks have no order, so a disk counts as
+   * lost if another one has replaced it before, or was confirmed during this handshake.
    */
   private refusalOf({ createdAt }: Channel, peer: Peer, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
@@ -4100,9 +4109,10 @@ export class Endpoint {
   private transmit(to: Peer) {
     const [channel] = to.channels;
     const { now } = this;
-    // A server may have ended the channel of a silent client, and its session as well. The first
-    // copy of a command would be lost, and the second refused. The client could not know whether
-    // the first was applied (`Client.onRefusal`). So it makes another channel first.
+    // After a silence, a client first makes another channel, because the server may have ended the
+    // last one, and the session as well. On that channel the first copy of a command would be lost
+    // and the second refused, so it would be unknown whether the first was applied. On another
+    // channel the first copy arrives, and its refusal proves that nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
       return this.sendHello(to);
