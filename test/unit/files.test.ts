@@ -174,7 +174,7 @@ describe("stable storage", () => {
     const top = fresh();
     const names: string[][] = [];
     const { calls, opened } = watch(({ what, file }) => {
-      if (what === "fsyncSync" && file.endsWith("z")) names.push(fs.readdirSync(file));
+      if (what === "fsyncSync" && file.endsWith("/z")) names.push(fs.readdirSync(file));
     });
     files.lock(`${top}/x/y/z`)();
     const synced = calls.filter(({ what }) => what === "fsyncSync").map(({ file }) => file);
