@@ -54,7 +54,7 @@ class Content {
   /** The content in the page cache, the content on the platters, and the writes between the two. */
   seen = new Bytes();
   durable = new Bytes();
-  unsynced: { at: number; bytes: Uint8Array }[] = [];
+  unsynced: { at: number; bytes: Uint8Array; length: number }[] = [];
   /** The length of the file, with zeros at its end, and the length that is durable. */
   size = 0;
   durableSize = 0;
@@ -69,8 +69,15 @@ class Content {
   write(at: number, bytes: Uint8Array): void {
     this.size = Math.max(this.size, at + bytes.length);
     if (bytes.length > ZEROS_SHOWN && at >= this.seen.length && isZeros(bytes)) return;
-    this.seen.patch(at, bytes);
-    this.unsynced.push({ at, bytes: new Uint8Array(bytes) });
+    const { length } = bytes;
+    let end = length;
+    for (let step = 2 ** 20; step >= 4096; step /= 2) {
+      const isPast = at + end - step >= this.seen.length && step <= end;
+      if (isPast && isZeros(bytes.subarray(end - step, end))) end -= step;
+    }
+    const kept = new Uint8Array(bytes.subarray(0, end));
+    this.seen.patch(at, kept);
+    this.unsynced.push({ at, bytes: kept, length });
   }
 
   sync(): void {
@@ -82,8 +89,8 @@ class Content {
   /** Drops unsynced writes, except those that reached the platters by chance. */
   forget(keep: Keep, random: Random): void {
     const sector = [1, 16, 512][Math.floor(random() * 3)] ?? 512;
-    for (const { at, bytes } of keep === "nothing" ? [] : this.unsynced) {
-      for (let i = 0; i < bytes.length; i += sector - ((at + i) % sector)) {
+    for (const { at, bytes, length } of keep === "nothing" ? [] : this.unsynced) {
+      for (let i = 0; i < length; i += sector - ((at + i) % sector)) {
         const piece = bytes.subarray(i, i + sector - ((at + i) % sector));
         const isKept = keep === "everything" || random() < 0.5;
         if (isKept) this.durable.patch(at + i, piece);
