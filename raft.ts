@@ -81,8 +81,8 @@ export type Entry = {
   readonly term: number;
   /**
    * "commands": requests of clients, for the state machine. "session": opens the session of a
-   * client (section 13). "members": lists the members (section 10). "noop": changes nothing, and
-   * confirms what is before it.
+   * client (section 13). "members": lists the members (section 10). "noop": changes nothing.
+   * Committing it commits the entries before it.
    */
   readonly kind: (typeof entryKinds)[number];
   /** The commands, or the opening of a session. Opaque until it is applied. Else empty. */
@@ -1610,12 +1610,12 @@ export class Raft {
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
   // a later entry.
   //
-  // There are two limits. If the disks that are left are no majority, no protocol can tell what was
-  // committed. And a founder that has no entry yet is as empty as a lost disk. Example: A and B
-  // found the cluster while C is down, B loses its disk, C starts, and A is silent. Now B and C are
-  // a majority of empty disks, and found a second cluster. A disk that lost only some entries keeps
-  // its number, and is demoted once the leader notices: until that entry is on a majority, the
-  // disk's vote may still elect a leader that lacks a committed entry.
+  // This has limits. If a majority of the disks is lost, the remaining servers cannot know what was
+  // committed. A founder that has no entry yet counts as one with a lost disk. Example: A and B
+  // found the cluster while C is down, B loses its disk, C starts, and A is silent. B and C are now
+  // a majority with empty disks, and found a second cluster. And a disk that loses only some
+  // entries keeps its number. Until the leader has committed its demotion, its vote may elect a
+  // leader that lacks a committed entry.
   //
   // A cluster is founded once. Entry 1 carries a random number, the founding, as all later lists of
   // members do. Every message shows its sender's founding, 0 while its log is empty. So empty

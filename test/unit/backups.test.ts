@@ -42,6 +42,18 @@ class Diary implements StateMachine {
   }
 }
 
+/** Cuts a server off from the others, but not from the client. Returns a function that ends it. */
+function cutFromServers(simulation: Simulation, name: string): () => void {
+  const { ip } = simulation.machine(name);
+  const { ip: client } = simulation.machine("client");
+  const { route } = simulation;
+  simulation.route = (packet) => {
+    const ends = [packet.from.host, packet.to.host];
+    return ends.includes(ip) && !ends.includes(client) ? [] : route(packet);
+  };
+  return () => void (simulation.route = route);
+}
+
 /** A cluster of diaries that writes a snapshot only for a backup. */
 function found(options: Partial<NodeOptions> = {}) {
   const world = new World();
@@ -166,19 +178,13 @@ describe("A backup", () => {
     const { simulation, world, client, name, leader } = found();
     const operator = client();
     const last = THREE.find((other) => other !== name) ?? "";
-    const { ip } = simulation.machine(last);
-    const { ip: own } = simulation.machine("client");
-    const { route } = simulation;
-    simulation.route = (packet) => {
-      const ends = [packet.from.host, packet.to.host];
-      return ends.includes(ip) && !ends.includes(own) ? [] : route(packet);
-    };
+    const heal = cutFromServers(simulation, last);
     simulation.settle(write(leader, 0, 5));
     const { commitIndex } = leader.status();
     expect(world.failure(take(operator, last, commitIndex)).code).toBe("timeout");
     const backup = take(operator, last, commitIndex);
     simulation.run(1000);
-    simulation.route = route;
+    heal();
     expect(contents(simulation.settle(backup).bytes).pages.length).toBe(5);
   });
 
@@ -205,19 +211,13 @@ describe("A backup", () => {
 
   test("does no harm if the leader goes on with its snapshot meanwhile", () => {
     const { world, simulation, client, node, last } = sendHalf();
-    const { ip } = simulation.machine(last);
-    const { ip: own } = simulation.machine("client");
-    const { route } = simulation;
-    simulation.route = (packet) => {
-      const ends = [packet.from.host, packet.to.host];
-      return ends.includes(ip) && !ends.includes(own) ? [] : route(packet);
-    };
+    const heal = cutFromServers(simulation, last);
     const { term } = node.status();
     world.until(() => node.status().leader === null);
     simulation.syncMs = ({ name }) => name === last ? 20 : 0;
     const backup = take(client(), last);
     world.until(() => node["backgroundTask"] !== undefined);
-    simulation.route = route;
+    heal();
     world.until(() => node.status().leader !== null);
     expect(node["backgroundTask"]).toBeDefined();
     expect(contents(simulation.settle(backup).bytes).pages.length).toBeGreaterThanOrEqual(15);
