@@ -1649,7 +1649,6 @@ export class Raft {
     const next = this.members.map((other) => other === member ? learner : other);
     if (!this.canChangeMembers || this.quorumProblem(role, next, false) !== undefined) return;
     this.appendMembers(role, next);
-    this.trackFollower(role, member.name);
     if (member.disk > 0) this.events.push({ type: "lostDisk", server: member.name });
   }
 
@@ -1720,8 +1719,15 @@ export class Raft {
    * 17).
    */
   onHeard(peer: Name, disk: number, founding: number): void {
-    if (this.disks.get(peer) !== disk) this.foundings.delete(peer);
-    this.disks.set(peer, disk);
+    const { role, disks } = this;
+    if (disks.get(peer) !== disk) {
+      this.foundings.delete(peer);
+      // What another disk has acknowledged does not count for this one, not even if the log names
+      // this one again.
+      const isTracked = role.name === "Leader" && role.followers.has(peer);
+      if (isTracked && disks.has(peer)) this.trackFollower(role, peer);
+    }
+    disks.set(peer, disk);
     // A later 0 is ignored: it comes in a late message, or from a server that has dropped its log
     // for that of a leader.
     if (founding > 0 || !this.foundings.has(peer)) this.foundings.set(peer, founding);

@@ -919,10 +919,24 @@ export const planted: readonly Planted[] = [
   {
     id: "91",
     name: "The leader credits a new disk with the entries that the lost one acknowledged",
-    changes: [["    this.trackFollower(role, member.name);\n", ""]],
+    changes: [["if (isTracked && disks.has(peer)) this.trackFollower(role, peer);", ""]],
     caughtBy: [
       { file: "members", title: "that replaces another one has acknowledged nothing" },
     ],
+  },
+  {
+    id: "280",
+    name:
+      "The leader credits a disk that comes back with what another one has acknowledged meanwhile",
+    changes: [
+      ["if (isTracked && disks.has(peer)) this.trackFollower(role, peer);", ""],
+      [
+        "if (member.disk > 0) this.events.push({ type: \"lostDisk\"",
+        "this.trackFollower(role, member.name);\n"
+        + "    if (member.disk > 0) this.events.push({ type: \"lostDisk\"",
+      ],
+    ],
+    caughtBy: [{ file: "members", title: "that comes back in place of another one has" }],
   },
   {
     id: "278",

@@ -460,6 +460,23 @@ describe("a disk", () => {
     expect(progress(raft, "b")).toMatchObject({ matchIndex: 0, ignoreUpToRound });
   });
 
+  test("that comes back in place of another one has acknowledged only its own entries", () => {
+    const raft = namedLeader();
+    raft.changeMembers("d", "d:1"); // While this change is in progress, no disk can be named.
+    const index = propose(raft);
+    turn(raft);
+    replaceDisk(raft, "b", 99);
+    acknowledgeFromDisk(raft, "b", 99);
+    // The disk that the log names has no entry of this term after the no-op.
+    raft.onHeard("b", 2, 1);
+    propose(raft);
+    raft.read();
+    expect(flush(raft).reads).toBe(0);
+    expect(raft.commitIndex).toBeLessThan(index);
+    acknowledgeFromDisk(raft, "b", 2);
+    expect(raft.commitIndex).toBe(raft.log.lastIndex);
+  });
+
   test("that is not named neither leads nor becomes the target of a transfer", () => {
     const raft = follower({ disk: 9, term: 1 });
     append(raft, membersWithDisks(1, 2, 3));
