@@ -374,7 +374,7 @@ export const planted: readonly Planted[] = [
       "this.isUpToDate(m);",
     ]],
     caughtBy: [
-      { mode: "core", seed: 19 },
+      { mode: "core", seed: 17 },
       { file: "members", title: "elects no leader with a server that restarted" },
     ],
   },
@@ -383,7 +383,7 @@ export const planted: readonly Planted[] = [
     name: "A server with a wiped disk is counted in majorities as before",
     changes: [["      if (!this.usesNamedDisk(member)) return -Infinity;\n", ""]],
     caughtBy: [
-      { mode: "core", seed: 5 },
+      { mode: "core", seed: 9 },
       { file: "members", title: "that is not named counts neither for an entry, nor" },
     ],
   },
@@ -885,7 +885,7 @@ export const planted: readonly Planted[] = [
       "each.votes",
     ]],
     caughtBy: [
-      { mode: "core", seed: 224 },
+      { mode: "core", seed: 41 },
       { file: "members", title: "that is not named neither leads nor becomes the" },
     ],
   },
@@ -1527,7 +1527,7 @@ export const planted: readonly Planted[] = [
       "if (acknowledged > session.acknowledged) {",
       "if (acknowledged !== session.acknowledged) {",
     ]],
-    caughtBy: [{ mode: "core", seed: 8 }],
+    caughtBy: [{ mode: "core", seed: 3 }],
   },
   {
     id: "182",
@@ -1685,7 +1685,7 @@ export const planted: readonly Planted[] = [
       "if (m.term < this.currentTerm || m.round > role.round)",
       "if (m.round > role.round)",
     ]],
-    caughtBy: [{ mode: "core", seed: 15 }],
+    caughtBy: [{ mode: "core", seed: 36 }],
   },
   {
     id: "160",

@@ -438,6 +438,7 @@ describe("a disk", () => {
     raft.changeMembers("d", "d:1"); // While this change is in progress, no disk can be named.
     const index = propose(raft);
     raft.read();
+    raft.onHeard("b", 99, 1);
     turn(raft);
     raft.receive(
       appendReply(2, { from: "b", disk: 99, matchIndex: index, round: roundOf(raft) }),
