@@ -451,10 +451,15 @@ async function backup(file: string) {
   const source = statuses.find(({ role }) => role === "Follower") ?? statuses[0];
   if (!source) return noLeader(answers);
   const server = flags.from ?? source.name;
-  const index = flags.new ? Math.max(...statuses.map(({ commitIndex }) => commitIndex)) : 1;
   await using client = await connect();
   // From the first answer the client learns where the other servers are.
   await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
+  let index = 1;
+  if (flags.new) {
+    // Once the server answers a read, it has applied every write that was acknowledged before.
+    await client.read(Buffer.alloc(0), { server });
+    ({ lastApplied: index } = await client.inspect(server));
+  }
   const part = `${file}.part${process.pid}`;
   const fd = fs.openSync(part, "w", 0o600);
   try {
