@@ -461,11 +461,11 @@ async function backup(file: string) {
     ({ lastApplied: index } = await client.inspect(server));
   }
   const part = `${file}.part${process.pid}`;
-  const fd = fs.openSync(part, "w", 0o600);
+  const fd = fs.openSync(part, "a", 0o600);
   try {
     for await (const { offset, data } of client.readSnapshot(server, index)) {
       if (offset === 0) fs.ftruncateSync(fd);
-      fs.writeSync(fd, data, 0, data.length, offset);
+      fs.appendFileSync(fd, data);
     }
     fs.fsyncSync(fd);
     const found = checkBackup(part);
@@ -1044,6 +1044,9 @@ const no = (code: string, message: string): Result => ({
 function explain(error: Error & { code?: string }) {
   const { code = "", message } = error;
   if (error instanceof RaftError) return no(code, message);
+  if (/^(ENOSPC|EDQUOT|EIO)$/.test(code)) {
+    return no("storage", `Cannot use a disk: ${message}. Make room there, or use another one.`);
+  }
   if (/^(ERR_PARSE_ARGS|E[A-Z]+$)/.test(code)) {
     return no("usage", `${message.split(/\.?\n/)[0]}. See 'bun cli.ts --help'.`);
   }

@@ -789,6 +789,31 @@ describe("bad input about data", () => {
     const args = ["--host", "127.0.0.1", "--port", `${port}`, "--data", data];
     show({ what: "a full disk", args }, errors.trim(), 3);
   });
+
+  test.if(canMount)(
+    "a backup to a full disk fails as a disk, and leaves nothing there",
+    async () => {
+      const cluster = await Cluster.start(TIMING, 1);
+      const where = ["--peers", cluster.servers.join(), "--cluster", cluster.name];
+      for (const key of ["a", "b", "c"]) {
+        const input = key.repeat(50_000);
+        expect(await cli(["put", key, "-", ...where], { input })).toMatchObject({ code: 0 });
+      }
+      const directory = temporaryDirectory();
+      const mounted = `${mount.replace("2m", "100k")} ${directory}`;
+      const script = `${mounted} && { "$0" "$@"; echo "ended with $?"; ls ${directory}; }`;
+      const backup = ["backup", `${directory}/file`, "--new", ...where];
+      const child = Bun.spawn([...unshare, "sh", "-c", script, process.execPath, CLI, ...backup], {
+        stdout: "pipe",
+        stderr: "pipe",
+      });
+      const errors = await new Response(child.stderr).text();
+      expect(errors).toMatch(
+        /^Cannot use a disk: ENOSPC.*\. Make room there, or use another one\.\n$/,
+      );
+      expect(await new Response(child.stdout).text()).toBe("ended with 3\n");
+    },
+  );
 });
 
 // ------------------------------------------ Good input ------------------------------------------

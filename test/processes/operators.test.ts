@@ -77,8 +77,9 @@ describe("backup and restore", () => {
     const args = ["backup", file, "--new", "--json", "--timeout", "300", ...at(cluster)];
     const early = await run(...args);
     // Without a leader it fails, because the followers do not know what is committed.
-    if (early.code === 0) expect(JSON.parse(early.output).index).toBeGreaterThanOrEqual(commitIndex);
-    else expect([early.code, existsSync(file)]).toEqual([5, false]);
+    if (early.code === 0) {
+      expect(JSON.parse(early.output).index).toBeGreaterThanOrEqual(commitIndex);
+    } else expect([early.code, existsSync(file)]).toEqual([5, false]);
     await eventually("the next leader has it in a backup", async () => {
       const { code, output } = await run(...args);
       return code === 0 && JSON.parse(output).index >= commitIndex ? true : undefined;
