@@ -743,6 +743,9 @@ function describeServer({ name, status }: Answer, answers: Answer[], leader?: St
   };
 }
 
+/** A packet of another secret is a trouble for so long. Anyone can send one. */
+const RECENT_MS = 600_000;
+
 /**
  * Returns a sentence for each trouble that the answers show, with its cause, the gravest first.
  * Without a leader, the first sentence gives the reason.
@@ -763,8 +766,8 @@ export function troublesOf(answers: Answer[]) {
   );
   return [
     ...leader ? reasons.map((reason) => `${reason}.`) : [whyNoLeader(best, reasons, answers)],
-    ...statuses.flatMap(({ name, dropped: { unauthenticated } }) =>
-      unauthenticated
+    ...statuses.flatMap(({ name, dropped: { unauthenticated }, unauthenticatedMs }) =>
+      unauthenticatedMs !== null && unauthenticatedMs < RECENT_MS
         ? `${name} has dropped datagrams of another secret (${unauthenticated}): the warnings in its
           log say where they came from.`
         : []

@@ -3696,6 +3696,8 @@ type IncompleteField = {
 export class Endpoint {
   /** How many packets were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
+  /** When a packet of another secret was last dropped. */
+  unauthenticatedAt = -Infinity;
   /** Servers by name. */
   private readonly servers = new Map<Name, Peer>();
   /** Client: the name of the server that has answered at an address of the command line. */
@@ -4225,6 +4227,7 @@ export class Endpoint {
 
   private drop(reason: string) {
     this.dropped[reason] = (this.dropped[reason] ?? 0) + 1;
+    if (reason === "unauthenticated") this.unauthenticatedAt = this.now;
   }
 }
 
@@ -4591,11 +4594,14 @@ export class Node {
 
   /**
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
-   * leader, `heardMs` the time since it heard a peer. Since the start, `saves` writes to the log
-   * took `saveMs` in all, and `leaderChanges` leaders were seen. Unknown values are null.
+   * leader, `heardMs` the time since it heard a peer, `unauthenticatedMs` the time since it dropped
+   * a packet of another secret. Since the start, `saves` writes to the log took `saveMs` in all,
+   * and `leaderChanges` leaders were seen. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
+    const msSince = (time: number) =>
+      Number.isFinite(time) ? Math.round(this.world.clock.now() - time) : null;
     const { role, currentTerm: term, votedFor, leader, log, commitIndex, lastApplied } = core;
     const { lastIndex, lastTerm } = log;
     const followers = role.name === "Leader" ? role.followers : undefined;
@@ -4633,10 +4639,11 @@ export class Node {
       votes: "votes" in role ? role.votes.size : null,
       needed: core.majority,
       founding: core.founding,
-      silentMs: followers ? null : Math.round(this.world.clock.now() - core.heardAt),
+      silentMs: followers ? null : msSince(core.heardAt),
       logBytes: log.bytes(1, lastIndex),
       peers,
       dropped: endpoint.dropped,
+      unauthenticatedMs: msSince(endpoint.unauthenticatedAt),
     });
   }
 

@@ -1176,6 +1176,7 @@ function server(
       logBytes: 100,
       peers,
       dropped: {},
+      unauthenticatedMs: null,
       ...status,
     },
   };
@@ -1300,14 +1301,27 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("c", follows),
   ], ["b runs another version of raft.ts."]],
   ["a client has another secret", [
-    server("a", { ...leads, dropped: { unauthenticated: 1, repeated: 4 } }),
-    server("b", { ...follows, dropped: { unauthenticated: 17, version: 9 } }),
+    server("a", {
+      ...leads,
+      dropped: { unauthenticated: 1, repeated: 4 },
+      unauthenticatedMs: 599_999,
+    }),
+    server("b", {
+      ...follows,
+      dropped: { unauthenticated: 17, version: 9 },
+      unauthenticatedMs: 0,
+    }),
     server("c", { ...follows, dropped: { unknown: 3, foreign: 2 } }),
   ], [
     "a has dropped datagrams of another secret (1): the warnings in its log say where they came from.",
     "b has dropped datagrams of another secret (17): the warnings in its log say where they came "
     + "from.",
   ]],
+  ["a client had another secret long ago", [
+    server("a", { ...leads, dropped: { unauthenticated: 1 }, unauthenticatedMs: 600_000 }),
+    server("b", follows),
+    server("c", follows),
+  ], []],
 ];
 
 const NEW_DISK = "has an empty or replaced disk, and no vote until a leader has given it the log";

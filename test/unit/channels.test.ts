@@ -1797,7 +1797,10 @@ describe("addresses", () => {
 });
 
 /** Returns a status as it must be `ms` later if no message was accepted and no timer was reset. */
-function later({ silentMs, peers, dropped: _, ...rest }: ReturnType<Node["status"]>, ms: number) {
+function later(
+  { silentMs, peers, dropped: _, unauthenticatedMs: __, ...rest }: ReturnType<Node["status"]>,
+  ms: number,
+) {
   const add = (before: number | null) => before === null ? null : before + ms;
   const silent = peers.map((peer) => ({ ...peer, heardMs: add(peer.heardMs) }));
   return { ...rest, silentMs: add(silentMs), peers: silent };

@@ -93,6 +93,11 @@ describe("a secret that is replaced in three steps, each on one server after the
     }
     expect(world.failure(client.inspect("a")).code).toBe("timeout");
     expect(statusOf(world, "a").dropped["unauthenticated"]).toBeGreaterThan(0);
+    client.close();
+    const { unauthenticatedMs } = statusOf(world, "a");
+    expect(unauthenticatedMs).toBeWithin(0, 1000);
+    simulation.run(5000);
+    expect(statusOf(world, "a").unauthenticatedMs).toBe((unauthenticatedMs ?? 0) + 5000);
     simulation.settle(put(world.client({ secret: NEXT }), 9));
   });
 
