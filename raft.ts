@@ -2259,8 +2259,8 @@ const decoder = new Decoder({
   maxExtLength: 0,
 });
 
-/** Returns whether `text` may be the name of a server or of a cluster. */
-const isShortName = (text: string) => Buffer.byteLength(text) <= 255;
+/** Returns whether `text` may be the name of a server, of its host or of a cluster. */
+const isShortName = (text: string) => text.isWellFormed() && Buffer.byteLength(text) <= 255;
 
 /** The list that names a field, and so gives its type. Fields in no list are numbers. */
 const listOf = new Map<string, unknown>(
@@ -3045,8 +3045,9 @@ const SERVER = /^(?:([^=,\s]+)=)?((?:\[([^=,\s[\]]+)\]|([^=:,\s[\]]+)):(\d{1,5})
 function readServer(text: string): Server | undefined {
   const [, name, address = "", inBrackets, word = "", digits] = SERVER.exec(text) ?? [];
   const port = Number(digits);
-  const isServer = port >= 1 && port <= 65_535 && isShortName(name ?? address);
-  return isServer ? { name: name ?? address, host: inBrackets ?? word, port } : undefined;
+  const server = { name: name ?? address, host: inBrackets ?? word, port };
+  const isServer = port >= 1 && port <= 65_535 && [server.name, server.host].every(isShortName);
+  return isServer ? server : undefined;
 }
 
 /** Parses `HOST:PORT` or `NAME=HOST:PORT`, as in `[::1]:48000`. Throws a RaftError, "usage". */
@@ -3056,7 +3057,7 @@ export function parseServer(text: string): Server {
     server,
     `"${text}" is not the address of a server. Write HOST:PORT, or NAME=HOST:PORT, `
       + "with a port from 1 to 65535; an IPv6 address as in [::1]:48000. "
-      + "A name has at most 255 bytes.",
+      + "A name or host has at most 255 bytes.",
   );
   return server;
 }
@@ -3761,10 +3762,12 @@ export class Endpoint {
 
   /**
    * Lists all addresses of the members for a client, in the syntax of `--peers`: those that their
-   * packets came from, then those in the log. Only a client on the loopback gets loopback ones.
+   * packets came from, then those in the log. Only this server itself and clients on the loopback
+   * get loopback ones.
    */
   addressesOf(members: Configuration, client: string): string {
-    const isNear = isLoopback(this.find(client)?.address?.host ?? "");
+    const isNear = client === this.self.name
+      || isLoopback(this.find(client)?.address?.host ?? "");
     return members.flatMap(({ name, address }) => {
       const heard = this.servers.get(name)?.address;
       const all = new Set([heard ? writeAddress(heard) : address, address]);
@@ -5061,7 +5064,9 @@ export class Node {
     this.reply(request, { type: "Answer", answer });
   }
 
-  private refuse(request: ClientMessage, reason: string) {
+  /** Refuses a request. A receiver would drop a text that is too large or malformed. */
+  private refuse(request: ClientMessage, text: string) {
+    const reason = `${Buffer.from(text).subarray(0, MAX_ANSWER_BYTES)}`;
     this.reply(request, { type: "Refused", reason });
   }
 

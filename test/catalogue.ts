@@ -954,6 +954,30 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "members", title: "that has lost entries helps to commit them only after" }],
   },
   {
+    id: "281",
+    name: "A name with half a character gets into the log, and no follower takes that entry",
+    changes: [["text.isWellFormed() && Buffer.byteLength(text)", "Buffer.byteLength(text)"]],
+    caughtBy: [{ file: "members", title: "is refused for a name or host that no other server" }],
+  },
+  {
+    id: "282",
+    name: "The host of a member makes an entry of the log too large for every message",
+    changes: [["[server.name, server.host].every", "[server.name].every"]],
+    caughtBy: [{ file: "members", title: "is refused for a name or host that no other server" }],
+  },
+  {
+    id: "283",
+    name: "A server on the loopback hides the address of a new leader from its own program",
+    changes: [["client === this.self.name\n      || isLoopback(", "isLoopback("]],
+    caughtBy: [{ file: "channels", title: "a loopback address is for the server itself" }],
+  },
+  {
+    id: "284",
+    name: "A refusal with a long or malformed reason is dropped, so the client sees a timeout",
+    changes: [["`${Buffer.from(text).subarray(0, MAX_ANSWER_BYTES)}`", "text"]],
+    caughtBy: [{ file: "embedding", title: "whose query throws, or returns a promise" }],
+  },
+  {
     id: "270",
     name: "A leader adds itself again in the turn that commits its removal",
     changes: [[

@@ -1670,7 +1670,7 @@ describe("addresses", () => {
     }
   });
 
-  test("a loopback address is given only to clients on the loopback", () => {
+  test("a loopback address is for the server itself, and for clients on the loopback", () => {
     const b = serverB();
     const members = configuration(["a", "b"]).map((member) => ({
       ...member,
@@ -1683,6 +1683,7 @@ describe("addresses", () => {
       connect(b, { role: "client", name: "x", disk }, host);
       return b.endpoint.addressesOf(members, `client x ${disk}`);
     };
+    expect(b.endpoint.addressesOf(members, "b")).toBe("a=127.0.0.7:1,b=10.5.5.5:1");
     const a = connect(b, A, "127.0.0.9");
     expect(addressesFor("127.0.0.1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");
     expect(addressesFor("::1")).toBe("a=127.0.0.9:1,a=127.0.0.7:1,b=10.5.5.5:1");

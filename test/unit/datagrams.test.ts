@@ -334,11 +334,11 @@ describe("an address", () => {
     );
   });
 
-  test("with a name of more than 255 bytes is refused with that limit", () => {
+  test("with a name or host of more than 255 bytes is refused with that limit", () => {
     const [long, longest] = ["ü".repeat(128), `${"ü".repeat(127)}!`];
-    expect(parseServer(`${longest}=a:1`).name).toBe(longest);
-    for (const text of [`${long}=a:1`, `${long}:1`]) {
-      expect(() => parseServer(text)).toThrow("A name has at most 255 bytes.");
+    expect(parseServer(`${longest}=${longest}:1`)).toMatchObject({ name: longest, host: longest });
+    for (const text of [`${long}=a:1`, `${long}:1`, `a=${long}:1`]) {
+      expect(() => parseServer(text)).toThrow("A name or host has at most 255 bytes.");
     }
   });
 

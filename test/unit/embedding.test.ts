@@ -235,6 +235,8 @@ describe("a state machine", () => {
   test("whose query throws, or returns a promise, fails that query only", () => {
     const query = (question: Uint8Array) => {
       if (text(question) === "throw") throw new Error("What is that?");
+      if (text(question) === "long") throw new Error("ü".repeat(40_000));
+      if (text(question) === "half") throw new Error("half of a character: \ud800");
       return text(question) === "promise" ? promise() : bytes("fine");
     };
     const { cluster, node } = start({ query });
@@ -245,6 +247,11 @@ describe("a state machine", () => {
       expect(thrown.message).toBe("The server refuses: Error: What is that?.");
       const promised = cluster.errorOf(via.read(bytes("promise")));
       expect(promised.message).toContain("the answer of query is [object Promise]");
+      for (const [question, reason] of [["long", "üü"], ["half", "half of a character: \ufffd"]]) {
+        const { code, message } = cluster.errorOf(via.read(bytes(question ?? "")));
+        expect(code).toBe("refused");
+        expect(message).toStartWith(`The server refuses: Error: ${reason}`);
+      }
       expect(text(cluster.simulation.settle(via.read(bytes("x"))))).toBe("fine");
     }
     expect(cluster.reasons).toEqual([]);

@@ -1252,6 +1252,20 @@ describe("a request to change the members", () => {
     );
   });
 
+  test("is refused for a name or host that no other server would read from the log", () => {
+    const world = new World().found();
+    const leader = world.at(world.leader() ?? "");
+    const long = "x".repeat(70_000);
+    for (const [name, host] of [["\ud800", "d"], ["d", "\ud800"], ["d", long], [long, "d"]]) {
+      expect(world.failure(leader.changeMembers(name ?? "", `${host}:1`))).toMatchObject({
+        code: "refused",
+        message: expect.stringContaining("The server refuses: "),
+      });
+    }
+    world.simulation.settle(put(leader, "x"));
+    world.agree("a b c");
+  });
+
   test("is carried out once, even if it is repeated and sent through every server", () => {
     const world = new World().found();
     const { simulation } = world;
