@@ -67,9 +67,11 @@ import { crc32 } from "node:zlib";
 // ==================================== Part I: The algorithm =====================================
 
 // ---------------------------------- 1 Vocabulary and messages -----------------------------------
-// Servers talk in two requests and their replies (§5). The fields are those of Figure 2, by name;
-// `candidateId` and `leaderId` are `from`. Fields that Figure 2 lacks have a comment. One table
-// yields the types, and in section 14 the encoding, decoding and checking of every field.
+// Two requests and their replies do most of the work (§5): RequestVote and AppendEntries. Three
+// rarer requests hand over leadership, send a snapshot, and tell a server that it was removed. The
+// fields are those of Figure 2, by name; `candidateId` and `leaderId` are `from`. Fields that
+// Figure 2 lacks have a comment. One table yields the types, and in section 14 the encoding,
+// decoding and checking of every field.
 
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
@@ -97,7 +99,7 @@ export const messages = {
     "preVote", // Asks only whether a vote in this next term would be granted (thesis §9.6).
     "transfer", // A leader asked the candidate to take over (thesis §3.10).
     "campaign", // Tells the campaigns of a candidate apart.
-    "voterDisk", // The voter's disk by the candidate's log. Only it may vote (section 11).
+    "voterDisk", // The disk that the candidate's log names for the voter (section 11).
     "lastLogIndex",
     "lastLogTerm",
   ],
@@ -180,8 +182,8 @@ type Table = Record<string, readonly string[]>;
 type Fields<List extends readonly string[]> = { [Field in List[number]]: Value<Field> };
 /**
  * The union of the messages in a table. `id` pairs a reply with its request, and is filled in by
- * the node (section 18). A received message also has its sender's `disk` and `founding` (section
- * 11).
+ * the node (section 18). A received message also has two random numbers (section 11): `disk`
+ * identifies its sender's disk, and `founding` the founding of its sender's cluster.
  */
 type MessageOf<T extends Table> = {
   [Type in keyof T]:
@@ -201,7 +203,7 @@ const memberFields = [
 export type Member = Readonly<Fields<typeof memberFields>>;
 /** All members, as an entry of the log lists them (thesis §4). */
 export type Configuration = readonly Member[];
-/** A configuration, and the founding of its cluster (section 11). */
+/** A configuration, and the random number of its cluster's founding (section 11). */
 export type Membership = { readonly founding: number; readonly members: Configuration };
 
 /** What a server reports to operators and to the program that embeds it. */
@@ -436,7 +438,10 @@ export class Progress {
     public nextIndex: number,
     /** When the follower was last heard, or since when it has been tracked. */
     public heardAt: number,
-    /** Replies to rounds up to this one are ignored: later rounds have begun again since. */
+    /**
+     * Replies to rounds up to this one are ignored. After this round the leader went back to an
+     * earlier entry or chunk, or began to track the follower or to transfer its leadership.
+     */
     public ignoreUpToRound = 0,
   ) {}
 }
@@ -541,7 +546,7 @@ export class Raft {
   // State of the refinements in sections 11 and 12.
   /** The disk that each server used when it was last heard. */
   readonly disks: Map<Name, number>;
-  /** The founding that each server showed last; 0 if its log was empty. */
+  /** The founding that each server showed last; 0 if it had no durable entry. */
   readonly foundings = new Map<Name, number>();
   /** The number of rounds of RequestVote. Each also asks the other founders for their foundings. */
   private foundingQueries = 0;
@@ -592,9 +597,9 @@ export class Raft {
   // ------------------------------- 4 What can happen to a server --------------------------------
   // Inputs: time passes (`tick`), a message arrives (`receive`), a client asks (`propose`, `read`),
   // an operator asks (`transfer`, `changeMembers`), a snapshot is durable (`onSnapshot`), a port
-  // was found closed (`onPortClosed`), a peer has restarted (`onHeard`, `onRestarted`). Inputs
-  // change only this object. Once all that has arrived was read, `step` says what to send, save and
-  // apply.
+  // was found closed (`onPortClosed`), a peer has restarted (`onRestarted`), perhaps with another
+  // disk (`onHeard`). Inputs change only this object. Once all that has arrived was read, `step`
+  // says what to send, save and apply.
 
   /** Time has passed. Called at `wakeAt` or later, after all that has arrived was received. */
   tick(now: number): void {
@@ -672,8 +677,9 @@ export class Raft {
    *             to its own disk (thesis §10.2.1). Only their term must be durable, and the election
    *             has saved it. Otherwise a leader could crash, win the same term again, and send
    *             other entries for it. Chunks of a snapshot promise nothing, either. The first
-   *             leader of a new cluster waits, because its messages show the founding in entry 1,
-   *             which must be durable (section 11).
+   *             leader of a new cluster waits until entry 1 is durable: before that, its messages
+   *             show founding 0, and a server of another founding would drop its own log
+   *             (`joinFounding`).
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
@@ -707,9 +713,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether the last step has left work, in one of three cases: a leader answered first,
-   * and has not saved; the saved vote of a lone server elected it, and its no-op is not saved; or
-   * `applyBytes` was not enough.
+   * Returns whether the last step has left work: a leader answered first, and has not saved;
+   * `applyBytes` was not enough; or the save let a lone server lead or commit, so it has a first
+   * entry or a first commit index to save.
    */
   get needsStep(): boolean {
     return this.isUnsaved || this.hasApplicable;
@@ -818,7 +824,7 @@ export class Raft {
     if (before.name === role.name) return;
     this.events.push({ type: "role", from: before.name, to: role.name });
     if (before.name !== "Leader") return;
-    this.heardAt = this.now; // A leader hears no other leader, so its silence begins now.
+    this.heardAt = this.now; // This server only now begins to wait for a leader.
     this.resetElectionTimer();
   }
 
@@ -833,10 +839,11 @@ export class Raft {
   private campaign(name: Campaigner["name"], transfer = false) {
     this.resetElectionTimer(this.campaignTimeoutMs); // Section 12.
     // A server that may not lead doesn't campaign, but still forgets a silent leader. Otherwise it
-    // would redirect clients there forever.
+    // would redirect clients there forever. It also asks for votes, so that a leader that has
+    // removed it notices it (`trackRemoved`).
     if (!this.mayLead) {
       this.become({ name: "Follower" });
-      if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role); // Section 10.
+      if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role);
       return;
     }
     if (name === "Candidate") {
@@ -855,9 +862,9 @@ export class Raft {
   }
 
   /**
-   * Requests the votes that are missing, repeatedly, because a request or reply may be lost. A
-   * founder with an empty log does so even as a follower, to learn the others' foundings (section
-   * 11).
+   * Requests the votes that are missing, repeatedly, because a request or reply may be lost. Two
+   * kinds of followers ask, too, and count no votes: a server that may not lead (`campaign`), and a
+   * founder with an empty log, to learn the others' foundings (section 11).
    */
   private requestVotes(role: Role) {
     const { campaigns: campaign, log, settings, campaignTimeoutMs } = this;
@@ -1225,9 +1232,9 @@ export class Raft {
   }
 
   /**
-   * Hands leadership over to `target`, or to the first active voter that has the whole log, by
-   * asking it to campaign. If it does not lead within an election timeout, this leader goes on.
-   * Returns a refusal if the transfer cannot begin.
+   * Hands leadership over by asking a server to campaign: `target`, or else the active voter that
+   * is the first to show that it has the whole log. If that server does not lead within an election
+   * timeout, this leader goes on. Returns a refusal if the transfer cannot begin.
    */
   transfer(target?: Name): Refused | undefined {
     const { role, now, settings: { electionTimeoutMs } } = this;
@@ -1260,8 +1267,9 @@ export class Raft {
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
     // A TimeoutNow is valid once, in its own term. The leader sends it only to a server that has
-    // its whole log, so if our log is empty, our disk was lost after that. Before the loss we may
-    // have requested votes for the next term, and they would now elect a server with an empty log.
+    // its whole log, so if our log is empty, our disk was lost after that. Votes that we requested
+    // before the loss may still arrive. If we campaigned in the same term again, they would elect
+    // us with an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1486,9 +1494,9 @@ export class Raft {
 
   /**
    * Adds a server, corrects the address of a member, or removes a member if `address` is empty.
-   * Returns the index of an entry: once it is applied, the change is in force. Returns a refusal;
-   * or undefined if this server does not lead, or can't change the members now: a retry may
-   * succeed. With `force` the voters that are left need not be reachable.
+   * Returns the index of an entry: once that entry is applied, the change is committed. Returns
+   * undefined if this server does not lead, or can't change the members now: a retry may succeed.
+   * Otherwise returns a refusal. With `force` the voters that are left need not be reachable.
    */
   changeMembers(
     name: Name,
@@ -1500,7 +1508,7 @@ export class Raft {
     const known = this.member(name);
     if (address === "" ? !known : known?.address === address) {
       // Our log has this change already, but another server may lead by now, or the change may not
-      // be committed. Once a no-op after it is applied, the change is in force.
+      // be committed. Once a no-op after the change is applied, the change is committed, too.
       const index = this.propose("noop");
       return index === undefined ? undefined : { index };
     }
@@ -1618,13 +1626,15 @@ export class Raft {
   // leader that lacks a committed entry.
   //
   // A cluster is founded once. Entry 1 carries a random number, the founding, as all later lists of
-  // members do. Every message shows its sender's founding, 0 while its log is empty. So empty
-  // founders wait as long as a server with a log may answer, and two clusters never mix:
+  // members do. Every message shows its sender's founding, or 0 while its sender has no durable
+  // entry. So empty founders wait as long as a server with a log may answer, and two clusters never
+  // mix:
   //
   //   1. Before an empty founder campaigns, or votes for an empty candidate, every other founder
   //      must have shown an empty log, or have stayed silent through an election timeout of
   //      repeated questions. If one shows a log, the empty founder waits until a leader readmits
-  //      it. If the server with the log is lost before that, start it with an empty disk.
+  //      it. If the server that has the log is lost for good, start that server again with an empty
+  //      disk, because the empty founder waits until then.
   //   2. A server with a commit index above 0 ignores requests of other foundings. It saves its
   //      first commit index before it applies anything, so this survives a restart. A server with
   //      commit index 0 drops its log if a leader of another founding appears in a later term,
@@ -1662,13 +1672,14 @@ export class Raft {
   }
 
   /**
-   * Drops our log if the leader is of another founding. No entry of it is known here to be
-   * committed, because `rejectsFounding` ignores such a leader once the commit index is above 0.
+   * Drops our log if the leader is of another founding. No entry of our log is known here to be
+   * committed: once the commit index is above 0, `rejectsFounding` ignores such a leader. It lets
+   * founding 0 pass, but a leader never shows 0 (`step`, act 1).
    */
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
     this.log.reset(this.snapshot, this.snapshot);
-    this.foundingQueries = 0; // With an empty log, it must ask for an election timeout again.
+    this.foundingQueries = 0; // An empty founder asks for a whole timeout.
   }
 
   /**
@@ -1707,16 +1718,16 @@ export class Raft {
 
   /**
    * The founding that every message shows: 0 until it is durable. If a leader could show a founding
-   * and then lose it in a crash, empty founders that saw it would wait for its log for ever.
+   * and then lose it in a crash, empty founders that saw it would wait for its log forever.
    */
   get shownFounding(): number {
     return this.log.savedIndex > 0 ? this.founding : 0;
   }
 
   /**
-   * Records the disk that a peer uses and the founding that it shows. Messages of another disk must
-   * not arrive after this: what one disk has acknowledged must not count for the other (section
-   * 17).
+   * Records the disk that a peer uses and the founding that it shows. After this, the caller must
+   * not deliver messages from an earlier disk of the peer (section 17), because what one disk has
+   * acknowledged must not count for another.
    */
   onHeard(peer: Name, disk: number, founding: number): void {
     const { role, disks } = this;
@@ -1736,10 +1747,10 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // `requestVotes` asks at intervals of at least min(heartbeat, T / 4), so more queries than
-    // these take an election timeout. It asks faster only after a leader was given up, and then we
-    // know that leader's founding.
-    const hasAskedEnough = this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs);
+    // The queries of `requestVotes` are at least this far apart. They are closer only after a
+    // leader was given up, and then we know that leader's founding.
+    const intervalMs = Math.min(heartbeatMs, electionTimeoutMs / 4);
+    const hasAskedEnough = (this.foundingQueries - 1) * intervalMs >= electionTimeoutMs;
     return this.others.every((name) => {
       const founding = this.foundings.get(name);
       return founding === undefined ? hasAskedEnough : founding === 0;
@@ -2010,8 +2021,8 @@ function checked<T>(what: string, result: T, isRight = result instanceof Uint8Ar
 
 /**
  * Values by owner and id, in bounds. An owner with too many loses its least recently used value. If
- * all together have too many, the owner with most loses one. Sessions of version 5 have the owner
- * "", which has no bound of its own.
+ * all together have too many, the owner with most loses one. Sessions from a log of version 5
+ * (section 15) have the owner "", which has no bound of its own.
  */
 export class FairTable<T extends { readonly owner: string; readonly id: number | string }> {
   /** Owners, and the values of each by id, both in the order of their last use. */
@@ -2140,7 +2151,11 @@ export class Sessions {
     }
   }
 
-  /** Returns the sessions as they are now, in the order of their last use, record by record. */
+  /**
+   * Returns the sessions as they are now, record by record: the owners in the order of their last
+   * use, and for each owner its sessions in the same order. So a server that restores them later
+   * ends the same sessions as the other servers.
+   */
   snapshot(): Iterable<SessionRecord> {
     const all = this.table.owners.values().flatMap((sessions) => sessions.values()).toArray();
     this.shared = new WeakSet(all);

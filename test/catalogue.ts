@@ -996,7 +996,7 @@ export const planted: readonly Planted[] = [
     id: "272",
     name: "A removed server that may not lead never asks a new leader whether it was removed",
     changes: [[
-      "if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role); // Section 10.",
+      "if (this.wasMember && this.log.lastIndex > 0) this.requestVotes(this.role);",
       "",
     ]],
     caughtBy: [{ file: "members", title: "that may not lead asks for pre-votes, so that a" }],
@@ -1518,7 +1518,7 @@ export const planted: readonly Planted[] = [
   {
     id: "151",
     name: "A former leader counts its time as leader as silence",
-    changes: [["this.heardAt = this.now; // A leader hears", "// A leader hears"]],
+    changes: [["this.heardAt = this.now; // This server only", "// A leader hears"]],
     caughtBy: [{ file: "elections", title: "the reported silence does not include the time" }],
   },
   {
@@ -1845,7 +1845,7 @@ export const planted: readonly Planted[] = [
     name: "An empty founder takes its own pause for the silence of the others",
     changes: [
       [
-        "this.foundingQueries > Math.max(4, electionTimeoutMs / heartbeatMs)",
+        "(this.foundingQueries - 1) * intervalMs >= electionTimeoutMs",
         "this.now > electionTimeoutMs",
       ],
     ],
@@ -2460,7 +2460,7 @@ export const planted: readonly Planted[] = [
     id: "241",
     name:
       "An empty founder with few heartbeats in an election timeout waits too short for the others",
-    changes: [["Math.max(4, electionTimeoutMs / heartbeatMs)", "electionTimeoutMs / heartbeatMs"]],
+    changes: [["Math.min(heartbeatMs, electionTimeoutMs / 4)", "heartbeatMs"]],
     caughtBy: [{
       file: "founding",
       title: "counts a founder as silent only after asking it for an",

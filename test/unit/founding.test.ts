@@ -80,15 +80,18 @@ describe("an empty founder", () => {
     }
     timeOut(raft);
     expect(raft.role.name).toBe("PreCandidate");
-    // With few heartbeats in an election timeout it asks more often, and must wait as long.
-    const eager = server({ isAlone: true, disk: 1, heartbeatMs: T / 2 });
-    turn(eager);
-    for (let ms = T / 4; ms < T; ms += T / 4) wait(eager, T / 4);
-    timeOut(eager);
-    expect(eager.role.name).toBe("Follower");
-    wait(eager, T / 4);
-    timeOut(eager);
-    expect(eager.role.name).toBe("PreCandidate");
+    // With few heartbeats in an election timeout it asks more often, and must wait as long; also
+    // with a heartbeat that does not divide the election timeout.
+    for (const [heartbeatMs, intervalMs] of [[T / 2, T / 4], [T / 4.5, T / 4.5]] as const) {
+      const eager = server({ isAlone: true, disk: 1, heartbeatMs });
+      turn(eager);
+      for (let ms = intervalMs; ms < T; ms += intervalMs) wait(eager, intervalMs);
+      timeOut(eager);
+      expect(eager.role.name).toBe("Follower");
+      wait(eager, intervalMs);
+      timeOut(eager);
+      expect(eager.role.name).toBe("PreCandidate");
+    }
   });
 
   test("votes for an empty candidate once it has looked for a log itself", () => {
