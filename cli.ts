@@ -456,8 +456,11 @@ async function backup(file: string) {
   await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
   let index = 1;
   if (flags.new) {
-    // Once the server answers a read, it has applied every write that was acknowledged before.
-    await client.read(Buffer.alloc(0), { server });
+    // Once the server answers a read, it has applied every write that was acknowledged before. It
+    // may refuse, as another state machine than the store does not know the question.
+    await client.read(Buffer.alloc(0), { server }).catch((error: RaftError) =>
+      ensure(error.code === "refused", error.message, error.code)
+    );
     ({ lastApplied: index } = await client.inspect(server));
   }
   const part = `${file}.part${process.pid}`;

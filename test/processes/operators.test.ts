@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { KeyValues } from "../../raft.ts";
+import { KeyValues, Node } from "../../raft.ts";
 import { contentsOf, line } from "../manual/log.ts";
 import { metricsOf } from "../manual/metrics.ts";
 import {
@@ -84,6 +84,30 @@ describe("backup and restore", () => {
       const { code, output } = await run(...args);
       return code === 0 && JSON.parse(output).index >= commitIndex ? true : undefined;
     });
+  });
+
+  test("copy the state of a program's own state machine, which knows no empty question", async () => {
+    const [port = 0] = await freePorts(1);
+    await using node = await Node.start({
+      host: "127.0.0.1",
+      port,
+      peers: [],
+      directory: path.join(temporaryDirectory(), "data"),
+      machine: {
+        apply: (command) => command,
+        query: () => {
+          throw new Error("unknown question");
+        },
+        snapshot: () => [Buffer.from("state")],
+        restore: () => () => {},
+      },
+    });
+    await node.propose(Buffer.from("command"));
+    const file = path.join(temporaryDirectory(), "backup");
+    expect(await run("backup", file, "--new", "--peers", `127.0.0.1:${port}`)).toMatchObject({
+      code: 0,
+    });
+    expect(readFileSync(file, "latin1")).toContain("state");
   });
 
   test("refuse what they cannot do, and leave nothing half done", async () => {
