@@ -1134,6 +1134,8 @@ export class Raft {
     // Even a refusal confirms that the follower follows us, because it has our term.
     follower.heardAt = this.now;
     follower.confirmedRound = Math.max(follower.confirmedRound, m.round);
+    const member = this.member(m.from);
+    if (member && !this.usesNamedDisk(member)) this.readmit(role, member); // Section 11.
     return follower;
   }
 
@@ -1559,13 +1561,11 @@ export class Raft {
   }
 
   /**
-   * Readmits a member that uses another disk, promotes a learner that has caught up, or tells a
-   * former member that it is removed.
+   * Promotes a learner that has caught up, or tells a former member that it is removed.
    */
   private updateMembership(role: Leader, name: Name, { matchIndex }: Progress) {
     const { log, settings: { windowBytes } } = this;
     const member = this.member(name);
-    if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);
     if (member?.votes || !this.canChangeMembers) return;
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;

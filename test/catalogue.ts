@@ -374,7 +374,7 @@ export const planted: readonly Planted[] = [
       "this.isUpToDate(m);",
     ]],
     caughtBy: [
-      { mode: "core", seed: 17 },
+      { mode: "core", seed: 20 },
       { file: "members", title: "elects no leader with a server that restarted" },
     ],
   },
@@ -461,7 +461,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "ends the earlier channels in the instant" },
-      { mode: "full", seed: 1 },
+      { mode: "full", seed: 2 },
     ],
   },
   {
@@ -616,7 +616,7 @@ export const planted: readonly Planted[] = [
       ["    this.proposals.clear();\n", ""],
     ],
     caughtBy: [
-      { mode: "full", seed: 4 },
+      { mode: "full", seed: 8 },
       { file: "node", title: "answers the waiting clients of a leader that steps down" },
     ],
   },
@@ -740,7 +740,7 @@ export const planted: readonly Planted[] = [
     name: "A follower answers a read before it has applied the entries up to the read index",
     changes: [["indexedReads[0] && indexedReads[0].index <= core.lastApplied", "indexedReads[0]"]],
     caughtBy: [
-      { mode: "full", seed: 1 },
+      { mode: "full", seed: 2 },
       { file: "node", title: "waits until the follower has every entry that was" },
     ],
   },
@@ -766,7 +766,7 @@ export const planted: readonly Planted[] = [
       "commitIndex >= log.configuration().index",
     ]],
     caughtBy: [
-      { mode: "core", seed: 15 },
+      { mode: "core", seed: 9 },
       { file: "members", title: "waits until an entry of the leader's own term is" },
     ],
   },
@@ -937,6 +937,19 @@ export const planted: readonly Planted[] = [
       ],
     ],
     caughtBy: [{ file: "members", title: "that comes back in place of another one has" }],
+  },
+  {
+    id: "285",
+    name: "The leader names a new disk only after it has acknowledged entries",
+    changes: [
+      ["if (member && !this.usesNamedDisk(member)) this.readmit(role, member); // Section 11.", ""],
+      [
+        "if (member?.votes || !this.canChangeMembers) return;",
+        "if (member && !this.usesNamedDisk(member)) return this.readmit(role, member);\n"
+        + "    if (member?.votes || !this.canChangeMembers) return;",
+      ],
+    ],
+    caughtBy: [{ file: "members", title: "is named at its first refusal, before it has the" }],
   },
   {
     id: "278",

@@ -526,6 +526,15 @@ describe("a disk", () => {
     expect(raft.commitIndex).toBe(raft.log.lastIndex);
   });
 
+  test("that replaces a lost one is named at its first refusal, before it has the log", () => {
+    const raft = namedLeader();
+    raft.onHeard("b", 99, 0);
+    turn(raft);
+    const round = roundOf(raft);
+    step(raft, appendReply(2, { from: "b", disk: 99, success: false, round }));
+    expect(namesIn(raft)).toBe("a (b) c");
+  });
+
   test("is not named while the others are no majority, or another change is in progress", () => {
     const withoutC = namedLeader();
     for (let i = 0; i < 10; i += 1) {
@@ -1347,7 +1356,8 @@ describe("a server that has lost its disk", () => {
     simulation.run(20_000);
     for (const name of [late, lost]) expect(world.eventsOf(name, "campaign")).toEqual([]);
     world.start(leader, THREE.filter((name) => name !== leader));
-    world.until(() => world.eventsOf(lost, "members").length > 1);
+    const hasLost = (name: Name) => world.eventsOf(name, "lostDisk").length > 0;
+    world.until(() => [leader, late].some(hasLost));
     expect(simulation.settle(get(world.at(lost), "key 19"))).toBe("value");
   });
 
