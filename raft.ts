@@ -601,7 +601,10 @@ export class Raft {
   // disk (`onHeard`). Inputs change only this object. Once all that has arrived was read, `step`
   // says what to send, save and apply.
 
-  /** Time has passed. Called at `wakeAt` or later, after all that has arrived was received. */
+  /**
+   * Time has passed. Due at `wakeAt`, after all that has arrived was received. An earlier call does
+   * no harm.
+   */
   tick(now: number): void {
     this.now = now;
     if (this.role.name !== "Leader") {
@@ -1915,7 +1918,7 @@ type Failure =
   | "refused"
   /** No answer in time, and nothing was done. */
   | "timeout"
-  /** No answer in time, and the command may have been applied. */
+  /** Unknown whether it was done, or still will be. */
   | "outcomeUnknown"
   /** A command was applied, but its answer is too large to be sent. */
   | "applied"
@@ -1988,7 +1991,7 @@ export type SessionRequest = {
   /** The client's role in the channel (section 17), and its name. Others cannot use the session. */
   owner: string;
   session: number;
-  /** Counts the requests of the session. */
+  /** Rises with each request of the client, also from one session to the next. */
   sequence: number;
   /** The client has, or has given up, the outcomes of all requests up to this one. */
   acknowledged: number;
@@ -4389,7 +4392,8 @@ function settingsOf(
     electionTimeoutMs,
     heartbeatMs,
     batchBytes: datagramBytes - HEADROOM,
-    // An eighth, because the kernel counts more than the payload.
+    // The followers' buffers are taken to be as large as ours. An eighth of one, because the kernel
+    // counts more than the payload.
     windowBytes: socket.receiveBufferBytes / 8,
   };
 }
@@ -4404,7 +4408,8 @@ export class Node {
   private sessions = new Sessions();
   /** The commit index that the disk knew at the start. */
   private readonly rememberedIndex: number;
-  private readonly snapshotBytes: number;
+  /** The option `snapshotBytes`. */
+  private readonly snapshotThreshold: number;
   private readonly sliceBytes: number;
   /** The rest of the work on a snapshot that this server writes or installs. */
   private backgroundTask: Generator<void> | undefined;
@@ -4426,7 +4431,7 @@ export class Node {
   private readonly waiting = new Map<string, Set<number>>();
   /** The last request of each client for the status, in this turn. */
   private readonly inspections = new Map<string, ClientMessage>();
-  /** The key of the last request that began a leadership transfer. */
+  /** Sender and id of the last request that began a leadership transfer, to know its retries. */
   private lastTransfer: string | undefined;
   /**
    * leaving: removed from the cluster, it still redirects clients for an election timeout.
@@ -4504,9 +4509,9 @@ export class Node {
     const { timeoutMs = 5000, secret = "", datagramBytes } = options;
     const { identity, hardState, base, snapshot, cutBytes } = storage;
     this.rememberedIndex = hardState.commitIndex;
-    this.snapshotBytes = options.snapshotBytes ?? 8 << 20;
+    this.snapshotThreshold = options.snapshotBytes ?? 8 << 20;
     // With small snapshots, as in tests, the slices are small, too, and inputs come between them.
-    this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotBytes / 64);
+    this.sliceBytes = Math.min(SLICE_BYTES, this.snapshotThreshold / 64);
     // From now on only the core holds the entries, so that compaction can free them.
     const entries = storage.entries.splice(0);
     const remembered = { ...hardState, base, entries, snapshot };
@@ -4552,14 +4557,15 @@ export class Node {
   }
 
   /**
-   * Replicates a command, applies it once, and resolves to its answer. Rejects with a RaftError:
-   * - "refused" if the command has more than MAX_COMMAND_BYTES, or two sessions have refused it;
+   * Replicates a command, applies it once, and resolves to its answer. A command that its session
+   * refuses is moved to another session, once. Rejects with a RaftError:
+   * - "refused" if the command has more than MAX_COMMAND_BYTES, or both sessions have refused it;
    * - "applied" if it was applied, but its answer has more than MAX_ANSWER_BYTES, or the session
-   * has
-   *   no room for it;
-   * - "timeout", "aborted", "stopped" or "closed" if it was never sent, or only refused;
-   * - "outcomeUnknown" if it was sent but no answer came: it may have been applied, or may still
-   * be.
+   *   has no room for it;
+   * - "timeout", "aborted", "stopped" or "closed" if it was not sent, or if one session has refused
+   *   it and it was not sent in another;
+   * - "outcomeUnknown" if it was sent, and no answer came or only a retry was refused: it may have
+   *   been applied, or may still be.
    */
   readonly propose = (command: Uint8Array, options?: CallOptions) =>
     this.client.propose(command, options);
@@ -4613,8 +4619,9 @@ export class Node {
   /**
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
    * leader, `heardMs` the time since it heard a peer, `unauthenticatedMs` the time since it dropped
-   * a packet of another secret. Since the start, `saves` writes to the log took `saveMs` in all,
-   * and `leaderChanges` leaders were seen. Unknown values are null.
+   * a packet of another secret. `snapshotBytes` is the size of the last snapshot, not the option.
+   * Since the start, `saves` writes to the log took `saveMs` in all, and `leaderChanges` leaders
+   * were seen. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -4668,7 +4675,8 @@ export class Node {
   /**
    * Hands leadership over, if this server leads, to `target` or to the first active voter that has
    * the whole log. Returns whether the transfer begins. If it succeeds, the event `leader`
-   * follows; without one within an election timeout it has failed.
+   * follows. Without that event this leader goes on after an election timeout, but the other server
+   * may still take over.
    */
   transfer(target?: Name): boolean {
     this.endpoint.schedule();
@@ -4734,7 +4742,7 @@ export class Node {
     }
     this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
-    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotBytes, this.backupFactor())) {
+    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotThreshold, this.backupFactor())) {
       core.incoming = undefined; // The new snapshot overwrites one that has arrived in part.
       this.runInSlices(this.writeSnapshot());
     }
@@ -4799,6 +4807,7 @@ export class Node {
 
   private setTimer() {
     const { clock } = this.world;
+    // An earlier timer may stay: a tick before `wakeAt` does no harm.
     if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
     this.timerAt = this.core.wakeAt;
@@ -4902,8 +4911,8 @@ export class Node {
 
   /**
    * Hands over, once per request: an attempt blocks writes for up to an election timeout, so a
-   * retry does not start another. After the attempt the new leader confirms a retry, or this server
-   * refuses it.
+   * retry does not start another. After the attempt, the answer to a retry is the name of the
+   * leader: the next one, or still this server.
    */
   private transferLeadership(request: ClientMessage & { type: "Transfer" }) {
     const { core, endpoint: { self: { name } } } = this;
@@ -4913,19 +4922,20 @@ export class Node {
       if (target && target !== name) return this.refuse(request, `${name} leads already`);
       return this.answer(request, Buffer.from(name));
     }
-    const key = `${from} ${id}`; // The same for a retry.
-    if (this.lastTransfer !== key) {
+    const transfer = `${from} ${id}`; // The same for a retry.
+    if (this.lastTransfer !== transfer) {
       if (core.transferTarget) return this.refuse(request, "it is handing over");
       const refusal = core.transfer(target || undefined);
       if (refusal) return this.refuse(request, refusal.refused);
-      this.lastTransfer = key;
+      this.lastTransfer = transfer;
     }
     if (core.transferTarget) return this.redirect(request);
-    this.refuse(request, `${target || "no other server"} did not take over in time, but still may`);
+    this.answer(request, Buffer.from(name)); // The attempt has failed.
   }
 
   /**
-   * Answers with a part of the snapshot. Before it has applied the entry, it leaves retries alone.
+   * Answers with a part of the snapshot. Until this server has applied entry `index`, it does not
+   * answer, and the client keeps asking.
    */
   private answerBackup(request: ClientMessage & { type: "ReadSnapshot" }) {
     const { core: { snapshot, lastApplied } } = this;
@@ -4962,8 +4972,8 @@ export class Node {
   }
 
   /**
-   * Does long work in slices, the first of them at once, so that heartbeats go on. Ends the work in
-   * progress: until it is done, its new file has no effect.
+   * Does long work in slices, the first of them at once, so that heartbeats go on. Abandons the
+   * task before it, which is safe between slices: a file that is not finished is never used.
    */
   private runInSlices(task: Generator<void>) {
     this.backgroundTask?.return(undefined);
@@ -5035,12 +5045,11 @@ export class Node {
 
   /**
    * Replaces the previous snapshot, on the disk and in memory. Then shortens the log. If no entry
-   * is kept, this must end before the next save: the next entry does not follow the last one in the
-   * old log.
+   * is kept, the new log is in place before the next save, because `rewriteLog` does not yield.
    */
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;
-    core.onSnapshot(storage.installDraft(), this.snapshotBytes / 4);
+    core.onSnapshot(storage.installDraft(), this.snapshotThreshold / 4);
     this.endpoint.schedule();
     const entries = log.slice(log.baseIndex + 1, log.savedIndex);
     yield* storage.rewriteLog(log.at(log.baseIndex), entries, this.sliceBytes);
@@ -5154,7 +5163,10 @@ type PendingRequest = {
   callers: (Caller | undefined)[];
   /** Callers that are not settled. */
   missing: number;
-  /** The server that it was last sent to. Undefined once a redirect has named a leader. */
+  /**
+   * The server that it was last sent to. If that is still the target when a retry is due, it has
+   * failed, and the client tries the next server. Undefined once a redirect has named a leader.
+   */
   triedServer: Name | undefined;
   retryAt: number;
   attempts: number;
@@ -5185,7 +5197,7 @@ export class Client {
   private isOpening = false;
   /** Commands that are in no request yet. */
   private commands: Caller[] = [];
-  /** The number of the last request of commands. */
+  /** The sequence number of the last request of commands. It rises also across sessions. */
   private sequence = 0;
   /** The server to send to: the leader, as far as this client knows. */
   private target: Name;
@@ -5284,12 +5296,12 @@ export class Client {
   sendCommands(): void {
     const { session } = this;
     if (this.commands.length === 0) return;
-    // `pending` is in the order of `sequence`, so all requests of the session before its first
-    // pending one are settled.
-    const [oldest = this.sequence + 1] = this.pending.values().flatMap(({ content }) =>
+    if (session === undefined) return void this.openSession();
+    // The sequence number of the session's first pending request, or of its next one. All requests
+    // before it are settled, because `pending` is in the order of their numbers.
+    const [firstPending = this.sequence + 1] = this.pending.values().flatMap(({ content }) =>
       content.type === "Commands" && content.session === session ? [content.sequence] : []
     );
-    if (session === undefined) return void this.openSession();
     const target = this.endpoint.getOrAddServer(this.target);
     const room = Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES);
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
@@ -5297,13 +5309,13 @@ export class Client {
       // If a request is not answered for long, later ones go into another session before this one
       // is full. A full session refuses requests, and if those were retried, their outcomes are
       // unknown.
-      if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {
+      if (this.sequence - firstPending >= MAX_UNACKNOWLEDGED / 2) {
         this.commands.push(...batch);
         continue;
       }
       const sequence = this.sequence += 1;
       const commands = encodeAll(batch.map(({ command }) => command));
-      const request = { session, sequence, acknowledged: oldest - 1, commands };
+      const request = { session, sequence, acknowledged: firstPending - 1, commands };
       this.start({ type: "Commands", ...request }, batch);
     }
     if (this.commands.length > 0) void this.openSession();
@@ -5342,12 +5354,19 @@ export class Client {
   /**
    * Makes `leader` hand its leadership over to `name`, or to the first server that has its whole
    * log. Resolves to the name of the next leader. Requires the secret. Rejects with a RaftError:
-   * "refused" if the target is unreachable, or has not taken over in time: then it still may;
-   * "outcomeUnknown" if no answer came.
+   * "refused" if the transfer cannot begin, for example because `name` is unreachable;
+   * "outcomeUnknown" if `leader` still leads after an election timeout, because `name` may still
+   * take over, or if no answer came.
    */
   async transfer(leader: Name, name = ""): Promise<Name> {
     this.target = leader;
-    return `${await this.request({ type: "Transfer", leader, name })}`;
+    const next = `${await this.request({ type: "Transfer", leader, name })}`;
+    if (next !== leader) return next;
+    throw new RaftError(
+      "outcomeUnknown",
+      `${leader} still leads: ${name || "the chosen server"} did not take over in time, `
+        + "but still may. See which server leads before you repeat it.",
+    );
   }
 
   /**
@@ -5453,7 +5472,10 @@ export class Client {
     this.send({ ...content, from: this.endpoint.self.name, to, id });
   }
 
-  /** Retries requests that are due. If the target has not replied, turns to the next server. */
+  /**
+   * Retries requests that are due. If the target did not reply or named no leader, turns to the
+   * next server.
+   */
   private onTimer() {
     const now = this.world.clock.now();
     for (const request of this.pending.values()) {
@@ -5639,9 +5661,9 @@ const KEYS_PER_QUESTION = 500;
 
 /**
  * The keys of a map in order, in blocks of neighbours. Sorting a million keys at once would block
- * the server, so each question takes some from the map's iterator. Each new key makes the iterator
- * longer by one key, and takes two, so that it comes to its end without more questions. Before that
- * it keeps the memory of all deleted keys.
+ * the server, so each question takes some from the map's iterator. An unfinished iterator keeps the
+ * memory of deleted keys, so it must come to its end even without more questions. Therefore each
+ * insertion, which makes it longer by one key, takes two keys from it.
  */
 class SortedKeys {
   /** No block is empty, unless it is the only one. */
@@ -5706,27 +5728,28 @@ export class KeyValueStore implements StateMachine {
     const mayWrite = verb === "put" || (verb === "cas" && before === expected);
     if (!mayWrite || value === undefined) return pack(0);
     this.values.set(key, value);
-    // Before its end, the iterator will reach the new key, too.
+    // The key is added here only if the iterator has ended. Otherwise the iterator still comes to
+    // it.
     if (before === undefined && this.keys?.take(2)) this.keys.add(key);
     return pack(1);
   }
 
   query(question: Uint8Array): Uint8Array {
-    const [key = "", rest] = unpack(question);
+    const [key = "", after] = unpack(question);
     const verb = verbs[question[0] ?? -1];
-    if (verb === "list" || verb === "keys") return this.list(verb, key, rest);
+    if (verb === "list" || verb === "keys") return this.list(verb, key, after);
     const value = this.values.get(key);
     return value === undefined ? pack(0) : pack(1, value);
   }
 
   /** Returns a page. It is empty, and more follow, until all keys are in order. */
-  private list(verb: "list" | "keys", prefix: string, rest: string | undefined): Buffer {
+  private list(verb: "list" | "keys", prefix: string, after: string | undefined): Buffer {
     const keys = this.keys ??= new SortedKeys(this.values.keys());
     if (!keys.take(KEYS_PER_QUESTION)) return pack(1);
     const page: string[] = [];
     let bytes = 1;
     // The next key in order after any key is that key and a zero byte.
-    for (const key of keys.from(rest === undefined ? prefix : `${prefix}${rest}\0`)) {
+    for (const key of keys.from(after === undefined ? prefix : `${prefix}${after}\0`)) {
       if (!key.startsWith(prefix)) break;
       const value = verb === "keys" ? "" : this.values.get(key) ?? "";
       bytes += 8 + key.length + value.length;
@@ -5782,14 +5805,14 @@ export class KeyValues {
   ): AsyncGenerator<[key: Uint8Array, value: Uint8Array]> {
     const verb = keysOnly ? "keys" : "list";
     const begin = Buffer.from(prefix).toString("latin1");
-    let rest: string[] = [];
+    let after: string[] = []; // The last key, without the prefix, once there is one.
     for (let isMore = true; isMore;) {
-      const page = await this.via.read(packRequest(verb, begin, ...rest), { signal });
+      const page = await this.via.read(packRequest(verb, begin, ...after), { signal });
       isMore = page[0] === 1;
       const parts = unpack(page);
       while (parts.length > 0) {
         const [key = "", value = ""] = parts.splice(0, 2);
-        rest = [key.slice(begin.length)];
+        after = [key.slice(begin.length)];
         yield [Buffer.from(key, "latin1"), Buffer.from(value, "latin1")];
       }
     }

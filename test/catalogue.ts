@@ -495,7 +495,7 @@ export const planted: readonly Planted[] = [
   {
     id: "53",
     name: "A client acknowledges answers that it still waits for",
-    changes: [["acknowledged: oldest - 1", "acknowledged: sequence - 1"]],
+    changes: [["acknowledged: firstPending - 1", "acknowledged: sequence - 1"]],
     caughtBy: [{ mode: "full", seed: 23 }],
   },
   {
@@ -1480,7 +1480,7 @@ export const planted: readonly Planted[] = [
     id: "145",
     name: "A repeated transfer request begins another attempt",
     changes: [[
-      "if (this.lastTransfer !== key) {",
+      "if (this.lastTransfer !== transfer) {",
       "if (!core.transferTarget) {",
     ]],
     caughtBy: [{ file: "members", title: "makes one attempt, however often it is repeated" }],
@@ -1676,8 +1676,8 @@ export const planted: readonly Planted[] = [
     id: "193",
     name: "A client sends so many requests in one session that the servers refuse some",
     changes: [[
-      "if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {",
-      "if (oldest < 0) {",
+      "if (this.sequence - firstPending >= MAX_UNACKNOWLEDGED / 2) {",
+      "if (firstPending < 0) {",
     ]],
     caughtBy: [{ file: "node", title: "that sends thousands of requests during an outage" }],
   },
@@ -2505,13 +2505,13 @@ export const planted: readonly Planted[] = [
   {
     id: "245",
     name: "A page begins with the last key of the page before",
-    changes: [["`${prefix}${rest}\\0`", "prefix + rest"]],
+    changes: [["`${prefix}${after}\\0`", "prefix + after"]],
     caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
   },
   {
     id: "246",
     name: "A list of the keys with a prefix loses its place after a page",
-    changes: [["rest = [key.slice(begin.length)]", "rest = [key]"]],
+    changes: [["after = [key.slice(begin.length)]", "after = [key]"]],
     caughtBy: [{ file: "lists", title: "which show each unchanged key once" }],
   },
   {
@@ -2641,8 +2641,8 @@ export const planted: readonly Planted[] = [
     id: "264",
     name: "A client sends the commands of one turn in one session, however many they are",
     changes: [[
-      "if (this.sequence - oldest >= MAX_UNACKNOWLEDGED / 2) {",
-      "if (before - oldest >= MAX_UNACKNOWLEDGED / 2) {",
+      "if (this.sequence - firstPending >= MAX_UNACKNOWLEDGED / 2) {",
+      "if (before - firstPending >= MAX_UNACKNOWLEDGED / 2) {",
     ], [
       "for (const batch of batches(this.commands.splice(0), bytesOf, room)) {",
       `const before = this.sequence;
