@@ -3638,8 +3638,8 @@ class Peer {
   attempt = 0;
   /** All disks that it has had. */
   readonly disks = new Set<number>();
-  /** Encoded messages for the next packets to it. */
-  bodies: Uint8Array[] = [];
+  /** Encoded messages for the next packets to it, and when each was queued. */
+  queue: { body: Uint8Array; at: number }[] = [];
   heardAt = -Infinity;
   /** When the first packet left that it has not answered. */
   unansweredSince = Infinity;
@@ -3797,7 +3797,8 @@ export class Endpoint {
   send(message: Message | ClientMessage): void {
     const to = this.find(message.to);
     if (!to) return; // A client that is gone.
-    to.bodies.push(...encodeMessage(message, this.roomFor(to)));
+    const at = this.now;
+    for (const body of encodeMessage(message, this.roomFor(to))) to.queue.push({ body, at });
     this.queued.add(to);
   }
 
@@ -4015,7 +4016,8 @@ export class Endpoint {
     const to = isElsewhere ? known : this.confirm(channel, other, address);
     if (!to) return;
     if (to !== asked) this.moveAddress(asked, to, address);
-    to.bodies.push(NOTHING); // Without a message, an empty packet confirms the channel.
+    // Without a message, an empty packet confirms the channel.
+    to.queue.push({ body: NOTHING, at: this.now });
     this.transmit(to);
   }
 
@@ -4044,7 +4046,7 @@ export class Endpoint {
     peer.moveTo(address, this.now);
     peer.addresses.clear(); // While it is heard, only its present address counts.
     peer.channels.unshift(channel);
-    if (peer.bodies.length > 0) { // Messages have waited for it.
+    if (peer.queue.length > 0) { // Messages have waited for it.
       this.queued.add(peer);
       this.schedule();
     }
@@ -4106,7 +4108,7 @@ export class Endpoint {
     }
     // A client knew only the address. It becomes an alias of the server.
     to.configured = [...to.configured, ...asked.configured];
-    to.bodies.push(...asked.bodies.splice(0));
+    to.queue.push(...asked.queue.splice(0));
     this.aliases.set(asked.id, to.id);
   }
 
@@ -4138,18 +4140,21 @@ export class Endpoint {
   private transmit(to: Peer) {
     const [channel] = to.channels;
     const { now } = this;
+    // A sender repeats a message until it gives it up. A client's command that has waited longer
+    // could be applied hours after the client was told that its outcome is unknown.
+    const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
     // After a silence, a client first makes another channel, because the server may have ended the
     // last one, and the session as well. On that channel the first copy of a command would be lost
     // and the second refused, so it would be unknown whether the first was applied. On another
     // channel the first copy arrives, and its refusal proves that nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
-      to.bodies.splice(0, to.bodies.length - MAX_QUEUED);
+      to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
     }
     const room = this.roomFor(to);
     // No group has more than MAX_MESSAGES, because the receiver takes no more of a packet.
     const bytesOf = ({ length }: Uint8Array) => Math.max(length, room / MAX_MESSAGES);
-    for (const bodies of batches(to.bodies.splice(0), bytesOf, room)) {
+    for (const bodies of batches(queue.map(({ body }) => body), bytesOf, room)) {
       this.sendData(to, channel, bodies);
     }
     to.unansweredSince = Math.min(to.unansweredSince, now);

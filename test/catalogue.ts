@@ -2296,17 +2296,28 @@ export const planted: readonly Planted[] = [
     id: "221",
     name: "Messages for a server that is away gather without a bound",
     changes: [
-      ["to.bodies.splice(0, to.bodies.length - MAX_QUEUED);", ""],
+      ["queue.slice(-MAX_QUEUED)", "queue"],
     ],
     caughtBy: [
       { file: "channels", title: "messages for an absent server or a lost client" },
     ],
   },
   {
+    id: "286",
+    name: "A client sends a command hours after it has told that the outcome is unknown",
+    changes: [[
+      "to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS)",
+      "to.queue.splice(0)",
+    ]],
+    caughtBy: [
+      { file: "clients", title: "sends no copy of a command long after its outcome was unknown" },
+    ],
+  },
+  {
     id: "222",
     name: "Messages that wait for a channel stay when the other end begins it",
     changes: [
-      ["if (peer.bodies.length > 0) { // Messages have waited for it.", "if (false) {"],
+      ["if (peer.queue.length > 0) { // Messages have waited for it.", "if (false) {"],
     ],
     caughtBy: [
       { mode: "full", seed: 11 },

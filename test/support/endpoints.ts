@@ -203,7 +203,7 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
       disk: peer.disk,
       times: [peer.boot, peer.attempt, peer.heardAt],
       disks: [...peer.disks],
-      waiting: peer.bodies.length,
+      waiting: peer.queue.length,
       address: peer.address && `${peer.address.host}:${peer.address.port}`,
       warning: peer.lastWarning?.type,
     })),

@@ -1143,7 +1143,7 @@ describe("bounds", () => {
       send(b, "a", id);
       send(b, "client x 5", id);
     }
-    expect(peerOf(b, "a").bodies.length).toBeLessThanOrEqual(64);
+    expect(peerOf(b, "a").queue.length).toBeLessThanOrEqual(64);
     answer(b, last(sentOf(b, HELLO)), A);
     expect(b.endpoint["clients"].owners.size).toBe(0);
   });

@@ -166,6 +166,24 @@ describe("a client", () => {
     for (const name of THREE) expect(simulation.settle(client.inspect(name)).name).toBe(name);
   });
 
+  test("sends no copy of a command long after its outcome was unknown", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    const client = world.client({ servers: THREE.map((name) => `${name}=${name}:1`) });
+    simulation.settle(put(client, Buffer.from("1")));
+    for (const name of THREE) world.kill(name);
+    simulation.run(2000);
+    expect(world.failure(put(client, Buffer.from("2"))).code).toBe("outcomeUnknown");
+    simulation.run(2000);
+    for (const name of THREE) world.start(name, THREE);
+    world.until(() => world.leader() !== undefined);
+    // As the error advises, the client reads. Then it talks to each server.
+    expect(`${simulation.settle(get(client))}`).toBe("1");
+    for (const name of THREE) simulation.settle(client.inspect(name));
+    simulation.run(1000);
+    expect(`${simulation.settle(get(client))}`).toBe("1");
+  });
+
   test("follows at most 64 servers, the last ones that a server has listed", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("a").boot();

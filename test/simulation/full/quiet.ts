@@ -37,7 +37,7 @@ function tablesOf(node: Node): Sizes {
     chunks: incoming?.chunks.length ?? 0,
     queued: endpoint["queued"].size,
     waiting: node["waiting"].size,
-    bodies: sum(reachable.map(({ bodies }) => bodies.length)),
+    queue: sum(reachable.map(({ queue }) => queue.length)),
   };
 }
 
