@@ -2469,7 +2469,7 @@ export function readSession(data: Buffer): SessionRecord[] {
 }
 
 const recordKinds = [
-  "start",
+  "start", // The head of a log: whose it is, and the position that it begins after.
   "hardState",
   "noop",
   "session", // Opens a session; in a snapshot, a `SessionRecord`.
@@ -2530,20 +2530,21 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 }
 
 // --------------------------------------- 15 Stable storage ---------------------------------------
-// The file `log` is only appended to. Entries, terms and votes are records in it, so one sync makes
-// a whole turn durable, in order. The records of one sync are a frame: marker, length and CRC-32
-// (4 bytes each), then the records. The marker is random, so no client can send a command whose
-// bytes pass for a frame. Zeros follow the last frame. They are written in advance, in big steps,
-// because a sync takes longer after the file has grown.
+// The file `log` is only appended to. Entries, terms and votes are records in it, so all that a
+// step saves is durable, in order, after one sync. The records of one sync are a frame: marker,
+// length and CRC-32 (4 bytes each), then the records. The marker is random, so no client can send a
+// command whose bytes pass for a frame. Zeros follow the last frame. They are written in advance,
+// in big steps, because a sync takes longer after the file has grown.
 //
 // Example: the power fails while frame 3 is written. The next start finds frame 3 incomplete and
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
 // If instead a bit of frame 2 flips, frame 3 is still intact. Frame 3 was written after frame 2 was
 // synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
-// refuses to start. A flipped bit in the last frame passes for an incomplete write. A new log
-// could lose most entries to it, so a small frame follows them, and only the last save is at risk.
-// (A frame begins in the sector where the one before ends. After a power failure such a sector is
-// taken to be as it was before or after the write.)
+// refuses to start. A flipped bit in the last frame passes for an incomplete write. So only the
+// last save is at risk. A log that is written again, as each start does, has many entries in a
+// frame. A small frame follows it, so that the last one has no entries.
+// (A frame begins in the sector where the one before ends. We assume that a power failure leaves a
+// sector as it was before the write, or as it is after it.)
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2554,16 +2555,14 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // 2. The entries that stay are written to `log.new`, in slices. Saves go on in `log` meanwhile.
 // 3. The frames of these saves are added. Now `log.new` has all that `log` has, and replaces it.
 
-/**
- * What a start gives. The first one stores it, and later ones must have the same name and cluster.
- */
-type FirstStart = {
+/** What each start names. The first one stores it. Later ones must name the same server. */
+type StartOptions = {
   cluster: string;
   name: Name;
   /** The founding members. Empty for a server that joins an existing cluster. */
   members: readonly Name[];
 };
-type Identity = FirstStart & {
+type Identity = StartOptions & {
   /** Identifies this disk: drawn at the first start. */
   disk: number;
   /** Rises with each start. */
@@ -2571,8 +2570,8 @@ type Identity = FirstStart & {
 };
 
 const RESTORE =
-  "Restore it. If a majority of the other servers has its data, you may start with an empty "
-  + "directory instead.";
+  "Restore it. If a majority of the servers still has its data, you may start this one with an "
+  + "empty directory instead.";
 
 const FRAME_HEADER = 12;
 const ZEROS = Buffer.alloc(FRAME_HEADER);
@@ -2654,11 +2653,11 @@ export class Storage {
   /** The length of a snapshot that is being written or received. */
   private draftBytes = 0;
 
-  /** Opens a directory. Without `firstStart` the log and the snapshot stay as they are. */
+  /** Opens a directory. Without `options` the log and the snapshot stay as they are. */
   constructor(
     private readonly files: Files,
     private readonly directory: string,
-    firstStart: FirstStart | undefined,
+    options: StartOptions | undefined,
     private readonly random: () => number,
   ) {
     this.marker = 1 + Math.floor(random() * 2 ** 31);
@@ -2671,18 +2670,18 @@ export class Storage {
         // The directory was made with `log.new` in it, which the first start renames to `log`.
         const isNew = !this.snapshot && this.find("/log.new");
         this.ensure(
-          firstStart && isNew,
+          options && isNew,
           `it is missing, but this is not the first start. ${RESTORE}`,
         );
-        const members = firstStart.members.toSorted();
-        this.identity = { ...firstStart, members, disk: drawId(random), boot: 0 };
+        const members = options.members.toSorted();
+        this.identity = { ...options, members, disk: drawId(random), boot: 0 };
       }
-      if (!firstStart) return;
+      if (!options) return;
       const { name, cluster } = this.identity;
       this.ensure(
-        name === firstStart.name && cluster === firstStart.cluster,
-        `it belongs to server ${name} of cluster ${cluster}, not to ${firstStart.name} of `
-          + `${firstStart.cluster}. Use another directory, or start that server: --name ${name}.`,
+        name === options.name && cluster === options.cluster,
+        `it belongs to server ${name} of cluster ${cluster}, not to ${options.name} of `
+          + `${options.cluster}. Use another directory, or start that server: --name ${name}.`,
       );
       // Random, so that two servers that start from copies of one directory differ.
       this.identity.boot += 1 + Math.floor(random() * 2 ** 20);
@@ -2693,7 +2692,10 @@ export class Storage {
     }
   }
 
-  /** Saves durably, with one sync. After an error nothing is certain, and the server must stop. */
+  /**
+   * Saves durably, with one sync, or two when the file grows. After an error nothing is certain,
+   * and the server must stop.
+   */
   save({ entries, ...hardState }: Unsaved): void {
     const { log, marker, size } = this;
     assert(log, "a server saves after its start");
@@ -2753,9 +2755,9 @@ export class Storage {
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
    * Keeps all its entries, and commits them. With a `snapshot` from elsewhere, this server is new,
    * and begins with that state. By its new founding this server refuses former members that return.
-   * All lists of members get that founding, because a joining server that has only the older lists
-   * would refuse this one otherwise. If the power fails meanwhile, do it again: the new snapshot
-   * may be there without the new log.
+   * All lists of members get that founding: a new server receives the older lists first, and if
+   * they had the old founding, it would then refuse this one. If the power fails meanwhile, do it
+   * again: the new snapshot may be there without the new log.
    */
   formNewCluster(
     snapshot: Iterable<LogRecord[]> = this.snapshot ? this.readSnapshot() : [],
@@ -2781,10 +2783,10 @@ export class Storage {
   }
 
   /**
-   * Writes the identity of this start, the hard state and the entries to a new log, and removes
-   * what an earlier start has left. Example: the server was killed between a write and its sync.
-   * The next start reads the frame, but only from the page cache, so the frame must be synced
-   * before the server promises anything by it.
+   * Writes the log again at each start, with the new identity, and removes unfinished files. What
+   * was read must be synced again before the server promises anything by it. Example: the server
+   * was killed between a write and its sync. The next start reads that frame from the page cache,
+   * but a power failure would still lose it.
    */
   private beginLog() {
     // Earlier versions kept a replaced log as `log.old`.
@@ -3027,7 +3029,7 @@ function openFile(fd: number) {
       checkAt = performance.now() + 1000;
       ensure(
         fs.fstatSync(fd).nlink > 0,
-        "the file was deleted while the server ran. If a majority of the other servers has its "
+        "the file was deleted while the server ran. If a majority of the servers still has its "
           + "data, start again with an empty directory",
       );
     },
@@ -3226,6 +3228,8 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 //   Data      type, channel, number; then encrypted: the sender's founding, and messages
 //   Hint      type, version; then the first 16 bytes of the packet that it answers
 //
+// The attempt counts Hellos, so the echo in a Hint names one of them.
+//
 // Example: servers a and b, in the order of events.
 // 1. a draws the number 7 for its end of a new channel, and sends a Hello. The key id tells b which
 //    key a has used. In the encrypted part, a introduces itself: cluster, name, disk, boot, the 7.
@@ -3252,7 +3256,7 @@ const TAG_BYTES = 16;
 const hash = (...parts: Uint8Array[]): Buffer =>
   createHash("sha256").update(Buffer.concat(parts)).digest();
 
-/** HKDF (Noise §4.3), always with three outputs. With two, the first two would be the same. */
+/** HKDF (Noise §4.3). Returns three outputs. Where Noise asks for two, they are the first two. */
 function hkdf(chainingKey: Uint8Array, input: Uint8Array) {
   const all = Buffer.from(hkdfSync("sha256", input, chainingKey, NOTHING, 96));
   return [all.subarray(0, 32), all.subarray(32, 64), all.subarray(64)] as const;
@@ -3494,14 +3498,13 @@ const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
 
 // Handshakes.
 /**
- * The least time between Hellos to a server. An endpoint has no timer: messages that wait for a
- * channel repeat the Hello.
+ * The least time between Hellos to a server. An endpoint has no timer: while there is no channel,
+ * each `flush` with a message for the server repeats the Hello.
  */
 const HELLO_EVERY_MS = 50;
 /**
- * The first Hello that is sent after this time, without a Welcome, is another one with the next
- * key. The nth waits n times as long, up to MAX_PATIENCE times, because a round trip may take
- * longer.
+ * If no Welcome comes for so long, another attempt begins, with the next key. The nth attempt in
+ * vain waits n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
  */
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
@@ -3626,7 +3629,7 @@ class Peer {
   begun: Channel | undefined;
   /** When a Hello was last sent to it. */
   helloAt = -Infinity;
-  /** How many Hellos got no Welcome since the start. It selects the key, so a good one stays. */
+  /** How many attempts got no Welcome. Selects the key. A Welcome reduces it, and keeps its key. */
   failures = 0;
   /** Identifies its disk; 0 until a channel was confirmed. */
   disk = 0;
@@ -3966,7 +3969,7 @@ export class Endpoint {
     const { role, name } = other;
     const isReflected = role === "peer" && name === this.self.name;
     if (isReflected || this.self.role !== "peer") return this.drop("reflected");
-    // A foreign sender warns, too, when it reads the Welcome, and does not confirm.
+    // A foreign sender gets a Welcome, too, so that both sides warn. It does not confirm.
     this.warnIfForeign(other, address);
     const peer = this.peerOf(other);
     if (peer.hasConfirmed(other)) return this.drop("repeated");
@@ -4004,6 +4007,7 @@ export class Endpoint {
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
     asked.begun = undefined;
+    asked.failures %= this.credentials.length;
     Object.assign(channel, { other, id: other.channel, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
     // If the server that answers has a working channel, the new one is ended. Example: b sends a
@@ -4015,7 +4019,7 @@ export class Endpoint {
     if (isElsewhere) this.end(channel);
     const to = isElsewhere ? known : this.confirm(channel, other, address);
     if (!to) return;
-    if (to !== asked) this.moveAddress(asked, to, address);
+    if (to !== asked) this.reassignAddress(asked, to, address);
     // Without a message, an empty packet confirms the channel.
     to.queue.push({ body: NOTHING, at: this.now });
     this.transmit(to);
@@ -4027,7 +4031,7 @@ export class Endpoint {
    */
   private confirm(channel: Channel, other: Introduction, address: Address): Peer | undefined {
     const { role, name, disk, boot, attempt } = other;
-    this.aliases.delete(name); // If it was known as an address only, it is a name from now on.
+    this.aliases.delete(name); // The name of a server is no alias of another one.
     this.halfOpen.delete(channel);
     const peer = this.peerOf(other);
     const refusal = this.refusalOf(channel, peer, other, address);
@@ -4066,8 +4070,8 @@ export class Endpoint {
     const isLate = attempt > 0 && peer.hasConfirmed(other); // It is 0 in a Welcome.
     const isLost = disk !== peer.disk && (peer.disks.has(disk) || createdAt < peer.bootedAt);
     const isEarlier = disk === peer.disk && boot < peer.boot;
-    // A process that began this handshake after another boot or disk was confirmed is still
-    // running. So two servers use one name.
+    // This process took part in a handshake after another boot or disk was confirmed, so both
+    // processes are running, under one name.
     if ((isLost || isEarlier) && createdAt > peer.bootedAt && peer.address) {
       this.warn({ type: "twice", server: name, address, other: peer.address }, name);
     }
@@ -4098,11 +4102,11 @@ export class Endpoint {
     if (peer.begun === channel) peer.begun = undefined;
   }
 
-  /** Takes an address from the server that was asked there, because another one has answered. */
-  private moveAddress(asked: Peer, to: Peer, address: Address) {
+  /** Another server has answered at an address of the asked one, so the address is not its own. */
+  private reassignAddress(asked: Peer, to: Peer, address: Address) {
     const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
-      asked.addresses.delete(writeAddress(address)); // The asked server had it before.
+      asked.addresses.delete(writeAddress(address));
       if (Bun.deepEquals(asked.address, address)) asked.address = undefined;
       return;
     }
@@ -4143,10 +4147,10 @@ export class Endpoint {
     // A sender repeats a message until it gives it up. A client's command that has waited longer
     // could be applied hours after the client was told that its outcome is unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client first makes another channel, because the server may have ended the
-    // last one, and the session as well. On that channel the first copy of a command would be lost
-    // and the second refused, so it would be unknown whether the first was applied. On another
-    // channel the first copy arrives, and its refusal proves that nothing was applied.
+    // After a silence, a client makes a new channel first, because the server may have ended the
+    // old one, and the client's session, too. It would drop a command in the old channel. The retry
+    // would come in a new channel and be refused, as the session is gone, but the client could not
+    // tell whether the lost copy was applied. In a new channel the refused copy is the only one.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4212,7 +4216,7 @@ export class Endpoint {
     for (const channel of evicted?.channels ?? []) this.end(channel);
   }
 
-  /** Adds a part to its field. Returns the whole message, or nothing if it is malformed. */
+  /** Adds a part to its field. Returns the message that it completes, if that is well-formed. */
   private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Peer) {
     // With a head of another length, a repetition is cut at other offsets.
     const id = `${from} ${digest} ${size} ${head.length}`;
@@ -4493,8 +4497,8 @@ export class Node {
         `${address} stands for every address of this machine, so it cannot be a name. Give this `
           + "server the name that its peers use: --name HOST:PORT.",
       );
-      const firstStart = { cluster, name, members: join ? [] : members };
-      storage = new Storage(world.files, options.directory, firstStart, world.random);
+      const start = { cluster, name, members: join ? [] : members };
+      storage = new Storage(world.files, options.directory, start, world.random);
       node = new Node(options, world, storage, socket, servers);
       return node;
     } catch (error) {

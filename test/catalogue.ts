@@ -2204,6 +2204,16 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
+    id: "286",
+    name: "After an outage each key is tried as long as the attempts of the outage were",
+    changes: [
+      ["asked.failures %= this.credentials.length;", ""],
+    ],
+    caughtBy: [
+      { file: "channels", title: "tries the next line as soon after a long outage" },
+    ],
+  },
+  {
     id: "214",
     name: "A name may have any number of handshakes that are not confirmed",
     changes: [

@@ -743,7 +743,7 @@ describe("bad input about data", () => {
       args: mine.args,
       code: 3,
       keeps: mine.data,
-      says: /log: it is damaged at byte \d+\. Restore it\. If a majority of the other servers/,
+      says: /log: it is damaged at byte \d+\. Restore it\. If a majority of the servers/,
     });
     writeFileSync(file, good);
     await expectKept(mine);

@@ -236,8 +236,8 @@ describe("A server made of a backup", () => {
   /** Makes the server d of a backup, as `cli.ts restore` does, and cuts its power. */
   function restore(simulation: Simulation, bytes: Buffer): void {
     const { disk } = simulation.machine("d");
-    const firstStart = { cluster: "raft", name: "d", members: [] };
-    const storage = new Storage(disk.files(), "data", firstStart, simulation.random);
+    const start = { cluster: "raft", name: "d", members: [] };
+    const storage = new Storage(disk.files(), "data", start, simulation.random);
     storage.formNewCluster(readSnapshot("backup", reader(bytes)));
     storage.close();
     disk.powerCut("nothing");

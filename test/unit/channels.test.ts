@@ -1497,6 +1497,24 @@ describe("rotation", () => {
     expect(idsOf(b).length).toBeGreaterThan(40);
     expect(b.events).toMatchObject([{ type: "unauthenticated" }]);
   });
+
+  test("tries the next line as soon after a long outage as before it", () => {
+    const { simulation, a, b } = pair(1);
+    let isCut = true;
+    lose(simulation, () => isCut);
+    let id = 0;
+    const talk = (ms: number) => {
+      for (const end = id + ms / 20; id < end; simulation.run(20)) send(a, "b", id += 1);
+    };
+    talk(78_000);
+    isCut = false;
+    talk(10_000);
+    expect(idsOf(b)).toContain(id - 1);
+    use(b, NEW);
+    use(a, SECRET, "a third secret, which only one of them has", NEW);
+    talk(3000);
+    expect(idsOf(b)).toContain(id - 1);
+  });
 });
 
 describe("other clusters, versions and keys", () => {

@@ -309,7 +309,7 @@ describe("a directory that is incomplete", () => {
     fs.rmSync(directory, { recursive: true });
     expect(() => keepSaving(storage)).toThrow(
       `Cannot write ${directory}/log: the file was deleted while the server ran. If a `
-        + "majority of the other servers has its data, start again with an empty directory.",
+        + "majority of the servers still has its data, start again with an empty directory.",
     );
     storage.close();
   }, 60_000);

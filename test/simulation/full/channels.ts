@@ -32,7 +32,7 @@ const listeners = new WeakMap<World, Listener>();
 /** Listens to the endpoints of watched worlds, as they hide their handlers. */
 function tap(): void {
   const { send, receive } = Endpoint.prototype;
-  const moveAddress = Endpoint.prototype["moveAddress"];
+  const reassignAddress = Endpoint.prototype["reassignAddress"];
   const known = new WeakSet<Endpoint>();
   const listenerOf = (endpoint: Endpoint): Listener | undefined => {
     const listener = listeners.get(endpoint["world"]);
@@ -55,8 +55,8 @@ function tap(): void {
     listenerOf(this)?.onSent(this, message);
     send.call(this, message);
   };
-  Endpoint.prototype["moveAddress"] = function(asked, to, address) {
-    moveAddress.call(this, asked, to, address);
+  Endpoint.prototype["reassignAddress"] = function(asked, to, address) {
+    reassignAddress.call(this, asked, to, address);
     const isAlias = this["aliases"].get(asked.id) === to.id;
     if (isAlias) listenerOf(this)?.onAlias(asked.id, to.id);
   };
