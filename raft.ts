@@ -2816,10 +2816,19 @@ export class Storage {
       yield;
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
-    const last = encodeFrame([hardState], marker);
-    const saves = this.log ? this.readChunk(savesBegin, this.end - savesBegin, "/log") : NOTHING;
-    this.end = end + last.length + saves.length;
-    this.size = this.write(end, Buffer.concat([last, saves, EXTENSION]), "/log.new");
+    let rest = encodeFrame([hardState], marker);
+    // Under load there are many saves to add. They end, because a slice has much more than a save.
+    for (let at = savesBegin; at < this.end;) {
+      const saves = this.readChunk(at, Math.min(EXTENSION.length, this.end - at), "/log");
+      rest = Buffer.concat([rest, saves]);
+      at += saves.length;
+      if (at === this.end) break;
+      end = this.write(end, rest, "/log.new");
+      rest = NOTHING;
+      yield;
+    }
+    this.end = end + rest.length;
+    this.size = this.write(end, Buffer.concat([rest, EXTENSION]), "/log.new");
     this.withErrorContext("write", "/log", (name) => {
       this.files.rename(`${name}.new`, name);
       const newLog = this.files.open(name, "r+");

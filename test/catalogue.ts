@@ -1327,17 +1327,14 @@ export const planted: readonly Planted[] = [
   {
     id: "129",
     name: "A new log lacks the saves that were made while it was written",
-    changes: [["Buffer.concat([last, saves, EXTENSION])", "Buffer.concat([last, EXTENSION])"]],
+    changes: [["rest = Buffer.concat([rest, saves]);", ""]],
     caughtBy: [{ file: "storage", title: "is followed by all saves made during the rewriting" }],
   },
   {
     id: "277",
     name:
       "A start takes a flipped bit in the entries that the last start has written for a torn write",
-    changes: [["Buffer.concat([last, saves, EXTENSION])", "Buffer.concat([saves, EXTENSION])"], [
-      "this.end = end + last.length + saves.length;",
-      "this.end = end + saves.length;",
-    ]],
+    changes: [["let rest = encodeFrame([hardState], marker);", "let rest = NOTHING;"]],
     caughtBy: [{ file: "storage", title: "in the entries that a start has written again" }],
   },
   {
@@ -2682,6 +2679,12 @@ export const planted: readonly Planted[] = [
     name: "A part of a received snapshot is continued in the file of the server's own snapshot",
     changes: [["core.incoming = undefined; // The new", "// The new"]],
     caughtBy: [{ file: "backups", title: "goes on with its snapshot meanwhile" }],
+  },
+  {
+    id: "287",
+    name: "A server adds all saves that were made during a long rewriting of its log in one go",
+    changes: [["Math.min(EXTENSION.length, this.end - at)", "this.end - at"]],
+    caughtBy: [{ file: "storage", title: "many saves made during the rewriting, in slices" }],
   },
   {
     id: "267",

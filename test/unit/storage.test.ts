@@ -1011,6 +1011,42 @@ describe("a snapshot", () => {
     }
   });
 
+  test("is followed by many saves made during the rewriting, in slices", () => {
+    const disk = new Disk(randomFrom(1));
+    const storage = storageWithFive(disk);
+    write(storage, { index: 2, term: 1 }, ["two"]);
+    storage.installDraft();
+    const slices = storage.rewriteLog({ index: 2, term: 1 }, fiveEntries.slice(2), 1);
+    slices.next();
+    let last = 5;
+    const save = (bytes: number) => {
+      last += 1;
+      const entry = makeEntry(last, 3, "commands", Buffer.alloc(bytes, last));
+      storage.save({ currentTerm: 3, votedFor: "c", commitIndex: 0, entries: [entry] });
+    };
+    for (let i = 0; i < 40; i += 1) save(100_000);
+    let longest = 0;
+    let before = 0;
+    while (!slices.next().done) {
+      const { length } = disk.read(`${LOG}.new`) ?? Buffer.alloc(0);
+      longest = Math.max(longest, length - before);
+      before = length;
+      save(10_000); // Between the slices the server goes on.
+    }
+    expect(longest).toBeWithin(1 << 20, 1.1 * 2 ** 20);
+    expect(before).toBeGreaterThan(3_000_000);
+    save(10);
+    disk.powerCut("nothing");
+    const restarted = start(disk);
+    expect(restarted.base.index).toBe(2);
+    expect(restarted.entries.map(({ index }) => index)).toEqual(
+      Array.from({ length: last - 2 }, (_, i) => i + 3),
+    );
+    const hasAll = ({ index, data }: { index: number; data: Buffer }) =>
+      data.every((byte) => byte === index);
+    expect(restarted.entries.slice(3).every(hasAll)).toBe(true);
+  });
+
   test("that was received replaces a log without the snapshot's last entry", () => {
     for (const position of [{ index: 9, term: 2 }, { index: 4, term: 2 }]) {
       const disk = new Disk(randomFrom(1));
