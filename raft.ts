@@ -3986,6 +3986,7 @@ export class Endpoint {
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
+    if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates(); // A client may change its name.
     if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const number = drawId(this.world.random);
     const second = this.introduce(handshake, number, 0);
@@ -4005,6 +4006,13 @@ export class Endpoint {
     const dueAt = Math.max(this.nextDueAt.get(kind) ?? -Infinity, now - burstMs);
     if (dueAt <= now) this.nextDueAt.set(kind, dueAt + everyMs);
     return dueAt <= now;
+  }
+
+  /** Forgets limits that allow a whole burst again. */
+  private pruneRates() {
+    for (const [kind, dueAt] of this.nextDueAt) {
+      if (dueAt < this.now - BURST_MS) this.nextDueAt.delete(kind);
+    }
   }
 
   private onWelcome(welcome: Buffer, address: Address) {
@@ -4255,9 +4263,7 @@ export class Endpoint {
   /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
   private warn(event: EndpointEvent, subject: string, server?: Peer) {
     if (server) server.lastWarning = event;
-    for (const [kind, dueAt] of this.nextDueAt) {
-      if (dueAt < this.now - BURST_MS) this.nextDueAt.delete(kind);
-    }
+    this.pruneRates();
     // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
     const isFull = this.nextDueAt.size >= MAX_WARNED && !("server" in event);
     if (isFull || !this.admits(`${event.type} ${subject}`, WARN_EVERY_MS)) return;

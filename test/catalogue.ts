@@ -555,7 +555,7 @@ export const planted: readonly Planted[] = [
     id: "61",
     name: "A start reads back the term, but not the vote",
     changes: [["const votedFor = `${data}` || undefined;", "const votedFor = undefined;"]],
-    caughtBy: [{ mode: "full", seed: 16 }],
+    caughtBy: [{ mode: "full", seed: 20 }],
   },
   {
     id: "62",
@@ -570,7 +570,7 @@ export const planted: readonly Planted[] = [
     id: "63",
     name: "A client never turns from a server that does not answer to another one",
     changes: [[`this.servers[next % this.servers.length] ?? ""`, `this.target || \`\${next}\``]],
-    caughtBy: [{ mode: "full", seed: 2 }],
+    caughtBy: [{ mode: "full", seed: 4 }],
   },
   {
     id: "64",
@@ -2310,7 +2310,13 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
-    id: "286",
+    id: "289",
+    name: "A server remembers the rate limit of each name that a client ever had",
+    changes: [["if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates();", ""]],
+    caughtBy: [{ file: "channels", title: "limits of rates are forgotten, so clients" }],
+  },
+  {
+    id: "288",
     name: "A client sends a command hours after it has told that the outcome is unknown",
     changes: [[
       "to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS)",

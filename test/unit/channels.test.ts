@@ -983,6 +983,16 @@ describe("a Hint", () => {
 });
 
 describe("bounds", () => {
+  test("limits of rates are forgotten, so clients with ever other names fill no memory", () => {
+    const b = serverB();
+    for (let n = 0; n < 3000; n += 1) {
+      b.simulation.run(1);
+      connect(b, { role: "client", name: `x${n}` });
+    }
+    expect(b.endpoint["nextDueAt"].size).toBeLessThan(1100);
+    expect(totalDropped(b)).toBe(0);
+  });
+
   const client = (name: string, disk: number, more: EndOptions = {}) =>
     ({ role: "client", name, disk, ...more }) as const;
 
