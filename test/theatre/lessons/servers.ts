@@ -182,16 +182,16 @@ export const lostDisk: Lesson = {
           entry without it.`,
       },
       {
-        at: lists("a", "a b c"),
-        text: say`
-          c is close behind, and a gives it back its vote by another entry. The new disk votes
-          only for candidates whose logs have that entry. They also have everything that the old
-          disk helped to commit, so its lost promises no longer matter.`,
-      },
-      {
         at: gets("c", 3, 1),
         text: say`
           c gets the log again from scratch, as a new server does.`,
+      },
+      {
+        at: lists("a", "a b c"),
+        text: say`
+          c has caught up, and a gives it back its vote by another entry. The new disk votes
+          only for candidates whose logs have that entry. They also have everything that the old
+          disk helped to commit, so its lost promises no longer matter.`,
       },
       {
         at: commits("c", 5),
