@@ -448,7 +448,9 @@ function recover() {
 async function backup(file: string) {
   const answers = await inspectAll();
   const statuses = statusesOf(answers);
-  const source = statuses.find(({ role }) => role === "Follower") ?? statuses[0];
+  // A server that waits to join, or for its first snapshot, has nothing to give.
+  const able = statuses.filter(({ lastApplied }) => lastApplied > 0);
+  const source = able.find(({ role }) => role === "Follower") ?? able[0] ?? statuses[0];
   if (!source) return noLeader(answers);
   const server = flags.from ?? source.name;
   await using client = await connect();

@@ -110,6 +110,22 @@ describe("backup and restore", () => {
     expect(readFileSync(file, "latin1")).toContain("state");
   });
 
+  test("ask a server that has the state, not one that waits to join", async () => {
+    const cluster = await Cluster.start(TIMING, 1);
+    await (await cluster.ledger()).put("key");
+    const [port] = await freePorts(1);
+    const waits = ["--name", "0", "--join", "--peers", cluster.servers.join()];
+    const place = ["--host", "127.0.0.1", "--port", `${port}`, "--data", temporaryDirectory()];
+    new Program([...waits, ...place, "--cluster", cluster.name]);
+    const all = ["--peers", `0=127.0.0.1:${port},${cluster.servers.join()}`];
+    await eventually("both answer", async () => {
+      const { output } = await run("status", "--json", ...all, "--cluster", cluster.name);
+      return JSON.parse(output).statuses.length === 2 ? true : undefined;
+    });
+    const file = path.join(temporaryDirectory(), "backup");
+    expect(await run("backup", file, ...all, "--cluster", cluster.name)).toMatchObject({ code: 0 });
+  });
+
   test("refuse what they cannot do, and leave nothing half done", async () => {
     const cluster = await Cluster.start(TIMING, 1);
     const ledger = await cluster.ledger();
