@@ -2469,7 +2469,7 @@ export function readSession(data: Buffer): SessionRecord[] {
 }
 
 const recordKinds = [
-  "start", // The head of a log: whose it is, and the position that it begins after.
+  "logHead", // Begins a log: whose it is, and the position that it begins after.
   "hardState",
   "noop",
   "session", // Opens a session; in a snapshot, a `SessionRecord`.
@@ -2540,11 +2540,11 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // cuts it off, into `log.cut`: its save had not returned, so the server had promised nothing by it.
 // If instead a bit of frame 2 flips, frame 3 is still intact. Frame 3 was written after frame 2 was
 // synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
-// refuses to start. A flipped bit in the last frame passes for an incomplete write. So only the
-// last save is at risk. A log that is written again, as each start does, has many entries in a
-// frame. A small frame follows it, so that the last one has no entries.
-// (A frame begins in the sector where the one before ends. We assume that a power failure leaves a
-// sector as it was before the write, or as it is after it.)
+// refuses to start. A flipped bit in the last frame passes for an incomplete write, so this frame
+// is cut off, too. A log that is written again, as at each start, may have all its entries in one
+// frame. A frame without entries follows them, so a flipped bit costs at most the last save. (A
+// frame begins in the sector where the frame before it ends. We assume that a power failure leaves
+// this sector as it was before the write, or as it is after it.)
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2653,7 +2653,9 @@ export class Storage {
   /** The length of a snapshot that is being written or received. */
   private draftBytes = 0;
 
-  /** Opens a directory. Without `options` the log and the snapshot stay as they are. */
+  /**
+   * Opens a directory. A tool passes no `options`. Then the log and the snapshot stay as they are.
+   */
   constructor(
     private readonly files: Files,
     private readonly directory: string,
@@ -2808,10 +2810,10 @@ export class Storage {
     sliceBytes = EXTENSION.length,
   ): Generator<void> {
     const data = Buffer.from(JSON.stringify({ version: VERSION, ...this.identity }));
-    const start = { index, term, kind: "start", data } as const;
+    const head = { index, term, kind: "logHead", data } as const;
     const { marker, end: savesBegin } = this;
     const hardState = this.hardStateRecord();
-    let end = this.write(0, encodeFrame([start, hardState], marker), "/log.new");
+    let end = this.write(0, encodeFrame([head, hardState], marker), "/log.new");
     for (const slice of batches(entries, sizeOf, sliceBytes)) {
       yield;
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
@@ -2850,7 +2852,7 @@ export class Storage {
     for (const frame of framesIn(log)) {
       for (const record of frame.records) {
         const { kind, term, index, data } = record;
-        if (kind === "start") {
+        if (kind === "logHead") {
           const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
             version === VERSION || version === 5,
@@ -4119,7 +4121,7 @@ export class Endpoint {
     if (peer.begun === channel) peer.begun = undefined;
   }
 
-  /** Another server has answered at an address of the asked one, so the address is not its own. */
+  /** Takes an address from the server that was asked there, because `to` has answered. */
   private reassignAddress(asked: Peer, to: Peer, address: Address) {
     const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
@@ -4127,7 +4129,7 @@ export class Endpoint {
       if (Bun.deepEquals(asked.address, address)) asked.address = undefined;
       return;
     }
-    // A client knew only the address. It becomes an alias of the server.
+    // The client knew only the address of `asked`. Now this is an alias of the server.
     to.configured = [...to.configured, ...asked.configured];
     to.queue.push(...asked.queue.splice(0));
     this.aliases.set(asked.id, to.id);
@@ -4164,10 +4166,11 @@ export class Endpoint {
     // A sender repeats a message until it gives it up. A client's command that has waited longer
     // could be applied hours after the client was told that its outcome is unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client makes a new channel first, because the server may have ended the
-    // old one, and the client's session, too. It would drop a command in the old channel. The retry
-    // would come in a new channel and be refused, as the session is gone, but the client could not
-    // tell whether the lost copy was applied. In a new channel the refused copy is the only one.
+    // After a silence, a client first makes a new channel, because the server may have ended the
+    // old one, and the client's session, too. In the old channel, the first copy of a command would
+    // be lost. The second copy would come in a new channel and be refused, because the session has
+    // ended. The client could not know whether the first copy was applied before. In a new channel
+    // the first copy arrives, and its refusal proves that nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4233,7 +4236,10 @@ export class Endpoint {
     for (const channel of evicted?.channels ?? []) this.end(channel);
   }
 
-  /** Adds a part to its field. Returns the message that it completes, if that is well-formed. */
+  /**
+   * Adds a part to its field. Returns "incomplete" while parts are missing, then the message, still
+   * to be decoded. Returns undefined for a malformed part or message.
+   */
   private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Peer) {
     // With a head of another length, a repetition is cut at other offsets.
     const id = `${from} ${digest} ${size} ${head.length}`;

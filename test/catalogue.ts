@@ -1934,8 +1934,8 @@ export const planted: readonly Planted[] = [
     id: "181",
     name: "A server saves an entry in the old log while a received snapshot replaces that log",
     changes: [[
-      `encodeFrame([start, hardState], marker), "/log.new");`,
-      `encodeFrame([start, hardState], marker), "/log.new"); yield;`,
+      `encodeFrame([head, hardState], marker), "/log.new");`,
+      `encodeFrame([head, hardState], marker), "/log.new"); yield;`,
     ]],
     caughtBy: [{ file: "storage", title: "that was received replaces the log before the next" }],
   },

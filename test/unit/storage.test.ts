@@ -353,8 +353,8 @@ describe("recovery of a log", () => {
 
   test("reads a log of version 5, which named no owners, and writes it again", () => {
     const disk = new Disk(randomFrom(1));
-    const identity = { ...founder, id: "0123456789abcdef", disk: 7, boot: 1 };
-    const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version: 5, ...identity })));
+    const stored = { version: 5, ...founder, id: "0123456789abcdef", disk: 7, boot: 1 };
+    const head = makeEntry(0, 0, "logHead", Buffer.from(JSON.stringify(stored)));
     const commands = [[2, 1, 0] as const, [2, 2, 1] as const].map((numbers) =>
       makeCommandOfVersion5(numbers, Buffer.from(`${numbers}`))
     );
@@ -405,7 +405,7 @@ describe("recovery of a log", () => {
     const founded = { ...founder, id: "", disk: 1, boot: 1 };
     for (const version of [undefined, 4, 7, "5"]) {
       const disk = new Disk(randomFrom(1));
-      const head = makeEntry(0, 0, "start", Buffer.from(JSON.stringify({ version, ...founded })));
+      const head = makeEntry(0, 0, "logHead", Buffer.from(JSON.stringify({ version, ...founded })));
       const log = encodeFrame([head]);
       disk.put(LOG, log);
       expectRefusal(

@@ -50,7 +50,7 @@ const ROLES = ["client", "operator", "peer"] as const;
 const record = (
   index: number,
   term: number,
-  kind: "start" | "hardState" | "noop" | "commands" = "noop",
+  kind: "logHead" | "hardState" | "noop" | "commands" = "noop",
 ) => Buffer.concat(encodeRecord(makeEntry(index, term, kind, Buffer.from("data"))));
 const append = (entries: unknown) => message("AppendEntries", 77, 5, 1, 0, 0, 0, entries);
 const install = (size: number, offset: number, data: unknown) =>
@@ -379,7 +379,7 @@ describe("malformed messages are dropped and counted, without an error or an ans
       [record(2, 4), good],
       [record(1, 6)],
       [good, record(2, 6)],
-      [record(1, 4, "start")],
+      [record(1, 4, "logHead")],
       [good, record(2, 4, "hardState")],
     ].map((records) => Buffer.concat(records));
     for (const entries of wrong) expectDropped(b, end.seal([append(entries)]), "malformed");
