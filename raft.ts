@@ -1738,8 +1738,8 @@ export class Raft {
       this.foundings.delete(peer);
       // What another disk has acknowledged does not count for this one, not even if the log names
       // this one again.
-      const isTracked = role.name === "Leader" && role.followers.has(peer);
-      if (isTracked && disks.has(peer)) this.trackFollower(role, peer);
+      const hasReplied = role.name === "Leader" && role.followers.get(peer)?.confirmedRound;
+      if (hasReplied) this.trackFollower(role, peer);
     }
     disks.set(peer, disk);
     // A later 0 is ignored: it comes in a late message, or from a server that has dropped its log

@@ -885,7 +885,7 @@ export const planted: readonly Planted[] = [
       "each.votes",
     ]],
     caughtBy: [
-      { mode: "core", seed: 41 },
+      { mode: "core", seed: 83 },
       { file: "members", title: "that is not named neither leads nor becomes the" },
     ],
   },
@@ -919,7 +919,7 @@ export const planted: readonly Planted[] = [
   {
     id: "91",
     name: "The leader credits a new disk with the entries that the lost one acknowledged",
-    changes: [["if (isTracked && disks.has(peer)) this.trackFollower(role, peer);", ""]],
+    changes: [["if (hasReplied) this.trackFollower(role, peer);", ""]],
     caughtBy: [
       { file: "members", title: "that replaces another one has acknowledged nothing" },
     ],
@@ -929,7 +929,7 @@ export const planted: readonly Planted[] = [
     name:
       "The leader credits a disk that comes back with what another one has acknowledged meanwhile",
     changes: [
-      ["if (isTracked && disks.has(peer)) this.trackFollower(role, peer);", ""],
+      ["if (hasReplied) this.trackFollower(role, peer);", ""],
       [
         "if (member.disk > 0) this.events.push({ type: \"lostDisk\"",
         "this.trackFollower(role, member.name);\n"
