@@ -676,11 +676,12 @@ async function inspectAll() {
 
 const statusesOf = (answers: Answer[]) => answers.flatMap(({ status }) => status ?? []);
 
-/** Returns the leader of the latest term. */
+/** Returns the leader of the latest term. Terms of another founding say nothing of this one. */
 function leaderOf(answers: Answer[]) {
-  const statuses = statusesOf(answers);
-  return statuses.find(({ role, term }) =>
-    role === "Leader" && statuses.every((other) => other.term <= term)
+  const statuses = statusesOf(answers).toSorted((a, b) => b.term - a.term);
+  return statuses.find(({ role, term, founding }) =>
+    role === "Leader"
+    && statuses.every((other) => other.term <= term || other.founding !== founding)
   );
 }
 

@@ -1382,6 +1382,11 @@ TROUBLES.push(
     server("b", { ...follows, founding: 8, lastIndex: 40, commitIndex: 30 }),
     server("c", follows),
   ], [apart("b", "a")]],
+  ["a server of another founding is in a later term", [
+    server("a", leads),
+    server("b", { role: "PreCandidate", votes: 1, founding: 8, term: 9, lastTerm: 9 }),
+    server("c", follows),
+  ], [apart("b", "a")]],
   ["a founding that is not fixed yet is no other cluster", [
     server("a", leads),
     server("b", { ...follows, founding: 8, lastIndex: 1, commitIndex: 0 }),
