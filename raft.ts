@@ -4863,7 +4863,12 @@ export class Node {
 
   private onMessage(message: Message | ClientMessage, sender: Peer) {
     this.endpoint.schedule();
-    if (!("term" in message)) return this.onClientMessage(message);
+    if (!("term" in message)) {
+      // Programs of another founding's servers must not write here, nor read there. Clients show 0.
+      const [own, other = 0] = [this.core.shownFounding, message.founding];
+      const isForeign = own > 0 && other > 0 && own !== other;
+      return isForeign ? undefined : this.onClientMessage(message);
+    }
     const now = this.world.clock.now();
     const { type, id } = message;
     if (type.endsWith("Reply")) sender.roundTripMs = Math.round(now - id / 1000);

@@ -2316,6 +2316,12 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "channels", title: "limits of rates are forgotten, so clients" }],
   },
   {
+    id: "290",
+    name: "The program of a former member writes to a cluster of another founding",
+    changes: [["return isForeign ? undefined : this.", "return this."]],
+    caughtBy: [{ file: "founding", title: "answers no program of former members" }],
+  },
+  {
     id: "288",
     name: "A client sends a command hours after it has told that the outcome is unknown",
     changes: [[

@@ -410,6 +410,22 @@ describe("a server that forms a new cluster, because the majority of the old one
     expect(found).toEqual([[1, 2], [1, 3]]);
   });
 
+  test("answers no program of former members, and they follow their own leader", () => {
+    const world = new World().found();
+    const { simulation } = world;
+    simulation.settle(put(world.at("a"), 1));
+    simulation.run(500);
+    for (const name of ["b", "c"]) world.kill(name);
+    const a = recover(world, "a");
+    world.until(() => a.status().role === "Leader");
+    // Before `b` knows a leader, its program asks `a`, the first server of its list.
+    for (const name of ["b", "c"]) world.start(name, THREE);
+    simulation.settle(put(world.at("b"), 2));
+    simulation.run(1000);
+    const found = ["a", "b", "c"].map((name) => simulation.settle(has(world.at(name), 2)));
+    expect(found).toEqual([false, true, true]);
+  });
+
   test("is joined by servers with empty disks, also by former members", () => {
     const world = new World().found();
     const { simulation } = world;
