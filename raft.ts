@@ -1290,8 +1290,8 @@ export class Raft {
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
    * more than the last one itself, so that snapshots cost no more than the log. A server that
    * receives a snapshot from its leader writes none. A leader that sends a snapshot has a higher
-   * limit, because with a new snapshot the follower would start again from scratch. `factor`
-   * multiplies the limit; 0 demands a snapshot as soon as it has a new entry.
+   * limit, because with a new snapshot the follower would start again from scratch. So has a server
+   * with a higher `factor`; 0 demands a snapshot as soon as it has a new entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1304,7 +1304,7 @@ export class Raft {
         follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
       );
     // Without the product if `factor` is 0, because `bytes` may be Infinity.
-    const limit = factor && factor * Math.max(bytes, snapshot.size) * (isSending ? 4 : 1);
+    const limit = factor && Math.max(bytes, snapshot.size) * Math.max(factor, isSending ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
 

@@ -77,6 +77,7 @@ describe("A snapshot", () => {
     const bytes = raft.log.bytes(6, raft.lastApplied);
     expect(raft.isSnapshotDue(bytes / 2)).toBe(false);
     expect(raft.isSnapshotDue(bytes / 5)).toBe(true); // It is replaced in the end.
+    expect(raft.isSnapshotDue(bytes / 5, 4)).toBe(true); // A backup meanwhile makes no difference.
     raft.now += 11 * T; // A follower that is gone does not count.
     expect(raft.isSnapshotDue(bytes / 2)).toBe(true);
   });
