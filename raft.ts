@@ -2246,7 +2246,10 @@ export const partMessages = { Part: ["digest", "size", "offset", "data", "head"]
 type Part = MessageOf<typeof partMessages>;
 type AnyMessage = Message | ClientMessage | Part;
 
-/** The kinds of ends that channels have. Each may send what the ones before it may, and more. */
+/**
+ * The roles of the ends of channels, which are not those of Raft. A server is a peer. Each role may
+ * send what the ones before it may, and more.
+ */
 export const roles = ["client", "operator", "peer"] as const;
 export type ChannelRole = (typeof roles)[number];
 /** The messages of each role. */
@@ -3242,7 +3245,7 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 // The attempt counts Hellos, so the echo in a Hint names one of them.
 //
 // Example: servers a and b, in the order of events.
-// 1. a draws the number 7 for its end of a new channel, and sends a Hello. The key id tells b which
+// 1. a draws the id 7 for its end of a new channel, and sends a Hello. The key id tells b which
 //    key a has used. In the encrypted part, a introduces itself: cluster, name, disk, boot, the 7.
 //    An outsider cannot read the 7, so it cannot flood a with Welcomes ahead of the right one.
 // 2. b draws 9 for its own end, and answers with a Welcome to 7 and its own introduction. The Hello
@@ -3406,8 +3409,8 @@ export type Credential = {
   readonly name: Name;
   readonly id: Uint8Array;
   readonly key: Uint8Array;
-  /** The line of a file that it comes from: a secret, or a client key. */
-  readonly line: string;
+  /** The text that it comes from: a secret, or a client key. */
+  readonly secret: string;
 };
 
 /** Names a key in a Hello. Shows neither the key nor its owner. */
@@ -3430,7 +3433,7 @@ export function credentialOf(
     "The name of the cluster or client is too long. Take one of at most 255 bytes.",
   );
   const id = keyIdOf(secret, role, cluster, name);
-  return { role, cluster, name, id, key: deriveKey(secret, id), line: secret };
+  return { role, cluster, name, id, key: deriveKey(secret, id), secret };
 }
 
 /**
@@ -3462,15 +3465,15 @@ export function clientKey(secret: string, cluster: string, name: Name): string {
   return Buffer.from(encoder.encode([cluster, name, id, key])).toString("base64url");
 }
 
-function readClientKey(line: string): Credential {
-  const [raw] = decodeAll(Buffer.from(line.trim(), "base64url"));
+function readClientKey(secret: string): Credential {
+  const [raw] = decodeAll(Buffer.from(secret.trim(), "base64url"));
   const fields = readFields(["cluster", "name", "keyId", "key"], raw);
   ensure(
     fields?.keyId.length === 16 && fields.key.length === 32,
     "This is not a client key. 'bun cli.ts client-key NAME' prints one, on one line.",
   );
   const { cluster, name, keyId, key } = fields;
-  return { role: "client", cluster, name, id: keyId, key, line };
+  return { role: "client", cluster, name, id: keyId, key, secret };
 }
 
 /** The encrypted part of a Hello or Welcome: its sender introduces itself. */
@@ -3483,7 +3486,7 @@ const introductionFields = [
   "disk", // A client has none: it draws a number for its process.
   "boot", // Rises with each start.
   "attempt", // Rises with each Hello of a boot; 0 in a Welcome.
-  "channel", // The number of the channel at this end.
+  "channel", // The id of the channel at this end.
 ] as const;
 type Introduction = Fields<typeof introductionFields> & { role: ChannelRole };
 /** Room for the longest names. All introductions are padded to it, to hide the lengths of names. */
@@ -3527,14 +3530,14 @@ const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
 /**
- * A peer that does not answer for so long may have lost the channel. A server may also have moved,
+ * An end that does not answer for so long may have lost the channel. A server may also have moved,
  * so its host name is resolved again, once in this time.
  */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
 
 // Channels and their messages.
-/** Confirmed channels of a peer: the one that is sent on, and others with packets in flight. */
+/** Confirmed channels of a `Remote`: the one that is sent on, and others with packets in flight. */
 const MAX_CHANNELS = 3;
 /**
  * Bounds of three tables, in all and for one name: processes of clients with a channel, half-open
@@ -3547,7 +3550,7 @@ const WINDOW = 1024;
 /** A channel is renewed after so many packets, or so long. */
 const RENEW_PACKETS = 2 ** 23;
 const RENEW_MS = 86_400_000;
-/** Messages, or parts of them, that wait for a channel of a server. Beyond it the oldest go. */
+/** Encoded messages that wait for a channel, each part counted. Beyond it the oldest go. */
 const MAX_QUEUED = 64;
 /** The most messages in a datagram. */
 const MAX_MESSAGES = 1024;
@@ -3572,7 +3575,7 @@ const numberIn = (packet: Buffer) => packet.readUInt32BE(BASIC_HEADER);
 class Channel {
   /** The introduction of the other end, once it was read. */
   other: Introduction | undefined;
-  /** The other end's number for it, once its introduction was read. */
+  /** The id that the other end has drawn for it, once its introduction was read. */
   id = 0;
   sendKey: Uint8Array = NOTHING;
   receiveKey: Uint8Array = NOTHING;
@@ -3587,17 +3590,17 @@ class Channel {
   private readonly seen = new Uint32Array(WINDOW);
 
   constructor(
-    /** Our number for it. */
-    readonly number: number,
+    /** The id that this end has drawn for it. */
+    readonly ownId: number,
     /** The role and name of the other end. */
     readonly owner: string,
     /** The secret, or client key, of the handshake. */
-    readonly line: string,
+    readonly secret: string,
     /** The Hello or Welcome that we sent. */
     readonly opening: Buffer,
     readonly createdAt: number,
     /** The other end. Undefined while this channel is half open. */
-    public peer?: Peer,
+    public remote?: Remote,
     /** Undefined once both messages were written and read. */
     public handshake?: Handshake,
   ) {}
@@ -3616,8 +3619,8 @@ class Channel {
   }
 }
 
-/** The other end of channels: a server, whose role is "peer" as well, or a process of a client. */
-class Peer {
+/** The other end of channels: a server, or a process of a client or operator. */
+class Remote {
   /** Its addresses on the command line. */
   configured: readonly Server[] = [];
   /** Its addresses in the log or in a redirect. */
@@ -3688,7 +3691,7 @@ class Peer {
   }
 }
 
-/** Returns role and name of the peer with this id. */
+/** Returns role and name of the remote with this id. */
 const ownerOf = (id: string) => id.includes(" ") ? id.slice(0, id.lastIndexOf(" ")) : `peer ${id}`;
 
 export type EndpointEvent =
@@ -3707,7 +3710,7 @@ export type EndpointEvent =
 type EndpointHandlers = {
   /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
-  onMessage(message: Message | ClientMessage, sender: Peer): void;
+  onMessage(message: Message | ClientMessage, sender: Remote): void;
   /** Returns the founding of this server's log. */
   founding(): number;
   onRestarted?(peer: Introduction): void;
@@ -3725,29 +3728,31 @@ type IncompleteField = {
   missing: number;
 };
 
-/** Exchanges messages with peers through one socket. Messages share datagrams until `flush`. */
+/**
+ * Exchanges messages with other ends through one socket. Messages share datagrams until `flush`.
+ */
 export class Endpoint {
   /** How many packets were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
   /** When a packet of another secret was last dropped. */
   unauthenticatedAt = -Infinity;
   /** Servers by name. */
-  private readonly servers = new Map<Name, Peer>();
+  private readonly servers = new Map<Name, Remote>();
   /** Client: the name of the server that has answered at an address of the command line. */
   private readonly aliases = new Map<string, Name>();
   /** Processes of clients that have a channel. */
-  private readonly clients = new FairTable<Peer>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
-  /** All channels by their number. */
+  private readonly clients = new FairTable<Remote>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
+  /** All channels by their id at this end. */
   private readonly channels = new Map<number, Channel>();
-  /** Channels that others have begun and not confirmed. */
+  /** Channels that others have begun and not confirmed, by the id at the other end. */
   private readonly halfOpen = new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** Limits rates: when the next event of a kind is due. */
   private readonly nextDueAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
-  /** Peers with messages to send at the next `flush`. */
-  private readonly queued = new Set<Peer>();
+  /** Remotes with messages to send at the next `flush`. */
+  private readonly queued = new Set<Remote>();
   private isScheduled = false;
-  /** The keys to send Hellos with, tried in turn. From their lines a server derives other keys. */
+  /** The keys to send Hellos with, tried in turn. A server derives other keys from the secrets. */
   private credentials: readonly Credential[] = [];
   /** Counts the Hellos of this boot. */
   private attempts = 0;
@@ -3769,7 +3774,7 @@ export class Endpoint {
   rotate(credentials: readonly Credential[]): void {
     this.credentials = credentials;
     for (const channel of this.channels.values()) {
-      if (credentials.every(({ line }) => line !== channel.line)) this.end(channel);
+      if (credentials.every(({ secret }) => secret !== channel.secret)) this.end(channel);
     }
   }
 
@@ -3816,8 +3821,8 @@ export class Endpoint {
     this.queued.add(to);
   }
 
-  /** Returns how many bytes of messages a datagram to this peer can carry. */
-  roomFor({ address }: Peer): number {
+  /** Returns how many bytes of messages a datagram to this remote can carry. */
+  roomFor({ address }: Remote): number {
     const { socket, datagramBytes } = this;
     return (datagramBytes ?? socket.datagramBytes(address?.host ?? socket.address)) - DATA_OVERHEAD;
   }
@@ -3854,33 +3859,33 @@ export class Endpoint {
 
   /** Describes a server for people. */
   peerStatus(asked: Name) {
-    const peer = this.getOrAddServer(asked);
-    const { id: name, addresses, heardAt, roundTripMs = null, lastWarning = null } = peer;
+    const server = this.getOrAddServer(asked);
+    const { id: name, addresses, heardAt, roundTripMs = null, lastWarning = null } = server;
     const heardMs = Number.isFinite(heardAt) ? Math.round(this.now - heardAt) : null;
     const [resolved = ""] = addresses.keys();
-    const address = peer.address ? writeAddress(peer.address) : resolved;
+    const address = server.address ? writeAddress(server.address) : resolved;
     return { name, address, heardMs, roundTripMs, lastWarning };
   }
 
-  getOrAddServer(alias: Name): Peer {
+  getOrAddServer(alias: Name): Remote {
     const name = this.aliases.get(alias) ?? alias;
-    return this.servers.getOrInsertComputed(name, () => new Peer("peer", name));
+    return this.servers.getOrInsertComputed(name, () => new Remote("peer", name));
   }
 
-  private find(id: string): Peer | undefined {
+  private find(id: string): Remote | undefined {
     return id.includes(" ") ? this.clients.get(ownerOf(id), id) : this.getOrAddServer(id);
   }
 
-  /** Returns the peer that introduces itself. */
-  private peerOf({ role, name, disk }: Introduction): Peer {
+  /** Returns the remote that introduces itself. */
+  private remoteOf({ role, name, disk }: Introduction): Remote {
     const id = role === "peer" ? name : `${role} ${name} ${disk}`;
-    return this.find(id) ?? new Peer(role, id);
+    return this.find(id) ?? new Remote(role, id);
   }
 
   // ------------------------------------------ Handshakes -----------------------------------------
 
   /** Resolves the addresses of a server, and begins a channel. */
-  private async resolveAddresses(to: Peer): Promise<void> {
+  private async resolveAddresses(to: Remote): Promise<void> {
     to.resolvedAt = this.now;
     await Promise.all([...to.configured, ...to.learned].map(async (server) => {
       try {
@@ -3899,7 +3904,7 @@ export class Endpoint {
   }
 
   /** Begins a channel with a server, or repeats the Hello at all its addresses. */
-  private sendHello(to: Peer) {
+  private sendHello(to: Remote) {
     const { now } = this;
     if (to.role !== "peer" || now < to.helloAt + HELLO_EVERY_MS) return;
     const patienceMs = ATTEMPT_MS * Math.min(1 + to.failures, MAX_PATIENCE);
@@ -3916,19 +3921,19 @@ export class Endpoint {
     if (now >= to.resolvedAt + SILENT_MS) void this.resolveAddresses(to);
   }
 
-  private beginChannel(to: Peer): Channel {
+  private beginChannel(to: Remote): Channel {
     const { credentials } = this;
     const credential = credentials[to.failures % credentials.length];
     assert(credential, "an endpoint has a key to begin a channel with");
-    const number = drawId(this.world.random);
+    const ownId = drawId(this.world.random);
     const header = headerOf(HELLO, this.attempts += 1, HELLO_HEADER);
     header[BASIC_HEADER] = VERSION;
     header.set(credential.id, BASIC_HEADER + 1);
     const handshake = new Handshake(credential.key, header);
-    const first = this.introduce(handshake, number, this.attempts);
+    const first = this.introduce(handshake, ownId, this.attempts);
     const hello = Buffer.concat([header, first]);
-    const channel = new Channel(number, to.owner, credential.line, hello, this.now, to, handshake);
-    this.channels.set(number, channel);
+    const channel = new Channel(ownId, to.owner, credential.secret, hello, this.now, to, handshake);
+    this.channels.set(ownId, channel);
     return channel;
   }
 
@@ -3959,7 +3964,7 @@ export class Endpoint {
     if (!this.admits("hello", READ_EVERY_MS, BURST_MS)) return this.drop("busy");
     const header = hello.subarray(0, HELLO_HEADER);
     const id = header.subarray(BASIC_HEADER + 1);
-    for (const { line: secret } of this.credentials) {
+    for (const { secret } of this.credentials) {
       const handshake = new Handshake(deriveKey(secret, id), header);
       const other = readIntroduction(handshake.readMessage(hello.subarray(HELLO_HEADER)));
       // Only this role and name have the key of this id.
@@ -3982,21 +3987,21 @@ export class Endpoint {
     if (isReflected || this.self.role !== "peer") return this.drop("reflected");
     // A foreign sender gets a Welcome, too, so that both sides warn. It does not confirm.
     this.warnIfForeign(other, address);
-    const peer = this.peerOf(other);
-    if (peer.hasConfirmed(other)) return this.drop("repeated");
-    const { owner } = peer;
+    const remote = this.remoteOf(other);
+    if (remote.hasConfirmed(other)) return this.drop("repeated");
+    const { owner } = remote;
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
     if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates(); // A client may change its name.
     if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
-    const number = drawId(this.world.random);
-    const second = this.introduce(handshake, number, 0);
+    const ownId = drawId(this.world.random);
+    const second = this.introduce(handshake, ownId, 0);
     const welcome = Buffer.concat([headerOf(WELCOME, other.channel, BASIC_HEADER), second]);
-    const channel = new Channel(number, owner, secret, welcome, this.now);
+    const channel = new Channel(ownId, owner, secret, welcome, this.now);
     Object.assign(channel, { other, id: other.channel });
     [channel.receiveKey, channel.sendKey] = handshake.split();
-    this.channels.set(number, channel);
+    this.channels.set(ownId, channel);
     const evicted = this.halfOpen.use(channel);
     if (evicted) this.end(evicted);
     this.socket.send(welcome, address);
@@ -4019,9 +4024,9 @@ export class Endpoint {
 
   private onWelcome(welcome: Buffer, address: Address) {
     const channel = this.channels.get(channelIn(welcome));
-    const { peer: asked, handshake } = channel ?? {};
+    const { remote: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
-    // Outsiders read the number in a Welcome, and may forge others.
+    // Outsiders read the id in a Welcome, and may forge others.
     if (!this.admits(`welcome ${asked.owner}`, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
@@ -4046,36 +4051,36 @@ export class Endpoint {
 
   /**
    * Takes a channel into use, now that the other end has proved that it is there. Returns that
-   * peer, or undefined if the channel is refused.
+   * remote, or undefined if the channel is refused.
    */
-  private confirm(channel: Channel, other: Introduction, address: Address): Peer | undefined {
+  private confirm(channel: Channel, other: Introduction, address: Address): Remote | undefined {
     const { role, name, disk, boot, attempt } = other;
     this.aliases.delete(name); // The name of a server is no alias of another one.
     this.halfOpen.delete(channel);
-    const peer = this.peerOf(other);
-    const refusal = this.refusalOf(channel, peer, other, address);
+    const remote = this.remoteOf(other);
+    const refusal = this.refusalOf(channel, remote, other, address);
     if (refusal) {
       this.end(channel);
       return void this.drop(refusal);
     }
-    if (boot > peer.boot || disk !== peer.disk) { // It has started again.
-      for (const old of peer.channels) this.end(old); // Their packets in flight are dropped.
-      peer.disks.add(disk);
-      Object.assign(peer, { disk, boot, bootedAt: this.now, attempt: 0 });
+    if (boot > remote.boot || disk !== remote.disk) { // It has started again.
+      for (const old of remote.channels) this.end(old); // Their packets in flight are dropped.
+      remote.disks.add(disk);
+      Object.assign(remote, { disk, boot, bootedAt: this.now, attempt: 0 });
       if (role === "peer") this.handlers.onRestarted?.(other);
     }
-    peer.attempt = Math.max(peer.attempt, attempt);
-    channel.peer = peer;
-    peer.moveTo(address, this.now);
-    peer.addresses.clear(); // While it is heard, only its present address counts.
-    peer.channels.unshift(channel);
-    if (peer.queue.length > 0) { // Messages have waited for it.
-      this.queued.add(peer);
+    remote.attempt = Math.max(remote.attempt, attempt);
+    channel.remote = remote;
+    remote.moveTo(address, this.now);
+    remote.addresses.clear(); // While it is heard, only its present address counts.
+    remote.channels.unshift(channel);
+    if (remote.queue.length > 0) { // Messages have waited for it.
+      this.queued.add(remote);
       this.schedule();
     }
-    for (const old of peer.channels.slice(MAX_CHANNELS)) this.end(old);
-    this.recordHeard(peer);
-    return peer;
+    for (const old of remote.channels.slice(MAX_CHANNELS)) this.end(old);
+    this.recordHeard(remote);
+    return remote;
   }
 
   /**
@@ -4083,16 +4088,16 @@ export class Endpoint {
    * tell whether a later attempt or boot was confirmed. Disks have no order, so a disk counts as
    * lost if another one has replaced it before, or was confirmed during this handshake.
    */
-  private refusalOf({ createdAt }: Channel, peer: Peer, other: Introduction, address: Address) {
+  private refusalOf({ createdAt }: Channel, remote: Remote, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
     const { name, disk, boot, attempt } = other;
-    const isLate = attempt > 0 && peer.hasConfirmed(other); // It is 0 in a Welcome.
-    const isLost = disk !== peer.disk && (peer.disks.has(disk) || createdAt < peer.bootedAt);
-    const isEarlier = disk === peer.disk && boot < peer.boot;
+    const isLate = attempt > 0 && remote.hasConfirmed(other); // It is 0 in a Welcome.
+    const isLost = disk !== remote.disk && (remote.disks.has(disk) || createdAt < remote.bootedAt);
+    const isEarlier = disk === remote.disk && boot < remote.boot;
     // This process took part in a handshake after another boot or disk was confirmed, so both
     // processes are running, under one name.
-    if ((isLost || isEarlier) && createdAt > peer.bootedAt && peer.address) {
-      this.warn({ type: "twice", server: name, address, other: peer.address }, name);
+    if ((isLost || isEarlier) && createdAt > remote.bootedAt && remote.address) {
+      this.warn({ type: "twice", server: name, address, other: remote.address }, name);
     }
     return isLate || isLost || isEarlier ? "outdated" : undefined;
   }
@@ -4114,15 +4119,15 @@ export class Endpoint {
   }
 
   private end(channel: Channel) {
-    this.channels.delete(channel.number);
-    const { peer } = channel;
-    if (!peer) return;
-    peer.channels = peer.channels.filter((other) => other !== channel);
-    if (peer.begun === channel) peer.begun = undefined;
+    this.channels.delete(channel.ownId);
+    const { remote } = channel;
+    if (!remote) return;
+    remote.channels = remote.channels.filter((other) => other !== channel);
+    if (remote.begun === channel) remote.begun = undefined;
   }
 
   /** Takes an address from the server that was asked there, because `to` has answered. */
-  private reassignAddress(asked: Peer, to: Peer, address: Address) {
+  private reassignAddress(asked: Remote, to: Remote, address: Address) {
     const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
       asked.addresses.delete(writeAddress(address));
@@ -4146,21 +4151,21 @@ export class Endpoint {
   private onHint(hint: Buffer, address: Address) {
     const [, version = 0] = hint;
     const echo = hint.subarray(2);
-    for (const peer of this.servers.values()) {
-      const [channel] = peer.channels;
+    for (const server of this.servers.values()) {
+      const [channel] = server.channels;
       const isData = echo[0] === DATA && channel?.id === channelIn(echo);
-      if (isData && numberIn(echo) < channel.sent) this.sendHello(peer);
-      const isHello = peer.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
+      if (isData && numberIn(echo) < channel.sent) this.sendHello(server);
+      const isHello = server.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
       if (isHello && version !== VERSION) {
-        this.warn({ type: "version", address, version }, address.host, peer);
+        this.warn({ type: "version", address, version }, address.host, server);
       }
     }
   }
 
   // ----------------------------------------- Data packets ----------------------------------------
 
-  /** Sends the messages for a peer, if there is a channel. Begins one if it is needed. */
-  private transmit(to: Peer) {
+  /** Sends the messages for a remote, if there is a channel. Begins one if it is needed. */
+  private transmit(to: Remote) {
     const [channel] = to.channels;
     const { now } = this;
     // A sender repeats a message until it gives it up. A client's command that has waited longer
@@ -4186,7 +4191,7 @@ export class Endpoint {
     if (isOld || now >= to.unansweredSince + SILENT_MS) this.sendHello(to);
   }
 
-  private sendData({ address, former, movedAt }: Peer, channel: Channel, bodies: Uint8Array[]) {
+  private sendData({ address, former, movedAt }: Remote, channel: Channel, bodies: Uint8Array[]) {
     const { id, sendKey, sent } = channel;
     if (sent === 2 ** 32 - 1) return this.end(channel); // Its numbers are used up.
     const header = headerOf(DATA, id, DATA_HEADER);
@@ -4209,7 +4214,7 @@ export class Endpoint {
     const plaintext = decrypt(channel.receiveKey, number, NOTHING, packet, DATA_HEADER);
     if (!plaintext) return this.drop("unauthenticated");
     const isNewest = channel.record(number);
-    const from = channel.peer ?? this.confirm(channel, channel.other, address);
+    const from = channel.remote ?? this.confirm(channel, channel.other, address);
     if (!from) return;
     if (isNewest) from.moveTo(address, this.now);
     this.recordHeard(from);
@@ -4229,7 +4234,7 @@ export class Endpoint {
     }
   }
 
-  private recordHeard(from: Peer) {
+  private recordHeard(from: Remote) {
     [from.heardAt, from.unansweredSince, from.lastWarning] = [this.now, Infinity, undefined];
     // If there are too many clients, the oldest of the name with most of them loses its channels.
     const evicted = from.role === "peer" ? undefined : this.clients.use(from);
@@ -4240,7 +4245,7 @@ export class Endpoint {
    * Adds a part to its field. Returns "incomplete" while parts are missing, then the message, still
    * to be decoded. Returns undefined for a malformed part or message.
    */
-  private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Peer) {
+  private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Remote) {
     // With a head of another length, a repetition is cut at other offsets.
     const id = `${from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
@@ -4267,7 +4272,7 @@ export class Endpoint {
   // ------------------------------------------- Warnings ------------------------------------------
 
   /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
-  private warn(event: EndpointEvent, subject: string, server?: Peer) {
+  private warn(event: EndpointEvent, subject: string, server?: Remote) {
     if (server) server.lastWarning = event;
     this.pruneRates();
     // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
@@ -4861,7 +4866,7 @@ export class Node {
     this.endpoint.send(message);
   }
 
-  private onMessage(message: Message | ClientMessage, sender: Peer) {
+  private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
       // Programs of another founding's servers must not write here, nor read there. Clients show 0.

@@ -457,7 +457,7 @@ export const planted: readonly Planted[] = [
     name:
       "A server accepts what its sender's earlier boot has sent, after the later one was confirmed",
     changes: [
-      ["      for (const old of peer.channels) this.end(old);", ""],
+      ["      for (const old of remote.channels) this.end(old);", ""],
     ],
     caughtBy: [
       { file: "channels", title: "ends the earlier channels in the instant" },
@@ -904,7 +904,7 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server confirms a channel with a disk that its sender has lost",
     changes: [
-      ["(peer.disks.has(disk) || createdAt < peer.bootedAt)", "createdAt < peer.bootedAt"],
+      ["(remote.disks.has(disk) || createdAt < remote.bootedAt)", "createdAt < remote.bootedAt"],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
@@ -2002,8 +2002,8 @@ export const planted: readonly Planted[] = [
     name: "A Hint ends the channel that it is about",
     changes: [
       [
-        "if (isData && numberIn(echo) < channel.sent) this.sendHello(peer);",
-        "if (isData && numberIn(echo) < channel.sent) { this.end(channel); this.sendHello(peer); }",
+        "if (isData && numberIn(echo) < channel.sent) this.sendHello(server);",
+        "if (isData && numberIn(echo) < channel.sent) { this.end(channel); this.sendHello(server); }",
       ],
     ],
     caughtBy: [
@@ -2099,7 +2099,7 @@ export const planted: readonly Planted[] = [
     id: "205",
     name: "A server confirms a channel with an earlier boot of its sender",
     changes: [
-      ["const isEarlier = disk === peer.disk && boot < peer.boot;", "const isEarlier = false;"],
+      ["const isEarlier = disk === remote.disk && boot < remote.boot;", "const isEarlier = false;"],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
@@ -2110,7 +2110,7 @@ export const planted: readonly Planted[] = [
     id: "206",
     name: "A server takes a renewed channel for a restart",
     changes: [
-      ["if (boot > peer.boot ||", "if (boot >= peer.boot ||"],
+      ["if (boot > remote.boot ||", "if (boot >= remote.boot ||"],
     ],
     caughtBy: [
       { mode: "full", seed: 1 },
@@ -2121,7 +2121,7 @@ export const planted: readonly Planted[] = [
     id: "207",
     name: "A server answers a Hello that it has confirmed",
     changes: [
-      ["if (peer.hasConfirmed(other)) return this.drop(\"repeated\");", ""],
+      ["if (remote.hasConfirmed(other)) return this.drop(\"repeated\");", ""],
     ],
     caughtBy: [
       { file: "channels", title: "a repeated Hello gets the same Welcome, and none" },
@@ -2169,7 +2169,7 @@ export const planted: readonly Planted[] = [
     name: "A channel of a removed secret stays",
     changes: [
       [
-        "if (credentials.every(({ line }) => line !== channel.line)) this.end(channel);",
+        "if (credentials.every(({ secret }) => secret !== channel.secret)) this.end(channel);",
         "void channel;",
       ],
     ],
@@ -2182,8 +2182,8 @@ export const planted: readonly Planted[] = [
     name: "A server accepts only the first line of its secret",
     changes: [
       [
-        "for (const { line: secret } of this.credentials)",
-        "for (const { line: secret } of this.credentials.slice(0, 1))",
+        "for (const { secret } of this.credentials)",
+        "for (const { secret } of this.credentials.slice(0, 1))",
       ],
     ],
     caughtBy: [
@@ -2292,7 +2292,7 @@ export const planted: readonly Planted[] = [
     changes: [
       [
         "Object.assign(channel, { other, id: other.channel });",
-        "Object.assign(channel, { other, id: other.channel });\n    for (const old of peer.channels) this.end(old);",
+        "Object.assign(channel, { other, id: other.channel });\n    for (const old of remote.channels) this.end(old);",
       ],
     ],
     caughtBy: [
@@ -2336,7 +2336,7 @@ export const planted: readonly Planted[] = [
     id: "222",
     name: "Messages that wait for a channel stay when the other end begins it",
     changes: [
-      ["if (peer.queue.length > 0) { // Messages have waited for it.", "if (false) {"],
+      ["if (remote.queue.length > 0) { // Messages have waited for it.", "if (false) {"],
     ],
     caughtBy: [
       { mode: "full", seed: 11 },
@@ -2357,7 +2357,7 @@ export const planted: readonly Planted[] = [
     name: "A handshake is confirmed after a later one of the same boot",
     changes: [
       [
-        "const isLate = attempt > 0 && peer.hasConfirmed(other);",
+        "const isLate = attempt > 0 && remote.hasConfirmed(other);",
         "const isLate = false;",
       ],
     ],
@@ -2463,7 +2463,7 @@ export const planted: readonly Planted[] = [
   {
     id: "237",
     name: "A late handshake of a lost disk replaces the present disk",
-    changes: [["peer.disks.has(disk) || createdAt < peer.bootedAt", "peer.disks.has(disk)"]],
+    changes: [["remote.disks.has(disk) || createdAt < remote.bootedAt", "remote.disks.has(disk)"]],
     caughtBy: [
       { file: "channels", title: "with another disk ends handshakes of disks that are only met" },
     ],

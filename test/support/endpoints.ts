@@ -197,8 +197,8 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
       addresses: [...peer.addresses.keys()],
       candidates: [...peer.configured, ...peer.learned]
         .map(({ name, host, port }) => `${name}=${host}:${port}`),
-      channels: peer.channels.map(({ number }) => number),
-      begun: peer.begun?.number,
+      channels: peer.channels.map(({ ownId }) => ownId),
+      begun: peer.begun?.ownId,
       failures: peer.failures,
       disk: peer.disk,
       times: [peer.boot, peer.attempt, peer.heardAt],
@@ -209,8 +209,8 @@ export function tablesOf({ endpoint }: { endpoint: Endpoint }) {
     })),
     aliases: [...aliases].map((pair) => pair.join(" ")),
     channels: [...channels.values()].map((channel) => ({
-      number: channel.number,
-      peer: channel.peer?.id,
+      id: channel.ownId,
+      peer: channel.remote?.id,
       sent: channel.sent,
       next: channel["next"],
       seen: Bun.hash(channel["seen"]).toString(),

@@ -467,8 +467,8 @@ describe("recorded packets", () => {
     const [toA = NOTHING] = hellos;
     const welcome = new End(A).onHello(toA);
     // The header leads to another handshake.
-    const { number = 0 } = peerOf(b, "c").begun ?? {};
-    const misled = Buffer.concat([headerOf(WELCOME, number, 7), welcome.subarray(7)]);
+    const { ownId = 0 } = peerOf(b, "c").begun ?? {};
+    const misled = Buffer.concat([headerOf(WELCOME, ownId, 7), welcome.subarray(7)]);
     expectDropped(b, misled, "unauthenticated");
     b.receive(welcome);
     expect(b.restarted).toEqual(["a"]);
