@@ -2439,8 +2439,10 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
 }
 
 /**
- * Splits an entry that version 4 wrote and version 5 kept: for each command session, sequence and
- * acknowledged (6 bytes each), length (4), command. It begins with 0, as no MessagePack array does.
+ * Splits an entry of version 4. Later versions rewrite a log without decoding its entries, so even
+ * a log of this version may have such entries. They have for each command session, sequence and
+ * acknowledged (6 bytes each), length (4), command. They begin with 0, as no MessagePack array
+ * does.
  */
 function unpackOld(data: Buffer): unknown[] {
   const rows: unknown[] = [];
@@ -2457,9 +2459,10 @@ function unpackOld(data: Buffer): unknown[] {
 type OldSession = [id: number, acknowledged: number, [sequence: number, outcomes: Outcome[]][]];
 
 /**
- * Decodes the records of a session in a snapshot. Version 4 had a record for a session, with its id
- * as the index and the last acknowledged request as the term, and then a record for each answer. No
- * MessagePack array begins as a record does.
+ * Decodes the records of a session in a snapshot. A snapshot of version 4 stays until the next one
+ * replaces it. It has a record for a session, with its id as the index and the last acknowledged
+ * request as the term, and then a record for each answer. No MessagePack array begins as a record
+ * does.
  */
 export function readSession(data: Buffer): SessionRecord[] {
   const [session, ...answers] = readRecords(data) ?? [];
@@ -2859,7 +2862,8 @@ export class Storage {
           const { version, ...found } = JSON.parse(`${data}`);
           this.ensure(
             version === VERSION || version === 5,
-            "another version of raft.ts wrote it. Start that version, or use another directory.",
+            `another version of raft.ts (${version}) wrote it. Start that version, or the next `
+              + "one, which rewrites it. Or use another directory.",
           );
           identity = found;
           this.base = { index, term };

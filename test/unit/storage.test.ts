@@ -410,8 +410,8 @@ describe("recovery of a log", () => {
       disk.put(LOG, log);
       expectRefusal(
         () => start(disk),
-        `Cannot use ${LOG}: another version of raft.ts wrote it. Start that version, or use `
-          + "another directory.",
+        `Cannot use ${LOG}: another version of raft.ts (${version}) wrote it. Start that version, or `
+          + "the next one, which rewrites it. Or use another directory.",
       );
       expect(disk.read(LOG)).toEqual(log);
     }
