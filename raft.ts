@@ -6,8 +6,9 @@
  * go on when the others fail, and no acknowledged command is ever lost.
  *
  * One server leads. It appends the clients' commands to its log as entries, and copies them to the
- * followers. An entry is committed once a majority has it on disk: then the servers apply it, and
- * the client gets its answer. A follower that hears no leader starts an election, in a new term.
+ * followers. Once a majority has one of these entries on disk, that entry is committed, with all
+ * entries before it: then the servers apply them, and the clients get their answers. A follower
+ * that hears no leader starts an election, in a new term.
  *
  * Five promises hold at every moment, whether messages are lost, servers crash or power fails
  * (Figure 3):
@@ -24,7 +25,7 @@
  * (a message, the time, a client's command), changes its state, and decides what to send, save and
  * apply. Read it beside Figure 2. A first reading ends after section 7.
  *
- * Part II is the machine room: datagrams, disk, timers, promises. It carries out what `Raft.step`
+ * Part II is the machine room: datagrams, disk, timers, async code. It carries out what `Raft.step`
  * yields: what to send, what to save, what to apply. Everything impure enters through four
  * small interfaces, so the same code runs on a LAN and in a simulated world.
  *
@@ -106,8 +107,8 @@ export const messages = {
   RequestVoteReply: ["term", "preVote", "campaign", "voteGranted"],
   AppendEntries: [
     "term",
-    // Numbers all requests of a leader in its term. If a majority answers requests numbered above
-    // n, the sender was still the leader when it sent number n.
+    // Numbers all requests of a leader in its term. If a majority answers request n or later ones,
+    // the sender was still the leader when it sent request n.
     "round",
     "prevLogIndex",
     "prevLogTerm",
@@ -137,7 +138,9 @@ export const messages = {
   InstallSnapshotReply: [
     "term",
     "round",
-    "success", // No earlier chunk is missing, or chunks are ignored during an installation.
+    // True if no earlier chunk is missing. Also true for a chunk that the follower drops because it
+    // is installing another snapshot.
+    "success",
     "lastIncludedIndex",
     "offset", // How many bytes the follower has.
   ],
@@ -146,7 +149,8 @@ export const messages = {
 } as const;
 
 /**
- * The type of a field follows from its name, also in the tables of section 14. Others are numbers.
+ * The names of the fields that are booleans, strings or bytes, in every table of this file. The
+ * field `entries` has entries. All other fields are numbers.
  */
 const flags = ["preVote", "transfer", "voteGranted", "success", "votes", "force"] as const;
 const texts = [
@@ -260,14 +264,14 @@ type Slot = {
   /** Where the entry ends, in bytes, so that the size of a range is one subtraction. */
   readonly endOffset: number;
   /** The last list of members, and the index of its entry or of the snapshot that has it. */
-  readonly configuration: Membership & { readonly index: number };
+  readonly membership: Membership & { readonly index: number };
 };
 
 export class Log {
   /** The last entry on this server's disk. Later ones are not acknowledged, counted or applied. */
   savedIndex = 0;
   baseIndex = 0;
-  /** The base, and the entries after it. To truncate them restores the earlier list of members. */
+  /** The base, and the entries after it. Truncating them restores the earlier list of members. */
   private slots: Slot[] = [];
 
   get lastIndex(): number {
@@ -300,18 +304,17 @@ export class Log {
   append(entry: Entry): void {
     assert(entry.index === this.lastIndex + 1, "a log has no gaps");
     assert(entry.term >= this.lastTerm, "terms never decrease along a log");
-    const { index, membership } = entry;
-    const { endOffset, configuration } = this.slot(this.lastIndex);
+    const { endOffset, membership } = this.slot(this.lastIndex);
     this.slots.push({
       entry,
       endOffset: endOffset + sizeOf(entry),
-      configuration: membership ? { index, ...membership } : configuration,
+      membership: entry.membership ? { index: entry.index, ...entry.membership } : membership,
     });
   }
 
   /** Returns the list of members that is in force if the log ends at `index`. */
-  configuration(index = this.lastIndex): Slot["configuration"] {
-    return this.slot(index).configuration;
+  membership(index = this.lastIndex): Slot["membership"] {
+    return this.slot(index).membership;
   }
 
   /**
@@ -371,9 +374,12 @@ export class Log {
     this.baseIndex = base;
   }
 
-  /** Discards the log and restarts it after a base that is durable, as are the members there. */
-  reset({ index, term }: Position, configuration: Slot["configuration"]): void {
-    this.slots = [{ entry: noop(index, term), endOffset: 0, configuration }];
+  /**
+   * Discards the log and restarts it after a base that is durable. The members are those at the
+   * base or at a later snapshot.
+   */
+  reset({ index, term }: Position, membership: Slot["membership"]): void {
+    this.slots = [{ entry: noop(index, term), endOffset: 0, membership }];
     this.baseIndex = this.savedIndex = index;
   }
 }
@@ -415,7 +421,7 @@ export class Progress {
   timerStartedAt = -Infinity;
   /** The last round that was sent. */
   sentRound = 0;
-  /** The last round that was answered. The follower still followed us when it received that. */
+  /** The last round that was answered. The follower still followed us when it received it. */
   confirmedRound = 0;
   /**
    * How often a batch or chunk was tried without progress. Above 0, one batch or chunk is sent at a
@@ -427,9 +433,10 @@ export class Progress {
   /** How many bytes of the snapshot at `index` were sent, and how many have arrived. */
   snapshot = { index: 0, sent: 0, acknowledged: 0 };
   /**
-   * A limit below the setting `windowBytes`. After a refusal it is one batch: a refusal makes the
-   * leader retransmit everything in flight, even if a packet was only reordered. Each
-   * acknowledgement raises it by twice the acknowledged bytes, so it triples in a round trip.
+   * A second limit beside the setting `windowBytes`: the smaller one counts. Infinity until a
+   * refusal. A refusal makes the leader retransmit everything in flight, even if a packet was only
+   * reordered, so a refusal lowers this limit to one batch. Each acknowledgement raises the limit
+   * by twice the acknowledged bytes, so the limit triples in a round trip.
    */
   windowLimit = Infinity;
 
@@ -495,8 +502,7 @@ export type IncomingSnapshot = Position & {
   size: number;
   /** How many bytes have arrived. */
   offset: number;
-  /** The last of them, not yet written to the disk. */
-  chunks: Uint8Array[];
+  unwritten: Uint8Array[];
 };
 /** What a server remembers when it starts. */
 export type Remembered = HardState & {
@@ -546,7 +552,7 @@ export class Raft {
   // State of the refinements in sections 11 and 12.
   /** The disk that each server used when it was last heard. */
   readonly disks: Map<Name, number>;
-  /** The founding that each server showed last; 0 if it had no durable entry. */
+  /** The last founding above 0 that each server's disk has shown; 0 if the disk showed only 0. */
   readonly foundings = new Map<Name, number>();
   /** The number of rounds of RequestVote. Each also asks the other founders for their foundings. */
   private foundingQueries = 0;
@@ -602,8 +608,8 @@ export class Raft {
   // says what to send, save and apply.
 
   /**
-   * Time has passed. Due at `wakeAt`, after all that has arrived was received. An earlier call does
-   * no harm.
+   * Tells this server the time. Call it at `wakeAt`, after `receive` has got all messages that have
+   * arrived. An earlier call does no harm.
    */
   tick(now: number): void {
     this.now = now;
@@ -621,7 +627,7 @@ export class Raft {
   /** When `tick` must be called next. */
   get wakeAt(): number {
     const { role, electionDueAt, probeAt, requestVotesAt, leader } = this;
-    if (this.isAsking) return Math.min(electionDueAt, requestVotesAt);
+    if (this.isRequestingVotes) return Math.min(electionDueAt, requestVotesAt);
     if (role.name !== "Leader") return leader ? Math.min(electionDueAt, probeAt) : electionDueAt;
     return Math.min(...role.followers.values().map((follower) => this.dueAt(role, follower)));
   }
@@ -732,7 +738,7 @@ export class Raft {
       this.pruneRemoved(role);
       this.maybeLeave();
       for (const [name, follower] of role.followers) this.replicate(role, name, follower);
-    } else if (this.isAsking && this.now >= this.requestVotesAt) this.requestVotes(role);
+    } else if (this.isRequestingVotes && this.now >= this.requestVotesAt) this.requestVotes(role);
     this.checkInvariants();
   }
 
@@ -1272,9 +1278,9 @@ export class Raft {
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
     // A TimeoutNow is valid once, in its own term. The leader sends it only to a server that has
-    // its whole log, so if our log is empty, our disk was lost after that. Votes that we requested
-    // before the loss may still arrive. If we campaigned in the same term again, they would elect
-    // us with an empty log.
+    // its whole log, so if our log is empty, our disk was lost after that. Before the loss we may
+    // have campaigned in term m.term + 1, and votes of that campaign may still arrive. A second
+    // campaign would be in that term again, and those votes would elect us with an empty log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1409,12 +1415,12 @@ export class Raft {
     //    While a complete snapshot is being installed, a new one has to wait. A refusal would
     //    count as a loss.
     if (isNew && this.isInstalling) return reply(true, 0);
-    if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, chunks: [] };
+    if (isNew) this.incoming = { from, leaderTerm, index, term, size, offset: 0, unwritten: [] };
     const { incoming } = this;
     if (incoming?.index !== index) return; // A late chunk of an older snapshot.
     // 3. Write data into snapshot file at given offset. 4. Reply and wait for more.
     if (m.offset === incoming.offset && m.data.length > 0) {
-      incoming.chunks.push(m.data);
+      incoming.unwritten.push(m.data);
       incoming.offset += m.data.length;
     }
     reply(m.offset + m.data.length <= incoming.offset, incoming.offset);
@@ -1451,7 +1457,7 @@ export class Raft {
 
   /** The members by this server's log. Empty for a server that has yet to join. */
   get members(): Configuration {
-    return this.log.configuration().members;
+    return this.log.membership().members;
   }
 
   get others(): Name[] {
@@ -1494,7 +1500,7 @@ export class Raft {
   private get canChangeMembers(): boolean {
     const { role, log, commitIndex, transferTarget } = this;
     return role.name === "Leader" && !transferTarget
-      && commitIndex >= Math.max(log.configuration().index, role.firstIndex);
+      && commitIndex >= Math.max(log.membership().index, role.firstIndex);
   }
 
   /**
@@ -1573,7 +1579,7 @@ export class Raft {
     const isClose = matchIndex >= log.baseIndex
       && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
     if (!isClose) return;
-    const { index, members } = log.configuration();
+    const { index, members } = log.membership();
     if (member) {
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
       this.appendMembers(role, members.map(vote));
@@ -1701,13 +1707,13 @@ export class Raft {
   private get mayLead(): boolean {
     const { commitIndex, log, settings: { name } } = this;
     if (log.lastIndex === 0) return this.mayFound && this.member(name)?.votes === true;
-    const { index } = log.configuration();
+    const { index } = log.membership();
     return this.hasVote(name)
-      || (index > commitIndex && this.hasVote(name, log.configuration(index - 1).members));
+      || (index > commitIndex && this.hasVote(name, log.membership(index - 1).members));
   }
 
-  /** Returns whether this server asks for votes, or as an empty founder for foundings. */
-  private get isAsking(): boolean {
+  /** Returns whether this server repeats `requestVotes`: in a campaign, or as an empty founder. */
+  private get isRequestingVotes(): boolean {
     const { role, leader, log, foundings } = this;
     if (role.name !== "Follower") return role.name !== "Leader";
     return log.lastIndex === 0 && leader === undefined
@@ -1716,7 +1722,7 @@ export class Raft {
 
   /** The founding that this log belongs to; 0 while it is empty. */
   get founding(): number {
-    return this.log.configuration().founding;
+    return this.log.membership().founding;
   }
 
   /**
@@ -1750,8 +1756,8 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // The queries of `requestVotes` are at least this far apart. They are closer only after a
-    // leader was given up, and then we know that leader's founding.
+    // Two queries of `requestVotes` are at least this far apart. They are closer only after a
+    // leader was given up. That leader has shown a founding above 0, so this server may not found.
     const intervalMs = Math.min(heartbeatMs, electionTimeoutMs / 4);
     const hasAskedEnough = (this.foundingQueries - 1) * intervalMs >= electionTimeoutMs;
     return this.others.every((name) => {
@@ -1890,8 +1896,7 @@ const majorityOf = (voters: Configuration) => Math.floor(voters.length / 2) + 1;
 // server, and no clock ends a session.
 //
 // Example, in the order of events:
-// 1. Client c opens session 17, sends a command in it and retransmits it. The first copy is
-// applied.
+// 1. Client c opens session 17, and sends a command in it twice. The first copy is applied.
 // 2. Session 17 ends.
 // 3. A delayed copy of the request that opened session 17 arrives, and opens another session.
 // 4. The second copy of the command arrives, for session 17. If the other session had the id 17,
@@ -1976,8 +1981,8 @@ const MAX_SESSIONS_PER_OWNER = 1_000;
 /** How many requests a session may have after those that its client has acknowledged. */
 const MAX_UNACKNOWLEDGED = 4_096;
 /**
- * Roughly the most bytes that their outcomes take. With less room than for one answer, a request is
- * refused. Within a request, a sentence replaces each answer that does not fit.
+ * Roughly the most bytes that their outcomes take. If less than MAX_ANSWER_BYTES is left, the next
+ * request is refused. Within a request, a sentence replaces each answer that does not fit.
  */
 const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
 /** The memory that an outcome takes beside its answer, roughly. */
@@ -4774,7 +4779,7 @@ export class Node {
     // that they wait for.
     if (core.role.name !== "Leader") this.redirectAll();
     // Chunks are written at once, before the step acknowledges them.
-    if (core.incoming?.chunks.length) this.runInSlices(this.receiveSnapshot(core.incoming));
+    if (core.incoming?.unwritten.length) this.runInSlices(this.receiveSnapshot(core.incoming));
     for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
     for (const request of this.inspections.values()) {
       this.answer(request, Buffer.from(JSON.stringify(this.status())));
@@ -5034,7 +5039,7 @@ export class Node {
   private *writeSnapshot(): Generator<void> {
     const { core, core: { lastApplied }, storage, sessions, options: { machine } } = this;
     const { index, term } = core.log.at(lastApplied);
-    const membership = core.log.configuration(lastApplied);
+    const membership = core.log.membership(lastApplied);
     const head: LogRecord = { index, term, kind: "metadata", data: NOTHING, membership };
     const state = machine.snapshot();
     checked("the result of snapshot", state, Symbol.iterator in Object(state));
@@ -5058,8 +5063,8 @@ export class Node {
   }
 
   /** Writes the chunks of a snapshot that have arrived. After the last one, installs it. */
-  private *receiveSnapshot({ chunks, offset }: IncomingSnapshot): Generator<void> {
-    const bytes = Buffer.concat(chunks.splice(0));
+  private *receiveSnapshot({ unwritten, offset }: IncomingSnapshot): Generator<void> {
+    const bytes = Buffer.concat(unwritten.splice(0));
     this.storage.writeDraft(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
     yield* this.restore();

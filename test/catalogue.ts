@@ -659,8 +659,8 @@ export const planted: readonly Planted[] = [
     id: "33",
     name: "A snapshot omits the members",
     changes: [[
-      "core.log.configuration(lastApplied);",
-      "{ ...core.log.configuration(lastApplied), members: [] };",
+      "core.log.membership(lastApplied);",
+      "{ ...core.log.membership(lastApplied), members: [] };",
     ]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
@@ -750,7 +750,7 @@ export const planted: readonly Planted[] = [
     id: "36",
     name: "The leader begins a membership change before the previous one is committed",
     changes: [[
-      "commitIndex >= Math.max(log.configuration().index, role.firstIndex)",
+      "commitIndex >= Math.max(log.membership().index, role.firstIndex)",
       "commitIndex >= role.firstIndex",
     ]],
     caughtBy: [
@@ -762,8 +762,8 @@ export const planted: readonly Planted[] = [
     id: "37",
     name: "The leader begins a membership change before an entry of its own term is committed",
     changes: [[
-      "commitIndex >= Math.max(log.configuration().index, role.firstIndex)",
-      "commitIndex >= log.configuration().index",
+      "commitIndex >= Math.max(log.membership().index, role.firstIndex)",
+      "commitIndex >= log.membership().index",
     ]],
     caughtBy: [
       { mode: "core", seed: 9 },
@@ -805,7 +805,7 @@ export const planted: readonly Planted[] = [
   {
     id: "78",
     name: "A snapshot has the members at the end of the log instead of those at its own index",
-    changes: [["core.log.configuration(lastApplied)", "core.log.configuration()"]],
+    changes: [["core.log.membership(lastApplied)", "core.log.membership()"]],
     caughtBy: [{ mode: "full", seed: 1 }],
   },
   {
@@ -956,7 +956,7 @@ export const planted: readonly Planted[] = [
     name: "A former leader confirms a change by a list that another leader has replaced",
     changes: [[
       "const index = this.propose(\"noop\");",
-      "const { index } = this.log.configuration();",
+      "const { index } = this.log.membership();",
     ]],
     caughtBy: [{ file: "members", title: "by an entry that only a present leader commits" }],
   },
@@ -1725,8 +1725,8 @@ export const planted: readonly Planted[] = [
     id: "160",
     name: "A list of members takes effect when it is committed, not when it is appended",
     changes: [[
-      "return this.log.configuration().members;",
-      "return this.log.configuration(this.commitIndex).members;",
+      "return this.log.membership().members;",
+      "return this.log.membership(this.commitIndex).members;",
     ]],
     caughtBy: [{ mode: "core", seed: 1 }],
   },
@@ -1734,8 +1734,8 @@ export const planted: readonly Planted[] = [
     id: "161",
     name: "A log that a snapshot replaces keeps its lists of members",
     changes: [[
-      "endOffset: 0, configuration }]",
-      "endOffset: 0, configuration: this.slots.at(-1)?.configuration ?? configuration }]",
+      "endOffset: 0, membership }]",
+      "endOffset: 0, membership: this.slots.at(-1)?.membership ?? membership }]",
     ]],
     caughtBy: [
       { mode: "core", seed: 8 },

@@ -1832,7 +1832,7 @@ describe("Figure 13: InstallSnapshot RPC", () => {
         success: offset <= received,
         offset: isNext ? offset + 10 : received,
       });
-      written.push(...raft.incoming?.chunks.splice(0) ?? []);
+      written.push(...raft.incoming?.unwritten.splice(0) ?? []);
     }
     expect(Buffer.concat(written).toString()).toBe("0000000000101010101020202020" + "20");
   });

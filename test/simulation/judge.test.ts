@@ -797,8 +797,8 @@ describe("members", () => {
     const { log } = court.at("a");
     list(court.at("a"), "a", "b");
     court.judge.stepped("a");
-    const configuration = log.configuration(log.lastIndex - 1);
-    Object.assign(log["slot"](log.lastIndex), { configuration });
+    const membership = log.membership(log.lastIndex - 1);
+    Object.assign(log["slot"](log.lastIndex), { membership });
     expectBroken("The last list of members in the log is in force", () => court.judge.stepped("a"));
   });
 
@@ -846,7 +846,15 @@ describe("a read", () => {
       "Reads are linearizable",
       () => court.judge.answered("b", { ...question, committed }),
     );
-    raft.incoming = { from: "a", leaderTerm: 1, index: 9, term: 1, size: 4, offset: 4, chunks: [] };
+    raft.incoming = {
+      from: "a",
+      leaderTerm: 1,
+      index: 9,
+      term: 1,
+      size: 4,
+      offset: 4,
+      unwritten: [],
+    };
     expectBroken(
       "No read sees a half installed snapshot",
       () => court.judge.answered("b", question),

@@ -130,7 +130,7 @@ export function snapshotOf(raft: Raft, index: number, size = 2_500): Snapshot {
     term: raft.log.at(index).term,
     size,
     founding: raft.founding,
-    members: raft.log.configuration(index).members,
+    members: raft.log.membership(index).members,
   };
 }
 
@@ -488,7 +488,7 @@ export class Cluster {
     const { incoming } = raft;
     if (!incoming) return;
     const chunks = this.drafts.get(incoming) ?? [];
-    chunks.push(...incoming.chunks.splice(0));
+    chunks.push(...incoming.unwritten.splice(0));
     this.drafts.set(incoming, chunks);
     if (incoming.offset < incoming.size) return;
     const bytes = Buffer.concat(chunks);

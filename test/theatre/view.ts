@@ -162,7 +162,7 @@ function viewStopped(server: Server, raft: Raft): ServerView {
   const { log, saved, snapshot } = raft;
   const { electionFromMs: _from, electionDueMs: _due, ...rest } = viewRunning(server, raft);
   const lastIndex = Math.max(log.savedIndex, log.baseIndex);
-  const members = viewMembers({ members: raft.log.configuration(lastIndex).members });
+  const members = viewMembers({ members: raft.log.membership(lastIndex).members });
   const own = members.find(({ name }) => name === server.name);
   return {
     ...rest,

@@ -37,7 +37,7 @@ test("after appends, truncations and compactions, the log answers as a plain lis
         base = (list[0]?.index ?? index + 1) - 1;
       } else if (act === 2 && draw(20) === 0) {
         [list, base] = [[], last() + draw(5)];
-        log.reset({ index: base, term }, log.configuration());
+        log.reset({ index: base, term }, log.membership());
       } else {
         list.push(entry(last() + 1, term, "x".repeat(draw(30))));
         log.append(list.at(-1) ?? entry(1, 1));

@@ -110,12 +110,12 @@ describe("a configuration", () => {
     const raft = follower();
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["a"]), 1);
-    expect(namesOf(raft.log.configuration(0).members)).toBe("a b c");
-    expect(namesOf(raft.log.configuration(1).members)).toBe("a b");
+    expect(namesOf(raft.log.membership(0).members)).toBe("a b c");
+    expect(namesOf(raft.log.membership(1).members)).toBe("a b");
     raft.onSnapshot(snapshotOf(raft, 1), 0);
     expect([
       namesOf(raft.snapshot.members),
-      namesOf(raft.log.configuration(1).members),
+      namesOf(raft.log.membership(1).members),
       namesIn(raft),
     ])
       .toEqual(["a b", "a b", "a"]);
@@ -297,11 +297,11 @@ describe("a change of the members", () => {
     expect(raft.changeMembers("d", "d:1")).toEqual({ index: 3 });
     expect(raft.log.at(3).kind).toBe("noop");
     expect(raft.changeMembers("x", "")).toEqual({ index: 4 });
-    expect(raft.log.configuration().index).toBe(2);
+    expect(raft.log.membership().index).toBe(2);
     commitOn(raft, "b");
     expect(raft.changeMembers("d", "")).toEqual({ index: 5 });
     expect(raft.changeMembers("d", "")).toEqual({ index: 6 });
-    expect(raft.log.configuration().index).toBe(5);
+    expect(raft.log.membership().index).toBe(5);
   });
 
   test("that was made before is answered by an entry that only a present leader commits", () => {
@@ -324,7 +324,7 @@ describe("a change of the members", () => {
     expect(raft.members).toContainEqual(corrected as Member);
     expect(namesOf(raft.members)).toBe("a b c");
     expect(raft.changeMembers("c", "elsewhere:1")).toEqual({ index: 3 });
-    expect(raft.log.configuration().index).toBe(2);
+    expect(raft.log.membership().index).toBe(2);
   });
 
   test("that would leave no voter is refused, even if it is forced", () => {
@@ -677,7 +677,7 @@ describe("a removed server", () => {
     const raft = follower({ name: "a", members: ["b"] });
     append(raft, configuration(["a", "b"]));
     append(raft, configuration(["b"]));
-    expect([raft.commitIndex, namesOf(raft.log.configuration(0).members)]).toEqual([0, "b"]); // As after a restart.
+    expect([raft.commitIndex, namesOf(raft.log.membership(0).members)]).toEqual([0, "b"]); // As after a restart.
     expect(timeOut(raft).map((m) => m.to)).toEqual(["b"]);
   });
 

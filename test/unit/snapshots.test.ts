@@ -98,7 +98,7 @@ describe("A snapshot", () => {
     step(raft, installSnapshot(2));
     const other = { from: "c", offset: 10 };
     expect(one(step(raft, installSnapshot(3, other)))).toMatchObject({ success: false, offset: 0 });
-    expect(raft.incoming).toMatchObject({ leaderTerm: 3, offset: 0, chunks: [] });
+    expect(raft.incoming).toMatchObject({ leaderTerm: 3, offset: 0, unwritten: [] });
   });
 
   test("a complete snapshot is installed before the next one is received from its beginning", () => {

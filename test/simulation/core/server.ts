@@ -605,7 +605,7 @@ export class Server {
     const { scene, state } = this;
     const { lastApplied: index } = raft;
     const { term } = raft.log.at(index);
-    const members = raft.log.configuration(index).members;
+    const members = raft.log.membership(index).members;
     const size = Math.ceil(scene.between(4, 6 * scene.conditions.batchBytes));
     const kept = scene.snapshots.keep({
       snapshot: { index, term, size, founding: raft.founding, members },
@@ -622,8 +622,8 @@ export class Server {
   /** As `Node.receiveSnapshot`. */
   private receiveSnapshot(raft: Raft): void {
     const { incoming } = raft;
-    if (!incoming?.chunks.length) return;
-    const bytes = Buffer.concat(incoming.chunks.splice(0));
+    if (!incoming?.unwritten.length) return;
+    const bytes = Buffer.concat(incoming.unwritten.splice(0));
     this.work = undefined;
     if (incoming.offset === bytes.length) this.draft = Buffer.alloc(0);
     if (this.draft.length + bytes.length !== incoming.offset) {

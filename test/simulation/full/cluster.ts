@@ -331,12 +331,12 @@ export class Cluster {
   private noteMembers({ core }: Server): void {
     if (!core) return;
     const { log } = core;
-    let { index } = log.configuration();
+    let { index } = log.membership();
     for (let end = Infinity; log.baseIndex < index && index < end;) {
       this.lists.read(Buffer.concat(encodeRecord(log.at(index))));
       end = index;
       // The members at the base may be those of a snapshot that is later than the base.
-      ({ index } = log.configuration(end - 1));
+      ({ index } = log.membership(end - 1));
     }
   }
 

@@ -34,7 +34,7 @@ function tablesOf(node: Node): Sizes {
     outbox: core["outbox"].length,
     portProbes: portProbes.length,
     events: events.length,
-    chunks: incoming?.chunks.length ?? 0,
+    chunks: incoming?.unwritten.length ?? 0,
     queued: endpoint["queued"].size,
     waiting: node["waiting"].size,
     queue: sum(reachable.map(({ queue }) => queue.length)),
