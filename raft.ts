@@ -4327,7 +4327,7 @@ type CommonOptions = {
    * failure the next.
    */
   secret?: string;
-  /** How long a request waits for an answer. Default: 5000. */
+  /** How long a request waits for an answer, and before that for a session. Default: 5000. */
   timeoutMs?: number;
   /**
    * The largest datagram to send, in bytes. Default: 1232, which fits every path of IPv6, and
@@ -5373,11 +5373,14 @@ export class Client {
   private async openSession(): Promise<void> {
     if (this.isOpening) return;
     this.isOpening = true;
+    const waiting = new Set(this.commands);
     try {
       const nonce = drawId(this.world.random);
       this.session = Number(`${await this.request({ type: "OpenSession", nonce })}`);
     } catch (error) {
-      for (const { reject } of this.commands.splice(0)) reject(error);
+      for (const { reject } of waiting) reject(error);
+      // Later commands have not waited for the whole timeout. They wait for another attempt.
+      this.commands = this.commands.filter((caller) => !waiting.has(caller));
     }
     this.isOpening = false;
     this.endpoint.schedule();

@@ -2316,6 +2316,19 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "channels", title: "limits of rates are forgotten, so clients" }],
   },
   {
+    id: "291",
+    name: "A failure to open a session ends commands that have only begun to wait",
+    changes: [
+      [
+        "for (const { reject } of waiting) reject(error);",
+        "for (const { reject } of this.commands.splice(0)) reject(error);",
+      ],
+    ],
+    caughtBy: [
+      { file: "clients", title: "a command that waits for a session has its own timeout" },
+    ],
+  },
+  {
     id: "290",
     name: "The program of a former member writes to a cluster of another founding",
     changes: [["return isForeign ? undefined : this.", "return this."]],

@@ -258,6 +258,21 @@ test("commands of one turn that together fit the largest datagram are all applie
   expect(world.simulation.settle(Promise.all(written))).toHaveLength(1000);
 });
 
+test("a command that waits for a session has its own timeout, however long others have waited", () => {
+  const world = new World().found();
+  const { simulation } = world;
+  for (const name of THREE) world.kill(name);
+  const client = world.client({ servers: THREE.map((name) => `${name}:1`), timeoutMs: 5000 });
+  const waited: number[] = [];
+  for (const runMs of [4900, 20_000]) {
+    const beganAt = simulation.now;
+    put(client, Buffer.of(1)).catch(() => waited.push(simulation.now - beganAt));
+    simulation.run(runMs);
+  }
+  expect(waited).toHaveLength(2);
+  for (const ms of waited) expect(ms).toBeGreaterThanOrEqual(5000);
+});
+
 test("more commands of one turn than a session takes are all applied once", () => {
   const world = new World().found(["a"]);
   const { simulation } = world;
