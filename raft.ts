@@ -2227,8 +2227,8 @@ export const operatorMessages = {
 } as const;
 /**
  * Messages of servers, beside those of Part I: a follower's question for the commit index, and
- * replies. The outcomes of a request may need several messages; `first` is how many outcomes of the
- * request earlier messages have. In NotLeader a text is empty if the server does not
+ * replies. The outcomes of a request may need several messages. `first` is the place of a message's
+ * first outcome among all of them, from 0 on. In NotLeader a text is empty if the server does not
  * know it.
  */
 export const serverMessages = {
@@ -2553,9 +2553,10 @@ function readMembers(bytes: Uint8Array): Membership | undefined {
 // synced, so frame 2 was damaged later. The server may have promised something by frame 2, and
 // refuses to start. A flipped bit in the last frame passes for an incomplete write, so this frame
 // is cut off, too. A log that is written again, as at each start, may have all its entries in one
-// frame. A frame without entries follows them, so a flipped bit costs at most the last save. (A
-// frame begins in the sector where the frame before it ends. We assume that a power failure leaves
-// this sector as it was before the write, or as it is after it.)
+// frame. If that were the last frame, one flipped bit would cut off everything. So a frame without
+// entries follows it, and from then on only the last save is at risk. (A frame begins in the sector
+// where the frame before it ends. We assume that a power failure leaves this sector as it was
+// before the write, or as it is after it.)
 //
 // The file `snapshot` is a state, in frames too. All its records have the index and the term of the
 // last entry that it includes. The first record lists the members. The same record ends the file,
@@ -2768,9 +2769,10 @@ export class Storage {
    * Makes this server the only member of a new cluster, after the majority of the old one is lost.
    * Keeps all its entries, and commits them. With a `snapshot` from elsewhere, this server is new,
    * and begins with that state. By its new founding this server refuses former members that return.
-   * All lists of members get that founding: a new server receives the older lists first, and if
-   * they had the old founding, it would then refuse this one. If the power fails meanwhile, do it
-   * again: the new snapshot may be there without the new log.
+   * All lists of members get that founding, because a server that joins later receives the older
+   * lists first. If they showed the old founding, that server would refuse the messages of this
+   * one. If the power fails meanwhile, do it again: the new snapshot may be there without the new
+   * log.
    */
   formNewCluster(
     snapshot: Iterable<LogRecord[]> = this.snapshot ? this.readSnapshot() : [],
@@ -2830,7 +2832,8 @@ export class Storage {
       end = this.write(end, encodeFrame(slice, marker), "/log.new");
     }
     let rest = encodeFrame([hardState], marker);
-    // Under load there are many saves to add. They end, because a slice has much more than a save.
+    // Under load there are many saves to copy, and more come meanwhile. The loop ends, because it
+    // copies much more between two yields than one save adds.
     for (let at = savesBegin; at < this.end;) {
       const saves = this.readChunk(at, Math.min(EXTENSION.length, this.end - at), "/log");
       rest = Buffer.concat([rest, saves]);
@@ -3374,7 +3377,7 @@ export class Handshake {
   }
 
   /**
-   * ReadMessage. A wrong message gives undefined and changes no key: the right one may still come.
+   * ReadMessage. A wrong message gives undefined and does no harm: the right one may still come.
    */
   readMessage(message: Buffer): Buffer | undefined {
     const { ck, h, k } = this;
@@ -3516,7 +3519,7 @@ const ECHO_BYTES = 16;
 const [HINT_BYTES, BASIC_HEADER, DATA_HEADER, HELLO_HEADER] = [2 + ECHO_BYTES, 7, 11, 24];
 /** What a Data packet takes beside its messages: header, tag and founding. */
 const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
-/** The size of a Hello. */
+/** A datagram has room for a Hello. */
 const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
 
 // Handshakes.
@@ -3540,7 +3543,7 @@ const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
 /**
  * An end that does not answer for so long may have lost the channel. A server may also have moved,
- * so its host name is resolved again, once in this time.
+ * so its host name is resolved again, once in this time. Messages wait no longer for a channel.
  */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
@@ -3549,8 +3552,8 @@ const HINT_EVERY_MS = 1;
 /** Confirmed channels of a `Remote`: the one that is sent on, and others with packets in flight. */
 const MAX_CHANNELS = 3;
 /**
- * Bounds of three tables, in all and for one name: processes of clients with a channel, half-open
- * channels, and incomplete fields.
+ * Bounds of tables, in all and for one name: processes of clients with a channel, half-open
+ * channels, and incomplete fields. The table of rates has only the first bound.
  */
 const MAX_ENTRIES = 1024;
 const MAX_ENTRIES_PER_NAME = 256;
@@ -3559,7 +3562,9 @@ const WINDOW = 1024;
 /** A channel is renewed after so many packets, or so long. */
 const RENEW_PACKETS = 2 ** 23;
 const RENEW_MS = 86_400_000;
-/** Encoded messages that wait for a channel, each part counted. Beyond it the oldest go. */
+/**
+ * Encoded messages that wait for a channel, each part counted. Beyond it the oldest are dropped.
+ */
 const MAX_QUEUED = 64;
 /** The most messages in a datagram. */
 const MAX_MESSAGES = 1024;
@@ -3578,7 +3583,7 @@ function headerOf(type: number, number: number, length: number): Buffer {
   return header;
 }
 const channelIn = (packet: Buffer) => packet.readUIntBE(1, 6);
-const numberIn = (packet: Buffer) => packet.readUInt32BE(BASIC_HEADER);
+const packetNumberIn = (packet: Buffer) => packet.readUInt32BE(BASIC_HEADER);
 
 /** One end of a channel, from the first packet of its handshake on. */
 class Channel {
@@ -3608,7 +3613,10 @@ class Channel {
     /** The Hello or Welcome that we sent. */
     readonly opening: Buffer,
     readonly createdAt: number,
-    /** The other end. Undefined while this channel is half open. */
+    /**
+     * The other end. Until there is a Welcome, the server that was asked. Undefined in a channel
+     * that the other end has begun, but not confirmed.
+     */
     public remote?: Remote,
     /** Undefined once both messages were written and read. */
     public handshake?: Handshake,
@@ -3652,7 +3660,10 @@ class Remote {
   begun: Channel | undefined;
   /** When a Hello was last sent to it. */
   helloAt = -Infinity;
-  /** How many attempts got no Welcome. Selects the key. A Welcome reduces it, and keeps its key. */
+  /**
+   * How many attempts got no Welcome. It selects the key. A Welcome reduces it to the least number
+   * that selects the same key.
+   */
   failures = 0;
   /** Identifies its disk; 0 until a channel was confirmed. */
   disk = 0;
@@ -4002,7 +4013,8 @@ export class Endpoint {
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
-    if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates(); // A client may change its name.
+    // An operator may use any number of names, and each has a rate.
+    if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates();
     if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const ownId = drawId(this.world.random);
     const second = this.introduce(handshake, ownId, 0);
@@ -4103,8 +4115,8 @@ export class Endpoint {
     const isLate = attempt > 0 && remote.hasConfirmed(other); // It is 0 in a Welcome.
     const isLost = disk !== remote.disk && (remote.disks.has(disk) || createdAt < remote.bootedAt);
     const isEarlier = disk === remote.disk && boot < remote.boot;
-    // This process took part in a handshake after another boot or disk was confirmed, so both
-    // processes are running, under one name.
+    // The process at the other end took part in a handshake after another boot or disk of its name
+    // was confirmed. So it is no recording, and two servers that run use one name.
     if ((isLost || isEarlier) && createdAt > remote.bootedAt && remote.address) {
       this.warn({ type: "twice", server: name, address, other: remote.address }, name);
     }
@@ -4163,7 +4175,7 @@ export class Endpoint {
     for (const server of this.servers.values()) {
       const [channel] = server.channels;
       const isData = echo[0] === DATA && channel?.id === channelIn(echo);
-      if (isData && numberIn(echo) < channel.sent) this.sendHello(server);
+      if (isData && packetNumberIn(echo) < channel.sent) this.sendHello(server);
       const isHello = server.begun?.opening.subarray(0, ECHO_BYTES).equals(echo);
       if (isHello && version !== VERSION) {
         this.warn({ type: "version", address, version }, address.host, server);
@@ -4177,8 +4189,8 @@ export class Endpoint {
   private transmit(to: Remote) {
     const [channel] = to.channels;
     const { now } = this;
-    // A sender repeats a message until it gives it up. A client's command that has waited longer
-    // could be applied hours after the client was told that its outcome is unknown.
+    // What has waited for a second is dropped: the sender repeats what it still wants. Otherwise a
+    // command could be applied hours after the client was told that its outcome is unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
     // After a silence, a client first makes a new channel, because the server may have ended the
     // old one, and the client's session, too. In the old channel, the first copy of a command would
@@ -4218,7 +4230,7 @@ export class Endpoint {
       this.sendHint(packet, address);
       return this.drop("unknown");
     }
-    const number = numberIn(packet);
+    const number = packetNumberIn(packet);
     if (!channel.accepts(number)) return this.drop("repeated");
     const plaintext = decrypt(channel.receiveKey, number, NOTHING, packet, DATA_HEADER);
     if (!plaintext) return this.drop("unauthenticated");

@@ -2002,8 +2002,8 @@ export const planted: readonly Planted[] = [
     name: "A Hint ends the channel that it is about",
     changes: [
       [
-        "if (isData && numberIn(echo) < channel.sent) this.sendHello(server);",
-        "if (isData && numberIn(echo) < channel.sent) { this.end(channel); this.sendHello(server); }",
+        "if (isData && packetNumberIn(echo) < channel.sent) this.sendHello(server);",
+        "if (isData && packetNumberIn(echo) < channel.sent) { this.end(channel); this.sendHello(server); }",
       ],
     ],
     caughtBy: [
