@@ -4189,8 +4189,9 @@ export class Endpoint {
   private transmit(to: Remote) {
     const [channel] = to.channels;
     const { now } = this;
-    // What has waited for a second is dropped: the sender repeats what it still wants. Otherwise a
-    // command could be applied hours after the client was told that its outcome is unknown.
+    // A message that has waited for a second is dropped: its sender repeats what it still wants.
+    // Otherwise a command could be applied hours after the client was told that its outcome is
+    // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
     // After a silence, a client first makes a new channel, because the server may have ended the
     // old one, and the client's session, too. In the old channel, the first copy of a command would
