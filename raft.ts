@@ -2415,7 +2415,7 @@ function* batches<T>(all: Iterable<T>, bytesOf: (one: T) => number, bytes: numbe
 /** The most bytes that a command takes besides its own. */
 const COMMAND_OVERHEAD = 5;
 
-/** The fields of commands in an entry, in order. */
+/** The fields of the request in an entry of kind "commands", in order. */
 const requestFields = ["owner", ...clientMessages.Commands] as const;
 
 /**
@@ -2444,10 +2444,10 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
 }
 
 /**
- * Splits an entry of version 4. Later versions rewrite a log without decoding its entries, so even
- * a log of this version may have such entries. They have for each command session, sequence and
- * acknowledged (6 bytes each), length (4), command. They begin with 0, as no MessagePack array
- * does.
+ * Splits an entry that version 4 has written. Later versions rewrite a log without decoding its
+ * entries, so a log of version 6 may still have such entries. Each command in them follows session,
+ * sequence and acknowledged (6 bytes each) and its length (4). They begin with 0, as no MessagePack
+ * array does.
  */
 function unpackOld(data: Buffer): unknown[] {
   const rows: unknown[] = [];
@@ -2813,9 +2813,9 @@ export class Storage {
 
   /**
    * Replaces the log by one that begins after the given position. Yields between slices, and adds
-   * the saves made meanwhile at the end. Without entries it never yields, so that no save comes
-   * before the new log. Example: the old log ends with entry 5, and a received snapshot with entry
-   * 100. In the old log, entry 101 would follow entry 5.
+   * the saves made meanwhile at the end. Without entries it never yields, so no save goes into the
+   * old log meanwhile. Example: the old log ends with entry 5, and a received snapshot with entry
+   * 100. A save of entry 101 in the old log would follow entry 5.
    */
   *rewriteLog(
     { index, term }: Position = this.base,
@@ -3256,21 +3256,22 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 //
 // The attempt counts Hellos, so the echo in a Hint names one of them.
 //
-// Example: servers a and b, in the order of events.
-// 1. a draws the id 7 for its end of a new channel, and sends a Hello. The key id tells b which
-//    key a has used. In the encrypted part, a introduces itself: cluster, name, disk, boot, the 7.
-//    An outsider cannot read the 7, so it cannot flood a with Welcomes ahead of the right one.
-// 2. b draws 9 for its own end, and answers with a Welcome to 7 and its own introduction. The Hello
-//    may be a recording, so it changes nothing else: for b the channel is half open.
-// 3. a reads the Welcome, and sends a Data packet to 9 at once. No recording can contain it,
-//    because its key depends on the Welcome. So it confirms the channel, and b sends on it, too.
+// Example: servers A and B, in the order of events.
+// 1. A draws the id 7 for its end of a new channel, and sends a Hello. The key id tells B which
+//    key A has used. In the encrypted part, A introduces itself: cluster, name, disk, boot, the 7.
+//    An outsider cannot read the 7, so it cannot flood A with Welcomes ahead of the right one.
+// 2. B draws 9 for its own end, and answers with a Welcome to 7 and its own introduction. The Hello
+//    may be a recording, so it changes nothing else: for B the channel is half open.
+// 3. A reads the Welcome, and immediately sends a Data packet to 9. No recording can contain it,
+//    because its key depends on the Welcome. So it confirms the channel, and B sends on it, too.
 // 4. Data packets have numbers. One that comes twice is dropped.
-// 5. b restarts. It cannot read packets to 9, and answers one with a Hint. Anyone can forge a Hint,
-//    so it only makes a send another Hello. The restarted b sends one, too.
-// 6. The first of these channels that is confirmed tells a the higher boot of b. In that instant a
-//    ends 7, so nothing that the earlier b has sent arrives any more.
-// 7. A channel is renewed after a day or 2^23 packets, and both ends may begin one at once. An end
-//    sends on the channel that it has confirmed last. Earlier ones stay for packets in flight.
+// 5. B restarts. It cannot read packets to 9, and answers one with a Hint. Anyone can forge a Hint,
+//    so all that A does is send another Hello. The restarted B sends one, too.
+// 6. The first of these channels that is confirmed tells A the higher boot of B. In that instant A
+//    ends 7, so nothing that the earlier B has sent arrives any more.
+// 7. A channel is renewed after a day or 2^23 packets, and both ends may begin one at the same
+//    time. An end sends on the channel that it has confirmed last. Earlier ones stay for packets in
+//    flight.
 
 // Handshakes follow the Noise Protocol Framework, revision 34 (noiseprotocol.org), in its names.
 
@@ -3515,7 +3516,7 @@ function readIntroduction(payload: Buffer | undefined): Introduction | undefined
 // forged sender gains nothing.
 const [HELLO, WELCOME, DATA, HINT] = [1, 2, 3, 4] as const;
 const ECHO_BYTES = 16;
-/** A Hint is the shortest packet. The basic header is type and number, as in `headerOf`. */
+/** A Hint is the shortest packet. The basic header is that of `headerOf`. */
 const [HINT_BYTES, BASIC_HEADER, DATA_HEADER, HELLO_HEADER] = [2 + ECHO_BYTES, 7, 11, 24];
 /** What a Data packet takes beside its messages: header, tag and founding. */
 const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
@@ -3543,7 +3544,8 @@ const AGREE_EVERY_MS = 5;
 const BURST_MS = 250;
 /**
  * An end that does not answer for so long may have lost the channel. A server may also have moved,
- * so its host name is resolved again, once in this time. Messages wait no longer for a channel.
+ * so its host name is resolved again, once in this time. A message that has waited so long for a
+ * channel is dropped.
  */
 const SILENT_MS = 1000;
 const HINT_EVERY_MS = 1;
@@ -3553,7 +3555,7 @@ const HINT_EVERY_MS = 1;
 const MAX_CHANNELS = 3;
 /**
  * Bounds of tables, in all and for one name: processes of clients with a channel, half-open
- * channels, and incomplete fields. The table of rates has only the first bound.
+ * channels, and incomplete fields. A larger table of rates is pruned.
  */
 const MAX_ENTRIES = 1024;
 const MAX_ENTRIES_PER_NAME = 256;
@@ -3649,7 +3651,8 @@ class Remote {
   /**
    * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
    * a second packets go to both addresses, and the next packet of the other end restores its own.
-   * (An outsider whose copies arrive before all packets can still divert ours, but not read them.)
+   * (If an outsider overtakes every packet of the other end, it still gets our packets, but cannot
+   * read them.)
    */
   former: Address | undefined;
   /** When the address changed. */
@@ -3731,7 +3734,7 @@ type EndpointHandlers = {
   /** Ends a turn of the event loop if `schedule` was called in it. Calls the endpoint's `flush`. */
   onTurnEnd(): void;
   onMessage(message: Message | ClientMessage, sender: Remote): void;
-  /** Returns the founding of this server's log. */
+  /** Returns the founding to show: 0 until it is durable. */
   founding(): number;
   onRestarted?(peer: Introduction): void;
   emit?(event: EndpointEvent): void;
@@ -3749,7 +3752,8 @@ type IncompleteField = {
 };
 
 /**
- * Exchanges messages with other ends through one socket. Messages share datagrams until `flush`.
+ * Exchanges messages with other ends through one socket. Messages wait until `flush`, and then
+ * share datagrams.
  */
 export class Endpoint {
   /** How many packets were dropped, by reason. */
@@ -4055,9 +4059,10 @@ export class Endpoint {
     asked.failures %= this.credentials.length;
     Object.assign(channel, { other, id: other.channel, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
-    // If the server that answers has a working channel, the new one is ended. Example: b sends a
-    // Hello to c, which is dead. An outsider passes it on to a, and sends a's Welcome to b from the
-    // address of c. If b accepted it, b would send a's messages to c's address.
+    // If another server than the asked one answers, and has a working channel, the new one is
+    // ended. Example: B sends a Hello to C, which is dead. An outsider passes it on to A, and sends
+    // A's Welcome to B from C's address. If B accepted it, B's messages for A would go to C's
+    // address.
     const known = this.servers.get(other.name);
     const isElsewhere = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;
@@ -4147,7 +4152,10 @@ export class Endpoint {
     if (remote.begun === channel) remote.begun = undefined;
   }
 
-  /** Takes an address from the server that was asked there, because `to` has answered. */
+  /**
+   * Another server, `to`, has answered at an address of `asked`, so `asked` loses it. If a client
+   * knew `asked` only by this address, `asked` becomes an alias of `to`.
+   */
   private reassignAddress(asked: Remote, to: Remote, address: Address) {
     const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
     if (this.self.role === "peer" || isKnownByName) {
@@ -4155,7 +4163,6 @@ export class Endpoint {
       if (Bun.deepEquals(asked.address, address)) asked.address = undefined;
       return;
     }
-    // The client knew only the address of `asked`. Now this is an alias of the server.
     to.configured = [...to.configured, ...asked.configured];
     to.queue.push(...asked.queue.splice(0));
     this.aliases.set(asked.id, to.id);
@@ -4168,7 +4175,7 @@ export class Endpoint {
     this.socket.send(Buffer.concat([Buffer.of(HINT, VERSION), echo]), address);
   }
 
-  /** A Hint may be forged, so it leads to a new handshake at most. */
+  /** A Hint may be forged, so all it leads to is a Hello, or a warning. */
   private onHint(hint: Buffer, address: Address) {
     const [, version = 0] = hint;
     const echo = hint.subarray(2);
@@ -4194,10 +4201,10 @@ export class Endpoint {
     // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
     // After a silence, a client first makes a new channel, because the server may have ended the
-    // old one, and the client's session, too. In the old channel, the first copy of a command would
-    // be lost. The second copy would come in a new channel and be refused, because the session has
-    // ended. The client could not know whether the first copy was applied before. In a new channel
-    // the first copy arrives, and its refusal proves that nothing was applied.
+    // old one, and the client's session, too. Then a command on the old channel would be lost. Its
+    // retry, on a new channel, would be told that the session has ended. To the client this could
+    // also mean that the command was applied, and the session ended after that. If the first copy
+    // leaves on a new channel, its refusal proves that nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
