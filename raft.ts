@@ -4388,7 +4388,7 @@ export type NodeOptions = CommonOptions & {
 export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
-/** Entries applied in one turn, in bytes. The rest waits for the next turn, like new commands. */
+/** About how many bytes of entries a turn applies. Then new input is read before the rest. */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
 const SLICE_BYTES = 128 << 10;
@@ -4628,8 +4628,8 @@ export class Node {
    *   has no room for it;
    * - "timeout", "aborted", "stopped" or "closed" if it was not sent, or if one session has refused
    *   it and it was not sent in another;
-   * - "outcomeUnknown" if it was sent, and no answer came or only a retry was refused: it may have
-   *   been applied, or may still be.
+   * - "outcomeUnknown" if it was sent, and no answer came, or if it was sent more than once before
+   *   a copy was refused: another copy may have been applied, or may still be.
    */
   readonly propose = (command: Uint8Array, options?: CallOptions) =>
     this.client.propose(command, options);
@@ -4929,7 +4929,8 @@ export class Node {
     if (waiting.has(m.id) || waiting.size >= MAX_WAITING) return;
     waiting.add(m.id);
     if (m.type === "Commands") {
-      // An entry that no AppendEntries can carry would hold up all later ones.
+      // An entry that no AppendEntries can carry would hold up all later ones. `m.commands` is the
+      // encoded list, so its length is in bytes.
       const isLarge = m.commands.length > MAX_COMMAND_BYTES + COMMAND_OVERHEAD;
       if (isLarge) this.refuse(m, "it is too large");
       else this.append("commands", clientMessages.Commands.map((field) => m[field]), m);
@@ -4987,7 +4988,7 @@ export class Node {
     const { core, endpoint: { self: { name } } } = this;
     const { leader, name: target, from, id } = request;
     if (core.role.name !== "Leader") return this.redirect(request);
-    if (leader !== name) { // This server has taken over from the one that was asked.
+    if (leader !== name) { // The server that should hand over does not lead: this one does.
       if (target && target !== name) return this.refuse(request, `${name} leads already`);
       return this.answer(request, Buffer.from(name));
     }
@@ -5026,7 +5027,7 @@ export class Node {
     const request = this.proposals.get(index);
     if (!request) return;
     this.proposals.delete(index);
-    if (!applied) this.answer(request, NOTHING); // The list of members is in force.
+    if (!applied) this.answer(request, NOTHING); // The change of members is committed.
     else if ("refused" in applied) this.refuse(request, applied.refused);
     else this.answerCommands(request, applied);
   }
@@ -5041,8 +5042,9 @@ export class Node {
   }
 
   /**
-   * Does long work in slices, the first of them at once, so that heartbeats go on. Abandons the
-   * task before it, which is safe between slices: a file that is not finished is never used.
+   * Does long work in slices, so that heartbeats go on between them. The first slice runs before
+   * this returns. A task that still runs is abandoned first. That is safe between slices, because a
+   * file that is not finished is never used.
    */
   private runInSlices(task: Generator<void>) {
     this.backgroundTask?.return(undefined);
@@ -5163,7 +5165,10 @@ export class Node {
     this.reply(request, { type: "Refused", reason });
   }
 
-  /** Names the leader, if this server knows it, and all members. */
+  /**
+   * Names the leader, if this server knows it, and all members. A leader that cannot act yet names
+   * itself, or the server that it hands over to, and the client asks again.
+   */
   private redirect(request: ClientMessage) {
     const leader = this.core.transferTarget ?? this.core.leader ?? "";
     const servers = this.endpoint.addressesOf(this.members, request.from);
@@ -5190,7 +5195,7 @@ export class Node {
 // to c. c appends the retry as another entry. When c applies that, the table of sessions has an
 // outcome for its sequence number. So c answers, and does not apply it again (thesis §6.3).
 
-/** The most servers that a client follows: the last ones that it has heard of. */
+/** The most servers that a client may ask. Those of the last redirect displace others. */
 const MAX_SERVERS = 64;
 /** How often timeouts and retries are checked. */
 const TICK_MS = 10;
@@ -5252,7 +5257,7 @@ const ADVICE = {
   stopped: ": nothing was done. Start it again, or ask another one.",
 };
 
-/** A client of the cluster. All its commands belong to one session, until that ends. */
+/** A client of the cluster. It sends new commands in its current session. */
 export class Client {
   private readonly pending = new Map<number, PendingRequest>();
   /**
@@ -5261,7 +5266,7 @@ export class Client {
    * one.
    */
   private lastId: number;
-  /** Undefined before a session is open, and after it may have ended. */
+  /** The current session. While it is undefined, commands wait until another session opens. */
   private session: number | undefined;
   private isOpening = false;
   /** Commands that are in no request yet. */
@@ -5425,10 +5430,11 @@ export class Client {
 
   /**
    * Makes `leader` hand its leadership over to `name`, or to the first server that has its whole
-   * log. Resolves to the name of the next leader. Requires the secret. Rejects with a RaftError:
-   * "refused" if the transfer cannot begin, for example because `name` is unreachable;
-   * "outcomeUnknown" if `leader` still leads after an election timeout, because `name` may still
-   * take over, or if no answer came.
+   * log. Resolves to the name of the next leader. If `leader` does not lead, hands nothing over:
+   * then `name` leads already, or is empty and the promise resolves to the leader. Requires the
+   * secret. Rejects with a RaftError: "refused" if the transfer cannot begin, for example because
+   * `name` is unreachable, or because a third server leads; "outcomeUnknown" if `leader` still
+   * leads after an election timeout, because `name` may still take over, or if no answer came.
    */
   async transfer(leader: Name, name = ""): Promise<Name> {
     this.target = leader;
@@ -5576,9 +5582,12 @@ export class Client {
     if (founding > 0 && this.founding > 0 && founding !== this.founding) {
       return void this.lastReplies.set(from, "is of another cluster");
     }
-    // Redirects, refusals and statuses may come before the founding is committed (section 11).
-    const isCommitted = type === "Outcomes" || type === "Answer";
-    if (isCommitted && request.content.type !== "Inspect") this.founding ||= founding;
+    // A founding that is not committed may be replaced by another (section 11). Redirects, refusals
+    // and the answers to Inspect and Transfer do not wait for a commit. The other answers do.
+    const { content: { type: asked } } = request;
+    const mayBeEarly = asked === "Inspect" || asked === "Transfer";
+    const isAnswer = type === "Outcomes" || type === "Answer";
+    if (isAnswer && !mayBeEarly) this.founding ||= founding;
     this.lastReplies.delete(from);
     if (answer.type === "NotLeader") return this.onRedirect(request, answer);
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);
@@ -5642,8 +5651,9 @@ export class Client {
     // Without a leader there is an election. It takes a few round trips.
     request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
-    const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);
-    this.servers = [...names].slice(-MAX_SERVERS);
+    const names = new Set(listed.map(({ name }) => name));
+    const others = this.servers.filter((name) => !names.has(name));
+    this.servers = [...others, ...names].slice(-MAX_SERVERS); // The listed ones stay.
     const followed = listed.filter(({ name }) => this.servers.includes(name));
     this.endpoint.learnAddresses(followed);
     if (!this.servers.includes(leader)) return;
@@ -5653,9 +5663,8 @@ export class Client {
 
   private abandon(request: PendingRequest, why: string) {
     const { id, server, callers } = request;
-    // A request to the leader got no answer, so there may be no leader. Later commands then wait
-    // until another session opens. If none opens, they end with "timeout", because they were never
-    // sent.
+    // There may be no leader. So new commands are not sent before another session opens. If none
+    // opens, they end with "timeout" instead of "outcomeUnknown".
     if (server === undefined) this.session = undefined;
     this.pending.delete(id);
     const error = this.failure(this.closed ?? "timeout", why, request);
@@ -5728,7 +5737,7 @@ const packRequest = (verb: (typeof verbs)[number], ...parts: (string | Uint8Arra
 
 /** The most keys in a block. More would make each insertion move too many. */
 const BLOCK_KEYS = 512;
-/** How many keys a question puts in order, until all are: a few milliseconds of work. */
+/** How many more keys a question puts in order. This takes a few milliseconds. */
 const KEYS_PER_QUESTION = 500;
 
 /**

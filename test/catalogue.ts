@@ -2436,9 +2436,9 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "231",
-    name: "A client follows each server that any server names",
-    changes: [["[...names].slice(-MAX_SERVERS)", "[...names]"]],
-    caughtBy: [{ file: "clients", title: "follows at most 64 servers" }],
+    name: "A client asks each server that any server names",
+    changes: [["[...others, ...names].slice(-MAX_SERVERS)", "[...others, ...names]"]],
+    caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
   },
   {
     id: "232",
@@ -2728,9 +2728,23 @@ export const planted: readonly Planted[] = [
   },
   {
     id: "269",
-    name: "A client follows the first 64 servers that it has heard of, even after they are gone",
-    changes: [["[...names].slice(-MAX_SERVERS)", "[...names].slice(0, MAX_SERVERS)"]],
-    caughtBy: [{ file: "clients", title: "follows at most 64 servers" }],
+    name: "A client asks only the first 64 servers that it has heard of, even after they are gone",
+    changes: [
+      ["[...others, ...names].slice(-MAX_SERVERS)", "[...others, ...names].slice(0, MAX_SERVERS)"],
+    ],
+    caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
+  },
+  {
+    id: "292",
+    name: "A client forgets a server that a redirect lists, because it knew that server before",
+    changes: [["[...others, ...names].slice(", "[...new Set([...this.servers, ...names])].slice("]],
+    caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
+  },
+  {
+    id: "293",
+    name: "A client takes the founding of a leader that answers a transfer before it is committed",
+    changes: [["asked === \"Inspect\" || asked === \"Transfer\"", "asked === \"Inspect\""]],
+    caughtBy: [{ file: "node", title: "may ask for a transfer before its cluster is founded" }],
   },
 ];
 

@@ -96,7 +96,7 @@ test("the README's bounds, and the version, are those of raft.ts", () => {
     "answers that a session has not acknowledged": `${constant("MAX_UNACKNOWLEDGED")} requests; ${
       constant("MAX_UNACKNOWLEDGED_BYTES")
     }`,
-    "servers that a client follows": constant("MAX_SERVERS"),
+    "servers that a client may ask": constant("MAX_SERVERS"),
     "warnings in a minute": constant("MAX_WARNED"),
   });
   expect(section("The wire")).toContain(` The version is ${constant("VERSION")}. `);

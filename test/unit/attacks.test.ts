@@ -216,7 +216,7 @@ describe("a client cannot answer a server's own request", () => {
     for (let n = 0; n < 20; n += 1) client.send(redirect(n));
     world.simulation.run(500);
     expect(targets.size).toBe(0);
-    // Servers are followed, but not all that one lists.
+    // The client asks servers that a server lists, but not all of them.
     enter(world, follower, { role: "peer", name: "z", machine: "z" }).send(redirect(0));
     world.simulation.run(500);
     expect(targets.size).toBeGreaterThan(50);

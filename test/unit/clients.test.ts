@@ -184,13 +184,14 @@ describe("a client", () => {
     expect(`${simulation.settle(get(client))}`).toBe("1");
   });
 
-  test("follows at most 64 servers, the last ones that a server has listed", () => {
+  test("asks at most 64 servers, with all of the last list, even if it knew some before", () => {
     const simulation = new Simulation(1);
     const world = simulation.machine("a").boot();
     const end = new End({ role: "peer", name: "a", founding: 5 });
     let redirects = 0;
-    const list = () =>
+    const news = () =>
       Array.from({ length: 50 }, (_, i) => `n${50 * redirects + i}=10.1.${redirects}.${i}:1`);
+    const list = () => ["lasting=10.2.1.1:1", ...news()];
     const socket = simulation.settle(
       world.datagrams.bind({ host: "a", port: 1 }, (packet, from) => {
         if (packet[0] === HELLO) socket.send(end.onHello(packet), from);
@@ -212,9 +213,9 @@ describe("a client", () => {
     client.read(KEY).catch(() => {});
     simulation.run(5000);
     expect(redirects).toBeGreaterThan(1);
-    const first = 50 * (redirects + 1) - 64;
-    const last = Array.from({ length: 64 }, (_, i) => `n${first + i}`);
-    expect(client["servers"]).toEqual(last);
+    const first = 50 * redirects - 13;
+    const last = Array.from({ length: 63 }, (_, i) => `n${first + i}`);
+    expect(client["servers"].toSorted()).toEqual([...last, "lasting"].toSorted());
   });
 });
 

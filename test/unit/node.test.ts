@@ -2044,6 +2044,26 @@ describe("a client", () => {
     expect(simulation.settle(client.inspect("a:1")).founding).not.toBe(before);
   });
 
+  test("may ask for a transfer before its cluster is founded", () => {
+    const cluster = new Cluster(1);
+    const { simulation, names } = cluster;
+    const client = cluster.connect("client");
+    const statusOf = (name: string) => cluster.server(name).node.status();
+    const leads = (name: string) => statusOf(name).role === "Leader";
+    simulation.run(60_000, () => names.some(leads));
+    const leader = names.find(leads) ?? "";
+    const others = names.filter((name) => name !== leader);
+    // The leader alone has an entry. Without it the others found another cluster.
+    for (const name of others) cluster.kill(name);
+    expect(simulation.settle(client.transfer(others[0] ?? ""))).toBe(leader);
+    const { founding, commitIndex } = statusOf(leader);
+    expect(commitIndex).toBe(0);
+    cluster.kill(leader);
+    for (const name of others) cluster.start(name);
+    expect(statusOf(cluster.leader()).founding).not.toBe(founding);
+    expect(text(simulation.settle(client.propose(bytes("x"))))).toBe("1 x");
+  });
+
   test("uses a cluster that has a leader, even if it knows a server of another one", () => {
     for (let seed = 1; seed <= 20; seed += 1) {
       const cluster = new Cluster(seed);
