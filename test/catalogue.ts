@@ -496,7 +496,7 @@ export const planted: readonly Planted[] = [
     id: "53",
     name: "A client acknowledges answers that it still waits for",
     changes: [["acknowledged: firstPending - 1", "acknowledged: sequence - 1"]],
-    caughtBy: [{ mode: "full", seed: 23 }],
+    caughtBy: [{ mode: "full", seed: 24 }],
   },
   {
     id: "54",
@@ -547,7 +547,7 @@ export const planted: readonly Planted[] = [
       "this.majorityValue(role, this.log.lastIndex,",
     ]],
     caughtBy: [
-      { mode: "full", seed: 31 },
+      { mode: "full", seed: 34 },
       { file: "replication", title: "a leader counts itself only up to its last saved entry" },
     ],
   },
@@ -616,7 +616,7 @@ export const planted: readonly Planted[] = [
       ["    this.proposals.clear();\n", ""],
     ],
     caughtBy: [
-      { mode: "full", seed: 8 },
+      { mode: "full", seed: 23 },
       { file: "node", title: "answers the waiting clients of a leader that steps down" },
     ],
   },
@@ -1700,7 +1700,10 @@ export const planted: readonly Planted[] = [
       "        : Buffer.from(`${lastApplied}`);",
       "        : Buffer.from(`${lastApplied - 1}`);",
     ]],
-    caughtBy: [{ mode: "full", seed: 24 }],
+    caughtBy: [
+      { mode: "full", seed: 40 },
+      { file: "node", title: "waits until the follower has every entry that was committed" },
+    ],
   },
   {
     id: "158",
@@ -2103,7 +2106,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
-      { mode: "full", seed: 2 },
+      { mode: "full", seed: 67 },
     ],
   },
   {
