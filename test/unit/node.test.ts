@@ -1508,15 +1508,17 @@ describe("a follower's read", () => {
 
   test("waits until the follower has every entry that was committed when the read arrived", () => {
     const { simulation, watched, ipOf, write, read, answers } = watchedFollower();
+    write("y"); // It opens a session, so that the next write is a single entry.
+    simulation.run(200);
     simulation.route = (packet) =>
       isOfRaft(packet.bytes) && packet.to.host === ipOf(watched) ? [] : [{ afterMs: 1 }];
-    write("y");
+    write("z");
     read();
     simulation.run(300);
     expect(answers).toEqual([]);
     simulation.route = () => [{ afterMs: 1 }];
     simulation.run(300);
-    expect(answers).toEqual(["x,y"]);
+    expect(answers).toEqual(["x,y,z"]);
   });
 
   test("that arrives while a request for the read index is in flight needs another one", () => {
