@@ -5195,7 +5195,7 @@ export class Node {
 // to c. c appends the retry as another entry. When c applies that, the table of sessions has an
 // outcome for its sequence number. So c answers, and does not apply it again (thesis §6.3).
 
-/** The most servers that a client may ask. Those of the last redirect displace others. */
+/** The most servers that a client may ask: the last ones that it has heard of. */
 const MAX_SERVERS = 64;
 /** How often timeouts and retries are checked. */
 const TICK_MS = 10;
@@ -5583,9 +5583,9 @@ export class Client {
       return void this.lastReplies.set(from, "is of another cluster");
     }
     // A founding that is not committed may be replaced by another (section 11). Redirects, refusals
-    // and the answers to Inspect and Transfer do not wait for a commit. The other answers do.
+    // and the answers to Inspect and to operators need not wait for a commit. Other answers do.
     const { content: { type: asked } } = request;
-    const mayBeEarly = asked === "Inspect" || asked === "Transfer";
+    const mayBeEarly = asked === "Inspect" || asked in operatorMessages;
     const isAnswer = type === "Outcomes" || type === "Answer";
     if (isAnswer && !mayBeEarly) this.founding ||= founding;
     this.lastReplies.delete(from);
@@ -5651,9 +5651,9 @@ export class Client {
     // Without a leader there is an election. It takes a few round trips.
     request.retryAt = this.world.clock.now() + (leader === "" ? RETRY_MS / 4 : 0);
     const listed = servers.split(",").flatMap((server) => readServer(server) ?? []);
-    const names = new Set(listed.map(({ name }) => name));
-    const others = this.servers.filter((name) => !names.has(name));
-    this.servers = [...others, ...names].slice(-MAX_SERVERS); // The listed ones stay.
+    // Known servers keep their places, so that the client asks each in turn.
+    const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);
+    this.servers = [...names].slice(-MAX_SERVERS);
     const followed = listed.filter(({ name }) => this.servers.includes(name));
     this.endpoint.learnAddresses(followed);
     if (!this.servers.includes(leader)) return;

@@ -2440,7 +2440,7 @@ export const planted: readonly Planted[] = [
   {
     id: "231",
     name: "A client asks each server that any server names",
-    changes: [["[...others, ...names].slice(-MAX_SERVERS)", "[...others, ...names]"]],
+    changes: [["[...names].slice(-MAX_SERVERS)", "[...names]"]],
     caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
   },
   {
@@ -2733,20 +2733,24 @@ export const planted: readonly Planted[] = [
     id: "269",
     name: "A client asks only the first 64 servers that it has heard of, even after they are gone",
     changes: [
-      ["[...others, ...names].slice(-MAX_SERVERS)", "[...others, ...names].slice(0, MAX_SERVERS)"],
+      ["[...names].slice(-MAX_SERVERS)", "[...names].slice(0, MAX_SERVERS)"],
     ],
     caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
   },
   {
     id: "292",
-    name: "A client forgets a server that a redirect lists, because it knew that server before",
-    changes: [["[...others, ...names].slice(", "[...new Set([...this.servers, ...names])].slice("]],
-    caughtBy: [{ file: "clients", title: "asks at most 64 servers" }],
+    name: "A redirect moves the servers that it lists to the end, so that others have no turn",
+    changes: [[
+      "const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);",
+      "const own = listed.map(({ name }) => name);\n"
+      + "    const names = new Set([...this.servers.filter((name) => !own.includes(name)), ...own]);",
+    ]],
+    caughtBy: [{ file: "clients", title: "list the members in other orders" }],
   },
   {
     id: "293",
     name: "A client takes the founding of a leader that answers a transfer before it is committed",
-    changes: [["asked === \"Inspect\" || asked === \"Transfer\"", "asked === \"Inspect\""]],
+    changes: [["asked === \"Inspect\" || asked in operatorMessages", "asked === \"Inspect\""]],
     caughtBy: [{ file: "node", title: "may ask for a transfer before its cluster is founded" }],
   },
 ];

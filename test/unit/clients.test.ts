@@ -184,40 +184,64 @@ describe("a client", () => {
     expect(`${simulation.settle(get(client))}`).toBe("1");
   });
 
-  test("asks at most 64 servers, with all of the last list, even if it knew some before", () => {
+  test("asks at most 64 servers, the last ones that a server has listed", () => {
     const simulation = new Simulation(1);
-    const world = simulation.machine("a").boot();
-    const end = new End({ role: "peer", name: "a", founding: 5 });
     let redirects = 0;
-    const news = () =>
-      Array.from({ length: 50 }, (_, i) => `n${50 * redirects + i}=10.1.${redirects}.${i}:1`);
-    const list = () => ["lasting=10.2.1.1:1", ...news()];
-    const socket = simulation.settle(
-      world.datagrams.bind({ host: "a", port: 1 }, (packet, from) => {
-        if (packet[0] === HELLO) socket.send(end.onHello(packet), from);
-        if (packet[0] !== DATA) return;
-        for (const { body } of end.open(packet).messages) {
-          redirects += 1;
-          socket.send(end.seal([message("NotLeader", body[1], "a", `${list()}`)]), from);
-        }
-      }),
-    );
-    const client = simulation.settle(
-      Client.connect({
-        servers: ["a:1"],
-        secret: SECRET,
-        timeoutMs: 3000,
-        world: simulation.machine("client").boot(),
-      }),
-    );
-    client.read(KEY).catch(() => {});
-    simulation.run(5000);
+    redirectFrom(simulation, "a", "a", () => {
+      redirects += 1;
+      return Array.from({ length: 50 }, (_, i) => {
+        const n = 50 * redirects + i;
+        return `n${n}=10.1.${redirects}.${i}:1`;
+      });
+    });
+    const client = ask(simulation, ["a:1"]);
     expect(redirects).toBeGreaterThan(1);
-    const first = 50 * redirects - 13;
-    const last = Array.from({ length: 63 }, (_, i) => `n${first + i}`);
-    expect(client["servers"].toSorted()).toEqual([...last, "lasting"].toSorted());
+    const first = 50 * (redirects + 1) - 64;
+    const last = Array.from({ length: 64 }, (_, i) => `n${first + i}`);
+    expect(client["servers"]).toEqual(last);
+  });
+
+  test("asks each in turn, if two without a leader list the members in other orders", () => {
+    const simulation = new Simulation(1);
+    const asked: Name[] = [];
+    for (const [name, order] of [["a", "abc"], ["b", "abc"], ["c", "acb"]] as const) {
+      redirectFrom(simulation, name, "", () => {
+        asked.push(name);
+        return [...order].map((other) => `${other}=${simulation.machine(other).ip}:1`);
+      });
+    }
+    ask(simulation, ["b=b:1", "c=c:1", "a=a:1"]);
+    expect(asked.filter((name) => name === "a").length).toBeGreaterThan(3);
   });
 });
+
+/** Starts a server, made by hand, that answers each request by naming a leader and servers. */
+function redirectFrom(
+  simulation: Simulation,
+  name: Name,
+  leader: Name,
+  list: () => readonly string[],
+): void {
+  const end = new End({ role: "peer", name, founding: 5 });
+  const { datagrams } = simulation.machine(name).boot();
+  const socket = simulation.settle(datagrams.bind({ host: name, port: 1 }, (packet, from) => {
+    if (packet[0] === HELLO) socket.send(end.onHello(packet), from);
+    if (packet[0] !== DATA) return;
+    for (const { body } of end.open(packet).messages) {
+      socket.send(end.seal([message("NotLeader", body[1], leader, list().join())]), from);
+    }
+  }));
+}
+
+/** Lets a new client read until it gives up. */
+function ask(simulation: Simulation, servers: string[]): Client {
+  const world = simulation.machine("client").boot();
+  const options = { servers, secret: SECRET, timeoutMs: 3000, world };
+  const client = simulation.settle(Client.connect(options));
+  client.read(KEY).catch(() => {});
+  simulation.run(5000);
+  return client;
+}
 
 test("requests go to the leader, although answers take longer than the time until a retry", () => {
   const world = new World();
