@@ -1701,7 +1701,7 @@ export const planted: readonly Planted[] = [
       "        : Buffer.from(`${lastApplied - 1}`);",
     ]],
     caughtBy: [
-      { mode: "full", seed: 40 },
+      { mode: "full", seed: 46 },
       { file: "node", title: "waits until the follower has every entry that was committed" },
     ],
   },
@@ -2106,7 +2106,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one forever" },
-      { mode: "full", seed: 67 },
+      { mode: "full", seed: 44 },
     ],
   },
   {
