@@ -796,9 +796,9 @@ export const planted: readonly Planted[] = [
     name: "A list of members stays in force after its entry was truncated",
     changes: [[
       "      this.slots.splice(entry.index - this.baseIndex);\n",
-      "      const { configuration } = this.slot(this.lastIndex);\n"
+      "      const { membership } = this.slot(this.lastIndex);\n"
       + "      this.slots.splice(entry.index - this.baseIndex);\n"
-      + "      Object.assign(this.slot(this.lastIndex), { configuration });\n",
+      + "      Object.assign(this.slot(this.lastIndex), { membership });\n",
     ]],
     caughtBy: [{ file: "members", title: "gives way to the one before it when its entry is" }],
   },
