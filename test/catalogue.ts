@@ -2282,7 +2282,7 @@ export const planted: readonly Planted[] = [
     changes: [
       [
         "if (!channel.accepts(number)) return this.drop(\"repeated\");",
-        "if (!channel.accepts(number)) return this.drop(\"repeated\");\n    channel.record(number, address);",
+        "if (!channel.accepts(number)) return this.drop(\"repeated\");\n    channel.record(number);",
       ],
     ],
     caughtBy: [
