@@ -70,9 +70,9 @@ import { crc32 } from "node:zlib";
 // ---------------------------------- 1 Vocabulary and messages -----------------------------------
 // Two requests and their replies do most of the work (§5): RequestVote and AppendEntries. Three
 // rarer requests hand over leadership, send a snapshot, and tell a server that it was removed. The
-// fields are those of Figure 2, by name; `candidateId` and `leaderId` are `from`. Fields that
-// Figure 2 lacks have a comment. One table yields the types, and in section 14 the encoding,
-// decoding and checking of every field.
+// fields are those of Figures 2 and 13, by name; `candidateId` and `leaderId` are `from`. A field
+// that both figures lack is explained where it first appears. One table yields the types, and in
+// section 14 the encoding, decoding and checking of every field.
 
 /** A server's name: `host:port` as its peers write it, or any other word that they agree on. */
 export type Name = string;
@@ -687,8 +687,8 @@ export class Raft {
    *             has saved it. Otherwise a leader could crash, win the same term again, and send
    *             other entries for it. Chunks of a snapshot promise nothing, either. The first
    *             leader of a new cluster waits until entry 1 is durable: before that, its messages
-   *             show founding 0, and a server of another founding would drop its own log
-   *             (`joinFounding`).
+   *             show founding 0. No server rejects 0, so a server of another founding would follow
+   *             this leader and drop its own log (`joinFounding`).
    *   2. save   Term, vote and entries are "updated on stable storage before responding to RPCs"
    *             (Figure 2). One write covers all inputs since the last one.
    *   3. send   Votes and acknowledgements are promises. A server that voted for A, lost that vote
@@ -1232,8 +1232,8 @@ export class Raft {
   }
 
   /**
-   * Defined during a transfer, while this leader takes no commands: the first server that may take
-   * over, or the one that was asked to campaign (thesis §3.10).
+   * Defined during a transfer, while this leader takes no commands: any of the servers that may
+   * take over, and once one was asked to campaign, that one (thesis §3.10).
    */
   get transferTarget(): Name | undefined {
     const { role, now } = this;
@@ -1296,8 +1296,9 @@ export class Raft {
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
    * more than the last one itself, so that snapshots cost no more than the log. A server that
    * receives a snapshot from its leader writes none. A leader that sends a snapshot has a higher
-   * limit, because with a new snapshot the follower would start again from scratch. So has a server
-   * with a higher `factor`; 0 demands a snapshot as soon as it has a new entry.
+   * limit, because with a new snapshot the follower would start again from scratch. The
+   * caller may raise the limit by a `factor`, too; 0 demands a snapshot as soon as it has a new
+   * entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1523,8 +1524,8 @@ export class Raft {
       const index = this.propose("noop");
       return index === undefined ? undefined : { index };
     }
-    // If our own removal was committed since the last step, we leave first. Otherwise we could add
-    // ourselves again.
+    // If our own removal was committed since the last step, we begin to hand over first. Otherwise
+    // we could add ourselves again.
     this.maybeLeave();
     // This comes before `quorumProblem`, because a refusal must be final. Before an entry of this
     // term is committed, an earlier leader's entry may still make the change that was refused.
@@ -1683,7 +1684,8 @@ export class Raft {
   /**
    * Drops our log if the leader is of another founding. No entry of our log is known here to be
    * committed: once the commit index is above 0, `rejectsFounding` ignores such a leader. It lets
-   * founding 0 pass, but a leader never shows 0 (`step`, act 1).
+   * founding 0 pass, but a leader never shows 0 (`step`, act 1). A message without a founding says
+   * nothing of it.
    */
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
@@ -1756,8 +1758,8 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // Two queries of `requestVotes` are at least this far apart. They are closer only after a
-    // leader was given up. That leader has shown a founding above 0, so this server may not found.
+    // Queries for foundings are at least this far apart. (After a leader was given up they may be
+    // closer, but that leader has shown a founding above 0, so this server may not found.)
     const intervalMs = Math.min(heartbeatMs, electionTimeoutMs / 4);
     const hasAskedEnough = (this.foundingQueries - 1) * intervalMs >= electionTimeoutMs;
     return this.others.every((name) => {
@@ -2074,7 +2076,7 @@ type Session = {
   readonly id: number;
   /** The client's number for it, repeated in each retry of OpenSession. */
   readonly nonce: number;
-  /** The client has the outcomes of all requests up to this one. */
+  /** The client has, or has given up, the outcomes of all requests up to this one. */
   acknowledged: number;
   /** The outcomes of later requests, by their sequence number. */
   readonly outcomes: Map<number, Outcome[]>;
@@ -2128,7 +2130,7 @@ export class Sessions {
       }
     }
     if (sequence <= session.acknowledged) {
-      return { refused: "the client has already seen the answer" };
+      return { refused: "the client has the answer, or has given it up" };
     }
     const known = session.outcomes.get(sequence);
     if (known) return known;
@@ -3530,8 +3532,8 @@ const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
  */
 const HELLO_EVERY_MS = 50;
 /**
- * If no Welcome comes for so long, another attempt begins, with the next key. The nth attempt in
- * vain waits n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
+ * If no Welcome comes for so long, another attempt begins, with the next key. The nth failed one
+ * waits n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
  */
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;

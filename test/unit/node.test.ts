@@ -50,7 +50,7 @@ const bytes = (text: string) => Buffer.from(text);
 const text = (raw: Uint8Array) => Buffer.from(raw).toString();
 const ENDED = "refused: the session has ended, or never was";
 const ITSELF = "refused: it acknowledges its own answer";
-const SEEN = "refused: the client has already seen the answer";
+const SEEN = "refused: the client has the answer, or has given it up";
 
 /** Keeps the commands in order, and answers with their number and the command. */
 class Diary implements StateMachine {

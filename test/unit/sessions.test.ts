@@ -18,7 +18,7 @@ const MAX_SESSIONS_PER_OWNER = 1_000;
 const MAX_UNACKNOWLEDGED = 4_096;
 const MAX_UNACKNOWLEDGED_BYTES = 16 << 20;
 const ENDED = "refused: the session has ended, or never was";
-const SEEN = "refused: the client has already seen the answer";
+const SEEN = "refused: the client has the answer, or has given it up";
 const FULL = "refused: the session is full until its client acknowledges answers";
 
 /**
