@@ -1524,9 +1524,10 @@ export class Raft {
       const index = this.propose("noop");
       return index === undefined ? undefined : { index };
     }
-    // If our own removal was committed since the last step, we begin to hand over first. Otherwise
-    // we could add ourselves again.
+    // If our own removal was committed since the last step, we leave. Otherwise we could add
+    // ourselves again.
     this.maybeLeave();
+    if (this.isRemoved) return undefined;
     // This comes before `quorumProblem`, because a refusal must be final. Before an entry of this
     // term is committed, an earlier leader's entry may still make the change that was refused.
     if (!this.canChangeMembers) return undefined;

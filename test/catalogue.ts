@@ -994,10 +994,16 @@ export const planted: readonly Planted[] = [
     id: "270",
     name: "A leader adds itself again in the turn that commits its removal",
     changes: [[
-      "this.maybeLeave();\n    // This comes before",
-      "// This comes before",
+      "this.maybeLeave();\n    if (this.isRemoved) return undefined;",
+      "",
     ]],
     caughtBy: [{ file: "members", title: "is not added again before it has handed over" }],
+  },
+  {
+    id: "294",
+    name: "A leader adds itself again by force, as no other server takes over",
+    changes: [["if (this.isRemoved) return undefined;", ""]],
+    caughtBy: [{ file: "members", title: "that leads is not added again by force" }],
   },
   {
     id: "271",

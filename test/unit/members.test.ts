@@ -747,6 +747,16 @@ describe("a removed server", () => {
     expect([raft.isRemoved, raft.transferTarget]).toEqual([true, "b"]);
   });
 
+  test("that leads is not added again by force, even if no other server is heard", () => {
+    const { raft } = leaderRemoving("a");
+    for (const from of ["b", "c"]) {
+      raft.receive(appendReply(1, { from, round: roundOf(raft), matchIndex: 2 }), raft.now);
+    }
+    raft.now += 2 * T;
+    expect(raft.changeMembers("a", "a:1", true)).toBeUndefined();
+    expect([raft.isRemoved, raft.transferTarget]).toEqual([true, undefined]);
+  });
+
   test("that is a voter by its own log alone gets no vote from the others", () => {
     const raft = preCandidate({ name: "d", members: FOUR, log: [1] });
     const others = settledLeader();
