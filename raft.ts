@@ -1629,12 +1629,12 @@ export class Raft {
   // helped to commit. So the promises of the old disk no longer matter, and C gets its vote back by
   // a later entry.
   //
-  // This has limits. If a majority of the disks is lost, the remaining servers cannot know what was
-  // committed. A founder that has no entry yet counts as one with a lost disk. Example: A and B
-  // found the cluster while C is down, B loses its disk, C starts, and A is silent. B and C are now
-  // a majority with empty disks, and found a second cluster. And a disk that loses only some
-  // entries keeps its number. Until the leader has committed its demotion, its vote may elect a
-  // leader that lacks a committed entry.
+  // This has limits. If a majority of the disks is lost, the remaining servers cannot tell
+  // committed entries from others. A founder that has no entry yet counts as one with a lost disk.
+  // Example: A and B found the cluster while C is down, B loses its disk, C starts, and A is
+  // silent. B and C are now a majority with empty disks, and found a second cluster. And a disk
+  // that loses only some entries keeps its number. Until the leader has committed its demotion, its
+  // vote may elect a leader that lacks a committed entry.
   //
   // A cluster is founded once. Entry 1 carries a random number, the founding, as all later lists of
   // members do. Every message shows its sender's founding, or 0 while its sender has no durable

@@ -379,14 +379,19 @@ describe("a server that forms a new cluster, because the majority of the old one
   const has = async (node: Node, key: number) =>
     await new KeyValues(node).get(Buffer.of(key)) !== undefined;
 
-  test("takes nothing from former members that return, and gives them nothing", () => {
+  /** Kills `b` and `c` of a cluster with one write, and forms a new cluster of `a`. */
+  function recoverAlone() {
     const world = new World().found();
     const { simulation } = world;
     simulation.settle(put(world.at("a"), 1));
     simulation.run(500);
     const { founding: old } = world.at("a").status();
     for (const name of ["b", "c"]) world.kill(name);
-    const a = recover(world, "a");
+    return { world, simulation, a: recover(world, "a"), old };
+  }
+
+  test("takes nothing from former members that return, and gives them nothing", () => {
+    const { world, simulation, a, old } = recoverAlone();
     simulation.settle(put(a, 2));
     const { founding, term, lastIndex } = a.status();
     expect(founding).not.toBe(old);
@@ -411,12 +416,7 @@ describe("a server that forms a new cluster, because the majority of the old one
   });
 
   test("answers no program of former members, and they follow their own leader", () => {
-    const world = new World().found();
-    const { simulation } = world;
-    simulation.settle(put(world.at("a"), 1));
-    simulation.run(500);
-    for (const name of ["b", "c"]) world.kill(name);
-    const a = recover(world, "a");
+    const { world, simulation, a } = recoverAlone();
     world.until(() => a.status().role === "Leader");
     // Before `b` knows a leader, its program asks `a`, the first server of its list.
     for (const name of ["b", "c"]) world.start(name, THREE);
@@ -427,12 +427,7 @@ describe("a server that forms a new cluster, because the majority of the old one
   });
 
   test("is joined by servers with empty disks, also by former members", () => {
-    const world = new World().found();
-    const { simulation } = world;
-    simulation.settle(put(world.at("a"), 1));
-    simulation.run(500);
-    for (const name of ["b", "c"]) world.kill(name);
-    const a = recover(world, "a");
+    const { world, simulation, a } = recoverAlone();
     simulation.machine("b").disk.wipe();
     for (const name of ["b", "d"]) {
       world.start(name, ["a"], { join: true });
