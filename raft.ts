@@ -2030,6 +2030,15 @@ function checked<T>(what: string, result: T, isRight = result instanceof Uint8Ar
   );
 }
 
+/** Describes what a state machine has thrown. That can be any value, even one without text. */
+function describeThrown(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return "a value without text";
+  }
+}
+
 /**
  * Values by owner and id, in bounds. An owner with too many loses its least recently used value. If
  * all together have too many, the owner with most loses one. Sessions from a log of version 5
@@ -2156,7 +2165,7 @@ export class Sessions {
       throw new RaftError(
         "usage",
         `Cannot apply ${what}: every start stops here again. Correct `
-          + `the state machine, in the same way on all servers. It says: ${error}`,
+          + `the state machine, in the same way on all servers. It says: ${describeThrown(error)}`,
         { cause: error },
       );
     }
@@ -5147,7 +5156,7 @@ export class Node {
       if (answer.length > MAX_ANSWER_BYTES) this.refuse(m, tooLarge(answer));
       else this.answer(m, answer);
     } catch (error) {
-      this.refuse(m, `${error}`);
+      this.refuse(m, describeThrown(error));
     }
   }
 

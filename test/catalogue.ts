@@ -991,6 +991,12 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "embedding", title: "whose query throws, or returns a promise" }],
   },
   {
+    id: "295",
+    name: "A query that throws a value without text stops the server",
+    changes: [["this.refuse(m, describeThrown(error));", "this.refuse(m, `${error}`);"]],
+    caughtBy: [{ file: "embedding", title: "whose query throws, or returns a promise" }],
+  },
+  {
     id: "270",
     name: "A leader adds itself again in the turn that commits its removal",
     changes: [[

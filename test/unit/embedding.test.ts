@@ -232,11 +232,24 @@ describe("a state machine", () => {
     }
   });
 
+  test("whose apply throws a value without text stops the server, which names the entry", () => {
+    const apply = () => {
+      throw Object.create(null);
+    };
+    const { cluster, node } = start({ apply });
+    cluster.simulation.settle(node.propose(bytes("x")).catch(() => {}));
+    expect(cluster.reason().message).toMatch(
+      /^Cannot apply entry 3.*It says: a value without text$/,
+    );
+  });
+
   test("whose query throws, or returns a promise, fails that query only", () => {
     const query = (question: Uint8Array) => {
       if (text(question) === "throw") throw new Error("What is that?");
       if (text(question) === "long") throw new Error("ü".repeat(40_000));
       if (text(question) === "half") throw new Error("half of a character: \ud800");
+      if (text(question) === "no text") throw Object.create(null);
+      if (text(question) === "symbol") throw Symbol("What is that?");
       return text(question) === "promise" ? promise() : bytes("fine");
     };
     const { cluster, node } = start({ query });
@@ -251,6 +264,12 @@ describe("a state machine", () => {
         const { code, message } = cluster.errorOf(via.read(bytes(question ?? "")));
         expect(code).toBe("refused");
         expect(message).toStartWith(`The server refuses: Error: ${reason}`);
+      }
+      const odd = [["no text", "a value without text"], ["symbol", "Symbol(What is that?)"]];
+      for (const [question, reason] of odd) {
+        const { code, message } = cluster.errorOf(via.read(bytes(question ?? "")));
+        expect(code).toBe("refused");
+        expect(message).toBe(`The server refuses: ${reason}.`);
       }
       expect(text(cluster.simulation.settle(via.read(bytes("x"))))).toBe("fine");
     }
