@@ -497,14 +497,16 @@ const checkBackup = (file: string) =>
 /** Makes a new server, the only member of a new cluster, with the state of a backup. */
 function restore(file: string) {
   const { data = "", name = path.basename(data), cluster } = flags;
-  ensure(
-    data && (!fs.existsSync(data) || fs.readdirSync(data).length === 0),
-    `Cannot restore into "${data}": it must be a new or empty directory. Give one as --data DIR.`,
-  );
+  const refusal =
+    `Cannot restore into "${data}": it must be a new or empty directory. Give one as --data DIR.`;
+  ensure(data, refusal);
   parseServer(`${name}=any:1`); // Any address will do.
   const index = checkBackup(file);
-  new Storage(files, data, { cluster, name, members: [] }, random)
-    .formNewCluster(readBackup(file));
+  const storage = new Storage(files, data, { cluster, name, members: [] }, random);
+  // A used server has a term, and so has a restored one. A restore that has failed leaves none, so
+  // it can be repeated.
+  ensure(storage.hardState.currentTerm === 0, refusal);
+  storage.formNewCluster(readBackup(file));
   return {
     text: plain(`${data} has the state after entry ${index}, for server ${name} of cluster
       ${cluster}, a cluster of its own. Start it with --name ${name} --data ${data} and without

@@ -1,8 +1,8 @@
 /** Tests what operators do with a running cluster: back it up, watch it, and read its events. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { KeyValues, Node } from "../../raft.ts";
+import { KeyValues, Node, Storage, systemWorld } from "../../raft.ts";
 import { contentsOf, line } from "../manual/log.ts";
 import { metricsOf } from "../manual/metrics.ts";
 import {
@@ -162,14 +162,27 @@ describe("backup and restore", () => {
       );
       expect(existsSync(data)).toBe(false);
     }
-    mkdirSync(data);
-    writeFileSync(path.join(data, "notes"), "");
+    // A restore that was killed can be repeated, and one that has succeeded cannot.
+    const { files } = systemWorld;
+    const storage = new Storage(
+      files,
+      data,
+      { cluster: "raft", name: "data", members: [] },
+      Math.random,
+    );
+    storage.writeDraft(0, whole.subarray(0, 100));
+    storage.close();
+    const repeated = await run("restore", file, "--data", data);
+    expect(repeated).toMatchObject({ code: 0, output: expect.stringContaining("without --peers") });
+    const before = readFileSync(path.join(data, "snapshot"));
     const refused = await run("restore", file, "--data", data);
     expect(refused.code).toBe(2);
     expect(refused.errors).toMatch(
       /^Cannot restore into ".*data": it must be a new or empty directory\. Give/,
     );
-    expect(readdirSync(data)).toEqual(["notes"]);
+    expect(readFileSync(path.join(data, "snapshot"))).toEqual(before);
+    const nowhere = await run("restore", file, "--name", "d");
+    expect(nowhere).toMatchObject({ code: 2, errors: expect.stringContaining("--data DIR") });
     const nobody = await run("backup", file, "--peers", "127.0.0.1:1", "--timeout", "200");
     expect(nobody).toMatchObject({ code: 5, errors: expect.stringContaining("No server answers") });
   });

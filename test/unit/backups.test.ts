@@ -274,6 +274,39 @@ describe("A server made of a backup", () => {
     expect(d.status()).toMatchObject({ founding, role: "Leader" });
   });
 
+  test("is made again after a failure, and has no term before it is whole", () => {
+    const { world, simulation, client, name, leader } = found();
+    simulation.settle(write(leader, 0, 20));
+    const { bytes } = simulation.settle(take(client(), name));
+    for (const other of THREE) world.kill(other);
+    const { disk } = simulation.machine("d");
+    let failures = 0;
+    for (let whole = false; !whole;) {
+      let countdown = failures;
+      disk.fault = () => {
+        countdown -= 1;
+        return countdown < 0 ? { code: "ENOSPC", share: 0.5 } : undefined;
+      };
+      try {
+        restore(simulation, bytes);
+        whole = true;
+      } catch {
+        failures += 1;
+      }
+      disk.fault = () => undefined;
+      disk.powerCut("nothing");
+      const start = { cluster: "raft", name: "d", members: [] };
+      const storage = new Storage(disk.files(), "data", start, simulation.random);
+      expect(storage.hardState.currentTerm > 0).toBe(whole);
+      storage.close();
+    }
+    expect(failures).toBeGreaterThan(10);
+    const diary = new Diary();
+    const d = world.start("d", [], { machine: diary });
+    expect(diary.pages).toEqual(contents(bytes).pages);
+    world.until(() => d.status().role === "Leader");
+  });
+
   test("knows the sessions of clients: a command that comes again is not applied again", () => {
     const { world, simulation, client, name, leader } = found();
     const writer = client();
