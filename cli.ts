@@ -919,7 +919,8 @@ const STORY: {
       gets no answer, at ${
       writeAddress(address)
     }, with an earlier start or a replaced disk. Stop the
-      wrong one. If there is only one, start it with an empty directory`,
+      wrong one. If only one runs: if its directory is an old copy, start it with an empty one;
+      otherwise restart the server that reports this`,
   lostDisk: (event) =>
     `${event.server} has lost its disk, or the data on it. It gets the log again from scratch, and
       has no vote until then`,

@@ -4124,13 +4124,17 @@ export class Endpoint {
   /**
    * Returns why a channel is refused: the other end is of another cluster, or is outdated. Numbers
    * tell whether a later attempt or boot was confirmed. Disks have no order, so a disk counts as
-   * lost if another one has replaced it before, or was confirmed during this handshake.
+   * lost if another one was confirmed during this handshake, or has replaced it before. But only
+   * one process at a time has an address. So if a replaced disk answers at the address of the
+   * present one, the present one is gone. Example: A was started with a wrong directory, and then
+   * again with the right one.
    */
   private refusalOf({ createdAt }: Channel, remote: Remote, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
     const { name, disk, boot, attempt } = other;
     const isLate = attempt > 0 && remote.hasConfirmed(other); // It is 0 in a Welcome.
-    const isLost = disk !== remote.disk && (remote.disks.has(disk) || createdAt < remote.bootedAt);
+    const isReplaced = remote.disks.has(disk) && !Bun.deepEquals(address, remote.address);
+    const isLost = disk !== remote.disk && (isReplaced || createdAt < remote.bootedAt);
     const isEarlier = disk === remote.disk && boot < remote.boot;
     // The process at the other end took part in a handshake after another boot or disk of its name
     // was confirmed. So it is no recording, and two servers that run use one name.

@@ -904,10 +904,22 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server confirms a channel with a disk that its sender has lost",
     changes: [
-      ["(remote.disks.has(disk) || createdAt < remote.bootedAt)", "createdAt < remote.bootedAt"],
+      ["(isReplaced || createdAt < remote.bootedAt)", "createdAt < remote.bootedAt"],
     ],
     caughtBy: [
-      { file: "channels", title: "with another disk replaces the earlier one forever" },
+      { file: "channels", title: "with another disk replaces the earlier one, which is refused" },
+    ],
+  },
+  {
+    id: "296",
+    name: "After a start with a wrong directory, a server is refused with its own",
+    changes: [[
+      "remote.disks.has(disk) && !Bun.deepEquals(address, remote.address)",
+      "remote.disks.has(disk)",
+    ]],
+    caughtBy: [
+      { file: "channels", title: "with a disk that was replaced is accepted at the address of" },
+      { file: "node", title: "is counted at once if its disk is needed for a majority" },
     ],
   },
   {
@@ -2491,7 +2503,7 @@ export const planted: readonly Planted[] = [
   {
     id: "237",
     name: "A late handshake of a lost disk replaces the present disk",
-    changes: [["remote.disks.has(disk) || createdAt < remote.bootedAt", "remote.disks.has(disk)"]],
+    changes: [["isReplaced || createdAt < remote.bootedAt", "isReplaced"]],
     caughtBy: [
       { file: "channels", title: "with another disk ends handshakes of disks that are only met" },
     ],

@@ -1446,8 +1446,9 @@ describe("the story warns", () => {
     const [address, other] = [{ host: "::1", port: 7 }, { host: "10.0.0.3", port: 8 }];
     expect(told({ type: "twice", server: "c", address, other })).toEqual([
       "WARNING Two servers run under the name c: one at 10.0.0.3:8, and another one, which gets no "
-      + "answer, at [::1]:7, with an earlier start or a replaced disk. Stop the wrong one. If there "
-      + "is only one, start it with an empty directory",
+      + "answer, at [::1]:7, with an earlier start or a replaced disk. Stop the wrong one. If only "
+      + "one runs: if its directory is an old copy, start it with an empty one; otherwise restart "
+      + "the server that reports this",
     ]);
   });
 

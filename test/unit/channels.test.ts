@@ -777,7 +777,7 @@ describe("a restart", () => {
     expect(b.accepted).toMatchObject([{ from: "a", disk: 9 }]);
   });
 
-  test("with another disk replaces the earlier one forever", () => {
+  test("with another disk replaces the earlier one, which is refused from any other address", () => {
     const b = serverB();
     const lost = connect(b, { ...A, disk: 1, boot: 9 });
     const late = lost.seal([vote]);
@@ -791,12 +791,35 @@ describe("a restart", () => {
     for (const [disk, boot] of [[1, 9], [1, 10], [1, 2 ** 47], [2, 4], [2, 5], [3, 0]] as const) {
       b.simulation.run(600);
       b.sent.length = 0;
-      const end = begin(b, { ...A, disk, boot, attempt: 50 });
-      expectDropped(b, end.seal([vote]), "outdated");
+      const end = begin(b, { ...A, disk, boot, attempt: 50 }, "10.8.8.8");
+      expectDropped(b, end.seal([vote]), "outdated", "10.8.8.8");
     }
     expect(b.restarted).toEqual(["a", "a", "a"]);
     expectAccepted(b, third.seal([vote]));
     expect(b.accepted).toMatchObject([{ disk: 3 }]);
+  });
+
+  test("with a disk that was replaced is accepted at the address of the present disk", () => {
+    const b = serverB();
+    const recorded = new End({ ...A, disk: 1, boot: 9 });
+    const hello = recorded.hello();
+    connect(b, { ...A, disk: 1, boot: 9, attempt: 2 });
+    b.simulation.run(1);
+    const late = begin(b, { ...A, disk: 1, boot: 9, attempt: 3 });
+    b.simulation.run(1);
+    const wrong = connect(b, { ...A, disk: 2, boot: 4 });
+    b.simulation.run(600);
+    // A recording confirms nothing, nor does a handshake from before the replacement.
+    b.receive(hello);
+    expectDropped(b, late.seal([vote]), "outdated");
+    expect(b.restarted).toEqual(["a", "a"]);
+    const back = connect(b, { ...A, disk: 1, boot: 10 });
+    expect(b.restarted).toEqual(["a", "a", "a"]);
+    b.receive(wrong.seal([vote]));
+    expect(b.accepted).toEqual([]);
+    expectAccepted(b, back.seal([vote]));
+    expect(b.accepted).toMatchObject([{ disk: 1 }]);
+    expect(b.events).toEqual([]);
   });
 
   test("with another disk ends handshakes of disks that are only met later, from either end", () => {

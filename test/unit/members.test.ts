@@ -526,6 +526,30 @@ describe("a disk", () => {
     expect(raft.commitIndex).toBe(raft.log.lastIndex);
   });
 
+  test("that comes back after another one was named is named again, without being counted", () => {
+    const raft = namedLeader();
+    replaceDisk(raft, "b", 99);
+    acknowledgeFromDisk(raft, "b", 99);
+    acknowledgeFromDisk(raft, "c", 3);
+    acknowledgeFromDisk(raft, "b", 99);
+    acknowledgeFromDisk(raft, "b", 99);
+    expect(namesIn(raft)).toBe("a b c");
+    expect(raft.commitIndex).toBe(raft.log.lastIndex);
+    // The disk of the beginning is back, with its log of two entries.
+    raft.onHeard("b", 2, 1);
+    const index = propose(raft);
+    turn(raft);
+    acknowledgeFromDisk(raft, "b", 2, 2);
+    expect(namesIn(raft)).toBe("a (b) c");
+    expect(raft.members).toMatchObject(membersWithDisks(1, 2, 3).map(({ disk }) => ({ disk })));
+    acknowledgeFromDisk(raft, "b", 2);
+    acknowledgeFromDisk(raft, "b", 2);
+    expect(raft.commitIndex).toBeLessThan(index);
+    acknowledgeFromDisk(raft, "c", 3);
+    acknowledgeFromDisk(raft, "b", 2);
+    expect(namesIn(raft)).toBe("a b c");
+  });
+
   test("that replaces a lost one is named at its first refusal, before it has the log", () => {
     const raft = namedLeader();
     raft.onHeard("b", 99, 0);

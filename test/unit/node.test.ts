@@ -753,6 +753,56 @@ describe("two servers with one name", () => {
   );
 });
 
+describe("a server that was started with a wrong directory, and then with its own", () => {
+  /** Restarts a server with an empty directory for some time, and then with its own again. */
+  function mistake(cluster: Cluster, name: string): Node {
+    cluster.kill(name);
+    cluster.start(name, { directory: "wrong" });
+    cluster.simulation.run(5000);
+    cluster.kill(name);
+    return cluster.start(name);
+  }
+  const eventsOf = (cluster: Cluster, wanted: NodeEvent["type"]) =>
+    [...cluster.running.values()].flatMap(({ events }) =>
+      events.filter(({ type }) => type === wanted)
+    );
+
+  test("is a member again, although the leader has named the other disk meanwhile", () => {
+    for (let seed = 1; seed <= 6; seed += 1) {
+      const cluster = new Cluster(seed);
+      const { simulation } = cluster;
+      const name = seed % 2 === 0 ? cluster.leader() : cluster.follower();
+      simulation.settle(cluster.server(name).node.propose(bytes("before")));
+      const node = mistake(cluster, name);
+      simulation.run(5000);
+      simulation.settle(node.propose(bytes("after")));
+      expect(text(simulation.settle(node.read(bytes(""))))).toBe("before,after");
+      const { disk } = node.status();
+      for (const { node: each } of cluster.running.values()) {
+        expect(each.status().members.find((member) => member.name === name)).toMatchObject({
+          disk,
+          votes: true,
+        });
+      }
+      expect(eventsOf(cluster, "lostDisk")).toHaveLength(2);
+      expect(eventsOf(cluster, "twice")).toEqual([]);
+    }
+  });
+
+  test("is counted at once if its disk is needed for a majority", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    const [name, other] = [cluster.leader(), cluster.follower()];
+    simulation.settle(cluster.server(name).node.propose(bytes("before")));
+    cluster.kill(other);
+    const node = mistake(cluster, name);
+    simulation.settle(node.propose(bytes("after")));
+    expect(text(simulation.settle(node.read(bytes(""))))).toBe("before,after");
+    expect(eventsOf(cluster, "lostDisk")).toEqual([]);
+    expect(eventsOf(cluster, "twice")).toEqual([]);
+  });
+});
+
 describe("a server that others on the network could reach", () => {
   /** Tries to start a server at this address. Returns the error, if there is one. */
   function tryStart(ip: string, options: Partial<NodeOptions> = {}) {
