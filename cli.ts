@@ -251,7 +251,7 @@ async function main(): Promise<Result> {
       what each flag is for.`,
   );
   Object.assign(flags, values);
-  return await action(...words);
+  return action(...words);
 }
 
 // --------------------------------------- Starting servers ----------------------------------------
@@ -454,6 +454,7 @@ async function backup(file: string) {
   if (!source) return noLeader(answers);
   const server = flags.from ?? source.name;
   await using client = await connect();
+  onStop(() => client.close()); // Ends the copying, and so removes the part that was copied.
   // From the first answer the client learns where the other servers are.
   await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
   let index = 1;
@@ -473,11 +474,11 @@ async function backup(file: string) {
       fs.appendFileSync(fd, data);
     }
     fs.fsyncSync(fd);
-    const found = checkBackup(part);
+    index = checkBackup(part);
     files.rename(part, file);
     return {
-      text: `${file} has the state of ${server} after entry ${found}.`,
-      json: { server, index: found },
+      text: `${file} has the state of ${server} after entry ${index}.`,
+      json: { server, index },
     };
   } finally {
     fs.closeSync(fd);
@@ -608,7 +609,7 @@ async function listMembers() {
   const { members } = leaderOf(answers) ?? {};
   if (!members) return noLeader(answers);
   return {
-    text: table(members.map(({ name, address, votes }) => ({ name, address, votes }))),
+    text: table(members.map(({ disk: _, ...shown }) => shown)),
     json: { members },
   };
 }

@@ -86,6 +86,20 @@ describe("backup and restore", () => {
     });
   });
 
+  test("leave nothing of a backup that Ctrl-C ends", async () => {
+    const cluster = await Cluster.start(TIMING, 1);
+    const directory = temporaryDirectory();
+    const file = path.join(directory, "backup");
+    const args = [file, "--from", "silent", "--timeout", "100000", "--json", ...at(cluster)];
+    const program = new Program(["backup", ...args]);
+    await eventually("the backup begins", () => readdirSync(directory)[0]);
+    program.signal("SIGINT");
+    expect(await program.exited).toBe(5);
+    await program.closed;
+    expect(JSON.parse(program.output)).toMatchObject({ ok: false, error: { code: "closed" } });
+    expect(readdirSync(directory)).toEqual([]);
+  });
+
   test("copy the state of a program's own state machine, which knows no empty question", async () => {
     const [port = 0] = await freePorts(1);
     await using node = await Node.start({
