@@ -2761,12 +2761,16 @@ export class Storage {
     return this.readHead();
   }
 
-  /** Yields the records of the draft, or else of the snapshot. Throws where it is damaged. */
-  readSnapshot(): Generator<LogRecord[]> {
+  /**
+   * Yields the records of the draft, or else of the snapshot. Throws where it is damaged, with the
+   * `advice`.
+   */
+  readSnapshot(advice?: string): Generator<LogRecord[]> {
     const name = this.draftBytes > 0 ? "/snapshot.new" : "/snapshot";
     return readSnapshot(
       `${this.directory}${name}`,
       (at, length) => this.readChunk(at, length, name),
+      advice,
     );
   }
 
@@ -5101,20 +5105,24 @@ export class Node {
   }
 
   /** Writes the chunks of a snapshot that have arrived. After the last one, installs it. */
-  private *receiveSnapshot({ unwritten, offset }: IncomingSnapshot): Generator<void> {
+  private *receiveSnapshot({ unwritten, offset, from }: IncomingSnapshot): Generator<void> {
     const bytes = Buffer.concat(unwritten.splice(0));
     this.storage.writeDraft(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
-    yield* this.restore();
+    // The disk of this server needs no repair: the next start removes the draft.
+    yield* this.restore(
+      `Server ${from} has sent it. Start this server again. If that fails, too, restart ${from}, `
+        + "which then checks its own snapshot.",
+    );
     yield* this.switchSnapshot();
   }
 
   /** Replaces sessions and state machine by those of the snapshot on the disk. */
-  private *restore(): Generator<void> {
+  private *restore(advice?: string): Generator<void> {
     const sessions = new Sessions();
     const take = this.options.machine.restore();
     checked("the result of restore", take, typeof take === "function");
-    for (const slice of this.storage.readSnapshot()) {
+    for (const slice of this.storage.readSnapshot(advice)) {
       for (const { kind, data } of slice) {
         if (kind === "session") { for (const each of readSession(data)) sessions.restore(each); }
         if (kind !== "state") continue;

@@ -2509,6 +2509,12 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
+    id: "297",
+    name: "A server that receives a damaged snapshot says that its own disk must be restored",
+    changes: [["this.storage.readSnapshot(advice)", "this.storage.readSnapshot()"]],
+    caughtBy: [{ file: "node", title: "that arrive damaged stop the server, with an error that" }],
+  },
+  {
     id: "238",
     name: "A received snapshot keeps its last entry, although that is not on the disk",
     changes: [["index <= log.savedIndex ? keepBytes : 0", "keepBytes"]],

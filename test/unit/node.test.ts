@@ -1910,18 +1910,35 @@ describe("snapshots", () => {
     expect(outgoing.filter(({ type }) => type === "InstallSnapshot")).toEqual([]);
   });
 
-  test("that arrive damaged stop the server, with an error that says so", () => {
+  test("that arrive damaged stop the server, with an error that names the sender's disk", () => {
     const cluster = withSnapshots(1);
     const { simulation } = cluster;
     const down = cluster.follower();
     cluster.kill(down);
     grow(cluster, 100);
-    const { disk } = cluster.machine(cluster.leader());
+    const leader = cluster.leader();
+    const { disk } = cluster.machine(leader);
     disk.flip("data/snapshot", 10_000, 3);
     const node = cluster.start(down);
     expect(failureOf(simulation, node.stopped)?.message).toMatch(
-      /^Cannot use data\/snapshot\.new: it is damaged at byte \d+\. /,
+      new RegExp(
+        "^Cannot use data/snapshot\\.new: it is damaged at byte \\d+\\. Server "
+          + `${leader} has sent it\\. Start this server again\\. If that fails, too, restart ${leader}, `
+          + "which then checks its own snapshot\\.$",
+      ),
     );
+    cluster.kill(leader);
+    expect(() => cluster.start(leader)).toThrow(
+      /^Cannot use data\/snapshot: it is damaged at byte \d+\. Restore it\./,
+    );
+    cluster.kill(down);
+    cluster.start(down); // The third server leads now, and sends its own snapshot.
+    cluster.running.delete(leader);
+    const third = cluster.leader();
+    expect(simulation.run(60_000, () => cluster.lines(down).length === cluster.lines(third).length))
+      .toBe(true);
+    expect(cluster.lines(down)).toEqual(cluster.lines(third));
+    expect(cluster.lines(down).length).toBeGreaterThanOrEqual(100);
   });
 
   test("that cannot be read stop the server, with the file's name, when it sends or starts", () => {
