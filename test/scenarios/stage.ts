@@ -7,7 +7,7 @@ import { Client, messages, Node, type NodeOptions, type StateMachine } from "../
 import { Figure3 } from "../simulation/full/figure3.ts";
 import { readPacket, type Sentence } from "../simulation/full/story.ts";
 import { type Keep, type Operation } from "../support/disk.ts";
-import { startNode } from "../support/nodes.ts";
+import { coreOf, startNode } from "../support/nodes.ts";
 import { pick, type Random } from "../support/random.ts";
 import { SECRET } from "../support/wire.ts";
 import { type Packet, type Route, Simulation } from "../support/world.ts";
@@ -194,7 +194,7 @@ export class Stage<Machine extends StateMachine> {
   }
 
   leaders(among: readonly string[] = this.connected): string[] {
-    return among.filter((name) => this.status(name).role === "Leader");
+    return among.filter((name) => coreOf(this.server(name).node).role.name === "Leader");
   }
 
   /** Waits until all these servers follow one leader among them, and returns its name. */
@@ -202,7 +202,7 @@ export class Stage<Machine extends StateMachine> {
     const isSettled = () => {
       const [first, ...more] = this.leaders(among);
       return first !== undefined && more.length === 0
-        && among.every((name) => this.status(name).leader === first);
+        && among.every((name) => coreOf(this.server(name).node).leader === first);
     };
     this.until(`${among.join(" ")} have one leader`, isSettled);
     return this.leaders(among)[0] ?? "";

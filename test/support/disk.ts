@@ -46,6 +46,7 @@ class Bytes {
   }
 }
 
+const NOTHING = new Uint8Array();
 /** Returns whether the first byte is zero, and each other byte is equal to the one before. */
 const isZeros = (bytes: Uint8Array) =>
   bytes[0] === 0 && Buffer.compare(bytes.subarray(1), bytes.subarray(0, -1)) === 0;
@@ -59,10 +60,13 @@ class Content {
   size = 0;
   durableSize = 0;
 
-  /** Returns the content that a reader sees. */
-  get shown(): Buffer {
-    const zeros = Math.min(this.size - this.seen.length, ZEROS_SHOWN);
-    return Buffer.concat([this.seen.all, Buffer.alloc(zeros)]);
+  /** Returns a copy of what a reader sees from `at` on. */
+  read(at = 0, length = Number.POSITIVE_INFINITY): Buffer {
+    const { seen, size } = this;
+    const end = Math.min(at + length, size, seen.length + ZEROS_SHOWN);
+    const copy = Buffer.alloc(Math.max(0, end - at));
+    copy.set(seen.all.subarray(at, end));
+    return copy;
   }
 
   /** Writes bytes. Many zeros at the end of the file only change its length, to save time. */
@@ -90,10 +94,11 @@ class Content {
   forget(keep: Keep, random: Random): void {
     const sector = [1, 16, 512][Math.floor(random() * 3)] ?? 512;
     for (const { at, bytes, length } of keep === "nothing" ? [] : this.unsynced) {
-      for (let i = 0; i < length; i += sector - ((at + i) % sector)) {
-        const piece = bytes.subarray(i, i + sector - ((at + i) % sector));
+      for (let i = 0, next = 0; i < length; i = next) {
+        next = i + sector - ((at + i) % sector);
         const isKept = keep === "everything" || random() < 0.5;
-        if (isKept) this.durable.patch(at + i, piece);
+        // What lies after `bytes` are zeros: an empty patch says how far the file goes.
+        if (isKept) this.durable.patch(at + i, i < bytes.length ? bytes.subarray(i, next) : NOTHING);
       }
     }
     this.unsynced = [];
@@ -164,7 +169,7 @@ export class Disk {
   }
 
   read(file: string): Buffer | undefined {
-    return this.names.get(file)?.shown;
+    return this.names.get(file)?.read();
   }
 
   /** Returns the content of a file that would survive a power cut now. */
@@ -283,7 +288,7 @@ export class Disk {
       read: (at, length) => {
         check();
         this.checkRead(life, file);
-        return content.shown.subarray(at, at + length);
+        return content.read(at, length);
       },
       close,
       [Symbol.dispose]: close,

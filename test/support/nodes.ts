@@ -9,6 +9,7 @@ import {
   Node,
   type NodeEvent,
   type NodeOptions,
+  type Raft,
   RaftError,
 } from "../../raft.ts";
 import { THREE } from "./core.ts";
@@ -18,6 +19,9 @@ import { Simulation } from "./world.ts";
 /** Returns the names of the members, with learners in brackets. */
 export const namesOf = (members: Configuration) =>
   members.map(({ name, votes }) => votes ? name : `(${name})`).join(" ");
+
+/** Returns what `status` makes a copy of, for conditions that are checked after every event. */
+export const coreOf = (node: Node): Raft => node["core"];
 
 /** Starts a server that has the name of its machine. */
 export function startNode(
@@ -75,7 +79,7 @@ export class World {
   }
 
   leader(): Name | undefined {
-    return [...this.nodes].find(([, node]) => node.status().role === "Leader")?.[0];
+    return [...this.nodes].find(([, node]) => coreOf(node).role.name === "Leader")?.[0];
   }
 
   until(isSo: () => boolean): void {

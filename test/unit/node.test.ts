@@ -27,7 +27,7 @@ import { whatIsLeft } from "../simulation/full/quiet.ts";
 import { configuration } from "../support/core.ts";
 import { Disk, type Keep } from "../support/disk.ts";
 import { applyTo, makeEntry, openingEntry } from "../support/entries.ts";
-import { startNode } from "../support/nodes.ts";
+import { coreOf, startNode } from "../support/nodes.ts";
 import { forSeeds, isReplay, type Random, randomFrom } from "../support/random.ts";
 import { isThorough, PATIENCE_MS } from "../support/thorough.ts";
 import {
@@ -126,15 +126,15 @@ class Cluster {
   /** Waits until all running servers follow one leader, and returns its name. */
   leader(): string {
     const leaders = () =>
-      [...this.running].filter(([, { node }]) => node.status().role === "Leader").map(([name]) =>
-        name
-      );
+      [...this.running].filter(([, { node }]) => coreOf(node).role.name === "Leader")
+        .map(([name]) => name);
     const isSettled = () => {
       const [one, ...more] = leaders();
       const running = [...this.running.values()];
-      return more.length === 0 && running.every(({ node }) => node.status().leader === one);
+      return one !== undefined && more.length === 0
+        && running.every(({ node }) => coreOf(node).leader === one);
     };
-    expect(this.simulation.run(60_000, () => leaders().length > 0 && isSettled())).toBe(true);
+    expect(this.simulation.run(60_000, isSettled)).toBe(true);
     return leaders()[0] ?? "";
   }
 

@@ -12,6 +12,8 @@ export type Voters = readonly string[];
 type List = {
   index: number;
   term: number;
+  /** The entry that it was read from. */
+  data: Buffer;
   voters: Voters;
   learners: readonly string[];
   disks: ReadonlyMap<string, number>;
@@ -45,10 +47,12 @@ export class Lists {
       next = at + RECORD_HEADER + records.readUInt32BE(at + 13);
       if (records[at] !== MEMBERS) continue;
       const [term, index] = [records.readUIntBE(at + 1, 6), records.readUIntBE(at + 7, 6)];
-      const list = records.subarray(at + RECORD_HEADER, next);
-      const [voters, learners] = [votersIn(list), votersIn(list, false)];
-      const disks = new Map(rowsOf(list).map(([name, , , disk]) => [name, disk]));
-      this.all.set(`${index} ${term}`, { index, term, voters, learners, disks });
+      const data = records.subarray(at + RECORD_HEADER, next);
+      const key = `${index} ${term}`;
+      if (this.all.get(key)?.data.equals(data)) continue;
+      const [voters, learners] = [votersIn(data), votersIn(data, false)];
+      const disks = new Map(rowsOf(data).map(([name, , , disk]) => [name, disk]));
+      this.all.set(key, { index, term, data, voters, learners, disks });
     }
   }
 
@@ -62,7 +66,7 @@ export class Lists {
     return this.listAfter(terms).voters;
   }
 
-  private listAfter(terms: readonly number[]): Omit<List, "index" | "term"> {
+  private listAfter(terms: readonly number[]): Pick<List, "voters" | "learners" | "disks"> {
     const [last] = [...this.all.values()].filter(({ index, term }) => terms[index] === term)
       .sort((a, b) => b.index - a.index);
     return last ?? { voters: this.founders, learners: [], disks: new Map() };
