@@ -1154,48 +1154,58 @@ export class Judge {
   }
 
   /** A follower's matchIndex never decreases, and the bytes in flight are bounded. */
-  private checkFollowers(server: Server, { role, log, now, settings }: Raft): void {
-    if (role.name !== "Leader") return;
-    const { name, followers } = server;
-    for (const [to, progress] of role.followers) {
-      const { matchIndex, nextIndex } = progress;
-      const before = followers.get(to);
-      // A removed member that is added again may be another server of that name.
-      const known = before?.progress === progress
-        ? before
-        : {
-          progress,
-          matchIndex,
-          nextIndex,
-          begunAt: nextIndex,
-          refusals: 0,
-          heardAt: now,
-          round: 0,
-        };
-      followers.set(to, known);
-      this.demand(
-        matchIndex >= known.matchIndex,
-        "A follower keeps the entries that it has acknowledged",
-        () => `in ${name} the matchIndex of ${to} goes from ${known.matchIndex} to ${matchIndex}`,
-      );
-      this.demand(
-        nextIndex > matchIndex,
-        "A leader sends no entry that the follower has acknowledged",
-        () => `${name} sends entry ${nextIndex} to ${to}, which has acknowledged ${matchIndex}`,
-      );
-      if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
-      if (matchIndex > known.matchIndex) known.refusals = 0;
-      [known.matchIndex, known.nextIndex] = [matchIndex, nextIndex];
-      const first = Math.max(matchIndex + 1, known.begunAt);
-      // The last batch left while the window was open, and a batch has at least one entry.
-      const last = log.bytes(nextIndex - 1, nextIndex - 1);
-      const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
-      this.demand(
-        bytes < settings.windowBytes,
-        "The window is bounded",
-        () => `${name} has entries ${first} to ${nextIndex - 1} in flight to ${to}`,
-      );
+  private checkFollowers(server: Server, raft: Raft): void {
+    if (raft.role.name !== "Leader") return;
+    for (const [to, progress] of raft.role.followers) {
+      this.checkFollower(server, raft, to, progress);
     }
+  }
+
+  private checkFollower(
+    server: Server,
+    { log, now, settings }: Raft,
+    to: Name,
+    progress: Progress,
+  ): void {
+    const { name, followers } = server;
+    const { matchIndex, nextIndex } = progress;
+    const before = followers.get(to);
+    // A removed member that is added again may be another server of that name.
+    const known = before?.progress === progress
+      ? before
+      : {
+        progress,
+        matchIndex,
+        nextIndex,
+        begunAt: nextIndex,
+        refusals: 0,
+        heardAt: now,
+        round: 0,
+      };
+    followers.set(to, known);
+    this.demand(
+      matchIndex >= known.matchIndex,
+      "A follower keeps the entries that it has acknowledged",
+      () => `in ${name} the matchIndex of ${to} goes from ${known.matchIndex} to ${matchIndex}`,
+    );
+    this.demand(
+      nextIndex > matchIndex,
+      "A leader sends no entry that the follower has acknowledged",
+      () => `${name} sends entry ${nextIndex} to ${to}, which has acknowledged ${matchIndex}`,
+    );
+    if (nextIndex < known.nextIndex) this.checkRefusal(server, to, nextIndex, known);
+    if (matchIndex > known.matchIndex) known.refusals = 0;
+    known.matchIndex = matchIndex;
+    known.nextIndex = nextIndex;
+    const first = Math.max(matchIndex + 1, known.begunAt);
+    // The last batch left while the window was open, and a batch has at least one entry.
+    const last = log.bytes(nextIndex - 1, nextIndex - 1);
+    const bytes = log.bytes(first, nextIndex - 1) - Math.max(settings.batchBytes, last);
+    this.demand(
+      bytes < settings.windowBytes,
+      "The window is bounded",
+      () => `${name} has entries ${first} to ${nextIndex - 1} in flight to ${to}`,
+    );
   }
 
   /** A conflict costs one round trip for each term, not for each entry. */

@@ -5,7 +5,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import path from "node:path";
 import { isThorough, SEEDS, slow } from "../support/thorough.ts";
-import { hasFailed, livelyOnes, neverHappened, type Outcome, runSeeds, tellSum } from "./fleet.ts";
+import { hasFailed, livelyOnes, neverHappened, runSeeds, tellSum } from "./fleet.ts";
 import { type Mode, modeOf, modes, replayOf, simulate } from "./modes.ts";
 
 /** `RAFT_SEED=N` runs only this seed, in each mode. */
@@ -17,17 +17,16 @@ setDefaultTimeout(840_000);
 
 describe("the simulator", () => {
   test("finds no violation in any seed", async () => {
-    const outcomes: Outcome[] = [];
-    let seconds = 0;
-    for (const mode of modes) {
+    const runs = modes.map((mode) => {
       const seeds = COUNTS[mode];
       const onProgress = (done: number) => {
         if (done % Math.ceil(seeds / 5) === 0) console.log(`${done} of ${seeds} seeds (${mode})`);
       };
-      const result = await runSeeds({ from: FROM, seeds, mode, onProgress });
-      outcomes.push(...result.outcomes);
-      seconds += result.seconds;
-    }
+      return runSeeds({ from: FROM, seeds, mode, onProgress });
+    });
+    const results = await Promise.all(runs);
+    const outcomes = results.flatMap((result) => result.outcomes);
+    const seconds = Math.max(...results.map((result) => result.seconds));
     console.log(tellSum({ outcomes, seconds }));
     const failures = outcomes.filter(hasFailed).map(({ seed, mode, sentence }) =>
       `seed ${seed}: ${sentence}\nTo run this seed again: ${replayOf(seed, mode)}`
@@ -73,7 +72,7 @@ describe("the simulator", () => {
   });
 
   test("prints every event of a run, and a trace does not change the run", () => {
-    for (const seed of [5, 6]) {
+    for (const seed of [6, 13]) {
       const story: string[] = [];
       const told = simulate(seed, modeOf(seed), (line) => story.push(line));
       expect(told).toEqual(simulate(seed, modeOf(seed)));
