@@ -45,6 +45,7 @@ import {
   endAll,
   eventually,
   freePorts,
+  inPairs,
   isFree,
   Program,
   temporaryDirectory,
@@ -192,7 +193,7 @@ describe("bad input", () => {
     test(about, async () => {
       const rows = table();
       expect(rows.length).toBeGreaterThan(0);
-      for (const wrong of rows) await expectRefusal(wrong);
+      await inPairs(rows, expectRefusal);
     });
   }
 
@@ -1022,14 +1023,14 @@ describe("output", () => {
       ["get", "word", "--json"],
     ];
     for (const [what, redirection] of Object.entries(places)) {
-      for (const words of commands) {
+      await inPairs(commands, async (words) => {
         const args = words.length === 1 && words[0] !== "status" ? words : [...words, ...where];
         const options = { shell: `exec "$0" "$@" ${redirection}` };
         const { code, errors } = await cli(args, options);
         show({ what: `standard output that is ${what}`, args, options }, errors, code);
         expect(errors).toMatch(LOST);
         expect(code).toBe(5);
-      }
+      });
     }
   });
 

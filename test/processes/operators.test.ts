@@ -150,32 +150,29 @@ describe("backup and restore", () => {
     const whole = readFileSync(file);
 
     // The old backup stays if the next one fails.
-    const unknown = await run(
-      "backup",
-      file,
-      "--from",
-      "ghost",
-      "--timeout",
-      "300",
-      ...at(cluster),
-    );
+    const [unknown, nobody] = await Promise.all([
+      run("backup", file, "--from", "ghost", "--timeout", "300", ...at(cluster)),
+      run("backup", file, "--peers", "127.0.0.1:1", "--timeout", "200"),
+    ]);
     expect(unknown).toMatchObject({ code: 5, errors: expect.stringContaining("ghost") });
+    expect(nobody).toMatchObject({ code: 5, errors: expect.stringContaining("No server answers") });
     expect(readFileSync(file)).toEqual(whole);
     expect(readdirSync(directory)).toEqual(["backup"]);
 
     const data = path.join(directory, "data");
     const flipped = Buffer.from(whole);
     flipped.writeUInt8(flipped.readUInt8(40) ^ 1, 40);
-    for (const damaged of [whole.subarray(0, -1), Buffer.concat([whole, Buffer.of(0)]), flipped]) {
-      const bad = path.join(directory, "bad");
-      writeFileSync(bad, damaged);
-      const refused = await run("restore", bad, "--data", data);
-      expect(refused.code).toBe(3);
-      expect(refused.errors).toMatch(
-        /^Cannot use \S+bad: it is damaged at byte \d+\. Take another/,
-      );
-      expect(existsSync(data)).toBe(false);
+    const damaged = [whole.subarray(0, -1), Buffer.concat([whole, Buffer.of(0)]), flipped];
+    const restored = await Promise.all(damaged.map((content, i) => {
+      const bad = path.join(directory, `bad${i}`);
+      writeFileSync(bad, content);
+      return run("restore", bad, "--data", data);
+    }));
+    for (const { code, errors } of restored) {
+      expect(code).toBe(3);
+      expect(errors).toMatch(/^Cannot use \S+bad\d: it is damaged at byte \d+\. Take another/);
     }
+    expect(existsSync(data)).toBe(false);
     // A restore that was killed can be repeated, and one that has succeeded cannot.
     const { files } = systemWorld;
     const storage = new Storage(
@@ -197,8 +194,6 @@ describe("backup and restore", () => {
     expect(readFileSync(path.join(data, "snapshot"))).toEqual(before);
     const nowhere = await run("restore", file, "--name", "d");
     expect(nowhere).toMatchObject({ code: 2, errors: expect.stringContaining("--data DIR") });
-    const nobody = await run("backup", file, "--peers", "127.0.0.1:1", "--timeout", "200");
-    expect(nobody).toMatchObject({ code: 5, errors: expect.stringContaining("No server answers") });
   });
 });
 

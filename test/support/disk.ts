@@ -97,8 +97,9 @@ class Content {
       for (let i = 0, next = 0; i < length; i = next) {
         next = i + sector - ((at + i) % sector);
         const isKept = keep === "everything" || random() < 0.5;
-        // What lies after `bytes` are zeros: an empty patch says how far the file goes.
-        if (isKept) this.durable.patch(at + i, i < bytes.length ? bytes.subarray(i, next) : NOTHING);
+        if (!isKept) continue;
+        // After `bytes` there are zeros. An empty patch says how far they reach.
+        this.durable.patch(at + i, i < bytes.length ? bytes.subarray(i, next) : NOTHING);
       }
     }
     this.unsynced = [];

@@ -50,6 +50,18 @@ export async function eventually<T>(
   }
 }
 
+/** Works on two elements of a list at a time. More at once could make commands time out. */
+export async function inPairs<T>(
+  list: Iterable<T>,
+  work: (element: T) => Promise<void>,
+): Promise<void> {
+  const rest = [...list];
+  const lane = async () => {
+    for (let next = rest.shift(); next !== undefined; next = rest.shift()) await work(next);
+  };
+  await Promise.all([lane(), lane()]);
+}
+
 // ----------------------------------------- Processes -----------------------------------------
 
 /** One run of `bun cli.ts`. */
