@@ -4344,9 +4344,10 @@ const shorten = (members: readonly Name[]): string =>
 // A node is a running server: the algorithm of Part I with a disk, a socket and a state machine. At
 // the end of each turn of the event loop, one step carries out everything that arrived in it.
 //
-// Example: a client sends a command to the leader a. a appends an entry, and notes the request by
-// the entry's index (`append`). The step of this turn sends the entry to b and saves it (`flush`).
-// Once b has acknowledged it, a step applies it, and a answers the request (`apply`).
+// Example: a client sends a command to A, the leader. A appends an entry, and notes the request by
+// the entry's index (`append`). At the end of the turn, a step sends the entry to the followers B
+// and C, and saves it (`endTurn`). Once B has acknowledged it, a step applies it, and A answers the
+// request (`apply`).
 
 export type NodeEvent =
   | Event
@@ -4371,7 +4372,7 @@ type CommonOptions = {
   timeoutMs?: number;
   /**
    * The largest datagram to send, in bytes. Default: 1232, which fits every path of IPv6, and
-   * 60,000 on the loopback. A larger message is sent in parts.
+   * on the loopback 60,000 on Linux and 8192 elsewhere. A larger message is sent in parts.
    */
   datagramBytes?: number;
   world?: World;
@@ -4443,7 +4444,7 @@ function serverOf({ name, address }: Pick<Member, "name" | "address">): Server[]
 }
 
 type ReadRequest = ClientMessage & { type: "Read" | "ReadIndex" | "Ready" };
-/** A client's message without its sender, its receiver and its id. */
+/** A message to or from a client, without its sender, its receiver and its id. */
 type Content<M = ClientMessage> = M extends ClientMessage ? Omit<M, "from" | "to" | "id"> : never;
 
 /**
@@ -4608,7 +4609,7 @@ export class Node {
       socket,
       { ...identity, role: "peer" },
       {
-        onTurnEnd: () => this.guard(() => this.flush()),
+        onTurnEnd: () => this.guard(() => this.endTurn()),
         onMessage: (message, sender) => this.onMessage(message, sender),
         founding: () => this.core.shownFounding,
         onRestarted: ({ name: peer, disk, founding }) => {
@@ -4704,8 +4705,9 @@ export class Node {
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
    * leader, `heardMs` the time since it heard a peer, `unauthenticatedMs` the time since it dropped
    * a packet of another secret. `snapshotBytes` is the size of the last snapshot, not the option.
-   * Since the start, `saves` writes to the log took `saveMs` in all, and `leaderChanges` leaders
-   * were seen. Unknown values are null.
+   * Three values count from the start: `saves` is the number of writes to the log, `saveMs` the
+   * time that they took together, `leaderChanges` the number of leaders seen. Unknown values are
+   * null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -4812,7 +4814,7 @@ export class Node {
   }
 
   /** Ends a turn: carries out the core's next step, then what else the turn has brought. */
-  private flush() {
+  private endTurn() {
     const { core, endpoint } = this;
     this.client.sendCommands();
     // Redirects clients before the step, which may apply another leader's entries at the indexes
@@ -4826,7 +4828,7 @@ export class Node {
     }
     this.inspections.clear();
     if (!this.isAskingIndex && this.followerReads.length > 0) void this.requestReadIndex();
-    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotThreshold, this.backupFactor())) {
+    if (!this.backgroundTask && core.isSnapshotDue(this.snapshotThreshold, this.logLimitFactor())) {
       core.incoming = undefined; // The new snapshot overwrites one that has arrived in part.
       this.runInSlices(this.writeSnapshot());
     }
@@ -4846,10 +4848,11 @@ export class Node {
   }
 
   /**
-   * Returns the factor for `isSnapshotDue`. It is 0 if a backup needs an entry that the snapshot
-   * lacks. It is 4 during a backup, because with a new snapshot the backup would start again.
+   * Returns how many times its usual limit the log may grow before the next snapshot: 0 times, so
+   * at once, if a backup needs an entry that the last snapshot lacks; 4 times during a backup,
+   * because with a new snapshot the backup would start again.
    */
-  private backupFactor() {
+  private logLimitFactor() {
     const { core: { snapshot, lastApplied, settings }, backup: { index, at }, world } = this;
     if (snapshot.index < index && index <= lastApplied) return 0;
     return world.clock.now() < at + settings.electionTimeoutMs ? 4 : 1;
@@ -4900,7 +4903,7 @@ export class Node {
     const tick = () => {
       this.timerAt = Infinity;
       this.core.tick(clock.now());
-      this.flush();
+      this.endTurn();
     };
     const wake = () => clock.defer(() => clock.defer(() => this.guard(tick)));
     this.cancelTimer = clock.setTimer(Math.max(0, this.timerAt - clock.now()), wake);
@@ -4918,7 +4921,8 @@ export class Node {
   private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
-      // Programs of another founding's servers must not write here, nor read there. Clients show 0.
+      // A server's own program sends requests, too. If that server is of another founding, the
+      // program must not write here, and a program here must not get its answers. Clients show 0.
       const [own, other = 0] = [this.core.shownFounding, message.founding];
       const isForeign = own > 0 && other > 0 && own !== other;
       return isForeign ? undefined : this.onClientMessage(message);
@@ -5063,8 +5067,9 @@ export class Node {
 
   /**
    * Does long work in slices, so that heartbeats go on between them. The first slice runs before
-   * this returns. A task that still runs is abandoned first. That is safe between slices, because a
-   * file that is not finished is never used.
+   * this returns. A task that still writes is abandoned first. That is safe between slices, because
+   * a file that is not finished is never used. A task that restores is never abandoned: until it is
+   * done, the core takes no chunk.
    */
   private runInSlices(task: Generator<void>) {
     this.backgroundTask?.return(undefined);
@@ -5214,10 +5219,11 @@ export class Node {
 // ------------------------------------------ 19 Clients -------------------------------------------
 // A client finds the leader, follows it when it changes, and retries requests that get no answer.
 //
-// Example: the client asks a, which names b as the leader (NotLeader). The client asks b, which
-// crashes. After RETRY_MS the client asks c, which leads by now, and b had copied the command
-// to c. c appends the retry as another entry. When c applies that, the table of sessions has an
-// outcome for its sequence number. So c answers, and does not apply it again (thesis §6.3).
+// Example: the client asks A, which names B as the leader (NotLeader). The client asks B. B copies
+// the command to C, and crashes before it answers. The client asks the servers in turn. By then C
+// leads, and appends the retry as another entry. When C applies that entry, its table of sessions
+// already has an outcome for the sequence number. So C answers with this outcome, and does not
+// apply the command again (thesis §6.3).
 
 /** The most servers that a client may ask: the last ones that it has heard of. */
 const MAX_SERVERS = 64;
@@ -5454,8 +5460,8 @@ export class Client {
 
   /**
    * Makes `leader` hand its leadership over to `name`, or to the first server that has its whole
-   * log. Resolves to the name of the next leader. If `leader` does not lead, hands nothing over:
-   * then `name` leads already, or is empty and the promise resolves to the leader. Requires the
+   * log. Resolves to the name of the next leader. If another server leads, nothing is handed over:
+   * resolves to the name of that server if it is `name`, or if `name` is empty. Requires the
    * secret. Rejects with a RaftError: "refused" if the transfer cannot begin, for example because
    * `name` is unreachable, or because a third server leads; "outcomeUnknown" if `leader` still
    * leads after an election timeout, because `name` may still take over, or if no answer came.
@@ -5521,7 +5527,7 @@ export class Client {
   /** Lets `await using` close the client at the end of a block. */
   readonly [Symbol.asyncDispose] = async () => this.close();
 
-  /** Sends each pending request again, to a new leader. */
+  /** Sends each pending request again: to the new leader, unless it is for a certain server. */
   retryAll(leader: Name): void {
     this.target = leader;
     for (const request of this.pending.values()) this.transmit(request);
@@ -5606,12 +5612,13 @@ export class Client {
     if (founding > 0 && this.founding > 0 && founding !== this.founding) {
       return void this.lastReplies.set(from, "is of another cluster");
     }
-    // A founding that is not committed may be replaced by another (section 11). Redirects, refusals
-    // and the answers to Inspect and to operators need not wait for a commit. Other answers do.
+    // Remembers the founding of an answer that proves that its founding is committed, because one
+    // that is not committed may be replaced by another (section 11). A server sends redirects,
+    // refusals and the answers to Inspect and to operators without waiting for a commit.
     const { content: { type: asked } } = request;
-    const mayBeEarly = asked === "Inspect" || asked in operatorMessages;
     const isAnswer = type === "Outcomes" || type === "Answer";
-    if (isAnswer && !mayBeEarly) this.founding ||= founding;
+    const provesCommit = isAnswer && asked !== "Inspect" && !(asked in operatorMessages);
+    if (provesCommit) this.founding ||= founding;
     this.lastReplies.delete(from);
     if (answer.type === "NotLeader") return this.onRedirect(request, answer);
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);

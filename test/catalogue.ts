@@ -2780,7 +2780,10 @@ export const planted: readonly Planted[] = [
   {
     id: "293",
     name: "A client takes the founding of a leader that answers a transfer before it is committed",
-    changes: [["asked === \"Inspect\" || asked in operatorMessages", "asked === \"Inspect\""]],
+    changes: [[
+      "asked !== \"Inspect\" && !(asked in operatorMessages)",
+      "asked !== \"Inspect\"",
+    ]],
     caughtBy: [{ file: "node", title: "may ask for a transfer before its cluster is founded" }],
   },
 ];
