@@ -16,6 +16,8 @@ export type Keep = "nothing" | "everything" | "parts";
 
 /** The number of zeros at the end of a file that a reader sees. More would only cost time. */
 const ZEROS_SHOWN = 64;
+/** How many zeros a log gets in advance. */
+const ZEROS_IN_ADVANCE = 1 << 20;
 /** The most files open at a time: the log, and the next log or a file for one read or write. */
 const MAX_OPEN = 2;
 
@@ -69,17 +71,19 @@ class Content {
     return copy;
   }
 
-  /** Writes bytes. Many zeros at the end of the file only change its length, to save time. */
+  /**
+   * Writes bytes. The zeros that a log gets in advance only change its length, to save time. Fewer
+   * zeros after other bytes may be the end of a command.
+   */
   write(at: number, bytes: Uint8Array): void {
     this.size = Math.max(this.size, at + bytes.length);
     if (bytes.length > ZEROS_SHOWN && at >= this.seen.length && isZeros(bytes)) return;
     const { length } = bytes;
-    let end = length;
-    for (let step = 2 ** 20; step >= 4096; step /= 2) {
-      const isPast = at + end - step >= this.seen.length && step <= end;
-      if (isPast && isZeros(bytes.subarray(end - step, end))) end -= step;
-    }
-    const kept = new Uint8Array(bytes.subarray(0, end));
+    const end = length - ZEROS_IN_ADVANCE;
+    const isPast = end >= 0 && at + end >= this.seen.length;
+    const kept = new Uint8Array(
+      isPast && isZeros(bytes.subarray(end)) ? bytes.subarray(0, end) : bytes,
+    );
     this.seen.patch(at, kept);
     this.unsynced.push({ at, bytes: kept, length });
   }

@@ -199,6 +199,15 @@ describe("what a server finds at its start", () => {
     if (!isReplay) expect(Math.min(starts, conflicts)).toBeGreaterThan(100);
   });
 
+  test("a last command that ends in zeros, as the zeros after it are no part of the log", () => {
+    const disk = new Disk(randomFrom(1));
+    const entries = [command(1, 1, Buffer.alloc(60_000))];
+    const saved = { currentTerm: 1, votedFor: "b", commitIndex: 0, entries };
+    start(disk).save(saved);
+    disk.kill();
+    expect(remembered(start(disk))).toEqual(show(saved));
+  });
+
   test("an interrupted save as a whole, or not at all", () => {
     const outcomes = { lost: 0, kept: 0, cut: 0 };
     forSeeds(600, (random) => {
