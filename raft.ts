@@ -554,7 +554,10 @@ export class Raft {
   readonly disks: Map<Name, number>;
   /** The last founding above 0 that each server's disk has shown; 0 if the disk showed only 0. */
   readonly foundings = new Map<Name, number>();
-  /** The number of rounds of RequestVote. Each also asks the other founders for their foundings. */
+  /**
+   * How often this server has asked for votes since its start, or since it last dropped its log. It
+   * asks the other founders for their foundings by that, too.
+   */
   private foundingQueries = 0;
   /** The servers of another founding that were reported. */
   private readonly reportedFoundings = new Set<Name>();
@@ -896,7 +899,9 @@ export class Raft {
     }
   }
 
-  /** RequestVote, receiver implementation (Figure 2). A pre-vote changes nothing here. */
+  /**
+   * RequestVote, receiver implementation (Figure 2). A pre-vote changes no term, vote or role here.
+   */
   private onRequestVote(m: Of<"RequestVote">) {
     // A server that hears a leader neither votes nor adopts the candidate's term (thesis §4.2.3),
     // unless that leader asked for the election.
@@ -1296,9 +1301,9 @@ export class Raft {
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
    * more than the last one itself, so that snapshots cost no more than the log. A server that
    * receives a snapshot from its leader writes none. A leader that sends a snapshot has a higher
-   * limit, because with a new snapshot the follower would start again from scratch. The
-   * caller may raise the limit by a `factor`, too; 0 demands a snapshot as soon as it has a new
-   * entry.
+   * limit, because with a new snapshot the follower would start again from scratch. If
+   * the caller's `factor` is higher than that, it counts. With factor 0, a snapshot is due as soon
+   * as it would have a new entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1630,9 +1635,9 @@ export class Raft {
   // a later entry.
   //
   // This has limits. If a majority of the disks is lost, the remaining servers cannot tell
-  // committed entries from others. A founder that has no entry yet counts as one with a lost disk.
-  // Example: A and B found the cluster while C is down, B loses its disk, C starts, and A is
-  // silent. B and C are now a majority with empty disks, and found a second cluster. And a disk
+  // committed entries from others. Here a founder that has no entry yet counts as one that has lost
+  // its disk. Example: A and B found the cluster while C is down, B loses its disk, C starts, and A
+  // is silent. B and C are now a majority with empty disks, and found a second cluster. And a disk
   // that loses only some entries keeps its number. Until the leader has committed its demotion, its
   // vote may elect a leader that lacks a committed entry.
   //
@@ -1759,8 +1764,9 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // Queries for foundings are at least this far apart. (After a leader was given up they may be
-    // closer, but that leader has shown a founding above 0, so this server may not found.)
+    // Until the first campaign, queries for foundings are at least this far apart. (After a leader
+    // was given up they may be closer, but that leader has shown a founding above 0, so this server
+    // may not found.)
     const intervalMs = Math.min(heartbeatMs, electionTimeoutMs / 4);
     const hasAskedEnough = (this.foundingQueries - 1) * intervalMs >= electionTimeoutMs;
     return this.others.every((name) => {
@@ -1771,9 +1777,9 @@ export class Raft {
 
   /**
    * Returns whether to ignore a request of another founding. If our commit index is above 0, we
-   * ignore it. If the commit index is 0 and we know a leader, we accept only a request of a term
-   * after ours. Without a leader, a term after the last one of our log is enough. Replies pass,
-   * because their own checks suffice.
+   * ignore it. Otherwise its term must be later than a term of ours: while we know a leader, than
+   * our current term; without a leader, than that of our last entry, because a vote for the sender
+   * may have raised our current term to its own. Replies pass, because their own checks suffice.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1781,7 +1787,7 @@ export class Raft {
     const own = this.founding || (leader !== undefined && this.foundings.get(leader)) || 0;
     if (type.endsWith("Reply") || founding === 0 || own === 0 || founding === own) return false;
     // A founder that voted, lost its disk and voted again may have given this term a leader of each
-    // founding. Keep following ours.
+    // founding. While we know ours, we follow it.
     const ownTerm = leader === undefined ? this.log.lastTerm : this.currentTerm;
     if (commitIndex === 0) return term <= ownTerm;
     if (!this.reportedFoundings.has(from)) {
@@ -1996,7 +2002,9 @@ export const MAX_ANSWER_BYTES = 64_000;
 
 /** Commands that a client sends together. They are applied together, and only once. */
 export type SessionRequest = {
-  /** The client's role in the channel (section 17), and its name. Others cannot use the session. */
+  /**
+   * Role and name of the client, such as "client alice" (section 17). Others have other sessions.
+   */
   owner: string;
   session: number;
   /** Rises with each request of the client, also from one session to the next. */
@@ -2133,9 +2141,9 @@ export class Sessions {
     // session may be in flight together, and overtake each other.
     if (acknowledged > session.acknowledged) {
       session.acknowledged = acknowledged;
-      for (const [known, outcomes] of session.outcomes) {
-        if (known > acknowledged) continue;
-        session.outcomes.delete(known);
+      for (const [earlier, outcomes] of session.outcomes) {
+        if (earlier > acknowledged) continue;
+        session.outcomes.delete(earlier);
         for (const outcome of outcomes) session.bytes -= bytesOf(outcome);
       }
     }
@@ -2228,9 +2236,10 @@ export const clientMessages = {
 } as const;
 /**
  * Requests of operators. ChangeMembers adds a server or corrects its address; if `address` is
- * empty, it removes the server. Transfer asks `leader` to hand over to `name`, or to any server if
- * `name` is empty. ReadSnapshot asks for bytes of a snapshot that includes entry `index`. The
- * answer has the index of the snapshot, or 0 until there is one, and the bytes at `offset`.
+ * empty, it removes the server. Transfer makes `leader` hand over to `name`, or to any server if
+ * `name` is empty. If another server leads by now, it hands nothing over. ReadSnapshot asks for
+ * bytes of a snapshot that includes entry `index`. The answer has the index of the snapshot, or 0
+ * until there is one, and the bytes at `offset`.
  */
 export const operatorMessages = {
   ChangeMembers: ["name", "address", "force"],
@@ -2315,7 +2324,7 @@ const isNatural = (raw: unknown): raw is number =>
  */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
-  const bytes = Buffer.isBuffer(raw) ? raw : undefined; // A view of the decoded Buffer.
+  const bytes = Buffer.isBuffer(raw) ? raw : undefined; // The decoder returns parts of its input.
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
   if (list === texts) {
     const text = bytes?.toString() ?? raw; // The text is in bytes if it came in parts.
@@ -2432,16 +2441,17 @@ const requestFields = ["owner", ...clientMessages.Commands] as const;
 
 /**
  * Decodes the request of an entry. A request with a malformed command is returned without commands,
- * and is later refused. Version 5 had several requests in an entry, and no owners. An entry that
- * opened a session was empty, and its index was the id of the session.
+ * and is later refused. Versions 4 and 5 had several requests in an entry, and no owners: version 4
+ * packed them by hand, version 5 in MessagePack. An entry that opened a session was empty, and its
+ * index was the id of the session.
  */
 export function readRequests({ kind, index, data }: Entry): (SessionRequest | Opening)[] {
-  const isOld = kind === "session" && data.length === 0;
+  const isOldOpening = kind === "session" && data.length === 0;
   // A copy, because the machine may change the commands.
-  const all = isOld
+  const all = isOldOpening
     ? [[index, index]] // Nonce and session.
     : data[0] === 0
-    ? unpackOld(data)
+    ? unpackVersion4(data)
     : decodeAll(Buffer.from(data));
   return all.map((row) => {
     const raw = Array.isArray(row) && typeof row[0] === "number" ? ["", ...row] : row;
@@ -2461,7 +2471,7 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
  * sequence and acknowledged (6 bytes each) and its length (4). They begin with 0, as no MessagePack
  * array does.
  */
-function unpackOld(data: Buffer): unknown[] {
+function unpackVersion4(data: Buffer): unknown[] {
   const rows: unknown[] = [];
   for (let at = 0; at < data.length;) {
     const numbers = [0, 6, 12].map((field) => data.readUIntBE(at + field, 6));
@@ -2476,10 +2486,11 @@ function unpackOld(data: Buffer): unknown[] {
 type OldSession = [id: number, acknowledged: number, [sequence: number, outcomes: Outcome[]][]];
 
 /**
- * Decodes the records of a session in a snapshot. A snapshot of version 4 stays until the next one
- * replaces it. It has a record for a session, with its id as the index and the last acknowledged
- * request as the term, and then a record for each answer. No MessagePack array begins as a record
- * does.
+ * Decodes the data of a session's record in a snapshot: one `SessionRecord` in version 6, a whole
+ * session in versions 4 and 5. A snapshot of version 4 stays until the next one replaces it. In it
+ * the data is itself a sequence of records: first the session, with its id as the index and the
+ * last acknowledged request as the term, then one for each answer. No MessagePack array begins as a
+ * record does.
  */
 export function readSession(data: Buffer): SessionRecord[] {
   const [session, ...answers] = readRecords(data) ?? [];
@@ -3006,7 +3017,7 @@ function createDirectory(directory: string): void {
   );
   const log = path.resolve(directory, "log.new");
   fs.closeSync(fs.openSync(log, "a", 0o600));
-  // A file is durable once its directory is synced, and so is each directory made above it.
+  // A new file or directory is durable once the directory that has it is synced.
   const top = path.dirname(path.resolve(topmostMade ?? log));
   for (let at = log; at !== top;) syncDirectory(at = path.dirname(at));
 }
@@ -3261,16 +3272,18 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 }
 
 // ------------------------------------------ 17 Channels ------------------------------------------
-// UDP loses, repeats, reorders and delays datagrams, and anyone can send one. Part I expects more:
-// each message comes from the server that it names, and arrives at most once. So two machines first
-// make a channel, by a handshake of two packets. Its messages are encrypted and numbered.
+// UDP loses, repeats, reorders and delays datagrams. Part I copes with that. But anyone can send a
+// datagram, or repeat a recorded one. Part I relies on it that each message comes from the server
+// that it names, and from the present disk of that server, and an operator's request must not take
+// effect twice. So two machines first make a channel, by a handshake of two packets. All that then
+// travels on it is encrypted, in numbered packets.
 //
 //   Hello     type, attempt, version, key id; then message 1 of the handshake
 //   Welcome   type, channel; then message 2 of the handshake
 //   Data      type, channel, number; then encrypted: the sender's founding, and messages
 //   Hint      type, version; then the first 16 bytes of the packet that it answers
 //
-// The attempt counts Hellos, so the echo in a Hint names one of them.
+// The attempt numbers the handshakes that an end begins, so the echo in a Hint names one of them.
 //
 // Example: servers A and B, in the order of events.
 // 1. A draws the id 7 for its end of a new channel, and sends a Hello. The key id tells B which
@@ -3313,8 +3326,8 @@ function nonceOf(n: number): Buffer {
 }
 
 /**
- * ENCRYPT (Noise §4.2), after a `header`. The plaintext is in pieces. A key may encrypt with each
- * `n` only once.
+ * ENCRYPT (Noise §4.2). Returns the `header`, which is not encrypted, then the ciphertext. The
+ * plaintext is in pieces. A key may encrypt with each `n` only once.
  */
 export function encrypt(
   key: Uint8Array,
@@ -3514,7 +3527,7 @@ const introductionFields = [
   "founding",
   "disk", // A client has none: it draws a number for its process.
   "boot", // Rises with each start.
-  "attempt", // Rises with each Hello of a boot; 0 in a Welcome.
+  "attempt", // Rises with each handshake that this boot begins; 0 in a Welcome.
   "channel", // The id of the channel at this end.
 ] as const;
 type Introduction = Fields<typeof introductionFields> & { role: ChannelRole };
@@ -3532,7 +3545,7 @@ function readIntroduction(payload: Buffer | undefined): Introduction | undefined
 // forged sender gains nothing.
 const [HELLO, WELCOME, DATA, HINT] = [1, 2, 3, 4] as const;
 const ECHO_BYTES = 16;
-/** A Hint is the shortest packet. The basic header is that of `headerOf`. */
+/** A Hint is the shortest packet. The basic header is the type (1 byte) and a number (6). */
 const [HINT_BYTES, BASIC_HEADER, DATA_HEADER, HELLO_HEADER] = [2 + ECHO_BYTES, 7, 11, 24];
 /** What a Data packet takes beside its messages: header, tag and founding. */
 const DATA_OVERHEAD = DATA_HEADER + TAG_BYTES + 9;
@@ -3546,8 +3559,9 @@ const MIN_DATAGRAM_BYTES = HELLO_HEADER + 32 + INTRODUCTION_BYTES + TAG_BYTES;
  */
 const HELLO_EVERY_MS = 50;
 /**
- * If no Welcome comes for so long, another attempt begins, with the next key. The nth failed one
- * waits n times as long, up to MAX_PATIENCE times, because a round trip may take longer.
+ * How long the first attempt waits for its Welcome. Then another one begins, with the next key.
+ * After n failures, an attempt waits n + 1 times as long, up to MAX_PATIENCE times, because a round
+ * trip may take longer.
  */
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
@@ -3571,7 +3585,7 @@ const HINT_EVERY_MS = 1;
 const MAX_CHANNELS = 3;
 /**
  * Bounds of tables, in all and for one name: processes of clients with a channel, half-open
- * channels, and incomplete fields. A larger table of rates is pruned.
+ * channels, and incomplete fields. The limits of rates are pruned when there are so many.
  */
 const MAX_ENTRIES = 1024;
 const MAX_ENTRIES_PER_NAME = 256;
@@ -3666,9 +3680,9 @@ class Remote {
   address: Address | undefined;
   /**
    * The address before that. Example: an outsider copies a packet, and the copy arrives first. For
-   * a second packets go to both addresses, and the next packet of the other end restores its own.
-   * (If an outsider overtakes every packet of the other end, it still gets our packets, but cannot
-   * read them.)
+   * one second, packets go to both addresses, and the next packet of the other end restores its
+   * own. (If an outsider overtakes every packet of the other end, it still gets our packets, but
+   * cannot read them.)
    */
   former: Address | undefined;
   /** When the address changed. */
@@ -3786,15 +3800,15 @@ export class Endpoint {
   private readonly channels = new Map<number, Channel>();
   /** Channels that others have begun and not confirmed, by the id at the other end. */
   private readonly halfOpen = new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
-  /** Limits rates: when the next event of a kind is due. */
-  private readonly nextDueAt = new Map<string, number>();
+  /** Limits rates: from when on an event of a kind is allowed. An earlier time allows a burst. */
+  private readonly allowedAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** Remotes with messages to send at the next `flush`. */
   private readonly queued = new Set<Remote>();
   private isScheduled = false;
   /** The keys to send Hellos with, tried in turn. A server derives other keys from the secrets. */
   private credentials: readonly Credential[] = [];
-  /** Counts the Hellos of this boot. */
+  /** Counts the handshakes that this boot has begun. A repeated Hello keeps its number. */
   private attempts = 0;
 
   constructor(
@@ -3848,7 +3862,9 @@ export class Endpoint {
     return members.flatMap(({ name, address }) => {
       const heard = this.servers.get(name)?.address;
       const all = new Set([heard ? writeAddress(heard) : address, address]);
-      return [...all].filter((at) => isNear || !isLoopback(at)).map((at) => `${name}=${at}`);
+      return [...all].filter((at) => at && (isNear || !isLoopback(at))).map((at) =>
+        `${name}=${at}`
+      );
     }).join();
   }
 
@@ -4034,7 +4050,7 @@ export class Endpoint {
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
     // An operator may use any number of names, and each has a rate.
-    if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates();
+    if (this.allowedAt.size >= MAX_ENTRIES) this.pruneRates();
     if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const ownId = drawId(this.world.random);
     const second = this.introduce(handshake, ownId, 0);
@@ -4051,15 +4067,15 @@ export class Endpoint {
   /** Counts an event. Returns false if events of this kind come too often. */
   private admits(kind: string, everyMs: number, burstMs = 0): boolean {
     const { now } = this;
-    const dueAt = Math.max(this.nextDueAt.get(kind) ?? -Infinity, now - burstMs);
-    if (dueAt <= now) this.nextDueAt.set(kind, dueAt + everyMs);
-    return dueAt <= now;
+    const at = Math.max(this.allowedAt.get(kind) ?? -Infinity, now - burstMs);
+    if (at <= now) this.allowedAt.set(kind, at + everyMs);
+    return at <= now;
   }
 
   /** Forgets limits that allow a whole burst again. */
   private pruneRates() {
-    for (const [kind, dueAt] of this.nextDueAt) {
-      if (dueAt < this.now - BURST_MS) this.nextDueAt.delete(kind);
+    for (const [kind, at] of this.allowedAt) {
+      if (at < this.now - BURST_MS) this.allowedAt.delete(kind);
     }
   }
 
@@ -4067,7 +4083,7 @@ export class Endpoint {
     const channel = this.channels.get(channelIn(welcome));
     const { remote: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
-    // Outsiders read the id in a Welcome, and may forge others.
+    // The first Welcome shows the id, so from then on outsiders can forge others.
     if (!this.admits(`welcome ${asked.owner}`, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
@@ -4105,7 +4121,7 @@ export class Endpoint {
       this.end(channel);
       return void this.drop(refusal);
     }
-    if (boot > remote.boot || disk !== remote.disk) { // It has started again.
+    if (boot > remote.boot || disk !== remote.disk) { // Its first start, or another one.
       for (const old of remote.channels) this.end(old); // Their packets in flight are dropped.
       remote.disks.add(disk);
       Object.assign(remote, { disk, boot, bootedAt: this.now, attempt: 0 });
@@ -4127,9 +4143,9 @@ export class Endpoint {
 
   /**
    * Returns why a channel is refused: the other end is of another cluster, or is outdated. Numbers
-   * tell whether a later attempt or boot was confirmed. Disks have no order, so a disk counts as
-   * lost if another one was confirmed during this handshake, or has replaced it before. But only
-   * one process at a time has an address. So if a replaced disk answers at the address of the
+   * tell whether a later attempt or boot was confirmed. Disks have no order. So a disk counts as
+   * lost if another disk has replaced it, or if another disk was confirmed during this handshake.
+   * But only one process at a time has an address. If a replaced disk answers at the address of the
    * present one, the present one is gone. Example: A was started with a wrong directory, and then
    * again with the right one.
    */
@@ -4141,7 +4157,7 @@ export class Endpoint {
     const isLost = disk !== remote.disk && (isReplaced || createdAt < remote.bootedAt);
     const isEarlier = disk === remote.disk && boot < remote.boot;
     // The process at the other end took part in a handshake after another boot or disk of its name
-    // was confirmed. So it is no recording, and two servers that run use one name.
+    // was confirmed. So it is no recording: two running servers use one name.
     if ((isLost || isEarlier) && createdAt > remote.bootedAt && remote.address) {
       this.warn({ type: "twice", server: name, address, other: remote.address }, name);
     }
@@ -4220,11 +4236,11 @@ export class Endpoint {
     // Otherwise a command could be applied hours after the client was told that its outcome is
     // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client first makes a new channel, because the server may have ended the
-    // old one, and the client's session, too. Then a command on the old channel would be lost. Its
-    // retry, on a new channel, would be told that the session has ended. To the client this could
-    // also mean that the command was applied, and the session ended after that. If the first copy
-    // leaves on a new channel, its refusal proves that nothing was applied.
+    // After a silence, a client first makes a new channel. Otherwise the first copy of a command
+    // may be lost, because the server has ended the old channel. If it has ended the client's
+    // session, too, it refuses the retry. To the client this could also mean that the first copy
+    // was applied before the session ended, so the outcome would be unknown. On a new channel the
+    // first copy itself is refused, which proves that nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4325,7 +4341,7 @@ export class Endpoint {
     if (server) server.lastWarning = event;
     this.pruneRates();
     // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
-    const isFull = this.nextDueAt.size >= MAX_WARNED && !("server" in event);
+    const isFull = this.allowedAt.size >= MAX_WARNED && !("server" in event);
     if (isFull || !this.admits(`${event.type} ${subject}`, WARN_EVERY_MS)) return;
     this.handlers.emit?.(event);
   }
@@ -4567,7 +4583,7 @@ export class Node {
     );
     try {
       const { address } = socket;
-      secretsOf(secret, address);
+      secretsOf(secret, address); // Throws if this address needs a secret.
       ensure(
         name !== at.name || !ANY.includes(address),
         `${address} stands for every address of this machine, so it cannot be a name. Give this `
@@ -4664,9 +4680,10 @@ export class Node {
     this.client.read(question, { server: this.endpoint.self.name, signal });
 
   /**
-   * Resolves once this server is up to date: after the first use of `ready`, a leader has confirmed
-   * its commit index, and this server has applied all entries up to it. Without a leader it waits
-   * forever. Rejects if the server stops before: with the reason, or with a RaftError, "stopped".
+   * Resolves once this server is up to date. The first use asks a leader for its commit index, and
+   * the promise resolves when this server has applied all entries up to it. Later uses return the
+   * same promise. Without a leader it waits forever. Rejects if the server stops before: with the
+   * reason, or with a RaftError, "stopped".
    */
   get ready(): Promise<void> {
     return this.readiness ??= this.catchUp();
@@ -5114,7 +5131,7 @@ export class Node {
     const bytes = Buffer.concat(unwritten.splice(0));
     this.storage.writeDraft(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
-    // The disk of this server needs no repair: the next start removes the draft.
+    // If it is damaged, this server's disk need not be restored: the next start removes the draft.
     yield* this.restore(
       `Server ${from} has sent it. Start this server again. If that fails, too, restart ${from}, `
         + "which then checks its own snapshot.",
@@ -5144,8 +5161,8 @@ export class Node {
   }
 
   /**
-   * Replaces the previous snapshot, on the disk and in memory. Then shortens the log. If no entry
-   * is kept, the new log is in place before the next save, because `rewriteLog` does not yield.
+   * Replaces the previous snapshot, on the disk and in memory. Then shortens the log. If it keeps
+   * no entry, `rewriteLog` does not yield, so no save can go into the old log meanwhile.
    */
   private *switchSnapshot(): Generator<void> {
     const { core, storage, core: { log } } = this;

@@ -2339,7 +2339,7 @@ export const planted: readonly Planted[] = [
   {
     id: "289",
     name: "A server remembers the rate limit of each name that a client ever had",
-    changes: [["if (this.nextDueAt.size >= MAX_ENTRIES) this.pruneRates();", ""]],
+    changes: [["if (this.allowedAt.size >= MAX_ENTRIES) this.pruneRates();", ""]],
     caughtBy: [{ file: "channels", title: "limits of rates are forgotten, so clients" }],
   },
   {

@@ -344,7 +344,7 @@ describe("an invalid packet changes nothing, and throws no error", () => {
       const tryOut = (bytes: Buffer) => {
         const count = totalDropped(b);
         b.sent.length = 0;
-        b.endpoint["nextDueAt"].clear(); // Each one is read.
+        b.endpoint["allowedAt"].clear(); // Each one is read.
         b.receive(bytes, "10.9.9.9");
         b.endpoint.flush();
         // A packet of another version or for an unknown channel may be answered by a Hint.
@@ -367,7 +367,7 @@ describe("an invalid packet changes nothing, and throws no error", () => {
       expect(tablesOf(b)).toEqual(before);
       expect(b.accepted).toEqual([]);
       expect(b.restarted).toEqual(["a"]);
-      b.endpoint["nextDueAt"].clear();
+      b.endpoint["allowedAt"].clear();
       b.receive(packet, "10.9.9.9");
       expect(tablesOf(b)).not.toEqual(before);
     },
@@ -1012,7 +1012,7 @@ describe("bounds", () => {
       b.simulation.run(1);
       connect(b, { role: "client", name: `x${n}` });
     }
-    expect(b.endpoint["nextDueAt"].size).toBeLessThan(1100);
+    expect(b.endpoint["allowedAt"].size).toBeLessThan(1100);
     expect(totalDropped(b)).toBe(0);
   });
 
