@@ -1,5 +1,5 @@
 /** The whole simulated cluster in its world, and the checks after every step of it. */
-import { encodeRecord, type NodeEvent } from "../../../raft.ts";
+import { encodeRecord, type Entry, type NodeEvent } from "../../../raft.ts";
 import { type Fault, type Operation } from "../../support/disk.ts";
 import { pick, type Random, randomFrom } from "../../support/random.ts";
 import { DATA, numberIn } from "../../support/wire.ts";
@@ -41,6 +41,8 @@ export class Cluster {
   /** The terms of the committed entries, by index, and the state after each command. */
   readonly committed: number[] = [0];
   readonly lists: Lists;
+  /** The entries whose lists of members have been read. An entry never changes. */
+  private readonly noted = new WeakSet<Entry>();
   private readonly states = new Map<string, number>();
   /** A judge for each founding of the cluster. There is one, unless `wipes` is on. */
   private readonly figures = new Map<number, Figure3>();
@@ -333,7 +335,9 @@ export class Cluster {
     const { log } = core;
     let { index } = log.membership();
     for (let end = Infinity; log.baseIndex < index && index < end;) {
-      this.lists.read(Buffer.concat(encodeRecord(log.at(index))));
+      const entry = log.at(index);
+      if (!this.noted.has(entry)) this.lists.read(Buffer.concat(encodeRecord(entry)));
+      this.noted.add(entry);
       end = index;
       // The members at the base may be those of a snapshot that is later than the base.
       ({ index } = log.membership(end - 1));
