@@ -4817,7 +4817,8 @@ export class Node {
     try {
       if (this.phase !== "stopped") action();
     } catch (error) {
-      void this.stop(error);
+      // Without a reason, `stop` would first hand leadership over.
+      void this.stop(error ?? new Error("undefined was thrown"));
     }
   }
 

@@ -2515,6 +2515,12 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "node", title: "that arrive damaged stop the server, with an error that" }],
   },
   {
+    id: "298",
+    name: "A program that throws undefined stops its server as if an operator had asked for it",
+    changes: [["this.stop(error ?? new Error(\"undefined was thrown\"))", "this.stop(error)"]],
+    caughtBy: [{ file: "embedding", title: "even if undefined was thrown" }],
+  },
+  {
     id: "238",
     name: "A received snapshot keeps its last entry, although that is not on the disk",
     changes: [["index <= log.savedIndex ? keepBytes : 0", "keepBytes"]],

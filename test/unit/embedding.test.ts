@@ -343,6 +343,16 @@ describe("an error in onEvent", () => {
       expect(cluster.reasons).toEqual([failure]);
     }
   });
+
+  test("stops the server with a reason, even if undefined was thrown (catalogue 298)", () => {
+    const cluster = new Cluster(["a"]);
+    const onEvent = (event: NodeEvent) => {
+      if (event.type === "committed") throw undefined;
+    };
+    cluster.start("a", { machine: new Lines(), onEvent });
+    cluster.simulation.run(3000);
+    expect(cluster.reasons).toEqual([new Error("undefined was thrown")]);
+  });
 });
 
 describe("a call with a signal", () => {
