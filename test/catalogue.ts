@@ -2129,7 +2129,7 @@ export const planted: readonly Planted[] = [
       ["const isEarlier = disk === remote.disk && boot < remote.boot;", "const isEarlier = false;"],
     ],
     caughtBy: [
-      { file: "channels", title: "with another disk replaces the earlier one forever" },
+      { file: "channels", title: "with another disk replaces the earlier one, which is refused" },
       { mode: "full", seed: 44 },
     ],
   },
