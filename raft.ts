@@ -4425,7 +4425,10 @@ export type NodeOptions = CommonOptions & {
 export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
-/** About how many bytes of entries a turn applies. Then new input is read before the rest. */
+/**
+ * About how many bytes of entries a turn applies, beside as many as it saves. Then new input is
+ * read before the rest.
+ */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
 const SLICE_BYTES = 128 << 10;
@@ -4840,7 +4843,10 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     // Chunks are written at once, before the step acknowledges them.
     if (core.incoming?.unwritten.length) this.runInSlices(this.receiveSnapshot(core.incoming));
-    for (const effect of core.step(APPLY_BYTES)) this.carryOut(effect);
+    // Without the unsaved bytes, the backlog of a follower would grow as long as each turn brings
+    // more entries than it may apply.
+    const unsavedBytes = core.log.bytes(core.log.savedIndex + 1, core.log.lastIndex);
+    for (const effect of core.step(APPLY_BYTES + unsavedBytes)) this.carryOut(effect);
     for (const request of this.inspections.values()) {
       this.answer(request, Buffer.from(JSON.stringify(this.status())));
     }

@@ -2509,6 +2509,12 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
+    id: "310",
+    name: "A follower under load applies less than it saves, so its backlog grows",
+    changes: [["core.step(APPLY_BYTES + unsavedBytes)", "core.step(APPLY_BYTES)"]],
+    caughtBy: [{ file: "node", title: "a follower under load applies as much as it saves" }],
+  },
+  {
     id: "297",
     name: "A server that receives a damaged snapshot says that its own disk must be restored",
     changes: [["this.storage.readSnapshot(advice)", "this.storage.readSnapshot()"]],

@@ -1253,6 +1253,25 @@ describe("no promise leaves before the sync", () => {
     expect(order.join(" ")).toBe("sync x y z sync X Y Z");
   });
 
+  test("a follower under load applies as much as it saves, however much a turn brings", () => {
+    const cluster = new Cluster(1);
+    const { simulation } = cluster;
+    simulation.route = () => [{ afterMs: 0.5 }]; // Keeps the order, so the whole window is used.
+    const { node } = cluster.server(cluster.leader());
+    const name = cluster.follower();
+    const follower = coreOf(cluster.server(name).node);
+    cluster.machine(name).turnMs = 5; // Meanwhile up to ten entries arrive.
+    const data = makeCommand([1, 1, 0], bytes("x".repeat(30_000)));
+    const backlogs = Array.from({ length: 100 }, () => {
+      for (let i = 0; i < 2; i += 1) coreOf(node).propose("commands", data);
+      node["endpoint"].schedule();
+      simulation.run(1);
+      return follower.commitIndex - follower.lastApplied;
+    });
+    expect(follower.commitIndex).toBeGreaterThan(100);
+    expect(Math.max(...backlogs)).toBeLessThan(30);
+  });
+
   test("a state machine that throws stops its server, with its error, at every start", () => {
     const cluster = new Cluster(1, ["a"]);
     const { simulation } = cluster;
