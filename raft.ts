@@ -4384,7 +4384,7 @@ type CommonOptions = {
    * failure the next.
    */
   secret?: string;
-  /** How long a request waits for an answer, and before that for a session. Default: 5000. */
+  /** The timeout of a request. A command may first wait as long for a session. Default: 5000. */
   timeoutMs?: number;
   /**
    * The largest datagram to send, in bytes. Default: 1232, which fits every path of IPv6, and
@@ -4945,8 +4945,8 @@ export class Node {
   private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
-      // A server's own program sends requests, too. If that server is of another founding, the
-      // program must not write here, and a program here must not get its answers. Clients show 0.
+      // Servers, too, send requests of clients, for the programs that embed them. Between two
+      // foundings they are dropped, and so are the replies. Clients show 0.
       const [own, other = 0] = [this.core.shownFounding, message.founding];
       const isForeign = own > 0 && other > 0 && own !== other;
       return isForeign ? undefined : this.onClientMessage(message);
@@ -5060,10 +5060,10 @@ export class Node {
     const { index, offset } = request;
     this.backup = { index, at: this.world.clock.now() };
     if (lastApplied < index) return;
-    const found = snapshot.index < index ? 0 : snapshot.index;
+    const snapshotIndex = snapshot.index < index ? 0 : snapshot.index;
     // Half of the largest answer leaves room for the index.
-    const data = found ? this.storage.readChunk(offset, MAX_ANSWER_BYTES / 2) : NOTHING;
-    this.answer(request, encodeAll([found, data]));
+    const data = snapshotIndex ? this.storage.readChunk(offset, MAX_ANSWER_BYTES / 2) : NOTHING;
+    this.answer(request, encodeAll([snapshotIndex, data]));
   }
 
   private apply(entry: Entry) {
@@ -5138,7 +5138,8 @@ export class Node {
     const bytes = Buffer.concat(unwritten.splice(0));
     this.storage.writeDraft(offset - bytes.length, bytes);
     if (!this.core.isInstalling) return;
-    // If it is damaged, this server's disk need not be restored: the next start removes the draft.
+    // The usual advice, to restore the disk, would be wrong: if this draft is damaged, only the
+    // draft is, and the next start removes it.
     yield* this.restore(
       `Server ${from} has sent it. Start this server again. If that fails, too, restart ${from}, `
         + "which then checks its own snapshot.",
@@ -5146,7 +5147,7 @@ export class Node {
     yield* this.switchSnapshot();
   }
 
-  /** Replaces sessions and state machine by those of the snapshot on the disk. */
+  /** Replaces sessions and state machine by those of the draft; at the start, of the snapshot. */
   private *restore(advice?: string): Generator<void> {
     const sessions = new Sessions();
     const take = this.options.machine.restore();
@@ -5304,7 +5305,7 @@ const ABORTED = "The call was aborted";
 const CLOSED = { closed: "The client was closed", stopped: "The server has stopped" };
 const ADVICE = {
   outcomeUnknown:
-    ": the command may have been applied, or may still be. Read before you repeat it.",
+    ": the request may have been carried out, or may still be. Check before you repeat it.",
   timeout: ". Check that a majority of the servers runs, with this secret and cluster.",
   aborted: ": nothing was done. Repeat it without this signal.",
   closed: ": nothing was done. Connect another one.",
@@ -5315,9 +5316,9 @@ const ADVICE = {
 export class Client {
   private readonly pending = new Map<number, PendingRequest>();
   /**
-   * Starts at random. Example: server c sends request 1 and restarts. If c began at 1 again, the
-   * leader would take c's next request for a retry, and c would take the old answer for the new
-   * one.
+   * Starts at random. Example: server A sends a request of its own program, with id 1, and
+   * restarts. If A began at 1 again, the leader would take A's next request for a retry, and A
+   * would take the old answer for the new one.
    */
   private lastId: number;
   /** The current session. While it is undefined, commands wait until another session opens. */
@@ -5434,9 +5435,9 @@ export class Client {
     const room = Math.min(this.endpoint.roomFor(target) - HEADROOM, MAX_COMMAND_BYTES);
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
-      // If a request is not answered for long, later ones go into another session before this one
-      // is full. A full session refuses requests, and if those were retried, their outcomes are
-      // unknown.
+      // While a request is unanswered, the session keeps all later outcomes, and gets full. A full
+      // session refuses requests, and if those were retried, their outcomes are unknown. So when it
+      // is half full, later requests go into another session.
       if (this.sequence - firstPending >= MAX_UNACKNOWLEDGED / 2) {
         this.commands.push(...batch);
         continue;
@@ -5519,17 +5520,17 @@ export class Client {
    * not get the entry.
    */
   async *readSnapshot(server: Name, index = 1): AsyncGenerator<{ offset: number; data: Buffer }> {
-    for (let [offset, last] = [0, 0];;) {
+    for (let [offset, previousIndex] = [0, 0];;) {
       const answer = await this.request({ type: "ReadSnapshot", index, offset }, server);
-      const [found, data] = decodeAll(answer) as [number, Buffer];
-      if (offset > 0 && found !== last) offset = 0;
-      else if (found === 0) {
+      const [snapshotIndex, data] = decodeAll(answer) as [number, Buffer];
+      if (offset > 0 && snapshotIndex !== previousIndex) offset = 0;
+      else if (snapshotIndex === 0) {
         await new Promise<void>((resolve) => this.world.clock.setTimer(RETRY_MS, resolve));
       } else if (data.length === 0) return;
       else {
         yield { offset, data };
         offset += data.length;
-        last = found;
+        previousIndex = snapshotIndex;
       }
     }
   }
@@ -5636,13 +5637,13 @@ export class Client {
     if (founding > 0 && this.founding > 0 && founding !== this.founding) {
       return void this.lastReplies.set(from, "is of another cluster");
     }
-    // Remembers the founding of an answer that proves that its founding is committed, because one
-    // that is not committed may be replaced by another (section 11). A server sends redirects,
-    // refusals and the answers to Inspect and to operators without waiting for a commit.
+    // Trusts a founding only in an answer that has waited for a commit, because until a founding is
+    // committed, another one may replace it (section 11). Redirects, refusals and the answers to
+    // Inspect, and some to operators, do not wait for that.
     const { content: { type: asked } } = request;
     const isAnswer = type === "Outcomes" || type === "Answer";
-    const provesCommit = isAnswer && asked !== "Inspect" && !(asked in operatorMessages);
-    if (provesCommit) this.founding ||= founding;
+    const hasWaited = isAnswer && asked !== "Inspect" && !(asked in operatorMessages);
+    if (hasWaited) this.founding ||= founding;
     this.lastReplies.delete(from);
     if (answer.type === "NotLeader") return this.onRedirect(request, answer);
     if (answer.type === "Answer") this.settle(request, 0, answer.answer);

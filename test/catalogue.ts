@@ -2692,7 +2692,10 @@ export const planted: readonly Planted[] = [
   {
     id: "259",
     name: "A backup has parts of two snapshots",
-    changes: [["offset > 0 && found !== last", "offset > 0 && found === 0"]],
+    changes: [[
+      "offset > 0 && snapshotIndex !== previousIndex",
+      "offset > 0 && snapshotIndex === 0",
+    ]],
     caughtBy: [{ file: "backups", title: "begins again if the server replaces the snapshot" }],
   },
   {

@@ -966,7 +966,8 @@ describe("clients and scripts", () => {
       what: "no answer to a write",
       code: 4,
       args: ["put", "swallowed", "up".repeat(300), ...detour, "--timeout", "500"],
-      says: /^No answer in 500 ms: the command may have been applied, .*Read before you repeat it/,
+      says:
+        /^No answer in 500 ms: the request may have been carried out, .*Check before you repeat it/,
     });
     relay.close();
   });

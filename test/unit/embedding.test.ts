@@ -417,7 +417,9 @@ describe("a call with a signal", () => {
     simulation.route = () => [];
     expect(aborted((signal) => client.propose(bytes("x"), { signal }), 300)).toEqual({
       code: "outcomeUnknown",
-      message: expect.stringMatching(/^The call was aborted: the command may have been applied/),
+      message: expect.stringMatching(
+        /^The call was aborted: the request may have been carried out/,
+      ),
     });
     expect(aborted((signal) => client.read(bytes("x"), { signal }), 300).code).toBe("aborted");
     // No request is retried.

@@ -2065,7 +2065,7 @@ describe("a client", () => {
     simulation.settle(client.inspect("c"));
     const messageOf = (promise: Promise<unknown>) => failureOf(simulation, promise)?.message;
     expect(messageOf(client.propose(bytes("y")))).toMatch(
-      /^No answer in 2000 ms: the command may have been applied, or may still be\. Read before you repeat it\. Asked: a \(last/,
+      /^No answer in 2000 ms: the request may have been carried out, or may still be\. Check before you repeat it\. Asked: a \(last/,
     );
     expect(messageOf(client.read(bytes("")))).toMatch(
       /^No answer in 2000 ms\. Check that a majority of the servers runs, with this secret and cluster\. Asked: a \(last heard \d+ ms ago\), b \(last heard \d+ ms ago\), c \(knows no leader\), ghost:1 \(ENOTFOUND: ghost\)\.$/,
@@ -2361,7 +2361,7 @@ describe("a client", () => {
     expect(error?.code).toBe("outcomeUnknown");
     expect(error?.message).toStartWith(
       "The server refuses: the session has ended, or never was: "
-        + "the command may have been applied",
+        + "the request may have been carried out",
     );
     expect(cluster.lines("a")).toEqual(["x", "y"]);
   });
