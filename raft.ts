@@ -439,6 +439,8 @@ export class Progress {
    * by twice the acknowledged bytes, so the limit triples in a round trip.
    */
   windowLimit = Infinity;
+  /** The entry that a learner has to reach: the last one of the log at the instant `setAt`. */
+  goal: { index: number; setAt: number };
 
   constructor(
     /** The next entry to send (Figure 2). While replicating it runs ahead of acknowledgements. */
@@ -450,7 +452,9 @@ export class Progress {
      * earlier entry or chunk, or began to track the follower or to transfer its leadership.
      */
     public ignoreUpToRound = 0,
-  ) {}
+  ) {
+    this.goal = { index: nextIndex - 1, setAt: heardAt };
+  }
 }
 
 type Follower = { name: "Follower"; leader?: Name | undefined };
@@ -1577,21 +1581,22 @@ export class Raft {
   }
 
   /**
-   * Promotes a learner that has caught up, or tells a former member that it is removed.
+   * Promotes a learner that has caught up, or tells a former member that it is removed. A learner
+   * has caught up once it needs less than an election timeout to reach what is the end of the log
+   * when that time begins (thesis §4.2.1). Under load, the end is always some entries ahead.
    */
-  private updateMembership(role: Leader, name: Name, { matchIndex }: Progress) {
-    const { log, settings: { windowBytes } } = this;
+  private updateMembership(role: Leader, name: Name, follower: Progress) {
+    const { log, now, settings: { electionTimeoutMs } } = this;
+    const { matchIndex, goal } = follower;
     const member = this.member(name);
     if (member?.votes || !this.canChangeMembers) return;
-    const isClose = matchIndex >= log.baseIndex
-      && log.bytes(matchIndex + 1, log.lastIndex) <= windowBytes;
-    if (!isClose) return;
     const { index, members } = log.membership();
-    if (member) {
+    if (!member) {
+      if (matchIndex >= index) this.send("Removed", name, { term: this.currentTerm });
+    } else if (matchIndex >= goal.index) {
+      follower.goal = { index: log.lastIndex, setAt: now };
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
-      this.appendMembers(role, members.map(vote));
-    } else if (matchIndex >= index) {
-      this.send("Removed", name, { term: this.currentTerm });
+      if (now < goal.setAt + electionTimeoutMs) this.appendMembers(role, members.map(vote));
     }
   }
 

@@ -2515,6 +2515,21 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "node", title: "a follower under load applies as much as it saves" }],
   },
   {
+    id: "311",
+    name: "A learner must have the whole log, and never has it under load",
+    changes: [["matchIndex >= goal.index", "matchIndex >= log.lastIndex"]],
+    caughtBy: [{ file: "members", title: "is promoted under load if it is less than" }],
+  },
+  {
+    id: "312",
+    name: "A learner is promoted, however long it takes to reach its goal",
+    changes: [[
+      "if (now < goal.setAt + electionTimeoutMs) this.appendMembers",
+      "this.appendMembers",
+    ]],
+    caughtBy: [{ file: "members", title: "is promoted under load if it is less than" }],
+  },
+  {
     id: "297",
     name: "A server that receives a damaged snapshot says that its own disk must be restored",
     changes: [["this.storage.readSnapshot(advice)", "this.storage.readSnapshot()"]],

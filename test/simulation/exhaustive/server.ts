@@ -281,8 +281,8 @@ function captureRole(raft: Raft, asked: readonly number[]): RoleState {
 /**
  * What this check knows of a server. A field that it does not know would be lost in every step. No
  * server is asked here to take a snapshot, to hand over or to change the members, no port is
- * probed, and no restart is reported, as all elections begin at once. `snapshot` and `stuck` make
- * no difference either. `windowLimit` only delays entries, as a loss does.
+ * probed, and no restart is reported, as all elections begin at once. `goal`, `snapshot` and
+ * `stuck` make no difference either. `windowLimit` only delays entries, as a loss does.
  */
 const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string][] = [
   [
@@ -297,7 +297,7 @@ const FIELDS: readonly [what: string, of: (raft: Raft) => object, fields: string
   [
     "what a leader knows of a follower",
     () => new Progress(1, 0),
-    "attempts confirmedRound heardAt ignoreUpToRound matchIndex mode nextIndex roundWhenMatched "
+    "attempts confirmedRound goal heardAt ignoreUpToRound matchIndex mode nextIndex roundWhenMatched "
     + "sentRound snapshot stuck timerStartedAt windowLimit",
   ],
 ];
