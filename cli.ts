@@ -59,7 +59,8 @@ const HELP = `raft.ts: Raft in one file, with a replicated key-value store on to
   bun cli.ts transfer [NAME]       have the leader hand over, to this server
   bun cli.ts members list          show the members, and which are voters
   bun cli.ts members add NAME=H:P  add a server that was started with --join, or
-                                   correct the address of a member
+                                   correct the address of a member (NAME: by
+                                   default H:P)
   bun cli.ts members remove NAME   remove a server, which then stops
   bun cli.ts backup FILE           copy a server's snapshot, while it serves
   bun cli.ts restore FILE --data DIR --name NAME
@@ -100,8 +101,9 @@ Clients:
                           --test run on this machine
   --timeout MS            how long to wait for an answer (default: 5000; status:
                           at most 1000)
-  --client-key-file FILE  use this key (or RAFT_CLIENT_KEY), not the secret: it
-                          opens the store, but can't change members or leader
+  --client-key-file FILE  use this key (or RAFT_CLIENT_KEY), unless there is a
+                          --secret-file: it opens the store, but can't change
+                          members or leader
   --base64                KEY, PREFIX, VALUE, OLD and NEW are written in base64,
                           and so can be any bytes; list prints base64, too
   --keys-only             list: show no values
@@ -132,9 +134,11 @@ JSON: {"ok":true, ...} if the exit code is 0, else {"ok":false,"error":{"code",
   "message"}, ...}. get adds "value", null if it is not UTF-8, and "base64"; a
   line of list has "key", "keyBase64" and these two, and its last line "count";
   secret adds "secret", client-key "clientKey", status "leader", "servers",
-  "troubles" and "statuses", members list "members", backup and restore
-  "server" and "index". Codes: see below. A server prints its events:
-  {"time","level","server","type","term","index","fields","message"}.
+  "troubles" and "statuses", transfer "leader", members list "members", backup
+  "server" and "index", restore these and "cluster", recover "server",
+  "cluster", "term", "lastIndex" and "lastTerm". Codes: see below. A server
+  prints its events: {"time","level","server","type","term","index","fields",
+  "message"}.
 
 Exit codes:
   0  done
@@ -143,7 +147,7 @@ Exit codes:
   3  a disk failed, or a file is damaged: storage
   4  unknown whether it was done, or will be: outcomeUnknown, unexpected
   5  surely not done: timeout, refused, noLeader, network, ended; or its output
-     could not be written: output`;
+     could not be written`;
 
 const DEFAULTS = {
   cluster: "raft",
@@ -230,8 +234,11 @@ async function main(): Promise<Result> {
   // The row of the command, such as "transfer [NAME]". A word in brackets may be left out.
   const [, row = ""] = new RegExp(`bun cli.ts (${name}\\b.*?)(  |$)`, "m").exec(HELP) ?? [];
   const forms = row.match(/(?<!--\S+|>) [[A-Z]\S*/g) ?? [];
-  // Beside the flags in its row, a command takes those of some sections.
-  const [, , , one = "", servers = "", clients = "", all = ""] = HELP.split("\n\n");
+  // Beside the flags in its row, a command takes those of some sections. The text of a flag that
+  // only one command takes begins with that command.
+  const ofOthers = new RegExp(`^ +--\\S+( [A-Z]+)? +(?!${name}:)[a-z][a-z ]*: `, "gm");
+  const [, , , one = "", servers = "", clients = "", all = ""] = HELP.replace(ofOthers, "")
+    .split("\n\n");
   const own = name === "--host" ? one + servers : name === "--test" ? servers : clients;
   const stray = Object.keys(values).find((flag) => !`${row} ${own}${all}`.includes(`--${flag} `));
   const action = ACTIONS[name];
@@ -299,19 +306,19 @@ async function startOne() {
 }
 
 /** Gives a server its secret again when the file has changed. An invalid file changes nothing. */
-function followSecret(last: string, node: Node, tell: Tell) {
+function followSecret(known: string, node: Node, tell: Tell) {
   setInterval(() => {
-    let next;
+    let latest; // The secret, or the reason for a warning.
     try {
-      next = readPrivate("secret-file");
-      if (next === last) return;
-      node.setSecret(next);
-      tell(`Read the secret again. Number of lines: ${secretsOf(next).length}`);
+      latest = readPrivate("secret-file");
+      if (latest === known) return;
+      node.setSecret(latest);
+      tell(`Read the secret again. Number of lines: ${secretsOf(latest).length}`);
     } catch (error) {
-      next = `The server keeps its secret. ${(error as Error).message}`;
-      if (next !== last) tell(next, "WARNING");
+      latest = `The server keeps its secret. ${(error as Error).message}`;
+      if (latest !== known) tell(latest, "WARNING");
     }
-    last = next;
+    known = latest;
   }, 500);
 }
 
@@ -429,7 +436,8 @@ function recover() {
         "usage",
         `${found} With --yes it becomes a cluster of its own. Later entries, which only the others
           had, are lost even if they were acknowledged; entries that were never acknowledged may
-          stay. If another server is left, take the one whose log ends last. Nothing was done.`,
+          stay. If another server is left, take the one whose last entry has the highest term, and
+          among these the highest index. Nothing was done.`,
       ),
       json,
     };
@@ -457,24 +465,24 @@ async function backup(file: string) {
   onStop(() => client.close()); // Ends the copying, and so removes the part that was copied.
   // From the first answer the client learns where the other servers are.
   await Promise.any(statuses.map((status) => client.inspect(status.name))).catch(() => {});
-  let index = 1;
+  let required = 1; // The entry that the snapshot must include.
   if (flags.new) {
     // Once the server answers a read, it has applied every write that was acknowledged before. It
     // may refuse, as another state machine than the store does not know the question.
     await client.read(Buffer.alloc(0), { server }).catch((error: RaftError) =>
       ensure(error.code === "refused", error.message, error.code)
     );
-    ({ lastApplied: index } = await client.inspect(server));
+    ({ lastApplied: required } = await client.inspect(server));
   }
   const part = `${file}.part${process.pid}`;
   const fd = fs.openSync(part, "a", 0o600);
   try {
-    for await (const { offset, data } of client.readSnapshot(server, index)) {
+    for await (const { offset, data } of client.readSnapshot(server, required)) {
       if (offset === 0) fs.ftruncateSync(fd);
       fs.appendFileSync(fd, data);
     }
     fs.fsyncSync(fd);
-    index = checkBackup(part);
+    const index = checkBackup(part);
     files.rename(part, file);
     return {
       text: `${file} has the state of ${server} after entry ${index}.`,
@@ -501,7 +509,7 @@ function restore(file: string) {
   const refusal =
     `Cannot restore into "${data}": it must be a new or empty directory. Give one as --data DIR.`;
   ensure(data, refusal);
-  parseServer(`${name}=any:1`); // Any address will do.
+  parseServer(`${name}=any:1`); // Throws if no server can have this name.
   const index = checkBackup(file);
   const storage = new Storage(files, data, { cluster, name, members: [] }, random);
   // A used server has a term, and so has a restored one. A restore that has failed leaves none, so
@@ -520,8 +528,8 @@ function restore(file: string) {
 // --------------------------------------- Asking the store ----------------------------------------
 
 /**
- * Returns an action that gets the store, and its words as bytes; a value may be in the input. It is
- * done unless `act` has another result.
+ * Returns an action that gets the store, and its words as bytes. A last word "-" stands for the
+ * standard input. Says "OK" unless `act` has another result.
  */
 function inStore(
   act: (store: KeyValues, ...words: Buffer[]) => Promise<Result | true | void>,
@@ -535,7 +543,7 @@ function inStore(
       ),
     );
     ensure(
-      words[0] !== "",
+      words[0] !== "" || act === list,
       "The key is empty. Write one, or if a shell variable holds it, set that.",
     );
     await using client = await connect();
@@ -609,7 +617,7 @@ async function listMembers() {
   const { members } = leaderOf(answers) ?? {};
   if (!members) return noLeader(answers);
   return {
-    text: table(members.map(({ disk: _, ...shown }) => shown)),
+    text: table(members.map(({ name, address, votes }) => ({ name, address, votes }))),
     json: { members },
   };
 }
@@ -828,7 +836,8 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
       && `${name} is of another founding than ${best.name}: two clusters have this name, and take
         nothing from each other. Keep one: stop the servers of the other, keep their directories
         aside, and if no majority is left, run 'bun cli.ts recover --data DIR' on the server whose
-        log ends last. The others join it with an empty --data`,
+        last entry has the highest term, and then the highest index. The others join it with an
+        empty --data`,
     leads && own && own.commitIndex > best.lastIndex
       && `${name} has committed entries up to ${own.commitIndex}, but the log of its leader
         ${best.name} ends with ${best.lastIndex}: disks of a majority were lost, or put back from an
@@ -854,8 +863,8 @@ function whyNotFollowing(best: Status, peer: Status["peers"][number], own?: Stat
 }
 
 function whyStuck({ server, index, bytes }: Stuck) {
-  return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in ${bytes}
-    bytes, though smaller messages do. Give all servers a smaller --datagram-bytes`;
+  return `Entry ${index}, or the snapshot in its place, does not arrive at ${server} in a batch of
+    ${bytes} bytes, though smaller messages do. Give all servers a smaller --datagram-bytes`;
 }
 
 // ------------------------------------- The story of a server -------------------------------------
@@ -1018,8 +1027,9 @@ function readPrivate(flag: keyof typeof PRIVATE) {
     text?.trim() !== "" && !isOpen,
     `Cannot use ${file ? `--${flag} ${file}` : variable}: ${
       isOpen ? "others can read it" : "it is empty, or not there"
-    }. Copy the cluster's own to here; only for a new cluster: bun cli.ts secret > FILE. Forbid
-    others to read it: chmod 600 FILE. Where that is impossible, as on a read-only mount, set
+    }. Copy the cluster's own to here, or make one: 'bun cli.ts secret > FILE' only for a new
+    cluster, 'bun cli.ts client-key NAME > FILE' for a client. Forbid others to read it: chmod 600
+    FILE. Where that is impossible, as on a read-only mount, set
     ${variable} instead.`,
   );
   return text ?? "";
@@ -1113,9 +1123,9 @@ let isOutputLost = false;
 let tellingServer: string | undefined;
 
 /**
- * Resolves when the text is written, because a program that ends earlier loses the rest, to whether
- * it was. A closed pipe is no failure: its reader has had enough. A server runs on without its
- * output.
+ * Waits until the text is written, because a program that ends earlier loses the rest. Returns
+ * whether it was written. A lost output is reported once; a closed pipe is not, because its reader
+ * has had enough. A server runs on without its output.
  */
 async function write(what: string | Uint8Array) {
   const failure = await new Promise<Error | null | undefined>((resolve) =>
@@ -1127,7 +1137,7 @@ async function write(what: string | Uint8Array) {
   isOutputLost = true;
   console.error(
     plain(`Cannot write to standard output: ${why}. Make room there, or write elsewhere; a
-    change that was asked for has been made.`),
+    change that was asked for may have been made.`),
   );
   return false;
 }

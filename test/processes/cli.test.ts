@@ -246,6 +246,12 @@ describe("bad input", () => {
       says: /^Cannot run "put" with 3 words\. .*quotes/,
     },
     {
+      what: "a flag of another command",
+      args: ["get", "hello", "--force"],
+      code: 2,
+      says: /^Cannot use --force with "get", as it would have no effect/,
+    },
+    {
       what: "a server's flag at a client",
       args: ["status", "--port", "48000"],
       code: 2,
@@ -440,8 +446,7 @@ describe("bad input", () => {
         what: "no such file",
         args: secret(`${temporaryDirectory()}/none`),
         code: 2,
-        says:
-          /none: it is empty, or not there\. Copy .* only for a new cluster: bun cli\.ts secret > /,
+        says: /none: it is empty, or not there\. Copy .* secret > FILE' only for a new cluster/,
       },
       {
         what: "no such file, at a client",
@@ -876,6 +881,7 @@ describe("clients and scripts", () => {
     expect((await list("lock/a", "--keys-only")).output).toBe("lock/a\n");
     expect((await list(words[0] ?? "", "--base64")).output).toBe(`${words.join("\t")}\n`);
     expect((await list("no such key")).output).toBe("");
+    expect((await list("", "--keys-only")).output).toBe((await list("--keys-only")).output);
     const lines = (await list("lock/", "--json")).output.trim().split("\n");
     expect(lines.map((line) => JSON.parse(line))).toEqual([
       { key: "lock/a", keyBase64: "bG9jay9h", value: "me", base64: "bWU=" },
@@ -1289,7 +1295,7 @@ const TROUBLES: [what: string, answers: Answer[], sentences: string[]][] = [
     server("b", follows),
     server("c", follows),
   ], [
-    "Entry 11, or the snapshot in its place, does not arrive at b in 5000 bytes, though smaller "
+    "Entry 11, or the snapshot in its place, does not arrive at b in a batch of 5000 bytes, though smaller "
     + "messages do. Give all servers a smaller --datagram-bytes.",
   ]],
   ["one is of another cluster", [
@@ -1332,7 +1338,7 @@ const newDisk = { usesNamedDisk: false, founding: 0 };
 const apart = (one: string, other: string) =>
   `${one} is of another founding than ${other}: two clusters have this name, and take nothing from `
   + "each other. Keep one: stop the servers of the other, keep their directories aside, and if no "
-  + "majority is left, run 'bun cli.ts recover --data DIR' on the server whose log ends last. The "
+  + "majority is left, run 'bun cli.ts recover --data DIR' on the server whose last entry has the highest term, and then the highest index. The "
   + "others join it with an empty --data.";
 
 TROUBLES.push(
@@ -1463,7 +1469,7 @@ describe("the story warns", () => {
 
   test("of an entry that never arrives where smaller datagrams do", () => {
     expect(told({ type: "stuck", server: "c", index: 7, bytes: 5000 })).toEqual([
-      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in 5000 bytes, though "
+      "WARNING Entry 7, or the snapshot in its place, does not arrive at c in a batch of 5000 bytes, though "
       + "smaller messages do. Give all servers a smaller --datagram-bytes",
     ]);
   });
