@@ -559,8 +559,8 @@ export class Raft {
   /** The last founding above 0 that each server's disk has shown; 0 if the disk showed only 0. */
   readonly foundings = new Map<Name, number>();
   /**
-   * How often this server has asked for votes since its start, or since it last dropped its log. It
-   * asks the other founders for their foundings by that, too.
+   * Counts the rounds of RequestVote since the start, or since this server began to ask again. Each
+   * also asks the other founders for their foundings, because every reply shows one.
    */
   private foundingQueries = 0;
   /** The servers of another founding that were reported. */
@@ -1286,10 +1286,11 @@ export class Raft {
   }
 
   private onTimeoutNow(m: Of<"TimeoutNow">) {
-    // A TimeoutNow is valid once, in its own term. The leader sends it only to a server that has
-    // its whole log, so if our log is empty, our disk was lost after that. Before the loss we may
-    // have campaigned in term m.term + 1, and votes of that campaign may still arrive. A second
-    // campaign would be in that term again, and those votes would elect us with an empty log.
+    // A TimeoutNow counts in its own term only, so once. The leader sends it only to a server that
+    // has its whole log, so if our log is empty, our disk was lost after that, and this may be a
+    // late copy. By the first copy we may have campaigned in term m.term + 1. A second campaign
+    // would be in that term again, and late votes for the first one would elect us with an empty
+    // log.
     if (m.term !== this.currentTerm || m.from !== this.leader) return;
     if (this.mayLead && this.log.lastIndex > 0) this.campaign("Candidate", true);
   }
@@ -1482,6 +1483,7 @@ export class Raft {
     return this.members.find((member) => member.name === name);
   }
 
+  /** Returns whether the list gives a server a vote, and that server uses the disk listed there. */
   private hasVote(name: Name, among = this.members): boolean {
     return among.some((each) => each.name === name && each.votes && this.usesNamedDisk(each));
   }
@@ -1640,11 +1642,12 @@ export class Raft {
   // a later entry.
   //
   // This has limits. If a majority of the disks is lost, the remaining servers cannot tell
-  // committed entries from others. Here a founder that has no entry yet counts as one that has lost
-  // its disk. Example: A and B found the cluster while C is down, B loses its disk, C starts, and A
-  // is silent. B and C are now a majority with empty disks, and found a second cluster. And a disk
-  // that loses only some entries keeps its number. Until the leader has committed its demotion, its
-  // vote may elect a leader that lacks a committed entry.
+  // committed entries from others. In this count, a founder that has no entry yet is one with a
+  // lost disk. Example: A and B found the cluster while C is down, B loses its disk, C starts, and
+  // A is silent. B and C are now a majority with empty disks, and found a second cluster. Another
+  // limit: a disk that loses only some entries keeps its id, so its vote counts. Until a leader has
+  // noticed the loss, and has committed the demotion of this server, the vote may elect a leader
+  // that lacks a committed entry.
   //
   // A cluster is founded once. Entry 1 carries a random number, the founding, as all later lists of
   // members do. Every message shows its sender's founding, or 0 while its sender has no durable
@@ -1684,9 +1687,9 @@ export class Raft {
   }
 
   /**
-   * Returns whether a follower has lost entries that it had acknowledged. A request that was sent
-   * after `matchIndex` rose has at least that `prevLogIndex`. A follower that still had those
-   * entries would never give a hint below `matchIndex`.
+   * Returns whether a follower has lost entries that it had acknowledged. In a request that was
+   * sent after `matchIndex` rose, `prevLogIndex` is at least `matchIndex`. A follower that still
+   * had those entries would never give a hint below `matchIndex`.
    */
   private hasLostEntries(m: Of<"AppendEntriesReply">, follower: Progress): boolean {
     return m.round > follower.roundWhenMatched && m.hintIndex < follower.matchIndex;
@@ -1701,7 +1704,7 @@ export class Raft {
   private joinFounding({ founding = this.founding }: Message) {
     if (this.founding === 0 || founding === this.founding) return;
     this.log.reset(this.snapshot, this.snapshot);
-    this.foundingQueries = 0; // An empty founder asks for a whole timeout.
+    this.foundingQueries = 0; // Now an empty founder, it asks for a whole timeout.
   }
 
   /**
@@ -1754,7 +1757,8 @@ export class Raft {
   onHeard(peer: Name, disk: number, founding: number): void {
     const { role, disks } = this;
     if (disks.get(peer) !== disk) {
-      this.foundings.delete(peer);
+      // An empty founder asks for a whole timeout again.
+      if (this.foundings.delete(peer)) this.foundingQueries = 0;
       // What another disk has acknowledged does not count for this one, not even if the log names
       // this one again.
       const hasReplied = role.name === "Leader" && role.followers.get(peer)?.confirmedRound;
@@ -1769,9 +1773,7 @@ export class Raft {
   /** Returns whether all other founders have shown an empty log, or were silent when asked. */
   private get mayFound(): boolean {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
-    // Until the first campaign, queries for foundings are at least this far apart. (After a leader
-    // was given up they may be closer, but that leader has shown a founding above 0, so this server
-    // may not found.)
+    // Until the first campaign, queries for foundings are at least this far apart.
     const intervalMs = Math.min(heartbeatMs, electionTimeoutMs / 4);
     const hasAskedEnough = (this.foundingQueries - 1) * intervalMs >= electionTimeoutMs;
     return this.others.every((name) => {
@@ -1782,9 +1784,10 @@ export class Raft {
 
   /**
    * Returns whether to ignore a request of another founding. If our commit index is above 0, we
-   * ignore it. Otherwise its term must be later than a term of ours: while we know a leader, than
-   * our current term; without a leader, than that of our last entry, because a vote for the sender
-   * may have raised our current term to its own. Replies pass, because their own checks suffice.
+   * ignore it. If it is 0, we ignore a request whose term is not later than ours. Ours is the
+   * current term if we follow a leader. Otherwise it is the term of our last entry, because a vote
+   * for the sender may have raised our current term to its own. Replies pass, because their own
+   * checks suffice.
    */
   private rejectsFounding({ type, from, term, founding = 0 }: Message): boolean {
     const { leader, commitIndex } = this;
@@ -1882,10 +1885,12 @@ export class Raft {
 
   /**
    * How long a campaign lasts at least. After a leader was given up it is one heartbeat interval,
-   * and grows to the election timeout.
+   * and grows to the election timeout. An empty founder is in no hurry: it counts its questions
+   * (`mayFound`).
    */
   private get campaignTimeoutMs(): number {
     const { electionTimeoutMs, heartbeatMs } = this.settings;
+    if (this.log.lastIndex === 0) return electionTimeoutMs;
     return Math.min(electionTimeoutMs, Math.max(heartbeatMs, this.now - this.leaderLostAt));
   }
 }
@@ -2008,7 +2013,8 @@ export const MAX_ANSWER_BYTES = 64_000;
 /** Commands that a client sends together. They are applied together, and only once. */
 export type SessionRequest = {
   /**
-   * Role and name of the client, such as "client alice" (section 17). Others have other sessions.
+   * Role and name of the client, such as "client alice" (section 17). No other owner can use the
+   * session.
    */
   owner: string;
   session: number;

@@ -2509,19 +2509,19 @@ export const planted: readonly Planted[] = [
     ],
   },
   {
-    id: "310",
+    id: "299",
     name: "A follower under load applies less than it saves, so its backlog grows",
     changes: [["core.step(APPLY_BYTES + unsavedBytes)", "core.step(APPLY_BYTES)"]],
     caughtBy: [{ file: "node", title: "a follower under load applies as much as it saves" }],
   },
   {
-    id: "311",
+    id: "300",
     name: "A learner must have the whole log, and never has it under load",
     changes: [["matchIndex >= goal.index", "matchIndex >= log.lastIndex"]],
     caughtBy: [{ file: "members", title: "is promoted under load if it is less than" }],
   },
   {
-    id: "312",
+    id: "301",
     name: "A learner is promoted, however long it takes to reach its goal",
     changes: [[
       "if (now < goal.setAt + electionTimeoutMs) this.appendMembers",
@@ -2571,6 +2571,22 @@ export const planted: readonly Planted[] = [
       file: "founding",
       title: "keeps its leader against another founding of the same term",
     }],
+  },
+  {
+    id: "302",
+    name: "An empty founder counts questions that it asked before another founder lost its log",
+    changes: [[
+      "if (this.foundings.delete(peer)) this.foundingQueries = 0;",
+      "this.foundings.delete(peer);",
+    ]],
+    caughtBy: [{ file: "founding", title: "asks for an election timeout again after" }],
+  },
+  {
+    id: "303",
+    name:
+      "An empty founder asks in a hurry after a leader's restart, and waits too short for the others",
+    changes: [["if (this.log.lastIndex === 0) return electionTimeoutMs;", ""]],
+    caughtBy: [{ file: "founding", title: "asks for an election timeout again after" }],
   },
   {
     id: "241",

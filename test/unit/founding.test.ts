@@ -94,6 +94,23 @@ describe("an empty founder", () => {
     }
   });
 
+  test("asks for an election timeout again after a founder has lost its log (catalogue 302, 303)", () => {
+    const raft = emptyFounder();
+    turn(raft);
+    for (let ms = 0; ms <= T; ms += HEARTBEAT) wait(raft, HEARTBEAT);
+    // The leader b loses its disk before its log arrives. By then c, so far silent, may have it.
+    step(raft, fromDisk(appendEntries(1, { prevLogIndex: 1, prevLogTerm: 1 }), 5));
+    expect(raft.leader).toBe("b");
+    raft.onHeard("b", 10, 0);
+    raft.onRestarted("b", raft.now);
+    for (let ms = 0; ms < T; ms += HEARTBEAT / 4) wait(raft, HEARTBEAT / 4);
+    timeOut(raft);
+    expect(raft.role.name).toBe("Follower");
+    wait(raft, HEARTBEAT);
+    timeOut(raft);
+    expect(raft.role.name).toBe("PreCandidate");
+  });
+
   test("votes for an empty candidate once it has looked for a log itself", () => {
     const raft = emptyFounder();
     const requestVotes = () => only("RequestVoteReply", step(raft, fromDisk(requestVote(1))));
