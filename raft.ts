@@ -2479,8 +2479,8 @@ export function readRequests({ kind, index, data }: Entry): (SessionRequest | Op
 /**
  * Splits an entry that version 4 has written. Later versions rewrite a log without decoding its
  * entries, so a log of version 6 may still have such entries. Each command in them follows session,
- * sequence and acknowledged (6 bytes each) and its length (4). They begin with 0, as no MessagePack
- * array does.
+ * sequence and acknowledged (6 bytes each) and its length (4). Such an entry begins with a byte 0,
+ * because a session is a small number in 6 bytes. No MessagePack array begins with 0.
  */
 function unpackVersion4(data: Buffer): unknown[] {
   const rows: unknown[] = [];
@@ -2681,7 +2681,7 @@ export class Storage {
   readonly identity: Identity;
   /** As last saved. */
   hardState: HardState = { currentTerm: 0, votedFor: undefined, commitIndex: 0 };
-  /** The last one that was installed. */
+  /** The one in the file `snapshot`. */
   snapshot: Snapshot | undefined;
   // The log as this start has found it. Saves do not change them.
   base: Position = { index: 0, term: 0 };
@@ -2939,7 +2939,10 @@ export class Storage {
     return identity;
   }
 
-  /** Copies an incomplete frame after the last whole one to `log.cut`. */
+  /**
+   * Copies an incomplete frame after the last whole one to `log.cut`. `beginLog` then writes the
+   * log without it.
+   */
   private cutIncompleteFrame(rest: Buffer) {
     this.ensure(
       rest.subarray(-FRAME_HEADER).equals(ZEROS),
@@ -3577,8 +3580,9 @@ const HELLO_EVERY_MS = 50;
 const ATTEMPT_MS = 500;
 const MAX_PATIENCE = 8;
 /**
- * Limits, as intervals: between Hellos that are read, which takes 0.03 ms, and between key
- * agreements with one name, which take 0.1 ms. What the last BURST_MS left unused may come at once.
+ * Limits of rates: on average one Hello is read in READ_EVERY_MS, and one key agreement with a name
+ * is made in AGREE_EVERY_MS. (They take 0.03 and 0.1 ms.) After a pause, as many as belong to
+ * BURST_MS may come together.
  */
 const READ_EVERY_MS = 0.5;
 const AGREE_EVERY_MS = 5;
@@ -3596,7 +3600,7 @@ const HINT_EVERY_MS = 1;
 const MAX_CHANNELS = 3;
 /**
  * Bounds of tables, in all and for one name: processes of clients with a channel, half-open
- * channels, and incomplete fields. The limits of rates are pruned when there are so many.
+ * channels, and incomplete fields. With so many entries, `allowedAt` is pruned, too.
  */
 const MAX_ENTRIES = 1024;
 const MAX_ENTRIES_PER_NAME = 256;
@@ -3727,7 +3731,7 @@ class Remote {
   resolvedAt = -Infinity;
   /** How long its last reply to an RPC took. */
   roundTripMs: number | undefined;
-  /** The latest trouble with it, until it is heard or resolved. */
+  /** The latest trouble with it, until it is heard, or until its host name resolves again. */
   lastWarning: EndpointEvent | undefined;
 
   /**
@@ -3811,7 +3815,7 @@ export class Endpoint {
   private readonly channels = new Map<number, Channel>();
   /** Channels that others have begun and not confirmed, by the id at the other end. */
   private readonly halfOpen = new FairTable<Channel>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
-  /** Limits rates: from when on an event of a kind is allowed. An earlier time allows a burst. */
+  /** When the next event of a kind is allowed. If that is long past, several may come together. */
   private readonly allowedAt = new Map<string, number>();
   private readonly incomplete = new FairTable<IncompleteField>(MAX_ENTRIES, MAX_ENTRIES_PER_NAME);
   /** Remotes with messages to send at the next `flush`. */
@@ -4102,10 +4106,10 @@ export class Endpoint {
     asked.failures %= this.credentials.length;
     Object.assign(channel, { other, id: other.channel, handshake: undefined });
     [channel.sendKey, channel.receiveKey] = handshake.split();
-    // If another server than the asked one answers, and has a working channel, the new one is
-    // ended. Example: B sends a Hello to C, which is dead. An outsider passes it on to A, and sends
-    // A's Welcome to B from C's address. If B accepted it, B's messages for A would go to C's
-    // address.
+    // If another server than the asked one answers, and there is a working channel with it already,
+    // this channel is ended. Example: B sends a Hello to C, which is dead. An outsider passes it on
+    // to A, and sends A's Welcome to B from C's address. If B accepted it, B's messages for A would
+    // go to C's address.
     const known = this.servers.get(other.name);
     const isElsewhere = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;
@@ -4113,7 +4117,7 @@ export class Endpoint {
     const to = isElsewhere ? known : this.confirm(channel, other, address);
     if (!to) return;
     if (to !== asked) this.reassignAddress(asked, to, address);
-    // Without a message, an empty packet confirms the channel.
+    // A packet confirms the channel, even if no message waits.
     to.queue.push({ body: NOTHING, at: this.now });
     this.transmit(to);
   }
@@ -4247,11 +4251,12 @@ export class Endpoint {
     // Otherwise a command could be applied hours after the client was told that its outcome is
     // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client first makes a new channel. Otherwise the first copy of a command
-    // may be lost, because the server has ended the old channel. If it has ended the client's
-    // session, too, it refuses the retry. To the client this could also mean that the first copy
-    // was applied before the session ended, so the outcome would be unknown. On a new channel the
-    // first copy itself is refused, which proves that nothing was applied.
+    // After a silence, a client first makes a new channel, because the server may have ended the
+    // old channel and the client's session. Example: the first copy of a command leaves on the old
+    // channel and is lost. The retry on a new channel is refused, because the session has ended.
+    // The client cannot tell this from another order: the first copy was applied, and then the
+    // session ended. So the outcome is unknown. But if the first copy leaves on the new channel, it
+    // is the copy that is refused, and nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4322,7 +4327,7 @@ export class Endpoint {
    * to be decoded. Returns undefined for a malformed part or message.
    */
   private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Remote) {
-    // With a head of another length, a repetition is cut at other offsets.
+    // All parts of a field must be cut at the same offsets, which depend on the head's length.
     const id = `${from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
     const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.
