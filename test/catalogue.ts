@@ -299,7 +299,7 @@ export const planted: readonly Planted[] = [
     id: "26",
     name: "The leader answers a read before an entry of its own term is committed",
     changes: [["Math.max(this.commitIndex, role.firstIndex)", "this.commitIndex"]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 15 }],
   },
   {
     id: "27",
@@ -600,7 +600,7 @@ export const planted: readonly Planted[] = [
     id: "67",
     name: "A leader answers a read before it has applied the entries that the read must see",
     changes: [[" || r.index > this.lastApplied", ""]],
-    caughtBy: [{ mode: "core", seed: 3 }],
+    caughtBy: [{ mode: "core", seed: 15 }],
   },
   {
     id: "68",
@@ -885,7 +885,7 @@ export const planted: readonly Planted[] = [
       "each.votes",
     ]],
     caughtBy: [
-      { mode: "core", seed: 83 },
+      { mode: "core", seed: 152 },
       { file: "members", title: "that is not named neither leads nor becomes the" },
     ],
   },
@@ -2130,7 +2130,7 @@ export const planted: readonly Planted[] = [
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one, which is refused" },
-      { mode: "full", seed: 44 },
+      { mode: "full", seed: 41 },
     ],
   },
   {
