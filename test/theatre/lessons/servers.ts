@@ -106,17 +106,17 @@ export const members: Lesson = {
           because only this disk will count as that of d. The lesson on a lost disk shows why.`,
       },
       {
-        at: lists("a", "a b c d"),
-        text: say`
-          What d still lacks would fit into a few messages, so a third list gives it a vote. A
-          majority is now three of four. Only one server changes at a time: so a majority of the
-          old list and one of the new list always share a server (thesis §4.1).`,
-      },
-      {
         at: gets("d", 3, 1),
         text: say`
-          d gets the log from its first entry on. It is a full member as soon as it has the third
-          list.`,
+          d gets the log from its first entry on.`,
+      },
+      {
+        at: lists("a", "a b c d"),
+        text: say`
+          d has reached the end of the log in less than an election timeout, so it has caught up
+          (thesis §4.2.1). A third list gives it a vote. A majority is now three of four. Only one
+          server changes at a time: so a majority of the old list and one of the new list always
+          share a server (thesis §4.1).`,
       },
       {
         at: commits("a", 6),
