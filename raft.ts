@@ -1306,9 +1306,9 @@ export class Raft {
    * Returns whether to write a snapshot: the entries since the last one take more than `bytes`, and
    * more than the last one itself, so that snapshots cost no more than the log. A server that
    * receives a snapshot from its leader writes none. A leader that sends a snapshot has a higher
-   * limit, because with a new snapshot the follower would start again from scratch. If
-   * the caller's `factor` is higher than that, it counts. With factor 0, a snapshot is due as soon
-   * as it would have a new entry.
+   * limit until the follower has caught up, because with a new snapshot the follower would start
+   * again from scratch. If the caller's `factor` is higher than that, it counts. With factor 0, a
+   * snapshot is due as soon as it would have a new entry.
    */
   isSnapshotDue(bytes: number, factor = 1): boolean {
     const { role, log, snapshot, incoming, settings, now } = this;
@@ -1316,12 +1316,15 @@ export class Raft {
     const isReceiving = leader !== undefined && incoming?.leaderTerm === currentTerm
       && incoming.index > commitIndex;
     if (isReceiving) return false;
-    const isSending = role.name === "Leader"
-      && role.followers.values().some((follower) =>
-        follower.mode === "snapshot" && now < follower.heardAt + 10 * settings.electionTimeoutMs
-      );
+    // A follower that was sent this snapshot then needs the entries after it. A new snapshot would
+    // leave only the last ones: a quarter of `bytes`.
+    const isCatchingUp = ({ snapshot: { index, sent }, matchIndex, heardAt }: Progress) =>
+      index === snapshot.index && sent > 0
+      && log.bytes(matchIndex + 1, this.lastApplied) > bytes / 4
+      && now < heardAt + 10 * settings.electionTimeoutMs;
+    const isAwaited = role.name === "Leader" && role.followers.values().some(isCatchingUp);
     // Without the product if `factor` is 0, because `bytes` may be Infinity.
-    const limit = factor && Math.max(bytes, snapshot.size) * Math.max(factor, isSending ? 4 : 1);
+    const limit = factor && Math.max(bytes, snapshot.size) * Math.max(factor, isAwaited ? 4 : 1);
     return log.bytes(snapshot.index + 1, this.lastApplied) > limit;
   }
 

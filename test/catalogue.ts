@@ -2515,6 +2515,15 @@ export const planted: readonly Planted[] = [
     caughtBy: [{ file: "node", title: "a follower under load applies as much as it saves" }],
   },
   {
+    id: "304",
+    name: "A follower that has installed a snapshot is sent the next one before it can catch up",
+    changes: [[
+      "sent > 0 && log.bytes(matchIndex + 1, this.lastApplied) > bytes / 4",
+      "sent > 0 && matchIndex < snapshot.index",
+    ]],
+    caughtBy: [{ file: "snapshots", title: "that has installed a snapshot can catch up before" }],
+  },
+  {
     id: "300",
     name: "A learner must have the whole log, and never has it under load",
     changes: [["matchIndex >= goal.index", "matchIndex >= log.lastIndex"]],

@@ -5,6 +5,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Message, Raft, sizeOf } from "../../raft.ts";
 import {
+  acknowledge,
   appendEntries,
   appendReply,
   chunks,
@@ -71,7 +72,7 @@ describe("A snapshot", () => {
   test("a snapshot that is being sent is not replaced too soon", () => {
     const raft = compacted(5);
     expect(raft.isSnapshotDue(10)).toBe(false);
-    raft.snapshot = { ...raft.snapshot, size: 0 };
+    raft.snapshot = { ...raft.snapshot, size: 10 };
     expect(raft.isSnapshotDue(10)).toBe(true);
     fallBehind(raft, "c");
     const bytes = raft.log.bytes(6, raft.lastApplied);
@@ -79,6 +80,19 @@ describe("A snapshot", () => {
     expect(raft.isSnapshotDue(bytes / 5)).toBe(true); // It is replaced in the end.
     expect(raft.isSnapshotDue(bytes / 5, 4)).toBe(true); // A backup meanwhile makes no difference.
     raft.now += 11 * T; // A follower that is gone does not count.
+    expect(raft.isSnapshotDue(bytes / 2)).toBe(true);
+  });
+
+  test("a follower that has installed a snapshot can catch up before the next one is taken", () => {
+    const raft = compacted(5);
+    raft.snapshot = { ...raft.snapshot, size: 10 };
+    fallBehind(raft, "c");
+    const bytes = raft.log.bytes(6, raft.lastApplied);
+    acknowledge(raft, "c", 5);
+    expect(progress(raft, "c").mode).toBe("replicating");
+    expect(raft.isSnapshotDue(bytes / 2)).toBe(false);
+    expect(raft.isSnapshotDue(bytes / 5)).toBe(true);
+    acknowledge(raft, "c", raft.lastApplied);
     expect(raft.isSnapshotDue(bytes / 2)).toBe(true);
   });
 
