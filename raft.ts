@@ -2338,10 +2338,10 @@ const isNatural = (raw: unknown): raw is number =>
  */
 function readField(field: string, raw: unknown): unknown {
   const list = listOf.get(field);
-  const bytes = Buffer.isBuffer(raw) ? raw : undefined; // The decoder returns parts of its input.
+  const bytes = Buffer.isBuffer(raw) ? raw : undefined; // The decoder returns slices of its Buffer.
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
   if (list === texts) {
-    const text = bytes?.toString() ?? raw; // The text is in bytes if it came in parts.
+    const text = bytes?.toString() ?? raw; // The text of a Part is in bytes.
     return typeof text === "string" && text.isWellFormed() ? text : undefined;
   }
   if (list === blobs) return bytes;
@@ -2461,12 +2461,11 @@ const requestFields = ["owner", ...clientMessages.Commands] as const;
  */
 export function readRequests({ kind, index, data }: Entry): (SessionRequest | Opening)[] {
   const isOldOpening = kind === "session" && data.length === 0;
-  // A copy, because the machine may change the commands.
   const all = isOldOpening
     ? [[index, index]] // Nonce and session.
     : data[0] === 0
     ? unpackVersion4(data)
-    : decodeAll(Buffer.from(data));
+    : decodeAll(Buffer.from(data)); // A copy, because the machine may change the commands.
   return all.map((row) => {
     const raw = Array.isArray(row) && typeof row[0] === "number" ? ["", ...row] : row;
     const opening = readFields(openingFields, raw);
@@ -2854,9 +2853,10 @@ export class Storage {
 
   /**
    * Replaces the log by one that begins after the given position. Yields between slices, and adds
-   * the saves made meanwhile at the end. Without entries it never yields, so no save goes into the
-   * old log meanwhile. Example: the old log ends with entry 5, and a received snapshot with entry
-   * 100. A save of entry 101 in the old log would follow entry 5.
+   * the saves made meanwhile at the end. If a received snapshot replaces the whole log, there are
+   * no entries. Then it never yields, so no save can go into the old log meanwhile. Example: the
+   * old log ends with entry 5, and the snapshot with entry 100. A save of entry 101 in the old log
+   * would follow entry 5.
    */
   *rewriteLog(
     { index, term }: Position = this.base,
@@ -3806,7 +3806,7 @@ type IncompleteField = {
 export class Endpoint {
   /** How many packets were dropped, by reason. */
   readonly dropped: Record<string, number> = {};
-  /** When a packet of another secret was last dropped. */
+  /** When a packet was last dropped that was not made with a secret of ours. */
   unauthenticatedAt = -Infinity;
   /** Servers by name. */
   private readonly servers = new Map<Name, Remote>();
@@ -4101,7 +4101,7 @@ export class Endpoint {
     const channel = this.channels.get(channelIn(welcome));
     const { remote: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
-    // The first Welcome shows the id, so from then on outsiders can forge others.
+    // An outsider that has seen the right Welcome, which may be lost, can forge others with its id.
     if (!this.admits(`welcome ${asked.owner}`, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
@@ -4114,10 +4114,10 @@ export class Endpoint {
     // to A, and sends A's Welcome to B from C's address. If B accepted it, B's messages for A would
     // go to C's address.
     const known = this.servers.get(other.name);
-    const isElsewhere = known !== asked && known?.channels.length
+    const isReached = known !== asked && known?.channels.length
       && this.now < known.unansweredSince + SILENT_MS;
-    if (isElsewhere) this.end(channel);
-    const to = isElsewhere ? known : this.confirm(channel, other, address);
+    if (isReached) this.end(channel);
+    const to = isReached ? known : this.confirm(channel, other, address);
     if (!to) return;
     if (to !== asked) this.reassignAddress(asked, to, address);
     // A packet confirms the channel, even if no message waits.
@@ -4160,12 +4160,12 @@ export class Endpoint {
   }
 
   /**
-   * Returns why a channel is refused: the other end is of another cluster, or is outdated. Numbers
-   * tell whether a later attempt or boot was confirmed. Disks have no order. So a disk counts as
-   * lost if another disk has replaced it, or if another disk was confirmed during this handshake.
-   * But only one process at a time has an address. If a replaced disk answers at the address of the
-   * present one, the present one is gone. Example: A was started with a wrong directory, and then
-   * again with the right one.
+   * Returns why a channel is refused: the other end is of another cluster, or is outdated. Attempts
+   * and boots are numbered, so an earlier one is outdated. Disks have no order. So a disk counts as
+   * lost if another disk was confirmed during this handshake, or if another disk has replaced it
+   * before. The exception to that: only one process at a time has an address, so if a replaced disk
+   * answers at the address of the present one, the present one is gone. Example: A was started with
+   * a wrong directory, and then again with the right one.
    */
   private refusalOf({ createdAt }: Channel, remote: Remote, other: Introduction, address: Address) {
     if (this.warnIfForeign(other, address)) return "foreign";
@@ -4207,12 +4207,13 @@ export class Endpoint {
   }
 
   /**
-   * Another server, `to`, has answered at an address of `asked`, so `asked` loses it. If a client
-   * knew `asked` only by this address, `asked` becomes an alias of `to`.
+   * Another server, `to`, has answered at an address of `asked`, so `asked` loses it. If `asked` is
+   * only a word of a client's command line, which neither a channel nor the log has confirmed, it
+   * becomes an alias of `to`.
    */
   private reassignAddress(asked: Remote, to: Remote, address: Address) {
-    const isKnownByName = asked.boot !== 0 || asked.learned.length > 0;
-    if (this.self.role === "peer" || isKnownByName) {
+    const isConfirmed = asked.boot !== 0 || asked.learned.length > 0;
+    if (this.self.role === "peer" || isConfirmed) {
       asked.addresses.delete(writeAddress(address));
       if (Bun.deepEquals(asked.address, address)) asked.address = undefined;
       return;
@@ -4254,12 +4255,11 @@ export class Endpoint {
     // Otherwise a command could be applied hours after the client was told that its outcome is
     // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client first makes a new channel, because the server may have ended the
-    // old channel and the client's session. Example: the first copy of a command leaves on the old
-    // channel and is lost. The retry on a new channel is refused, because the session has ended.
-    // The client cannot tell this from another order: the first copy was applied, and then the
-    // session ended. So the outcome is unknown. But if the first copy leaves on the new channel, it
-    // is the copy that is refused, and nothing was applied.
+    // After a silence, a client first makes a new channel, because the old one may be dead: others
+    // have pushed it out of the server's table. They may have pushed out the client's session, too.
+    // If the first copy of a command is refused because its session has ended, nothing was applied.
+    // If a retry is refused, the client does not know: the first copy may have been applied before.
+    // So the first copy must not be lost on a dead channel.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4330,7 +4330,9 @@ export class Endpoint {
    * to be decoded. Returns undefined for a malformed part or message.
    */
   private join({ digest, size, offset, data, head }: Part, { id: from, owner }: Remote) {
-    // All parts of a field must be cut at the same offsets, which depend on the head's length.
+    // All parts must be cut at the same offsets, which depend on the head's length. (They also
+    // depend on the sender's room. If that has changed meanwhile, the digest is wrong, and a later
+    // repetition is complete.)
     const id = `${from} ${digest} ${size} ${head.length}`;
     const end = offset + data.length;
     const isLarge = data.length >= MIN_PART_BYTES || end === size; // Small ones waste memory.

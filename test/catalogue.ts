@@ -2420,7 +2420,7 @@ export const planted: readonly Planted[] = [
     name: "A server sends another server what an outsider has led to it",
     changes: [
       [
-        "if (isElsewhere) this.end(channel);\n    const to = isElsewhere ? known : this.confirm(channel, other, address);",
+        "if (isReached) this.end(channel);\n    const to = isReached ? known : this.confirm(channel, other, address);",
         "const to = this.confirm(channel, other, address);",
       ],
     ],
@@ -2432,7 +2432,7 @@ export const planted: readonly Planted[] = [
     id: "227",
     name: "A client gives up the name of a server whose address another server has taken",
     changes: [
-      ["if (this.self.role === \"peer\" || isKnownByName) {", "if (this.self.role === \"peer\") {"],
+      ["if (this.self.role === \"peer\" || isConfirmed) {", "if (this.self.role === \"peer\") {"],
     ],
     caughtBy: [
       { file: "channels", title: "a server is reached although another one has its" },
