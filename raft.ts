@@ -1588,7 +1588,8 @@ export class Raft {
   /**
    * Promotes a learner that has caught up, or tells a former member that it is removed. A learner
    * has caught up once it needs less than an election timeout to reach what is the end of the log
-   * when that time begins (thesis §4.2.1). Under load, the end is always some entries ahead.
+   * when that time begins (thesis §4.2.1). Under load, the end is always some entries ahead. One
+   * that needs a snapshot has not caught up.
    */
   private updateMembership(role: Leader, name: Name, follower: Progress) {
     const { log, now, settings: { electionTimeoutMs } } = this;
@@ -1601,7 +1602,8 @@ export class Raft {
     } else if (matchIndex >= goal.index) {
       follower.goal = { index: log.lastIndex, setAt: now };
       const vote = (other: Member) => other === member ? { ...member, votes: true } : other;
-      if (now < goal.setAt + electionTimeoutMs) this.appendMembers(role, members.map(vote));
+      const isInTime = now < goal.setAt + electionTimeoutMs && matchIndex >= log.baseIndex;
+      if (isInTime) this.appendMembers(role, members.map(vote));
     }
   }
 

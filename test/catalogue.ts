@@ -2532,11 +2532,14 @@ export const planted: readonly Planted[] = [
   {
     id: "301",
     name: "A learner is promoted, however long it takes to reach its goal",
-    changes: [[
-      "if (now < goal.setAt + electionTimeoutMs) this.appendMembers",
-      "this.appendMembers",
-    ]],
+    changes: [["now < goal.setAt + electionTimeoutMs && matchIndex", "matchIndex"]],
     caughtBy: [{ file: "members", title: "is promoted under load if it is less than" }],
+  },
+  {
+    id: "305",
+    name: "A learner that needs a snapshot gets a vote",
+    changes: [["electionTimeoutMs && matchIndex >= log.baseIndex", "electionTimeoutMs"]],
+    caughtBy: [{ file: "members", title: "is not promoted while it needs a snapshot" }],
   },
   {
     id: "297",
