@@ -3168,7 +3168,10 @@ export const systemWorld = {
       const timer = setTimeout(action, delayMs);
       return () => clearTimeout(timer);
     },
-    /** Acts at the end of this turn of the event loop, after everything that arrived in it. */
+    /**
+     * Acts later: after the sockets are read next, and all that has arrived in this turn is
+     * handled.
+     */
     defer: (action: () => void) => void setImmediate(action),
   },
   /** Returns a number in [0, 1). */
@@ -4449,8 +4452,7 @@ export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
 /**
- * About how many bytes of entries a turn applies, beside as many as it saves. Then new input is
- * read before the rest.
+ * A turn applies at most about so many bytes of entries more than it saves. The rest has to wait.
  */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
@@ -4746,11 +4748,11 @@ export class Node {
 
   /**
    * Describes this server and its peers, for people. `silentMs` is the time since it heard a
-   * leader, `heardMs` the time since it heard a peer, `unauthenticatedMs` the time since it dropped
-   * a packet of another secret. `snapshotBytes` is the size of the last snapshot, not the option.
-   * Three values count from the start: `saves` is the number of writes to the log, `saveMs` the
-   * time that they took together, `leaderChanges` the number of leaders seen. Unknown values are
-   * null.
+   * leader, voted for a candidate or began to wait for a leader, `heardMs` the time since it heard
+   * a peer, `unauthenticatedMs` the time since it dropped a packet of another secret.
+   * `snapshotBytes` is the size of the last snapshot, not the option. Three values count from the
+   * start: `saves` is the number of writes to the log, `saveMs` the time that they took together,
+   * `leaderChanges` the number of leaders seen. Unknown values are null.
    */
   status() {
     const { core, members, endpoint, storage: { identity } } = this;
@@ -4829,8 +4831,8 @@ export class Node {
     this.client.abandonAll("stopped");
     this.endpoint.socket.close();
     this.storage.close();
-    // Ends the background task, so that the state machine's snapshot can clean up. In a later turn,
-    // because that task may have called `stop`, and a generator cannot be ended while it runs.
+    // Ends the background task, so that the state machine's snapshot can clean up. Not now, because
+    // that task may have called `stop`, and a generator cannot be ended while it runs.
     this.world.clock.defer(() => this.backgroundTask?.return(undefined));
     return this.stopped;
   }
@@ -4895,9 +4897,9 @@ export class Node {
   }
 
   /**
-   * Returns how many times its usual limit the log may grow before the next snapshot: 0 times, so
-   * at once, if a backup needs an entry that the last snapshot lacks; 4 times during a backup,
-   * because with a new snapshot the backup would start again.
+   * Returns the factor for the usual limit of the log. It is 0, so a snapshot follows immediately,
+   * if a backup needs an entry that the last snapshot lacks. It is 4 during a backup, because with
+   * a new snapshot the backup would start again.
    */
   private logLimitFactor() {
     const { core: { snapshot, lastApplied, settings }, backup: { index, at }, world } = this;
@@ -4925,7 +4927,8 @@ export class Node {
     if (members === before) return;
     this.members = members;
     this.endpoint.learnAddresses(members.flatMap(serverOf));
-    // An installed snapshot lists the members again, and programs need not know of disks.
+    // A list from an installed snapshot may be equal to the one before, and a program need not know
+    // that only a disk has changed. So the fields that are shown are compared.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
     if (shown(members) !== shown(before)) this.emit({ type: "members", members });
   }
@@ -4945,8 +4948,9 @@ export class Node {
     if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
     this.timerAt = this.core.wakeAt;
-    // If this process stood still, the timer fires before the socket is read. Two turns later all
-    // that has arrived meanwhile was read, and a leader that was not silent is not deposed.
+    // If this process stood still, the timer fires before the socket is read. The first `defer` may
+    // end before all that has arrived meanwhile is read, the second does not. So a leader that was
+    // not silent is not deposed.
     const tick = () => {
       this.timerAt = Infinity;
       this.core.tick(clock.now());
@@ -4968,8 +4972,9 @@ export class Node {
   private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
-      // Servers, too, send requests of clients, for the programs that embed them. Between two
-      // foundings they are dropped, and so are the replies. Clients show 0.
+      // Servers, too, send requests of clients, for the programs that embed them. If sender and
+      // receiver belong to different foundings, they are dropped, and so are the replies. Clients
+      // show 0.
       const [own, other = 0] = [this.core.shownFounding, message.founding];
       const isForeign = own > 0 && other > 0 && own !== other;
       return isForeign ? undefined : this.onClientMessage(message);
@@ -5225,7 +5230,9 @@ export class Node {
     }
   }
 
-  /** Redirects all clients that wait: without leadership their entries may never be committed. */
+  /**
+   * Redirects the clients that wait for this server as the leader: it may never commit for them.
+   */
   private redirectAll() {
     const requests = [...this.proposals.values(), ...this.reads.splice(0)];
     this.proposals.clear();
@@ -5733,8 +5740,8 @@ export class Client {
     // Known servers keep their places, so that the client asks each in turn.
     const names = new Set([...this.servers, ...listed.map(({ name }) => name)]);
     this.servers = [...names].slice(-MAX_SERVERS);
-    const followed = listed.filter(({ name }) => this.servers.includes(name));
-    this.endpoint.learnAddresses(followed);
+    const kept = listed.filter(({ name }) => this.servers.includes(name));
+    this.endpoint.learnAddresses(kept);
     if (!this.servers.includes(leader)) return;
     request.triedServer = undefined;
     this.target = leader;
@@ -5774,12 +5781,12 @@ export class Client {
 
 // ------------------------------------- 20 A key-value store --------------------------------------
 // The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. The
-// map has them as Latin-1 strings: each byte is a character. A command or question has a
-// verb (1 byte), then key, value and expected value as far as the verb has them, each after its
-// length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
-// "list" and "keys" have a prefix and, from the second page on, the last key before that page,
-// without the prefix. The answer is whether more may follow, then keys and values; the values of
-// "keys" are empty.
+// map has them as Latin-1 strings: each byte is a character. A command or question has a verb (1
+// byte), then key, value and expected value as far as the verb has them, each after its length (4
+// bytes). An answer is whether it was done or found (1 byte), and the value if found. "list" and
+// "keys" ask for one page of a list: they have a prefix and, after the first page, the last key of
+// the page before, with the prefix cut off. The answer is whether more may follow, then keys and
+// values; the values of "keys" are empty.
 
 export const verbs = ["get", "put", "delete", "cas", "list", "keys"] as const;
 
@@ -5984,8 +5991,8 @@ export class KeyValues {
   }
 
   /**
-   * Compares and sets: puts `value` if the key has the value `expected`, or none if that is
-   * undefined. Resolves to whether it did.
+   * Compares and sets: puts `value` if the key has the value `expected`. If `expected` is
+   * undefined, puts it only if the key has no value. Resolves to whether it did.
    */
   cas(
     key: Uint8Array,
