@@ -2343,7 +2343,7 @@ function readField(field: string, raw: unknown): unknown {
   const bytes = Buffer.isBuffer(raw) ? raw : undefined; // The decoder returns slices of its Buffer.
   if (list === flags) return typeof raw === "boolean" ? raw : undefined;
   if (list === texts) {
-    const text = bytes?.toString() ?? raw; // The text of a Part is in bytes.
+    const text = bytes?.toString() ?? raw; // A text that came in parts was joined as bytes.
     return typeof text === "string" && text.isWellFormed() ? text : undefined;
   }
   if (list === blobs) return bytes;
@@ -4072,7 +4072,7 @@ export class Endpoint {
     // A recorded Hello takes one place and one key agreement, however often it is repeated.
     const same = this.halfOpen.get(owner, other.channel);
     if (same) return this.socket.send(same.opening, address);
-    // An operator may use any number of names, and each has a rate.
+    // A program with the secret can make up names, and each of them adds a limit to `allowedAt`.
     if (this.allowedAt.size >= MAX_ENTRIES) this.pruneRates();
     if (!this.admits(owner, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const ownId = drawId(this.world.random);
@@ -4106,7 +4106,8 @@ export class Endpoint {
     const channel = this.channels.get(channelIn(welcome));
     const { remote: asked, handshake } = channel ?? {};
     if (!channel || !asked || !handshake) return this.drop("repeated");
-    // An outsider that has seen the right Welcome, which may be lost, can forge others with its id.
+    // A Welcome shows our id. If it is lost after an outsider has seen it, the outsider can forge
+    // others with this id.
     if (!this.admits(`welcome ${asked.owner}`, AGREE_EVERY_MS, BURST_MS)) return this.drop("busy");
     const other = readIntroduction(handshake.readMessage(welcome.subarray(BASIC_HEADER)));
     if (other?.role !== "peer") return this.drop("unauthenticated");
@@ -4176,11 +4177,13 @@ export class Endpoint {
     if (this.warnIfForeign(other, address)) return "foreign";
     const { name, disk, boot, attempt } = other;
     const isLate = attempt > 0 && remote.hasConfirmed(other); // It is 0 in a Welcome.
-    const isReplaced = remote.disks.has(disk) && !Bun.deepEquals(address, remote.address);
-    const isLost = disk !== remote.disk && (isReplaced || createdAt < remote.bootedAt);
+    const isElsewhere = !Bun.deepEquals(address, remote.address);
+    const isLost = disk !== remote.disk
+      && (createdAt < remote.bootedAt || (remote.disks.has(disk) && isElsewhere));
     const isEarlier = disk === remote.disk && boot < remote.boot;
     // The process at the other end took part in a handshake after another boot or disk of its name
-    // was confirmed. So it is no recording: two running servers use one name.
+    // was confirmed. So it is no recording: this process runs now, and probably the other one does,
+    // too.
     if ((isLost || isEarlier) && createdAt > remote.bootedAt && remote.address) {
       this.warn({ type: "twice", server: name, address, other: remote.address }, name);
     }
@@ -4260,11 +4263,11 @@ export class Endpoint {
     // Otherwise a command could be applied hours after the client was told that its outcome is
     // unknown.
     const queue = to.queue.splice(0).filter(({ at }) => now < at + SILENT_MS);
-    // After a silence, a client first makes a new channel, because the old one may be dead: others
-    // have pushed it out of the server's table. They may have pushed out the client's session, too.
-    // If the first copy of a command is refused because its session has ended, nothing was applied.
-    // If a retry is refused, the client does not know: the first copy may have been applied before.
-    // So the first copy must not be lost on a dead channel.
+    // After a silence, a client first makes a new channel, because the server may have dropped the
+    // old one. If the first copy of a command were lost with it, the server would see only the
+    // retry. If it has also dropped the client's session, it refuses the retry, and the client
+    // cannot tell whether the first copy was applied before. If the first copy itself is refused,
+    // nothing was applied.
     if (!channel || (this.self.role !== "peer" && now >= to.heardAt + SILENT_MS)) {
       to.queue = queue.slice(-MAX_QUEUED);
       return this.sendHello(to);
@@ -4362,11 +4365,14 @@ export class Endpoint {
 
   // ------------------------------------------- Warnings ------------------------------------------
 
-  /** Emits a warning at most once a minute for each subject, and for about MAX_WARNED subjects. */
+  /**
+   * Emits a warning at most once a minute for each subject. Those that outsiders can cause are left
+   * out while `allowedAt` has MAX_WARNED limits.
+   */
   private warn(event: EndpointEvent, subject: string, server?: Remote) {
     if (server) server.lastWarning = event;
     this.pruneRates();
-    // Outsiders can cause only warnings without the name of a server, so they crowd out no others.
+    // Outsiders can cause only warnings without the name of a server.
     const isFull = this.allowedAt.size >= MAX_WARNED && !("server" in event);
     if (isFull || !this.admits(`${event.type} ${subject}`, WARN_EVERY_MS)) return;
     this.handlers.emit?.(event);

@@ -904,7 +904,10 @@ export const planted: readonly Planted[] = [
     id: "89",
     name: "A server confirms a channel with a disk that its sender has lost",
     changes: [
-      ["(isReplaced || createdAt < remote.bootedAt)", "createdAt < remote.bootedAt"],
+      [
+        "(createdAt < remote.bootedAt || (remote.disks.has(disk) && isElsewhere))",
+        "createdAt < remote.bootedAt",
+      ],
     ],
     caughtBy: [
       { file: "channels", title: "with another disk replaces the earlier one, which is refused" },
@@ -914,7 +917,7 @@ export const planted: readonly Planted[] = [
     id: "296",
     name: "After a start with a wrong directory, a server is refused with its own",
     changes: [[
-      "remote.disks.has(disk) && !Bun.deepEquals(address, remote.address)",
+      "remote.disks.has(disk) && isElsewhere",
       "remote.disks.has(disk)",
     ]],
     caughtBy: [
@@ -2503,7 +2506,7 @@ export const planted: readonly Planted[] = [
   {
     id: "237",
     name: "A late handshake of a lost disk replaces the present disk",
-    changes: [["isReplaced || createdAt < remote.bootedAt", "isReplaced"]],
+    changes: [["createdAt < remote.bootedAt || (remote", "(remote"]],
     caughtBy: [
       { file: "channels", title: "with another disk ends handshakes of disks that are only met" },
     ],
