@@ -3168,10 +3168,7 @@ export const systemWorld = {
       const timer = setTimeout(action, delayMs);
       return () => clearTimeout(timer);
     },
-    /**
-     * Acts later: after the sockets are read next, and all that has arrived in this turn is
-     * handled.
-     */
+    /** Acts after the event loop has read the sockets once more, and handled what it has read. */
     defer: (action: () => void) => void setImmediate(action),
   },
   /** Returns a number in [0, 1). */
@@ -4433,8 +4430,9 @@ export type NodeOptions = CommonOptions & {
   /** The name that its peers use. Default: `host:port`. */
   name?: Name;
   /**
-   * The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. At their first start they found the
-   * cluster together. Later starts use these addresses only to find the members.
+   * The other servers, each `HOST:PORT` or `NAME=HOST:PORT`. At their first start, this server and
+   * they create the cluster together. Later starts use these addresses only to look for the
+   * members.
    */
   peers: readonly string[];
   /** Waits to be added to the cluster of `peers` instead of founding one. */
@@ -4458,7 +4456,7 @@ export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
 /**
- * A turn applies at most about so many bytes of entries more than it saves. The rest has to wait.
+ * How many bytes of entries a turn applies, roughly, beside as many as it saves. The rest waits.
  */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
@@ -4736,8 +4734,9 @@ export class Node {
   /**
    * Adds a learner, which is promoted to voter once it has the log; corrects the address of a
    * member; or, if `address` is empty, removes a member. Resolves when the change is committed.
-   * Rejects with a RaftError: "refused" if the name or address is malformed, if no voter would be
-   * left or, without `force`, no reachable majority; "outcomeUnknown" as in `propose`.
+   * Rejects with a RaftError: "refused" if the name or address is malformed, if the change would
+   * leave no voter, or without `force` no majority that is reachable; "outcomeUnknown" as in
+   * `propose`.
    */
   readonly changeMembers = (name: Name, address = "", force = false) =>
     this.client.changeMembers(name, address, force);
@@ -4874,8 +4873,8 @@ export class Node {
     if (core.role.name !== "Leader") this.redirectAll();
     // Chunks are written at once, before the step acknowledges them.
     if (core.incoming?.unwritten.length) this.runInSlices(this.receiveSnapshot(core.incoming));
-    // Without the unsaved bytes, the backlog of a follower would grow as long as each turn brings
-    // more entries than it may apply.
+    // The limit grows with the entries that this turn has brought. With a fixed limit, a follower
+    // that gets more than that in each turn would fall further and further behind.
     const unsavedBytes = core.log.bytes(core.log.savedIndex + 1, core.log.lastIndex);
     for (const effect of core.step(APPLY_BYTES + unsavedBytes)) this.carryOut(effect);
     for (const request of this.inspections.values()) {
@@ -4954,9 +4953,9 @@ export class Node {
     if (this.core.wakeAt >= this.timerAt) return;
     this.cancelTimer();
     this.timerAt = this.core.wakeAt;
-    // If this process stood still, the timer fires before the socket is read. The first `defer` may
-    // end before all that has arrived meanwhile is read, the second does not. So a leader that was
-    // not silent is not deposed.
+    // If this process stood still, the timer fires before the socket is read, and one reading may
+    // not empty the socket. So the tick comes after two, and a leader that was not silent is not
+    // deposed.
     const tick = () => {
       this.timerAt = Infinity;
       this.core.tick(clock.now());
@@ -4978,9 +4977,8 @@ export class Node {
   private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
-      // Servers, too, send requests of clients, for the programs that embed them. If sender and
-      // receiver belong to different foundings, they are dropped, and so are the replies. Clients
-      // show 0.
+      // A server also sends the requests of the program that embeds it. A request or reply between
+      // two servers of different foundings is dropped. Other clients show 0.
       const [own, other = 0] = [this.core.shownFounding, message.founding];
       const isForeign = own > 0 && other > 0 && own !== other;
       return isForeign ? undefined : this.onClientMessage(message);
@@ -5315,7 +5313,7 @@ type Caller = {
   /** The command that it proposed. Other requests leave it empty. */
   command: Buffer;
   /** Set once the command was moved to another session, which happens at most once. */
-  isRepeated: boolean;
+  wasMoved: boolean;
 };
 
 type PendingRequest = {
@@ -5329,8 +5327,9 @@ type PendingRequest = {
   /** Callers that are not settled. */
   missing: number;
   /**
-   * The server that it was last sent to. If that is still the target when a retry is due, it has
-   * failed, and the client tries the next server. Undefined once a redirect has named a leader.
+   * The server that it was last sent to. If that is still the `target` of the client when a retry
+   * is due, this server has failed, and the client tries the next one. Undefined once a redirect
+   * has named a leader.
    */
   triedServer: Name | undefined;
   retryAt: number;
@@ -5434,7 +5433,7 @@ export class Client {
   private call(signal: AbortSignal | undefined, begin: (caller: Caller) => void): Promise<Buffer> {
     let caller!: Caller;
     const called = new Promise<Buffer>((resolve, reject) => {
-      caller = { resolve, reject, command: NOTHING, isRepeated: false };
+      caller = { resolve, reject, command: NOTHING, wasMoved: false };
       if (this.closed) throw this.failure(this.closed, CLOSED[this.closed]);
       if (signal?.aborted) throw this.failure("aborted", ABORTED);
       begin(caller);
@@ -5674,8 +5673,8 @@ export class Client {
       return void this.lastReplies.set(from, "is of another cluster");
     }
     // Trusts a founding only in an answer that has waited for a commit, because until a founding is
-    // committed, another one may replace it (section 11). Redirects, refusals and the answers to
-    // Inspect, and some to operators, do not wait for that.
+    // committed, another one may replace it (section 11). Redirects, refusals, answers to Inspect
+    // and some answers to operators do not wait for that, so all of these are not trusted.
     const { content: { type: asked } } = request;
     const isAnswer = type === "Outcomes" || type === "Answer";
     const hasWaited = isAnswer && asked !== "Inspect" && !(asked in operatorMessages);
@@ -5725,9 +5724,9 @@ export class Client {
     this.pending.delete(id);
     for (const caller of callers) {
       if (!caller) continue;
-      if (!isCommands || isUnknown || caller.isRepeated) caller.reject(error);
+      if (!isCommands || isUnknown || caller.wasMoved) caller.reject(error);
       else {
-        caller.isRepeated = true;
+        caller.wasMoved = true;
         this.commands.push(caller);
       }
     }
@@ -5829,7 +5828,7 @@ const packRequest = (verb: (typeof verbs)[number], ...parts: (string | Uint8Arra
 
 /** The most keys in a block. More would make each insertion move too many. */
 const BLOCK_KEYS = 512;
-/** How many more keys a question puts in order. This takes a few milliseconds. */
+/** How many keys each question sorts, until all are sorted. This takes a few milliseconds. */
 const KEYS_PER_QUESTION = 500;
 
 /**
@@ -5915,7 +5914,7 @@ export class KeyValueStore implements StateMachine {
     return value === undefined ? pack(0) : pack(1, value);
   }
 
-  /** Returns a page. It is empty, and more follow, until all keys are in order. */
+  /** Returns a page. Until all keys are sorted, it is empty and says that more pages follow. */
   private list(verb: "list" | "keys", prefix: string, after: string | undefined): Buffer {
     const keys = this.keys ??= new SortedKeys(this.values.keys());
     if (!keys.take(KEYS_PER_QUESTION)) return pack(1);
