@@ -4456,7 +4456,7 @@ export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
 /**
- * How many bytes of entries a turn applies, roughly, beside as many as it saves. The rest waits.
+ * A turn applies about so many bytes of entries, plus as many as wait to be saved. The rest waits.
  */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
@@ -4734,16 +4734,17 @@ export class Node {
   /**
    * Adds a learner, which is promoted to voter once it has the log; corrects the address of a
    * member; or, if `address` is empty, removes a member. Resolves when the change is committed.
-   * Rejects with a RaftError: "refused" if the name or address is malformed, if the change would
-   * leave no voter, or without `force` no majority that is reachable; "outcomeUnknown" as in
+   * Rejects with a RaftError: "refused" if the name or address is malformed, if no voter would be
+   * left, or if no majority would be reachable and `force` is not set; "outcomeUnknown" as in
    * `propose`.
    */
   readonly changeMembers = (name: Name, address = "", force = false) =>
     this.client.changeMembers(name, address, force);
 
   /**
-   * Replaces the secret, and ends the channels of lines that are gone. To rotate a secret, put the
-   * new line second on all servers, then first, then remove the old one.
+   * Replaces the secret, which may have several lines, as in the option. Ends the channels that
+   * were made with a line that is gone. To rotate a secret, put the new line second on all servers,
+   * then first, then remove the old one.
    */
   setSecret(secret: string): void {
     const { self: { cluster, name }, socket: { address } } = this.endpoint;
@@ -5471,8 +5472,8 @@ export class Client {
     const bytesOf = ({ command }: Caller) => COMMAND_OVERHEAD + command.length;
     for (const batch of batches(this.commands.splice(0), bytesOf, room)) {
       // While a request is unanswered, the session keeps all later outcomes, and gets full. A full
-      // session refuses requests, and if those were retried, their outcomes are unknown. So when it
-      // is half full, later requests go into another session.
+      // session refuses requests. For a request that was sent more than once, the outcome is then
+      // unknown. So when it is half full, later requests go into another session.
       if (this.sequence - firstPending >= MAX_UNACKNOWLEDGED / 2) {
         this.commands.push(...batch);
         continue;
@@ -5549,8 +5550,8 @@ export class Client {
 
   /**
    * Yields the bytes of a snapshot of `server`, in order, each part with its offset. The snapshot
-   * includes entry `index`; if that entry is missing, the server first writes another snapshot. If
-   * it replaces the snapshot meanwhile, offset 0 comes again, and the parts before it are void.
+   * includes entry `index`: if the last one ends before it, the server first writes another. If it
+   * replaces the snapshot meanwhile, offset 0 comes again, and the parts before it are void.
    * Requires the secret. Rejects with a RaftError, "timeout", if the server is unreachable or does
    * not get the entry.
    */
@@ -5673,8 +5674,9 @@ export class Client {
       return void this.lastReplies.set(from, "is of another cluster");
     }
     // Trusts a founding only in an answer that has waited for a commit, because until a founding is
-    // committed, another one may replace it (section 11). Redirects, refusals, answers to Inspect
-    // and some answers to operators do not wait for that, so all of these are not trusted.
+    // committed, another one may replace it (section 11). Redirects, refusals and answers to
+    // Inspect do not wait for that. Neither do some answers to operators, so no answer to an
+    // operator is trusted.
     const { content: { type: asked } } = request;
     const isAnswer = type === "Outcomes" || type === "Answer";
     const hasWaited = isAnswer && asked !== "Inspect" && !(asked in operatorMessages);
@@ -5695,7 +5697,8 @@ export class Client {
   private settle(request: PendingRequest, position: number, outcome: unknown) {
     const caller = this.takeCaller(request, position);
     if (!caller) return;
-    // A copy, because the outcome is a view of its datagram, or is kept by a session.
+    // A copy, because the outcome is a view of its datagram, or the state machine may still change
+    // it.
     if (outcome instanceof Uint8Array) caller.resolve(Buffer.from(outcome));
     else caller.reject(new RaftError("applied", `The command was applied, but ${outcome}.`));
   }
@@ -5786,12 +5789,12 @@ export class Client {
 
 // ------------------------------------- 20 A key-value store --------------------------------------
 // The state machine that `cli.ts` serves, and an example of one. Keys and values are any bytes. The
-// map has them as Latin-1 strings: each byte is a character. A command or question has a verb (1
-// byte), then key, value and expected value as far as the verb has them, each after its length (4
-// bytes). An answer is whether it was done or found (1 byte), and the value if found. "list" and
-// "keys" ask for one page of a list: they have a prefix and, after the first page, the last key of
-// the page before, with the prefix cut off. The answer is whether more may follow, then keys and
-// values; the values of "keys" are empty.
+// store keeps them in a Map, as Latin-1 strings: each byte is a character. A command or question
+// has a verb (1 byte), then key, value and expected value as far as the verb has them, each after
+// its length (4 bytes). An answer is whether it was done or found (1 byte), and the value if found.
+// "list" and "keys" ask for one page of a list: they have a prefix and, after the first page, the
+// last key of the page before, with the prefix cut off. The answer is whether more may follow, then
+// keys and values; the values of "keys" are empty.
 
 export const verbs = ["get", "put", "delete", "cas", "list", "keys"] as const;
 
@@ -5834,8 +5837,8 @@ const KEYS_PER_QUESTION = 500;
 /**
  * The keys of a map in order, in blocks of neighbours. Sorting a million keys at once would block
  * the server, so each question takes some from the map's iterator. An unfinished iterator keeps the
- * memory of deleted keys, so it must come to its end even without more questions. Therefore each
- * insertion, which makes it longer by one key, takes two keys from it.
+ * memory of deleted keys, so it must come to its end even without more questions. Each new key of
+ * the map is one more key for the iterator. So each new key also takes two from it.
  */
 class SortedKeys {
   /** No block is empty, unless it is the only one. */
@@ -5900,8 +5903,8 @@ export class KeyValueStore implements StateMachine {
     const mayWrite = verb === "put" || (verb === "cas" && before === expected);
     if (!mayWrite || value === undefined) return pack(0);
     this.values.set(key, value);
-    // The key is added here only if the iterator has ended. Otherwise the iterator still comes to
-    // it.
+    // The key is added here only if the iterator has ended. Otherwise the iterator has just given
+    // it, or will.
     if (before === undefined && this.keys?.take(2)) this.keys.add(key);
     return pack(1);
   }

@@ -496,7 +496,10 @@ export const planted: readonly Planted[] = [
     id: "53",
     name: "A client acknowledges answers that it still waits for",
     changes: [["acknowledged: firstPending - 1", "acknowledged: sequence - 1"]],
-    caughtBy: [{ mode: "full", seed: 62 }],
+    caughtBy: [
+      { mode: "full", seed: 62 },
+      { file: "node", title: "keeps an answer that was lost, while later requests are answered" },
+    ],
   },
   {
     id: "54",

@@ -1230,25 +1230,30 @@ describe("no promise leaves before the sync", () => {
 
   test("a leader has one sync for all commands that arrived during the turn before", () => {
     const order: string[] = [];
+    let leading: StateMachine | undefined;
     class Slow extends Diary {
       override apply(command: Uint8Array): Uint8Array {
-        order.push(text(command).charAt(0));
+        if (this === leading) order.push(text(command).charAt(0));
         return super.apply(command);
       }
     }
-    const cluster = new Cluster(1, ["a"], () => new Slow());
+    const cluster = new Cluster(1, ["a", "b"], () => new Slow());
     const { simulation } = cluster;
-    const { node } = cluster.server("a");
+    simulation.route = () => [{ afterMs: 0.5 }];
+    const name = cluster.leader();
+    const { node, machine } = cluster.server(name);
+    leading = machine;
     simulation.settle(node.propose(bytes("to open the session")));
-    order.length = 0;
-    cluster.machine("a").disk.fault = ({ what }) => {
+    cluster.machine(name).disk.fault = ({ what }) => {
       if (what === "sync") order.push(what);
       return undefined;
     };
+    cluster.machine(cluster.follower()).turnMs = 5; // So it acknowledges several entries at a time.
     const proposeTwo = async (letter: string) => {
-      await node.propose(bytes(letter.repeat(40_000))); // Two of these do not fit into one entry.
+      await node.propose(bytes(letter.repeat(40_000))); // A turn applies two of these at most.
       await node.propose(bytes(letter.toUpperCase()));
     };
+    order.length = 0;
     simulation.settle(Promise.all(["x", "y", "z"].map(proposeTwo)));
     expect(order.join(" ")).toBe("sync x y z sync X Y Z");
   });
@@ -2317,6 +2322,22 @@ describe("a client", () => {
     const [sessions] = owners.values();
     const [session] = sessions?.values() ?? [];
     expect([...session?.outcomes.keys() ?? []]).toEqual([3]);
+  });
+
+  test("keeps an answer that was lost, while later requests are answered", () => {
+    const cluster = new Cluster(1, ["a"]);
+    const { simulation } = cluster;
+    const client = cluster.connect("client");
+    simulation.settle(client.propose(bytes("x")));
+    const { ip } = simulation.machine("client");
+    const { route } = simulation;
+    simulation.route = (packet) => packet.to.host === ip ? [] : route(packet);
+    const first = client.propose(bytes("y"));
+    simulation.run(50);
+    const second = client.propose(bytes("z"));
+    simulation.run(10);
+    simulation.route = route;
+    expect(simulation.settle(Promise.all([first, second])).map(text)).toEqual(["2 y", "3 z"]);
   });
 
   test("that repeats the opening of a session finds it, on another leader, too", () => {

@@ -157,7 +157,10 @@ describe("A leader that is late", () => {
   });
 
   test("is replaced by campaigns that are retried quickly, then back off", () => {
-    const raft = leaderless();
+    const raft = followerOfLateLeader();
+    raft.log.append({ index: 1, term: 1, kind: "noop", data: Buffer.alloc(0) }); // It may lead.
+    refuse(raft, 1);
+    refuse(raft, 5);
     const crashedAt = raft.now;
     const timeouts: number[] = [];
     const requestTimes: number[] = [];
