@@ -4456,7 +4456,8 @@ export const MAX_COMMAND_BYTES = 64_000;
 /** About what a packet, a message, an entry and a request take beside the commands, in bytes. */
 const HEADROOM = 200;
 /**
- * A turn applies about so many bytes of entries, plus as many as wait to be saved. The rest waits.
+ * A turn applies about so many bytes of entries. `endTurn` raises the limit by the size of the
+ * unsaved entries.
  */
 const APPLY_BYTES = 64 << 10;
 /** The slice of a snapshot or log that is written in a few milliseconds, between other work. */
@@ -4934,7 +4935,8 @@ export class Node {
     this.members = members;
     this.endpoint.learnAddresses(members.flatMap(serverOf));
     // A list from an installed snapshot may be equal to the one before, and a program need not know
-    // that only a disk has changed. So the fields that are shown are compared.
+    // that only a disk has changed. So the event is emitted only if a name, an address or a vote
+    // has changed.
     const shown = (list: Configuration) => JSON.stringify(list, ["name", "address", "votes"]);
     if (shown(members) !== shown(before)) this.emit({ type: "members", members });
   }
@@ -4978,8 +4980,9 @@ export class Node {
   private onMessage(message: Message | ClientMessage, sender: Remote) {
     this.endpoint.schedule();
     if (!("term" in message)) {
-      // A server also sends the requests of the program that embeds it. A request or reply between
-      // two servers of different foundings is dropped. Other clients show 0.
+      // A server may be the client, too: it sends the requests of the program that embeds it. So a
+      // request or reply from a server of another founding is dropped. Clients without a server
+      // show 0.
       const [own, other = 0] = [this.core.shownFounding, message.founding];
       const isForeign = own > 0 && other > 0 && own !== other;
       return isForeign ? undefined : this.onClientMessage(message);
@@ -5320,7 +5323,7 @@ type Caller = {
 type PendingRequest = {
   id: number;
   content: Content;
-  /** The server that must answer. Default: the leader. */
+  /** The only server that may be asked. Default: the `target` of the client. */
   server: Name | undefined;
   deadlineAt: number;
   /** One caller per command; other requests have one. Undefined once settled. */
@@ -5502,7 +5505,9 @@ export class Client {
     this.endpoint.schedule();
   }
 
-  /** As `Node.read`: answered by the leader, or by `server`. */
+  /**
+   * As `Node.read`: answered by `server`, by default by the server that it takes for the leader.
+   */
   async read(
     question: Uint8Array,
     { server, signal }: CallOptions & { server?: Name } = {},
@@ -5812,7 +5817,7 @@ function pack(first: number, ...parts: readonly (string | Uint8Array)[]): Buffer
 
 /** Returns the parts that are whole. */
 export function unpack(bytes: Uint8Array): string[] {
-  // A Buffer is taken as it is, because `bytes.buffer` takes a while.
+  // A Buffer is taken as it is, because to read `bytes.buffer` takes a while.
   const packed = Buffer.isBuffer(bytes)
     ? bytes
     : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
