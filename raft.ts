@@ -1587,7 +1587,7 @@ export class Raft {
 
   /**
    * Promotes a learner that has caught up, or tells a former member that it is removed. A learner
-   * has caught up once it needs less than an election timeout to reach what is the end of the log
+   * has caught up once it needs less than an election timeout to reach the end that the log has
    * when that time begins (thesis §4.2.1). Under load, the end is always some entries ahead. One
    * that needs a snapshot has not caught up.
    */
