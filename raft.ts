@@ -3292,8 +3292,8 @@ function bindProblem({ host }: Address, { code, message }: Error & { code?: stri
 
 // ------------------------------------------ 17 Channels ------------------------------------------
 // UDP loses, repeats, reorders and delays datagrams. Part I copes with that. But anyone can send a
-// datagram, or repeat a recorded one. Part I relies on it that each message comes from the server
-// that it names, and from the present disk of that server, and an operator's request must not take
+// datagram, or repeat a recorded one. Part I needs to know that each message comes from the server
+// that it names, and from the present disk of that server. And an operator's request must not take
 // effect twice. So two machines first make a channel, by a handshake of two packets. All that then
 // travels on it is encrypted, in numbered packets.
 //

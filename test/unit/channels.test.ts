@@ -809,7 +809,7 @@ describe("a restart", () => {
     b.simulation.run(1);
     const wrong = connect(b, { ...A, disk: 2, boot: 4 });
     b.simulation.run(600);
-    // A recording confirms nothing. A handshake that began before the replacement confirms nothing.
+    // A recording confirms no channel. A handshake that began before the replacement is too late.
     b.receive(hello);
     expectDropped(b, late.seal([vote]), "outdated");
     expect(b.restarted).toEqual(["a", "a"]);

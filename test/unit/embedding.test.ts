@@ -245,11 +245,11 @@ describe("a state machine", () => {
 
   test("whose query throws, or returns a promise, fails that query only", () => {
     const query = (question: Uint8Array) => {
-      if (text(question) === "throw") throw new Error("What is that?");
+      if (text(question) === "throw") throw new Error("No such question");
       if (text(question) === "long") throw new Error("ü".repeat(40_000));
       if (text(question) === "half") throw new Error("half of a character: \ud800");
       if (text(question) === "no text") throw Object.create(null);
-      if (text(question) === "symbol") throw Symbol("What is that?");
+      if (text(question) === "symbol") throw Symbol("No such question");
       return text(question) === "promise" ? promise() : bytes("fine");
     };
     const { cluster, node } = start({ query });
@@ -257,7 +257,7 @@ describe("a state machine", () => {
     for (const via of [node, client]) {
       const thrown = cluster.errorOf(via.read(bytes("throw")));
       expect(thrown.code).toBe("refused");
-      expect(thrown.message).toBe("The server refuses: Error: What is that?.");
+      expect(thrown.message).toBe("The server refuses: Error: No such question.");
       const promised = cluster.errorOf(via.read(bytes("promise")));
       expect(promised.message).toContain("the answer of query is [object Promise]");
       for (const [question, reason] of [["long", "üü"], ["half", "half of a character: \ufffd"]]) {
@@ -265,7 +265,10 @@ describe("a state machine", () => {
         expect(code).toBe("refused");
         expect(message).toStartWith(`The server refuses: Error: ${reason}`);
       }
-      const odd = [["no text", "a value without text"], ["symbol", "Symbol(What is that?)"]];
+      const odd = [["no text", "a value without text"], [
+        "symbol",
+        "Symbol(No such question)",
+      ]];
       for (const [question, reason] of odd) {
         const { code, message } = cluster.errorOf(via.read(bytes(question ?? "")));
         expect(code).toBe("refused");
